@@ -1,0 +1,231 @@
+//! The environment as typed settings: one flat struct per program, field = variable = key in `settings.env`.
+
+use std::{fmt, path::PathBuf};
+
+use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
+
+use crate::error::{Error, Result};
+
+const WHERE: &str = "set it in the ConfigMap replica-migration (manifests/base/settings.env)";
+
+/// Reads the whole environment into a program's settings.
+///
+/// # Errors
+/// [`Error::config`] that names the variable that is missing or unusable.
+pub fn load<C: DeserializeOwned>() -> Result<C> {
+    envy::from_env().map_err(|error| explain(error, ""))
+}
+
+/// Reads the variables that begin with `prefix` (for example `SOURCE_`).
+///
+/// # Errors
+/// As [`load`], with the prefix put back into the variable's name, which envy leaves out.
+pub fn prefixed<C: DeserializeOwned>(prefix: &str) -> Result<C> {
+    envy::prefixed(prefix).from_env().map_err(|error| explain(error, prefix))
+}
+
+fn explain(error: envy::Error, prefix: &str) -> Error {
+    match error {
+        envy::Error::MissingValue(field) => {
+            Error::config(format!("the variable {prefix}{} is missing", field.to_uppercase())).hint(WHERE)
+        }
+        envy::Error::Custom(said) => Error::config(format!("a variable{} cannot be used: {said}", if prefix.is_empty() { String::new() } else { format!(" {prefix}*") })).hint(WHERE),
+    }
+}
+
+/// A text that is not empty: what envy would let pass as "".
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Text(String);
+
+impl Text {
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::ops::Deref for Text {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let value = String::deserialize(deserializer)?;
+        let value = value.trim();
+        if value.is_empty() {
+            return Err(D::Error::custom("it is empty"));
+        }
+        Ok(Self(value.to_owned()))
+    }
+}
+
+/// The name of a Kubernetes object: an RFC 1123 subdomain, so that a typing mistake is found before the first call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(String);
+
+impl Name {
+    /// The name itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::ops::Deref for Name {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for Name {
+    type Err = String;
+    fn from_str(value: &str) -> std::result::Result<Self, String> {
+        let value = value.trim();
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        let inside = value.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.');
+        if value.is_empty() {
+            return Err("a Kubernetes name is empty".into());
+        }
+        if value.len() > 253 || !inside || !edge(value.chars().next()) || !edge(value.chars().next_back()) {
+            return Err(format!("{value:?} is not a Kubernetes name (lower-case letters, digits, '-' and '.')"));
+        }
+        Ok(Self(value.to_owned()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// For optional settings that an unset key of the ConfigMap leaves as "": empty is the same as absent.
+///
+/// Use as `#[serde(default, deserialize_with = "shared::config::optional")]`.
+///
+/// # Errors
+/// What the inner type's parser says.
+pub fn optional<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: fmt::Display>>(deserializer: D) -> std::result::Result<Option<T>, D::Error> {
+    let value = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
+    match value.trim() {
+        "" => Ok(None),
+        value => value.parse().map(Some).map_err(D::Error::custom),
+    }
+}
+
+/// How TLS is used; the words of libpq's sslmode. Weaker modes than `require` are not offered: Spilo refuses them anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SslMode {
+    /// Encrypted, the server's certificate is not checked.
+    Require,
+    /// The chain is checked against the CA.
+    VerifyCa,
+    /// The chain and the host name are checked.
+    VerifyFull,
+}
+
+impl SslMode {
+    /// The word that libpq and the Cluster manifest use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+}
+
+/// One side's connection, read with [`prefixed`] from `SOURCE_*` or `TARGET_*`. The password is a mounted file, never a value.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Connection {
+    /// Host name: resolved, sent as SNI, and compared with the certificate.
+    pub host: Text,
+    /// Address to connect to instead of resolving `host` (libpq's hostaddr).
+    #[serde(default, deserialize_with = "optional")]
+    pub hostaddr: Option<std::net::IpAddr>,
+    /// TCP port.
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// Role to log in as.
+    #[serde(default = "default_user")]
+    pub user: Text,
+    /// File that holds the password, mounted from a Secret.
+    pub password_file: PathBuf,
+    /// TLS mode.
+    pub sslmode: SslMode,
+    /// File with the CA certificates; needed by the verify modes.
+    #[serde(default, deserialize_with = "optional")]
+    pub sslrootcert: Option<PathBuf>,
+}
+
+fn default_port() -> u16 {
+    5432
+}
+
+fn default_user() -> Text {
+    Text("postgres".into())
+}
+
+/// Names separated by commas, spaces or line ends, as people write lists into a ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List<T>(pub Vec<T>);
+
+impl<'de, T: std::str::FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let words = text.split([',', ' ', '\n', '\t']).filter(|word| !word.is_empty());
+        words.map(|word| word.parse().map_err(D::Error::custom)).collect::<std::result::Result<_, _>>().map(List)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from<C: DeserializeOwned>(pairs: &[(&str, &str)]) -> Result<C> {
+        envy::from_iter(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))).map_err(|e| explain(e, "SOURCE_"))
+    }
+
+    #[test]
+    fn a_missing_variable_is_named_with_its_prefix() {
+        let error = from::<Connection>(&[("PORT", "5432")]).unwrap_err();
+        assert_eq!(error.to_string(), "the variable SOURCE_HOST is missing");
+        assert_eq!(error.kind(), crate::error::ErrorKind::Config);
+    }
+
+    #[test]
+    fn an_empty_text_is_refused_and_an_empty_option_is_none() {
+        let all = [("HOST", " "), ("PASSWORD_FILE", "/p"), ("SSLMODE", "require")];
+        assert!(from::<Connection>(&all).unwrap_err().to_string().contains("it is empty"));
+        let all = [("HOST", "h"), ("PASSWORD_FILE", "/p"), ("SSLMODE", "verify-ca"), ("HOSTADDR", "")];
+        assert_eq!(from::<Connection>(&all).unwrap().hostaddr, None);
+    }
+
+    #[derive(Deserialize)]
+    struct Apps {
+        apps: List<Name>,
+    }
+
+    #[test]
+    fn a_list_takes_commas_and_spaces_and_refuses_what_is_no_name() {
+        let apps: Apps = from(&[("APPS", "web, sidekiq\nstreaming")]).unwrap();
+        assert_eq!(apps.apps.0.iter().map(Name::as_str).collect::<Vec<_>>(), ["web", "sidekiq", "streaming"]);
+        assert!(from::<Apps>(&[("APPS", "Web")]).is_err());
+    }
+}

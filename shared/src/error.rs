@@ -1,0 +1,245 @@
+//! One error for all programs: its kind decides the exit code, its chain explains, its hint says what to do next.
+
+use std::{error::Error as StdError, fmt, process::ExitCode};
+
+/// What an error means for the Job, and so for the person who reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Not yet: a connection, a conflict, a deadline, SIGTERM. Running again may succeed. Exit 1.
+    Transient,
+    /// The environment, a mounted file, a credential or a permission is wrong. Exit 2.
+    Config,
+    /// The state of the clusters does not allow it; nothing irreversible was done. Exit 3.
+    Refused,
+    /// What is seen contradicts the record, or something is wrong past the point of no return: a person must look. Exit 4.
+    Unsafe,
+}
+
+impl ErrorKind {
+    /// The exit code that podFailurePolicy in the manifests acts on.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Transient => 1,
+            Self::Config => 2,
+            Self::Refused => 3,
+            Self::Unsafe => 4,
+        }
+    }
+
+    /// The word used in the termination message.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Config => "config",
+            Self::Refused => "refused",
+            Self::Unsafe => "unsafe",
+        }
+    }
+}
+
+type Source = Box<dyn StdError + Send + Sync>;
+
+/// Kind, message, hint and cause. Printed as `doing what: cause: cause`, the hint apart from it.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    hint: Option<String>,
+    source: Option<Source>,
+}
+
+/// The result of everything that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None, source: None }
+    }
+    /// Not yet; another run may succeed.
+    pub fn transient(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Transient, message)
+    }
+    /// The environment or a mounted file is wrong.
+    pub fn config(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Config, message)
+    }
+    /// The clusters' state does not allow it.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Refused, message)
+    }
+    /// A person must look.
+    pub fn contradiction(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsafe, message)
+    }
+    /// What the operator does next; the innermost hint wins because it knows most.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint.get_or_insert(hint.into());
+        self
+    }
+    /// The error that caused this one.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Source>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+    /// The same error with another kind: a caller may know better what a cause means here.
+    #[must_use]
+    pub fn of_kind(mut self, kind: ErrorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+    /// What it means.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+    /// What to do next, when somebody knew.
+    pub fn next_step(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+/// The exit code of a finished program.
+pub fn exit_code(result: &Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => ExitCode::from(error.kind.code()),
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let mut cause: Option<&(dyn StdError + 'static)> = self.source.as_ref().map(|s| s.as_ref() as _);
+        let mut said = self.message.clone();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Many libraries repeat their cause in their own text.
+            if !said.contains(&text) {
+                write!(f, ": {text}")?;
+            }
+            said = text;
+            // An Error of ours has printed its whole chain already.
+            cause = if error.is::<Error>() { None } else { error.source() };
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Error {}
+
+/// `.context("doing what")` on a result: keeps kind and hint, puts the activity in front.
+pub trait Context<T> {
+    /// Says what was being done when the error happened.
+    fn context(self, doing: impl fmt::Display) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
+    fn context(self, doing: impl fmt::Display) -> Result<T> {
+        self.map_err(|error| {
+            let mut error: Error = error.into();
+            error.message = format!("{doing}: {}", error.message);
+            error
+        })
+    }
+}
+
+impl From<kube::Error> for Error {
+    /// Classifies by HTTP status: what a person must change is Config, what time may heal is Transient.
+    fn from(error: kube::Error) -> Self {
+        let kube::Error::Api(status) = &error else {
+            return Self::transient("kubernetes api").caused_by(error);
+        };
+        let said = status.message.clone();
+        match status.code {
+            401 => Self::config(format!("kubernetes api: {said}"))
+                .hint("the service account's token is not accepted; does the ServiceAccount still exist?"),
+            403 => Self::config(format!("kubernetes api: {said}"))
+                .hint("the Role of this step lacks the verb named above; apply the step's manifests again"),
+            404 => Self::config(format!("kubernetes api: {said}")).hint("check the names in the ConfigMap replica-migration"),
+            400 | 405 | 413 | 415 | 422 => Self::refused(format!("kubernetes api: {said}")),
+            _ => Self::transient(format!("kubernetes api: {said}")),
+        }
+    }
+}
+
+/// True when the API says that the object does not exist.
+pub fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// True when somebody else wrote first, or the object exists already.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+impl From<tokio_postgres::Error> for Error {
+    /// Classifies by SQLSTATE (PostgreSQL documentation, appendix A).
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(db) = error.as_db_error() else {
+            let text = chain(&error);
+            // OpenSSL's words for a chain or a name that does not match; waiting does not mend a certificate.
+            if text.contains("certificate verify failed") || text.contains("does not support TLS") {
+                return Self::config("postgresql: tls").hint("the server's certificate does not fit the CA, the host name or the sslmode; run extract-certs, it names the reason").caused_by(error);
+            }
+            return Self::transient("postgresql").caused_by(error);
+        };
+        let said = format!("postgresql: {} (SQLSTATE {})", db.message(), db.code().code());
+        match db.code().code() {
+            "28P01" => Self::config(said).hint("the mounted Secret does not hold this role's password"),
+            "28000" => Self::config(said).hint("the server's pg_hba has no line that admits this role from here"),
+            "3D000" => Self::config(said).hint("check the database name in the ConfigMap replica-migration"),
+            code if code.starts_with("42") => Self::config(said),
+            // 57P03 cannot_connect_now, 57P01 admin_shutdown, 55P03 lock_not_available, 57014 query_canceled, 53300 too_many_connections …
+            _ => Self::transient(said),
+        }
+    }
+}
+
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::transient("input/output").caused_by(error)
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::contradiction("unexpected json").caused_by(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chain_reads_from_the_outside_in_and_keeps_kind_and_hint() {
+        let inner = Error::config("no such role").hint("run prepare-zalando");
+        let outer = Err::<(), _>(inner).context("reading roles").context("preparing").unwrap_err();
+        assert_eq!(outer.to_string(), "preparing: reading roles: no such role");
+        assert_eq!(outer.kind(), ErrorKind::Config);
+        assert_eq!(outer.next_step(), Some("run prepare-zalando"));
+    }
+
+    #[test]
+    fn the_hint_that_knows_most_wins() {
+        assert_eq!(Error::refused("x").hint("inner").hint("outer").next_step(), Some("inner"));
+    }
+
+    #[test]
+    fn a_cause_that_repeats_itself_is_printed_once() {
+        let error = Error::transient("input/output: gone").caused_by(std::io::Error::other("gone"));
+        assert_eq!(error.to_string(), "input/output: gone");
+    }
+}

@@ -1,0 +1,2 @@
+//! The whole migration on this machine.
+fn main() {}
