@@ -26,10 +26,12 @@ pub fn prefixed<C: DeserializeOwned>(prefix: &str) -> Result<C> {
 
 fn explain(error: envy::Error, prefix: &str) -> Error {
     match error {
-        envy::Error::MissingValue(field) => {
-            Error::config(format!("the variable {prefix}{} is missing", field.to_uppercase())).hint(WHERE)
-        }
-        envy::Error::Custom(said) => Error::config(format!("a variable{} cannot be used: {said}", if prefix.is_empty() { String::new() } else { format!(" {prefix}*") })).hint(WHERE),
+        envy::Error::MissingValue(field) => Error::config(format!("the variable {prefix}{} is missing", field.to_uppercase())).hint(WHERE),
+        envy::Error::Custom(said) => Error::config(format!(
+            "a variable{} cannot be used: {said}",
+            if prefix.is_empty() { String::new() } else { format!(" {prefix}*") }
+        ))
+        .hint(WHERE),
     }
 }
 
@@ -97,12 +99,16 @@ impl std::str::FromStr for Name {
     fn from_str(value: &str) -> std::result::Result<Self, String> {
         let value = value.trim();
         let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-        let inside = value.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.');
+        let inside = value
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.');
         if value.is_empty() {
             return Err("a Kubernetes name is empty".into());
         }
         if value.len() > 253 || !inside || !edge(value.chars().next()) || !edge(value.chars().next_back()) {
-            return Err(format!("{value:?} is not a Kubernetes name (lower-case letters, digits, '-' and '.')"));
+            return Err(format!(
+                "{value:?} is not a Kubernetes name (lower-case letters, digits, '-' and '.')"
+            ));
         }
         Ok(Self(value.to_owned()))
     }
@@ -120,7 +126,9 @@ impl<'de> Deserialize<'de> for Name {
 ///
 /// # Errors
 /// What the inner type's parser says.
-pub fn optional<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: fmt::Display>>(deserializer: D) -> std::result::Result<Option<T>, D::Error> {
+pub fn optional<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: fmt::Display>>(
+    deserializer: D,
+) -> std::result::Result<Option<T>, D::Error> {
     let value = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
     match value.trim() {
         "" => Ok(None),
@@ -190,7 +198,10 @@ impl<'de, T: std::str::FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> 
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let words = text.split([',', ' ', '\n', '\t']).filter(|word| !word.is_empty());
-        words.map(|word| word.parse().map_err(D::Error::custom)).collect::<std::result::Result<_, _>>().map(List)
+        words
+            .map(|word| word.parse().map_err(D::Error::custom))
+            .collect::<std::result::Result<_, _>>()
+            .map(List)
     }
 }
 
@@ -225,7 +236,10 @@ mod tests {
     #[test]
     fn a_list_takes_commas_and_spaces_and_refuses_what_is_no_name() {
         let apps: Apps = from(&[("APPS", "web, sidekiq\nstreaming")]).unwrap();
-        assert_eq!(apps.apps.0.iter().map(Name::as_str).collect::<Vec<_>>(), ["web", "sidekiq", "streaming"]);
+        assert_eq!(
+            apps.apps.0.iter().map(Name::as_str).collect::<Vec<_>>(),
+            ["web", "sidekiq", "streaming"]
+        );
         assert!(from::<Apps>(&[("APPS", "Web")]).is_err());
     }
 }

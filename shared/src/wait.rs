@@ -38,7 +38,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_deadline_names_what_was_missing() {
         let deadline = Instant::now() + Duration::from_secs(3);
-        let error = until::<()>(deadline, Duration::from_secs(1), async || Ok(Seen::NotYet("replay at 0/1".into()))).await.unwrap_err();
+        let error = until::<()>(deadline, Duration::from_secs(1), async || Ok(Seen::NotYet("replay at 0/1".into())))
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), "gave up at the deadline: replay at 0/1");
         assert!(Instant::now() >= deadline);
     }

@@ -1,0 +1,113 @@
+//! CloudNativePG's Cluster: only the fields that we read or write (facts/cnpg.md §1.1).
+
+use std::collections::BTreeMap;
+
+use kube::{Api, Client, CustomResource};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::error::Result;
+
+/// The part of `spec` that the steps look at; the manifest itself is rendered by prepare-zalando as text for people.
+#[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize)]
+#[kube(
+    group = "postgresql.cnpg.io",
+    version = "v1",
+    kind = "Cluster",
+    namespaced,
+    status = "ClusterStatus",
+    schema = "disabled"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterSpec {
+    /// Number of instances wanted.
+    #[serde(default)]
+    pub instances: u32,
+    /// Replica mode: `enabled: false` is the promotion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<ReplicaMode>,
+    /// How to reach the source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub external_clusters: Vec<ExternalCluster>,
+    /// PostgreSQL's own settings.
+    #[serde(default)]
+    pub postgresql: PostgresConfiguration,
+}
+
+/// `spec.replica`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaMode {
+    /// Name of the external cluster that is followed.
+    #[serde(default)]
+    pub source: String,
+    /// True while following.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+}
+
+/// An entry of `spec.externalClusters`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalCluster {
+    /// Its name.
+    pub name: String,
+    /// libpq parameters: host, port, user, sslmode, …
+    #[serde(default)]
+    pub connection_parameters: BTreeMap<String, String>,
+}
+
+/// `spec.postgresql`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PostgresConfiguration {
+    /// GUCs, all texts.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// The part of `status` that the steps look at. CNPG's phase says nothing about replication (verified.md, *"Healthy" is not "done"*).
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// For people.
+    #[serde(default)]
+    pub phase: String,
+    /// For people.
+    #[serde(default)]
+    pub phase_reason: String,
+    /// Pod of the primary, or of the designated primary.
+    #[serde(default)]
+    pub current_primary: String,
+    /// Instances that are ready.
+    #[serde(default)]
+    pub ready_instances: u32,
+    /// system_identifier of the data.
+    #[serde(default, rename = "systemID")]
+    pub system_id: String,
+    /// Empty until a promotion.
+    #[serde(default, rename = "timelineID")]
+    pub timeline_id: Option<u32>,
+}
+
+impl Cluster {
+    /// True while the Cluster follows a source.
+    pub fn follows(&self) -> bool {
+        self.spec.replica.as_ref().is_some_and(|replica| replica.enabled == Some(true))
+    }
+}
+
+/// Clusters of a namespace.
+pub fn clusters(client: &Client, namespace: &str) -> Api<Cluster> {
+    Api::namespaced(client.clone(), namespace)
+}
+
+/// Asks CNPG to promote the designated primary. CNPG does not check that the source's last WAL has arrived: the caller has proved it.
+///
+/// # Errors
+/// The API's.
+pub async fn promote(clusters: &Api<Cluster>, name: &str) -> Result<()> {
+    super::merge(clusters, name, json!({"spec": {"replica": {"enabled": false}}}))
+        .await
+        .map(drop)
+}

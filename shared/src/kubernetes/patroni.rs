@@ -1,0 +1,194 @@
+//! Patroni's REST API, and where its members are (patroni.readthedocs.io, *Patroni REST API*).
+
+use std::time::Duration;
+
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper_util::{
+    client::legacy::{Client as Http, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client, ResourceExt as _, api::ListParams};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::zalando::member_selector;
+use crate::error::{Context as _, Error, Result};
+
+/// Longest answer to wait for; POST /restart answers when the server is up again.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A member as its pod tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Name of pod and member.
+    pub name: String,
+    /// `scheme://host:port` of its REST API.
+    pub api: String,
+    /// Holds the leader label (`spilo-role=master`).
+    pub leader: bool,
+}
+
+/// The members that have introduced themselves, the leader first.
+///
+/// # Errors
+/// The API's.
+pub async fn members(client: &Client, namespace: &str, cluster: &str) -> Result<Vec<Member>> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let list = pods
+        .list(&ListParams::default().labels(&member_selector(cluster)))
+        .await
+        .context("listing the members of the source")?;
+    let mut members: Vec<Member> = list.iter().filter_map(member).collect();
+    members.sort_by_key(|member| (!member.leader, member.name.clone()));
+    Ok(members)
+}
+
+fn member(pod: &Pod) -> Option<Member> {
+    // Patroni writes its own view into the pod's annotation `status`; its addresses are its own to say.
+    let status: Value = serde_json::from_str(pod.annotations().get("status")?).ok()?;
+    let api = status.get("api_url")?.as_str()?.trim_end_matches("/patroni").to_owned();
+    let role = pod.labels().get("spilo-role").map(String::as_str);
+    Some(Member {
+        name: pod.name_any(),
+        api,
+        leader: matches!(role, Some("master" | "primary")),
+    })
+}
+
+/// One member in the answer of GET /cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct MemberState {
+    /// Member name.
+    pub name: String,
+    /// leader, standby_leader, replica, sync_standby, …
+    pub role: String,
+    /// running, streaming, stopped, starting, …
+    pub state: String,
+    /// Timeline, when its server runs.
+    #[serde(default)]
+    pub timeline: Option<Value>,
+}
+
+/// GET /cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct ClusterView {
+    /// All members.
+    #[serde(default)]
+    pub members: Vec<MemberState>,
+    /// Automatic failover is switched off.
+    #[serde(default)]
+    pub pause: bool,
+}
+
+/// Calls Patroni; keeps connections between calls.
+#[derive(Clone)]
+pub struct Patroni {
+    http: Http<HttpConnector, Full<Bytes>>,
+}
+
+impl Default for Patroni {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        Self {
+            http: Http::builder(TokioExecutor::new()).build(connector),
+        }
+    }
+}
+
+impl Patroni {
+    /// The dynamic configuration.
+    ///
+    /// # Errors
+    /// Transient when the member does not answer.
+    pub async fn config(&self, member: &Member) -> Result<Value> {
+        Ok(serde_json::from_slice(&self.call(member, Method::GET, "/config", None).await?)?)
+    }
+
+    /// Merges into the dynamic configuration; null removes a key. Takes effect at once on all members.
+    ///
+    /// # Errors
+    /// Transient when the member does not answer; the change may have been made all the same.
+    pub async fn patch_config(&self, member: &Member, change: &Value) -> Result<()> {
+        self.call(member, Method::PATCH, "/config", Some(change)).await.map(drop)
+    }
+
+    /// What this member knows of all members.
+    ///
+    /// # Errors
+    /// Transient when the member does not answer.
+    pub async fn cluster(&self, member: &Member) -> Result<ClusterView> {
+        Ok(serde_json::from_slice(&self.call(member, Method::GET, "/cluster", None).await?)?)
+    }
+
+    /// Starts the member's server, also one that was stopped while paused (verified.md, *Fences*).
+    ///
+    /// # Errors
+    /// Transient when the member does not answer or could not start it.
+    pub async fn restart(&self, member: &Member) -> Result<()> {
+        self.call(member, Method::POST, "/restart", Some(&serde_json::json!({})))
+            .await
+            .map(drop)
+    }
+
+    async fn call(&self, member: &Member, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes> {
+        let doing = format!("patroni of {}: {method} {path}", member.name);
+        let unsent = |e: http::Error| Error::config(doing.clone()).caused_by(e);
+        let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", member.api))
+            .header("content-type", "application/json");
+        let request = request.body(Full::new(bytes)).map_err(unsent)?;
+        let (status, answer) = tokio::time::timeout(CALL_TIMEOUT, async {
+            let response = self
+                .http
+                .request(request)
+                .await
+                .map_err(|e| Error::transient(doing.clone()).caused_by(e))?;
+            let status = response.status();
+            let answer = response
+                .into_body()
+                .collect()
+                .await
+                .map_err(|e| Error::transient(doing.clone()).caused_by(e))?
+                .to_bytes();
+            Ok::<_, Error>((status, answer))
+        })
+        .await
+        .map_err(|_| Error::transient(format!("{doing}: no answer within {} s", CALL_TIMEOUT.as_secs())))??;
+        if status == StatusCode::OK {
+            return Ok(answer);
+        }
+        let said = String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned();
+        Err(Error::transient(format!("{doing}: {status}: {said}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_where_patroni_says_it_is() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "pg-0", "labels": {"spilo-role": "master"},
+                "annotations": {"status": r#"{"conn_url":"postgres://127.0.0.2:5432/postgres","api_url":"http://127.0.0.2:8008/patroni","role":"primary"}"#}},
+            "status": {"podIP": "10.0.0.2"}
+        }))
+        .unwrap();
+        assert_eq!(
+            member(&pod),
+            Some(Member {
+                name: "pg-0".into(),
+                api: "http://127.0.0.2:8008".into(),
+                leader: true
+            })
+        );
+    }
+}

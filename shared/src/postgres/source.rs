@@ -1,0 +1,154 @@
+//! What is asked of the source, the server that is left.
+
+use std::ops::Deref;
+
+use super::{Identity, Lsn, Session, identity};
+use crate::error::{Context as _, Error, Result};
+
+/// A superuser session to the source's leader.
+pub struct Source(pub Session);
+
+impl Deref for Source {
+    type Target = Session;
+    fn deref(&self) -> &Session {
+        &self.0
+    }
+}
+
+/// A client session that is not one of the migration's or Patroni's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientSession {
+    /// Process id of its backend.
+    pub pid: i32,
+    /// Role it is logged in as.
+    pub role: String,
+    /// What it calls itself.
+    pub application_name: String,
+    /// Address it comes from; None for a Unix socket.
+    pub address: Option<String>,
+}
+
+/// Names of our own sessions begin with this, so that no step ends another's.
+pub const APPLICATION_PREFIX: &str = "replica-migration";
+
+/// Who clients are: not walsenders or workers, not ours, not Patroni's own sessions on the Unix socket.
+const CLIENTS: &str = "backend_type = 'client backend' and pid <> pg_backend_pid() and application_name not like 'replica-migration%'
+     and not (client_addr is null and application_name like 'Patroni%')";
+
+impl Source {
+    /// System identifier, timeline and version.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn identity(&self) -> Result<Identity> {
+        identity(self).await
+    }
+
+    /// Position after the last WAL record inserted, flushed or not: nothing that was acknowledged lies behind it.
+    ///
+    /// # Errors
+    /// The database's; it fails on a standby.
+    pub async fn insert_lsn(&self) -> Result<Lsn> {
+        Ok(Lsn(self
+            .query_one("select pg_current_wal_insert_lsn()", &[])
+            .await
+            .context("reading the insert lsn of the source")?
+            .get(0)))
+    }
+
+    /// Whether new transactions are read-only unless they ask otherwise.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn read_only_by_default(&self) -> Result<bool> {
+        let row = self
+            .query_one("select current_setting('default_transaction_read_only')::bool", &[])
+            .await;
+        Ok(row.context("reading default_transaction_read_only of the source")?.get(0))
+    }
+
+    /// A fast checkpoint, so that the one of a later stop is short.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.batch_execute("set statement_timeout = '10min'; checkpoint; reset statement_timeout")
+            .await
+            .context("checkpoint on the source")
+    }
+
+    /// The client sessions open now.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn client_sessions(&self) -> Result<Vec<ClientSession>> {
+        let sql = format!(
+            "select pid, coalesce(usename::text, ''), coalesce(application_name, ''), host(client_addr) from pg_stat_activity where {CLIENTS} order by pid"
+        );
+        let rows = self.query(&sql, &[]).await.context("listing the client sessions of the source")?;
+        let session = |row: tokio_postgres::Row| ClientSession {
+            pid: row.get(0),
+            role: row.get(1),
+            application_name: row.get(2),
+            address: row.get(3),
+        };
+        Ok(rows.into_iter().map(session).collect())
+    }
+
+    /// Ends the client sessions open now; returns how many were told to end.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn end_client_sessions(&self) -> Result<u64> {
+        let sql = format!("select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity where {CLIENTS}");
+        let row = self
+            .query_one(&sql, &[])
+            .await
+            .context("ending the client sessions of the source")?;
+        Ok(row.get::<_, i64>(0) as u64)
+    }
+
+    /// Stops the server cleanly from inside: `pg_ctl stop` as the server's own user, so that no pods/exec is needed.
+    ///
+    /// The statement may answer, or fail because its own server ends: both mean that it was heard
+    /// (COPY … TO PROGRAM, and verified.md, *Fences*). Whether the server is down is for the caller to observe.
+    ///
+    /// # Errors
+    /// Config when the role may not run programs; Transient when the connection broke before the answer.
+    pub async fn stop_server(&self) -> Result<()> {
+        let row = self
+            .query_one(
+                "select (select setting from pg_config where name = 'BINDIR'), current_setting('data_directory')",
+                &[],
+            )
+            .await
+            .context("asking where the source's pg_ctl and data are")?;
+        let (bindir, data): (String, String) = (row.get(0), row.get(1));
+        let command = format!(
+            "{} stop -D {} -m fast -W",
+            shell_quoted(&format!("{bindir}/pg_ctl")),
+            shell_quoted(&data)
+        );
+        let literal = command.replace('\'', "''");
+        match self.batch_execute(&format!("copy (select 1) to program '{literal}'")).await {
+            Ok(()) => Ok(()),
+            // 57P01 admin_shutdown: the stop has reached our own session; 38000: the program's child was ended by it.
+            Err(error) if error.is_closed() || error.code().is_some_and(|c| matches!(c.code(), "57P01" | "38000")) => Ok(()),
+            Err(error) => Err(Error::from(error)).context("stopping the source"),
+        }
+    }
+}
+
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_with_a_quote_stays_one_word() {
+        assert_eq!(shell_quoted("/it's"), r"'/it'\''s'");
+    }
+}
