@@ -1,1 +1,11 @@
-//! The real parts that the tests and `make rehearse` stand on.
+//! The real parts that the tests and `make rehearse` stand on. In reading order:
+//! [`setup`] finds or makes the programs, [`instance`] gives each run its own addresses and directory,
+//! [`authority`] signs certificates, [`process`] runs them and leaves nothing behind, [`control_plane`] is a real Kubernetes API server, [`audit`] reads
+//! who used which verb on it, [`source`] is a Patroni cluster as the Zalando operator and Spilo leave it.
+
+pub mod audit;
+pub mod authority;
+pub mod control_plane;
+pub mod instance;
+pub mod process;
+pub mod setup;

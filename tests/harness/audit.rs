@@ -1,0 +1,152 @@
+//! The API server's audit log: which verb on which resource each ServiceAccount has used.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// One kind of request by one user. Ordered, so that a set of them reads well in a failing test.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Use {
+    /// For example `system:serviceaccount:mastodon:replica-migration-cutover`.
+    pub user: String,
+    /// get, list, watch, create, update, patch, delete, deletecollection.
+    pub verb: String,
+    /// "" is the core group.
+    pub api_group: String,
+    /// Plural, for example `secrets`.
+    pub resource: String,
+    /// For example `status` or `scale`; "" when there is none.
+    pub subresource: String,
+    /// The object's name; "" when the request names none (list, watch; create before Kubernetes has read the body).
+    pub name: String,
+    /// "" for what belongs to the whole cluster.
+    pub namespace: String,
+    /// The HTTP status of the answer; 0 while there is none.
+    pub code: u16,
+}
+
+impl Use {
+    /// The name of the ServiceAccount, when the user is one.
+    pub fn service_account(&self) -> Option<&str> {
+        self.user
+            .strip_prefix("system:serviceaccount:")?
+            .split_once(':')
+            .map(|(_, name)| name)
+    }
+
+    /// True when the server refused it for lack of a permission.
+    pub fn is_forbidden(&self) -> bool {
+        self.code == 403
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    verb: String,
+    user: User,
+    object_ref: Option<Reference>,
+    #[serde(default)]
+    response_status: Status,
+}
+
+#[derive(Deserialize)]
+struct User {
+    username: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Status {
+    #[serde(default)]
+    code: u16,
+}
+
+/// Source: the type `ObjectReference` of audit.k8s.io/v1.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct Reference {
+    resource: String,
+    subresource: String,
+    name: String,
+    namespace: String,
+    api_group: String,
+}
+
+/// Reads the log; requests outside of resources (`/version`, `/apis`) need no Role and are left out.
+///
+/// # Errors
+/// The file is there but cannot be read, or a line is no audit event.
+pub fn read(log: &Path) -> Result<BTreeSet<Use>> {
+    let text = match fs::read_to_string(log) {
+        // Nobody has asked for anything yet.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        other => other.with_context(|| format!("reading {}", log.display()))?,
+    };
+    parse(&text)
+}
+
+fn parse(text: &str) -> Result<BTreeSet<Use>> {
+    // The last line may still be in the making.
+    let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+    let lines = complete.lines().filter(|line| !line.is_empty());
+    let uses = lines.map(|line| serde_json::from_str::<Line>(line).context("a line of the audit log").map(used));
+    uses.filter_map(Result::transpose).collect()
+}
+
+fn used(line: Line) -> Option<Use> {
+    let object = line.object_ref?;
+    let (user, verb, code) = (line.user.username, line.verb, line.response_status.code);
+    let Reference {
+        resource,
+        subresource,
+        name,
+        namespace,
+        api_group,
+    } = object;
+    Some(Use {
+        user,
+        verb,
+        api_group,
+        resource,
+        subresource,
+        name,
+        namespace,
+        code,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINES: &str = concat!(
+        r#"{"kind":"Event","stage":"ResponseComplete","verb":"get","user":{"username":"system:serviceaccount:m:cut"},"objectRef":{"resource":"secrets","namespace":"m","name":"s","apiVersion":"v1"},"responseStatus":{"code":200}}"#,
+        "\n",
+        r#"{"verb":"get","user":{"username":"system:serviceaccount:m:cut"},"requestURI":"/version","responseStatus":{"code":200}}"#,
+        "\n",
+        r#"{"verb":"patch","user":{"username":"system:serviceaccount:m:cut"},"objectRef":{"resource":"clusters","subresource":"status","apiGroup":"postgresql.cnpg.io"},"responseStatus":{"code":403}}"#,
+        "\n",
+        r#"{"verb":"unfin"#
+    );
+
+    #[test]
+    fn complete_lines_about_resources_are_read() {
+        let uses: Vec<Use> = parse(LINES).unwrap().into_iter().collect();
+        let [get, patch] = &uses[..] else { panic!("{uses:?}") };
+        assert_eq!(
+            (get.service_account(), get.resource.as_str(), get.code),
+            (Some("cut"), "secrets", 200)
+        );
+        assert_eq!(
+            (patch.api_group.as_str(), patch.subresource.as_str(), patch.is_forbidden()),
+            ("postgresql.cnpg.io", "status", true)
+        );
+    }
+
+    #[test]
+    fn what_is_no_event_is_an_error() {
+        assert!(parse("nonsense\n").is_err());
+    }
+}

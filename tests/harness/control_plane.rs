@@ -1,0 +1,473 @@
+//! A real kube-apiserver over a real etcd on loopback, with RBAC, ServiceAccount tokens and an audit log.
+//!
+//! No controller-manager, scheduler or kubelet runs: nobody makes the ServiceAccount `default`, fills Endpoints from a
+//! selector, starts a pod or collects garbage. Who needs one of these does it himself.
+
+mod crds;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::{Namespace, ServiceAccount},
+};
+use kube::{
+    Api, Client, Config, Discovery, ResourceExt,
+    api::{DynamicObject, Patch, PatchParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+    core::GroupVersionKind,
+};
+use serde_json::json;
+
+use crate::{
+    audit::{self, Use},
+    authority::Authority,
+    instance::Instance,
+    process::Process,
+    setup::Setup,
+};
+
+/// The host number of the API server and etcd in the instance's network.
+pub const HOST: u8 = 2;
+const PORT: u16 = 6443;
+const ETCD_PORT: u16 = 2379;
+/// The name under which the harness writes fields.
+const FIELD_MANAGER: &str = "harness";
+const START_SECONDS_MAX: u64 = 60;
+const TOKEN_SECONDS: i64 = 24 * 3600;
+
+/// Who did what is all that is asked of the log; the harness itself, `system:` users and health checks are left out.
+const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
+    - {level: Metadata, userGroups: ['system:serviceaccounts']}\n- {level: None}\n";
+
+/// A running API server with its store; everything ends on drop.
+pub struct ControlPlane {
+    setup: &'static Setup,
+    instance: Arc<Instance>,
+    directory: PathBuf,
+    authority: String,
+    admin_token: String,
+    admin: Client,
+    api_server: Mutex<Option<Process>>,
+    _etcd: Process,
+}
+
+impl ControlPlane {
+    /// Starts both in an instance of their own and installs the resources of the two operators.
+    ///
+    /// # Errors
+    /// A part is missing, or a server does not come up; the error holds the end of its log.
+    pub async fn start() -> Result<Self> {
+        let setup = Setup::ready().await?;
+        let instance = Arc::new(Instance::claim(setup)?);
+        let directory = instance.subdirectory(setup, "control-plane")?;
+        let authority = write_credentials(setup, &instance, &directory)?;
+        let admin_token = random_token()?;
+        private(
+            setup,
+            &directory.join("tokens.csv"),
+            &format!("{admin_token},admin,admin,system:masters\n"),
+        )?;
+        let etcd = Process::start("etcd", etcd(setup, &instance, &directory), &directory.join("etcd.log"))?;
+        let text = kubeconfig(&url(&instance), &authority, &admin_token, "default");
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(Kubeconfig::from_yaml(&text)?, &options).await?;
+        let admin = Client::try_from(config).context("making the admin's client")?;
+        let api_server = Mutex::new(None);
+        let plane = Self {
+            setup,
+            instance,
+            directory,
+            authority,
+            admin_token,
+            admin,
+            api_server,
+            _etcd: etcd,
+        };
+        plane.start_api_server().await?;
+        crds::install(&plane.admin).await?;
+        Ok(plane)
+    }
+
+    /// The network and directory that everything of this control plane lives in.
+    pub fn instance(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+
+    /// The parts that it was made of.
+    pub fn setup(&self) -> &'static Setup {
+        self.setup
+    }
+
+    /// A client that may do everything; it belongs to the runtime that called [`ControlPlane::start`].
+    pub fn admin(&self) -> Client {
+        self.admin.clone()
+    }
+
+    /// The API server's URL.
+    pub fn url(&self) -> String {
+        url(&self.instance)
+    }
+
+    /// The CA of the API server's certificate, PEM.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// A kubeconfig of the admin, for kubectl by hand while looking into a failure.
+    pub fn admin_kubeconfig(&self, namespace: &str) -> String {
+        kubeconfig(&self.url(), &self.authority, &self.admin_token, namespace)
+    }
+
+    /// A kubeconfig with a fresh token of an existing ServiceAccount; its only context is called `local`.
+    ///
+    /// # Errors
+    /// The ServiceAccount does not exist.
+    pub async fn kubeconfig(&self, namespace: &str, service_account: &str) -> Result<String> {
+        Ok(kubeconfig(
+            &self.url(),
+            &self.authority,
+            &self.token(namespace, service_account).await?,
+            namespace,
+        ))
+    }
+
+    /// A token of an existing ServiceAccount, as a pod gets it (TokenRequest), valid for a day.
+    ///
+    /// # Errors
+    /// The ServiceAccount does not exist.
+    pub async fn token(&self, namespace: &str, service_account: &str) -> Result<String> {
+        let spec = TokenRequestSpec {
+            expiration_seconds: Some(TOKEN_SECONDS),
+            ..Default::default()
+        };
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.admin(), namespace);
+        let request = TokenRequest {
+            spec: Some(spec),
+            ..Default::default()
+        };
+        let answer = accounts
+            .create_token_request(service_account, &PostParams::default(), &request)
+            .await;
+        let answer = answer.with_context(|| format!("asking for a token of {namespace}/{service_account}"))?;
+        answer
+            .status
+            .and_then(|status| status.token)
+            .context("a TokenRequest without a token")
+    }
+
+    /// Makes a namespace and its ServiceAccount `default`, as the controller-manager would; existing ones are kept.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn namespace(&self, name: &str) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.admin());
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        namespaces
+            .patch(name, &apply(), &Patch::Apply(namespace))
+            .await
+            .with_context(|| format!("creating namespace {name}"))?;
+        self.service_account(name, "default").await
+    }
+
+    /// Makes a ServiceAccount; an existing one is kept.
+    ///
+    /// # Errors
+    /// The namespace does not exist.
+    pub async fn service_account(&self, namespace: &str, name: &str) -> Result<()> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.admin(), namespace);
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
+        accounts
+            .patch(name, &apply(), &Patch::Apply(account))
+            .await
+            .with_context(|| format!("creating ServiceAccount {name}"))?;
+        Ok(())
+    }
+
+    /// Applies objects of any kind (server side, by force, status included) in their order; the namespace is
+    /// for those that name none.
+    ///
+    /// # Errors
+    /// A kind is unknown, or the API server refuses an object.
+    pub async fn apply(&self, namespace: &str, objects: &[serde_json::Value]) -> Result<()> {
+        let known = Discovery::new(self.admin())
+            .run_aggregated()
+            .await
+            .context("asking which kinds there are")?;
+        for object in objects {
+            let object: DynamicObject = serde_json::from_value(object.clone()).context("an object without apiVersion or kind")?;
+            let types = object.types.clone().context("an object without apiVersion or kind")?;
+            let kind = GroupVersionKind::try_from(&types)?;
+            let Some((resource, capabilities)) = known.resolve_gvk(&kind) else {
+                bail!("the API server does not know {kind:?}")
+            };
+            let api: Api<DynamicObject> = match capabilities.scope {
+                kube::discovery::Scope::Cluster => Api::all_with(self.admin(), &resource),
+                kube::discovery::Scope::Namespaced => {
+                    Api::namespaced_with(self.admin(), object.metadata.namespace.as_deref().unwrap_or(namespace), &resource)
+                }
+            };
+            let name = object.name_any();
+            let doing = || format!("applying {} {name}", types.kind);
+            api.patch(&name, &apply(), &Patch::Apply(&object)).await.with_context(doing)?;
+            // A status is not written with the object where it is a subresource of its own.
+            if object.data.get("status").is_some()
+                && capabilities
+                    .subresources
+                    .iter()
+                    .any(|(sub, _)| sub.plural == format!("{}/status", resource.plural) || sub.plural == "status")
+            {
+                api.patch_status(&name, &apply(), &Patch::Apply(&object))
+                    .await
+                    .with_context(doing)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What ServiceAccounts have asked of the API server so far.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn audit(&self) -> Result<std::collections::BTreeSet<Use>> {
+        audit::read(&self.directory.join("audit.log"))
+    }
+
+    /// Takes the API server away at once, as when its node is lost; etcd keeps what was written.
+    pub async fn stop_api_server(&self) {
+        let process = self.api_server().take();
+        if let Some(process) = process {
+            process.kill().await;
+        }
+    }
+
+    /// Starts it again and waits until it is ready.
+    ///
+    /// # Errors
+    /// It is not ready within a minute.
+    pub async fn start_api_server(&self) -> Result<()> {
+        let command = api_server(self.setup, &self.instance, &self.directory);
+        let process = Process::start("kube-apiserver", command, &self.directory.join("kube-apiserver.log"))?;
+        let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
+        // It offers no event for being ready: its own way of saying so is this URL.
+        while self
+            .admin
+            .request_text(http::Request::get("/readyz").body(Vec::new())?)
+            .await
+            .is_err()
+        {
+            if Instant::now() > deadline || process.exit_status().is_some() {
+                return Err(process.complain("not ready"));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        *self.api_server() = Some(process);
+        Ok(())
+    }
+
+    /// Stops the API server where it is: connections stay open and nothing answers.
+    pub fn freeze_api_server(&self) {
+        self.api_server().as_ref().inspect(|process| process.freeze());
+    }
+
+    /// Lets it go on.
+    pub fn thaw_api_server(&self) {
+        self.api_server().as_ref().inspect(|process| process.thaw());
+    }
+
+    fn api_server(&self) -> MutexGuard<'_, Option<Process>> {
+        self.api_server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Server-side apply in the harness's name, by force: it stands in for operators and people alike.
+fn apply() -> PatchParams {
+    PatchParams::apply(FIELD_MANAGER).force()
+}
+
+fn url(instance: &Instance) -> String {
+    format!("https://{}:{PORT}", instance.address(HOST))
+}
+
+fn etcd(setup: &Setup, instance: &Instance, directory: &Path) -> Command {
+    let mut command = setup.server(&setup.etcd);
+    let (clients, peers) = (etcd_url(instance), format!("http://{}:{}", instance.address(HOST), ETCD_PORT + 1));
+    command
+        .args(["--name", "default", "--log-level", "warn"])
+        .arg("--data-dir")
+        .arg(directory.join("etcd"));
+    command.args([
+        "--listen-client-urls",
+        &clients,
+        "--advertise-client-urls",
+        &clients,
+        "--listen-peer-urls",
+        &peers,
+    ]);
+    command.args([
+        "--initial-advertise-peer-urls",
+        &peers,
+        "--initial-cluster",
+        &format!("default={peers}"),
+    ]);
+    // A store that dies with the machine may as well not wait for its disk.
+    command.arg("--unsafe-no-fsync");
+    command
+}
+
+fn etcd_url(instance: &Instance) -> String {
+    format!("http://{}:{ETCD_PORT}", instance.address(HOST))
+}
+
+fn api_server(setup: &Setup, instance: &Instance, directory: &Path) -> Command {
+    let mut command = setup.server(&setup.kube_apiserver);
+    let file = |name: &str| directory.join(name).display().to_string();
+    let address = instance.address(HOST).to_string();
+    // A loopback address may not be advertised; nobody looks this one up.
+    let advertised = instance.paper_address(HOST).to_string();
+    for (flag, value) in [
+        ("etcd-servers", etcd_url(instance)),
+        ("bind-address", address),
+        ("secure-port", PORT.to_string()),
+        ("advertise-address", advertised),
+        ("endpoint-reconciler-type", "none".into()),
+        ("service-cluster-ip-range", "10.96.0.0/16".into()),
+        ("authorization-mode", "RBAC".into()),
+        ("token-auth-file", file("tokens.csv")),
+        ("tls-cert-file", file("server.crt")),
+        ("tls-private-key-file", file("server.key")),
+        ("service-account-issuer", "https://kubernetes.default.svc.cluster.local".into()),
+        ("service-account-key-file", file("accounts.pub")),
+        ("service-account-signing-key-file", file("accounts.key")),
+        ("audit-policy-file", file("audit-policy.yaml")),
+        ("audit-log-path", file("audit.log")),
+        ("audit-log-mode", "blocking".into()),
+        ("allow-privileged", "true".into()),
+    ] {
+        command.arg(format!("--{flag}={value}"));
+    }
+    command
+}
+
+/// Writes keys, certificates and the audit policy; returns the CA's certificate.
+fn write_credentials(setup: &Setup, instance: &Instance, directory: &Path) -> Result<String> {
+    let authority = Authority::root("harness control plane")?;
+    let names: Vec<String> = ["localhost", "kubernetes", "kubernetes.default.svc"].map(String::from).into();
+    let server = authority.server("kube-apiserver", &names, &[instance.address(HOST).into()])?;
+    let accounts = rcgen::KeyPair::generate().context("generating the key of the ServiceAccounts' tokens")?;
+    for (name, text) in [
+        ("server.crt", server.certificate.as_str()),
+        ("server.key", &server.key),
+        ("accounts.key", &accounts.serialize_pem()),
+        ("accounts.pub", &accounts.public_key_pem()),
+        ("audit-policy.yaml", AUDIT_POLICY),
+    ] {
+        private(setup, &directory.join(name), text)?;
+    }
+    Ok(authority.certificate().to_owned())
+}
+
+/// Writes a file that only the servers' user can read.
+fn private(setup: &Setup, file: &Path, text: &str) -> Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let mut options = fs::File::options();
+    let written = options
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(file)
+        .and_then(|mut open| open.write_all(text.as_bytes()));
+    written.with_context(|| format!("writing {}", file.display()))?;
+    setup.user.own(file)
+}
+
+fn random_token() -> Result<String> {
+    let mut bytes = [0; 24];
+    openssl::rand::rand_bytes(&mut bytes).context("reading random bytes")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The context is called `local` because that is the one that Patroni takes outside of a cluster.
+fn kubeconfig(url: &str, authority: &str, token: &str, namespace: &str) -> String {
+    let authority = openssl::base64::encode_block(authority.as_bytes());
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "local",
+        "clusters": [{"name": "local", "cluster": {"server": url, "certificate-authority-data": authority}}],
+        "users": [{"name": "local", "user": {"token": token}}],
+        "contexts": [{"name": "local", "context": {"cluster": "local", "user": "local", "namespace": namespace}}],
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Secret;
+
+    use super::*;
+
+    /// One control plane for all of it: it costs seconds to start.
+    #[tokio::test]
+    async fn it_serves_checks_permissions_remembers_them_and_comes_back() {
+        let plane = ControlPlane::start().await.unwrap();
+        plane.namespace("mastodon").await.unwrap();
+        plane.service_account("mastodon", "reader").await.unwrap();
+        let role = |verbs: &[&str]| {
+            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "reader"},
+                "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": verbs}]})
+        };
+        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "reader"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
+            "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": "mastodon"}]});
+        let resource = json!({"apiVersion": "acid.zalan.do/v1", "kind": "postgresql", "metadata": {"name": "c"},
+            "spec": {"teamId": "t", "numberOfInstances": 2, "postgresql": {"version": "17"}, "volume": {"size": "1Gi"}},
+            "status": {"PostgresClusterStatus": "Running"}});
+        plane.apply("mastodon", &[role(&["get"]), binding, resource]).await.unwrap();
+
+        let kubeconfig = Kubeconfig::from_yaml(&plane.kubeconfig("mastodon", "reader").await.unwrap()).unwrap();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .unwrap();
+        let secrets: Api<Secret> = Api::default_namespaced(Client::try_from(config).unwrap());
+        assert_eq!(code(secrets.get("absent").await), 404);
+        assert_eq!(code(secrets.list(&kube::api::ListParams::default()).await), 403);
+        let uses: Vec<_> = plane
+            .audit()
+            .unwrap()
+            .into_iter()
+            .map(|used| (used.verb, used.name, used.code))
+            .collect();
+        assert_eq!(
+            uses,
+            [
+                ("get".to_owned(), "absent".to_owned(), 404),
+                ("list".to_owned(), String::new(), 403)
+            ]
+        );
+
+        plane.stop_api_server().await;
+        assert!(matches!(secrets.get("absent").await, Err(error) if !matches!(error, kube::Error::Api(_))));
+        plane.start_api_server().await.unwrap();
+        assert_eq!(code(secrets.get("absent").await), 404);
+        let status = http::Request::get("/apis/acid.zalan.do/v1/namespaces/mastodon/postgresqls/c")
+            .body(Vec::new())
+            .unwrap();
+        let status: serde_json::Value = plane.admin().request(status).await.unwrap();
+        assert_eq!(status["status"]["PostgresClusterStatus"], "Running");
+    }
+
+    fn code<T>(answer: kube::Result<T>) -> u16 {
+        match answer {
+            Err(kube::Error::Api(status)) => status.code,
+            Err(error) => panic!("{error}"),
+            Ok(_) => 200,
+        }
+    }
+}

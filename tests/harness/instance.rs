@@ -1,0 +1,137 @@
+//! One running harness: its own loopback network and its own directory, so that several run side by side with the ports
+//! that PostgreSQL, Patroni and the API server have in a cluster.
+
+use std::{
+    collections::hash_map::RandomState,
+    fs,
+    hash::{BuildHasher, Hasher},
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::setup::Setup;
+
+/// Whoever listens here owns the network; the kernel gives it up when the process is gone, however it went.
+const CLAIM: (u8, u16) = (254, 4254);
+
+/// A network 127.A.B.0/24 and a directory, both given back on drop.
+///
+/// | host | who |
+/// |---|---|
+/// | 2 | API server and etcd |
+/// | 11, 12 | the source's members |
+/// | 21 and up | the target's instances |
+/// | 41 and up | Services (forwarders) |
+#[derive(Debug)]
+pub struct Instance {
+    a: u8,
+    b: u8,
+    directory: PathBuf,
+    _claim: TcpListener,
+}
+
+impl Instance {
+    /// Takes a free network and an empty directory that belongs to the servers' user.
+    ///
+    /// # Errors
+    /// No network is free, or the directory cannot be made.
+    pub fn claim(setup: &Setup) -> Result<Self> {
+        // The standard library's only source of chance; 127.0.x.y is left to others.
+        let chance = RandomState::new().build_hasher().finish();
+        for attempt in 0..64 {
+            let [a, b, ..] = chance.wrapping_add(attempt * 257).to_le_bytes();
+            if a == 0 || a == 255 {
+                continue;
+            }
+            if let Ok(claim) = TcpListener::bind((Ipv4Addr::new(127, a, b, CLAIM.0), CLAIM.1)) {
+                let directory = setup.places.runs.join(format!("127.{a}.{b}.0"));
+                empty(&directory)?;
+                setup.user.own(&directory)?;
+                return Ok(Self {
+                    a,
+                    b,
+                    directory,
+                    _claim: claim,
+                });
+            }
+        }
+        bail!("no free network 127.x.y.0/24 after 64 attempts")
+    }
+
+    /// The address of a host in this network.
+    pub fn address(&self, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.a, self.b, host)
+    }
+
+    /// The address that stands for the same host in Kubernetes objects, because the API server refuses loopback
+    /// addresses in Endpoints. Nothing listens there.
+    pub fn paper_address(&self, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.a, self.b, host)
+    }
+
+    /// The real address behind a [`Instance::paper_address`].
+    pub fn real_address(paper: Ipv4Addr) -> Ipv4Addr {
+        let [_, a, b, host] = paper.octets();
+        Ipv4Addr::new(127, a, b, host)
+    }
+
+    /// The directory of this run: data and logs of all its servers.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A new directory below [`Instance::directory`] that belongs to the servers' user and nobody else.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn subdirectory(&self, setup: &Setup, name: &str) -> Result<PathBuf> {
+        let mut directory = self.directory.clone();
+        for part in Path::new(name) {
+            directory.push(part);
+            if !directory.exists() {
+                fs::create_dir(&directory).with_context(|| format!("creating {}", directory.display()))?;
+                setup.user.own(&directory)?;
+            }
+        }
+        Ok(directory)
+    }
+}
+
+impl Drop for Instance {
+    /// Removes the directory, unless a test is failing: then its logs are worth more than the space.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the servers' logs are kept in {}", self.directory.display());
+        } else {
+            // What is left is removed by the next run that takes this network.
+            fs::remove_dir_all(&self.directory).ok();
+        }
+    }
+}
+
+/// What a run that failed or was killed left there goes: holding the network means that nobody uses it.
+fn empty(directory: &Path) -> Result<()> {
+    if directory.exists() {
+        fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))?;
+    }
+    fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_instances_share_nothing_and_give_back_everything() {
+        let setup = Setup::ready_blocking().unwrap();
+        let (one, other) = (Instance::claim(setup).unwrap(), Instance::claim(setup).unwrap());
+        assert_ne!(one.address(2), other.address(2));
+        assert_eq!(Instance::real_address(one.paper_address(11)), one.address(11));
+        let directory = one.directory().to_owned();
+        assert!(directory.is_dir());
+        drop(one);
+        assert!(!directory.exists());
+    }
+}

@@ -1,0 +1,338 @@
+//! Child processes that leave nothing behind: not when they are dropped, and not when the harness itself is killed.
+//!
+//! The parent-death signal of the kernel would not do: it hangs on the thread that started the child, which in a test runner
+//! ends early, and it does not reach PostgreSQL, which Patroni detaches from itself. So every process carries a mark in
+//! its environment, which its children inherit, and a guard (a shell that waits for the end of a pipe, which the kernel
+//! closes with us) ends all that carries it.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    os::unix::process::{CommandExt, ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, WaitId, WaitIdOptions, kill_process, waitid};
+use tokio::sync::watch;
+
+const MARK: &str = "HARNESS_MARK";
+
+/// Ends everything that carries the mark `$1`: Patroni and the like at once, so that nobody starts a server again;
+/// PostgreSQL with SIGINT (a fast shutdown), so that its shared memory is given back; what is left after 5 s with SIGKILL.
+const GUARD: &str = r#"
+cat >/dev/null
+marked() { grep -lzs "^HARNESS_MARK=$1:" /proc/[0-9]*/environ | cut -d/ -f3; }
+for pid in $(marked "$1"); do
+  [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = postgres ] && kill -INT "$pid" && kill -CONT "$pid" || kill -KILL "$pid"
+done 2>/dev/null
+for _ in $(seq 50); do [ -z "$(marked "$1")" ] && exit; sleep 0.1; done
+for pid in $(marked "$1"); do kill -KILL "$pid" 2>/dev/null; done
+"#;
+
+/// How long PostgreSQL gets to give back its shared memory when its [`Process`] is dropped.
+const DROP_SECONDS_MAX: u64 = 5;
+
+/// A running child process in a process group of its own, with a log file; ended on drop together with its descendants.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    pid: Pid,
+    mark: String,
+    log: PathBuf,
+    ended: watch::Receiver<Option<ExitStatus>>,
+    /// Held while signalling, so that the id cannot have gone to another process.
+    reaped: std::sync::Arc<Mutex<bool>>,
+}
+
+impl Process {
+    /// Starts `command` with standard output and error appended to `log` and nothing on standard input.
+    ///
+    /// # Errors
+    /// The log cannot be written or the program cannot be started.
+    pub fn start(name: &str, mut command: Command, log: &Path) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let mark = format!("{}:{}", guard()?, NUMBER.fetch_add(1, Ordering::Relaxed));
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("opening {}", log.display()))?;
+        let program = command.get_program().to_owned();
+        // A group of its own: Ctrl-C is for the harness, which ends its children in order.
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .env(MARK, &mark)
+            .process_group(0);
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("starting {name} ({})", program.display()))?;
+        let pid = Pid::from_child(&child);
+        let (tell, ended) = watch::channel(None);
+        let reaped = std::sync::Arc::new(Mutex::new(false));
+        let flag = reaped.clone();
+        std::thread::spawn(move || {
+            // Waits without reaping first: the id stays ours until nobody can be about to signal it.
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            while matches!(waitid(WaitId::Pid(pid), options), Err(rustix::io::Errno::INTR)) {}
+            let mut reaped = lock(&flag);
+            let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0));
+            *reaped = true;
+            tell.send_replace(Some(status));
+        });
+        Ok(Self {
+            name: name.to_owned(),
+            pid,
+            mark,
+            log: log.to_owned(),
+            ended,
+            reaped,
+        })
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Where it writes to.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// The exit status, when it has ended.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        *self.ended.borrow()
+    }
+
+    /// Sends a signal; to a process that has ended it is none.
+    pub fn signal(&self, signal: Signal) {
+        if !*lock(&self.reaped) {
+            // The only failure left is a process that has just become a zombie.
+            kill_process(self.pid, signal).ok();
+        }
+    }
+
+    /// Stops it where it is (SIGSTOP): it keeps its connections and answers nothing.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on after [`Process::freeze`].
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&self) -> ExitStatus {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await.map(|status| *status) {
+            Ok(Some(status)) => status,
+            // The thread that tells ends only after it has told.
+            _ => ExitStatus::from_raw(0),
+        }
+    }
+
+    /// Asks it to end (SIGTERM) and waits.
+    ///
+    /// # Errors
+    /// It is still running after `limit`.
+    pub async fn terminate(&self, limit: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::TERM);
+        match tokio::time::timeout(limit, self.wait()).await {
+            Ok(status) => Ok(status),
+            Err(_) => bail!("{} did not end within {} s of SIGTERM", self.name, limit.as_secs()),
+        }
+    }
+
+    /// Kills it at once (SIGKILL), it alone, and waits until it is gone.
+    pub async fn kill(&self) {
+        self.signal(Signal::KILL);
+        self.wait().await;
+    }
+
+    /// The ids of all that it has started and that still runs, itself included.
+    pub fn family(&self) -> Vec<u32> {
+        marked(&self.mark)
+    }
+
+    /// An error with the end of the log, for a process that did not do what was waited for.
+    pub fn complain(&self, what: &str) -> anyhow::Error {
+        let state = self
+            .exit_status()
+            .map_or_else(|| "still running".to_owned(), |status| status.to_string());
+        anyhow::anyhow!(
+            "{} ({state}): {what}; end of {}:\n{}",
+            self.name,
+            self.log.display(),
+            tail(&self.log, 20)
+        )
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+        let deadline = Instant::now() + Duration::from_secs(DROP_SECONDS_MAX);
+        let mut asked = false;
+        loop {
+            let left = self.family();
+            let (servers, others): (Vec<u32>, Vec<u32>) = left.iter().partition(|pid| is_postgres(**pid));
+            let patience = Instant::now() < deadline;
+            others.iter().for_each(|pid| send(*pid, Signal::KILL));
+            if !asked || !patience {
+                // SIGQUIT is PostgreSQL's immediate shutdown: no checkpoint, but its shared memory is given back.
+                servers
+                    .iter()
+                    .for_each(|pid| send(*pid, if patience { Signal::QUIT } else { Signal::KILL }));
+                servers.iter().for_each(|pid| send(*pid, Signal::CONT));
+                asked = true;
+            }
+            if left.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// The first line of `text` in a log since its beginning, or the last `lines` of it when there is none.
+pub fn tail(log: &Path, lines: usize) -> String {
+    let text = fs::read(log)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+fn lock(flag: &Mutex<bool>) -> std::sync::MutexGuard<'_, bool> {
+    flag.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn send(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        kill_process(pid, signal).ok();
+    }
+}
+
+fn is_postgres(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "postgres")
+}
+
+/// Processes whose environment at their start held the mark. A zombie has none and does not count.
+fn marked(mark: &str) -> Vec<u32> {
+    let wanted = format!("{MARK}={mark}").into_bytes();
+    let ids = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let carries = |pid: &u32| {
+        let Ok(file) = File::open(format!("/proc/{pid}/environ")) else {
+            return false;
+        };
+        BufReader::new(file)
+            .split(0)
+            .map_while(Result::ok)
+            .any(|variable| variable == wanted)
+    };
+    ids.filter(carries).collect()
+}
+
+/// Starts the guard of this harness once; returns the part of the mark that all its processes share.
+fn guard() -> Result<&'static str> {
+    static GUARDED: OnceLock<Result<(String, std::process::Child), String>> = OnceLock::new();
+    let started = GUARDED.get_or_init(|| {
+        let since = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos());
+        let mark = format!("{}-{since}", std::process::id());
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", GUARD, "harness-guard", &mark]).env_remove(MARK);
+        shell
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .current_dir("/");
+        // The child is kept, never dropped: with it the pipe stays open until this process ends.
+        shell
+            .spawn()
+            .map(|child| (mark, child))
+            .map_err(|error| format!("starting the guard: {error}"))
+    });
+    match started {
+        Ok((mark, _)) => Ok(mark),
+        Err(error) => bail!("{error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    fn log(name: &str) -> PathBuf {
+        let file = std::env::temp_dir().join(format!("harness-{}-{name}", std::process::id()));
+        fs::remove_file(&file).ok();
+        file
+    }
+
+    #[tokio::test]
+    async fn it_tells_how_it_ended_and_keeps_what_it_said() {
+        let process = Process::start("speaker", shell("echo said; exit 3"), &log("speaker")).unwrap();
+        assert_eq!(process.wait().await.code(), Some(3));
+        assert_eq!(tail(process.log(), 1), "said");
+        assert!(process.complain("no").to_string().contains("exit status: 3"));
+        fs::remove_file(process.log()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_child_that_ignores_sigterm_is_reported_and_dies_on_drop() {
+        let process = Process::start("deaf", shell("trap '' TERM; echo ready; while :; do sleep 0.1; done"), &log("deaf")).unwrap();
+        while tail(process.log(), 1) != "ready" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let error = process.terminate(Duration::from_millis(200)).await.unwrap_err();
+        assert_eq!(error.to_string(), "deaf did not end within 0 s of SIGTERM");
+        let pid = process.pid();
+        fs::remove_file(process.log()).unwrap();
+        drop(process);
+        assert!(!Path::new(&format!("/proc/{pid}/environ")).exists());
+    }
+
+    #[tokio::test]
+    async fn drop_ends_a_grandchild_that_was_detached() {
+        let process = Process::start("parent", shell("setsid sleep 1000 & sleep 1000"), &log("parent")).unwrap();
+        while process.family().len() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mark = process.mark.clone();
+        fs::remove_file(process.log()).unwrap();
+        drop(process);
+        assert_eq!(marked(&mark), Vec::<u32>::new());
+    }
+
+    #[tokio::test]
+    async fn the_guard_ends_what_a_killed_harness_leaves() {
+        let script = format!("(echo; {GUARD}) </dev/null");
+        let mut orphan = shell("exec sleep 1000");
+        orphan.env(MARK, "guard-test:1");
+        let mut orphan = orphan.spawn().unwrap();
+        let mut guard = Command::new("/bin/sh");
+        guard.args(["-c", &script, "harness-guard", "guard-test"]);
+        assert!(guard.status().unwrap().success() || marked("guard-test:1").is_empty());
+        assert_eq!(orphan.wait().unwrap().signal(), Some(9));
+    }
+}

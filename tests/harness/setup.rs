@@ -1,0 +1,100 @@
+//! Finds or makes the real parts: kube-apiserver, etcd and kustomize, PostgreSQL and Patroni, a locale, a user to run them.
+//!
+//! What has to be built is built once and kept in the user's cache; progress goes to standard error.
+//! A second call finds everything in its place and only looks at a few files.
+
+mod go;
+mod locale;
+mod places;
+mod python;
+mod tools;
+mod user;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use anyhow::{Context, Result, anyhow};
+pub use places::Places;
+pub use user::ServerUser;
+
+/// Where the parts are, and as whom they run.
+#[derive(Debug)]
+pub struct Setup {
+    /// The user that the servers run as.
+    pub user: ServerUser,
+    /// Where finished parts and the files of a run are kept.
+    pub places: Places,
+    /// The API server.
+    pub kube_apiserver: PathBuf,
+    /// Its store.
+    pub etcd: PathBuf,
+    /// Renders the manifests.
+    pub kustomize: PathBuf,
+    /// The Python that has Patroni.
+    pub python: PathBuf,
+    /// The directory of PostgreSQL's programs.
+    pub postgres_bin: PathBuf,
+    /// LOCPATH for the locale of the source, when the machine itself does not have it.
+    pub locale_path: Option<PathBuf>,
+}
+
+impl Setup {
+    /// The parts, made on the first call of a process; later calls return the same.
+    ///
+    /// # Errors
+    /// A tool or library is missing (the text names the command that installs it), or a build or download failed.
+    pub async fn ready() -> Result<&'static Self> {
+        tokio::task::spawn_blocking(Self::ready_blocking).await?
+    }
+
+    /// As [`Setup::ready`], for callers without a runtime.
+    ///
+    /// # Errors
+    /// As [`Setup::ready`].
+    pub fn ready_blocking() -> Result<&'static Self> {
+        static READY: OnceLock<Result<Setup, String>> = OnceLock::new();
+        READY
+            .get_or_init(|| Self::make().map_err(|error| format!("{error:#}")))
+            .as_ref()
+            .map_err(|error| anyhow!("{error}"))
+    }
+
+    fn make() -> Result<Self> {
+        let user = ServerUser::choose()?;
+        let places = Places::choose(&user)?;
+        let _alone = places.lock()?;
+        let control_plane = go::control_plane(&places, &user)?;
+        let python = python::patroni_and_postgres(&places, &user).context("making the source's servers")?;
+        let locale_path = locale::en_us(&places).context("finding the locale of the source")?;
+        Ok(Self {
+            kube_apiserver: control_plane.kube_apiserver,
+            etcd: control_plane.etcd,
+            kustomize: control_plane.kustomize,
+            python: python.interpreter,
+            postgres_bin: python.postgres_bin,
+            locale_path,
+            places,
+            user,
+        })
+    }
+
+    /// A command for one of the servers: runs as [`Setup::user`] with a clean environment (PATH, HOME, locale).
+    pub fn server(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = self.user.command(program.as_ref());
+        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", self.postgres_bin.display());
+        // The spelling is Spilo's: initdb writes it into the databases' datcollate as it stands in LC_ALL.
+        command.env_clear().env("PATH", path).env("HOME", "/").env("LC_ALL", "en_US.utf-8");
+        if let Some(directory) = &self.locale_path {
+            command.env("LOCPATH", directory);
+        }
+        command
+    }
+
+    /// A command for one of PostgreSQL's programs (`pg_basebackup`, `postgres`, …), otherwise as [`Setup::server`].
+    pub fn postgres(&self, program: &str) -> Command {
+        self.server(self.postgres_bin.join(program))
+    }
+}

@@ -1,0 +1,157 @@
+//! kube-apiserver, etcd and kustomize: given, found by setup-envtest, or built with Go from their modules.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Places, ServerUser, tools};
+
+const KUBERNETES: &str = "1.34.4";
+
+/// The programs of the control plane.
+pub(super) struct ControlPlane {
+    pub(super) kube_apiserver: PathBuf,
+    pub(super) etcd: PathBuf,
+    pub(super) kustomize: PathBuf,
+}
+
+/// A program that Go builds from one of our two go.mod files.
+struct Part {
+    name: &'static str,
+    version: &'static str,
+    package: &'static str,
+    /// go.mod, go.sum and tools.go: kept apart for etcd, whose dependencies do not agree with Kubernetes'.
+    module: [(&'static str, &'static str); 3],
+    minutes: &'static str,
+}
+
+const KUBERNETES_MODULE: [(&str, &str); 3] = [
+    ("go.mod", include_str!("../control-plane/go.mod")),
+    ("go.sum", include_str!("../control-plane/go.sum")),
+    ("tools.go", include_str!("../control-plane/tools.go")),
+];
+const ETCD_MODULE: [(&str, &str); 3] = [
+    ("go.mod", include_str!("../etcd/go.mod")),
+    ("go.sum", include_str!("../etcd/go.sum")),
+    ("tools.go", include_str!("../etcd/tools.go")),
+];
+
+const KUBE_APISERVER: Part = Part {
+    name: "kube-apiserver",
+    version: KUBERNETES,
+    package: "k8s.io/kubernetes/cmd/kube-apiserver",
+    module: KUBERNETES_MODULE,
+    minutes: "about 5 minutes",
+};
+const KUSTOMIZE: Part = Part {
+    name: "kustomize",
+    version: "5.7.1",
+    package: "sigs.k8s.io/kustomize/kustomize/v5",
+    module: KUBERNETES_MODULE,
+    minutes: "about half a minute",
+};
+const ETCD: Part = Part {
+    name: "etcd",
+    version: "3.6.16",
+    package: "go.etcd.io/etcd/server/v3",
+    module: ETCD_MODULE,
+    minutes: "about a minute",
+};
+
+/// The programs: from `$KUBEBUILDER_ASSETS`, else from setup-envtest when it has them without a network, else built.
+/// kustomize is in neither of these and is always built.
+pub(super) fn control_plane(places: &Places, user: &ServerUser) -> Result<ControlPlane> {
+    let kustomize = build(&KUSTOMIZE, places)?;
+    if let Some(directory) = env::var_os("KUBEBUILDER_ASSETS")
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+    {
+        return assets(&directory, kustomize, user).context("KUBEBUILDER_ASSETS");
+    }
+    if let Some(directory) = envtest()
+        && let Ok(found) = assets(&directory, kustomize.clone(), user)
+    {
+        return Ok(found);
+    }
+    Ok(ControlPlane {
+        kube_apiserver: build(&KUBE_APISERVER, places)?,
+        etcd: build(&ETCD, places)?,
+        kustomize,
+    })
+}
+
+fn assets(directory: &Path, kustomize: PathBuf, user: &ServerUser) -> Result<ControlPlane> {
+    let program = |name: &str| {
+        let file = directory.join(name);
+        if !tools::is_program(&file) || !user.reaches(&file) {
+            bail!("{} is not a program that the servers' user can run", file.display());
+        }
+        Ok(file)
+    };
+    Ok(ControlPlane {
+        kube_apiserver: program("kube-apiserver")?,
+        etcd: program("etcd")?,
+        kustomize,
+    })
+}
+
+/// The directory that setup-envtest names, if it is installed and has something to name without downloading.
+fn envtest() -> Option<PathBuf> {
+    let output = Command::new(tools::find("setup-envtest")?)
+        .args(["use", "--installed-only", "--print", "path"])
+        .output()
+        .ok()?;
+    let path = String::from_utf8(output.stdout).ok()?;
+    Some(PathBuf::from(path.trim())).filter(|path| output.status.success() && path.is_dir())
+}
+
+/// The program in the cache; built when it is not there yet.
+fn build(part: &Part, places: &Places) -> Result<PathBuf> {
+    let directory = places.cache.join(format!("{}-{}", part.name, part.version));
+    let finished = directory.join(part.name);
+    if tools::is_program(&finished) {
+        return Ok(finished);
+    }
+    let go = tools::need("go", "golang-go  (1.26 or newer; Debian's backports or go.dev/dl have it)")?;
+    eprintln!("building {} {}, {} on two cores, once", part.name, part.version, part.minutes);
+    let module = directory.join("module");
+    fs::create_dir_all(&module).with_context(|| format!("creating {}", module.display()))?;
+    for (name, text) in part.module {
+        fs::write(module.join(name), text).with_context(|| format!("writing {name}"))?;
+    }
+    let unfinished = directory.join("unfinished");
+    let mut command = Command::new(go);
+    // A version is stamped in because Kubernetes compares its own with what its features need.
+    command
+        .args(["build", "-trimpath", "-ldflags", &linker_flags(), "-o"])
+        .arg(&unfinished)
+        .arg(part.package);
+    let status = command
+        .current_dir(&module)
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "-mod=readonly -buildvcs=false")
+        .status();
+    if !status.context("starting go")?.success() {
+        bail!("go could not build {} {}; its own words stand above", part.name, part.version);
+    }
+    super::places::readable(&unfinished)?;
+    fs::rename(&unfinished, &finished).with_context(|| format!("putting {} into place", finished.display()))?;
+    Ok(finished)
+}
+
+fn linker_flags() -> String {
+    let stamp = |variable: &str, value: &str| format!(" -X k8s.io/component-base/version.{variable}={value}");
+    let version = format!("v{KUBERNETES}");
+    [
+        "-s -w".to_owned(),
+        stamp("gitVersion", &version),
+        stamp("gitMajor", "1"),
+        stamp("gitMinor", "34"),
+    ]
+    .concat()
+        + &format!(" -X k8s.io/client-go/pkg/version.gitVersion={version}")
+}

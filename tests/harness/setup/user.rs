@@ -1,0 +1,107 @@
+//! As whom the servers run: PostgreSQL refuses root.
+
+use std::{
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, anyhow};
+
+use super::tools;
+
+/// The user of the servers.
+#[derive(Clone, Debug)]
+pub enum ServerUser {
+    /// The tests run unprivileged: the servers run as the same user.
+    Same,
+    /// The tests run as root: the servers run as `nobody`, who exists on every machine and owns nothing.
+    Other {
+        /// util-linux's program that changes the user without any code of ours.
+        setpriv: PathBuf,
+        /// Numeric user.
+        uid: u32,
+        /// Numeric group.
+        gid: u32,
+    },
+}
+
+impl ServerUser {
+    pub(super) fn choose() -> Result<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(Self::Same);
+        }
+        let setpriv = tools::need("setpriv", "util-linux")?;
+        let passwd = std::fs::read_to_string("/etc/passwd").context("reading /etc/passwd")?;
+        let (uid, gid) = ids(&passwd, "nobody").ok_or_else(|| anyhow!("there is no user nobody; add it: adduser --system nobody"))?;
+        Ok(Self::Other { setpriv, uid, gid })
+    }
+
+    /// A command that runs as this user and inherits nothing else of ours; setpriv execs, so the process id stays.
+    pub fn command(&self, program: &Path) -> Command {
+        match self {
+            Self::Same => Command::new(program),
+            Self::Other { setpriv, uid, gid } => {
+                let mut command = Command::new(setpriv);
+                command.args([format!("--reuid={uid}"), format!("--regid={gid}")]);
+                command
+                    .args(["--clear-groups", "--inh-caps=-all", "--no-new-privs", "--"])
+                    .arg(program);
+                command
+            }
+        }
+    }
+
+    /// Gives a file or directory to this user.
+    ///
+    /// # Errors
+    /// The file is not ours to give.
+    pub fn own(&self, file: &Path) -> Result<()> {
+        match self {
+            Self::Same => Ok(()),
+            Self::Other { uid, gid, .. } => {
+                chown(file, Some(*uid), Some(*gid)).with_context(|| format!("giving {} to the servers' user", file.display()))
+            }
+        }
+    }
+
+    /// True when this user can read the file or enter the directory: asked of the kernel, as that user, because a
+    /// directory anywhere above it may be closed.
+    pub fn reaches(&self, path: &Path) -> bool {
+        let wanted = if path.is_dir() { "-x" } else { "-r" };
+        self.succeeds(Command::new("test").arg(wanted).arg(path))
+    }
+
+    /// True when the command, run as this user, exits with 0.
+    pub(super) fn succeeds(&self, wanted: &Command) -> bool {
+        let mut command = self.command(Path::new(wanted.get_program()));
+        command
+            .args(wanted.get_args())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .current_dir("/");
+        command.status().is_ok_and(|status| status.success())
+    }
+}
+
+/// User and group of a name in the text of /etc/passwd.
+fn ids(passwd: &str, name: &str) -> Option<(u32, u32)> {
+    let fields: Vec<&str> = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.first() == Some(&name))?;
+    Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_by_name() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65533:nobody:/nonexistent:/usr/sbin/nologin\n";
+        assert_eq!(ids(passwd, "nobody"), Some((65534, 65533)));
+        assert_eq!(ids(passwd, "absent"), None);
+    }
+}
