@@ -2,6 +2,7 @@
 
 pub mod cnpg;
 pub mod patroni;
+pub mod source_tls;
 pub mod workloads;
 pub mod zalando;
 
