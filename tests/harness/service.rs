@@ -1,0 +1,225 @@
+//! What kube-proxy and the cluster's DNS do, for one machine: every Service of the namespace gets a TCP listener of its
+//! own, and its name an address.
+//!
+//! A Service is followed as kube-proxy follows it: with a selector its backends are the ready Pods that match, without
+//! one they are the addresses of the Endpoints object of the same name (which Patroni writes). Kubernetes' objects carry
+//! addresses that stand for loopback ones ([`Instance::paper_address`]); the cluster IP of a Service is not used at all.
+//! As with kube-proxy, a change of backends closes no connection that exists, and a Service without backends refuses
+//! new ones. Kinder than the real thing: a change takes effect at once (kube-proxy: up to a second), and every port of
+//! a Service leads to one number only.
+
+mod backends;
+pub mod forwarder;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Service;
+use kube::{Client, ResourceExt};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::instance::Instance;
+use backends::Cluster;
+use forwarder::Forwarder;
+
+/// The first host number of the instance's network that belongs to Services ([`Instance`]'s table).
+const FIRST_HOST: u8 = 41;
+const LAST_HOST: u8 = 253;
+/// The first lists of three kinds must be there by then.
+const FIRST_LISTS: Duration = Duration::from_secs(20);
+
+/// All Services of one namespace, alive as long as this value.
+pub struct Services {
+    namespace: String,
+    addresses: Addresses,
+    task: JoinHandle<()>,
+}
+
+type Addresses = Arc<Mutex<BTreeMap<String, Ipv4Addr>>>;
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Services")
+            .field("namespace", &self.namespace)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Services {
+    /// Begins to follow the namespace and returns when the first lists are in.
+    ///
+    /// # Errors
+    /// The API server cannot be reached or refuses to list Services, Pods or Endpoints.
+    pub async fn follow(client: Client, instance: Arc<Instance>, namespace: &str) -> Result<Self> {
+        let addresses = Addresses::default();
+        let (ready, is_ready) = oneshot::channel();
+        let proxy = Proxy {
+            instance,
+            addresses: Arc::clone(&addresses),
+            ports: BTreeMap::new(),
+        };
+        let task = tokio::spawn(proxy.follow(client, namespace.to_owned(), ready));
+        timeout(FIRST_LISTS, is_ready)
+            .await
+            .context("listing services, pods and endpoints took too long")??;
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            addresses,
+            task,
+        })
+    }
+
+    /// What the cluster's DNS would answer: the address of a Service by `name`, `name.namespace`, `name.namespace.svc`
+    /// or the full name; none when no such Service exists.
+    pub fn resolve(&self, host: &str) -> Option<IpAddr> {
+        let name = service_name(host, &self.namespace)?;
+        lock(&self.addresses).get(name).map(|address| IpAddr::V4(*address))
+    }
+
+    /// Waits until the Service has a name, at most `limit`.
+    ///
+    /// # Errors
+    /// It has none by then.
+    pub async fn wait_for(&self, host: &str, limit: Duration) -> Result<IpAddr> {
+        let appears = async {
+            loop {
+                match self.resolve(host) {
+                    Some(address) => return address,
+                    None => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        timeout(limit, appears)
+            .await
+            .with_context(|| format!("waiting for the service {host}"))
+    }
+}
+
+/// The Service's own name out of the forms that a pod's resolver accepts.
+fn service_name<'a>(host: &'a str, namespace: &str) -> Option<&'a str> {
+    let (name, rest) = host.trim_end_matches('.').split_once('.').unwrap_or((host, ""));
+    let accepted = [
+        "".into(),
+        namespace.to_owned(),
+        format!("{namespace}.svc"),
+        format!("{namespace}.svc.cluster.local"),
+    ];
+    accepted.iter().any(|form| form == rest).then_some(name)
+}
+
+fn lock(addresses: &Addresses) -> MutexGuard<'_, BTreeMap<String, Ipv4Addr>> {
+    addresses.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A listener, and the way to tell it its backends.
+struct Port {
+    backends: watch::Sender<Vec<SocketAddr>>,
+    _forwarder: Forwarder,
+}
+
+struct Proxy {
+    instance: Arc<Instance>,
+    addresses: Addresses,
+    ports: BTreeMap<SocketAddr, Port>,
+}
+
+impl Proxy {
+    async fn follow(mut self, client: Client, namespace: String, ready: oneshot::Sender<()>) {
+        let (cluster, mut changes) = Cluster::follow(&client, &namespace);
+        let mut ready = Some(ready);
+        while changes.next().await.is_some() {
+            self.apply(&cluster);
+            if cluster.complete()
+                && let Some(ready) = ready.take()
+            {
+                let _ = ready.send(());
+            }
+        }
+    }
+
+    fn apply(&mut self, cluster: &Cluster) {
+        let services = cluster.services();
+        let listening: Vec<_> = services.iter().filter(|service| has_address(service)).collect();
+        let mut addresses = lock(&self.addresses);
+        addresses.retain(|name, _| listening.iter().any(|service| service.name_any() == *name));
+        let mut wanted = BTreeMap::new();
+        for service in listening {
+            let name = service.name_any();
+            let Some(address) = addresses.get(&name).copied().or_else(|| free(&self.instance, &addresses)) else {
+                eprintln!("no address is left for the service {name}");
+                continue;
+            };
+            addresses.insert(name, address);
+            for port in service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()) {
+                if let Ok(number) = u16::try_from(port.port) {
+                    wanted.insert(SocketAddr::from((address, number)), cluster.backends(service, port));
+                }
+            }
+        }
+        self.ports.retain(|address, _| wanted.contains_key(address));
+        for (address, backends) in wanted {
+            let port = self.ports.entry(address).or_insert_with(|| {
+                let (sender, receiver) = watch::channel(Vec::new());
+                Port {
+                    backends: sender,
+                    _forwarder: Forwarder::start(address, receiver),
+                }
+            });
+            port.backends.send_if_modified(|now| {
+                let differs = *now != backends;
+                *now = backends;
+                differs
+            });
+        }
+    }
+}
+
+/// A headless Service has no address of its own, and neither has an alias.
+fn has_address(service: &Service) -> bool {
+    let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
+    ip.is_some_and(|ip| !ip.is_empty() && ip != "None")
+}
+
+fn free(instance: &Instance, taken: &BTreeMap<String, Ipv4Addr>) -> Option<Ipv4Addr> {
+    (FIRST_HOST..=LAST_HOST)
+        .map(|host| instance.address(host))
+        .find(|address| !taken.values().any(|other| other == address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_a_pod_can_resolve() {
+        for host in [
+            "db",
+            "db.mastodon",
+            "db.mastodon.svc",
+            "db.mastodon.svc.cluster.local",
+            "db.mastodon.svc.cluster.local.",
+        ] {
+            assert_eq!(service_name(host, "mastodon"), Some("db"), "{host}");
+        }
+        for host in ["db.other", "db.mastodon.example.org", "db.svc"] {
+            assert_eq!(service_name(host, "mastodon"), None, "{host}");
+        }
+    }
+}
