@@ -1,11 +1,15 @@
 //! The real parts that the tests and `make rehearse` stand on. In reading order:
 //! [`setup`] finds or makes the programs, [`instance`] gives each run its own addresses and directory,
 //! [`authority`] signs certificates, [`process`] runs them and leaves nothing behind, [`control_plane`] is a real Kubernetes API server, [`audit`] reads
-//! who used which verb on it, [`source`] is a Patroni cluster as the Zalando operator and Spilo leave it.
+//! who used which verb on it, [`source`] is a Patroni cluster as the Zalando operator and Spilo leave it,
+//! [`service`] is kube-proxy and DNS, [`application`] the clients that write, [`ledger`] the verdict on what they were told.
 
+pub mod application;
 pub mod audit;
 pub mod authority;
 pub mod control_plane;
 pub mod instance;
+pub mod ledger;
 pub mod process;
+pub mod service;
 pub mod setup;

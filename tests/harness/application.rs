@@ -1,0 +1,286 @@
+//! The application: guide.md's six Mastodon Deployments as real objects, run by a small controller, and their clients,
+//! which write rows into a ledger table and remember what they were told about each.
+//!
+//! Nothing here knows of a migration: pods read the ConfigMap when they start and keep what they read; clients reconnect
+//! by themselves; the controller follows `spec.replicas`.
+
+mod deployments;
+pub mod environment;
+pub mod login;
+mod objects;
+mod pod;
+pub mod writer;
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{Api, Client};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    ledger::{Attempt, Key},
+    service::Services,
+};
+use login::{Login, Session};
+use writer::{Identity, Log, Writer};
+
+const PART_OF: &str = "mastodon";
+const POLL: Duration = Duration::from_millis(50);
+/// A client that waits for an answer which does not come is cut off then.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// guide.md's Deployments with the replicas of its expected output.
+pub const DEPLOYMENTS: [(&str, u32); 6] = [
+    ("mastodon-web", 2),
+    ("mastodon-sidekiq-default", 1),
+    ("mastodon-sidekiq-federation", 1),
+    ("mastodon-sidekiq-background", 1),
+    ("mastodon-sidekiq-scheduler", 1),
+    ("mastodon-streaming", 1),
+];
+
+/// The zero of a run's time axis.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin(Instant);
+
+impl Origin {
+    /// Now.
+    pub fn now() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time since then.
+    pub fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+
+    /// Where an instant lies on the axis; zero when it is before it.
+    pub fn place(self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.0)
+    }
+}
+
+/// Where the application finds its database, and how much of it there is.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Namespace of everything.
+    pub namespace: String,
+    /// The ConfigMap of the pods' `envFrom`, `mastodon-database` in guide.md.
+    pub config_map: String,
+    /// Its content: DB_HOST, REPLICA_DB_HOST, DB_PORT, DB_NAME, DB_USER.
+    pub config: Vec<(String, String)>,
+    /// The Secret whose key `password` becomes DB_PASS.
+    pub owner_secret: String,
+    /// Name and replicas of each Deployment.
+    pub deployments: Vec<(String, u32)>,
+    /// Clients in each pod, about twenty writes a second each.
+    pub writers_per_pod: u32,
+}
+
+impl Settings {
+    /// guide.md's application on the Zalando cluster `mastodon-postgresql`.
+    pub fn mastodon(namespace: &str) -> Self {
+        let config = [
+            ("DB_HOST", "mastodon-postgresql-pooler"),
+            ("REPLICA_DB_HOST", "mastodon-postgresql-repl"),
+            ("DB_PORT", "5432"),
+            ("DB_NAME", "mastodon"),
+            ("DB_USER", "mastodon"),
+        ];
+        Self {
+            namespace: namespace.into(),
+            config_map: "mastodon-database".into(),
+            config: config.map(|(key, value)| (key.into(), value.into())).into(),
+            owner_secret: "mastodon.mastodon-postgresql.credentials.postgresql.acid.zalan.do".into(),
+            deployments: DEPLOYMENTS.map(|(name, replicas)| (name.into(), replicas)).into(),
+            writers_per_pod: 1,
+        }
+    }
+}
+
+/// The running application; its pods end when it is dropped.
+pub struct Application {
+    client: Client,
+    settings: Settings,
+    services: Arc<Services>,
+    log: Log,
+    origin: Origin,
+    controller: JoinHandle<()>,
+    /// Ends when the last pod has stopped.
+    all_gone: mpsc::Receiver<()>,
+    forgotten: Vec<Writer>,
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        self.controller.abort();
+    }
+}
+
+impl Application {
+    /// Applies the ConfigMap and the Deployments, makes the ledger table, and begins to run what the Deployments say.
+    ///
+    /// # Errors
+    /// The API server refuses an object, or the database cannot be reached with the settings given.
+    pub async fn deploy(client: Client, services: Arc<Services>, settings: Settings, origin: Origin) -> Result<Self> {
+        objects::apply(&client, &settings).await?;
+        let log = Log::default();
+        let (alive, all_gone) = mpsc::channel(1);
+        let shared = deployments::Shared {
+            client: client.clone(),
+            namespace: settings.namespace.clone(),
+            services: Arc::clone(&services),
+            log: Arc::clone(&log),
+            origin,
+            writers_per_pod: settings.writers_per_pod,
+            _alive: alive,
+        };
+        let controller = tokio::spawn(deployments::run(shared));
+        let this = Self {
+            client,
+            settings,
+            services,
+            log,
+            origin,
+            controller,
+            all_gone,
+            forgotten: Vec::new(),
+        };
+        make_ledger(
+            &*this
+                .login()
+                .await?
+                .connect(&this.services, "migrate")
+                .await
+                .context("connecting as the application")?,
+        )
+        .await?;
+        Ok(this)
+    }
+
+    /// Waits until every Deployment has its replicas ready.
+    ///
+    /// # Errors
+    /// Not so within `limit`.
+    pub async fn ready(&self, limit: Duration) -> Result<()> {
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), &self.settings.namespace);
+        let all_ready = async {
+            for (name, _) in &self.settings.deployments {
+                while !objects::is_ready(&api.get(name).await?) {
+                    sleep(POLL).await;
+                }
+            }
+            anyhow::Ok(())
+        };
+        timeout(limit, all_ready).await.context("waiting for the application's pods")?
+    }
+
+    /// A client that no Deployment knows of, connected to one Service by name for ever: the forgotten writer.
+    ///
+    /// # Errors
+    /// The application's login cannot be read.
+    pub async fn forget(&mut self, client: &str, host: &str) -> Result<()> {
+        let login = Login {
+            host: host.into(),
+            ..self.login().await?
+        };
+        self.forgotten.push(Writer::start(
+            Identity::new(client),
+            login,
+            Arc::clone(&self.services),
+            Arc::clone(&self.log),
+            self.origin,
+        ));
+        Ok(())
+    }
+
+    /// What a pod that starts now would log in with.
+    ///
+    /// # Errors
+    /// The ConfigMap or the Secret cannot be read or lacks a key.
+    pub async fn login(&self) -> Result<Login> {
+        let container = serde_json::from_value(objects::container("any", &self.settings))?;
+        environment::login(&environment::read(&self.client, &self.settings.namespace, &container).await?)
+    }
+
+    /// Everything logged so far.
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until at least `count` more writes were acknowledged than now.
+    ///
+    /// # Errors
+    /// Not so within `limit`; the text has the last refusal.
+    pub async fn acknowledges(&self, count: usize, limit: Duration) -> Result<()> {
+        use crate::ledger::Outcome;
+        let acknowledged = || {
+            self.attempts()
+                .iter()
+                .filter(|a| matches!(a.outcome, Outcome::Acknowledged(_)))
+                .count()
+        };
+        let wanted = acknowledged() + count;
+        let reached = async {
+            while acknowledged() < wanted {
+                sleep(POLL).await;
+            }
+        };
+        timeout(limit, reached).await.map_err(|_| {
+            let last = self
+                .attempts()
+                .into_iter()
+                .rev()
+                .find(|a| !matches!(a.outcome, Outcome::Acknowledged(_)));
+            anyhow::anyhow!("{count} more writes were not acknowledged within {limit:?}; the last failure was {last:?}")
+        })
+    }
+
+    /// Ends all clients and returns the whole log.
+    pub async fn stop(mut self) -> Vec<Attempt> {
+        // The pods end in order when the controller, which holds them, is gone.
+        self.controller.abort();
+        futures::future::join_all(self.forgotten.drain(..).map(|writer| writer.stop(STOP_LIMIT))).await;
+        let _ = timeout(STOP_LIMIT, self.all_gone.recv()).await;
+        self.attempts()
+    }
+}
+
+/// No unique constraint on client and sequence: a row that is there twice has to be seen, not prevented.
+async fn make_ledger(session: &tokio_postgres::Client) -> Result<()> {
+    let ledger = "create table if not exists public.ledger (
+            id bigserial primary key,
+            client text not null,
+            sequence bigint not null,
+            payload text not null,
+            written_at timestamptz not null default clock_timestamp());
+        create index if not exists ledger_by_client on public.ledger (client, sequence)";
+    session.batch_execute(ledger).await.context("making the ledger table")
+}
+
+/// The rows that a server has.
+///
+/// # Errors
+/// The table cannot be read.
+pub async fn rows(session: &Session) -> Result<Vec<Key>> {
+    let rows = session
+        .query("select client, sequence from public.ledger", &[])
+        .await
+        .context("reading the ledger table")?;
+    rows.iter()
+        .map(|row| {
+            Ok(Key {
+                client: row.try_get(0)?,
+                sequence: u64::try_from(row.try_get::<_, i64>(1)?)?,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,224 @@
+//! The Deployment controller and the kubelet in one: follows `spec.replicas` and the pod template, makes Pod objects,
+//! runs a pod's clients, and reports as the real ones do: a pod that is being deleted no longer counts in the status,
+//! but goes on working until it has stopped.
+//!
+//! Not imitated: ReplicaSets, surge and unavailability limits of a rolling update (new pods are started first, old ones
+//! deleted when all of them are ready), probes, restarts of a container that fails.
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::{WatchStreamExt, watcher},
+};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{
+    Origin, PART_OF,
+    pod::Running,
+    writer::{Identity, Log},
+};
+use crate::service::Services;
+
+/// What the controller's parts share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub client: Client,
+    pub namespace: String,
+    pub services: Arc<Services>,
+    pub log: Log,
+    pub origin: Origin,
+    pub writers_per_pod: u32,
+    /// Held by whoever may still write to the log.
+    pub _alive: mpsc::Sender<()>,
+}
+
+/// What a pod's task tells the controller.
+pub(super) enum News {
+    /// Deployment and pod: it does its work.
+    Ready(String, String),
+    /// Deployment and pod: its object is gone.
+    Gone(String, String),
+}
+
+struct PodState {
+    slot: u32,
+    template: String,
+    ready: bool,
+    /// Dropping it is SIGTERM.
+    alive: Option<mpsc::Sender<()>>,
+}
+
+#[derive(Default)]
+struct Application {
+    object: Option<Deployment>,
+    pods: BTreeMap<String, PodState>,
+    identities: BTreeMap<u32, Vec<Identity>>,
+    made: u32,
+}
+
+/// Runs until it is dropped; pods end with it.
+pub(super) async fn run(shared: Shared) {
+    let api: Api<Deployment> = Api::namespaced(shared.client.clone(), &shared.namespace);
+    let labelled = watcher::Config::default().labels(&format!("app.kubernetes.io/part-of={PART_OF}"));
+    let mut changes = watcher(api, labelled).default_backoff().boxed();
+    let (tell, mut news) = mpsc::unbounded_channel();
+    let mut applications: BTreeMap<String, Application> = BTreeMap::new();
+    loop {
+        let name = tokio::select! {
+            change = changes.try_next() => match change {
+                Ok(Some(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
+                    let name = object.name_any();
+                    applications.entry(name.clone()).or_default().object = Some(object);
+                    name
+                }
+                Ok(Some(watcher::Event::Delete(object))) => {
+                    let name = object.name_any();
+                    if let Some(application) = applications.get_mut(&name) {
+                        application.object = None;
+                        application.pods.values_mut().for_each(|pod| pod.alive = None);
+                    }
+                    continue;
+                }
+                Ok(Some(_)) => continue,
+                Ok(None) => return,
+                // The watcher comes back by itself.
+                Err(_) => continue,
+            },
+            Some(told) = news.recv() => match told {
+                News::Ready(name, pod) => {
+                    if let Some(pod) = applications.get_mut(&name).and_then(|a| a.pods.get_mut(&pod)) {
+                        pod.ready = true;
+                    }
+                    name
+                }
+                News::Gone(name, pod) => {
+                    if let Some(application) = applications.get_mut(&name) {
+                        application.pods.remove(&pod);
+                    }
+                    name
+                }
+            },
+        };
+        if let Some(application) = applications.get_mut(&name)
+            && let Err(error) = application.reconcile(&shared, &tell).await
+        {
+            eprintln!("deployment {name}: {error:#}");
+        }
+    }
+}
+
+impl Application {
+    async fn reconcile(&mut self, shared: &Shared, tell: &mpsc::UnboundedSender<News>) -> Result<()> {
+        let Some(object) = self.object.clone() else { return Ok(()) };
+        let wanted = object.spec.replicas.and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+        let template = template_hash(&object);
+        for slot in 0..wanted {
+            let runs = self
+                .pods
+                .values()
+                .any(|pod| pod.alive.is_some() && pod.slot == slot && pod.template == template);
+            if !runs {
+                self.start(shared, &object, slot, &template, tell).await?;
+            }
+        }
+        let renewed = self
+            .pods
+            .values()
+            .filter(|pod| pod.alive.is_some() && pod.template == template && pod.slot < wanted)
+            .all(|pod| pod.ready);
+        for pod in self.pods.values_mut() {
+            if pod.slot >= wanted || (pod.template != template && renewed) {
+                pod.alive = None;
+            }
+        }
+        self.report(shared, &object, &template).await
+    }
+
+    async fn start(
+        &mut self,
+        shared: &Shared,
+        object: &Deployment,
+        slot: u32,
+        template: &str,
+        tell: &mpsc::UnboundedSender<News>,
+    ) -> Result<()> {
+        self.made += 1;
+        let identities = self.identities.entry(slot).or_insert_with(|| {
+            let clients = 0..shared.writers_per_pod;
+            clients
+                .map(|writer| Identity::new(format!("{}/{slot}/{writer}", object.name_any())))
+                .collect()
+        });
+        let pod = Running::create(shared.clone(), object, template, self.made, slot, identities.clone()).await?;
+        let (alive, ended) = mpsc::channel(1);
+        let state = PodState {
+            slot,
+            template: template.to_owned(),
+            ready: false,
+            alive: Some(alive),
+        };
+        self.pods.insert(pod.name(), state);
+        tokio::spawn(pod.live(ended, object.name_any(), tell.clone()));
+        Ok(())
+    }
+
+    async fn report(&self, shared: &Shared, object: &Deployment, template: &str) -> Result<()> {
+        let living = || self.pods.values().filter(|pod| pod.alive.is_some());
+        let (replicas, ready) = (living().count(), living().filter(|pod| pod.ready).count());
+        let wanted = object.spec.replicas.unwrap_or(1);
+        let enough = i32::try_from(ready).is_ok_and(|ready| ready >= wanted);
+        let now = jiff::Timestamp::now().to_string();
+        let status = json!({"status": {
+            "observedGeneration": object.metadata.generation,
+            "replicas": replicas,
+            "updatedReplicas": living().filter(|pod| pod.template == template).count(),
+            "readyReplicas": ready,
+            "availableReplicas": ready,
+            "unavailableReplicas": usize::try_from(wanted).unwrap_or(0).saturating_sub(ready),
+            "conditions": [{
+                "type": "Available", "status": if enough { "True" } else { "False" }, "lastTransitionTime": now, "lastUpdateTime": now,
+                "reason": if enough { "MinimumReplicasAvailable" } else { "MinimumReplicasUnavailable" },
+            }],
+        }});
+        let api: Api<Deployment> = Api::namespaced(shared.client.clone(), &shared.namespace);
+        api.patch_status(&object.name_any(), &PatchParams::default(), &Patch::Merge(status))
+            .await
+            .context("writing the status")?;
+        Ok(())
+    }
+}
+
+fn template_hash(object: &Deployment) -> String {
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_string(&object.spec.template).unwrap_or_default().hash(&mut hasher);
+    format!("{:x}", hasher.finish())[..8].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(image: &str) -> Deployment {
+        serde_json::from_value(json!({
+            "metadata": {"name": "web", "uid": "u"},
+            "spec": {"selector": {}, "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": image}]}}},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_change_of_the_template_is_seen() {
+        assert_eq!(template_hash(&deployment("a")), template_hash(&deployment("a")));
+        assert_ne!(template_hash(&deployment("a")), template_hash(&deployment("b")));
+    }
+}

@@ -1,0 +1,99 @@
+//! How a client reaches the database: what its environment said when it started, resolved anew for every session.
+
+use std::{net::IpAddr, time::Duration};
+
+use anyhow::{Context, Result};
+use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use postgres_openssl::MakeTlsConnector;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_postgres::{Client, Config, config::SslMode};
+
+use crate::service::Services;
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Host, database, role, password: Mastodon's DB_* variables.
+#[derive(Clone)]
+pub struct Login {
+    /// A Service's name.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Database.
+    pub dbname: String,
+    /// Role.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}:{}/{}", self.user, self.host, self.port, self.dbname)
+    }
+}
+
+/// An open session; its task ends with it.
+#[derive(Debug)]
+pub struct Session {
+    client: Client,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl std::ops::Deref for Session {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Login {
+    /// Opens a session through the Service that the host names, encrypted as Spilo demands it (sslmode=require).
+    ///
+    /// # Errors
+    /// No such Service, or the server refuses.
+    pub async fn connect(&self, services: &Services, application_name: &str) -> Result<Session> {
+        let address = services
+            .resolve(&self.host)
+            .with_context(|| format!("could not translate host name {:?} to address", self.host))?;
+        self.connect_to(address, application_name).await
+    }
+
+    /// As [`Login::connect`], with the address known.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub async fn connect_to(&self, address: IpAddr, application_name: &str) -> Result<Session> {
+        let mut config = Config::new();
+        config
+            .host(&self.host)
+            .hostaddr(address)
+            .port(self.port)
+            .dbname(&self.dbname)
+            .user(&self.user)
+            .password(&self.password);
+        config
+            .application_name(application_name)
+            .ssl_mode(SslMode::Require)
+            .connect_timeout(CONNECT_LIMIT);
+        let mut tls = SslConnector::builder(SslMethod::tls_client())?;
+        tls.set_verify(SslVerifyMode::NONE);
+        let mut tls = MakeTlsConnector::new(tls.build());
+        tls.set_callback(|session, _| {
+            session.set_verify_hostname(false);
+            Ok(())
+        });
+        let (client, connection) = timeout(CONNECT_LIMIT, config.connect(tls)).await.context("no answer")??;
+        let task = tokio::spawn(async move {
+            // How it ended is told to whoever waits for an answer.
+            let _ = connection.await;
+        });
+        Ok(Session { client, task })
+    }
+}

@@ -1,0 +1,311 @@
+//! One client of the database: a long-lived session, about twenty writes a second, and a log that says of every row
+//! whether it was acknowledged, refused, or left unknown.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_postgres::{Client, error::Severity, types::Type};
+
+use super::{
+    Origin,
+    login::{Login, Session},
+};
+use crate::{
+    ledger::{Attempt, Key, Outcome, Server},
+    service::Services,
+};
+
+/// Twenty writes a second.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Every fifth write is a transaction of three rows, committed as one.
+const TRANSACTION_EVERY: u64 = 5;
+const TRANSACTION_ROWS: u64 = 3;
+/// A client that hears nothing for so long gives the session up; longer than any pause of a pooler in a cut.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// The log that all writers of a run share.
+pub type Log = Arc<Mutex<Vec<Attempt>>>;
+
+/// Who a writer is: stays the same when its pod is replaced, so that its rows can be counted across a cut.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The client's name in the ledger.
+    pub client: String,
+    /// The number of its last row.
+    pub sequence: Arc<AtomicU64>,
+}
+
+impl Identity {
+    /// A client that has not written yet.
+    pub fn new(client: impl Into<String>) -> Self {
+        Self {
+            client: client.into(),
+            sequence: Arc::default(),
+        }
+    }
+}
+
+/// A running client; ends when it is dropped, or in order with [`Writer::stop`].
+#[derive(Debug)]
+pub struct Writer {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Writer {
+    /// Begins to write with `login`, resolving its host anew for every session, as a driver does.
+    pub fn start(identity: Identity, login: Login, services: Arc<Services>, log: Log, origin: Origin) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = Worker {
+            identity,
+            login,
+            services,
+            log,
+            origin,
+            session: None,
+        };
+        Self {
+            task: tokio::spawn(client.run(Arc::clone(&stop))),
+            stop,
+        }
+    }
+
+    /// Lets it finish the write that is under way and waits for its end; what is not answered within `limit` is cut off,
+    /// as SIGKILL would.
+    pub async fn stop(mut self, limit: Duration) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = timeout(limit, &mut self.task).await;
+    }
+}
+
+struct Worker {
+    identity: Identity,
+    login: Login,
+    services: Arc<Services>,
+    log: Log,
+    origin: Origin,
+    session: Option<Session>,
+}
+
+/// Rows that are being written, logged as unknown if the task is cut off before there is an answer.
+struct UnderWay<'a> {
+    worker: &'a Worker,
+    keys: Vec<Key>,
+    sent: Duration,
+    sent_commit: bool,
+}
+
+impl UnderWay<'_> {
+    fn ended(mut self, outcome: &Outcome) {
+        self.write(outcome);
+    }
+
+    fn write(&mut self, outcome: &Outcome) {
+        let answered = self.worker.origin.elapsed();
+        let mut log = self.worker.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.extend(self.keys.drain(..).map(|key| Attempt {
+            key,
+            sent: self.sent,
+            answered,
+            outcome: outcome.clone(),
+        }));
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let outcome = if self.sent_commit {
+            Outcome::Unknown("the client was killed".into())
+        } else {
+            Outcome::Refused("the client was killed".into())
+        };
+        self.write(&outcome);
+    }
+}
+
+impl Worker {
+    async fn run(mut self, stop: Arc<AtomicBool>) {
+        let mut tick = interval(PAUSE);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut turn: u64 = 0;
+        while !stop.load(Ordering::Relaxed) {
+            tick.tick().await;
+            turn += 1;
+            if !self
+                .write(if turn.is_multiple_of(TRANSACTION_EVERY) {
+                    TRANSACTION_ROWS
+                } else {
+                    1
+                })
+                .await
+            {
+                self.session = None;
+            }
+        }
+    }
+
+    /// Writes the next rows; false when the session is of no use any more.
+    async fn write(&mut self, rows: u64) -> bool {
+        let first = self.identity.sequence.fetch_add(rows, Ordering::Relaxed) + 1;
+        let keys = (first..first + rows)
+            .map(|sequence| Key {
+                client: self.identity.client.clone(),
+                sequence,
+            })
+            .collect();
+        let session = match self.session.take() {
+            Some(session) => Ok(session),
+            None => self.login.connect(&self.services, &self.identity.client).await,
+        };
+        let mut under_way = UnderWay {
+            worker: self,
+            keys,
+            sent: self.origin.elapsed(),
+            sent_commit: false,
+        };
+        let session = match session {
+            Ok(session) => session,
+            Err(error) => {
+                under_way.ended(&Outcome::Refused(error.to_string()));
+                return false;
+            }
+        };
+        let result = match timeout(ANSWER_LIMIT, insert(&session, &mut under_way)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure {
+                text: "no answer".into(),
+                session_ended: true,
+            }),
+        };
+        let sent_commit = under_way.sent_commit;
+        let (outcome, usable) = classify(result, sent_commit);
+        under_way.ended(&outcome);
+        self.session = usable.then_some(session);
+        usable
+    }
+}
+
+struct Failure {
+    text: String,
+    session_ended: bool,
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    /// An ERROR leaves the session usable and the transaction rolled back. FATAL, PANIC and a broken connection may
+    /// come after a commit that was not reported any more.
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(db) => Self {
+                text: format!("{}: {}", db.code().code(), db.message()),
+                session_ended: !matches!(db.parsed_severity(), Some(Severity::Error)),
+            },
+            None => Self {
+                text: error.to_string(),
+                session_ended: true,
+            },
+        }
+    }
+}
+
+/// What the client knows, and whether it keeps the session.
+fn classify(result: Result<Server, Failure>, sent_commit: bool) -> (Outcome, bool) {
+    match result {
+        Ok(server) => (Outcome::Acknowledged(server), true),
+        Err(Failure { text, session_ended: true }) if sent_commit => (Outcome::Unknown(text), false),
+        Err(Failure { text, session_ended }) => (Outcome::Refused(text), !session_ended),
+    }
+}
+
+/// The row tells who took it: the server's own address, and the timeline of the WAL that it went into.
+const INSERT: &str = "insert into public.ledger (client, sequence, payload) values ($1, $2, $3) \
+    returning host(inet_server_addr()), substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)";
+
+async fn insert(session: &Session, under_way: &mut UnderWay<'_>) -> Result<Server, Failure> {
+    let client = &under_way.worker.identity.client;
+    let keys = under_way.keys.clone();
+    if let [key] = keys.as_slice() {
+        under_way.sent = under_way.worker.origin.elapsed();
+        under_way.sent_commit = true;
+        return one(session, client, key.sequence).await;
+    }
+    session.batch_execute("begin").await?;
+    let mut server = None;
+    for key in &keys {
+        match one(session, client, key.sequence).await {
+            Ok(answered) => server = Some(answered),
+            Err(failure) => {
+                if !failure.session_ended {
+                    session.batch_execute("rollback").await?;
+                }
+                return Err(failure);
+            }
+        }
+    }
+    under_way.sent = under_way.worker.origin.elapsed();
+    under_way.sent_commit = true;
+    session.batch_execute("commit").await?;
+    server.ok_or_else(|| Failure {
+        text: "a transaction without rows".into(),
+        session_ended: false,
+    })
+}
+
+async fn one(session: &Client, client: &str, sequence: u64) -> Result<Server, Failure> {
+    // Unnamed and in one message: works through a pooler in transaction mode, too.
+    let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
+    let payload = format!("{client} wrote {sequence}");
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
+        [(&client, Type::TEXT), (&sequence, Type::INT8), (&payload, Type::TEXT)];
+    let rows = session.query_typed(INSERT, &parameters).await?;
+    let [row] = rows.as_slice() else {
+        return Err(Failure {
+            text: format!("{} rows returned", rows.len()),
+            session_ended: true,
+        });
+    };
+    let (address, timeline): (Option<String>, String) = (row.try_get(0)?, row.try_get(1)?);
+    Ok(Server {
+        address: address.unwrap_or_default(),
+        timeline: u32::from_str_radix(&timeline, 16).unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(session_ended: bool) -> Result<Server, Failure> {
+        Err(Failure {
+            text: "x".into(),
+            session_ended,
+        })
+    }
+
+    #[test]
+    fn only_a_session_that_ends_after_the_commit_was_sent_leaves_a_row_unknown() {
+        let server = Server {
+            address: "127.0.0.1".into(),
+            timeline: 1,
+        };
+        assert_eq!(classify(Ok(server.clone()), true), (Outcome::Acknowledged(server), true));
+        assert_eq!(classify(failure(true), true), (Outcome::Unknown("x".into()), false));
+        assert_eq!(classify(failure(true), false), (Outcome::Refused("x".into()), false));
+        assert_eq!(classify(failure(false), true), (Outcome::Refused("x".into()), true));
+        assert_eq!(classify(failure(false), false), (Outcome::Refused("x".into()), true));
+    }
+}
