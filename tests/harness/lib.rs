@@ -13,3 +13,4 @@ pub mod ledger;
 pub mod process;
 pub mod service;
 pub mod setup;
+pub mod source;

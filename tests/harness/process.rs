@@ -162,7 +162,12 @@ impl Process {
 
     /// The ids of all that it has started and that still runs, itself included.
     pub fn family(&self) -> Vec<u32> {
-        marked(&self.mark)
+        with_descendants(marked(&self.mark))
+    }
+
+    /// Sends a signal to the whole family, the youngest first: a parent must not replace a child that is being stopped.
+    pub fn signal_family(&self, signal: Signal) {
+        self.family().into_iter().rev().for_each(|pid| send(pid, signal));
     }
 
     /// An error with the end of the log, for a process that did not do what was waited for.
@@ -185,7 +190,7 @@ impl Drop for Process {
         let deadline = Instant::now() + Duration::from_secs(DROP_SECONDS_MAX);
         let mut asked = false;
         loop {
-            let left = self.family();
+            let left = marked(&self.mark);
             let (servers, others): (Vec<u32>, Vec<u32>) = left.iter().partition(|pid| is_postgres(**pid));
             let patience = Instant::now() < deadline;
             others.iter().for_each(|pid| send(*pid, Signal::KILL));
@@ -231,10 +236,6 @@ fn is_postgres(pid: u32) -> bool {
 /// Processes whose environment at their start held the mark. A zombie has none and does not count.
 fn marked(mark: &str) -> Vec<u32> {
     let wanted = format!("{MARK}={mark}").into_bytes();
-    let ids = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let carries = |pid: &u32| {
         let Ok(file) = File::open(format!("/proc/{pid}/environ")) else {
             return false;
@@ -244,7 +245,37 @@ fn marked(mark: &str) -> Vec<u32> {
             .map_while(Result::ok)
             .any(|variable| variable == wanted)
     };
-    ids.filter(carries).collect()
+    processes().filter(carries).collect()
+}
+
+/// Adds the descendants: PostgreSQL's workers write their titles over the environment that would mark them.
+fn with_descendants(mut family: Vec<u32>) -> Vec<u32> {
+    let mut parents: Vec<(u32, u32)> = processes().filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let mut next = 0;
+    while let Some(&pid) = family.get(next) {
+        let (children, others) = parents.into_iter().partition(|(_, parent)| *parent == pid);
+        parents = others;
+        let new: Vec<u32> = Vec::<(u32, u32)>::into_iter(children)
+            .map(|(child, _)| child)
+            .filter(|child| !family.contains(child))
+            .collect();
+        family.extend(new);
+        next += 1;
+    }
+    family
+}
+
+/// The fourth field of /proc/PID/stat; the second is the name in parentheses and may hold anything.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
 /// Starts the guard of this harness once; returns the part of the mark that all its processes share.
