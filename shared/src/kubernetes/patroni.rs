@@ -73,6 +73,27 @@ pub struct MemberState {
     pub timeline: Option<Value>,
 }
 
+/// GET /patroni: a member's own, live word about its server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct OwnState {
+    /// running, stopped, starting, stopping, …
+    #[serde(default)]
+    pub state: String,
+    /// primary (4.x; master before), replica, demoted, …
+    #[serde(default)]
+    pub role: String,
+}
+
+impl OwnState {
+    /// Its server runs, or is about to or has not quite ended, and is no standby.
+    ///
+    /// A server stopped behind Patroni's back is `unknown` until its next loop (patroni/api.py, get_postgresql_status).
+    pub fn runs_as_primary(&self) -> bool {
+        matches!(self.role.as_str(), "primary" | "master" | "promoted")
+            && matches!(self.state.as_str(), "running" | "starting" | "restarting" | "stopping")
+    }
+}
+
 /// GET /cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ClusterView {
@@ -118,6 +139,17 @@ impl Patroni {
         self.call(member, Method::PATCH, "/config", Some(change)).await.map(drop)
     }
 
+    /// What a member says of its own server; it asks the server for each answer.
+    ///
+    /// # Errors
+    /// Transient when the member does not answer.
+    pub async fn state(&self, member: &Member) -> Result<OwnState> {
+        // 503 is part of the answer here: it is the status of a member whose server does not run.
+        let doing = format!("patroni of {}: GET /patroni", member.name);
+        let (_, answer) = self.exchange(member, Method::GET, "/patroni", None, &doing).await?;
+        serde_json::from_slice(&answer).map_err(|error| Error::transient(doing).caused_by(error))
+    }
+
     /// What this member knows of all members.
     ///
     /// # Errors
@@ -138,35 +170,37 @@ impl Patroni {
 
     async fn call(&self, member: &Member, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes> {
         let doing = format!("patroni of {}: {method} {path}", member.name);
-        let unsent = |e: http::Error| Error::config(doing.clone()).caused_by(e);
-        let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", member.api))
-            .header("content-type", "application/json");
-        let request = request.body(Full::new(bytes)).map_err(unsent)?;
-        let (status, answer) = tokio::time::timeout(CALL_TIMEOUT, async {
-            let response = self
-                .http
-                .request(request)
-                .await
-                .map_err(|e| Error::transient(doing.clone()).caused_by(e))?;
-            let status = response.status();
-            let answer = response
-                .into_body()
-                .collect()
-                .await
-                .map_err(|e| Error::transient(doing.clone()).caused_by(e))?
-                .to_bytes();
-            Ok::<_, Error>((status, answer))
-        })
-        .await
-        .map_err(|_| Error::transient(format!("{doing}: no answer within {} s", CALL_TIMEOUT.as_secs())))??;
+        let (status, answer) = self.exchange(member, method, path, body, &doing).await?;
         if status == StatusCode::OK {
             return Ok(answer);
         }
         let said = String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned();
         Err(Error::transient(format!("{doing}: {status}: {said}")))
+    }
+
+    async fn exchange(
+        &self,
+        member: &Member,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        doing: &str,
+    ) -> Result<(StatusCode, Bytes)> {
+        let failed = |cause: Box<dyn std::error::Error + Send + Sync>| Error::transient(doing.to_owned()).caused_by(cause);
+        let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", member.api))
+            .header("content-type", "application/json");
+        let request = request.body(Full::new(bytes)).map_err(|e| failed(e.into()))?;
+        tokio::time::timeout(CALL_TIMEOUT, async {
+            let response = self.http.request(request).await.map_err(|e| failed(e.into()))?;
+            let status = response.status();
+            let answer = response.into_body().collect().await.map_err(|e| failed(e.into()))?.to_bytes();
+            Ok((status, answer))
+        })
+        .await
+        .map_err(|_| Error::transient(format!("{doing}: no answer within {} s", CALL_TIMEOUT.as_secs())))?
     }
 }
 

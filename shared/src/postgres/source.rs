@@ -95,6 +95,34 @@ impl Source {
         Ok(rows.into_iter().map(session).collect())
     }
 
+    /// Prepared transactions by name: they hold locks, and nobody would finish them after a cut.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn prepared_transactions(&self) -> Result<Vec<String>> {
+        let rows = self.query("select gid from pg_prepared_xacts order by prepared", &[]).await;
+        Ok(rows
+            .context("listing the prepared transactions of the source")?
+            .iter()
+            .map(|row| row.get(0))
+            .collect())
+    }
+
+    /// Base backups that run now: a stop of the source would break them.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn base_backups(&self) -> Result<Vec<String>> {
+        let sql = "select coalesce(nullif(a.application_name, ''), a.usename::text, 'pid ' || p.pid) || ': ' || p.phase
+                     from pg_stat_progress_basebackup p left join pg_stat_activity a using (pid)";
+        let rows = self.query(sql, &[]).await;
+        Ok(rows
+            .context("listing the base backups of the source")?
+            .iter()
+            .map(|row| row.get(0))
+            .collect())
+    }
+
     /// Ends the client sessions open now; returns how many were told to end.
     ///
     /// # Errors

@@ -1,0 +1,86 @@
+//! The way back before the point of no return: why it is taken, and its order.
+
+use crate::{
+    decide::{Action, Decision, Limits, not_ready},
+    journal::{Fact, Journal, Start},
+    observation::Observation,
+};
+
+/// Why to go back now, if there is a reason.
+pub fn why(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) -> Option<String> {
+    if let Some(abort) = &seen.abort {
+        return Some(abort.clone());
+    }
+    if !seen.follows {
+        return Some("somebody else has ended the target's replica mode".into());
+    }
+    if let Some(source) = seen.source.answer()
+        && source.primary
+        && source.identity.timeline != start.source.timeline
+    {
+        return Some(format!(
+            "the source failed over: timeline {} instead of {}",
+            source.identity.timeline, start.source.timeline
+        ));
+    }
+    if let Some(leader) = seen.patroni.answer().and_then(|patroni| patroni.leader.as_ref())
+        && *leader != start.leader
+    {
+        return Some(format!("the source failed over: the leader is {leader}, it was {}", start.leader));
+    }
+    if let Some(target) = seen.target.answer()
+        && !target.in_recovery
+    {
+        return Some("the target was promoted by somebody else".into());
+    }
+    let (since, name) = match journal.blocked {
+        Some(blocked) => (blocked, "block"),
+        None => (start.at, "start"),
+    };
+    let elapsed = seen.now.duration_since(since).unsigned_abs();
+    (elapsed >= limits.cutover_max).then(|| {
+        format!(
+            "the cut was not through {} s after the {name} (CUTOVER_MAX_SECONDS)",
+            elapsed.as_secs()
+        )
+    })
+}
+
+/// Undoes what was done, in the order in which the application gets its database back soonest.
+pub fn back(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
+    // Before the block nothing but the operator's annotation was touched.
+    if journal.blocked.is_some()
+        && let Some(step) = reopen(start, seen)
+    {
+        return step;
+    }
+    if seen.controller != start.controller {
+        return Decision::Do(Action::UnfreezeOperator);
+    }
+    match not_ready(start, seen) {
+        Some(missing) if journal.blocked.is_some() => Decision::Wait(missing),
+        _ => Decision::Record(Fact::Returned(seen.now)),
+    }
+}
+
+/// The source's server, then its writes, then the application.
+fn reopen(start: &Start, seen: &Observation) -> Option<Decision> {
+    let Some(patroni) = seen.patroni.answer() else {
+        return Some(Decision::Wait("going back: patroni does not answer".into()));
+    };
+    let primary = seen.source.answer().is_some_and(|source| source.primary);
+    if !primary && patroni.primaries.is_empty() && patroni.paused == Some(true) {
+        // While paused nobody else is promoted, so this brings the same server back on the same timeline.
+        return Some(Decision::Do(Action::RestartSource));
+    }
+    if patroni.paused != start.paused || patroni.read_only != start.read_only {
+        return Some(Decision::Do(Action::Unblock));
+    }
+    if !seen.source.answer().is_some_and(|source| source.primary && !source.read_only) {
+        return Some(Decision::Wait("going back: the source does not take writes yet".into()));
+    }
+    if seen.config != start.config {
+        return Some(Decision::Do(Action::Unroute));
+    }
+    (seen.wanted() != start.replicas).then_some(Decision::Do(Action::ScaleUp))
+}

@@ -1,0 +1,376 @@
+//! The order of things, and nothing else: facts and one look in, one decision out. No clock, no I/O.
+//!
+//! Every action may be repeated and may happen late. What must be undone one day is recorded before it is done; what is
+//! irreversible happens only after its proof is recorded. `design.md` §4 tells the protocol in words.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use shared::{
+    postgres::Timeline,
+    readiness::{Finding, Verdict},
+};
+
+use crate::{
+    back,
+    journal::{Fact, Journal, Marker, Promoted, Promotion, Start},
+    observation::{Observation, Sight, TargetSeen},
+    proof,
+};
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// Record this, by compare-and-swap, and look again.
+    Record(Fact),
+    /// Do this, and look again.
+    Do(Action),
+    /// Look again after a pause: this is still missing.
+    Wait(String),
+    /// The end before the beginning: this stands against a cut, and waiting does not help. Exit 2 or 3.
+    NotReady(Finding),
+    /// The end without a cut: nothing irreversible was done, and nothing is left changed. Exit 3.
+    Refuse(String),
+    /// A person must look: this contradicts the record. Exit 4.
+    Alarm(String),
+    /// The end: the application runs on the target. Exit 0.
+    Done,
+}
+
+/// An effect. Each is safe to repeat and safe to perform late.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The CR's annotation: the Zalando operator leaves the source alone.
+    FreezeOperator,
+    /// CHECKPOINT on the source, restartpoint on the target; then record that.
+    Checkpoint,
+    /// One PATCH of Patroni: pause and read-only.
+    Hold,
+    /// [`Action::Hold`], and the application to 0 in parallel: the downtime begins.
+    Block,
+    /// End the client sessions of the source, read its position, and record both.
+    EndSessions,
+    /// Stop the source's server cleanly, by SQL.
+    Fence,
+    /// Restartpoint on the target, so that its pg_control tells which checkpoint it has replayed.
+    Restartpoint,
+    /// `spec.replica.enabled: false`.
+    Promote,
+    /// Prove a write on the target.
+    ProveWrite,
+    /// Point the application's ConfigMap to the target.
+    Route,
+    /// The recorded replica counts.
+    ScaleUp,
+    /// Write the receipt.
+    WriteReceipt,
+    /// Back: start the source's stopped server, while Patroni is still paused.
+    RestartSource,
+    /// Back: lift pause and read-only, as they were.
+    Unblock,
+    /// Back: point the application's ConfigMap to the source again.
+    Unroute,
+    /// Back: the CR's annotation as it was.
+    UnfreezeOperator,
+}
+
+/// How long and how much.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// CUTOVER_MAX_SECONDS, from the block to the point of no return.
+    pub cutover_max: Duration,
+    /// APP_CONFIG_TARGET: the application's ConfigMap as it shall be.
+    pub config: BTreeMap<String, String>,
+}
+
+/// The next decision.
+pub fn decide(journal: &Journal, seen: &Observation, limits: &Limits) -> Decision {
+    if journal.finished.is_some() {
+        return Decision::Done;
+    }
+    if journal.returned.is_some() {
+        let reason = journal.going_back.as_ref().map_or("", |back| &back.reason);
+        return Decision::Refuse(format!("went back: {reason}"));
+    }
+    let Some(start) = &journal.started else {
+        return begin(seen);
+    };
+    if let Some(contradiction) = contradiction(journal, start, seen) {
+        return Decision::Alarm(contradiction);
+    }
+    if journal.past_return() {
+        return after(journal, start, seen, limits);
+    }
+    if journal.going_back.is_some() {
+        return back::back(journal, start, seen);
+    }
+    match back::why(journal, start, seen, limits) {
+        Some(reason) => Decision::Record(Fact::GoingBack(crate::journal::GoingBack { at: seen.now, reason })),
+        None => before(journal, start, seen),
+    }
+}
+
+/// Nothing is recorded yet: either everything is as it must be, or nothing is touched.
+fn begin(seen: &Observation) -> Decision {
+    if let Some(why) = &seen.abort {
+        return Decision::Refuse(format!("{why}: nothing was changed"));
+    }
+    if let Some(finding) = seen.against() {
+        return match finding.verdict {
+            Verdict::NotYet => Decision::Wait(finding.to_string()),
+            _ => Decision::NotReady(finding.clone()),
+        };
+    }
+    let (Sight::Answers(source), Sight::Answers(target), Sight::Answers(patroni)) = (&seen.source, &seen.target, &seen.patroni) else {
+        return Decision::Wait(silent(seen));
+    };
+    let Some(leader) = patroni.leader.clone() else {
+        return Decision::Wait("the source has no leader".into());
+    };
+    Decision::Record(Fact::Started(Box::new(Start {
+        at: seen.now,
+        source: source.identity,
+        leader,
+        target: target.identity,
+        target_owes_restart: target.running.archive_mode == "always",
+        replicas: seen.wanted(),
+        config: seen.config.clone(),
+        controller: seen.controller.clone(),
+        paused: patroni.paused,
+        read_only: patroni.read_only.clone(),
+    })))
+}
+
+/// Up to the point of no return.
+fn before(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
+    if !operator_frozen(seen) {
+        return Decision::Do(Action::FreezeOperator);
+    }
+    if journal.checkpointed.is_none() {
+        return Decision::Do(Action::Checkpoint);
+    }
+    if journal.blocked.is_none() {
+        return match seen.against() {
+            Some(finding) => Decision::Wait(finding.to_string()),
+            None => Decision::Record(Fact::Blocked(seen.now)),
+        };
+    }
+    if journal.fenced.is_none() {
+        return block(journal, seen);
+    }
+    fence(journal, start, seen)
+}
+
+/// The block stands, the sessions are ended, the target has caught up; then the fence is recorded.
+fn block(journal: &Journal, seen: &Observation) -> Decision {
+    if seen.held() == Some(false) || seen.apps.values().any(|app| app.wanted != 0) {
+        return Decision::Do(Action::Block);
+    }
+    if !seen.blocked() {
+        return Decision::Wait("the block has not reached the source's leader".into());
+    }
+    let Some(marker) = &journal.marker else {
+        return Decision::Do(Action::EndSessions);
+    };
+    match &seen.target {
+        Sight::Silent(why) => Decision::Wait(format!("the target does not answer: {why}")),
+        Sight::Answers(target) if target.replay.replay < Some(marker.lsn) => Decision::Wait(format!(
+            "the target has replayed {}, the marker is {}",
+            shown(target.replay.replay),
+            marker.lsn
+        )),
+        Sight::Answers(_) => Decision::Record(Fact::Fenced(seen.now)),
+    }
+}
+
+/// The source is stopped, and the target proves that nothing is missing; then the promotion is recorded.
+fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
+    let (Some(marker), Sight::Answers(target)) = (&journal.marker, &seen.target) else {
+        return Decision::Wait(silent(seen));
+    };
+    if let Some(primary) = seen.source_primary() {
+        // Stopping needs an SQL session; a member whose REST API still says running is on its way down.
+        return match &seen.source {
+            Sight::Answers(_) => Decision::Do(Action::Fence),
+            Sight::Silent(_) => Decision::Wait(format!("{primary} still runs as a primary")),
+        };
+    }
+    let Sight::Answers(patroni) = &seen.patroni else {
+        return Decision::Wait(silent(seen));
+    };
+    if seen.held() == Some(false) {
+        return Decision::Do(Action::Hold);
+    }
+    if !patroni.silent.is_empty() {
+        return Decision::Wait(format!("{} does not say whether its server runs", patroni.silent.join(", ")));
+    }
+    match proof::clean_stop(
+        &target.control,
+        &target.replay,
+        marker.lsn,
+        start.source.timeline,
+        target.segment_bytes,
+    ) {
+        Ok(replayed) => Decision::Record(Fact::Promotion(Promotion {
+            at: seen.now,
+            shutdown_checkpoint: target.control.checkpoint,
+            replayed,
+            timeline: start.source.timeline,
+            target_clock: target.running.now,
+        })),
+        Err(_) => Decision::Do(Action::Restartpoint),
+    }
+}
+
+/// Past the point of no return: only forward.
+fn after(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) -> Decision {
+    if !operator_frozen(seen) {
+        return Decision::Do(Action::FreezeOperator);
+    }
+    if seen.held() == Some(false) {
+        // Without the pause Patroni would promote another member of the source.
+        return Decision::Do(Action::Hold);
+    }
+    if seen.source.answer().is_some_and(|source| source.primary) {
+        // Somebody started it: it must not serve anybody ever again.
+        return Decision::Do(Action::Fence);
+    }
+    if seen.follows {
+        return Decision::Do(Action::Promote);
+    }
+    if journal.promoted.is_none() {
+        return promoted(journal, start, seen);
+    }
+    if journal.routed.is_none() || journal.serving.is_none() {
+        return route(journal, start, seen, limits);
+    }
+    Decision::Do(Action::WriteReceipt)
+}
+
+/// Primary, restarted, and a write proved.
+fn promoted(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
+    let (Some(promotion), Sight::Answers(target)) = (&journal.promotion, &seen.target) else {
+        return Decision::Wait(format!("the target is promoting or restarting ({})", silent(seen)));
+    };
+    if target.in_recovery {
+        return Decision::Wait("the target is promoting".into());
+    }
+    match restart_owed(target, promotion, start.target_owes_restart) {
+        Some(missing) => Decision::Wait(missing),
+        None => Decision::Do(Action::ProveWrite),
+    }
+}
+
+/// What is missing from "CNPG's restart of the new primary is over"; its phase does not tell (verified.md, *"Healthy" is not "done"*).
+fn restart_owed(target: &TargetSeen, promotion: &Promotion, owed: bool) -> Option<String> {
+    if target.running.archive_mode == "always" || target.running.pending_restart > 0 {
+        return Some("the target is primary and must still be restarted by CNPG (archive_mode)".into());
+    }
+    if owed && target.running.postmaster_start <= promotion.target_clock {
+        return Some("the target is primary and its restart by CNPG is not seen yet".into());
+    }
+    None
+}
+
+/// The application's ConfigMap, then its pods.
+fn route(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) -> Decision {
+    let there = limits
+        .config
+        .iter()
+        .all(|(key, value)| seen.config.values.get(key).is_some_and(|now| now.as_ref() == Some(value)));
+    if !there {
+        return Decision::Do(Action::Route);
+    }
+    if journal.routed.is_none() {
+        return Decision::Record(Fact::Routed(seen.now));
+    }
+    if seen.wanted() != start.replicas {
+        return Decision::Do(Action::ScaleUp);
+    }
+    match not_ready(start, seen) {
+        Some(missing) => Decision::Wait(missing),
+        None => Decision::Record(Fact::Serving(seen.now)),
+    }
+}
+
+/// Deployments that have fewer ready pods than they had.
+pub fn not_ready(start: &Start, seen: &Observation) -> Option<String> {
+    let missing: Vec<String> = start
+        .replicas
+        .iter()
+        .filter_map(|(name, wanted)| {
+            let ready = seen.apps.get(name).map_or(0, |app| app.ready);
+            (ready < *wanted).then(|| format!("{name} {ready}/{wanted}"))
+        })
+        .collect();
+    (!missing.is_empty()).then(|| format!("waiting for pods: {}", missing.join(", ")))
+}
+
+/// What the record and the sight cannot both be true of.
+fn contradiction(journal: &Journal, start: &Start, seen: &Observation) -> Option<String> {
+    if let Some(source) = seen.source.answer()
+        && source.identity.system_identifier != start.source.system_identifier
+    {
+        return Some(format!(
+            "the source's system identifier is {}, the record says {}",
+            source.identity.system_identifier, start.source.system_identifier
+        ));
+    }
+    let target = seen.target.answer()?;
+    if target.identity.system_identifier != start.target.system_identifier {
+        return Some(format!(
+            "the target's system identifier is {}, the record says {}",
+            target.identity.system_identifier, start.target.system_identifier
+        ));
+    }
+    let promotion = journal.promotion.as_ref()?;
+    let expected = Timeline(promotion.timeline.0 + 1);
+    if !target.in_recovery && target.identity.timeline != expected {
+        return Some(format!(
+            "the target is on timeline {}, its promotion should have begun timeline {expected}",
+            target.identity.timeline
+        ));
+    }
+    None
+}
+
+/// The operator leaves the CR alone.
+pub fn operator_frozen(seen: &Observation) -> bool {
+    seen.controller.as_deref() == Some(shared::kubernetes::zalando::FROZEN)
+}
+
+/// Who does not answer, and why.
+fn silent(seen: &Observation) -> String {
+    let sides = [
+        ("source", seen.source.answer().is_none(), silence(&seen.source)),
+        ("patroni", seen.patroni.answer().is_none(), silence(&seen.patroni)),
+        ("target", seen.target.answer().is_none(), silence(&seen.target)),
+    ];
+    let said: Vec<String> = sides
+        .into_iter()
+        .filter(|(_, silent, _)| *silent)
+        .map(|(name, _, why)| format!("{name}: {why}"))
+        .collect();
+    said.join("; ")
+}
+
+fn silence<T>(sight: &Sight<T>) -> String {
+    match sight {
+        Sight::Silent(why) => why.clone(),
+        Sight::Answers(_) => String::new(),
+    }
+}
+
+fn shown(lsn: Option<shared::postgres::Lsn>) -> String {
+    lsn.map_or_else(|| "nothing".to_owned(), |lsn| lsn.to_string())
+}
+
+/// The fact that [`Action::EndSessions`] leaves.
+pub fn marker(at: Timestamp, lsn: shared::postgres::Lsn, sessions_ended: u64) -> Fact {
+    Fact::Marker(Marker { at, lsn, sessions_ended })
+}
+
+/// The fact that [`Action::ProveWrite`] leaves.
+pub fn write_proved(at: Timestamp, timeline: Timeline) -> Fact {
+    Fact::Promoted(Promoted { at, timeline })
+}

@@ -1,0 +1,136 @@
+//! The loop: look, decide, act, look again. It knows no order of things (that is `decide`) and no servers (that is a [`World`]).
+
+use std::time::Duration;
+
+use shared::{
+    error::{Error, ErrorKind, Result},
+    readiness,
+};
+
+use crate::{
+    decide::{Action, Decision, Limits, decide},
+    journal::{Fact, Journal, Start},
+    observation::Observation,
+};
+
+/// Everything outside the program. Two implementations: `Live`, and `Model` in the tests.
+pub trait World {
+    /// Reads the record, and looks at everything.
+    async fn observe(&mut self) -> Result<(Journal, Observation)>;
+    /// Adds a fact to the record as it was last read. That somebody else wrote first is no error: the next look shows it.
+    async fn record(&mut self, fact: Fact) -> Result<()>;
+    /// Performs an action; returns the fact that it leaves, if that cannot be observed.
+    async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>>;
+    /// Waits before the next look, and says for what.
+    async fn pause(&mut self, missing: &str, pace: Pace);
+    /// SIGTERM has arrived.
+    fn stop_asked(&self) -> bool;
+}
+
+/// How soon to look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Something is on its way.
+    Close,
+    /// A look or an effect failed.
+    Failed,
+}
+
+/// Looks or effects that may fail in a row, [`Pace::Failed`] apart (0.5 s): the API server may be away for some minutes.
+const FAILURES_MAX: u32 = 600;
+/// The same for errors that a person must mend, such as a missing verb.
+const LASTING_FAILURES_MAX: u32 = 30;
+/// Looks in all: no run is endless, whatever the world does.
+const LOOKS_MAX: u32 = 100_000;
+
+/// Drives the cut to one of its ends.
+///
+/// # Errors
+/// Refused when nothing irreversible was done, Unsafe when a person must look, Transient when another run shall go on.
+pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
+    let mut failed = 0;
+    let mut first_look: Option<jiff::Timestamp> = None;
+    for _ in 0..LOOKS_MAX {
+        let (journal, seen) = match world.observe().await {
+            Ok(look) => look,
+            Err(error) => {
+                failed += 1;
+                give_up(error, failed, first_look.is_some(), world).await?;
+                continue;
+            }
+        };
+        let waited = seen.now.duration_since(*first_look.get_or_insert(seen.now)).unsigned_abs();
+        if journal.past_return() && journal.finished.is_none() && world.stop_asked() {
+            return Err(
+                Error::transient("asked to end (SIGTERM) past the point of no return; every step so far is recorded")
+                    .hint("start the cutover again: it goes on from here"),
+            );
+        }
+        let outcome = match decide(&journal, &seen, limits) {
+            Decision::Done => return Ok(()),
+            Decision::NotReady(_) => return readiness::worst(&seen.readiness),
+            Decision::Refuse(reason) => {
+                return Err(
+                    Error::refused(reason).hint("the application runs on the source as before; mend the cause and start a new cutover")
+                );
+            }
+            Decision::Alarm(reason) => {
+                return Err(Error::contradiction(reason)
+                    .hint("change nothing by hand before the record cutover-<cluster> and both servers have been compared"));
+            }
+            Decision::Wait(missing) => {
+                patience(&journal, waited, limits, &missing)?;
+                world.pause(&missing, Pace::Close).await;
+                Ok(())
+            }
+            Decision::Record(fact) => world.record(fact).await,
+            Decision::Do(action) => act(world, &action, &journal).await,
+        };
+        if let Err(error) = outcome {
+            failed += 1;
+            give_up(error, failed, true, world).await?;
+        } else {
+            failed = 0;
+        }
+    }
+    Err(Error::transient("the cutover did not come to an end").hint("start it again: it goes on from what is recorded"))
+}
+
+async fn act(world: &mut impl World, action: &Action, journal: &Journal) -> Result<()> {
+    let Some(start) = &journal.started else {
+        return Err(Error::contradiction("an action before the start was recorded"));
+    };
+    match world.perform(action, start).await? {
+        Some(fact) => world.record(fact).await,
+        None => Ok(()),
+    }
+}
+
+/// A failed look or effect is repeated after a pause; what a person must mend ends the program at once while nothing was touched.
+async fn give_up(error: Error, failed: u32, has_looked: bool, world: &mut impl World) -> Result<()> {
+    let failures_max = match error.kind() {
+        ErrorKind::Transient => FAILURES_MAX,
+        _ if has_looked => LASTING_FAILURES_MAX,
+        _ => 0,
+    };
+    if failed <= failures_max {
+        world.pause(&error.to_string(), Pace::Failed).await;
+        return Ok(());
+    }
+    Err(error.hint("start the cutover again when this is mended: it goes on from what is recorded"))
+}
+
+/// Before anything was changed and past the point of no return a wait has no other end; in between `decide` goes back by itself.
+fn patience(journal: &Journal, waited: Duration, limits: &Limits, missing: &str) -> Result<()> {
+    let untouched = journal.started.is_none();
+    if untouched && waited >= limits.cutover_max {
+        return Err(Error::transient(format!("not ready: {missing}"))
+            .hint("nothing was changed; run validate-replication to see all that is missing"));
+    }
+    // Past the return and on the way back the person must learn of it, and a rerun waits on.
+    if waited >= limits.cutover_max * 10 {
+        return Err(Error::transient(format!("gave up waiting: {missing}"))
+            .hint("every step so far is recorded; start the cutover again to go on from here"));
+    }
+    Ok(())
+}

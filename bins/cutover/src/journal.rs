@@ -1,0 +1,176 @@
+//! The facts of a cutover that cannot be observed again, a key each in the ConfigMap `cutover-<cluster>`; present means done.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use shared::postgres::{Identity, Lsn, Timeline};
+
+/// All facts. A key is written once and never removed, until an attempt that went back is followed by a new one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Journal {
+    /// How things stood before anything was changed.
+    pub started: Option<Start>,
+    /// Checkpoints were taken on both sides, so that those in the downtime are short.
+    pub checkpointed: Option<Timestamp>,
+    /// Writes at the source are about to be blocked: the downtime begins, and the deadline runs.
+    pub blocked: Option<Timestamp>,
+    /// Position of the source after the block, and after the client sessions were ended.
+    pub marker: Option<Marker>,
+    /// The source's server is about to be stopped.
+    pub fenced: Option<Timestamp>,
+    /// The promotion is requested: the point of no return, with the proof that allowed it.
+    pub promotion: Option<Promotion>,
+    /// The target is a primary, its restart is over, and it took a write.
+    pub promoted: Option<Promoted>,
+    /// The application points to the target.
+    pub routed: Option<Timestamp>,
+    /// The application is ready on the target: the downtime is over.
+    pub serving: Option<Timestamp>,
+    /// The receipt is written; nothing is left to do.
+    pub finished: Option<Timestamp>,
+    /// It was decided to go back, and why. Excludes `promotion`.
+    pub going_back: Option<GoingBack>,
+    /// Everything is as it was before.
+    pub returned: Option<Timestamp>,
+}
+
+/// How things stood at the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// When.
+    pub at: Timestamp,
+    /// The source.
+    pub source: Identity,
+    /// Patroni's member that was leader.
+    pub leader: String,
+    /// The target, a physical copy of it.
+    pub target: Identity,
+    /// The target must restart once after its promotion, because its archive_mode is `always` (facts/cnpg.md §2.3).
+    pub target_owes_restart: bool,
+    /// Replica counts of the application's Deployments.
+    pub replicas: BTreeMap<String, i32>,
+    /// Name of the application's ConfigMap, and the keys that will be changed with the values they had (None: absent).
+    pub config: AppConfig,
+    /// The CR's annotation `acid.zalan.do/controller`.
+    pub controller: Option<String>,
+    /// Patroni's own `pause`.
+    pub paused: Option<bool>,
+    /// Patroni's own `default_transaction_read_only`.
+    pub read_only: Option<String>,
+}
+
+/// The application's ConfigMap.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppConfig {
+    /// Its name, with kustomize's hash.
+    pub name: String,
+    /// The keys of APP_CONFIG_TARGET and their values.
+    pub values: BTreeMap<String, Option<String>>,
+}
+
+/// The source's position after the block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// When it was read.
+    pub at: Timestamp,
+    /// Nothing acknowledged before lies behind it.
+    pub lsn: Lsn,
+    /// Client sessions that were ended just before.
+    pub sessions_ended: u64,
+}
+
+/// The point of no return.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promotion {
+    /// When it was recorded.
+    pub at: Timestamp,
+    /// Start of the source's shutdown checkpoint record.
+    pub shutdown_checkpoint: Lsn,
+    /// Where the target's replay stood: the end of that record.
+    pub replayed: Lsn,
+    /// The timeline that both were on.
+    pub timeline: Timeline,
+    /// The target's own clock, to compare its postmaster's start with.
+    pub target_clock: Timestamp,
+}
+
+/// The target serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promoted {
+    /// When a write was proved.
+    pub at: Timestamp,
+    /// The new timeline: the source's plus one.
+    pub timeline: Timeline,
+}
+
+/// Why the way back was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoingBack {
+    /// When it was decided.
+    pub at: Timestamp,
+    /// In words, for the person in the window.
+    pub reason: String,
+}
+
+/// A fact to be added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// See [`Journal::started`].
+    Started(Box<Start>),
+    /// See [`Journal::checkpointed`].
+    Checkpointed(Timestamp),
+    /// See [`Journal::blocked`].
+    Blocked(Timestamp),
+    /// See [`Journal::marker`].
+    Marker(Marker),
+    /// See [`Journal::fenced`].
+    Fenced(Timestamp),
+    /// See [`Journal::promotion`].
+    Promotion(Promotion),
+    /// See [`Journal::promoted`].
+    Promoted(Promoted),
+    /// See [`Journal::routed`].
+    Routed(Timestamp),
+    /// See [`Journal::serving`].
+    Serving(Timestamp),
+    /// See [`Journal::finished`].
+    Finished(Timestamp),
+    /// See [`Journal::going_back`].
+    GoingBack(GoingBack),
+    /// See [`Journal::returned`].
+    Returned(Timestamp),
+    /// A new attempt after one that went back: the record begins anew.
+    Anew,
+}
+
+impl Journal {
+    /// Past the point of no return there is only forward.
+    pub fn past_return(&self) -> bool {
+        self.promotion.is_some()
+    }
+
+    /// The journal with one more fact.
+    #[must_use]
+    pub fn with(&self, fact: Fact) -> Self {
+        let mut next = self.clone();
+        match fact {
+            Fact::Started(start) => next.started = Some(*start),
+            Fact::Checkpointed(at) => next.checkpointed = Some(at),
+            Fact::Blocked(at) => next.blocked = Some(at),
+            Fact::Marker(marker) => next.marker = Some(marker),
+            Fact::Fenced(at) => next.fenced = Some(at),
+            Fact::Promotion(promotion) => next.promotion = Some(promotion),
+            Fact::Promoted(promoted) => next.promoted = Some(promoted),
+            Fact::Routed(at) => next.routed = Some(at),
+            Fact::Serving(at) => next.serving = Some(at),
+            Fact::Finished(at) => next.finished = Some(at),
+            Fact::GoingBack(back) => next.going_back = Some(back),
+            Fact::Returned(at) => next.returned = Some(at),
+            Fact::Anew => next = Self::default(),
+        }
+        next
+    }
+}

@@ -1,0 +1,128 @@
+//! One cutover at a time: a Lease, so that a second one is refused at once and in words.
+//!
+//! It is a courtesy and no guard: what protects the data is the compare-and-swap on the record.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use kube::{Api, Client, api::PostParams};
+use shared::{
+    error::{Context as _, Error, Result, is_conflict},
+    kubernetes,
+    record::labels,
+    wait::{self, Seen},
+};
+use tokio::time::Instant;
+
+/// How long a holder that no longer renews keeps others out.
+const DURATION: Duration = Duration::from_secs(6);
+const RENEWAL: Duration = Duration::from_secs(2);
+
+/// A held Lease; renewed in the background until it is released.
+pub struct Held {
+    api: Api<Lease>,
+    name: String,
+    holder: String,
+    renewal: tokio::task::JoinHandle<()>,
+}
+
+/// Takes the Lease, or waits until a holder that died has lost it.
+///
+/// # Errors
+/// Refused while another cutover renews it.
+pub async fn take(client: &Client, namespace: &str, name: &str) -> Result<Held> {
+    let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    let holder = format!(
+        "{}-{}",
+        std::env::var("HOSTNAME").unwrap_or_else(|_| "local".into()),
+        std::process::id()
+    );
+    let mut last_seen: Option<(Option<MicroTime>, Instant)> = None;
+    let mut renewals = 0;
+    // Long enough to see a dead holder's Lease run out, and a living one's renewed twice.
+    let deadline = Instant::now() + DURATION * 3;
+    wait::until(deadline, Duration::from_millis(500), async || {
+        let found = kubernetes::get(&api, name).await?;
+        let spec = found.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default();
+        if let Some(other) = spec.holder_identity.clone().filter(|other| !other.is_empty()) {
+            // As in client-go, only the own clock counts: the holder is dead when nothing moved for the duration.
+            let moved = last_seen.as_ref().is_none_or(|(renewed, _)| *renewed != spec.renew_time);
+            if moved && last_seen.is_some() {
+                renewals += 1;
+            }
+            if renewals >= 2 {
+                return Err(
+                    Error::refused(format!("another cutover is running: {other}")).hint("follow its log; this one has changed nothing")
+                );
+            }
+            if moved {
+                last_seen = Some((spec.renew_time.clone(), Instant::now()));
+            }
+            if last_seen.as_ref().is_some_and(|(_, since)| since.elapsed() < DURATION) {
+                return Ok(Seen::NotYet(format!("the lease {name} is held by {other}")));
+            }
+        }
+        write(&api, name, found, &holder).await
+    })
+    .await
+    .context("taking the lease")?;
+    let renewal = tokio::spawn(renew(api.clone(), name.to_owned(), holder.clone()));
+    Ok(Held {
+        api,
+        name: name.to_owned(),
+        holder,
+        renewal,
+    })
+}
+
+impl Held {
+    /// Lets the next cutover begin at once.
+    pub async fn release(self) {
+        self.renewal.abort();
+        if let Ok(Some(lease)) = kubernetes::get(&self.api, &self.name).await
+            && lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(&self.holder)
+        {
+            // A failure only means that the next one waits for the Lease to run out.
+            let _ = write(&self.api, &self.name, Some(lease), "").await;
+        }
+    }
+}
+
+async fn renew(api: Api<Lease>, name: String, holder: String) {
+    loop {
+        tokio::time::sleep(RENEWAL).await;
+        if let Ok(Some(lease)) = kubernetes::get(&api, &name).await
+            && lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(&holder)
+        {
+            let _ = write(&api, &name, Some(lease), &holder).await;
+        }
+    }
+}
+
+async fn write(api: &Api<Lease>, name: &str, found: Option<Lease>, holder: &str) -> Result<Seen<()>> {
+    let exists = found.is_some();
+    let mut lease = found.unwrap_or_default();
+    lease.metadata.name = Some(name.to_owned());
+    lease.metadata.labels = Some(labels());
+    lease.spec = Some(LeaseSpec {
+        holder_identity: Some(holder.to_owned()),
+        lease_duration_seconds: Some(DURATION.as_secs() as i32),
+        renew_time: Some(MicroTime(Timestamp::now())),
+        ..LeaseSpec::default()
+    });
+    let params = PostParams::default();
+    let answer = if exists {
+        api.replace(name, &params, &lease).await
+    } else {
+        api.create(&params, &lease).await
+    };
+    match answer {
+        Ok(_) => Ok(Seen::Ready(())),
+        Err(error) if is_conflict(&error) => Ok(Seen::NotYet("the lease has just been taken".into())),
+        Err(error) => Err(error).context(format!("writing the lease {name}")),
+    }
+}

@@ -1,0 +1,77 @@
+//! The receipt: an immutable ConfigMap that answers, a year later, "was anything lost?".
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client, api::PostParams};
+use serde_json::{Value, json};
+use shared::{
+    error::{Context as _, Result, is_conflict},
+    record::labels,
+};
+
+use crate::journal::{Journal, Start};
+
+/// Writes `<record>-receipt`. One that exists already is the same cut's: the journal has no second end.
+///
+/// # Errors
+/// The API's.
+pub async fn write(client: &Client, namespace: &str, record: &str, start: &Start, journal: &Journal) -> Result<()> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let mut map = ConfigMap {
+        immutable: Some(true),
+        data: Some(data(start, journal)),
+        ..ConfigMap::default()
+    };
+    map.metadata.name = Some(format!("{record}-receipt"));
+    map.metadata.labels = Some(labels());
+    match maps.create(&PostParams::default(), &map).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_conflict(&error) => Ok(()),
+        Err(error) => Err(error).context("writing the receipt"),
+    }
+}
+
+fn data(start: &Start, journal: &Journal) -> BTreeMap<String, String> {
+    let facts = serde_json::to_string_pretty(journal).unwrap_or_default();
+    let summary = serde_json::to_string_pretty(&summary(start, journal)).unwrap_or_default();
+    [
+        ("summary.json".to_owned(), summary),
+        ("journal.json".to_owned(), facts),
+        ("proof.txt".to_owned(), proof(start, journal)),
+        ("program".to_owned(), format!("cutover {}", env!("CARGO_PKG_VERSION"))),
+    ]
+    .into()
+}
+
+/// Instants, and ms since the block for each step.
+fn summary(start: &Start, journal: &Journal) -> Value {
+    let since_block = |at: Option<Timestamp>| Some(at?.duration_since(journal.blocked?).as_millis() as i64);
+    json!({
+        "source": start.source, "target": start.target, "replicas": start.replicas,
+        "blocked": journal.blocked,
+        "ms_since_block": {
+            "marker": since_block(journal.marker.as_ref().map(|m| m.at)),
+            "caught_up": since_block(journal.fenced),
+            "source_down_and_proved": since_block(journal.promotion.as_ref().map(|p| p.at)),
+            "primary_restarted_and_written": since_block(journal.promoted.as_ref().map(|p| p.at)),
+            "routed": since_block(journal.routed),
+            "serving": since_block(journal.serving),
+        },
+        "marker": journal.marker, "promotion": journal.promotion, "promoted": journal.promoted,
+    })
+}
+
+/// The argument in words.
+fn proof(start: &Start, journal: &Journal) -> String {
+    let (Some(promotion), Some(promoted)) = (&journal.promotion, &journal.promoted) else {
+        return "the cut was not finished".to_owned();
+    };
+    format!(
+        "The source {} (timeline {}) was stopped cleanly. The last record that it wrote is its shutdown checkpoint at {};\n\
+         the target had replayed exactly to its end, {}, when its promotion was recorded. So everything the source ever\n\
+         acknowledged is on the target, and nothing was written on the source after it. The target is primary on timeline {}.\n",
+        start.source.system_identifier, promotion.timeline, promotion.shutdown_checkpoint, promotion.replayed, promoted.timeline
+    )
+}

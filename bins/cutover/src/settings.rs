@@ -1,0 +1,67 @@
+//! The environment of the cutover; keys of `manifests/base/settings.env`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+use shared::config::{List, Name, Text};
+
+use crate::decide::Limits;
+
+/// What the cutover is told. `SOURCE_*` and `TARGET_*` connections are read beside it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Settings {
+    /// The `postgresql` resource.
+    pub source_cluster: Name,
+    /// The CNPG Cluster.
+    pub target_cluster: Name,
+    /// The application's database.
+    pub database: Text,
+    /// The application's Deployments.
+    pub apps: List<Name>,
+    /// The application's ConfigMap.
+    pub app_configmap: Name,
+    /// Its keys and values after the cut, as `KEY=value,KEY=value`.
+    #[serde(deserialize_with = "pairs")]
+    pub app_config_target: BTreeMap<String, String>,
+    /// How traffic reaches the target.
+    pub route: Route,
+    /// Print the plan and change nothing.
+    pub dry_run: bool,
+    /// Longest time from the block to the point of no return, in seconds.
+    pub cutover_max_seconds: u64,
+    /// Most bytes that the target may lag behind before the cut begins.
+    pub lag_bytes_max: u64,
+}
+
+/// ROUTE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Route {
+    /// The guide's way: the application's ConfigMap is changed while it is scaled to 0.
+    Config,
+}
+
+impl Settings {
+    /// What `decide` needs of it.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            cutover_max: Duration::from_secs(self.cutover_max_seconds),
+            config: self.app_config_target.clone(),
+        }
+    }
+}
+
+fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let words = text.split([',', ' ', '\n']).filter(|word| !word.is_empty());
+    let pairs: BTreeMap<String, String> = words
+        .map(|word| match word.split_once('=') {
+            Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(D::Error::custom(format!("APP_CONFIG_TARGET: {word:?} is not KEY=value"))),
+        })
+        .collect::<Result<_, _>>()?;
+    if pairs.is_empty() {
+        return Err(D::Error::custom("APP_CONFIG_TARGET is empty"));
+    }
+    Ok(pairs)
+}
