@@ -212,6 +212,22 @@ impl Lsn {
     pub fn bytes_since(self, earlier: Self) -> u64 {
         u64::from(self.0).saturating_sub(u64::from(earlier.0))
     }
+
+    /// The end of the last record before an insert position, as replay positions are counted.
+    ///
+    /// At the start of a page the insert position already lies behind the page's header (24 bytes, 40 at the start of a
+    /// segment: access/xlog_internal.h), while flush and replay stand before it. On an idle server, for example after a
+    /// switch of segments, no replay position would ever reach the position as it is. No record ends there by itself: the
+    /// smallest takes 24 bytes, and of one that began on the page before, no other end lies on the page's start.
+    #[must_use]
+    pub fn last_record_end(self) -> Self {
+        const PAGE_BYTES: u64 = 8192;
+        let position = u64::from(self.0);
+        match position % PAGE_BYTES {
+            header @ (24 | 40) => Self((position - header).into()),
+            _ => self,
+        }
+    }
 }
 
 impl fmt::Display for Lsn {
@@ -313,5 +329,15 @@ mod tests {
         assert_eq!(b.bytes_since(a), 8);
         assert_eq!(a.bytes_since(b), 0);
         assert!("zero".parse::<Lsn>().is_err());
+    }
+
+    #[test]
+    fn an_insert_position_behind_a_page_header_is_the_page_start() {
+        let end = |text: &str| text.parse::<Lsn>().unwrap().last_record_end().to_string();
+        // As PostgreSQL 17 shows it after pg_switch_wal(): insert 0/3000028, flush and replay 0/3000000.
+        assert_eq!(end("0/3000028"), "0/3000000");
+        assert_eq!(end("0/3002018"), "0/3002000");
+        assert_eq!(end("0/3000030"), "0/3000030");
+        assert_eq!(end("0/3000000"), "0/3000000");
     }
 }

@@ -44,7 +44,8 @@ impl Source {
         identity(self).await
     }
 
-    /// Position after the last WAL record inserted, flushed or not: nothing that was acknowledged lies behind it.
+    /// End of the last WAL record inserted, flushed or not: nothing that was acknowledged lies behind it, and the target's
+    /// replay reaches it also when the source writes nothing more.
     ///
     /// # Errors
     /// The database's; it fails on a standby.
@@ -53,7 +54,8 @@ impl Source {
             .query_one("select pg_current_wal_insert_lsn()", &[])
             .await
             .context("reading the insert lsn of the source")?
-            .get(0)))
+            .get(0))
+        .last_record_end())
     }
 
     /// Whether new transactions are read-only unless they ask otherwise.
