@@ -104,16 +104,12 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
     until("the server stopped", async || !leader.postgres_runs()).await;
     // Longer than a round of Patroni (loop_wait is 10 s): what it does not do in this time it does not do.
     let watched = Instant::now();
+    let replica = source.members().iter().find(|member| member.name() != leader.name()).unwrap();
+    let standby = source.connect_to(replica, "postgres").await.unwrap();
     while watched.elapsed() < Duration::from_secs(12) {
-        let cluster = source.cluster().await.unwrap();
-        assert!(
-            cluster["members"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .all(|member| member["role"] != "leader" || member["state"] != "running"),
-            "{cluster}"
-        );
+        assert!(!leader.postgres_runs(), "the stopped server was started again");
+        let in_recovery: bool = standby.query_one("select pg_is_in_recovery()", &[]).await.unwrap().get(0);
+        assert!(in_recovery, "the other member was promoted");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 
