@@ -57,20 +57,29 @@ impl Process {
     ///
     /// # Errors
     /// The log cannot be written or the program cannot be started.
-    pub fn start(name: &str, mut command: Command, log: &Path) -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let mark = format!("{}:{}", guard()?, NUMBER.fetch_add(1, Ordering::Relaxed));
+    pub fn start(name: &str, command: Command, log: &Path) -> Result<Self> {
         let file = File::options()
             .create(true)
             .append(true)
             .open(log)
             .with_context(|| format!("opening {}", log.display()))?;
+        Self::start_into(name, command, file, log)
+    }
+
+    /// As [`Process::start`], with standard output and error going to `output`, for example the end of a pipe; whoever
+    /// reads from the other end writes the log.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn start_into(name: &str, mut command: Command, output: File, log: &Path) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let mark = format!("{}:{}", guard()?, NUMBER.fetch_add(1, Ordering::Relaxed));
         let program = command.get_program().to_owned();
         // A group of its own: Ctrl-C is for the harness, which ends its children in order.
         command
             .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
+            .stdout(output.try_clone()?)
+            .stderr(output)
             .env(MARK, &mark)
             .process_group(0);
         let mut child = command
