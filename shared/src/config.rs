@@ -205,6 +205,22 @@ impl<'de, T: std::str::FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> 
     }
 }
 
+/// Keys and values as `KEY=value,KEY=value`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pairs(pub std::collections::BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let words = text.split([',', ' ', '\n', '\t']).filter(|word| !word.is_empty());
+        let pair = |word: &str| match word.split_once('=') {
+            Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(D::Error::custom(format!("{word:?} is not KEY=value"))),
+        };
+        words.map(pair).collect::<std::result::Result<_, _>>().map(Pairs)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,5 +257,18 @@ mod tests {
             ["web", "sidekiq", "streaming"]
         );
         assert!(from::<Apps>(&[("APPS", "Web")]).is_err());
+    }
+
+    #[derive(Deserialize)]
+    struct Target {
+        app_config_target: Pairs,
+    }
+
+    #[test]
+    fn pairs_need_a_key_and_a_value() {
+        let target: Target = from(&[("APP_CONFIG_TARGET", "DB_HOST=new, REPLICA_DB_HOST=new-ro")]).unwrap();
+        assert_eq!(target.app_config_target.0["REPLICA_DB_HOST"], "new-ro");
+        assert!(from::<Target>(&[("APP_CONFIG_TARGET", "DB_HOST")]).is_err());
+        assert!(from::<Target>(&[("APP_CONFIG_TARGET", "DB_HOST=")]).is_err());
     }
 }

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use kube::{Api, Client, CustomResource};
+use kube::{Api, Client, CustomResource, ResourceExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::error::Result;
+use crate::{
+    error::Result,
+    readiness::objects::{ClusterSeen, SuperuserSeen},
+};
 
 /// The part of `spec` that the steps look at; the manifest itself is rendered by prepare-zalando as text for people.
 #[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize)]
@@ -32,6 +35,19 @@ pub struct ClusterSpec {
     /// PostgreSQL's own settings.
     #[serde(default)]
     pub postgresql: PostgresConfiguration,
+    /// False: the superuser's password is removed at the promotion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_superuser_access: Option<bool>,
+    /// Secret with the superuser's password; without it CNPG makes up another one at the promotion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superuser_secret: Option<SecretName>,
+}
+
+/// A reference to a Secret of the same namespace.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SecretName {
+    /// Its name.
+    pub name: String,
 }
 
 /// `spec.replica`.
@@ -94,6 +110,28 @@ impl Cluster {
     /// True while the Cluster follows a source.
     pub fn follows(&self) -> bool {
         self.spec.replica.as_ref().is_some_and(|replica| replica.enabled == Some(true))
+    }
+
+    /// What the checks before a cut look at.
+    pub fn seen(&self) -> ClusterSeen {
+        let annotation = |name: &str| self.annotations().get(name);
+        let status = self.status.clone().unwrap_or_default();
+        ClusterSeen {
+            follows: self.follows(),
+            instances: self.spec.instances,
+            ready_instances: status.ready_instances,
+            phase: status.phase,
+            skip_wal_archiving: annotation("cnpg.io/skipWalArchiving").is_some_and(|value| value == "enabled"),
+            fenced: annotation("cnpg.io/fencedInstances").filter(|value| value.trim() != "[]").cloned(),
+        }
+    }
+
+    /// What becomes of the superuser's login at the promotion.
+    pub fn superuser(&self) -> SuperuserSeen {
+        SuperuserSeen {
+            enabled: self.spec.enable_superuser_access == Some(true),
+            secret: self.spec.superuser_secret.as_ref().map(|secret| secret.name.clone()),
+        }
     }
 }
 

@@ -23,6 +23,15 @@ pub struct ClusterSeen {
     pub fenced: Option<String>,
 }
 
+/// What the Cluster's spec says about the superuser's login.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SuperuserSeen {
+    /// `spec.enableSuperuserAccess`.
+    pub enabled: bool,
+    /// `spec.superuserSecret.name`.
+    pub secret: Option<String>,
+}
+
 /// Patroni as its leader tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PatroniSeen {
@@ -75,6 +84,37 @@ pub fn not_fenced(cluster: &ClusterSeen) -> Finding {
             Verdict::Blocker,
             "remove the annotation cnpg.io/fencedInstances from the Cluster: a fenced instance is never promoted",
         ),
+    }
+}
+
+/// The superuser's password outlives the promotion: the cut proves a write with it afterwards (facts/cnpg.md §2.2).
+pub fn superuser_kept(superuser: &SuperuserSeen) -> Finding {
+    let finding = Finding::ok(
+        "superuser after the promotion",
+        "spec.enableSuperuserAccess with a spec.superuserSecret",
+        "",
+    );
+    match superuser {
+        SuperuserSeen {
+            enabled: true,
+            secret: Some(secret),
+        } => Finding {
+            found: format!("keeps the password of the Secret {secret}"),
+            ..finding
+        },
+        SuperuserSeen {
+            enabled: true,
+            secret: None,
+        } => Finding {
+            found: "no superuserSecret: CNPG would make up another password".into(),
+            ..finding
+        }
+        .but(Verdict::Blocker, APPLY_AGAIN),
+        SuperuserSeen { enabled: false, .. } => Finding {
+            found: "enableSuperuserAccess is off: CNPG would remove the password".into(),
+            ..finding
+        }
+        .but(Verdict::Blocker, APPLY_AGAIN),
     }
 }
 
@@ -254,6 +294,17 @@ mod tests {
             .verdict,
             Verdict::Warning
         );
+    }
+
+    #[test]
+    fn a_superuser_whose_password_would_change_is_a_blocker() {
+        let seen = |enabled, secret: Option<&str>| SuperuserSeen {
+            enabled,
+            secret: secret.map(str::to_owned),
+        };
+        assert_eq!(superuser_kept(&seen(true, Some("s"))).verdict, Verdict::Ok);
+        assert_eq!(superuser_kept(&seen(true, None)).verdict, Verdict::Blocker);
+        assert_eq!(superuser_kept(&seen(false, Some("s"))).verdict, Verdict::Blocker);
     }
 
     #[test]

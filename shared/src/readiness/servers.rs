@@ -147,6 +147,47 @@ pub fn replay_not_paused(replay: &Replay) -> Finding {
     )
 }
 
+/// The target replays what it receives at once; `delay` is its recovery_min_apply_delay.
+pub fn no_apply_delay(delay: &str) -> Finding {
+    let finding = Finding::ok("recovery_min_apply_delay of the target", "0", delay);
+    if delay == "0" {
+        return finding;
+    }
+    finding.but(
+        Verdict::Blocker,
+        "remove spec.replica.minApplyDelay from the Cluster: the cut would wait for it while the application is down",
+    )
+}
+
+/// The login may do what a cut needs: a checkpoint, ending sessions, stopping the server.
+pub fn superuser(superuser_of: &SuperuserOf) -> Finding {
+    let finding = Finding::ok("login", "superuser on both sides", "superuser on both sides");
+    let lacking: Vec<&str> = [("SOURCE_USER", superuser_of.source), ("TARGET_USER", superuser_of.target)]
+        .into_iter()
+        .filter_map(|(name, superuser)| (!superuser).then_some(name))
+        .collect();
+    if lacking.is_empty() {
+        return finding;
+    }
+    Finding {
+        found: format!("{} is no superuser", lacking.join(" and ")),
+        ..finding
+    }
+    .but(
+        Verdict::Misconfigured,
+        "name postgres there, with the password of the Secret postgres.<cluster>.credentials.postgresql.acid.zalan.do",
+    )
+}
+
+/// On which side our role is a superuser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SuperuserOf {
+    /// SOURCE_USER at the source.
+    pub source: bool,
+    /// TARGET_USER at the target.
+    pub target: bool,
+}
+
 /// Bytes from what the source has inserted to what the target has replayed. `source` must have been read before `replay`,
 /// so that a busy source never makes the lag look smaller than it was.
 pub fn lag(source: Lsn, replay: &Replay, lag_bytes_max: u64) -> Finding {
@@ -313,6 +354,18 @@ mod tests {
             })
             .verdict,
             Verdict::Blocker
+        );
+    }
+
+    #[test]
+    fn a_delayed_replay_and_a_weak_login_stand_against_a_cut() {
+        assert_eq!(no_apply_delay("0").verdict, Verdict::Ok);
+        assert_eq!(no_apply_delay("1h").verdict, Verdict::Blocker);
+        let of = |source, target| superuser(&SuperuserOf { source, target });
+        assert_eq!(of(true, true).verdict, Verdict::Ok);
+        assert_eq!(
+            (of(true, false).verdict, of(true, false).found.as_str()),
+            (Verdict::Misconfigured, "TARGET_USER is no superuser")
         );
     }
 
