@@ -43,6 +43,24 @@ pub struct PostgresqlSpec {
     /// Pooler in front of the standbys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enable_replica_connection_pooler: Option<bool>,
+    /// How both poolers run; what is absent is the operator's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_pooler: Option<ConnectionPooler>,
+}
+
+/// `spec.connectionPooler`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionPooler {
+    /// session or transaction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Pods of each pooler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number_of_instances: Option<u32>,
+    /// Server connections of all pods of a pooler together.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "maxDBConnections")]
+    pub max_db_connections: Option<u32>,
 }
 
 /// `spec.postgresql`.
