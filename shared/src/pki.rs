@@ -4,39 +4,28 @@
 //! and pgx (the probe of CNPG's clone Job). So the rules here are the stricter of the two: the chain ends at a self-signed root
 //! that is in the CA file (libpq sets no X509_V_FLAG_PARTIAL_CHAIN), and only subjectAltName counts (Go ignores the common name).
 
-use std::net::IpAddr;
+#[cfg(test)]
+pub(crate) mod authority;
+mod chain;
+
+use std::{cmp::Ordering, net::IpAddr};
 
 use jiff::{SignedDuration, Timestamp};
 use openssl::{
     asn1::{Asn1Time, Asn1TimeRef},
     error::ErrorStack,
     nid::Nid,
-    stack::Stack,
-    x509::{
-        X509, X509NameRef, X509PurposeId, X509Ref, X509StoreContext, X509VerifyResult,
-        store::{X509Store, X509StoreBuilder},
-        verify::X509VerifyParam,
-    },
+    x509::{X509, X509NameRef, X509Ref},
 };
 
-use crate::error::{Error, Result};
+pub use chain::{Flaw, Purpose, issuers, verify};
 
-/// OpenSSL's security level in Debian, and so in CNPG's images: keys of 2048 bits, no SHA-1.
-const SECURITY_LEVEL: i32 = 2;
+use crate::error::{Error, Result};
 
 /// Certificates of one PEM text, in their order. Never empty.
 #[derive(Clone, Debug)]
 pub struct Bundle {
     certificates: Vec<X509>,
-}
-
-/// What a certificate is used for when its chain is verified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// A server shows it (serverAuth).
-    Server,
-    /// A client shows it (clientAuth).
-    Client,
 }
 
 impl Bundle {
@@ -105,46 +94,6 @@ impl From<X509> for Bundle {
     }
 }
 
-/// Whether `chain`'s first certificate is valid at `now` for `purpose`, with the rest of it as help and `anchors` as the CA file.
-///
-/// # Errors
-/// Refused, with OpenSSL's word for the reason and the certificate that it is about.
-pub fn verify(chain: &Bundle, anchors: &Bundle, purpose: Purpose, now: Timestamp) -> Result<()> {
-    let store = store(anchors, purpose, now).map_err(failed)?;
-    let mut untrusted = Stack::new().map_err(failed)?;
-    for certificate in &chain.certificates[1..] {
-        untrusted.push(certificate.clone()).map_err(failed)?;
-    }
-    let mut context = X509StoreContext::new().map_err(failed)?;
-    let verdict = context.init(&store, chain.leaf(), &untrusted, |context| {
-        context.verify_cert()?;
-        Ok((context.error(), context.current_cert().map(subject)))
-    });
-    match verdict.map_err(failed)? {
-        (X509VerifyResult::OK, _) => Ok(()),
-        (reason, about) => Err(Error::refused(match about {
-            Some(about) => format!("{} ({about})", reason.error_string()),
-            None => reason.error_string().to_owned(),
-        })),
-    }
-}
-
-fn store(anchors: &Bundle, purpose: Purpose, now: Timestamp) -> std::result::Result<X509Store, ErrorStack> {
-    let mut builder = X509StoreBuilder::new()?;
-    let mut rules = X509VerifyParam::new()?;
-    rules.set_time(now.as_second());
-    rules.set_auth_level(SECURITY_LEVEL);
-    rules.set_purpose(match purpose {
-        Purpose::Server => X509PurposeId::SSL_SERVER,
-        Purpose::Client => X509PurposeId::SSL_CLIENT,
-    })?;
-    builder.set_param(&rules)?;
-    for certificate in &anchors.certificates {
-        builder.add_cert(certificate.clone())?;
-    }
-    Ok(builder.build())
-}
-
 /// The names that a server certificate covers: DNS names and addresses of its subjectAltName.
 pub fn names(certificate: &X509Ref) -> Vec<String> {
     let Some(names) = certificate.subject_alt_names() else {
@@ -209,9 +158,10 @@ pub fn is_self_signed(certificate: &X509Ref) -> bool {
     signed_by(certificate, certificate)
 }
 
-/// Whether `issuer`'s key signed `certificate`.
+/// Whether `issuer`'s key signed `certificate`; whether it was allowed to is for [`verify`] to say.
 pub fn signed_by(certificate: &X509Ref, issuer: &X509Ref) -> bool {
-    issuer.issued(certificate) == X509VerifyResult::OK && issuer.public_key().is_ok_and(|key| certificate.verify(&key).unwrap_or(false))
+    let named = certificate.issuer_name().try_cmp(issuer.subject_name()).is_ok_and(Ordering::is_eq);
+    named && issuer.public_key().is_ok_and(|key| certificate.verify(&key).unwrap_or(false))
 }
 
 /// The subject on one line, such as `CN=mastodon-postgresql`.
@@ -242,4 +192,50 @@ fn one_line(name: &X509NameRef) -> String {
 
 fn failed(error: ErrorStack) -> Error {
     Error::refused("openssl").caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{authority::*, *};
+
+    #[test]
+    fn a_host_is_covered_by_its_name_its_address_or_one_label_of_a_wildcard() {
+        let names = ["db", "DB.ns.svc", "*.wild.svc", "127.0.0.1"];
+        let (pem, _) = Authority::root("ca", (-1, 100)).server(&names, (-1, 90));
+        let server = bundle(&[&pem]);
+        assert_eq!(super::names(server.leaf()), names);
+        for host in ["db", "db.ns.svc", "a.wild.svc", "127.0.0.1"] {
+            assert!(covers(server.leaf(), host), "{host}");
+        }
+        for host in ["d", "db.ns", "wild.svc", ".wild.svc", "a.b.wild.svc", "127.0.0.2", ""] {
+            assert!(!covers(server.leaf(), host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_common_name_alone_covers_nothing_because_pgx_does_not_look_at_it() {
+        let (pem, _) = Authority::root("ca", (-1, 100)).server(&[], (-1, 90));
+        assert_eq!(common_name(bundle(&[&pem]).leaf()).as_deref(), Some("nobody"));
+        assert!(!covers(bundle(&[&pem]).leaf(), "nobody"));
+    }
+
+    #[test]
+    fn dates_and_subjects_are_told() {
+        let ca = Authority::root("ca", (-1, 100));
+        let (pem, _) = ca.server(&["db"], (-1, 90));
+        let both = bundle(&[&ca.pem, &pem]);
+        let (first, at) = both.first_to_expire();
+        assert_eq!((subject(first).as_str(), issuer(first).as_str()), ("CN=db", "CN=ca"));
+        assert!(at.duration_since(in_days(90)).as_secs().abs() < 60);
+    }
+
+    #[test]
+    fn a_key_in_the_same_file_is_passed_over_and_not_handed_on() {
+        let (pem, key) = self_signed(&["db"], (-1, 90));
+        let read = bundle(&[&key, &pem]);
+        assert_eq!(read.certificates().len(), 1);
+        assert!(!read.to_pem().unwrap().contains("PRIVATE"));
+        assert!(Bundle::parse(key.as_bytes()).is_err());
+        assert!(Bundle::parse(b"-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n").is_err());
+    }
 }

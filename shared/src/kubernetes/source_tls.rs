@@ -17,7 +17,7 @@ use super::zalando::Postgresql;
 use crate::{
     config::SslMode,
     error::{Context as _, Error, Result},
-    pki::{self, Bundle, Purpose},
+    pki::{self, Bundle, Flaw, Purpose},
 };
 
 /// How the source presents itself. Every judgement on it is a pure function of what was read, and of when.
@@ -40,10 +40,11 @@ pub struct Given {
     pub ca: Option<Bundle>,
     /// Where they stand.
     pub ca_at: Place,
-    /// `caFile` is set: the source has an ssl_ca_file, and checks every client certificate against it.
-    pub checks_clients: bool,
-    /// The CA's private key, when its Secret holds one that fits.
-    pub ca_key: Option<CaKey>,
+    /// The source's ssl_ca_file, as given: it checks every client certificate that it is shown. None without `caFile`: then it
+    /// asks for none.
+    pub client_ca: Option<Bundle>,
+    /// A CA that can sign, when its private key lies in the CA Secret.
+    pub signer: Option<Signer>,
     /// When this was read.
     pub read_at: Timestamp,
 }
@@ -63,18 +64,18 @@ impl fmt::Display for Place {
     }
 }
 
-/// A CA that can sign: its certificate and the key to it. Its Debug tells neither.
+/// A CA with its private key. Its Debug does not tell the key.
 #[derive(Clone)]
-pub struct CaKey {
-    /// The certificate whose key this is.
-    pub certificate: X509,
-    /// The private key.
+pub struct Signer {
+    /// Its certificate, and the intermediate CAs between it and the root.
+    pub chain: Bundle,
+    /// Its private key.
     pub key: PKey<Private>,
 }
 
-impl fmt::Debug for CaKey {
+impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CaKey(…)")
+        write!(f, "Signer({})", pki::subject(self.chain.leaf()))
     }
 }
 
@@ -129,24 +130,22 @@ fn from_secrets(cr: &Postgresql, server: &Secret, ca: Option<&Secret>, read_at: 
         secret: ca_secret.name_any(),
         key: key_of(ca_file(cr).unwrap_or("ca.crt")).into(),
     };
-    let checks_clients = ca_file(cr).is_some();
-    let stated = match checks_clients || value(ca_secret, &ca_at.key).is_some() {
+    let stated = match ca_file(cr).is_some() || value(ca_secret, &ca_at.key).is_some() {
         true => Some(bundle(ca_secret, &ca_at)?),
         false => None,
     };
-    let at_hand = at_hand(&chain, [server, ca_secret]);
-    let ca = match stated {
-        Some(stated) => Some(completed(&stated, &at_hand)),
+    let at_hand = at_hand(&chain, stated.as_ref(), [server, ca_secret]);
+    let ca = match &stated {
+        Some(stated) => Some(completed(stated, &at_hand)),
         None => own_root(&chain),
     };
-    let ca_key = ca.as_ref().and_then(|ca| ca_key(ca_secret, ca));
     Ok(Box::new(Given {
         server: chain,
         server_at,
         ca,
         ca_at,
-        checks_clients,
-        ca_key,
+        client_ca: stated.filter(|_| ca_file(cr).is_some()),
+        signer: signer(ca_secret, &at_hand),
         read_at,
     }))
 }
@@ -163,34 +162,20 @@ fn bundle(secret: &Secret, place: &Place) -> Result<Bundle> {
     Bundle::parse(pem).context(format!("reading {place}"))
 }
 
-/// Certificates in the same Secrets that may complete a chain.
-fn at_hand(chain: &Bundle, secrets: [&Secret; 2]) -> Vec<X509> {
+/// All certificates of the Secrets: they may complete a chain, or belong to a key.
+fn at_hand(chain: &Bundle, stated: Option<&Bundle>, secrets: [&Secret; 2]) -> Vec<X509> {
     let more = secrets
         .into_iter()
         .flat_map(|secret| ["ca.crt", "tls.crt"].map(|key| value(secret, key)));
-    let more = more.flatten().filter_map(|pem| Bundle::parse(pem).ok());
-    let mut all = chain.certificates()[1..].to_vec();
-    all.extend(more.flat_map(|bundle| bundle.certificates().to_vec()));
-    all
+    let more: Vec<Bundle> = more.flatten().filter_map(|pem| Bundle::parse(pem).ok()).collect();
+    let all = std::iter::once(chain).chain(stated).chain(&more);
+    all.flat_map(Bundle::certificates).cloned().collect()
 }
 
 /// `ca` as given, and the issuers that lead from it to a root: libpq accepts a chain only with its root.
 fn completed(ca: &Bundle, at_hand: &[X509]) -> Bundle {
-    let mut bundle = ca.clone();
-    // Each round adds one issuer, so there are no more rounds than certificates.
-    for _ in at_hand {
-        let orphan = |one: &&X509| !pki::is_self_signed(one) && !bundle.certificates().iter().any(|issuer| pki::signed_by(one, issuer));
-        let issuer = bundle
-            .certificates()
-            .iter()
-            .filter(orphan)
-            .find_map(|one| at_hand.iter().find(|issuer| pki::signed_by(one, issuer)));
-        match issuer.cloned() {
-            Some(issuer) => bundle = bundle.joined(&[issuer]),
-            None => break,
-        }
-    }
-    bundle
+    let issuers: Vec<X509> = ca.certificates().iter().flat_map(|one| pki::issuers(one, at_hand)).collect();
+    ca.joined(&issuers)
 }
 
 /// The root at the end of the server's own file, or its self-signed certificate.
@@ -199,15 +184,19 @@ fn own_root(chain: &Bundle) -> Option<Bundle> {
     Some(Bundle::from(root.clone()))
 }
 
-/// A private key of the CA Secret (tls.key as cert-manager writes it, or ca.key) and the certificate of the bundle that it fits.
-fn ca_key(secret: &Secret, ca: &Bundle) -> Option<CaKey> {
+/// A private key of the CA Secret (tls.key as cert-manager writes it, or ca.key), and the certificate that it belongs to.
+fn signer(secret: &Secret, at_hand: &[X509]) -> Option<Signer> {
     let keys = ["ca.key", "tls.key"]
         .into_iter()
         .filter_map(|key| PKey::private_key_from_pem(value(secret, key)?).ok());
     keys.into_iter().find_map(|key| {
         let fits = |one: &&X509| one.public_key().is_ok_and(|public| public.public_eq(&key));
-        let certificate = ca.certificates().iter().find(fits)?.clone();
-        Some(CaKey { certificate, key })
+        let certificate = at_hand.iter().find(fits)?.clone();
+        let between = pki::issuers(&certificate, at_hand)
+            .into_iter()
+            .filter(|issuer| !pki::is_self_signed(issuer));
+        let chain = Bundle::from(certificate.clone()).joined(&between.collect::<Vec<_>>());
+        Some(Signer { chain, key })
     })
 }
 
@@ -254,25 +243,38 @@ impl SourceTls {
 }
 
 impl Given {
-    /// Whether the server's certificate is valid now and chains to the CA, by libpq's rules.
+    /// Whether the server's certificate is valid now and chains to the CA, by libpq's rules; the path from it to its root.
     ///
     /// # Errors
-    /// Refused, with the reason.
-    pub fn verified(&self) -> Result<()> {
+    /// Refused, with the reason and what to do about it.
+    pub fn verified(&self) -> Result<Bundle> {
         let Some(ca) = &self.ca else {
             return Err(Error::refused(format!(
                 "there is no CA certificate in {} and none in {}",
                 self.ca_at, self.server_at
-            )));
+            ))
+            .hint("name the CA in spec.tls of the postgresql resource (caFile, caSecretName), or set SOURCE_SSLMODE=require"));
         };
-        pki::verify(&self.server, ca, Purpose::Server, self.read_at).context(format!("verifying {} with {}", self.server_at, self.ca_at))
+        pki::verify(&self.server, ca, Purpose::Server, self.read_at).map_err(|flaw| {
+            let hint = self.next_step(&flaw);
+            Error::refused(format!("verifying {} with {}", self.server_at, self.ca_at))
+                .caused_by(flaw)
+                .hint(hint)
+        })
     }
 
-    /// When the first of the server's certificate, its chain and its CA expires, and which.
-    pub fn first_to_expire(&self) -> (String, Timestamp) {
-        let ends = std::iter::once(&self.server).chain(&self.ca).map(Bundle::first_to_expire);
-        let (certificate, at) = ends.min_by_key(|(_, at)| *at).expect("the server's bundle is never empty");
-        (pki::subject(certificate), at)
+    fn next_step(&self, flaw: &Flaw) -> String {
+        match flaw {
+            Flaw::Expired { .. } | Flaw::NotYetValid { .. } => {
+                "renew the certificate in its secret; spilo takes it up within five minutes".into()
+            }
+            Flaw::NoRoot { .. } => format!("append the root's certificate to {}", self.ca_at),
+            Flaw::Foreign { issuer, .. } => format!(
+                "put the certificate of {issuer} into {}, or name the secret that holds it in spec.tls",
+                self.ca_at
+            ),
+            Flaw::Other { .. } => "have the source's certificate issued anew".into(),
+        }
     }
 
     /// The names that the server's certificate covers.
@@ -283,5 +285,146 @@ impl Given {
     /// Whether sslmode verify-full accepts the certificate for `host`.
     pub fn covers(&self, host: &str) -> bool {
         pki::covers(self.server.leaf(), host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        error::ErrorKind,
+        pki::authority::{Authority, in_days, self_signed},
+    };
+
+    const LONG: (i64, i64) = (-10, 1000);
+    const HOST: &str = "mastodon-postgresql.mastodon.svc";
+
+    fn cr(tls: serde_json::Value) -> Postgresql {
+        serde_json::from_value(json!({"apiVersion": "acid.zalan.do/v1", "kind": "postgresql", "metadata": {"name": "mastodon-postgresql"}, "spec": {"tls": tls}})).unwrap()
+    }
+
+    fn secret(name: &str, data: &[(&str, &str)]) -> Secret {
+        let data = data
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec())));
+        Secret {
+            metadata: kube::api::ObjectMeta {
+                name: Some(name.into()),
+                ..Default::default()
+            },
+            data: Some(data.collect()),
+            ..Secret::default()
+        }
+    }
+
+    fn with_ca(ca: &[(&str, &str)], server: &[(&str, &str)]) -> Result<Box<Given>> {
+        let cr = cr(json!({"secretName": "server", "caSecretName": "ca", "caFile": "ca.crt"}));
+        from_secrets(&cr, &secret("server", server), Some(&secret("ca", ca)), in_days(0))
+    }
+
+    fn judged(given: Box<Given>) -> (SslMode, String) {
+        SourceTls::Given(given).best_sslmode(HOST)
+    }
+
+    #[test]
+    fn the_guides_scenario_is_verify_full_and_can_sign_clients() {
+        let root = Authority::root("root", LONG);
+        let between = root.below("between", LONG);
+        let (leaf, _) = between.server(&[HOST], LONG);
+        let chain = [leaf.as_str(), &between.pem].concat();
+        let given = with_ca(
+            &[("ca.crt", &root.pem), ("tls.crt", &between.pem), ("tls.key", &between.key)],
+            &[("tls.crt", &chain)],
+        );
+        let given = given.unwrap();
+        let signer = given.signer.as_ref().unwrap();
+        assert_eq!(pki::subject(signer.chain.leaf()), "CN=between");
+        assert_eq!(signer.chain.certificates().len(), 1, "a client sends no root");
+        assert!(given.client_ca.is_some());
+        assert_eq!(judged(given).0, SslMode::VerifyFull);
+    }
+
+    #[test]
+    fn an_intermediate_ca_is_completed_with_the_root_that_lies_beside_it() {
+        let root = Authority::root("root", LONG);
+        let between = root.below("between", LONG);
+        let (leaf, _) = between.server(&[HOST], LONG);
+        let given = with_ca(&[("ca.crt", &between.pem)], &[("tls.crt", &leaf), ("ca.crt", &root.pem)]).unwrap();
+        assert_eq!(given.ca.as_ref().unwrap().certificates().len(), 2);
+        assert_eq!(
+            given.client_ca.as_ref().unwrap().certificates().len(),
+            1,
+            "the source itself has only what was given"
+        );
+        assert_eq!(judged(given).0, SslMode::VerifyFull);
+        let without = with_ca(&[("ca.crt", &between.pem)], &[("tls.crt", &leaf)]).unwrap();
+        let hint = without.verified().unwrap_err();
+        assert_eq!(hint.next_step(), Some("append the root's certificate to key ca.crt of secret ca"));
+        assert_eq!(judged(without).0, SslMode::Require);
+    }
+
+    #[test]
+    fn another_host_gets_verify_ca_and_is_told_the_names() {
+        let root = Authority::root("root", LONG);
+        let (leaf, _) = root.server(&["elsewhere", "else.where"], LONG);
+        let (mode, why) = judged(with_ca(&[("ca.crt", &root.pem)], &[("tls.crt", &leaf)]).unwrap());
+        assert_eq!(mode, SslMode::VerifyCa);
+        assert!(
+            why.ends_with(&format!("does not cover {HOST}; it covers elsewhere, else.where")),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_checked_is_require_without_a_ca_file() {
+        let (root, other) = (Authority::root("root", LONG), Authority::root("other", LONG));
+        let (leaf, _) = root.server(&[HOST], LONG);
+        let (ended, _) = root.server(&[HOST], (-10, -1));
+        for (ca, server, why) in [
+            (&other, &leaf, "was not signed by this CA, but by CN=root"),
+            (&root, &ended, "expired at"),
+        ] {
+            let tls = SourceTls::Given(with_ca(&[("ca.crt", &ca.pem)], &[("tls.crt", server)]).unwrap());
+            let (mode, said) = tls.best_sslmode(HOST);
+            assert!(mode == SslMode::Require && said.contains(why), "{said}");
+            assert_eq!(tls.ca_pem().unwrap(), None);
+        }
+        assert_eq!(SourceTls::SelfSigned.best_sslmode(HOST).0, SslMode::Require);
+        assert_eq!(SourceTls::SelfSigned.ca_pem().unwrap(), None);
+    }
+
+    #[test]
+    fn a_ca_secret_counts_only_with_a_ca_file() {
+        let root = Authority::root("root", LONG);
+        let (leaf, _) = root.server(&[HOST], LONG);
+        let cr = cr(json!({"secretName": "server", "caSecretName": "ca"}));
+        let alone = from_secrets(&cr, &secret("server", &[("tls.crt", &leaf)]), None, in_days(0)).unwrap();
+        assert!(alone.ca.is_none() && alone.client_ca.is_none());
+        let beside = secret("server", &[("tls.crt", &leaf), ("ca.crt", &root.pem)]);
+        let beside = from_secrets(&cr, &beside, None, in_days(0)).unwrap();
+        assert!(beside.client_ca.is_none(), "the source has no ssl_ca_file");
+        assert_eq!(judged(beside).0, SslMode::VerifyFull);
+    }
+
+    #[test]
+    fn files_may_be_named_by_their_mounted_path_and_a_missing_one_is_refused_by_name() {
+        let (own, _) = self_signed(&[HOST], LONG);
+        let cr = cr(json!({"secretName": "server", "certificateFile": "/tls/server.pem"}));
+        let given = from_secrets(&cr, &secret("server", &[("server.pem", &own)]), None, in_days(0)).unwrap();
+        assert_eq!(judged(given).0, SslMode::VerifyFull, "a self-signed certificate is its own CA");
+        let error = from_secrets(&cr, &secret("server", &[("tls.crt", &own)]), None, in_days(0)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert_eq!(error.to_string(), "key server.pem of secret server does not exist");
+    }
+
+    #[test]
+    fn the_signers_key_is_not_in_its_debug_text() {
+        let root = Authority::root("root", LONG);
+        let (leaf, _) = root.server(&[HOST], LONG);
+        let given = with_ca(&[("ca.crt", &root.pem), ("ca.key", &root.key)], &[("tls.crt", &leaf)]).unwrap();
+        assert_eq!(format!("{:?}", given.signer.unwrap()), "Signer(CN=root)");
     }
 }
