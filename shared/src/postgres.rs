@@ -3,10 +3,11 @@
 pub mod settings;
 pub mod source;
 pub mod target;
+mod tls;
 
 use std::{fmt, time::Duration};
 
-use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use openssl::ssl::SslConnector;
 use postgres_openssl::MakeTlsConnector;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use tokio_postgres::types::PgLsn;
@@ -17,6 +18,7 @@ use crate::{
 };
 pub use source::Source;
 pub use target::Target;
+pub use tls::ClientCertificate;
 
 /// TCP and login together; a server that takes longer is not ready for a cut either.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,10 +52,12 @@ impl std::ops::Deref for Session {
 pub async fn connect(connection: &Connection, database: &str, application: &str) -> Result<Session> {
     let password = read_secret(&connection.password_file)?;
     let ca = match &connection.sslrootcert {
+        // Without a certificate that can be checked there is no CA file, and `require` does without, as in libpq.
+        Some(file) if connection.sslmode == SslMode::Require && !file.exists() => None,
         Some(file) => Some(std::fs::read(file).map_err(|e| unreadable(file, e))?),
         None => None,
     };
-    let tls = tls(connection.sslmode, ca.as_deref())?;
+    let tls = tls::connector(connection.sslmode, ca.as_deref(), None)?;
     open(connection, &password, tls, database, application).await
 }
 
@@ -68,7 +72,24 @@ pub async fn connect_with(
     database: &str,
     application: &str,
 ) -> Result<Session> {
-    open(connection, password, tls(connection.sslmode, ca_pem)?, database, application).await
+    let tls = tls::connector(connection.sslmode, ca_pem, None)?;
+    open(connection, password, tls, database, application).await
+}
+
+/// As [`connect_with`], and shows a client certificate.
+///
+/// # Errors
+/// As [`connect`]; Config when certificate and key do not belong together.
+pub async fn connect_showing(
+    client: &ClientCertificate,
+    connection: &Connection,
+    password: &str,
+    ca_pem: Option<&[u8]>,
+    database: &str,
+    application: &str,
+) -> Result<Session> {
+    let tls = tls::connector(connection.sslmode, ca_pem, Some(client))?;
+    open(connection, password, tls, database, application).await
 }
 
 async fn open(connection: &Connection, password: &str, tls: SslConnector, database: &str, application: &str) -> Result<Session> {
@@ -117,35 +138,6 @@ pub fn endpoint(connection: &Connection) -> String {
         Some(address) => format!("{}:{} ({address})", connection.host, connection.port),
         None => format!("{}:{}", connection.host, connection.port),
     }
-}
-
-fn tls(mode: SslMode, ca_pem: Option<&[u8]>) -> Result<SslConnector> {
-    let failed = |error: openssl::error::ErrorStack| Error::config("preparing tls").caused_by(error);
-    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(failed)?;
-    match (mode, ca_pem) {
-        (SslMode::Require, _) => builder.set_verify(SslVerifyMode::NONE),
-        (_, None) => {
-            return Err(Error::config(format!("sslmode {} needs a CA, and none is given", mode.as_str()))
-                .hint("run extract-certs first; it writes the Secret zalando-replication-ca that this step mounts"));
-        }
-        (_, Some(pem)) => {
-            let mut store = openssl::x509::store::X509StoreBuilder::new().map_err(failed)?;
-            let certificates = openssl::x509::X509::stack_from_pem(pem).map_err(failed)?;
-            if certificates.is_empty() {
-                return Err(Error::config("the CA file holds no certificate"));
-            }
-            for certificate in certificates {
-                store.add_cert(certificate).map_err(failed)?;
-            }
-            // libpq accepts an intermediate CA as trust anchor only with its root; so do we not: what the CR calls its CA is the anchor.
-            store
-                .set_flags(openssl::x509::verify::X509VerifyFlags::PARTIAL_CHAIN)
-                .map_err(failed)?;
-            builder.set_cert_store(store.build());
-            builder.set_verify(SslVerifyMode::PEER);
-        }
-    }
-    Ok(builder.build())
 }
 
 fn unreadable(file: &std::path::Path, error: std::io::Error) -> Error {
