@@ -2,6 +2,7 @@
 //! [`setup`] finds or makes the programs, [`instance`] gives each run its own addresses and directory,
 //! [`authority`] signs certificates, [`process`] runs them and leaves nothing behind, [`control_plane`] is a real Kubernetes API server, [`audit`] reads
 //! who used which verb on it, [`source`] is a Patroni cluster as the Zalando operator and Spilo leave it,
+//! [`manifests`] renders and applies what users apply, [`kubelet`] runs its Jobs as processes,
 //! [`service`] is kube-proxy and DNS, [`application`] the clients that write, [`ledger`] the verdict on what they were told.
 
 pub mod application;
@@ -9,7 +10,9 @@ pub mod audit;
 pub mod authority;
 pub mod control_plane;
 pub mod instance;
+pub mod kubelet;
 pub mod ledger;
+pub mod manifests;
 pub mod process;
 pub mod service;
 pub mod setup;

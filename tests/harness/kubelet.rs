@@ -1,0 +1,214 @@
+//! Runs a Job of the manifests as a process on this machine, as the Job controller and the kubelet run it, as far as a
+//! program can tell the difference.
+//!
+//! As there: the Job is created through the API server from the CronJob (`kubectl create job --from`) or is the suspended
+//! one set going; the pod's environment (env, envFrom, `$(…)`, downward API) and volumes (Secrets, ConfigMaps, items,
+//! modes) are read from the API server at each start; a missing one stops the start with the kubelet's words; the token
+//! is one of the pod's ServiceAccount; nothing of the caller's environment is passed on; the termination message falls
+//! back to the log; an exit code is judged by podFailurePolicy.
+//!
+//! Other than there: no container. Mounts lie below a directory of the pod's own and their paths in the environment and in
+//! arguments are rewritten; the program comes from cargo's build directory; the kubeconfig stands in for the mounted
+//! token; `SOURCE_HOSTADDR` and `TARGET_HOSTADDR` stand in for DNS; resource limits, root file system and priority have no
+//! effect; a failed pod is followed by the next one without a delay, and by nobody unless [`Launch::to_the_end`] is asked.
+
+mod ended;
+mod environment;
+mod job;
+mod launch;
+mod paths;
+mod policy;
+mod programs;
+mod running;
+mod sources;
+mod volumes;
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::{
+    batch::v1::{Job, JobSpec},
+    core::v1::{Container, PodSpec},
+};
+use kube::ResourceExt;
+
+pub use ended::Ended;
+pub use job::Origin;
+pub use launch::Launch;
+pub use policy::Next;
+pub use programs::{built, program};
+pub use running::{Line, Running};
+
+use crate::{control_plane::ControlPlane, instance::Instance, service::Services};
+use environment::Facts;
+use sources::Sources;
+
+/// Nothing listens on this host of an instance's network: whoever asks for a name that no Service has is refused there.
+/// (A real resolver would say that the name does not exist; asking one would leave this machine.)
+const NOBODY: u8 = 253;
+
+/// Starts the pods of one namespace.
+pub struct Kubelet {
+    plane: Arc<ControlPlane>,
+    services: Arc<Services>,
+    namespace: String,
+    programs: PathBuf,
+    pods: AtomicU32,
+}
+
+impl Kubelet {
+    /// A kubelet for the namespace, with the programs that cargo has built beside this one; built now if they are not up to date.
+    ///
+    /// # Errors
+    /// The programs cannot be built.
+    pub async fn new(plane: &Arc<ControlPlane>, services: &Arc<Services>, namespace: &str) -> Result<Self> {
+        Ok(Self::with_programs(plane, services, namespace, built().await?))
+    }
+
+    /// As [`Kubelet::new`], with programs from a directory.
+    pub fn with_programs(plane: &Arc<ControlPlane>, services: &Arc<Services>, namespace: &str, programs: PathBuf) -> Self {
+        Self {
+            plane: Arc::clone(plane),
+            services: Arc::clone(services),
+            namespace: namespace.to_owned(),
+            programs,
+            pods: AtomicU32::new(0),
+        }
+    }
+
+    /// A Job created from the step's CronJob, for example `cutover`.
+    pub fn step(&self, step: &str) -> Launch<'_> {
+        Launch::new(self, step)
+    }
+
+    async fn start(&self, job: &Job, launch: &Launch<'_>) -> Result<Running> {
+        let spec = job.spec.clone().context("a Job without spec")?;
+        let pod = spec.template.spec.clone().context("a Job without a pod")?;
+        let [container] = &pod.containers[..] else {
+            bail!("a pod with one container is all that is imitated")
+        };
+        let name = format!("{}-{:05}", job.name_any(), self.pods.fetch_add(1, Ordering::Relaxed));
+        let root = self.directory(&name)?;
+        let facts = Facts {
+            name: &name,
+            namespace: &self.namespace,
+            template: &spec.template,
+            container,
+        };
+        let sources = Sources::read(&self.plane.admin(), &self.namespace, &pod).await?;
+        let (mut command, termination_log) = self.command(&facts, &pod, &sources, &root, launch).await?;
+        command.current_dir(container.working_dir.as_deref().unwrap_or("/"));
+        Running::start(&name, command, &root.join("log"), termination_log, spec, launch.on_line.clone())
+    }
+
+    fn directory(&self, pod: &str) -> Result<PathBuf> {
+        let setup = self.plane.setup();
+        self.instance().subdirectory(setup, &format!("pods/{pod}"))
+    }
+
+    fn instance(&self) -> &Instance {
+        self.plane.instance()
+    }
+
+    async fn command(
+        &self,
+        facts: &Facts<'_>,
+        pod: &PodSpec,
+        sources: &Sources,
+        root: &Path,
+        launch: &Launch<'_>,
+    ) -> Result<(Command, PathBuf)> {
+        let container = facts.container;
+        let user = &self.plane.setup().user;
+        let mut mounts = volumes::mount(facts, pod, sources, root, user)?;
+        let said = container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+        let termination_log = root.join(said.trim_start_matches('/'));
+        volumes::write(user, root, &termination_log, b"", 0o666)?;
+        mounts.push((said.to_owned(), termination_log.clone()));
+
+        let mut environment = environment::environment(facts, sources)?;
+        let words: Vec<String> = container
+            .command
+            .iter()
+            .chain(&container.args)
+            .flatten()
+            .map(|word| environment::expand(word, &environment))
+            .collect();
+        for value in environment.values_mut() {
+            *value = paths::rewritten(value, &mounts);
+        }
+        for (key, value) in launch.changes.iter().cloned() {
+            match value {
+                Some(value) => environment.insert(key, value),
+                None => environment.remove(&key),
+            };
+        }
+        self.resolve(&mut environment);
+        let [program, arguments @ ..] = &words[..] else {
+            bail!("a container without a command is not imitated")
+        };
+        let program = programs::find(
+            &self.programs,
+            program,
+            user,
+            &self.instance().subdirectory(self.plane.setup(), "programs")?,
+        )?;
+        let mut command = user.command(&program);
+        command.args(arguments.iter().map(|word| paths::rewritten(word, &mounts)));
+        command.env_clear().envs(environment);
+        command
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOSTNAME", facts.name)
+            .env("HOME", "/");
+        if pod.automount_service_account_token != Some(false) {
+            let account = pod.service_account_name.as_deref().unwrap_or("default");
+            let file = root.join("kubeconfig");
+            let text = self.plane.kubeconfig(&self.namespace, account).await?;
+            volumes::write(user, root, &file, text.as_bytes(), 0o400)?;
+            command.env("KUBECONFIG", file);
+        }
+        Ok((command, termination_log))
+    }
+
+    /// What DNS would do, for those that have no address yet.
+    fn resolve(&self, environment: &mut std::collections::BTreeMap<String, String>) {
+        for side in ["SOURCE", "TARGET"] {
+            let address_key = format!("{side}_HOSTADDR");
+            let Some(host) = environment.get(&format!("{side}_HOST")) else {
+                continue;
+            };
+            if environment.get(&address_key).is_none_or(String::is_empty) {
+                let address = self
+                    .services
+                    .resolve(host)
+                    .unwrap_or_else(|| IpAddr::from(self.instance().address(NOBODY)));
+                environment.insert(address_key, address.to_string());
+            }
+        }
+    }
+}
+
+/// The Job's pod policy needs its spec after the pod has ended.
+fn grace(spec: &JobSpec) -> Duration {
+    let seconds = spec
+        .template
+        .spec
+        .as_ref()
+        .and_then(|pod| pod.termination_grace_period_seconds)
+        .unwrap_or(30);
+    Duration::from_secs(seconds.unsigned_abs())
+}
+
+/// The pod's only container.
+fn only_container(spec: &JobSpec) -> Option<&Container> {
+    spec.template.spec.as_ref()?.containers.first()
+}

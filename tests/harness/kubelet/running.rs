@@ -1,0 +1,235 @@
+//! A pod that runs.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, PipeReader, Write},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::JobSpec;
+use tokio::{sync::watch, time::timeout};
+
+use super::{Ended, grace, launch::OnLine};
+use crate::process::{Process, Signal};
+
+/// The high-water mark only rises, so a late look loses nothing but the last moments of a program.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(10);
+/// Between the end of a program and the end of its output lies only what is still in the pipe.
+const OUTPUT_SECONDS_MAX: u64 = 5;
+
+/// A line of the log.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// When it came.
+    pub at: Timestamp,
+    /// Without its line end.
+    pub text: String,
+}
+
+/// A pod that has been started. Dropped, it is killed.
+pub struct Running {
+    name: String,
+    process: Process,
+    started: Instant,
+    output: Arc<Output>,
+    said: watch::Receiver<Said>,
+    memory_peak_bytes: Arc<AtomicU64>,
+    termination_log: PathBuf,
+    spec: JobSpec,
+}
+
+/// How much has been said.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    lines: usize,
+    /// Nothing more will be said, because the program has ended then.
+    over: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Output {
+    lines: Mutex<Vec<Line>>,
+}
+
+impl Output {
+    fn lines(&self) -> MutexGuard<'_, Vec<Line>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    pub(super) fn start(
+        name: &str,
+        command: Command,
+        log: &Path,
+        termination_log: PathBuf,
+        spec: JobSpec,
+        on_line: Option<Arc<Mutex<OnLine>>>,
+    ) -> Result<Self> {
+        let (reader, writer) = std::io::pipe().context("making a pipe")?;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("opening {}", log.display()))?;
+        let started = Instant::now();
+        let process = Process::start_into(name, command, File::from(OwnedFd::from(writer)), log)?;
+        let output = Arc::new(Output::default());
+        let (tell, said) = watch::channel(Said::default());
+        let heard = Arc::clone(&output);
+        std::thread::spawn(move || listen(reader, file, &heard, &tell, on_line.as_deref()));
+        let memory_peak_bytes = Arc::new(AtomicU64::new(0));
+        let (pid, peak, alive) = (process.pid(), Arc::clone(&memory_peak_bytes), said.clone());
+        std::thread::spawn(move || {
+            while alive.borrow().over.is_none() {
+                peak.fetch_max(memory_peak(pid), Ordering::Relaxed);
+                std::thread::sleep(MEMORY_INTERVAL);
+            }
+        });
+        Ok(Self {
+            name: name.to_owned(),
+            process,
+            started,
+            output,
+            said,
+            memory_peak_bytes,
+            termination_log,
+            spec,
+        })
+    }
+
+    /// The name of the pod.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// What it has said so far.
+    pub fn lines(&self) -> Vec<Line> {
+        self.output.lines().clone()
+    }
+
+    /// Waits for a line that contains `text`, also one that has been said already.
+    ///
+    /// # Errors
+    /// It does not come within `limit`, or the program ends without saying it.
+    pub async fn says(&self, text: &str, limit: Duration) -> Result<Line> {
+        let mut said = self.said.clone();
+        let mut seen = 0;
+        let search = async {
+            loop {
+                let now = *said.borrow_and_update();
+                let found = self.output.lines().iter().skip(seen).find(|line| line.text.contains(text)).cloned();
+                seen = now.lines;
+                match found {
+                    Some(line) => return Some(line),
+                    None if now.over.is_some() || said.changed().await.is_err() => return None,
+                    None => {}
+                }
+            }
+        };
+        match timeout(limit, search).await {
+            Ok(Some(line)) => Ok(line),
+            Ok(None) => Err(self.process.complain(&format!("ended without saying {text:?}"))),
+            Err(_) => Err(self.process.complain(&format!("did not say {text:?} within {} s", limit.as_secs()))),
+        }
+    }
+
+    /// SIGKILL: what a lost node or too much memory does.
+    pub fn kill(&self) {
+        self.process.signal(Signal::KILL);
+    }
+
+    /// SIGTERM: how the deletion of a pod or the drain of a node begins.
+    pub fn terminate(&self) {
+        self.process.signal(Signal::TERM);
+    }
+
+    /// SIGSTOP: a node that hangs.
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    /// It goes on after [`Running::freeze`].
+    pub fn thaw(&self) {
+        self.process.thaw();
+    }
+
+    /// The deletion of the pod: SIGTERM, and SIGKILL when terminationGracePeriodSeconds are over.
+    ///
+    /// # Errors
+    /// As [`Running::wait`].
+    pub async fn delete(&self) -> Result<Ended> {
+        self.terminate();
+        if timeout(grace(&self.spec), self.process.wait()).await.is_err() {
+            self.kill();
+        }
+        self.wait(Duration::from_secs(OUTPUT_SECONDS_MAX)).await
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// It still runs after `limit`; the error holds the end of its log, and it goes on running until it is dropped.
+    pub async fn wait(&self, limit: Duration) -> Result<Ended> {
+        let Ok(status) = timeout(limit, self.process.wait()).await else {
+            return Err(self.process.complain(&format!("still running after {} s", limit.as_secs())));
+        };
+        let mut said = self.said.clone();
+        let over = timeout(Duration::from_secs(OUTPUT_SECONDS_MAX), said.wait_for(|said| said.over.is_some())).await;
+        let Ok(over) = over.map(|said| said.ok().and_then(|said| said.over)) else {
+            bail!("{} has ended, but something that it started keeps its output open", self.name);
+        };
+        let elapsed = over.map_or_else(|| self.started.elapsed(), |over| over.duration_since(self.started));
+        let memory_peak_bytes = self.memory_peak_bytes.load(Ordering::Relaxed);
+        Ok(Ended::new(
+            &self.spec,
+            status,
+            &self.termination_log,
+            self.lines(),
+            elapsed,
+            memory_peak_bytes,
+        ))
+    }
+}
+
+fn listen(reader: PipeReader, mut log: File, output: &Output, tell: &watch::Sender<Said>, on_line: Option<&Mutex<OnLine>>) {
+    let mut reader = BufReader::new(reader);
+    let mut bytes = Vec::new();
+    while reader.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+        // A full disk must not take the lines away from those who wait for them.
+        log.write_all(&bytes).ok();
+        let line = Line {
+            at: Timestamp::now(),
+            text: String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)).into_owned(),
+        };
+        bytes.clear();
+        if let Some(hear) = on_line {
+            hear.lock().unwrap_or_else(PoisonError::into_inner)(&line);
+        }
+        output.lines().push(line);
+        tell.send_modify(|said| said.lines += 1);
+    }
+    tell.send_modify(|said| said.over = Some(Instant::now()));
+}
+
+/// The most memory that the process has had resident so far; 0 when it is gone (proc(5), VmHWM).
+fn memory_peak(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}

@@ -1,0 +1,236 @@
+//! Volumes as files below the pod's directory.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, PodSpec, Volume};
+
+use super::{
+    environment::{Facts, field_of},
+    sources::{Data, Sources},
+};
+use crate::setup::ServerUser;
+
+/// The kubelet's default for files of Secrets and ConfigMaps.
+const MODE: i32 = 0o644;
+
+/// A file in a volume.
+#[derive(Debug, PartialEq, Eq)]
+struct File {
+    path: String,
+    bytes: Vec<u8>,
+    mode: u32,
+}
+
+/// Writes what the container mounts; returns each mount path with the directory that stands for it.
+pub(super) fn mount(facts: &Facts<'_>, pod: &PodSpec, sources: &Sources, root: &Path, user: &ServerUser) -> Result<Vec<(String, PathBuf)>> {
+    let mut mounts = Vec::new();
+    for mount in facts.container.volume_mounts.iter().flatten() {
+        if mount.sub_path.is_some() || mount.sub_path_expr.is_some() {
+            bail!("the mount {} has a subPath, which is not imitated", mount.mount_path);
+        }
+        let volume = pod.volumes.iter().flatten().find(|volume| volume.name == mount.name);
+        let volume = volume.with_context(|| format!("no volume {}", mount.name))?;
+        let directory = root.join(mount.mount_path.trim_start_matches('/'));
+        directories(user, root, &directory)?;
+        let doing = || format!("FailedMount: MountVolume.SetUp failed for volume {:?} ", volume.name);
+        for file in files(volume, facts, sources).with_context(doing)? {
+            write(user, root, &directory.join(&file.path), &file.bytes, file.mode)?;
+        }
+        mounts.push((mount.mount_path.trim_end_matches('/').to_owned(), directory));
+    }
+    Ok(mounts)
+}
+
+fn files(volume: &Volume, facts: &Facts<'_>, sources: &Sources) -> Result<Vec<File>> {
+    if let Some(secret) = &volume.secret {
+        let name = secret.secret_name.as_deref().unwrap_or_default();
+        let wanted = Wanted {
+            kind: "secret",
+            name,
+            items: secret.items.as_deref(),
+            mode: secret.default_mode,
+            optional: secret.optional,
+        };
+        wanted.of(sources.secrets.get(name))
+    } else if let Some(map) = &volume.config_map {
+        let wanted = Wanted {
+            kind: "configmap",
+            name: &map.name,
+            items: map.items.as_deref(),
+            mode: map.default_mode,
+            optional: map.optional,
+        };
+        wanted.of(sources.config_maps.get(&map.name))
+    } else if let Some(downward) = &volume.downward_api {
+        downward
+            .items
+            .iter()
+            .flatten()
+            .map(|item| told(item, facts, downward.default_mode))
+            .collect()
+    } else if volume.empty_dir.is_some() {
+        Ok(Vec::new())
+    } else if let Some(projected) = &volume.projected {
+        let mut all = Vec::new();
+        for source in projected.sources.iter().flatten() {
+            let mode = projected.default_mode;
+            if let Some(secret) = &source.secret {
+                let wanted = Wanted {
+                    kind: "secret",
+                    name: &secret.name,
+                    items: secret.items.as_deref(),
+                    mode,
+                    optional: secret.optional,
+                };
+                all.extend(wanted.of(sources.secrets.get(&secret.name))?);
+            } else if let Some(map) = &source.config_map {
+                let wanted = Wanted {
+                    kind: "configmap",
+                    name: &map.name,
+                    items: map.items.as_deref(),
+                    mode,
+                    optional: map.optional,
+                };
+                all.extend(wanted.of(sources.config_maps.get(&map.name))?);
+            } else if let Some(downward) = &source.downward_api {
+                let files = downward.items.iter().flatten().map(|item| told(item, facts, mode));
+                all.extend(files.collect::<Result<Vec<_>>>()?);
+            } else {
+                bail!("a projection of a kind that is not imitated");
+            }
+        }
+        Ok(all)
+    } else {
+        bail!("a volume of a kind that is not imitated")
+    }
+}
+
+/// A Secret or ConfigMap as a volume asks for it.
+struct Wanted<'a> {
+    kind: &'a str,
+    name: &'a str,
+    items: Option<&'a [KeyToPath]>,
+    mode: Option<i32>,
+    optional: Option<bool>,
+}
+
+impl Wanted<'_> {
+    fn of(&self, found: Option<&Data>) -> Result<Vec<File>> {
+        let optional = self.optional == Some(true);
+        let data = match found {
+            Some(data) => data,
+            None if optional => return Ok(Vec::new()),
+            None => bail!("{} {:?} not found", self.kind, self.name),
+        };
+        let mode = self.mode.unwrap_or(MODE);
+        let file = |path: &str, bytes: &[u8], mode: i32| File {
+            path: path.to_owned(),
+            bytes: bytes.to_vec(),
+            mode: mode.unsigned_abs(),
+        };
+        let Some(items) = self.items else {
+            return Ok(data.iter().map(|(key, bytes)| file(key, bytes, mode)).collect());
+        };
+        let mut files = Vec::new();
+        for item in items {
+            match data.get(&item.key) {
+                Some(bytes) => files.push(file(&item.path, bytes, item.mode.unwrap_or(mode))),
+                None if optional => {}
+                None => bail!(
+                    "references non-existent {} key: {}",
+                    if self.kind == "configmap" { "config" } else { self.kind },
+                    item.key
+                ),
+            }
+        }
+        Ok(files)
+    }
+}
+
+fn told(item: &DownwardAPIVolumeFile, facts: &Facts<'_>, mode: Option<i32>) -> Result<File> {
+    let field = item.field_ref.as_ref().context("a resourceFieldRef is not imitated")?;
+    let bytes = field_of(field, facts)?.into_bytes();
+    Ok(File {
+        path: item.path.clone(),
+        bytes,
+        mode: item.mode.or(mode).unwrap_or(MODE).unsigned_abs(),
+    })
+}
+
+/// Writes a file of the servers' user, with the directories that it needs below `root`.
+pub(super) fn write(user: &ServerUser, root: &Path, file: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    directories(user, root, file.parent().unwrap_or(root))?;
+    let doing = || format!("writing {}", file.display());
+    fs::write(file, bytes).with_context(doing)?;
+    fs::set_permissions(file, fs::Permissions::from_mode(mode)).with_context(doing)?;
+    user.own(file)
+}
+
+fn directories(user: &ServerUser, root: &Path, directory: &Path) -> Result<()> {
+    let below = directory.strip_prefix(root).context("a mount outside of the pod's directory")?;
+    let mut path = root.to_owned();
+    for part in below {
+        path.push(part);
+        if !path.exists() {
+            fs::create_dir(&path).with_context(|| format!("creating {}", path.display()))?;
+            user.own(&path)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data() -> Data {
+        [("password".to_owned(), b"p".to_vec()), ("username".to_owned(), b"u".to_vec())].into()
+    }
+
+    fn wanted<'a>(items: Option<&'a [KeyToPath]>, optional: bool) -> Wanted<'a> {
+        Wanted {
+            kind: "secret",
+            name: "s",
+            items,
+            mode: Some(0o440),
+            optional: Some(optional),
+        }
+    }
+
+    fn item(key: &str) -> KeyToPath {
+        KeyToPath {
+            key: key.into(),
+            path: "file".into(),
+            ..KeyToPath::default()
+        }
+    }
+
+    #[test]
+    fn items_choose_and_rename_keys() {
+        let files = wanted(Some(&[item("password")]), false).of(Some(&data())).unwrap();
+        assert_eq!(
+            files,
+            [File {
+                path: "file".into(),
+                bytes: b"p".to_vec(),
+                mode: 0o440
+            }]
+        );
+        assert_eq!(wanted(None, false).of(Some(&data())).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_is_missing_fails_the_mount_unless_it_is_optional() {
+        assert_eq!(wanted(None, false).of(None).unwrap_err().to_string(), "secret \"s\" not found");
+        let items = [item("ca.crt")];
+        let error = wanted(Some(&items), false).of(Some(&data())).unwrap_err();
+        assert_eq!(error.to_string(), "references non-existent secret key: ca.crt");
+        assert!(wanted(None, true).of(None).unwrap().is_empty());
+        assert!(wanted(Some(&items), true).of(Some(&data())).unwrap().is_empty());
+    }
+}

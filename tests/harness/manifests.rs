@@ -1,0 +1,83 @@
+//! The manifests that users apply: rendered by kustomize's own binary, and applied to the API server.
+
+pub mod access;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{control_plane::ControlPlane, setup::Setup};
+
+/// `manifests/` of this checkout.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests")
+}
+
+/// What `kustomize build` makes of an overlay, in the order in which it is to be applied.
+///
+/// # Errors
+/// kustomize refuses it; the error holds its words.
+pub fn render(setup: &Setup, overlay: &Path) -> Result<Vec<Value>> {
+    let mut command = std::process::Command::new(&setup.kustomize);
+    let output = command
+        .arg("build")
+        .arg(overlay)
+        .env_clear()
+        .output()
+        .context("starting kustomize")?;
+    if !output.status.success() {
+        bail!(
+            "kustomize build {}: {}",
+            overlay.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    let documents = serde_yaml_ng::Deserializer::from_slice(&output.stdout);
+    let objects = documents.map(|document| Value::deserialize(document).context("reading what kustomize printed"));
+    objects.filter(|object| !matches!(object, Ok(Value::Null))).collect()
+}
+
+/// The objects of `manifests/overlays/example`: the Mastodon of the guide.
+///
+/// # Errors
+/// As [`render`].
+pub fn example(setup: &Setup) -> Result<Vec<Value>> {
+    render(setup, &folder().join("overlays/example"))
+}
+
+/// Renders the example and applies it, as `kubectl apply -k manifests/overlays/example` does; returns its objects.
+///
+/// # Errors
+/// As [`render`], or the API server refuses an object.
+pub async fn apply_example(plane: &ControlPlane) -> Result<Vec<Value>> {
+    let objects = example(plane.setup())?;
+    let namespace = namespace(&objects)?;
+    plane.namespace(namespace).await?;
+    plane.apply(namespace, &objects).await?;
+    Ok(objects)
+}
+
+/// The one namespace of all the objects.
+///
+/// # Errors
+/// They name none, or more than one.
+pub fn namespace(objects: &[Value]) -> Result<&str> {
+    let mut all: Vec<&str> = objects
+        .iter()
+        .filter_map(|object| object.pointer("/metadata/namespace")?.as_str())
+        .collect();
+    all.dedup();
+    match all[..] {
+        [one] => Ok(one),
+        _ => bail!("the objects belong to the namespaces {all:?}"),
+    }
+}
+
+/// The objects of a kind.
+pub fn of_kind<'a>(objects: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    objects
+        .iter()
+        .filter(move |object| object.get("kind").and_then(Value::as_str) == Some(kind))
+}
