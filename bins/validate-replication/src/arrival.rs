@@ -1,0 +1,263 @@
+//! The wait for a target that accepts connections: what it shows meanwhile, and the one effect of this step, a CHECKPOINT.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::{Api, ResourceExt as _, api::ListParams};
+use shared::{
+    error::{Context as _, Error, ErrorKind, Result},
+    job::Run,
+    postgres::{Source, Target},
+    wait::{Seen, until},
+};
+use tokio::{task::JoinHandle, time::Instant};
+
+use crate::{
+    catalog,
+    clone::{self, BaseBackup, CloneSeen, Pace, PodSeen, Stage},
+    sessions::Ends,
+    settings::Settings,
+};
+
+/// The annotation by which adopt-pgdata gets into the instance pods.
+const POD_PATCH: &str = "cnpg.io/podPatch";
+const POLL: Duration = Duration::from_secs(1);
+/// One line of progress in so long.
+const LINE: Duration = Duration::from_secs(10);
+/// A spread checkpoint takes minutes (checkpoint_completion_target of checkpoint_timeout); ours is fast.
+const WAITS_FOR_CHECKPOINT: &str = "waiting for checkpoint to finish";
+
+/// Connects to the target; while it does not answer, says how far the clone is.
+///
+/// # Errors
+/// Config for a wrong login or certificate; Refused when CNPG has given up; Transient at the deadline, with the likely cause.
+pub async fn wait(run: &Run, settings: &Settings, ends: &Ends, source: Source, deadline: Instant) -> Result<Target> {
+    let mut watch = Watch::new(run, settings, ends, source);
+    let outcome = until(deadline, POLL, async || watch.probe().await).await;
+    outcome.map_err(|error| match (error.kind(), watch.cure.take()) {
+        (ErrorKind::Transient, Some(cure)) => error.hint(cure),
+        (ErrorKind::Transient, None) => error.hint("run this step again; VALIDATE_MAX_SECONDS is the longest that it waits for the clone"),
+        _ => error,
+    })
+}
+
+/// What is remembered from one probe to the next.
+struct Watch<'a> {
+    run: &'a Run,
+    settings: &'a Settings,
+    ends: &'a Ends,
+    begun: Instant,
+    source: Option<Source>,
+    checkpoint: Option<JoinHandle<Result<()>>>,
+    knocking_since: Option<Instant>,
+    pace: Pace,
+    said: Option<Instant>,
+    warned: Option<String>,
+    cure: Option<String>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(run: &'a Run, settings: &'a Settings, ends: &'a Ends, source: Source) -> Self {
+        Self {
+            run,
+            settings,
+            ends,
+            begun: Instant::now(),
+            source: Some(source),
+            checkpoint: None,
+            knocking_since: None,
+            pace: Pace::default(),
+            said: None,
+            warned: None,
+            cure: None,
+        }
+    }
+
+    async fn probe(&mut self) -> Result<Seen<Target>> {
+        let refusal = match self.ends.target().await {
+            Ok(target) => return Ok(Seen::Ready(target)),
+            Err(error) if error.kind() == ErrorKind::Transient => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        if let Some(cure) = clone::hopeless(&refusal) {
+            return Err(Error::refused(refusal).hint(cure));
+        }
+        let seen = match self.look(refusal.clone()).await {
+            Ok(seen) => seen,
+            Err(error) if error.kind() == ErrorKind::Transient => return Ok(Seen::NotYet(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        let missing = match clone::stage(&seen) {
+            Stage::GivenUp(what) => {
+                return Err(Error::refused(format!("the target cannot be cloned: {what}"))
+                    .hint("read the log of its pods, delete the Cluster, mend the cause, and apply the manifest again"));
+            }
+            Stage::Copying(backup) => self.copying(&backup).await,
+            Stage::Stuck { what, cure } => self.stuck(what, cure),
+            Stage::Coming(what) => {
+                self.cure = None;
+                self.run.report.waiting(format!("waiting for the target: {what}"));
+                what
+            }
+        };
+        Ok(Seen::NotYet(format!("the target does not accept connections: {missing}")))
+    }
+
+    /// One look at the Cluster, its pods and the source.
+    async fn look(&mut self, refusal: String) -> Result<CloneSeen> {
+        let (cluster, pods) = futures::try_join!(
+            crate::look::resources(self.run, self.settings),
+            pods(self.run, &self.settings.target_cluster)
+        )?;
+        let status = cluster.1.status.clone().unwrap_or_default();
+        let backup = self.backup().await;
+        let copying_pod = pods.iter().any(|pod| pod.clones && pod.phase == "Running");
+        if backup.is_some() || !copying_pod {
+            self.knocking_since = None;
+        } else {
+            self.knocking_since.get_or_insert_with(Instant::now);
+        }
+        Ok(CloneSeen {
+            phase: status.phase,
+            phase_reason: status.phase_reason,
+            patched: cluster.1.annotations().contains_key(POD_PATCH),
+            pods,
+            backup,
+            knocking: self.knocking_since.map(|since| since.elapsed()).unwrap_or_default(),
+            refusal,
+        })
+    }
+
+    /// The base backup at the source; a source that fails over meanwhile is asked again at the next probe.
+    async fn backup(&mut self) -> Option<BaseBackup> {
+        if self.source.is_none() {
+            self.source = self.ends.source().await.ok();
+        }
+        match catalog::base_backup(self.source.as_ref()?).await {
+            Ok(backup) => backup,
+            Err(_) => {
+                self.source = None;
+                None
+            }
+        }
+    }
+
+    async fn copying(&mut self, backup: &BaseBackup) -> String {
+        self.cure = None;
+        if backup.phase == WAITS_FOR_CHECKPOINT {
+            self.checkpoint_once().await;
+        }
+        let line_due = self.said.is_none_or(|said| said.elapsed() >= LINE);
+        if line_due {
+            self.said = Some(Instant::now());
+            let line = self.pace.line(self.begun.elapsed(), backup);
+            self.run.report.progress(line);
+        }
+        format!("the clone is being made ({})", backup.phase)
+    }
+
+    /// Beside the work, in a session of its own: it may take as long as the source's disks need.
+    async fn checkpoint_once(&mut self) {
+        if self.checkpoint.is_some() {
+            return;
+        }
+        self.run
+            .report
+            .info("the clone waits for the source's next checkpoint, which takes minutes; asking the source for one now (CHECKPOINT)");
+        let (report, session) = (self.run.report.clone(), self.ends.source().await);
+        self.checkpoint = Some(tokio::spawn(async move {
+            let outcome = match session {
+                Ok(source) => source.checkpoint().await,
+                Err(error) => Err(error),
+            };
+            match &outcome {
+                Ok(()) => report.step("Checkpoint", "the source has written a checkpoint"),
+                Err(error) => report.warning(
+                    "CheckpointFailed",
+                    format!("{error}; the clone goes on when the source's own checkpoint is done"),
+                ),
+            }
+            outcome
+        }));
+    }
+
+    fn stuck(&mut self, what: String, cure: String) -> String {
+        if self.warned.as_ref() != Some(&cure) {
+            self.run.report.warning("CloneStuck", format!("{what} → {cure}"));
+            self.warned = Some(cure.clone());
+        }
+        self.cure = Some(cure);
+        what
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if let Some(checkpoint) = &self.checkpoint {
+            checkpoint.abort();
+        }
+    }
+}
+
+/// The Cluster's pods, the clone Job's among them.
+async fn pods(run: &Run, cluster: &str) -> Result<Vec<PodSeen>> {
+    let api: Api<Pod> = Api::namespaced(run.client.clone(), &run.namespace);
+    let list = api
+        .list(&ListParams::default().labels(&format!("cnpg.io/cluster={cluster}")))
+        .await
+        .context("listing the target's pods")?;
+    Ok(list.iter().map(pod_seen).collect())
+}
+
+fn pod_seen(pod: &Pod) -> PodSeen {
+    let status = pod.status.clone().unwrap_or_default();
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let unschedulable = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.reason.as_deref() == Some("Unschedulable"));
+    PodSeen {
+        name: pod.name_any(),
+        clones: pod.labels().get("cnpg.io/jobRole").is_some_and(|role| role == "pgbasebackup"),
+        stuck: containers
+            .filter_map(stuck)
+            .next()
+            .or_else(|| Some(("-".to_owned(), unschedulable?.reason.clone()?))),
+        phase: status.phase.unwrap_or_default(),
+    }
+}
+
+/// A container that waits for its turn is not stuck.
+fn stuck(container: &ContainerStatus) -> Option<(String, String)> {
+    let reason = container.state.as_ref()?.waiting.as_ref()?.reason.clone()?;
+    (!matches!(reason.as_str(), "ContainerCreating" | "PodInitializing")).then(|| (container.name.clone(), reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn seen(status: serde_json::Value) -> PodSeen {
+        pod_seen(&serde_json::from_value(json!({"metadata": {"name": "database-1"}, "status": status})).unwrap())
+    }
+
+    #[test]
+    fn the_first_container_that_cannot_go_on_is_named() {
+        let waiting = |name: &str, reason: &str| json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 3, "state": {"waiting": {"reason": reason}}});
+        let pod = seen(json!({"phase": "Pending",
+            "initContainerStatuses": [waiting("adopt-pgdata", "CrashLoopBackOff")], "containerStatuses": [waiting("postgres", "PodInitializing")]}));
+        assert_eq!(pod.stuck, Some(("adopt-pgdata".into(), "CrashLoopBackOff".into())));
+        assert_eq!(
+            seen(json!({"containerStatuses": [waiting("postgres", "ContainerCreating")]})).stuck,
+            None
+        );
+    }
+
+    #[test]
+    fn a_pod_without_a_node_is_stuck() {
+        let pod = seen(json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}));
+        assert_eq!(pod.stuck, Some(("-".into(), "Unschedulable".into())));
+    }
+}

@@ -1,0 +1,319 @@
+//! How far the target is on its way to a server that answers, told from what the source, the Cluster and its pods show.
+//!
+//! CNPG says nothing itself when a clone cannot begin: its Job asks for ever and the phase stays the same (verified.md, *What
+//! stops the guide's way*, 1 to 6). So the likely cause is named here.
+
+use std::time::Duration;
+
+/// Longer than a clone's first login takes once its pod runs.
+const LOGIN_SECONDS_MAX: u64 = 30;
+
+/// A row of pg_stat_progress_basebackup at the source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BaseBackup {
+    /// `phase`, PostgreSQL's own words.
+    pub phase: String,
+    /// `backup_total`; None before it is estimated, or when the estimate is switched off.
+    pub bytes_total: Option<u64>,
+    /// `backup_streamed`.
+    pub bytes_streamed: u64,
+}
+
+/// A pod of the Cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodSeen {
+    /// Its name.
+    pub name: String,
+    /// It belongs to the clone's Job (label cnpg.io/jobRole=pgbasebackup).
+    pub clones: bool,
+    /// `status.phase`.
+    pub phase: String,
+    /// First container that waits for something graver than its start: its name and the reason, such as CrashLoopBackOff.
+    pub stuck: Option<(String, String)>,
+}
+
+/// One look at a target that does not answer yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CloneSeen {
+    /// The Cluster's phase and reason.
+    pub phase: String,
+    /// The Cluster's phaseReason.
+    pub phase_reason: String,
+    /// The Cluster has the annotation cnpg.io/podPatch.
+    pub patched: bool,
+    /// Its pods.
+    pub pods: Vec<PodSeen>,
+    /// The base backup that the source is giving, the youngest if there are several.
+    pub backup: Option<BaseBackup>,
+    /// How long the clone's pod has run without a base backup at the source.
+    pub knocking: Duration,
+    /// Why the target could not be connected to.
+    pub refusal: String,
+}
+
+/// What that look means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// CNPG has given up; waiting does not help.
+    GivenUp(String),
+    /// The copy is being made.
+    Copying(BaseBackup),
+    /// Something stands in the way that somebody must look at, although a later attempt may succeed.
+    Stuck {
+        /// What is seen.
+        what: String,
+        /// The likely cause and its cure.
+        cure: String,
+    },
+    /// On its way.
+    Coming(String),
+}
+
+/// Tells the stage; the gravest that applies.
+pub fn stage(seen: &CloneSeen) -> Stage {
+    if seen.phase.contains("unrecoverable") {
+        return Stage::GivenUp(format!("phase {:?}: {}", seen.phase, seen.phase_reason));
+    }
+    if let Some(backup) = &seen.backup {
+        return Stage::Copying(backup.clone());
+    }
+    if let Some((pod, (container, reason))) = seen.pods.iter().find_map(|pod| Some((pod, pod.stuck.as_ref()?))) {
+        return Stage::Stuck {
+            what: format!("pod {}, container {container}: {reason}", pod.name),
+            cure: cure(seen, container, reason),
+        };
+    }
+    let Some(pod) = seen.pods.iter().find(|pod| pod.clones && pod.phase == "Running") else {
+        return Stage::Coming(format!("phase {:?}, {}", seen.phase, seen.refusal));
+    };
+    if seen.knocking >= Duration::from_secs(LOGIN_SECONDS_MAX) {
+        return Stage::Stuck {
+            what: format!("pod {} runs for {} s and has not begun to copy", pod.name, seen.knocking.as_secs()),
+            cure: format!(
+                "it repeats \"DB not available, will retry\" for ever when it cannot log in: kubectl logs {} shows why (host name, pg_hba, password or certificate); run extract-certs and prepare-zalando again and compare spec.externalClusters",
+                pod.name
+            ),
+        };
+    }
+    Stage::Coming(format!("pod {} logs in to the source", pod.name))
+}
+
+fn cure(seen: &CloneSeen, container: &str, reason: &str) -> String {
+    match reason {
+        "CrashLoopBackOff" | "Error" if !seen.patched => {
+            "the Cluster lacks the annotation cnpg.io/podPatch: PostgreSQL cannot start with Patroni's hba_file and ident_file; apply the manifest of prepare-zalando again".into()
+        }
+        "CrashLoopBackOff" | "Error" => format!("kubectl logs of the container {container} shows why; a \"could not load …/pg_hba.conf\" means that adopt-pgdata has not run"),
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => "the image cannot be pulled: correct TARGET_IMAGE or ADOPT_IMAGE and apply the manifest again".into(),
+        "Unschedulable" => "no node or volume fits: kubectl describe shows what it waits for".into(),
+        _ => "kubectl describe of the pod shows what it waits for".into(),
+    }
+}
+
+/// Whether an answer of the target means that it will never let us in, and what to do then.
+pub fn hopeless(refusal: &str) -> Option<&'static str> {
+    refusal.contains("locale is incompatible").then_some(
+        "the target's image has not the locale of the database: set TARGET_IMAGE to a standard image (the minimal ones have no en_US), run prepare-zalando and clone again",
+    )
+}
+
+/// Rate and time left, from one line to the next.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    first: Option<(Duration, u64)>,
+    last: Option<(Duration, u64)>,
+}
+
+impl Pace {
+    /// The line for a backup seen at `at` (since any fixed instant): percent, MB/s since the line before, time left at the mean rate.
+    pub fn line(&mut self, at: Duration, backup: &BaseBackup) -> String {
+        if backup.phase != "streaming database files" {
+            *self = Self::default();
+            return format!("the clone: {}", backup.phase);
+        }
+        let streamed = backup.bytes_streamed;
+        let first = *self.first.get_or_insert((at, streamed));
+        let last = self.last.replace((at, streamed));
+        let rate = last.map_or(0.0, |last| rate(last, (at, streamed)));
+        let Some(total) = backup.bytes_total.filter(|total| *total > 0) else {
+            return format!("the clone: {} copied, {:.1} MB/s", bytes(streamed), rate / 1e6);
+        };
+        // The estimate was made at the beginning; the data may have grown since.
+        let percent = (streamed.saturating_mul(100) / total).min(100);
+        let mean = self::rate(first, (at, streamed));
+        let left = match total.saturating_sub(streamed) {
+            0 => "finishing".to_owned(),
+            remaining if mean > 0.0 => format!("about {} left", clock((remaining as f64 / mean).ceil() as u64)),
+            _ => "time left not known yet".to_owned(),
+        };
+        format!("the clone: {percent}% of {}, {:.1} MB/s, {left}", bytes(total), rate / 1e6)
+    }
+}
+
+/// Bytes per second between two moments.
+fn rate(from: (Duration, u64), to: (Duration, u64)) -> f64 {
+    let seconds = to.0.saturating_sub(from.0).as_secs_f64();
+    if seconds > 0.0 {
+        to.1.saturating_sub(from.1) as f64 / seconds
+    } else {
+        0.0
+    }
+}
+
+/// In the unit that keeps it short; powers of ten, as disks are sold.
+pub fn bytes(count: u64) -> String {
+    match count {
+        0..1_000_000 => format!("{count} bytes"),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", count as f64 / 1e6),
+        _ => format!("{:.1} GB", count as f64 / 1e9),
+    }
+}
+
+fn clock(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(clones: bool, stuck: Option<(&str, &str)>) -> PodSeen {
+        let stuck = stuck.map(|(container, reason)| (container.to_owned(), reason.to_owned()));
+        PodSeen {
+            name: "database-1".into(),
+            clones,
+            phase: "Running".into(),
+            stuck,
+        }
+    }
+
+    fn seen() -> CloneSeen {
+        CloneSeen {
+            phase: "Setting up primary".into(),
+            refusal: "connection refused".into(),
+            ..CloneSeen::default()
+        }
+    }
+
+    fn streaming(bytes_streamed: u64) -> BaseBackup {
+        BaseBackup {
+            phase: "streaming database files".into(),
+            bytes_total: Some(1_000_000_000),
+            bytes_streamed,
+        }
+    }
+
+    fn cure_of(seen: &CloneSeen) -> String {
+        match stage(seen) {
+            Stage::Stuck { cure, .. } => cure,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_clone_that_knocks_for_long_is_stuck_and_a_young_one_is_coming() {
+        let young = CloneSeen {
+            pods: vec![pod(true, None)],
+            knocking: Duration::from_secs(29),
+            ..seen()
+        };
+        assert_eq!(stage(&young), Stage::Coming("pod database-1 logs in to the source".into()));
+        assert!(
+            cure_of(&CloneSeen {
+                knocking: Duration::from_secs(30),
+                ..young.clone()
+            })
+            .contains("will retry")
+        );
+        // As soon as the source gives a backup, whatever the clock says.
+        let copying = CloneSeen {
+            knocking: Duration::from_secs(99),
+            backup: Some(streaming(1)),
+            ..young
+        };
+        assert_eq!(stage(&copying), Stage::Copying(streaming(1)));
+    }
+
+    #[test]
+    fn a_crash_loop_without_the_patch_names_the_patch() {
+        let crashing = CloneSeen {
+            pods: vec![pod(false, Some(("postgres", "CrashLoopBackOff")))],
+            ..seen()
+        };
+        assert!(cure_of(&crashing).contains("cnpg.io/podPatch"));
+        assert!(cure_of(&CloneSeen { patched: true, ..crashing }).contains("adopt-pgdata"));
+        let image = CloneSeen {
+            pods: vec![pod(false, Some(("adopt-pgdata", "ImagePullBackOff")))],
+            ..seen()
+        };
+        assert!(cure_of(&image).contains("ADOPT_IMAGE"));
+    }
+
+    #[test]
+    fn what_cnpg_calls_unrecoverable_is_given_up() {
+        let phase = "Cluster is unrecoverable and needs manual intervention".to_owned();
+        assert!(matches!(stage(&CloneSeen { phase, ..seen() }), Stage::GivenUp(_)));
+        assert_eq!(
+            stage(&seen()),
+            Stage::Coming("phase \"Setting up primary\", connection refused".into())
+        );
+        assert!(hopeless("FATAL: database locale is incompatible with operating system").is_some());
+        assert!(hopeless("the database system is starting up").is_none());
+    }
+
+    #[test]
+    fn the_line_tells_percent_rate_and_time_left() {
+        let mut pace = Pace::default();
+        let at = Duration::from_secs;
+        assert_eq!(
+            pace.line(at(100), &streaming(0)),
+            "the clone: 0% of 1.0 GB, 0.0 MB/s, time left not known yet"
+        );
+        assert_eq!(
+            pace.line(at(110), &streaming(200_000_000)),
+            "the clone: 20% of 1.0 GB, 20.0 MB/s, about 40 s left"
+        );
+        // 30 MB/s in the last ten seconds, 25 MB/s in the mean.
+        assert_eq!(
+            pace.line(at(120), &streaming(500_000_000)),
+            "the clone: 50% of 1.0 GB, 30.0 MB/s, about 20 s left"
+        );
+        assert_eq!(
+            pace.line(at(130), &streaming(1_200_000_000)),
+            "the clone: 100% of 1.0 GB, 70.0 MB/s, finishing"
+        );
+        assert_eq!(
+            pace.line(
+                at(140),
+                &BaseBackup {
+                    bytes_total: None,
+                    ..streaming(1_300_000_000)
+                }
+            ),
+            "the clone: 1.3 GB copied, 10.0 MB/s"
+        );
+    }
+
+    #[test]
+    fn another_phase_is_said_in_postgresqls_words_and_starts_the_clock_anew() {
+        let mut pace = Pace::default();
+        pace.line(Duration::from_secs(1), &streaming(5));
+        let waiting = BaseBackup {
+            phase: "waiting for checkpoint to finish".into(),
+            ..BaseBackup::default()
+        };
+        assert_eq!(
+            pace.line(Duration::from_secs(2), &waiting),
+            "the clone: waiting for checkpoint to finish"
+        );
+        assert!(pace.first.is_none());
+        assert_eq!(
+            (clock(119), clock(121), clock(7260)),
+            ("119 s".into(), "3 min".into(), "2 h 1 min".into())
+        );
+    }
+}

@@ -1,0 +1,216 @@
+//! One look at everything: both servers, Patroni, and the objects around them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{Api, ResourceExt as _};
+use shared::{
+    config::Name,
+    error::{Error, ErrorKind, Result},
+    job::Run,
+    kubernetes::{
+        self,
+        cnpg::{self, Cluster},
+        patroni::{self, Patroni},
+        workloads,
+        zalando::{self, CONTROLLER, Postgresql},
+    },
+    postgres::{Lsn, in_recovery, settings::hot_standby, target::Replay},
+    readiness::{
+        Finding,
+        objects::{ClusterSeen, PatroniSeen, SuperuserSeen},
+        servers::{HotStandby, Server, SuperuserOf},
+    },
+};
+
+use crate::{catalog, sessions::Sides, settings::Settings};
+
+/// Roles that CNPG looks for on the primary and that must have come with the copy (verified.md, facts/cnpg.md §2.6, §7, §9).
+pub const CNPG_ROLES: [&str; 3] = ["streaming_replica", "cnpg_pooler_pgbouncer", "cnpg_metrics_exporter"];
+
+/// What the servers say.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    /// The source.
+    pub source: Server,
+    /// Its insert LSN, read before the target's replay; None on a standby.
+    pub source_lsn: Option<Lsn>,
+    /// The target.
+    pub target: Server,
+    /// Where the target stands.
+    pub replay: Replay,
+    /// State of the walsender at the source that serves the target.
+    pub walsender: Option<String>,
+    /// The five settings, source's and target's.
+    pub hot_standby: (HotStandby, HotStandby),
+    /// default_transaction_read_only of the source.
+    pub read_only: String,
+    /// Prepared transactions at the source.
+    pub prepared: Vec<String>,
+    /// Base backups that the source is giving.
+    pub base_backups: Vec<String>,
+    /// WAL file that the source's archiver fails at.
+    pub archiving_fails: Option<String>,
+    /// recovery_min_apply_delay of the target.
+    pub apply_delay: String,
+    /// Whether our logins are superusers.
+    pub superuser: SuperuserOf,
+    /// [`CNPG_ROLES`] that the target lacks.
+    pub roles_missing: Vec<String>,
+}
+
+/// What the objects say.
+#[derive(Clone, Debug)]
+pub struct Objects {
+    /// The Cluster.
+    pub cluster: ClusterSeen,
+    /// What becomes of the superuser.
+    pub superuser: SuperuserSeen,
+    /// The CR's annotation acid.zalan.do/controller.
+    pub controller: Option<String>,
+    /// Patroni.
+    pub patroni: PatroniSeen,
+    /// APPS without a Deployment.
+    pub apps_missing: Vec<String>,
+    /// Deployments that are not fully up, in words.
+    pub apps_lacking: Vec<String>,
+    /// The application's ConfigMap, by its real name, or why there is none.
+    pub config: Result<(String, BTreeMap<String, String>), Finding>,
+}
+
+/// The two objects that everything hangs on.
+pub async fn resources(run: &Run, settings: &Settings) -> Result<(Postgresql, Cluster)> {
+    let postgresqls = zalando::postgresqls(&run.client, &run.namespace);
+    let clusters = cnpg::clusters(&run.client, &run.namespace);
+    let (source, target) = (&settings.source_cluster, &settings.target_cluster);
+    let (postgresql, cluster) = futures::try_join!(kubernetes::get(&postgresqls, source), kubernetes::get(&clusters, target))?;
+    let missing = |kind: &str, name: &Name, cure: &str| {
+        Error::config(format!("there is no {kind} {name} in the namespace {}", run.namespace)).hint(cure)
+    };
+    let postgresql =
+        postgresql.ok_or_else(|| missing("postgresql", source, "correct SOURCE_CLUSTER in the ConfigMap replica-migration"))?;
+    let cluster = cluster.ok_or_else(|| {
+        missing(
+            "Cluster",
+            target,
+            "apply the manifest that prepare-zalando rendered, or correct TARGET_CLUSTER in the ConfigMap replica-migration",
+        )
+    })?;
+    Ok((postgresql, cluster))
+}
+
+/// Asks both servers, the source's position before the target's.
+pub async fn servers(sides: &Sides, settings: &Settings) -> Result<Servers> {
+    let Sides { source, target } = sides;
+    let (of_source, standby, hot_source, read_only, prepared, base_backups, archiving_fails, walsender, super_source) = futures::try_join!(
+        source.identity(),
+        in_recovery(source),
+        hot_standby(source),
+        catalog::read_only_by_default(source),
+        source.prepared_transactions(),
+        source.base_backups(),
+        catalog::archiving_fails(source),
+        catalog::walsender(source, &settings.target_cluster),
+        catalog::superuser(source)
+    )?;
+    let source_lsn = if standby { None } else { Some(source.insert_lsn().await?) };
+    let (of_target, target_standby, replay, hot_target, apply_delay, super_target, roles_missing) = futures::try_join!(
+        target.identity(),
+        target.in_recovery(),
+        target.replay(),
+        hot_standby(target),
+        catalog::apply_delay(target),
+        catalog::superuser(target),
+        catalog::roles_missing(target, &CNPG_ROLES)
+    )?;
+    Ok(Servers {
+        source: Server {
+            identity: of_source,
+            in_recovery: standby,
+        },
+        source_lsn,
+        target: Server {
+            identity: of_target,
+            in_recovery: target_standby,
+        },
+        replay,
+        walsender,
+        hot_standby: (hot_source, hot_target),
+        read_only,
+        prepared,
+        base_backups,
+        archiving_fails,
+        apply_delay,
+        superuser: SuperuserOf {
+            source: super_source,
+            target: super_target,
+        },
+        roles_missing,
+    })
+}
+
+/// Reads the objects.
+pub async fn objects(run: &Run, settings: &Settings, rest: &Patroni) -> Result<Objects> {
+    let (resources, patroni, apps, config) = futures::join!(
+        resources(run, settings),
+        patroni_seen(run, settings, rest),
+        apps(run, settings),
+        workloads::find_config(&run.client, &run.namespace, &settings.app_configmap)
+    );
+    let ((postgresql, cluster), (apps_missing, apps_lacking)) = (resources?, apps?);
+    let config = match config {
+        Ok(map) => Ok((map.name_any(), map.data.unwrap_or_default())),
+        Err(error) if error.kind() == ErrorKind::Config => Err(crate::checks::no_config(&settings.app_configmap, &error)),
+        Err(error) => return Err(error),
+    };
+    Ok(Objects {
+        cluster: cluster.seen(),
+        superuser: cluster.superuser(),
+        controller: postgresql.annotations().get(CONTROLLER).cloned(),
+        patroni: patroni?,
+        apps_missing,
+        apps_lacking,
+        config,
+    })
+}
+
+/// The leader's own word; a leader that does not answer is part of what is seen.
+async fn patroni_seen(run: &Run, settings: &Settings, rest: &Patroni) -> Result<PatroniSeen> {
+    let members = patroni::members(&run.client, &run.namespace, &settings.source_cluster).await?;
+    let Some(leader) = members.iter().find(|member| member.leader) else {
+        return Ok(PatroniSeen {
+            leader: None,
+            unreachable: None,
+            paused: false,
+        });
+    };
+    let (paused, unreachable) = match rest.cluster(leader).await {
+        Ok(view) => (view.pause, None),
+        Err(error) => (false, Some(error.to_string())),
+    };
+    Ok(PatroniSeen {
+        leader: Some(leader.name.clone()),
+        unreachable,
+        paused,
+    })
+}
+
+/// The Deployments of APPS that do not exist, and those that lack pods.
+async fn apps(run: &Run, settings: &Settings) -> Result<(Vec<String>, Vec<String>)> {
+    let api: Api<Deployment> = Api::namespaced(run.client.clone(), &run.namespace);
+    let each = settings.apps.0.iter().map(|name| kubernetes::get(&api, name));
+    let found = futures::future::try_join_all(each).await?;
+    let (mut missing, mut lacking) = (Vec::new(), Vec::new());
+    for (name, found) in settings.apps.0.iter().zip(found) {
+        let Some(found) = found else {
+            missing.push(name.to_string());
+            continue;
+        };
+        let wanted = found.spec.replicas.unwrap_or(1);
+        let ready = found.status.and_then(|status| status.ready_replicas).unwrap_or(0);
+        if wanted == 0 || ready < wanted {
+            lacking.push(format!("{name} {ready} of {wanted}"));
+        }
+    }
+    Ok((missing, lacking))
+}

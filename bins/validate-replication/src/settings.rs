@@ -1,0 +1,93 @@
+//! The environment of this step; keys of `manifests/base/settings.env`.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::Deserialize;
+use shared::config::{List, Name, Pairs, Text};
+
+/// What this step is told. The connections `SOURCE_*` and `TARGET_*` are read beside it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Settings {
+    /// The `postgresql` resource.
+    pub source_cluster: Name,
+    /// The CNPG Cluster.
+    pub target_cluster: Name,
+    /// The application's database.
+    pub database: Text,
+    /// Tables whose rows are compared.
+    pub key_tables: List<TableName>,
+    /// Most bytes that the target may lag behind.
+    pub lag_bytes_max: u64,
+    /// Longest wait for the clone to finish, in seconds.
+    pub validate_max_seconds: u64,
+    /// The application's Deployments.
+    pub apps: List<Name>,
+    /// The application's ConfigMap.
+    pub app_configmap: Name,
+    /// Its keys and values after the cut.
+    pub app_config_target: Pairs,
+}
+
+impl Settings {
+    /// The longest that this step takes.
+    pub fn validate_max(&self) -> Duration {
+        Duration::from_secs(self.validate_max_seconds)
+    }
+}
+
+/// A table as it is spelled in the catalog, with or without its schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableName {
+    /// None: the only table of this name, or the one in `public`.
+    pub schema: Option<String>,
+    /// Name without schema.
+    pub table: String,
+}
+
+impl FromStr for TableName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split('.').collect();
+        let (schema, table) = match parts.as_slice() {
+            [table] => (None, *table),
+            [schema, table] => (Some((*schema).to_owned()), *table),
+            _ => return Err(format!("{text:?} is not table or schema.table")),
+        };
+        if table.is_empty() || schema.as_deref() == Some("") || text.contains('"') {
+            return Err(format!(
+                "{text:?} is not table or schema.table (spelled as in the catalog, without quotes)"
+            ));
+        }
+        Ok(Self {
+            schema,
+            table: table.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.schema {
+            Some(schema) => write!(f, "{schema}.{}", self.table),
+            None => f.write_str(&self.table),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_may_name_its_schema_and_nothing_more() {
+        let table: TableName = "app.users".parse().unwrap();
+        assert_eq!(
+            (table.schema.as_deref(), table.table.as_str(), table.to_string().as_str()),
+            (Some("app"), "users", "app.users")
+        );
+        assert_eq!("users".parse::<TableName>().unwrap().schema, None);
+        for wrong in ["", ".users", "app.", "db.app.users", "\"users\""] {
+            assert!(wrong.parse::<TableName>().is_err(), "{wrong}");
+        }
+    }
+}
