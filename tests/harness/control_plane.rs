@@ -4,11 +4,10 @@
 //! selector, starts a pod or collects garbage. Who needs one of these does it himself.
 
 mod crds;
+mod servers;
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -28,7 +27,6 @@ use serde_json::json;
 
 use crate::{
     audit::{self, Use},
-    authority::Authority,
     instance::Instance,
     process::Process,
     setup::Setup,
@@ -36,16 +34,10 @@ use crate::{
 
 /// The host number of the API server and etcd in the instance's network.
 pub const HOST: u8 = 2;
-const PORT: u16 = 6443;
-const ETCD_PORT: u16 = 2379;
 /// The name under which the harness writes fields.
 const FIELD_MANAGER: &str = "harness";
 const START_SECONDS_MAX: u64 = 60;
 const TOKEN_SECONDS: i64 = 24 * 3600;
-
-/// Who did what is all that is asked of the log; the harness itself, `system:` users and health checks are left out.
-const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
-    - {level: Metadata, userGroups: ['system:serviceaccounts']}\n- {level: None}\n";
 
 /// A running API server with its store; everything ends on drop.
 pub struct ControlPlane {
@@ -68,15 +60,12 @@ impl ControlPlane {
         let setup = Setup::ready().await?;
         let instance = Arc::new(Instance::claim(setup)?);
         let directory = instance.subdirectory(setup, "control-plane")?;
-        let authority = write_credentials(setup, &instance, &directory)?;
-        let admin_token = random_token()?;
-        private(
-            setup,
-            &directory.join("tokens.csv"),
-            &format!("{admin_token},admin,admin,system:masters\n"),
-        )?;
-        let etcd = Process::start("etcd", etcd(setup, &instance, &directory), &directory.join("etcd.log"))?;
-        let text = kubeconfig(&url(&instance), &authority, &admin_token, "default");
+        let authority = servers::write_credentials(setup, &instance, &directory)?;
+        let admin_token = servers::random_token()?;
+        let tokens = format!("{admin_token},admin,admin,system:masters\n");
+        setup.user.write_private(&directory.join("tokens.csv"), &tokens)?;
+        let etcd = Process::start("etcd", servers::etcd(setup, &instance, &directory), &directory.join("etcd.log"))?;
+        let text = servers::kubeconfig(&servers::url(&instance), &authority, &admin_token, "default");
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(Kubeconfig::from_yaml(&text)?, &options).await?;
         let admin = Client::try_from(config).context("making the admin's client")?;
@@ -113,7 +102,7 @@ impl ControlPlane {
 
     /// The API server's URL.
     pub fn url(&self) -> String {
-        url(&self.instance)
+        servers::url(&self.instance)
     }
 
     /// The CA of the API server's certificate, PEM.
@@ -123,7 +112,7 @@ impl ControlPlane {
 
     /// A kubeconfig of the admin, for kubectl by hand while looking into a failure.
     pub fn admin_kubeconfig(&self, namespace: &str) -> String {
-        kubeconfig(&self.url(), &self.authority, &self.admin_token, namespace)
+        servers::kubeconfig(&self.url(), &self.authority, &self.admin_token, namespace)
     }
 
     /// A kubeconfig with a fresh token of an existing ServiceAccount; its only context is called `local`.
@@ -131,7 +120,7 @@ impl ControlPlane {
     /// # Errors
     /// The ServiceAccount does not exist.
     pub async fn kubeconfig(&self, namespace: &str, service_account: &str) -> Result<String> {
-        Ok(kubeconfig(
+        Ok(servers::kubeconfig(
             &self.url(),
             &self.authority,
             &self.token(namespace, service_account).await?,
@@ -253,7 +242,7 @@ impl ControlPlane {
     /// # Errors
     /// It is not ready within a minute.
     pub async fn start_api_server(&self) -> Result<()> {
-        let command = api_server(self.setup, &self.instance, &self.directory);
+        let command = servers::api_server(self.setup, &self.instance, &self.directory);
         let process = Process::start("kube-apiserver", command, &self.directory.join("kube-apiserver.log"))?;
         let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
         // It offers no event for being ready: its own way of saying so is this URL.
@@ -290,121 +279,6 @@ impl ControlPlane {
 /// Server-side apply in the harness's name, by force: it stands in for operators and people alike.
 fn apply() -> PatchParams {
     PatchParams::apply(FIELD_MANAGER).force()
-}
-
-fn url(instance: &Instance) -> String {
-    format!("https://{}:{PORT}", instance.address(HOST))
-}
-
-fn etcd(setup: &Setup, instance: &Instance, directory: &Path) -> Command {
-    let mut command = setup.server(&setup.etcd);
-    let (clients, peers) = (etcd_url(instance), format!("http://{}:{}", instance.address(HOST), ETCD_PORT + 1));
-    command
-        .args(["--name", "default", "--log-level", "warn"])
-        .arg("--data-dir")
-        .arg(directory.join("etcd"));
-    command.args([
-        "--listen-client-urls",
-        &clients,
-        "--advertise-client-urls",
-        &clients,
-        "--listen-peer-urls",
-        &peers,
-    ]);
-    command.args([
-        "--initial-advertise-peer-urls",
-        &peers,
-        "--initial-cluster",
-        &format!("default={peers}"),
-    ]);
-    // A store that dies with the machine may as well not wait for its disk.
-    command.arg("--unsafe-no-fsync");
-    command
-}
-
-fn etcd_url(instance: &Instance) -> String {
-    format!("http://{}:{ETCD_PORT}", instance.address(HOST))
-}
-
-fn api_server(setup: &Setup, instance: &Instance, directory: &Path) -> Command {
-    let mut command = setup.server(&setup.kube_apiserver);
-    let file = |name: &str| directory.join(name).display().to_string();
-    let address = instance.address(HOST).to_string();
-    // A loopback address may not be advertised; nobody looks this one up.
-    let advertised = instance.paper_address(HOST).to_string();
-    for (flag, value) in [
-        ("etcd-servers", etcd_url(instance)),
-        ("bind-address", address),
-        ("secure-port", PORT.to_string()),
-        ("advertise-address", advertised),
-        ("endpoint-reconciler-type", "none".into()),
-        ("service-cluster-ip-range", "10.96.0.0/16".into()),
-        ("authorization-mode", "RBAC".into()),
-        ("token-auth-file", file("tokens.csv")),
-        ("tls-cert-file", file("server.crt")),
-        ("tls-private-key-file", file("server.key")),
-        ("service-account-issuer", "https://kubernetes.default.svc.cluster.local".into()),
-        ("service-account-key-file", file("accounts.pub")),
-        ("service-account-signing-key-file", file("accounts.key")),
-        ("audit-policy-file", file("audit-policy.yaml")),
-        ("audit-log-path", file("audit.log")),
-        ("audit-log-mode", "blocking".into()),
-        ("allow-privileged", "true".into()),
-    ] {
-        command.arg(format!("--{flag}={value}"));
-    }
-    command
-}
-
-/// Writes keys, certificates and the audit policy; returns the CA's certificate.
-fn write_credentials(setup: &Setup, instance: &Instance, directory: &Path) -> Result<String> {
-    let authority = Authority::root("harness control plane")?;
-    let names: Vec<String> = ["localhost", "kubernetes", "kubernetes.default.svc"].map(String::from).into();
-    let server = authority.server("kube-apiserver", &names, &[instance.address(HOST).into()])?;
-    let accounts = rcgen::KeyPair::generate().context("generating the key of the ServiceAccounts' tokens")?;
-    for (name, text) in [
-        ("server.crt", server.certificate.as_str()),
-        ("server.key", &server.key),
-        ("accounts.key", &accounts.serialize_pem()),
-        ("accounts.pub", &accounts.public_key_pem()),
-        ("audit-policy.yaml", AUDIT_POLICY),
-    ] {
-        private(setup, &directory.join(name), text)?;
-    }
-    Ok(authority.certificate().to_owned())
-}
-
-/// Writes a file that only the servers' user can read.
-fn private(setup: &Setup, file: &Path, text: &str) -> Result<()> {
-    use std::{io::Write, os::unix::fs::OpenOptionsExt};
-    let mut options = fs::File::options();
-    let written = options
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(file)
-        .and_then(|mut open| open.write_all(text.as_bytes()));
-    written.with_context(|| format!("writing {}", file.display()))?;
-    setup.user.own(file)
-}
-
-fn random_token() -> Result<String> {
-    let mut bytes = [0; 24];
-    openssl::rand::rand_bytes(&mut bytes).context("reading random bytes")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// The context is called `local` because that is the one that Patroni takes outside of a cluster.
-fn kubeconfig(url: &str, authority: &str, token: &str, namespace: &str) -> String {
-    let authority = openssl::base64::encode_block(authority.as_bytes());
-    json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "local",
-        "clusters": [{"name": "local", "cluster": {"server": url, "certificate-authority-data": authority}}],
-        "users": [{"name": "local", "user": {"token": token}}],
-        "contexts": [{"name": "local", "context": {"cluster": "local", "user": "local", "namespace": namespace}}],
-    })
-    .to_string()
 }
 
 #[cfg(test)]

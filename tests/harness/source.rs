@@ -8,26 +8,29 @@
 //! | md5 in postgresql.base.conf, no checksums, `en_US.utf-8` | facts/verified.md, *What the copy brings along* |
 //! | `spec.tls` with an intermediate CA | facts/verified.md, its scenario |
 //!
-//! The operator's own deeds after a change of the resource are not here.
+//! What the operator does after a change of the resource is in [`operator`].
 
 mod certificates;
+mod connection;
 mod content;
+mod credentials;
 mod member;
 mod objects;
+pub mod operator;
 pub mod options;
 mod patroni;
 pub mod rest;
+mod workloads;
 
 use std::{
-    fs,
     net::Ipv4Addr,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow};
+pub use connection::connect;
+pub use credentials::Credentials;
 use http::Method;
 pub use member::{Member, Place};
 pub use objects::secret_name;
@@ -40,44 +43,8 @@ use crate::{control_plane::ControlPlane, instance::Instance, setup::Setup};
 
 /// The first member's host number in the instance's network; the second one's is the next.
 pub const FIRST_HOST: u8 = 11;
-const MEMBERS: u8 = 2;
 const START_SECONDS_MAX: u64 = 90;
 const POLL: Duration = Duration::from_millis(100);
-
-/// The passwords of the roles that have Secrets.
-#[derive(Clone, Default)]
-pub struct Credentials {
-    /// Superuser `postgres`.
-    pub postgres: String,
-    /// Replication role `standby`.
-    pub standby: String,
-    /// The application's role.
-    pub application: String,
-    /// pgbouncer's role `pooler`.
-    pub pooler: String,
-}
-
-impl Credentials {
-    fn random() -> Result<Self> {
-        Ok(Self {
-            postgres: password()?,
-            standby: password()?,
-            application: password()?,
-            pooler: password()?,
-        })
-    }
-
-    fn roles<'a>(&'a self, options: &'a SourceOptions) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let application = (options.database.as_str(), self.application.as_str());
-        [
-            ("postgres", self.postgres.as_str()),
-            ("standby", &self.standby),
-            application,
-            ("pooler", &self.pooler),
-        ]
-        .into_iter()
-    }
-}
 
 /// The running cluster; ends on drop.
 pub struct Source {
@@ -85,6 +52,7 @@ pub struct Source {
     credentials: Credentials,
     instance: Arc<Instance>,
     members: Vec<Member>,
+    setup: &'static Setup,
 }
 
 impl Source {
@@ -96,20 +64,22 @@ impl Source {
         let (setup, instance) = (plane.setup(), Arc::clone(plane.instance()));
         let credentials = Credentials::random()?;
         let certificates = certificates::make(&options)?;
-        let places = places(setup, &instance, &options, certificates.root.is_some())?;
+        let places = member::places(setup, &instance, &options, certificates.root.is_some())?;
         plane.namespace(&options.namespace).await?;
         plane
             .apply(&options.namespace, &objects::all(&options, &places, &credentials, &certificates))
             .await?;
         let kubeconfig = plane.kubeconfig(&options.namespace, objects::ACCOUNT).await?;
         for place in &places {
-            let configuration = patroni::configuration(&options, place, &credentials, &patroni::Wishes::default(), &setup.postgres_bin);
-            write(setup, &place.home.join("postgres.yml"), &configuration.to_string())?;
-            write(setup, &place.home.join("kubeconfig"), &kubeconfig)?;
-            write(setup, &place.home.join("post_init.sql"), patroni::POST_INIT)?;
-            write(setup, &place.tls.join("tls.crt"), &certificates.server.certificate)?;
-            write(setup, &place.tls.join("tls.key"), &certificates.server.key)?;
-            write(setup, &place.tls.join("ca.crt"), certificates.root.as_deref().unwrap_or_default())?;
+            setup.user.write_private(&place.home.join("kubeconfig"), &kubeconfig)?;
+            setup.user.write_private(&place.home.join("post_init.sql"), patroni::POST_INIT)?;
+            setup
+                .user
+                .write_private(&place.tls.join("tls.crt"), &certificates.server.certificate)?;
+            setup.user.write_private(&place.tls.join("tls.key"), &certificates.server.key)?;
+            setup
+                .user
+                .write_private(&place.tls.join("ca.crt"), certificates.root.as_deref().unwrap_or_default())?;
         }
         let members = places.into_iter().map(|place| Member::new(place, setup)).collect();
         let source = Self {
@@ -117,7 +87,9 @@ impl Source {
             credentials,
             instance,
             members,
+            setup,
         };
+        source.members.iter().try_for_each(|member| source.configure(member, &[]))?;
         source.bring_up().await?;
         Ok(source)
     }
@@ -126,10 +98,18 @@ impl Source {
     async fn bring_up(&self) -> Result<()> {
         let (first, others) = self.members.split_first().context("a source without members")?;
         first.start()?;
-        self.until(first, "no leader", async || self.leader().await.is_ok()).await?;
+        self.until(first, "no leader", |cluster| leader_name(cluster).is_some()).await?;
         others.iter().try_for_each(Member::start)?;
         content::create(self).await?;
         self.healthy().await
+    }
+
+    /// Writes a member's postgres.yml, as Spilo does at the start of its pod; an empty `pg_hba` is Spilo's own list.
+    fn configure(&self, member: &Member, pg_hba: &[String]) -> Result<()> {
+        let configuration = patroni::configuration(&self.options, member.place(), &self.credentials, pg_hba, &self.setup.postgres_bin);
+        self.setup
+            .user
+            .write_private(&member.place().home.join("postgres.yml"), &configuration.to_string())
     }
 
     /// What was asked for.
@@ -158,14 +138,7 @@ impl Source {
     /// No member answers, or there is no leader.
     pub async fn leader(&self) -> Result<&Member> {
         let cluster = self.cluster().await?;
-        let leads = |member: &&Value| matches!(member["role"].as_str(), Some("leader" | "standby_leader")) && member["state"] == "running";
-        let name = cluster["members"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(leads)
-            .and_then(|member| member["name"].as_str());
-        let name = name.with_context(|| format!("no running leader: {cluster}"))?;
+        let name = leader_name(&cluster).with_context(|| format!("no running leader: {cluster}"))?;
         self.members
             .iter()
             .find(|member| member.name() == name)
@@ -216,10 +189,8 @@ impl Source {
     /// Not within 90 s; the error holds the end of a log.
     pub async fn healthy(&self) -> Result<()> {
         let member = self.members.last().context("a source without members")?;
-        self.until(member, "not healthy", async || {
-            self.cluster().await.is_ok_and(|cluster| is_healthy(&cluster, self.members.len()))
-        })
-        .await
+        self.until(member, "not healthy", |cluster| is_healthy(cluster, self.members.len()))
+            .await
     }
 
     /// Moves leadership to the other member and waits until the cluster is healthy again.
@@ -230,10 +201,8 @@ impl Source {
         let (leader, candidate) = (self.leader().await?, self.replica().await?.name());
         let body = json!({"leader": leader.name(), "candidate": candidate});
         rest::demand(Method::POST, &format!("{}/switchover", leader.rest_url()), &body).await?;
-        self.until(leader, "no switchover", async || {
-            self.leader().await.is_ok_and(|leader| leader.name() == candidate)
-        })
-        .await?;
+        self.until(leader, "no switchover", |cluster| leader_name(cluster) == Some(candidate))
+            .await?;
         self.healthy().await
     }
 
@@ -287,38 +256,27 @@ impl Source {
         self.connect_to(self.leader().await?, database).await
     }
 
-    async fn until(&self, whom: &Member, missing: &str, seen: impl AsyncFn() -> bool) -> Result<()> {
+    /// Waits until the members' view of the cluster is as wanted; `whom` is the member whose log explains why it is not.
+    async fn until(&self, whom: &Member, missing: &str, wanted: impl Fn(&Value) -> bool) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
-        while !seen().await {
+        loop {
+            let seen = self.cluster().await;
+            if seen.as_ref().is_ok_and(&wanted) {
+                return Ok(());
+            }
             if Instant::now() > deadline {
-                let cluster = self
-                    .cluster()
-                    .await
-                    .map_or_else(|error| error.to_string(), |cluster| cluster.to_string());
-                return Err(whom.complain(&format!("{missing} after {START_SECONDS_MAX} s; {cluster}")));
+                let seen = seen.map_or_else(|error| error.to_string(), |cluster| cluster.to_string());
+                return Err(whom.complain(&format!("{missing} after {START_SECONDS_MAX} s; {seen}")));
             }
             tokio::time::sleep(POLL).await;
         }
-        Ok(())
     }
 }
 
-/// Connects without a check of the certificate; the connection is driven by a task of the current runtime.
-///
-/// # Errors
-/// The server does not answer or refuses.
-pub async fn connect(connection_string: &str) -> Result<Client> {
-    let mut builder = openssl::ssl::SslConnector::builder(openssl::ssl::SslMethod::tls_client())?;
-    builder.set_verify(openssl::ssl::SslVerifyMode::NONE);
-    let mut tls = postgres_openssl::MakeTlsConnector::new(builder.build());
-    tls.set_callback(|tls, _| {
-        tls.set_verify_hostname(false);
-        Ok(())
-    });
-    let (client, connection) = tokio_postgres::connect(connection_string, tls).await?;
-    // Its end is the client's end, which is where it is noticed.
-    tokio::spawn(async move { connection.await.ok() });
-    Ok(client)
+/// The member that leads and runs, in an answer of GET /cluster.
+fn leader_name(cluster: &Value) -> Option<&str> {
+    let leads = |member: &&Value| matches!(member["role"].as_str(), Some("leader" | "standby_leader")) && member["state"] == "running";
+    cluster["members"].as_array()?.iter().find(leads)?["name"].as_str()
 }
 
 /// One leader that runs, everybody else streams, all on the same timeline.
@@ -334,44 +292,4 @@ fn is_healthy(cluster: &Value, members: usize) -> bool {
         .count();
     let timelines: std::collections::BTreeSet<_> = list.iter().map(|member| member["timeline"].as_u64()).collect();
     leaders == 1 && leaders + followers == members && timelines.len() == 1
-}
-
-/// 64 letters and digits, as the operator makes them.
-fn password() -> Result<String> {
-    const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    let mut bytes = [0; 64];
-    openssl::rand::rand_bytes(&mut bytes).context("reading random bytes")?;
-    Ok(bytes
-        .iter()
-        .map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()]))
-        .collect())
-}
-
-fn places(setup: &Setup, instance: &Instance, options: &SourceOptions, has_ca: bool) -> Result<Vec<Place>> {
-    (0..MEMBERS)
-        .map(|number| {
-            let base = format!("source/{number}");
-            let home = instance.subdirectory(setup, &base)?;
-            for directory in ["pgdata/pgroot/pg_log", "socket", "tls"] {
-                instance.subdirectory(setup, &format!("{base}/{directory}"))?;
-            }
-            let (name, host) = (format!("{}-{number}", options.cluster), FIRST_HOST + number);
-            Ok(Place::new(
-                &name,
-                instance.address(host),
-                instance.paper_address(host),
-                &home,
-                has_ca,
-            ))
-        })
-        .collect()
-}
-
-/// Writes a file of a member that only it can read.
-fn write(setup: &Setup, file: &Path, text: &str) -> Result<()> {
-    use std::io::Write;
-    let open = fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(file);
-    open.and_then(|mut open| open.write_all(text.as_bytes()))
-        .with_context(|| format!("writing {}", file.display()))?;
-    setup.user.own(file)
 }

@@ -1,14 +1,21 @@
 //! The harness's own source, before anything is concluded from it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use harness::{
     control_plane::ControlPlane,
-    source::{Checksums, Dcs, Hashes, Source, SourceOptions, Tls, rest},
+    source::{Checksums, Dcs, Hashes, Source, SourceOptions, Tls, operator::Operator, rest},
 };
 use http::Method;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, ResourceExt};
+use kube::{
+    Api, ResourceExt,
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    core::GroupVersionKind,
+};
 use serde_json::json;
 
 async fn start(options: SourceOptions) -> (ControlPlane, Source) {
@@ -129,6 +136,81 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
     source.kill_leader_postgres().await.unwrap();
     until("a leader after the crash", async || source.leader().await.is_ok()).await;
     source.healthy().await.unwrap();
+}
+
+#[tokio::test]
+async fn its_operator_follows_the_resource_unless_it_is_frozen() {
+    let (plane, source) = start(SourceOptions::default()).await;
+    let source = Arc::new(source);
+    let operator = Operator::follow(&plane, Arc::clone(&source)).await.unwrap();
+    let timeline = "select timeline_id::text from pg_control_checkpoint()";
+    let lines = "select count(*)::text from pg_hba_file_rules where 'streaming_replica' = any (user_name)";
+    let before = text(&source, "postgres", timeline).await;
+
+    change(
+        &plane,
+        json!({"spec": {"postgresql": {"parameters": {"wal_keep_size": "1GB", "max_connections": "150"}}}}),
+    )
+    .await;
+    until("the parameters are synced", async || operator.syncs() == 1).await;
+    assert_eq!(text(&source, "postgres", "select current_setting('wal_keep_size')").await, "1GB");
+    assert_eq!(text(&source, "postgres", "select current_setting('max_connections')").await, "150");
+    assert_eq!(text(&source, "postgres", timeline).await, before, "a restart is no failover");
+
+    let pg_hba = [
+        "local all all trust",
+        "hostssl replication standby all md5",
+        "hostssl replication streaming_replica all scram-sha-256",
+        "hostssl all all all md5",
+    ];
+    let frozen = json!({"metadata": {"annotations": {"acid.zalan.do/controller": "nobody"}}, "spec": {"patroni": {"pg_hba": pg_hba}}});
+    change(&plane, frozen).await;
+    change(&plane, json!({"metadata": {"annotations": {"acid.zalan.do/controller": null}}})).await;
+    // A later change proves that the earlier ones have been seen, and what they led to.
+    change(&plane, json!({"spec": {"postgresql": {"parameters": {"wal_keep_size": "2GB"}}}})).await;
+    until("the later change is synced", async || operator.syncs() == 2).await;
+    assert_eq!(text(&source, "postgres", lines).await, "0");
+
+    change(
+        &plane,
+        json!({"spec": {"patroni": {"pg_hba": [pg_hba[0], pg_hba[1], pg_hba[2], pg_hba[3], "hostnossl all all all reject"]}}}),
+    )
+    .await;
+    until("the pods are rolled", async || operator.syncs() == 3).await;
+    assert_eq!(text(&source, "postgres", lines).await, "1");
+    source.connect("postgres").await.unwrap().batch_execute("checkpoint").await.unwrap();
+    assert_ne!(
+        text(&source, "postgres", timeline).await,
+        before,
+        "a rolling update ends with a switchover"
+    );
+    let status = resources(&plane).get("mastodon-postgresql").await.unwrap().data["status"].clone();
+    assert_eq!(status["PostgresClusterStatus"], "Running");
+}
+
+#[tokio::test]
+async fn a_frozen_leader_says_nothing_and_comes_back() {
+    let (_plane, source) = start(SourceOptions::default()).await;
+    let leader = source.leader().await.unwrap();
+    let client = source.connect("postgres").await.unwrap();
+    leader.freeze();
+    let answer = tokio::time::timeout(Duration::from_secs(2), client.query_one("select 1", &[])).await;
+    assert!(answer.is_err(), "a frozen server answered");
+    leader.thaw();
+    client.query_one("select 1", &[]).await.unwrap();
+    source.healthy().await.unwrap();
+}
+
+fn resources(plane: &ControlPlane) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("acid.zalan.do", "v1", "postgresql");
+    Api::namespaced_with(plane.admin(), "mastodon", &ApiResource::from_gvk_with_plural(&kind, "postgresqls"))
+}
+
+async fn change(plane: &ControlPlane, patch: serde_json::Value) {
+    resources(plane)
+        .patch("mastodon-postgresql", &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .unwrap();
 }
 
 async fn until(what: &str, seen: impl AsyncFn() -> bool) {

@@ -1,7 +1,9 @@
 //! As whom the servers run: PostgreSQL refuses root.
 
 use std::{
-    os::unix::fs::chown,
+    fs::File,
+    io::Write,
+    os::unix::fs::{OpenOptionsExt, chown},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -63,6 +65,17 @@ impl ServerUser {
                 chown(file, Some(*uid), Some(*gid)).with_context(|| format!("giving {} to the servers' user", file.display()))
             }
         }
+    }
+
+    /// Writes a file that only this user can read.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_private(&self, file: &Path, text: &str) -> Result<()> {
+        let open = File::options().create(true).truncate(true).write(true).mode(0o600).open(file);
+        open.and_then(|mut open| open.write_all(text.as_bytes()))
+            .with_context(|| format!("writing {}", file.display()))?;
+        self.own(file)
     }
 
     /// True when this user can read the file or enter the directory: asked of the kernel, as that user, because a

@@ -11,8 +11,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::patroni::REST_PORT;
-use crate::{process::Process, setup::Setup};
+use super::{FIRST_HOST, options::SourceOptions, patroni::REST_PORT};
+use crate::{instance::Instance, process::Process, setup::Setup};
+
+const MEMBERS: u8 = 2;
 
 /// Where a member's files are, and at which addresses it is.
 #[derive(Clone, Debug)]
@@ -49,6 +51,27 @@ impl Place {
             has_ca,
         }
     }
+}
+
+/// The places of all members, their directories made.
+pub(super) fn places(setup: &Setup, instance: &Instance, options: &SourceOptions, has_ca: bool) -> Result<Vec<Place>> {
+    (0..MEMBERS)
+        .map(|number| {
+            let base = format!("source/{number}");
+            let home = instance.subdirectory(setup, &base)?;
+            for directory in ["pgdata/pgroot/pg_log", "socket", "tls"] {
+                instance.subdirectory(setup, &format!("{base}/{directory}"))?;
+            }
+            let (name, host) = (format!("{}-{number}", options.cluster), FIRST_HOST + number);
+            Ok(Place::new(
+                &name,
+                instance.address(host),
+                instance.paper_address(host),
+                &home,
+                has_ca,
+            ))
+        })
+        .collect()
 }
 
 /// A member, running or not.

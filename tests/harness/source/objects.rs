@@ -1,5 +1,4 @@
 //! The Kubernetes objects that the operator 1.15 makes for a cluster (facts/zalando.md §1, §4), and the owner's own.
-//! No kubelet runs: the pods' status is written as the kubelet would.
 
 use serde_json::{Value, json};
 
@@ -7,11 +6,11 @@ use super::{
     Credentials,
     certificates::Certificates,
     member::Place,
-    options::{Checksums, Dcs, SourceOptions},
+    options::{Checksums, Dcs, SourceOptions, Tls},
     patroni::POSTGRES_PORT,
+    workloads,
 };
 
-const IMAGE: &str = "ghcr.io/zalando/spilo-17:4.0-p2";
 /// Name of the ServiceAccount, Role and RoleBinding of every Spilo pod.
 pub(super) const ACCOUNT: &str = "postgres-pod";
 
@@ -22,30 +21,26 @@ pub fn secret_name(cluster: &str, role: &str) -> String {
 
 /// Everything that must be there before the first member starts.
 pub(super) fn all(options: &SourceOptions, places: &[Place], credentials: &Credentials, certificates: &Certificates) -> Vec<Value> {
-    let mut objects = vec![
-        resource(options, places.len(), certificates),
-        account(),
-        role(),
-        binding(&options.namespace),
-    ];
+    let mut objects = vec![resource(options, places.len()), account(), role(), binding(&options.namespace)];
     objects.extend(credentials.roles(options).map(|(role, password)| {
         let data = json!({"username": role, "password": password});
         secret(&secret_name(&options.cluster, role), &labels(options), data)
     }));
     objects.extend(tls_secrets(options, certificates));
     objects.extend(services(options));
-    objects.push(stateful_set(options, places.len(), certificates));
-    objects.extend(places.iter().map(|place| pod(options, place, certificates)));
-    objects.extend(["", "-repl"].into_iter().flat_map(|suffix| pooler(options, suffix)));
+    objects.push(workloads::stateful_set(options, places.len()));
+    objects.extend(places.iter().map(|place| workloads::pod(options, place, &[])));
+    objects.extend(["", "-repl"].into_iter().flat_map(|suffix| workloads::pooler(options, suffix)));
     objects
 }
 
-fn labels(options: &SourceOptions) -> Value {
+/// The labels of all that the operator makes for the cluster.
+pub(super) fn labels(options: &SourceOptions) -> Value {
     json!({"application": "spilo", "cluster-name": options.cluster, "team": "mastodon"})
 }
 
 /// The `postgresql` resource as its owner wrote it, with the operator's status.
-fn resource(options: &SourceOptions, instances: usize, certificates: &Certificates) -> Value {
+fn resource(options: &SourceOptions, instances: usize) -> Value {
     let (cluster, database) = (&options.cluster, &options.database);
     let mut spec = json!({
         "teamId": "mastodon", "numberOfInstances": instances, "volume": {"size": "40Gi"},
@@ -53,7 +48,7 @@ fn resource(options: &SourceOptions, instances: usize, certificates: &Certificat
         "users": {database: []}, "databases": {database: database},
         "enableConnectionPooler": true, "enableReplicaConnectionPooler": true,
     });
-    if certificates.secret.is_some() {
+    if options.tls != Tls::SelfSigned {
         spec["tls"] = json!({"secretName": format!("{cluster}-server"), "caSecretName": format!("{cluster}-ca"), "caFile": "ca.crt"});
     }
     if options.checksums == Checksums::On {
@@ -121,98 +116,6 @@ fn services(options: &SourceOptions) -> [Value; 2] {
     [
         service(options.cluster.clone(), "master", leader),
         service(format!("{}-repl", options.cluster), "replica", Some(selector("replica"))),
-    ]
-}
-
-fn container(options: &SourceOptions, certificates: &Certificates) -> Value {
-    let value = |name: &str, value: &str| json!({"name": name, "value": value});
-    let from_secret = |name: &str, role: &str| {
-        let reference = json!({"name": secret_name(&options.cluster, role), "key": "password"});
-        json!({"name": name, "valueFrom": {"secretKeyRef": reference}})
-    };
-    let mut env = vec![
-        value("SCOPE", &options.cluster),
-        value("PGROOT", "/home/postgres/pgdata/pgroot"),
-        json!({"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}}),
-        json!({"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}}),
-        value("PGUSER_SUPERUSER", "postgres"),
-        value("KUBERNETES_SCOPE_LABEL", "cluster-name"),
-        value("KUBERNETES_ROLE_LABEL", "spilo-role"),
-        value("PGUSER_STANDBY", "standby"),
-        from_secret("PGPASSWORD_SUPERUSER", "postgres"),
-        from_secret("PGPASSWORD_STANDBY", "standby"),
-        value("PGVERSION", "17"),
-        value("KUBERNETES_LABELS", r#"{"application":"spilo"}"#),
-        value("DCS_ENABLE_KUBERNETES_API", "true"),
-    ];
-    if options.dcs == Dcs::ConfigMaps {
-        env.push(value("KUBERNETES_USE_CONFIGMAPS", "true"));
-    }
-    if certificates.secret.is_some() {
-        env.extend([
-            value("SSL_CERTIFICATE_FILE", "/tls/tls.crt"),
-            value("SSL_PRIVATE_KEY_FILE", "/tls/tls.key"),
-            value("SSL_CA_FILE", "/tlsca/ca.crt"),
-        ]);
-    }
-    let ports = [8008, POSTGRES_PORT, 8080].map(|port| json!({"containerPort": port, "protocol": "TCP"}));
-    json!({"name": "postgres", "image": IMAGE, "env": env, "ports": ports})
-}
-
-fn pod_spec(options: &SourceOptions, certificates: &Certificates) -> Value {
-    json!({"serviceAccountName": ACCOUNT, "terminationGracePeriodSeconds": 300, "containers": [container(options, certificates)]})
-}
-
-fn stateful_set(options: &SourceOptions, instances: usize, certificates: &Certificates) -> Value {
-    let labels = labels(options);
-    let volume = json!({
-        "metadata": {"name": "pgdata", "labels": labels},
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "40Gi"}}},
-    });
-    json!({
-        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": options.cluster, "labels": labels},
-        "spec": {
-            "replicas": instances, "serviceName": options.cluster, "podManagementPolicy": "OrderedReady", "updateStrategy": {"type": "OnDelete"},
-            "selector": {"matchLabels": labels}, "volumeClaimTemplates": [volume],
-            "template": {"metadata": {"labels": labels}, "spec": pod_spec(options, certificates)},
-        },
-        "status": {"replicas": instances, "readyReplicas": instances, "availableReplicas": instances},
-    })
-}
-
-/// Its role label and the annotation `status` are Patroni's to write.
-fn pod(options: &SourceOptions, place: &Place, certificates: &Certificates) -> Value {
-    let mut labels = labels(options);
-    labels["statefulset.kubernetes.io/pod-name"] = place.name.as_str().into();
-    let address = place.paper_address.to_string();
-    let ready = ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(|kind| json!({"type": kind, "status": "True"}));
-    let state = json!({"running": {}});
-    let container = json!({"name": "postgres", "image": IMAGE, "imageID": "", "ready": true, "restartCount": 0, "state": state});
-    json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": place.name, "labels": labels}, "spec": pod_spec(options, certificates),
-        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": ready, "containerStatuses": [container]},
-    })
-}
-
-/// The pooler's Deployment and Service; no pgbouncer runs behind them.
-fn pooler(options: &SourceOptions, suffix: &str) -> [Value; 2] {
-    let name = format!("{}-pooler{suffix}", options.cluster);
-    let selector = json!({"application": "db-connection-pooler", "cluster-name": options.cluster, "connection-pooler": name});
-    let mut labels = selector.clone();
-    labels["team"] = "mastodon".into();
-    labels["spilo-role"] = if suffix.is_empty() { "master" } else { "replica" }.into();
-    let container = json!({"name": "connection-pooler", "image": "registry.opensource.zalan.do/acid/pgbouncer:master-32", "ports": [{"containerPort": POSTGRES_PORT}]});
-    let template = json!({"metadata": {"labels": labels}, "spec": {"serviceAccountName": ACCOUNT, "containers": [container]}});
-    [
-        json!({
-            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "labels": labels},
-            "spec": {"replicas": 2, "selector": {"matchLabels": selector}, "template": template},
-            "status": {"replicas": 2, "readyReplicas": 2, "availableReplicas": 2, "updatedReplicas": 2},
-        }),
-        json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "labels": labels},
-            "spec": {"selector": selector, "ports": [{"name": name, "port": POSTGRES_PORT}]},
-        }),
     ]
 }
 

@@ -20,19 +20,12 @@ pub const REST_PORT: u16 = 8008;
 /// What Spilo computes for a pod with 4 GiB: memory in MB / 30.
 const MAX_CONNECTIONS: u32 = 136;
 
-/// What the resource says that changes the configuration of a pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wishes {
-    /// `spec.patroni.pg_hba`: replaces Spilo's list when it is not empty.
-    pub(super) pg_hba: Vec<String>,
-}
-
-/// The content of a member's postgres.yml (JSON is YAML).
+/// The content of a member's postgres.yml (JSON is YAML). `spec.patroni.pg_hba` replaces Spilo's list when it is not empty.
 pub(super) fn configuration(
     options: &SourceOptions,
     place: &Place,
     credentials: &Credentials,
-    wishes: &Wishes,
+    wished_pg_hba: &[String],
     postgres_bin: &Path,
 ) -> Value {
     let (address, home) = (place.address, place.home.display());
@@ -50,7 +43,7 @@ pub(super) fn configuration(
             "listen": format!("{address}:{POSTGRES_PORT}"), "connect_address": format!("{address}:{POSTGRES_PORT}"),
             "data_dir": place.data, "bin_dir": postgres_bin, "pgpass": format!("{home}/pgpass"),
             "parameters": local_parameters(place),
-            "pg_hba": if wishes.pg_hba.is_empty() { pg_hba(place) } else { wishes.pg_hba.iter().map(|line| local_line(line, place)).collect() },
+            "pg_hba": pg_hba(place, wished_pg_hba),
             "authentication": {
                 "superuser": password("postgres", &credentials.postgres),
                 "replication": password("standby", &credentials.standby),
@@ -88,7 +81,7 @@ fn dynamic() -> Value {
 
 /// The operator sends this list whole: Spilo's encoding, locale and checksums are gone with it. `auth-host: md5` is what
 /// makes initdb write `password_encryption = md5` into the file that becomes postgresql.base.conf.
-fn initdb(options: &SourceOptions) -> Value {
+pub(super) fn initdb(options: &SourceOptions) -> Value {
     let host = match options.hashes {
         Hashes::Md5 => "md5",
         Hashes::Scram => "scram-sha-256",
@@ -115,11 +108,13 @@ fn local_parameters(place: &Place) -> Value {
     parameters
 }
 
-/// Spilo's list without the PAM lines.
-fn pg_hba(place: &Place) -> Vec<String> {
-    DEFAULT_PG_HBA.iter().map(|line| local_line(line, place)).collect()
+fn pg_hba(place: &Place, wished: &[String]) -> Vec<String> {
+    let default = DEFAULT_PG_HBA.map(String::from);
+    let lines = if wished.is_empty() { &default } else { wished };
+    lines.iter().map(|line| local_line(line, place)).collect()
 }
 
+/// Spilo's list without the PAM lines.
 const DEFAULT_PG_HBA: [&str; 7] = [
     "local   all             all                                   trust",
     "host    all             all                127.0.0.1/32       md5",
@@ -159,7 +154,7 @@ mod tests {
 
     #[test]
     fn nobody_outside_of_the_pod_gets_in_without_tls() {
-        let lines = pg_hba(&place());
+        let lines = pg_hba(&place(), &[]);
         assert!(lines.iter().all(|line| !line.contains("127.0.0.1")));
         assert!(lines[1].contains("127.1.2.11/32"));
     }
@@ -170,10 +165,13 @@ mod tests {
             dcs: Dcs::ConfigMaps,
             ..Default::default()
         };
-        let wishes = Wishes {
-            pg_hba: vec!["local all all trust".into()],
-        };
-        let made = configuration(&options, &place(), &Credentials::default(), &wishes, Path::new("/bin"));
+        let made = configuration(
+            &options,
+            &place(),
+            &Credentials::default(),
+            &["local all all trust".into()],
+            Path::new("/bin"),
+        );
         assert_eq!(made["postgresql"]["pg_hba"], json!(["local all all trust"]));
         assert_eq!(made["kubernetes"].get("pod_ip"), None);
     }

@@ -1,0 +1,262 @@
+//! What the Zalando operator 1.15 does after a change of the `postgresql` resource (facts/zalando.md §1, §2, §8.1).
+//!
+//! | change | what follows |
+//! |---|---|
+//! | `spec.postgresql.parameters`, `spec.patroni.slots` | PATCH /config; a restart by Patroni where a parameter needs one |
+//! | `spec.patroni.pg_hba` | a rolling update: the replica's pod is made anew, switchover, then the old leader's |
+//! | annotation `acid.zalan.do/controller` | nothing at all, whatever else changes, and nothing when it is removed |
+//!
+//! The status goes to `Updating` and then to `Running`. Not imitated: everything else that the resource may hold, and the
+//! resync every 30 minutes.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use http::Method;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    core::GroupVersionKind,
+    runtime::{WatchStreamExt, watcher},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::{Member, Source, rest, workloads};
+use crate::control_plane::ControlPlane;
+
+const FREEZE: &str = "acid.zalan.do/controller";
+/// Patroni compares its settings right after a PATCH; a member that has not said by then that it needs a restart needs none.
+const PENDING_RESTART_SECONDS: u64 = 3;
+
+/// The operator of one source; it is gone on drop.
+pub struct Operator {
+    task: JoinHandle<()>,
+    syncs: watch::Receiver<u32>,
+}
+
+/// The part of the resource that this operator acts on.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct Spec {
+    postgresql: Parameters,
+    patroni: Patroni,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct Parameters {
+    parameters: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct Patroni {
+    pg_hba: Vec<String>,
+    slots: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// What a change asks for.
+#[derive(Debug, PartialEq)]
+enum Deed {
+    /// PATCH /config with this.
+    Patch(Value),
+    /// Make all pods anew with this list.
+    Roll(Vec<String>),
+}
+
+impl Operator {
+    /// Begins to follow the source's resource.
+    ///
+    /// # Errors
+    /// The resource cannot be read.
+    pub async fn follow(plane: &ControlPlane, source: Arc<Source>) -> Result<Self> {
+        let resources = resources(plane.admin(), &source);
+        let first = resources
+            .get(&source.options().cluster)
+            .await
+            .context("reading the postgresql resource")?;
+        let (tell, syncs) = watch::channel(0);
+        let task = tokio::spawn(run(plane.admin(), source, spec(&first), tell));
+        Ok(Self { task, syncs })
+    }
+
+    /// How many changes it has acted on and finished with.
+    pub fn syncs(&self) -> u32 {
+        *self.syncs.borrow()
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn resources(client: Client, source: &Source) -> Api<DynamicObject> {
+    // The kind is not in camel case, and its plural is not what a rule would make of it.
+    let kind = GroupVersionKind::gvk("acid.zalan.do", "v1", "postgresql");
+    Api::namespaced_with(
+        client,
+        &source.options().namespace,
+        &ApiResource::from_gvk_with_plural(&kind, "postgresqls"),
+    )
+}
+
+fn spec(resource: &DynamicObject) -> Spec {
+    serde_json::from_value(resource.data["spec"].clone()).unwrap_or_default()
+}
+
+async fn run(client: Client, source: Arc<Source>, mut known: Spec, tell: watch::Sender<u32>) {
+    let resources = resources(client.clone(), &source);
+    let only = watcher::Config::default().fields(&format!("metadata.name={}", source.options().cluster));
+    let mut events = Box::pin(watcher(resources.clone(), only).default_backoff().applied_objects());
+    while let Some(event) = events.next().await {
+        // A watch that breaks begins again by itself.
+        let Ok(resource) = event else { continue };
+        let wanted = spec(&resource);
+        let deeds = deeds(&known, &wanted, resource.annotations().contains_key(FREEZE));
+        known = wanted;
+        if deeds.is_empty() {
+            continue;
+        }
+        set_status(&resources, &source, "Updating").await;
+        let mut outcome = Ok(());
+        for deed in deeds {
+            outcome = outcome.and(perform(&client, &source, deed).await);
+        }
+        if let Err(error) = &outcome {
+            eprintln!("zalando operator: {error:#}");
+        }
+        set_status(&resources, &source, if outcome.is_ok() { "Running" } else { "UpdateFailed" }).await;
+        tell.send_modify(|syncs| *syncs += 1);
+    }
+}
+
+/// What a change from one spec to another asks for. A removed parameter asks for nothing: the operator looks at the keys
+/// that it wants only.
+fn deeds(known: &Spec, wanted: &Spec, frozen: bool) -> Vec<Deed> {
+    let mut deeds = Vec::new();
+    if frozen {
+        return deeds;
+    }
+    let mut patch = json!({});
+    if known.postgresql != wanted.postgresql {
+        patch["postgresql"] = json!({"parameters": wanted.postgresql.parameters});
+    }
+    if known.patroni.slots != wanted.patroni.slots {
+        let mut slots = json!(wanted.patroni.slots);
+        known
+            .patroni
+            .slots
+            .keys()
+            .filter(|name| !wanted.patroni.slots.contains_key(*name))
+            .for_each(|name| slots[name] = Value::Null);
+        patch["slots"] = slots;
+    }
+    if patch != json!({}) {
+        deeds.push(Deed::Patch(patch));
+    }
+    if known.patroni.pg_hba != wanted.patroni.pg_hba {
+        deeds.push(Deed::Roll(wanted.patroni.pg_hba.clone()));
+    }
+    deeds
+}
+
+async fn perform(client: &Client, source: &Source, deed: Deed) -> Result<()> {
+    match deed {
+        Deed::Patch(patch) => {
+            source.patch_configuration(&patch).await?;
+            restart_pending(source).await
+        }
+        Deed::Roll(pg_hba) => {
+            let replica = source.replica().await?;
+            renew(client, source, replica, &pg_hba).await?;
+            let leader = source.leader().await?;
+            source.switchover().await?;
+            renew(client, source, leader, &pg_hba).await
+        }
+    }
+}
+
+/// POST /restart to every member that says that it needs one, the leader last.
+async fn restart_pending(source: &Source) -> Result<()> {
+    tokio::time::sleep(Duration::from_secs(PENDING_RESTART_SECONDS)).await;
+    let leader = source.leader().await?.name();
+    let mut members: Vec<&Member> = source.members().iter().collect();
+    members.sort_by_key(|member| member.name() == leader);
+    for member in members {
+        let state = rest::get(&format!("{}/patroni", member.rest_url())).await?;
+        if state["pending_restart"] == true {
+            let body = json!({"restart_pending": true});
+            rest::demand(Method::POST, &format!("{}/restart", member.rest_url()), &body).await?;
+        }
+    }
+    source.healthy().await
+}
+
+/// Deletes a member's pod and makes it anew with another environment.
+async fn renew(client: &Client, source: &Source, member: &Member, pg_hba: &[String]) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &source.options().namespace);
+    member.stop().await?;
+    pods.delete(member.name(), &DeleteParams::default().grace_period(0))
+        .await
+        .context("deleting a pod")?;
+    let pod = workloads::pod(source.options(), member.place(), pg_hba);
+    let made: Pod = serde_json::from_value(pod.clone())?;
+    pods.create(&PostParams::default(), &made).await.context("making a pod anew")?;
+    let status = json!({"status": pod["status"]});
+    pods.patch_status(member.name(), &PatchParams::default(), &Patch::Merge(status))
+        .await
+        .context("writing a pod's status")?;
+    source.configure(member, pg_hba)?;
+    member.start()?;
+    source.healthy().await
+}
+
+async fn set_status(resources: &Api<DynamicObject>, source: &Source, word: &str) {
+    let patch = json!({"status": {"PostgresClusterStatus": word}});
+    let outcome = resources
+        .patch_status(&source.options().cluster, &PatchParams::default(), &Patch::Merge(patch))
+        .await;
+    if let Err(error) = outcome {
+        eprintln!("zalando operator: writing the status {word}: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(text: &str) -> Spec {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn parameters_are_patched_and_pg_hba_rolls() {
+        let new = wanted(
+            r#"{"teamId": "t", "postgresql": {"version": "17", "parameters": {"wal_keep_size": "1GB"}}, "patroni": {"pg_hba": ["a"]}}"#,
+        );
+        let patch = json!({"postgresql": {"parameters": {"wal_keep_size": "1GB"}}});
+        assert_eq!(
+            deeds(&Spec::default(), &new, false),
+            [Deed::Patch(patch), Deed::Roll(vec!["a".into()])]
+        );
+        assert_eq!(deeds(&new, &new, false), []);
+    }
+
+    #[test]
+    fn a_removed_slot_is_nulled() {
+        let old = wanted(r#"{"patroni": {"slots": {"s": {"type": "physical"}}}}"#);
+        assert_eq!(deeds(&old, &Spec::default(), false), [Deed::Patch(json!({"slots": {"s": null}}))]);
+    }
+
+    #[test]
+    fn a_frozen_resource_is_left_alone() {
+        let new = wanted(r#"{"patroni": {"pg_hba": ["a"]}}"#);
+        assert_eq!(deeds(&Spec::default(), &new, true), []);
+    }
+}
