@@ -1,2 +1,6 @@
 //! The whole migration on this machine.
+
+mod chart;
+mod report;
+
 fn main() {}

@@ -1,0 +1,266 @@
+//! The chart of the cut as SVG: a row per step, and below it on the same axis the acknowledged writes.
+//!
+//! A step of 50 ms and one of 3 s stand side by side, so every step has a row of its own: no label can meet another.
+//! The same chart is drawn twice, for a page and for a phone; the page shows the one that fits.
+
+mod ink;
+mod rows;
+mod window;
+
+use anyhow::Result;
+use harness::ledger::{Bucket, Gap};
+use plotters::{
+    coord::{Shift, types::RangedCoordf64, types::RangedCoordu32},
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
+
+use crate::report::{Report, numbers};
+pub use ink::style;
+use window::Window;
+
+/// For whom it is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A page or a screen: names beside the bars.
+    Page,
+    /// A phone held upright: names above the bars.
+    Phone,
+}
+
+/// Measures in pixels.
+struct Layout {
+    width: u32,
+    /// Left of the axis: names of the rows and numbers of the axis.
+    left: u32,
+    right: u32,
+    /// Height of a mark's line of text.
+    mark: u32,
+    row: u32,
+    /// Between the rows and the writes: the words `source` and `target`.
+    band: u32,
+    plot: u32,
+    /// Below the axis: its numbers and what they mean.
+    foot: u32,
+    x_labels: usize,
+}
+
+impl Layout {
+    const PAGE: Self = Self {
+        width: 1080,
+        left: 210,
+        right: 16,
+        mark: 17,
+        row: 21,
+        band: 34,
+        plot: 210,
+        foot: 44,
+        x_labels: 14,
+    };
+    const PHONE: Self = Self {
+        width: 380,
+        left: 28,
+        right: 8,
+        mark: 17,
+        row: 32,
+        band: 30,
+        plot: 170,
+        foot: 44,
+        x_labels: 7,
+    };
+
+    fn of(format: Format) -> &'static Self {
+        match format {
+            Format::Page => &Self::PAGE,
+            Format::Phone => &Self::PHONE,
+        }
+    }
+}
+
+type Root<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Writes<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordu32>>;
+
+/// The root of the drawing with what all its parts need to know.
+struct Canvas<'a> {
+    root: Root<'a>,
+    format: Format,
+    layout: &'static Layout,
+    window: Window,
+    /// Top of the rows, and of the writes' plot.
+    rows_top: i32,
+    plot_top: i32,
+}
+
+impl Canvas<'_> {
+    /// Where an instant lies, kept inside the axis.
+    fn x(&self, seconds: f64) -> i32 {
+        let (left, right) = (f64::from(self.left()), f64::from(self.right()));
+        let share = (seconds - self.window.from) / (self.window.to - self.window.from);
+        (left + share.clamp(0.0, 1.0) * (right - left)).round() as i32
+    }
+
+    fn left(&self) -> i32 {
+        self.layout.left as i32
+    }
+
+    fn right(&self) -> i32 {
+        (self.layout.width - self.layout.right) as i32
+    }
+
+    fn plot_bottom(&self) -> i32 {
+        self.plot_top + self.layout.plot as i32
+    }
+
+    fn text(&self, text: &str, (x, y): (i32, i32), side: HPos, ink: RGBColor) -> Result<()> {
+        let style = ink::font().color(&ink).pos(Pos::new(side, VPos::Center));
+        Ok(self.root.draw(&Text::new(text.to_owned(), (x, y), style))?)
+    }
+
+    fn line(&self, from: (i32, i32), to: (i32, i32), ink: impl Into<ShapeStyle>) -> Result<()> {
+        Ok(self.root.draw(&PathElement::new(vec![from, to], ink))?)
+    }
+
+    fn block(&self, from: (i32, i32), to: (i32, i32), ink: impl Color) -> Result<()> {
+        Ok(self.root.draw(&Rectangle::new([from, to], ink.filled()))?)
+    }
+}
+
+/// Draws the chart; the colours are those of [`style`].
+///
+/// # Errors
+/// The drawing library's.
+pub fn draw(report: &Report, format: Format) -> Result<String> {
+    let layout = Layout::of(format);
+    let rows = rows::of(report);
+    let rows_top = layout.mark * report.marks.len() as u32 + 6;
+    let plot_top = rows_top + layout.row * rows.len() as u32 + layout.band;
+    let mut svg = String::new();
+    {
+        let size = (layout.width, plot_top + layout.plot + layout.foot);
+        let canvas = Canvas {
+            root: SVGBackend::with_string(&mut svg, size).into_drawing_area(),
+            format,
+            layout,
+            window: Window::of(report),
+            rows_top: rows_top as i32,
+            plot_top: plot_top as i32,
+        };
+        shade(&canvas, report)?;
+        writes(&canvas, report)?;
+        rows::draw(&canvas, &rows)?;
+        marks(&canvas, report)?;
+        waits(&canvas, report)?;
+        canvas.root.present()?;
+    }
+    Ok(svg)
+}
+
+/// All stretches without a write that are shown, the cut's own first.
+fn gaps(report: &Report) -> impl Iterator<Item = &Gap> {
+    report.verdict.gap.iter().chain(&report.verdict.later_gaps)
+}
+
+fn shade(canvas: &Canvas, report: &Report) -> Result<()> {
+    for gap in gaps(report) {
+        let (from, to) = (canvas.x(canvas.window.place(gap.from)), canvas.x(canvas.window.place(gap.to)));
+        canvas.block((from, canvas.rows_top), (to, canvas.plot_bottom()), ink::WAIT.mix(0.12))?;
+    }
+    Ok(())
+}
+
+fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
+    let (_, lower) = canvas.root.split_vertically(canvas.plot_top);
+    let peak = report.series.iter().map(|bucket| bucket.source + bucket.target).max().unwrap_or(0);
+    let mut chart = ChartBuilder::on(&lower)
+        .margin_right(canvas.layout.right)
+        .set_label_area_size(LabelAreaPosition::Left, canvas.layout.left)
+        .set_label_area_size(LabelAreaPosition::Bottom, canvas.layout.foot)
+        .build_cartesian_2d(canvas.window.from..canvas.window.to, 0..(peak + peak / 12).max(4))?;
+    let label = ink::font().color(&ink::MUTED);
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .bold_line_style(ink::GRID)
+        .light_line_style(TRANSPARENT)
+        .axis_style(ink::MUTED)
+        .x_labels(canvas.layout.x_labels)
+        .y_labels(5)
+        .label_style(label.clone())
+        .x_label_formatter(&|seconds| numbers::tick(*seconds))
+        .x_desc(if report.block.is_some() { "seconds since the block" } else { "seconds since the start" })
+        .axis_desc_style(label)
+        .draw()?;
+    // One upon the other: the source's part covers its own share of the sum.
+    area(&mut chart, canvas, &report.series, ink::TARGET, |bucket| bucket.source + bucket.target)?;
+    area(&mut chart, canvas, &report.series, ink::SOURCE, |bucket| bucket.source)?;
+    if peak == 0 {
+        let middle = ((canvas.left() + canvas.right()) / 2, canvas.plot_top + canvas.layout.plot as i32 / 2);
+        canvas.text("no write was acknowledged", middle, HPos::Center, ink::WAIT)?;
+    }
+    Ok(())
+}
+
+/// The steps of a histogram, filled: slices have no gaps between them.
+fn area(chart: &mut Writes, canvas: &Canvas, series: &[Bucket], ink: RGBColor, count: fn(&Bucket) -> u32) -> Result<()> {
+    let width = match series {
+        [first, second, ..] => second.start.saturating_sub(first.start),
+        _ => return Ok(()),
+    };
+    let window = &canvas.window;
+    let points = series.iter().flat_map(|bucket| {
+        let (from, to) = (window.place(bucket.start), window.place(bucket.start + width));
+        let count = count(bucket);
+        let seen = to > window.from && from < window.to;
+        seen.then(|| [(from.max(window.from), count), (to.min(window.to), count)])
+            .into_iter()
+            .flatten()
+    });
+    chart.draw_series(AreaSeries::new(points, 0, ink))?;
+    Ok(())
+}
+
+/// The instants, an own line of text each: a later one lies lower, so that no line crosses the words of an earlier one.
+fn marks(canvas: &Canvas, report: &Report) -> Result<()> {
+    let step = canvas.layout.mark as i32;
+    let mut y = step / 2;
+    for mark in &report.marks {
+        let seconds = canvas.window.place(mark.at);
+        let x = canvas.x(seconds);
+        let text = format!("{}  {}", mark.name, numbers::signed_seconds(seconds));
+        let fits = x + ink::text_width(&text) + 6 <= canvas.layout.width as i32;
+        let (at, side) = if fits { (x + 6, HPos::Left) } else { (x - 6, HPos::Right) };
+        canvas.line((x, y - step / 2), (x, canvas.plot_bottom()), ink::TEXT.mix(0.75))?;
+        canvas.text(&text, (at, y), side, ink::TEXT)?;
+        y += step;
+    }
+    Ok(())
+}
+
+/// How long each stretch without a write was, written into it.
+fn waits(canvas: &Canvas, report: &Report) -> Result<()> {
+    let band = canvas.plot_top - canvas.layout.band as i32 / 2;
+    if let Some(gap) = &report.verdict.gap {
+        let (from, to) = (canvas.x(canvas.window.place(gap.from)), canvas.x(canvas.window.place(gap.to)));
+        canvas.text("source", (from - 4, band), HPos::Right, ink::SOURCE)?;
+        canvas.text("target", (to + 4, band), HPos::Left, ink::TARGET)?;
+    }
+    for (number, gap) in gaps(report).enumerate() {
+        let (from, to) = (canvas.x(canvas.window.place(gap.from)), canvas.x(canvas.window.place(gap.to)));
+        let y = canvas.plot_top + canvas.layout.plot as i32 / 2 - 22 * (number as i32 % 4);
+        let text = match number {
+            0 if canvas.format == Format::Page => format!("{} without a write", numbers::ms(gap.length())),
+            _ => numbers::ms(gap.length()),
+        };
+        canvas.line((from, y), (to, y), ink::WAIT)?;
+        for end in [from, to] {
+            canvas.line((end, y - 5), (end, y + 5), ink::WAIT)?;
+        }
+        let half = ink::text_width(&text) / 2;
+        let middle = ((from + to) / 2).clamp(canvas.left() + half, (canvas.right() - half).max(canvas.left() + half));
+        canvas.text(&text, (middle, y - 12), HPos::Center, ink::WAIT)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

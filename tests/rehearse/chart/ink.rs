@@ -1,0 +1,59 @@
+//! Inks and type. plotters writes colours into each element, where a style sheet can still overrule them: every ink stands
+//! for a custom property of the page's style sheet, which knows light from dark.
+
+use std::fmt::Write as _;
+
+use plotters::style::{FontDesc, FontFamily, FontStyle, RGBColor};
+
+/// Words.
+pub const TEXT: RGBColor = RGBColor(0x1b, 0x24, 0x30);
+/// Less important words, and axes.
+pub const MUTED: RGBColor = RGBColor(0x5b, 0x66, 0x75);
+/// Lines to follow with the eye.
+pub const GRID: RGBColor = RGBColor(0xdd, 0xe2, 0xe9);
+/// The source.
+pub const SOURCE: RGBColor = RGBColor(0xb4, 0x5f, 0x06);
+/// The target.
+pub const TARGET: RGBColor = RGBColor(0x1f, 0x6f, 0xc4);
+/// A step of the programs.
+pub const STEP: RGBColor = RGBColor(0x6b, 0x77, 0x88);
+/// A stretch in which clients wait.
+pub const WAIT: RGBColor = RGBColor(0x8a, 0x2b, 0x6e);
+
+const NAMES: [(&str, RGBColor); 7] = [
+    ("text", TEXT),
+    ("muted", MUTED),
+    ("grid", GRID),
+    ("source", SOURCE),
+    ("target", TARGET),
+    ("step", STEP),
+    ("wait", WAIT),
+];
+
+/// plotters divides by 1.24 before it writes a size: this is 12 px.
+const SIZE: f64 = 12.0 * 1.24;
+/// A rough average for a sans-serif face of 12 px.
+const CHARACTER_WIDTH: f64 = 6.4;
+
+/// The type of all words; the page's style sheet sets the family.
+pub fn font() -> FontDesc<'static> {
+    FontDesc::new(FontFamily::SansSerif, SIZE, FontStyle::Normal)
+}
+
+/// About how wide a text will be, in pixels: only the browser knows.
+pub fn text_width(text: &str) -> i32 {
+    (text.chars().count() as f64 * CHARACTER_WIDTH).ceil() as i32
+}
+
+/// Rules that give each ink the colour of its name.
+pub fn style() -> String {
+    NAMES.iter().fold(String::new(), |mut rules, (name, RGBColor(red, green, blue))| {
+        for attribute in ["fill", "stroke"] {
+            let _ = writeln!(
+                rules,
+                ".chart [{attribute}=\"#{red:02X}{green:02X}{blue:02X}\"] {{ {attribute}: var(--{name}) }}"
+            );
+        }
+        rules
+    })
+}

@@ -1,0 +1,92 @@
+//! The rows of steps above the writes.
+
+use anyhow::Result;
+use plotters::style::{Color as _, RGBColor, text_anchor::HPos};
+
+use super::{Canvas, Format, ink};
+use crate::report::{
+    Report,
+    budget::Cost,
+    numbers::{ms, since},
+};
+
+/// The shortest bar that is still seen.
+const BAR_WIDTH_MIN: i32 = 3;
+
+/// A row: what, from when to when, and whose time it was.
+pub struct Row {
+    name: String,
+    from: f64,
+    to: Option<f64>,
+    length: String,
+    ink: RGBColor,
+}
+
+/// The programs' steps, then what the target did by itself meanwhile.
+pub fn of(report: &Report) -> Vec<Row> {
+    let zero = report.zero();
+    let row = |cost: Cost, ink| Row {
+        from: since(zero, cost.from),
+        to: cost.length.map(|length| since(zero, cost.from + length)),
+        length: cost.length.map_or_else(|| "never done".to_owned(), ms),
+        name: cost.name,
+        ink,
+    };
+    let target = report.target_budget().into_iter().map(|mut cost| {
+        cost.name = format!("target: {}", cost.name);
+        cost
+    });
+    let mut rows: Vec<Row> = report.budget().into_iter().map(|cost| row(cost, ink::STEP)).collect();
+    rows.extend(target.map(|cost| row(cost, ink::TARGET)));
+    rows
+}
+
+/// Draws all rows.
+pub fn draw(canvas: &Canvas, rows: &[Row]) -> Result<()> {
+    let height = canvas.layout.row as i32;
+    for (number, row) in rows.iter().enumerate() {
+        let top = canvas.rows_top + height * number as i32;
+        canvas.line((0, top + height), (canvas.right(), top + height), ink::GRID)?;
+        let (middle, half) = match canvas.format {
+            Format::Page => {
+                canvas.text(&cut(&row.name, 31), (0, top + height / 2), HPos::Left, ink::TEXT)?;
+                (top + height / 2, 6)
+            }
+            Format::Phone => {
+                canvas.text(&cut(&row.name, 56), (0, top + height / 4 + 1), HPos::Left, ink::TEXT)?;
+                (top + height * 3 / 4 - 1, 5)
+            }
+        };
+        bar(canvas, row, middle, half)?;
+    }
+    Ok(())
+}
+
+fn bar(canvas: &Canvas, row: &Row, middle: i32, half: i32) -> Result<()> {
+    let window = &canvas.window;
+    if row.to.is_some_and(|to| to < window.from) {
+        return canvas.text(&format!("‹ {}", row.length), (canvas.left() + 4, middle), HPos::Left, ink::MUTED);
+    }
+    if row.from > window.to {
+        return canvas.text(&format!("{} ›", row.length), (canvas.right(), middle), HPos::Right, ink::MUTED);
+    }
+    let from = canvas.x(row.from);
+    let to = canvas.x(row.to.unwrap_or(window.to)).max(from + BAR_WIDTH_MIN);
+    let strength = if row.to.is_some() { 1.0 } else { 0.4 };
+    canvas.block((from, middle - half), (to, middle + half), row.ink.mix(strength))?;
+    let width = ink::text_width(&row.length) + 6;
+    let (x, side) = match () {
+        () if to + width <= canvas.right() => (to + 6, HPos::Left),
+        () if from - width >= canvas.left() => (from - 6, HPos::Right),
+        () => (to - 6, HPos::Right),
+    };
+    canvas.text(&row.length, (x, middle), side, ink::MUTED)
+}
+
+/// At most so many characters: the table below has the whole name.
+fn cut(name: &str, characters_max: usize) -> String {
+    if name.chars().count() <= characters_max {
+        return name.to_owned();
+    }
+    name.chars().take(characters_max - 1).chain(['…']).collect()
+}
