@@ -1,5 +1,6 @@
 //! PostgreSQL: connections with limits and TLS, who a server is, and the two sides as types.
 
+pub mod replication;
 pub mod settings;
 pub mod source;
 pub mod target;
