@@ -105,27 +105,28 @@ impl<'a> Watch<'a> {
 
     /// One look at the Cluster, its pods and the source.
     async fn look(&mut self, refusal: String) -> Result<CloneSeen> {
-        let (cluster, pods) = futures::try_join!(
+        let ((_, cluster), pods) = futures::try_join!(
             crate::look::resources(self.run, self.settings),
             pods(self.run, &self.settings.target_cluster)
         )?;
-        let status = cluster.1.status.clone().unwrap_or_default();
+        let status = cluster.status.clone().unwrap_or_default();
         let backup = self.backup().await;
-        let copying_pod = pods.iter().any(|pod| pod.clones && pod.phase == "Running");
-        if backup.is_some() || !copying_pod {
-            self.knocking_since = None;
-        } else {
-            self.knocking_since.get_or_insert_with(Instant::now);
-        }
-        Ok(CloneSeen {
+        let mut seen = CloneSeen {
             phase: status.phase,
             phase_reason: status.phase_reason,
-            patched: cluster.1.annotations().contains_key(POD_PATCH),
+            patched: cluster.annotations().contains_key(POD_PATCH),
             pods,
             backup,
-            knocking: self.knocking_since.map(|since| since.elapsed()).unwrap_or_default(),
+            job: format!("{}-1-pgbasebackup", self.settings.target_cluster),
+            knocking: Duration::ZERO,
             refusal,
-        })
+        };
+        if seen.knocks() {
+            seen.knocking = self.knocking_since.get_or_insert_with(Instant::now).elapsed();
+        } else {
+            self.knocking_since = None;
+        }
+        Ok(seen)
     }
 
     /// The base backup at the source; a source that fails over meanwhile is asked again at the next probe.

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Longer than a clone's first login takes once its pod runs.
 const LOGIN_SECONDS_MAX: u64 = 30;
+/// The Cluster's phase until the clone is done (api/v1/cluster_types.go:699).
+const SETTING_UP: &str = "Setting up primary";
 
 /// A row of pg_stat_progress_basebackup at the source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +47,9 @@ pub struct CloneSeen {
     pub pods: Vec<PodSeen>,
     /// The base backup that the source is giving, the youngest if there are several.
     pub backup: Option<BaseBackup>,
-    /// How long the clone's pod has run without a base backup at the source.
+    /// Name of the clone's Job.
+    pub job: String,
+    /// How long it has been so ([`CloneSeen::knocks`]).
     pub knocking: Duration,
     /// Why the target could not be connected to.
     pub refusal: String,
@@ -83,19 +87,27 @@ pub fn stage(seen: &CloneSeen) -> Stage {
             cure: cure(seen, container, reason),
         };
     }
-    let Some(pod) = seen.pods.iter().find(|pod| pod.clones && pod.phase == "Running") else {
+    if !seen.knocks() {
         return Stage::Coming(format!("phase {:?}, {}", seen.phase, seen.refusal));
-    };
-    if seen.knocking >= Duration::from_secs(LOGIN_SECONDS_MAX) {
-        return Stage::Stuck {
-            what: format!("pod {} runs for {} s and has not begun to copy", pod.name, seen.knocking.as_secs()),
-            cure: format!(
-                "it repeats \"DB not available, will retry\" for ever when it cannot log in: kubectl logs {} shows why (host name, pg_hba, password or certificate); run extract-certs and prepare-zalando again and compare spec.externalClusters",
-                pod.name
-            ),
-        };
     }
-    Stage::Coming(format!("pod {} logs in to the source", pod.name))
+    let job = &seen.job;
+    if seen.knocking < Duration::from_secs(LOGIN_SECONDS_MAX) {
+        return Stage::Coming(format!("the Job {job} logs in to the source"));
+    }
+    Stage::Stuck {
+        what: format!("the Job {job} has not begun to copy for {} s", seen.knocking.as_secs()),
+        cure: format!(
+            "it repeats \"DB not available, will retry\" for ever when it cannot log in: kubectl logs job/{job} shows why (host name, pg_hba, password or certificate); run extract-certs and prepare-zalando again and compare spec.externalClusters"
+        ),
+    }
+}
+
+impl CloneSeen {
+    /// The clone's pod runs, or cannot be seen, and the source gives no base backup.
+    pub fn knocks(&self) -> bool {
+        let runs = self.pods.iter().filter(|pod| pod.clones).all(|pod| pod.phase == "Running");
+        self.phase == SETTING_UP && runs && self.backup.is_none()
+    }
 }
 
 fn cure(seen: &CloneSeen, container: &str, reason: &str) -> String {
@@ -193,7 +205,8 @@ mod tests {
 
     fn seen() -> CloneSeen {
         CloneSeen {
-            phase: "Setting up primary".into(),
+            phase: SETTING_UP.into(),
+            job: "database-1-pgbasebackup".into(),
             refusal: "connection refused".into(),
             ..CloneSeen::default()
         }
@@ -221,13 +234,34 @@ mod tests {
             knocking: Duration::from_secs(29),
             ..seen()
         };
-        assert_eq!(stage(&young), Stage::Coming("pod database-1 logs in to the source".into()));
+        assert_eq!(
+            stage(&young),
+            Stage::Coming("the Job database-1-pgbasebackup logs in to the source".into())
+        );
         assert!(
             cure_of(&CloneSeen {
                 knocking: Duration::from_secs(30),
                 ..young.clone()
             })
             .contains("will retry")
+        );
+        // Without the right to see pods, or before there is one, the phase has to do.
+        let unseen = CloneSeen {
+            pods: vec![],
+            knocking: Duration::from_secs(31),
+            ..seen()
+        };
+        assert!(cure_of(&unseen).contains("job/database-1-pgbasebackup"));
+        let pulling = PodSeen {
+            phase: "Pending".into(),
+            ..pod(true, None)
+        };
+        assert!(
+            !CloneSeen {
+                pods: vec![pulling],
+                ..seen()
+            }
+            .knocks()
         );
         // As soon as the source gives a backup, whatever the clock says.
         let copying = CloneSeen {
@@ -257,9 +291,13 @@ mod tests {
     fn what_cnpg_calls_unrecoverable_is_given_up() {
         let phase = "Cluster is unrecoverable and needs manual intervention".to_owned();
         assert!(matches!(stage(&CloneSeen { phase, ..seen() }), Stage::GivenUp(_)));
+        let waiting = CloneSeen {
+            phase: "Waiting for the instances to become active".into(),
+            ..seen()
+        };
         assert_eq!(
-            stage(&seen()),
-            Stage::Coming("phase \"Setting up primary\", connection refused".into())
+            stage(&waiting),
+            Stage::Coming("phase \"Waiting for the instances to become active\", connection refused".into())
         );
         assert!(hopeless("FATAL: database locale is incompatible with operating system").is_some());
         assert!(hopeless("the database system is starting up").is_none());
