@@ -1,2 +1,3 @@
 //! Black-box tests of the built programs.
+mod manifests;
 mod source;

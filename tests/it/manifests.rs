@@ -1,0 +1,237 @@
+//! What users apply: accepted by a real API server, as strict as promised, and with nothing in it that no program reads.
+
+mod names;
+mod sources;
+mod variables;
+
+use std::collections::BTreeSet;
+
+use harness::{
+    control_plane::ControlPlane,
+    manifests::{self, of_kind},
+    setup::Setup,
+};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, Client, Discovery,
+    api::{DynamicObject, Patch, PatchParams, PostParams, ValidationDirective},
+    core::GroupVersionKind,
+};
+use serde_json::{Value, json};
+
+/// The steps in the order of use; each is a folder, a CronJob, a Job, a ServiceAccount, a Role and a RoleBinding.
+const STEPS: [&str; 4] = ["prepare-zalando", "extract-certs", "validate-replication", "cutover"];
+
+async fn example() -> Vec<Value> {
+    manifests::example(Setup::ready().await.unwrap()).unwrap()
+}
+
+fn named<'a>(objects: &'a [Value], kind: &'a str, name: &str) -> &'a Value {
+    let found = of_kind(objects, kind).find(|object| object["metadata"]["name"] == name);
+    found.unwrap_or_else(|| panic!("no {kind} {name}"))
+}
+
+/// The Job specs of a step: what the CronJob makes, and the suspended Job's.
+fn specs<'a>(objects: &'a [Value], step: &str) -> [&'a Value; 2] {
+    let name = format!("replica-migration-{step}");
+    [
+        &named(objects, "CronJob", &name)["spec"]["jobTemplate"]["spec"],
+        &named(objects, "Job", &name)["spec"],
+    ]
+}
+
+#[tokio::test]
+async fn the_api_server_accepts_everything_and_admits_the_pods_as_restricted() {
+    let plane = ControlPlane::start().await.unwrap();
+    let objects = manifests::apply_example(&plane).await.unwrap();
+    let namespace = manifests::namespace(&objects).unwrap();
+    dry_run(&plane.admin(), namespace, &objects).await;
+    assert_eq!(manifests::apply_example(&plane).await.unwrap(), objects, "a second apply");
+
+    let restricted = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    let namespaces: Api<Namespace> = Api::all(plane.admin());
+    namespaces
+        .patch(namespace, &PatchParams::default(), &Patch::Merge(restricted))
+        .await
+        .unwrap();
+    for step in STEPS {
+        for spec in specs(&objects, step) {
+            admit(&plane.admin(), namespace, &spec["template"])
+                .await
+                .unwrap_or_else(|error| panic!("{step}: {error}"));
+        }
+    }
+    // That it can refuse, or the above would say nothing.
+    for wrong in [
+        "/spec/securityContext/runAsNonRoot",
+        "/spec/securityContext/seccompProfile",
+        "/spec/containers/0/securityContext",
+    ] {
+        let mut template = specs(&objects, "cutover")[0]["template"].clone();
+        *template.pointer_mut(wrong).unwrap() = Value::Null;
+        let error = admit(&plane.admin(), namespace, &template).await.unwrap_err();
+        assert!(
+            error.to_string().contains("violates PodSecurity \"restricted:latest\""),
+            "{wrong}: {error}"
+        );
+    }
+}
+
+/// Server-side apply of every object with `dryRun=All`; a field that the API server does not know is an error.
+async fn dry_run(client: &Client, namespace: &str, objects: &[Value]) {
+    let known = Discovery::new(client.clone()).run_aggregated().await.unwrap();
+    let mut params = PatchParams::apply("somebody-else").force();
+    params.dry_run = true;
+    params.field_validation = Some(ValidationDirective::Strict);
+    for object in objects {
+        let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
+        let (types, name) = (object.types.clone().unwrap(), object.metadata.name.clone().unwrap());
+        let (resource, _) = known.resolve_gvk(&GroupVersionKind::try_from(&types).unwrap()).unwrap();
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        api.patch(&name, &params, &Patch::Apply(&object))
+            .await
+            .unwrap_or_else(|error| panic!("{} {name}: {error}", types.kind));
+    }
+}
+
+async fn admit(client: &Client, namespace: &str, template: &Value) -> kube::Result<Pod> {
+    let mut pod: Pod = serde_json::from_value(json!({"metadata": template["metadata"], "spec": template["spec"]})).unwrap();
+    pod.metadata.generate_name = Some("try-".into());
+    Api::namespaced(client.clone(), namespace)
+        .create(
+            &PostParams {
+                dry_run: true,
+                ..PostParams::default()
+            },
+            &pod,
+        )
+        .await
+}
+
+#[tokio::test]
+async fn there_is_one_of_each_kind_for_every_step_and_nothing_else() {
+    let objects = example().await;
+    let mut wanted: BTreeSet<(String, String)> = [("ConfigMap".to_owned(), "replica-migration".to_owned())].into();
+    for step in STEPS {
+        let kinds = ["ServiceAccount", "Role", "RoleBinding", "CronJob", "Job"];
+        wanted.extend(kinds.map(|kind| (kind.to_owned(), format!("replica-migration-{step}"))));
+    }
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let found: BTreeSet<_> = objects
+        .iter()
+        .map(|object| (text(&object["kind"]), text(&object["metadata"]["name"])))
+        .collect();
+    assert_eq!(found, wanted);
+    let folder = manifests::folder().join("base");
+    let folders = std::fs::read_dir(folder)
+        .unwrap()
+        .map(Result::unwrap)
+        .filter(|entry| entry.path().is_dir());
+    let folders: BTreeSet<String> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    assert_eq!(folders, STEPS.map(str::to_owned).into());
+}
+
+#[tokio::test]
+async fn nothing_starts_by_itself_and_both_ways_of_starting_are_the_same() {
+    let objects = example().await;
+    for step in STEPS {
+        let cron_job = named(&objects, "CronJob", &format!("replica-migration-{step}"));
+        assert_eq!(cron_job["spec"]["suspend"], true);
+        assert_eq!(cron_job["spec"]["schedule"], "0 0 31 2 *");
+        assert_eq!(cron_job["spec"]["concurrencyPolicy"], "Forbid");
+        let [of_cron_job, of_job] = specs(&objects, step);
+        assert_eq!(of_job["suspend"], true);
+        let mut resumed = of_job.clone();
+        resumed.as_object_mut().unwrap().remove("suspend");
+        assert_eq!(&resumed, of_cron_job, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn every_job_ends_and_is_repeated_as_promised() {
+    let objects = example().await;
+    let given_up: Vec<i64> = sources::exit_codes()
+        .into_iter()
+        .filter(|(kind, _)| kind != "Transient")
+        .map(|(_, code)| code)
+        .collect();
+    assert_eq!(given_up, [2, 3, 4], "the codes of shared/src/error.rs");
+    for step in STEPS {
+        for spec in specs(&objects, step) {
+            let rules = &spec["podFailurePolicy"]["rules"];
+            let ignored = json!({"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]});
+            let failed = json!({"action": "FailJob", "onExitCodes": {"containerName": "step", "operator": "In", "values": given_up}});
+            assert_eq!(rules, &json!([ignored, failed]), "{step}");
+            assert!((1..=5).contains(&spec["backoffLimit"].as_i64().unwrap()), "{step}");
+            assert_eq!(spec["ttlSecondsAfterFinished"], 7 * 24 * 3600, "{step}");
+            let pod = &spec["template"]["spec"];
+            assert_eq!(pod["restartPolicy"], "Never", "{step}");
+            assert_eq!(pod["containers"][0]["terminationMessagePolicy"], "FallbackToLogsOnError", "{step}");
+            assert!(pod["terminationGracePeriodSeconds"].as_i64().unwrap() >= 60, "{step}");
+        }
+    }
+    for spec in specs(&objects, "cutover") {
+        assert_eq!(spec["activeDeadlineSeconds"], Value::Null, "a cut is never killed in the middle");
+        let settings = &named(&objects, "ConfigMap", "replica-migration")["data"];
+        let longest: i64 = settings["CUTOVER_MAX_SECONDS"].as_str().unwrap().parse().unwrap();
+        assert!(spec["template"]["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap() > 2 * longest);
+    }
+}
+
+/// Beyond what Pod Security asks for.
+#[tokio::test]
+async fn pods_are_closed() {
+    let objects = example().await;
+    for step in STEPS {
+        for spec in specs(&objects, step) {
+            let pod = &spec["template"]["spec"];
+            assert_eq!(pod["enableServiceLinks"], false, "{step}");
+            assert_eq!(pod["serviceAccountName"], format!("replica-migration-{step}"));
+            assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
+            let container = &pod["containers"][0];
+            assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true, "{step}");
+            assert_eq!(container["command"], json!([format!("/{step}")]));
+            assert!(container["resources"]["limits"]["memory"].is_string() && container["resources"]["limits"]["cpu"].is_null());
+            for mount in container["volumeMounts"].as_array().unwrap() {
+                assert_eq!(mount["readOnly"], true, "{step}");
+            }
+            for volume in pod["volumes"].as_array().unwrap() {
+                let secret = &volume["secret"];
+                // A Secret is mounted key by key, readable by the pod's group only, and its absence is for the program to tell.
+                assert_eq!(secret["items"].as_array().unwrap().len(), 1, "{step}: {volume}");
+                assert_eq!(
+                    (&secret["defaultMode"], &secret["optional"]),
+                    (&json!(0o440), &json!(true)),
+                    "{step}: {volume}"
+                );
+            }
+        }
+        let account = named(&objects, "ServiceAccount", &format!("replica-migration-{step}"));
+        assert_eq!(account["automountServiceAccountToken"], false);
+    }
+}
+
+/// No step may do what would let it become somebody else.
+#[tokio::test]
+async fn roles_are_narrow() {
+    let objects = example().await;
+    for grant in manifests::access::grants(&objects).unwrap() {
+        let all = [&grant.verb, &grant.api_group, &grant.resource];
+        assert!(!all.iter().any(|word| word.as_str() == "*"), "{grant}");
+        assert!(
+            !["pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token"].contains(&grant.resource.as_str()),
+            "{grant}"
+        );
+        assert_ne!(grant.api_group, "rbac.authorization.k8s.io", "{grant}");
+        assert!(grant.resource != "secrets" || grant.name.is_some(), "{grant}");
+        assert!(
+            ["create", "list"].contains(&grant.verb.as_str()) || grant.resource == "events" || grant.name.is_some(),
+            "{grant}"
+        );
+    }
+    for binding in of_kind(&objects, "RoleBinding") {
+        assert_eq!(binding["roleRef"]["kind"], "Role");
+        assert_eq!(binding["subjects"].as_array().unwrap().len(), 1);
+        assert_eq!(binding["subjects"][0]["name"], binding["metadata"]["name"]);
+    }
+}

@@ -1,0 +1,120 @@
+//! A user with other names changes them in one place.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use harness::{
+    manifests::{self, of_kind},
+    setup::Setup,
+};
+use serde_json::Value;
+
+use super::named;
+
+/// Other names, longer ones first so that none is part of another. None of them occurs in the manifests for another reason.
+const NAMES: [(&str, &str); 11] = [
+    ("mastodon-sidekiq-background", "crawler"),
+    ("mastodon-sidekiq-federation", "mailer"),
+    ("mastodon-sidekiq-scheduler", "cron.daily"),
+    ("mastodon-sidekiq-default", "worker"),
+    ("mastodon-streaming", "shop-events"),
+    ("mastodon-postgresql", "acid-shop-db"),
+    ("mastodon-database", "shop-config"),
+    ("mastodon-web", "shop-front-end"),
+    ("mastodon", "shop"),
+    ("database", "shop-pg-17"),
+    ("accounts,statuses,users", "orders"),
+];
+
+fn renamed(text: &str) -> String {
+    NAMES
+        .iter()
+        .fold(text.to_owned(), |text, (guide, other)| text.replace(guide, other))
+}
+
+/// Renders a copy of the manifests with another overlay beside the example.
+async fn render_with(overlay: &str) -> Vec<Value> {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&manifests::folder(), folder.path());
+    let other = folder.path().join("overlays/other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("kustomization.yaml"), overlay).unwrap();
+    manifests::render(Setup::ready().await.unwrap(), &other).unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let place = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &place);
+        } else {
+            fs::copy(entry.path(), place).unwrap();
+        }
+    }
+}
+
+fn example_overlay() -> String {
+    fs::read_to_string(manifests::folder().join("overlays/example/kustomization.yaml")).unwrap()
+}
+
+#[tokio::test]
+async fn a_name_is_stated_once_and_found_everywhere() {
+    let example = super::example().await;
+    let expected: Vec<Value> = serde_json::from_str(&renamed(&serde_json::to_string(&example).unwrap())).unwrap();
+    let found = render_with(&renamed(&example_overlay())).await;
+    // kustomize sorts by kind and by names that do not change.
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_eq!(found, expected);
+    }
+}
+
+#[tokio::test]
+async fn the_image_is_stated_once_and_found_everywhere() {
+    let overlay = example_overlay().replace("newTag: 0.1.0", "newName: registry.test/tools/migration\n  newTag: 2.3.4");
+    let objects = render_with(&overlay).await;
+    let image = "registry.test/tools/migration:2.3.4";
+    assert_eq!(named(&objects, "ConfigMap", "replica-migration")["data"]["ADOPT_IMAGE"], image);
+    for step in super::STEPS {
+        for spec in super::specs(&objects, step) {
+            assert_eq!(spec["template"]["spec"]["containers"][0]["image"], image, "{step}");
+        }
+    }
+}
+
+/// The lists in the Roles are as long as APPS says, however many there are.
+#[tokio::test]
+async fn the_number_of_deployments_may_differ() {
+    let example = example_overlay();
+    let line = example.lines().find(|line| line.contains("APPS=")).unwrap();
+    for count in [1, 5, 16] {
+        let apps: Vec<String> = (0..count).map(|n| format!("app-{n}")).collect();
+        let objects = render_with(&example.replace(line, &format!("  - APPS={}", apps.join(",")))).await;
+        let granted: BTreeSet<String> = manifests::access::grants(&objects)
+            .unwrap()
+            .into_iter()
+            .filter(|grant| grant.resource.starts_with("deployments"))
+            .filter_map(|grant| grant.name)
+            .collect();
+        assert_eq!(granted, apps.into_iter().collect(), "{count}");
+    }
+}
+
+/// base shows the names of the guide, too: its lists and its settings must not drift apart.
+#[tokio::test]
+async fn base_is_the_example_without_a_namespace() {
+    let base = manifests::render(Setup::ready().await.unwrap(), &manifests::folder().join("base")).unwrap();
+    let example = super::example().await;
+    assert_eq!(
+        named(&base, "ConfigMap", "replica-migration")["data"],
+        named(&example, "ConfigMap", "replica-migration")["data"]
+    );
+    assert_eq!(
+        manifests::access::grants(&base).unwrap(),
+        manifests::access::grants(&example).unwrap()
+    );
+    for kind in ["CronJob", "Job"] {
+        let specs = |objects| -> Vec<Value> { of_kind(objects, kind).map(|object| object["spec"].clone()).collect() };
+        assert_eq!(specs(&base), specs(&example));
+    }
+}
