@@ -76,7 +76,7 @@ async fn encrypted(connection: &Connection, ca_pem: Option<&[u8]>) -> Result<imp
             .hint("the server's certificate does not fit the CA, the host name or the sslmode; run extract-certs, it names the reason")
     };
     let tls = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut make, &connection.host).map_err(|e| failed(e.into()))?;
-    tls.connect(stream).await.map_err(|e| failed(e.into()))
+    tls.connect(stream).await.map_err(failed)
 }
 
 async fn start(stream: &mut (impl AsyncWrite + Unpin), user: &str, application: &str) -> Result<()> {

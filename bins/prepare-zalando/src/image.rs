@@ -1,0 +1,164 @@
+//! What is known of a target image by its name: PostgreSQL's version, the operating system's collations, the extensions in it.
+//!
+//! The images of CloudNativePG (repository cloudnative-pg/postgres-containers) are tagged `17.6-standard-trixie`, with a time stamp
+//! between version and kind in tags that do not move; a bare `17` or `17.6` is a system image on bullseye.
+
+/// An image reference, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Major version.
+    pub major: u32,
+    /// Minor version, when the tag says it.
+    pub minor: Option<u32>,
+    /// Kind; None for an image that is not CloudNativePG's.
+    pub kind: Option<Kind>,
+    /// glibc's version; None when unknown.
+    pub glibc: Option<&'static str>,
+}
+
+/// The kinds of CloudNativePG's images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Server and contrib; the locales C, C.UTF-8 and POSIX only.
+    Minimal,
+    /// And all locales, pgaudit, pgvector.
+    Standard,
+    /// And barman; deprecated.
+    System,
+}
+
+/// Extensions that every image has: PostgreSQL's own (its documentation, appendix F), as Debian packages them.
+#[rustfmt::skip]
+const CONTRIB: &[&str] = &[
+    "amcheck", "autoinc", "bloom", "btree_gin", "btree_gist", "citext", "cube", "dblink", "dict_int", "dict_xsyn", "earthdistance",
+    "file_fdw", "fuzzystrmatch", "hstore", "insert_username", "intagg", "intarray", "isn", "lo", "ltree", "moddatetime", "pageinspect",
+    "pg_buffercache", "pg_freespacemap", "pg_prewarm", "pg_stat_statements", "pg_surgery", "pg_trgm", "pg_visibility", "pg_walinspect",
+    "pgcrypto", "pgrowlocks", "pgstattuple", "plpgsql", "postgres_fdw", "refint", "seg", "sslinfo", "tablefunc", "tcn",
+    "tsm_system_rows", "tsm_system_time", "unaccent", "uuid-ossp", "xml2",
+];
+/// Extensions that standard and system images have besides.
+const STANDARD: &[&str] = &["pgaudit", "vector"];
+/// Contributed libraries without an extension of their own.
+const LIBRARIES: &[&str] = &[
+    "auto_explain",
+    "auth_delay",
+    "passwordcheck",
+    "sepgsql",
+    "test_decoding",
+    "basic_archive",
+];
+
+/// Extensions that Spilo makes for itself in every database (facts/zalando.md §5): nobody misses them after the migration.
+pub const SPILO_OWN: &[&str] = &["pg_auth_mon", "pg_cron", "pg_stat_kcache", "plpython3u", "set_user", "bg_mon"];
+
+impl Image {
+    /// Reads an image reference.
+    ///
+    /// # Errors
+    /// Why CloudNativePG's webhook would refuse it.
+    pub fn parse(reference: &str) -> Result<Self, String> {
+        let (path, _digest) = reference.split_once('@').unwrap_or((reference, ""));
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let (_, tag) = name
+            .split_once(':')
+            .ok_or_else(|| format!("{reference} has no tag; CloudNativePG reads the version of PostgreSQL from it"))?;
+        let mut words = tag.split('-');
+        let (major, minor) = version(words.next().unwrap_or(""))
+            .ok_or_else(|| format!("the tag {tag} does not begin with a version of PostgreSQL, such as 17.6"))?;
+        let words: Vec<&str> = words.collect();
+        let known = path.ends_with(&format!("cloudnative-pg/postgresql:{tag}"));
+        let kind = match () {
+            () if words.contains(&"minimal") => Some(Kind::Minimal),
+            () if words.contains(&"standard") => Some(Kind::Standard),
+            () if words.contains(&"system") || (known && words.is_empty()) => Some(Kind::System),
+            () => None,
+        };
+        let glibc = match () {
+            () if words.contains(&"trixie") => Some("2.41"),
+            () if words.contains(&"bookworm") => Some("2.36"),
+            () if words.contains(&"bullseye") || (known && words.is_empty()) => Some("2.31"),
+            () => None,
+        };
+        Ok(Self { major, minor, kind, glibc })
+    }
+
+    /// Whether it has this extension; None when that cannot be told from its name.
+    pub fn has_extension(&self, name: &str) -> Option<bool> {
+        match (CONTRIB.contains(&name), STANDARD.contains(&name), self.kind) {
+            (true, _, _) => Some(true),
+            (false, true, Some(Kind::Standard | Kind::System)) => Some(true),
+            (false, _, Some(_)) => Some(false),
+            (false, _, None) => None,
+        }
+    }
+
+    /// Whether a library that sessions load is in it.
+    pub fn has_library(&self, name: &str) -> bool {
+        let name = name.rsplit('/').next().unwrap_or(name).trim_end_matches(".so");
+        LIBRARIES.contains(&name) || self.has_extension(name) == Some(true)
+    }
+
+    /// Whether it has locales such as en_US.UTF-8.
+    pub fn has_locales(&self) -> bool {
+        self.kind != Some(Kind::Minimal)
+    }
+}
+
+fn version(text: &str) -> Option<(u32, Option<u32>)> {
+    let mut numbers = text.split('.');
+    let major = numbers.next()?.parse().ok()?;
+    let minor = match numbers.next() {
+        Some(minor) => Some(minor.parse().ok()?),
+        None => None,
+    };
+    Some((major, minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_tells_version_kind_and_glibc() {
+        let image = Image::parse("ghcr.io/cloudnative-pg/postgresql:17.6-202509151215-standard-trixie@sha256:0123").unwrap();
+        assert_eq!(
+            image,
+            Image {
+                major: 17,
+                minor: Some(6),
+                kind: Some(Kind::Standard),
+                glibc: Some("2.41")
+            }
+        );
+        assert_eq!(image.has_extension("vector"), Some(true));
+        assert_eq!(image.has_extension("timescaledb"), Some(false));
+    }
+
+    #[test]
+    fn a_bare_tag_is_the_old_system_image() {
+        let image = Image::parse("ghcr.io/cloudnative-pg/postgresql:17").unwrap();
+        assert_eq!((image.kind, image.glibc), (Some(Kind::System), Some("2.31")));
+    }
+
+    #[test]
+    fn of_a_foreign_image_little_is_known() {
+        let image = Image::parse("registry:5000/own/postgresql:17.11").unwrap();
+        assert_eq!((image.minor, image.kind, image.glibc), (Some(11), None, None));
+        assert_eq!(image.has_extension("timescaledb"), None);
+        assert_eq!(image.has_extension("pg_trgm"), Some(true));
+        assert!(image.has_locales());
+    }
+
+    #[test]
+    fn what_cloudnativepg_refuses_is_refused_here() {
+        for wrong in [
+            "postgresql",
+            "postgresql:latest",
+            "postgresql@sha256:01",
+            "registry:5000/postgresql",
+            "p:17.x",
+        ] {
+            assert!(Image::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The environment of this step as types, and the names of the objects that it makes.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+use shared::config::{Name, Text};
+
+/// The role that the target replicates as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceAuth {
+    /// The role that Spilo already admits for replication over TLS: nothing changes at the source.
+    #[default]
+    Standby,
+    /// CloudNativePG's own name for it: needs a line in pg_hba, which rolls the source's pods.
+    StreamingReplica,
+}
+
+impl SourceAuth {
+    /// The role's name.
+    pub fn role(self) -> &'static str {
+        match self {
+            Self::Standby => "standby",
+            Self::StreamingReplica => "streaming_replica",
+        }
+    }
+}
+
+/// The bytes behind a Kubernetes quantity, and the text as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quantity {
+    /// As written, for example 40Gi.
+    pub text: String,
+    /// Its value.
+    pub bytes: u64,
+}
+
+impl FromStr for Quantity {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let unusable = || format!("{text:?} is not a size such as 40Gi");
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let factor = match &text[digits.len()..] {
+            "" => 1,
+            "Ki" => 1 << 10,
+            "Mi" => 1 << 20,
+            "Gi" => 1 << 30,
+            "Ti" => 1_u64 << 40,
+            "Pi" => 1_u64 << 50,
+            "k" => 1_000,
+            "M" => 1_000_000,
+            "G" => 1_000_000_000,
+            "T" => 1_000_000_000_000,
+            "P" => 1_000_000_000_000_000,
+            _ => return Err(unusable()),
+        };
+        let number: f64 = digits.parse().map_err(|_| unusable())?;
+        if !number.is_finite() || number <= 0.0 {
+            return Err(unusable());
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            bytes: (number * factor as f64) as u64,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Variables of this step; `SOURCE_HOST` and the rest of the connection are read apart.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Settings {
+    /// The `postgresql` resource.
+    pub source_cluster: Name,
+    /// The Cluster that the manifest describes.
+    pub target_cluster: Name,
+    /// The application's database.
+    pub database: Text,
+    /// How the target logs in.
+    #[serde(default)]
+    pub source_auth: SourceAuth,
+    /// Whether the source's pods may be rolled for a line in pg_hba.
+    #[serde(default)]
+    pub allow_source_rolling_update: bool,
+    /// Raise wal_keep_size to this many MB; None leaves it.
+    #[serde(default, deserialize_with = "shared::config::optional")]
+    pub wal_keep_mb: Option<u32>,
+    /// The target's image.
+    pub target_image: Text,
+    /// The target's volume.
+    pub target_storage: Quantity,
+    /// Its storage class; None is the cluster's default.
+    #[serde(default, deserialize_with = "shared::config::optional")]
+    pub target_storage_class: Option<Name>,
+    /// The image that holds `/adopt-pgdata`.
+    pub adopt_image: Text,
+    /// Say what would be done, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// The Secret with what the target's WAL receiver logs in with.
+pub const REPLICATION_SECRET: &str = "zalando-streaming-replica";
+/// The Secret with the CA of the source, made by extract-certs.
+pub const CA_SECRET: &str = "zalando-replication-ca";
+
+impl Settings {
+    /// The Secret with the owner's stored hash.
+    pub fn owner_secret(&self) -> String {
+        format!("{}-owner", self.target_cluster)
+    }
+    /// The copy of the source's superuser Secret.
+    pub fn superuser_secret(&self) -> String {
+        format!("{}-superuser-source", self.target_cluster)
+    }
+    /// The ConfigMap that holds the manifest.
+    pub fn manifest_map(&self) -> String {
+        format!("{}-cluster-replica", self.target_cluster)
+    }
+    /// The manifest's key in it.
+    pub fn manifest_key(&self) -> String {
+        format!("{}-cluster-replica.yaml", self.target_cluster)
+    }
+    /// The pooler in front of the primary.
+    pub fn pooler_rw(&self) -> String {
+        format!("{}-pooler-rw", self.target_cluster)
+    }
+    /// The pooler for reading.
+    pub fn pooler_ro(&self) -> String {
+        format!("{}-pooler-ro", self.target_cluster)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_read_as_kubernetes_reads_it() {
+        assert_eq!("40Gi".parse::<Quantity>().unwrap().bytes, 40 << 30);
+        assert_eq!("1.5Gi".parse::<Quantity>().unwrap().bytes, 3 << 29);
+        assert_eq!("100G".parse::<Quantity>().unwrap().bytes, 100_000_000_000);
+        for wrong in ["", "Gi", "40GB", "-1Gi", "0", "1e"] {
+            assert!(wrong.parse::<Quantity>().is_err(), "{wrong}");
+        }
+    }
+}
