@@ -59,14 +59,19 @@ impl fmt::Display for Text {
     }
 }
 
+impl std::str::FromStr for Text {
+    type Err = &'static str;
+    fn from_str(value: &str) -> std::result::Result<Self, Self::Err> {
+        match value.trim() {
+            "" => Err("it is empty"),
+            value => Ok(Self(value.to_owned())),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let value = String::deserialize(deserializer)?;
-        let value = value.trim();
-        if value.is_empty() {
-            return Err(D::Error::custom("it is empty"));
-        }
-        Ok(Self(value.to_owned()))
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 
