@@ -1,0 +1,166 @@
+//! The Secrets that are read and written.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, ObjectMeta, Preconditions},
+};
+use shared::{
+    config::Text,
+    error::{Context as _, Error, Result, is_not_found},
+    job::Run,
+    kubernetes,
+    postgres::ClientCertificate,
+    record,
+};
+
+use crate::client_certificate::Shown;
+
+/// What the target's WAL receiver logs in with; prepare-zalando writes it.
+const LOGIN: &str = "zalando-streaming-replica";
+/// The CA of the source.
+const CA: &str = "zalando-replication-ca";
+/// The target's client certificate.
+const CLIENT: &str = "zalando-replication-tls";
+/// The type of a Secret that must hold tls.crt and tls.key.
+const TLS_TYPE: &str = "kubernetes.io/tls";
+/// CNPG reads a Secret with this label again when it changes (api/v1/cluster_types.go, WatchedLabelName).
+const WATCHED: &str = "cnpg.io/reload";
+
+/// The replication role and its password. No Debug: it would tell.
+pub(crate) struct Login {
+    pub(crate) role: Text,
+    pub(crate) password: String,
+}
+
+/// Reads the login.
+///
+/// # Errors
+/// Refused when prepare-zalando has not written it.
+pub(crate) async fn login(run: &Run) -> Result<Login> {
+    let hint = "run prepare-zalando first: it writes this secret";
+    let secret = kubernetes::get(&api(run), LOGIN).await?;
+    let secret = secret.ok_or_else(|| Error::refused(format!("secret {LOGIN} does not exist")).hint(hint))?;
+    let text = |key: &str| -> Result<Text> {
+        let bytes = secret.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.clone());
+        let text = bytes
+            .and_then(|bytes| String::from_utf8(bytes).ok())
+            .and_then(|text| text.parse().ok());
+        text.ok_or_else(|| Error::refused(format!("secret {LOGIN} has no text under {key}")).hint(hint))
+    };
+    Ok(Login {
+        role: text("username")?,
+        password: text("password")?.to_string(),
+    })
+}
+
+/// The client certificate of an earlier run.
+///
+/// # Errors
+/// The API's.
+pub(crate) async fn client_certificate(run: &Run) -> Result<Option<ClientCertificate>> {
+    let Some(secret) = kubernetes::get(&api(run), CLIENT).await? else {
+        return Ok(None);
+    };
+    let text = |key: &str| String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok();
+    Ok(text("tls.crt")
+        .zip(text("tls.key"))
+        .map(|(chain, key)| ClientCertificate { chain, key }))
+}
+
+/// Writes both Secrets; what could not be had is replaced by the reason.
+///
+/// # Errors
+/// The API's.
+pub(crate) async fn write(run: &Run, ca: std::result::Result<&str, &str>, shown: &Shown) -> Result<()> {
+    let ca = match ca {
+        Ok(pem) => secret(CA, "Opaque", &[("ca.crt", pem)]),
+        Err(reason) => secret(CA, "Opaque", &[("reason", reason)]),
+    };
+    let client = match shown {
+        Shown::Kept(certificate) | Shown::Minted(certificate) => {
+            secret(CLIENT, TLS_TYPE, &[("tls.crt", &certificate.chain), ("tls.key", &certificate.key)])
+        }
+        Shown::Nothing(reason) => secret(CLIENT, "Opaque", &[("reason", reason)]),
+    };
+    put(run, &ca, "CaSecretWritten").await?;
+    put(run, &client, "ClientSecretWritten").await
+}
+
+fn secret(name: &str, type_: &str, data: &[(&str, &str)]) -> Secret {
+    let mut labels = record::labels();
+    labels.insert(WATCHED.into(), "true".into());
+    let data: BTreeMap<_, _> = data
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec())))
+        .collect();
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(name.into()),
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        },
+        type_: Some(type_.into()),
+        data: Some(data),
+        ..Secret::default()
+    }
+}
+
+/// Makes the Secret what is wanted, and nothing beside it.
+async fn put(run: &Run, wanted: &Secret, reason: &str) -> Result<()> {
+    let (secrets, name) = (api(run), wanted.name_any());
+    let existing = kubernetes::get(&secrets, &name).await?;
+    if existing.as_ref().is_some_and(|existing| holds(existing, wanted)) {
+        run.report.info(format!("secret {name}: unchanged"));
+        return Ok(());
+    }
+    // The type of a Secret cannot be changed, and keys that somebody else wrote would stay beside ours.
+    if let Some(existing) = existing.filter(|existing| existing.type_ != wanted.type_ || has_more(existing, wanted)) {
+        delete(&secrets, &existing).await?;
+    }
+    let written = kubernetes::apply(&secrets, &name, wanted).await?;
+    if !holds(&written, wanted) {
+        return Err(Error::transient(format!(
+            "secret {name} is not what was written; does somebody else write it?"
+        )));
+    }
+    run.report.step(reason, format!("secret {name}: {}", keys(wanted)));
+    Ok(())
+}
+
+/// Deletes this Secret and no other that has its name by now.
+async fn delete(secrets: &Api<Secret>, existing: &Secret) -> Result<()> {
+    let params = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: existing.metadata.uid.clone(),
+            resource_version: existing.metadata.resource_version.clone(),
+        }),
+        ..DeleteParams::default()
+    };
+    match secrets.delete(&existing.name_any(), &params).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_not_found(&error) => Ok(()),
+        Err(error) => Err(error).context(format!("deleting secret {}, which is to have other keys", existing.name_any())),
+    }
+}
+
+fn holds(existing: &Secret, wanted: &Secret) -> bool {
+    let labelled = wanted.labels().iter().all(|(key, value)| existing.labels().get(key) == Some(value));
+    existing.type_ == wanted.type_ && existing.data == wanted.data && labelled
+}
+
+fn has_more(existing: &Secret, wanted: &Secret) -> bool {
+    let wanted = wanted.data.clone().unwrap_or_default();
+    existing.data.iter().flat_map(BTreeMap::keys).any(|key| !wanted.contains_key(key))
+}
+
+fn keys(secret: &Secret) -> String {
+    let keys: Vec<&str> = secret.data.iter().flat_map(BTreeMap::keys).map(String::as_str).collect();
+    keys.join(", ")
+}
+
+fn api(run: &Run) -> Api<Secret> {
+    Api::namespaced(run.client.clone(), &run.namespace)
+}
