@@ -147,8 +147,9 @@ pub fn draw(report: &Report, format: Format) -> Result<String> {
         };
         shade(&canvas, report)?;
         writes(&canvas, report)?;
+        mark_lines(&canvas, report)?;
         rows::draw(&canvas, &rows)?;
-        marks(&canvas, report)?;
+        mark_words(&canvas, report)?;
         waits(&canvas, report)?;
         canvas.root.present()?;
     }
@@ -187,27 +188,39 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
         .y_labels(5)
         .label_style(label.clone())
         .x_label_formatter(&|seconds| numbers::tick(*seconds))
-        .x_desc(if report.block.is_some() { "seconds since the block" } else { "seconds since the start" })
+        .x_desc(if report.block.is_some() {
+            "seconds since the block"
+        } else {
+            "seconds since the start"
+        })
         .axis_desc_style(label)
         .draw()?;
     // One upon the other: the source's part covers its own share of the sum.
-    area(&mut chart, canvas, &report.series, ink::TARGET, |bucket| bucket.source + bucket.target)?;
-    area(&mut chart, canvas, &report.series, ink::SOURCE, |bucket| bucket.source)?;
+    area(&mut chart, canvas, report, ink::TARGET, |bucket| bucket.source + bucket.target)?;
+    area(&mut chart, canvas, report, ink::SOURCE, |bucket| bucket.source)?;
+    if let (Format::Page, Some(width)) = (canvas.format, report.slice_width()) {
+        let lines = ["acknowledged".to_owned(), format!("writes per {}", numbers::ms(width))];
+        for (line, y) in lines.iter().zip((canvas.plot_top + 8..).step_by(16)) {
+            canvas.text(line, (0, y), HPos::Left, ink::TEXT)?;
+        }
+    }
     if peak == 0 {
-        let middle = ((canvas.left() + canvas.right()) / 2, canvas.plot_top + canvas.layout.plot as i32 / 2);
+        let middle = (
+            (canvas.left() + canvas.right()) / 2,
+            canvas.plot_top + canvas.layout.plot as i32 / 2,
+        );
         canvas.text("no write was acknowledged", middle, HPos::Center, ink::WAIT)?;
     }
     Ok(())
 }
 
 /// The steps of a histogram, filled: slices have no gaps between them.
-fn area(chart: &mut Writes, canvas: &Canvas, series: &[Bucket], ink: RGBColor, count: fn(&Bucket) -> u32) -> Result<()> {
-    let width = match series {
-        [first, second, ..] => second.start.saturating_sub(first.start),
-        _ => return Ok(()),
+fn area(chart: &mut Writes, canvas: &Canvas, report: &Report, ink: RGBColor, count: fn(&Bucket) -> u32) -> Result<()> {
+    let Some(width) = report.slice_width() else {
+        return Ok(());
     };
     let window = &canvas.window;
-    let points = series.iter().flat_map(|bucket| {
+    let points = report.series.iter().flat_map(|bucket| {
         let (from, to) = (window.place(bucket.start), window.place(bucket.start + width));
         let count = count(bucket);
         let seen = to > window.from && from < window.to;
@@ -219,19 +232,25 @@ fn area(chart: &mut Writes, canvas: &Canvas, series: &[Bucket], ink: RGBColor, c
     Ok(())
 }
 
+/// A line down from the words of each instant, below all other words.
+fn mark_lines(canvas: &Canvas, report: &Report) -> Result<()> {
+    for (mark, top) in report.marks.iter().zip((0..).step_by(canvas.layout.mark as usize)) {
+        let x = canvas.x(canvas.window.place(mark.at));
+        canvas.line((x, top), (x, canvas.plot_bottom()), ink::TEXT.mix(0.75))?;
+    }
+    Ok(())
+}
+
 /// The instants, an own line of text each: a later one lies lower, so that no line crosses the words of an earlier one.
-fn marks(canvas: &Canvas, report: &Report) -> Result<()> {
-    let step = canvas.layout.mark as i32;
-    let mut y = step / 2;
-    for mark in &report.marks {
+fn mark_words(canvas: &Canvas, report: &Report) -> Result<()> {
+    let step = canvas.layout.mark;
+    for (mark, y) in report.marks.iter().zip((step as i32 / 2..).step_by(step as usize)) {
         let seconds = canvas.window.place(mark.at);
         let x = canvas.x(seconds);
         let text = format!("{}  {}", mark.name, numbers::signed_seconds(seconds));
         let fits = x + ink::text_width(&text) + 6 <= canvas.layout.width as i32;
         let (at, side) = if fits { (x + 6, HPos::Left) } else { (x - 6, HPos::Right) };
-        canvas.line((x, y - step / 2), (x, canvas.plot_bottom()), ink::TEXT.mix(0.75))?;
         canvas.text(&text, (at, y), side, ink::TEXT)?;
-        y += step;
     }
     Ok(())
 }
@@ -241,22 +260,26 @@ fn waits(canvas: &Canvas, report: &Report) -> Result<()> {
     let band = canvas.plot_top - canvas.layout.band as i32 / 2;
     if let Some(gap) = &report.verdict.gap {
         let (from, to) = (canvas.x(canvas.window.place(gap.from)), canvas.x(canvas.window.place(gap.to)));
-        canvas.text("source", (from - 4, band), HPos::Right, ink::SOURCE)?;
-        canvas.text("target", (to + 4, band), HPos::Left, ink::TARGET)?;
+        // Left of the block's line, where there is one.
+        let from = report.block.map_or(from, |block| from.min(canvas.x(canvas.window.place(block))));
+        canvas.text("source", (from - 6, band), HPos::Right, ink::SOURCE)?;
+        canvas.text("target", (to + 6, band), HPos::Left, ink::TARGET)?;
     }
     for (number, gap) in gaps(report).enumerate() {
         let (from, to) = (canvas.x(canvas.window.place(gap.from)), canvas.x(canvas.window.place(gap.to)));
         let y = canvas.plot_top + canvas.layout.plot as i32 / 2 - 22 * (number as i32 % 4);
-        let text = match number {
-            0 if canvas.format == Format::Page => format!("{} without a write", numbers::ms(gap.length())),
-            _ => numbers::ms(gap.length()),
-        };
+        let short = numbers::ms(gap.length());
+        let long = format!("{short} without a write");
+        let text = if ink::text_width(&long) < to - from { long } else { short };
         canvas.line((from, y), (to, y), ink::WAIT)?;
         for end in [from, to] {
             canvas.line((end, y - 5), (end, y + 5), ink::WAIT)?;
         }
         let half = ink::text_width(&text) / 2;
         let middle = ((from + to) / 2).clamp(canvas.left() + half, (canvas.right() - half).max(canvas.left() + half));
+        if 2 * half > to - from {
+            canvas.block((middle - half, y - 21), (middle + half, y - 3), ink::SURFACE.mix(0.85))?;
+        }
         canvas.text(&text, (middle, y - 12), HPos::Center, ink::WAIT)?;
     }
     Ok(())

@@ -9,6 +9,7 @@ pub mod budget;
 pub mod example;
 pub mod numbers;
 mod page;
+mod tables;
 mod text;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -16,7 +17,8 @@ use std::{collections::BTreeMap, time::Duration};
 use harness::ledger::{Bucket, Verdict};
 use jiff::Timestamp;
 
-use numbers::{counted, grouped, wait};
+use budget::RestartGap;
+use numbers::{counted, grouped, seconds, wait};
 
 pub use page::page;
 pub use text::verdict_lines;
@@ -145,7 +147,9 @@ impl Report {
             }
         };
         broken(verdict.lost.len(), &|n| format!("{n} of {acknowledged} acknowledged writes lost"));
-        broken(verdict.after_fence.len(), &|n| format!("{n} accepted by the source after the fence"));
+        broken(verdict.after_fence.len(), &|n| {
+            format!("{n} accepted by the source after the fence")
+        });
         broken(verdict.duplicated.len(), &|n| format!("{n} on the target more than once"));
         broken(verdict.only_on_source.len(), &|n| format!("{n} left behind on the source only"));
         broken(verdict.refused_but_found.len(), &|n| format!("{n} refused and yet there"));
@@ -189,7 +193,11 @@ impl Report {
             grouped(found),
         );
         if let Some((least, most)) = self.client_waits() {
-            text.push_str(&format!(" Clients waited {}.", wait(least, most)));
+            text.push_str(&format!(" Clients waited {}", wait(least, most)));
+            if let RestartGap::Felt(gap) = self.restart_gap() {
+                text.push_str(&format!(", and {} again when the target restarted", seconds(gap.length())));
+            }
+            text.push('.');
         }
         text
     }
@@ -223,10 +231,20 @@ mod tests {
     }
 
     #[test]
+    fn a_second_wait_is_not_kept_quiet() {
+        let summary = odd().summary();
+        assert!(summary.ends_with(", and 1.5 s again when the target restarted."), "{summary}");
+    }
+
+    #[test]
     fn lost_writes_come_first_in_the_sentence() {
         let report = failed();
         assert!(!report.passed());
-        assert!(report.summary().starts_with("3 of 4,812 acknowledged writes lost; "), "{}", report.summary());
+        assert!(
+            report.summary().starts_with("3 of 4,812 acknowledged writes lost; "),
+            "{}",
+            report.summary()
+        );
     }
 
     /// Every promise, broken alone, must fail the run.

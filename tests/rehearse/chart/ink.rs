@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use plotters::style::{FontDesc, FontFamily, FontStyle, RGBColor};
 
+/// The page itself.
+pub const SURFACE: RGBColor = RGBColor(0xff, 0xff, 0xff);
 /// Words.
 pub const TEXT: RGBColor = RGBColor(0x1b, 0x24, 0x30);
 /// Less important words, and axes.
@@ -20,7 +22,8 @@ pub const STEP: RGBColor = RGBColor(0x6b, 0x77, 0x88);
 /// A stretch in which clients wait.
 pub const WAIT: RGBColor = RGBColor(0x8a, 0x2b, 0x6e);
 
-const NAMES: [(&str, RGBColor); 7] = [
+const NAMES: [(&str, RGBColor); 8] = [
+    ("surface", SURFACE),
     ("text", TEXT),
     ("muted", MUTED),
     ("grid", GRID),
@@ -32,8 +35,9 @@ const NAMES: [(&str, RGBColor); 7] = [
 
 /// plotters divides by 1.24 before it writes a size: this is 12 px.
 const SIZE: f64 = 12.0 * 1.24;
-/// A rough average for a sans-serif face of 12 px.
-const CHARACTER_WIDTH: f64 = 6.4;
+/// Rough averages for a wide sans-serif face of 12 px.
+const CAPITAL_WIDTH: f64 = 8.6;
+const CHARACTER_WIDTH: f64 = 7.0;
 
 /// The type of all words; the page's style sheet sets the family.
 pub fn font() -> FontDesc<'static> {
@@ -42,7 +46,9 @@ pub fn font() -> FontDesc<'static> {
 
 /// About how wide a text will be, in pixels: only the browser knows.
 pub fn text_width(text: &str) -> i32 {
-    (text.chars().count() as f64 * CHARACTER_WIDTH).ceil() as i32
+    let capitals = text.chars().filter(|character| character.is_uppercase()).count();
+    let others = text.chars().count() - capitals;
+    (capitals as f64 * CAPITAL_WIDTH + others as f64 * CHARACTER_WIDTH).ceil() as i32
 }
 
 /// Rules that give each ink the colour of its name.

@@ -18,7 +18,12 @@ fn every_step_and_every_mark_is_named() {
         for step in &report.steps {
             assert!(svg.contains(&step.name), "{}", step.name);
         }
-        for words in ["DOWNTIME BEGINS  +0.00 s", "POINT OF NO RETURN  +0.61 s", "DOWNTIME ENDS  +4.41 s", "target: promoting"] {
+        for words in [
+            "DOWNTIME BEGINS  +0.00 s",
+            "POINT OF NO RETURN  +0.61 s",
+            "DOWNTIME ENDS  +4.41 s",
+            "target: promoting",
+        ] {
             assert!(svg.contains(words), "{words}");
         }
         assert!(svg.contains("3,680 ms"));
@@ -56,7 +61,10 @@ fn without_writes_it_says_so() {
 fn the_axis_shows_the_cut_and_a_little_around_it() {
     let report = passed();
     let window = Window::of(&report);
-    assert!((window.from + 1.1025).abs() < 1e-9 && (window.to - 5.5125).abs() < 1e-9, "{window:?}");
+    assert!(
+        (window.from + 1.1025).abs() < 1e-9 && (window.to - 5.5125).abs() < 1e-9,
+        "{window:?}"
+    );
     assert_eq!(window.place(at(9_500)), 1.5);
 }
 
@@ -99,7 +107,11 @@ fn writes_of_both_sides_in_one_slice_are_stacked() {
     let highest = |ink: &str| {
         let areas = svg.split("<polygon").filter(|element| element.contains(ink));
         let points = areas.filter_map(|element| element.split("points=\"").nth(1)?.split('"').next());
-        let heights = points.flat_map(|points| points.split_whitespace().filter_map(|point| point.split(',').nth(1)?.parse::<i32>().ok()));
+        let heights = points.flat_map(|points| {
+            points
+                .split_whitespace()
+                .filter_map(|point| point.split(',').nth(1)?.parse::<i32>().ok())
+        });
         heights.min().unwrap()
     };
     assert!(highest("#1F6FC4") < highest("#B45F06"), "the sum is higher than the source's part");

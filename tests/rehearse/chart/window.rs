@@ -23,14 +23,22 @@ impl Window {
         let felt: Vec<f64> = gaps
             .flat_map(|gap| [gap.from, gap.to])
             .chain(report.marks.iter().map(|mark| mark.at))
-            .chain(report.restarting.iter().chain(&report.promoting).flat_map(|span| [span.from, span.to]))
+            .chain(
+                report
+                    .restarting
+                    .iter()
+                    .chain(&report.promoting)
+                    .flat_map(|span| [span.from, span.to]),
+            )
             .chain(report.block)
             .map(|at| since(zero, at))
             .collect();
         if felt.is_empty() {
             return Self::whole(report, zero);
         }
-        let (from, to) = felt.iter().fold((f64::MAX, f64::MIN), |(from, to), at| (from.min(*at), to.max(*at)));
+        let (from, to) = felt
+            .iter()
+            .fold((f64::MAX, f64::MIN), |(from, to), at| (from.min(*at), to.max(*at)));
         let margin = ((to - from) / 4.0).clamp(1.0, 5.0);
         Self {
             zero,

@@ -2,10 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{
-    Program, Report,
-    numbers::counted,
-};
+use super::{Program, Report, numbers::counted};
 
 /// The words of a log line that a reader looks for.
 const LANDMARKS: [&str; 4] = ["DOWNTIME BEGINS", "POINT OF NO RETURN", "DOWNTIME ENDS", "GOING BACK"];
@@ -30,7 +27,7 @@ pub fn receipt(report: &Report) -> Markup {
                 }
             }
             @for (_, text) in report.receipt.iter().filter(|(key, _)| prose(key)) {
-                blockquote { (text.trim()) }
+                blockquote { @for paragraph in text.trim().split("\n\n") { p { (paragraph) } } }
             }
             @for (key, text) in documents {
                 h3 { (key) }
@@ -115,8 +112,16 @@ mod tests {
 
     #[test]
     fn landmarks_and_failures_stand_out() {
-        assert!(log_line("00:01.000 · DOWNTIME BEGINS: blocking").into_string().starts_with("<strong>"));
-        assert!(log_line("00:01.000 ✗ no <leader>").into_string().contains("no &lt;leader&gt;</span>"));
+        assert!(
+            log_line("00:01.000 · DOWNTIME BEGINS: blocking")
+                .into_string()
+                .starts_with("<strong>")
+        );
+        assert!(
+            log_line("00:01.000 ✗ no <leader>")
+                .into_string()
+                .contains("no &lt;leader&gt;</span>")
+        );
         assert_eq!(log_line("00:01.000 ✓ done").into_string(), "00:01.000 ✓ done");
     }
 

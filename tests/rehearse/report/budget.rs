@@ -81,6 +81,14 @@ impl Report {
         })
     }
 
+    /// The width of a slice of the series; none when there are not two.
+    pub fn slice_width(&self) -> Option<Duration> {
+        match self.series.as_slice() {
+            [first, second, ..] => Some(second.start.saturating_sub(first.start)),
+            _ => None,
+        }
+    }
+
     /// The shortest and the longest wait of a client; that over all clients when none wrote on both sides.
     pub fn client_waits(&self) -> Option<(Duration, Duration)> {
         let waits = || self.verdict.gap_by_client.values().map(Gap::length);
@@ -94,7 +102,11 @@ impl Report {
             from: self.block?,
             to: self.first_write.or(self.verdict.gap.map(|gap| gap.to))?,
         };
-        Some(ready.length().saturating_sub(covered(&ready, self.promoting.iter().chain(&self.restarting).copied())))
+        Some(
+            ready
+                .length()
+                .saturating_sub(covered(&ready, self.promoting.iter().chain(&self.restarting).copied())),
+        )
     }
 
     /// The cost of each step, in order.
@@ -116,7 +128,11 @@ impl Report {
     /// The part of the outage in which no step was under way.
     pub fn between_steps(&self) -> Option<Duration> {
         let outage = self.outage()?;
-        Some(outage.length().saturating_sub(covered(&outage, self.steps.iter().filter_map(Step::span))))
+        Some(
+            outage
+                .length()
+                .saturating_sub(covered(&outage, self.steps.iter().filter_map(Step::span))),
+        )
     }
 
     fn cost(&self, name: &str, from: Duration, span: Option<Span>) -> Cost {

@@ -157,7 +157,11 @@ fn series() -> Vec<Bucket> {
             } else {
                 even
             };
-            if n <= 80 { bucket.source = count } else { bucket.target = count }
+            if n <= 80 {
+                bucket.source = count
+            } else {
+                bucket.target = count
+            }
             bucket
         })
         .collect()
@@ -188,12 +192,16 @@ fn steps() -> Vec<Step> {
 }
 
 fn marks() -> Vec<Mark> {
-    [("DOWNTIME BEGINS", BLOCK_MS), ("POINT OF NO RETURN", 8_612), ("DOWNTIME ENDS", 12_410)]
-        .map(|(name, ms)| Mark {
-            name: name.into(),
-            at: at(ms),
-        })
-        .into()
+    [
+        ("DOWNTIME BEGINS", BLOCK_MS),
+        ("POINT OF NO RETURN", 8_612),
+        ("DOWNTIME ENDS", 12_410),
+    ]
+    .map(|(name, ms)| Mark {
+        name: name.into(),
+        at: at(ms),
+    })
+    .into()
 }
 
 fn receipt() -> BTreeMap<String, String> {
@@ -238,11 +246,18 @@ fn programs() -> Vec<Program> {
         ),
         program(
             "extract-certs",
-            &["00:00.212 ✓ handshake with mastodon-postgresql.mastodon.svc, verify-full", "00:00.213 ✓ done"],
+            &[
+                "00:00.212 ✓ handshake with mastodon-postgresql.mastodon.svc, verify-full",
+                "00:00.213 ✓ done",
+            ],
         ),
         program(
             "validate-replication",
-            &["00:00.095 … cloning: 61 %, 118 MB/s, 2 s left", "00:04.310 ✓ lag 0 B at 0/16A01F30", "00:04.311 ✓ done"],
+            &[
+                "00:00.095 … cloning: 61 %, 118 MB/s, 2 s left",
+                "00:04.310 ✓ lag 0 B at 0/16A01F30",
+                "00:04.311 ✓ done",
+            ],
         ),
         program(
             "cutover",

@@ -96,7 +96,10 @@ mod tests {
 
     #[test]
     fn thousands_are_grouped() {
-        assert_eq!([0, 7, 999, 1_000, 48_120, 1_234_567].map(grouped), ["0", "7", "999", "1,000", "48,120", "1,234,567"]);
+        assert_eq!(
+            [0, 7, 999, 1_000, 48_120, 1_234_567].map(grouped),
+            ["0", "7", "999", "1,000", "48,120", "1,234,567"]
+        );
         assert_eq!(counted(1, "write", "writes"), "1 write");
     }
 

@@ -14,8 +14,16 @@ const NUMBER_WIDTH: usize = 10;
 pub fn verdict_lines(report: &Report) -> Vec<String> {
     let mut lines = vec![format!("{}  {}", word(report), report.summary())];
     section(&mut lines, "WRITES", promises(report));
-    section(&mut lines, "WRITE GAP  last acknowledged on the source to first acknowledged on the target", gaps(report));
-    section(&mut lines, "TIME BUDGET  and each step's share of the time from the block to the first write", budget(report));
+    section(
+        &mut lines,
+        "WRITE GAP  last acknowledged on the source to first acknowledged on the target",
+        gaps(report),
+    );
+    section(
+        &mut lines,
+        "TIME BUDGET  and each step's share of the time from the block to the first write",
+        budget(report),
+    );
     lines
 }
 
@@ -74,7 +82,11 @@ fn gaps(report: &Report) -> Vec<String> {
         .map(|(name, gap)| row(name, &ms(gap.length()), ""))
         .collect();
     let restart = report.restart_gap();
-    rows.push(row("caused by the target's restart", &ms(restart.length()), restart_remark(&restart)));
+    rows.push(row(
+        "caused by the target's restart",
+        &ms(restart.length()),
+        restart_remark(&restart),
+    ));
     rows
 }
 
@@ -99,7 +111,11 @@ fn budget(report: &Report) -> Vec<String> {
     });
     let mut rows: Vec<String> = report.budget().into_iter().chain(target).map(cost).collect();
     if let Some(own) = report.own_time() {
-        let goal = format!("block to first write, less the target's own time; goal: {} or less", ms(OWN_TIME_GOAL));
+        let goal = format!(
+            "block to first write, less the target's own time; goal: {} or less{}",
+            ms(OWN_TIME_GOAL),
+            if own > OWN_TIME_GOAL { ", missed" } else { "" }
+        );
         rows.push(row("added by the programs", &ms(own), &goal));
     }
     rows

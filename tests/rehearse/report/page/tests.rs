@@ -43,7 +43,11 @@ fn what_others_wrote_stays_text() {
     report.broken = Some(evil);
     let page = page(&report).unwrap();
     assert!(!page.contains("<script"));
-    assert!(page.matches("&lt;script&gt;").count() >= 12, "{}", page.matches("&lt;script&gt;").count());
+    assert!(
+        page.matches("&lt;script&gt;").count() >= 12,
+        "{}",
+        page.matches("&lt;script&gt;").count()
+    );
 }
 
 #[test]
