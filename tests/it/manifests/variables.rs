@@ -28,7 +28,7 @@ fn explained() -> BTreeMap<String, String> {
 
 fn of_container(objects: &[Value], step: &str) -> BTreeSet<String> {
     let container = &specs(objects, step)[0]["template"]["spec"]["containers"][0];
-    let variables = container["env"].as_array().unwrap().iter();
+    let variables = container["env"].as_array().into_iter().flatten();
     variables.map(|variable| variable["name"].as_str().unwrap().to_owned()).collect()
 }
 
