@@ -1,4 +1,4 @@
-//! The proof: a login at the source with exactly what the target will use.
+//! The proof: logins at the source with exactly what the target will use.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,9 @@ use shared::{
     config::Connection,
     error::{Context as _, Error, ErrorKind, Result},
     job::Run,
-    postgres::{ClientCertificate, Session, connect_showing, connect_with, endpoint, source::APPLICATION_PREFIX},
+    postgres::{
+        ClientCertificate, Session, connect_showing, connect_with, endpoint, replication::identify_system, source::APPLICATION_PREFIX,
+    },
 };
 
 use crate::{Config, client_certificate::Shown, secrets::Login, verdict::Verdict};
@@ -14,13 +16,20 @@ use crate::{Config, client_certificate::Shown, secrets::Login, verdict::Verdict}
 /// Every cluster has it, and pg_hba of Spilo admits everybody to it over TLS.
 const DATABASE: &str = "postgres";
 
-/// Logs in, and returns what was shown when it worked. A source that refuses the certificate is asked again without: it is a
-/// courtesy, the password is what admits.
+/// What the target will use, except for the client certificate.
+struct Trial<'a> {
+    connection: Connection,
+    password: &'a str,
+    ca: Option<&'a [u8]>,
+    run: &'a Run,
+}
+
+/// Logs in to a database and as a standby, and returns what was shown when it worked. A source that refuses the certificate is
+/// asked again without: it is a courtesy, the password is what admits.
 ///
 /// # Errors
-/// Config when the login or the certificate is refused, Transient when the source does not answer.
+/// Config when the login or the source's certificate is refused, Transient when the source does not answer.
 pub(crate) async fn proven(config: &Config, run: &Run, login: &Login, verdict: &Verdict, shown: Shown) -> Result<Shown> {
-    let ca_pem = verdict.ca_pem.as_deref();
     let connection = Connection {
         host: config.source_host.clone(),
         hostaddr: config.source_hostaddr,
@@ -30,60 +39,74 @@ pub(crate) async fn proven(config: &Config, run: &Run, login: &Login, verdict: &
         sslmode: verdict.sslmode,
         sslrootcert: None,
     };
-    let Some(certificate) = shown.certificate() else {
-        attempt(&connection, run, login, ca_pem, None).await?;
-        return Ok(shown);
+    let trial = Trial {
+        connection,
+        password: &login.password,
+        ca: verdict.ca_pem.as_deref().map(str::as_bytes),
+        run,
     };
-    let Err(refusal) = attempt(&connection, run, login, ca_pem, Some(certificate)).await else {
-        return Ok(shown);
+    let shown = match log_in(&trial, shown.certificate()).await {
+        Ok(()) => shown,
+        Err(error) if shown.certificate().is_none() => return Err(explained(error, login)),
+        Err(refusal) => {
+            log_in(&trial, None).await.map_err(|error| explained(error, login))?;
+            let reason = format!("the source refuses a certificate signed by its CA, and takes the login without it: {refusal}");
+            run.report.warning("ClientCertificateRefused", &reason);
+            Shown::Nothing(reason)
+        }
     };
-    attempt(&connection, run, login, ca_pem, None).await?;
-    run.report.warning(
-        "ClientCertificateRefused",
-        format!("the source refuses the client certificate, and takes the login without it: {refusal}"),
-    );
-    Ok(Shown::Nothing(format!(
-        "the source refused a certificate signed by its CA: {refusal}"
-    )))
+    replicate(&trial).await.map_err(|error| explained(error, login))?;
+    Ok(shown)
 }
 
-async fn attempt(
-    connection: &Connection,
-    run: &Run,
-    login: &Login,
-    ca_pem: Option<&str>,
-    certificate: Option<&ClientCertificate>,
-) -> Result<()> {
-    let application = format!("{APPLICATION_PREFIX}-extract-certs");
-    let ca = ca_pem.map(str::as_bytes);
+async fn log_in(trial: &Trial<'_>, certificate: Option<&ClientCertificate>) -> Result<()> {
+    let Trial {
+        connection,
+        password,
+        ca,
+        run,
+    } = trial;
     let session = match certificate {
-        Some(certificate) => connect_showing(certificate, connection, &login.password, ca, DATABASE, &application).await,
-        None => connect_with(connection, &login.password, ca, DATABASE, &application).await,
+        Some(certificate) => connect_showing(certificate, connection, password, *ca, DATABASE, &application()).await?,
+        None => connect_with(connection, password, *ca, DATABASE, &application()).await?,
     };
-    let session = session.map_err(|error| explained(error, login))?;
-    let seen = encryption(&session).await?;
-    if certificate.is_some() && seen.client.is_none() {
-        return Err(Error::refused("the source did not look at the client certificate"));
+    let (version, client) = encryption(&session).await?;
+    if certificate.is_some() && client.is_none() {
+        return Err(Error::refused("it did not look at the certificate"));
     }
-    let mode = connection.sslmode.as_str();
-    let client = seen.client.map_or_else(String::new, |name| format!(", client certificate {name}"));
+    let (mode, user) = (connection.sslmode.as_str(), &connection.user);
+    let client = client.map_or_else(String::new, |name| format!(", client certificate {name}"));
     run.report.step(
         "HandshakeDone",
+        format!("logged in at {} as {user}: sslmode {mode}, {version}{client}", endpoint(connection)),
+    );
+    Ok(())
+}
+
+/// pg_hba.conf treats replication apart from every database. Without a client certificate, as in prepare-zalando's manifest.
+async fn replicate(trial: &Trial<'_>) -> Result<()> {
+    let answer = identify_system(&trial.connection, trial.password, trial.ca, &application()).await?;
+    trial.run.report.step(
+        "ReplicationAdmitted",
         format!(
-            "logged in at {} as {}: sslmode {mode}, {}{client}",
-            endpoint(connection),
-            login.role,
-            seen.version
+            "the source admits it as a standby: system identifier {}, timeline {}",
+            answer.system_identifier, answer.timeline
         ),
     );
     Ok(())
 }
 
-/// The library's hints speak of mounted files; here certificate and password come from Secrets that two steps ago were right.
+fn application() -> String {
+    format!("{APPLICATION_PREFIX}-extract-certs")
+}
+
+/// The library's hints speak of mounted files and of this step; here certificate and password were just read from Secrets.
 fn explained(error: Error, login: &Login) -> Error {
     let kind = error.kind();
-    let hint = match (kind, error.to_string().contains("certificate")) {
-        (ErrorKind::Config, true) => "the source shows another certificate than its secret holds: spilo takes a new one up within five minutes; if it does not, restart the member".into(),
+    let hint = match (kind, error.to_string().contains("certificate verify failed")) {
+        (ErrorKind::Config, true) => {
+            "the source shows another certificate than its secret holds: spilo takes a new one up within five minutes; if it does not, restart the member".to_owned()
+        }
         (ErrorKind::Config, false) => format!("the source does not admit {}; run prepare-zalando again, it writes this login", login.role),
         _ => "is the source running, and is SOURCE_HOST the Service of its leader?".to_owned(),
     };
@@ -93,13 +116,8 @@ fn explained(error: Error, login: &Login) -> Error {
         .hint(hint)
 }
 
-/// How a session is encrypted, as the server sees it.
-struct Encryption {
-    version: String,
-    client: Option<String>,
-}
-
-async fn encryption(session: &Session) -> Result<Encryption> {
+/// TLS version, and the client certificate's subject when the server has accepted one.
+async fn encryption(session: &Session) -> Result<(String, Option<String>)> {
     let row = session
         .query_one(
             "select coalesce(version, 'no tls'), client_dn from pg_stat_ssl where pid = pg_backend_pid()",
@@ -107,8 +125,5 @@ async fn encryption(session: &Session) -> Result<Encryption> {
         )
         .await
         .context("asking the source how the session is encrypted")?;
-    Ok(Encryption {
-        version: row.get(0),
-        client: row.get(1),
-    })
+    Ok((row.get(0), row.get(1)))
 }

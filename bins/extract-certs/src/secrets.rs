@@ -7,6 +7,7 @@ use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, ObjectMeta, Preconditions},
 };
+use serde_json::{Value, json};
 use shared::{
     config::Text,
     error::{Context as _, Error, Result, is_not_found},
@@ -116,11 +117,16 @@ async fn put(run: &Run, wanted: &Secret, reason: &str) -> Result<()> {
         run.report.info(format!("secret {name}: unchanged"));
         return Ok(());
     }
-    // The type of a Secret cannot be changed, and keys that somebody else wrote would stay beside ours.
-    if let Some(existing) = existing.filter(|existing| existing.type_ != wanted.type_ || has_more(existing, wanted)) {
-        delete(&secrets, &existing).await?;
+    if let Some(existing) = existing.filter(|existing| existing.type_ != wanted.type_) {
+        give_way(&secrets, &existing).await?;
     }
-    let written = kubernetes::apply(&secrets, &name, wanted).await?;
+    let mut written = kubernetes::apply(&secrets, &name, wanted).await?;
+    let strangers = strangers(&written, wanted);
+    if !strangers.is_empty() {
+        // Somebody else's keys, which apply leaves alone: a certificate of theirs must not pass for ours.
+        let gone: serde_json::Map<_, _> = strangers.into_iter().map(|key| (key, Value::Null)).collect();
+        written = kubernetes::merge(&secrets, &name, json!({"data": gone})).await?;
+    }
     if !holds(&written, wanted) {
         return Err(Error::transient(format!(
             "secret {name} is not what was written; does somebody else write it?"
@@ -130,8 +136,16 @@ async fn put(run: &Run, wanted: &Secret, reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deletes this Secret and no other that has its name by now.
-async fn delete(secrets: &Api<Secret>, existing: &Secret) -> Result<()> {
+/// The type of a Secret cannot be changed. That of the client certificate's does, when one becomes possible or impossible: this
+/// Secret is deleted, and no other that has its name by now.
+async fn give_way(secrets: &Api<Secret>, existing: &Secret) -> Result<()> {
+    let name = existing.name_any();
+    if name != CLIENT {
+        return Err(Error::refused(format!(
+            "secret {name} is of another type than Opaque, and was not made by this step"
+        ))
+        .hint(format!("delete it (kubectl delete secret {name}) and run this step again")));
+    }
     let params = DeleteParams {
         preconditions: Some(Preconditions {
             uid: existing.metadata.uid.clone(),
@@ -139,10 +153,10 @@ async fn delete(secrets: &Api<Secret>, existing: &Secret) -> Result<()> {
         }),
         ..DeleteParams::default()
     };
-    match secrets.delete(&existing.name_any(), &params).await {
+    match secrets.delete(&name, &params).await {
         Ok(_) => Ok(()),
         Err(error) if is_not_found(&error) => Ok(()),
-        Err(error) => Err(error).context(format!("deleting secret {}, which is to have other keys", existing.name_any())),
+        Err(error) => Err(error).context(format!("deleting secret {name}, which is to be of another type")),
     }
 }
 
@@ -151,9 +165,11 @@ fn holds(existing: &Secret, wanted: &Secret) -> bool {
     existing.type_ == wanted.type_ && existing.data == wanted.data && labelled
 }
 
-fn has_more(existing: &Secret, wanted: &Secret) -> bool {
+/// Keys that are not wanted.
+fn strangers(written: &Secret, wanted: &Secret) -> Vec<String> {
     let wanted = wanted.data.clone().unwrap_or_default();
-    existing.data.iter().flat_map(BTreeMap::keys).any(|key| !wanted.contains_key(key))
+    let keys = written.data.iter().flat_map(BTreeMap::keys);
+    keys.filter(|key| !wanted.contains_key(*key)).cloned().collect()
 }
 
 fn keys(secret: &Secret) -> String {
