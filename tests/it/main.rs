@@ -1,3 +1,4 @@
 //! Black-box tests of the built programs.
+mod kubelet;
 mod manifests;
 mod source;

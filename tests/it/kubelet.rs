@@ -1,0 +1,247 @@
+//! The harness's own kubelet, before anything is concluded from it: a program that tells what it was given.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use harness::{
+    control_plane::ControlPlane,
+    kubelet::{Kubelet, Next},
+    manifests,
+    service::Services,
+};
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{ConfigMap, Secret},
+};
+use kube::{
+    Api, Client, Config,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::json;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const NAMESPACE: &str = "mastodon";
+const SUPERUSER: &str = "postgres.mastodon-postgresql.credentials.postgresql.acid.zalan.do";
+
+/// Tells its environment and files, and ends as DRY_RUN says, which stands for anything that a test wants to tell it.
+const PROBE: &str = r#"#!/bin/sh
+tr '\0' '\n' </proc/$$/environ | sed 's/^/environment: /'
+for file in "$SOURCE_PASSWORD_FILE" "$TARGET_SSLROOTCERT"; do
+  [ -e "$file" ] && echo "file: $(stat -c %a "$file") $(cat "$file")" || echo "no file"
+done
+case "$DRY_RUN" in
+  refused) printf 'the last word' >"$TERMINATION_LOG"; exit 3 ;;
+  transient) echo to standard error >&2; exit 1 ;;
+  slow) echo ready; while :; do sleep 0.1; done ;;
+  deaf) trap '' TERM; echo ready; while :; do sleep 0.1; done ;;
+esac
+"#;
+
+struct Bed {
+    plane: Arc<ControlPlane>,
+    kubelet: Kubelet,
+    _programs: tempfile::TempDir,
+}
+
+async fn bed() -> Bed {
+    let plane = Arc::new(ControlPlane::start().await.unwrap());
+    manifests::apply_example(&plane).await.unwrap();
+    let secret =
+        |name: &str, data: serde_json::Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
+    let secrets = [
+        secret(SUPERUSER, json!({"username": "postgres", "password": "of the superuser"})),
+        secret("database-ca", json!({"ca.crt": "a CA", "ca.key": "its key"})),
+    ];
+    plane.apply(NAMESPACE, &secrets).await.unwrap();
+    let programs = tempfile::tempdir().unwrap();
+    for step in ["cutover", "extract-certs"] {
+        let file = programs.path().join(step);
+        fs::write(&file, PROBE).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let services = Arc::new(
+        Services::follow(plane.admin(), Arc::clone(plane.instance()), NAMESPACE)
+            .await
+            .unwrap(),
+    );
+    let kubelet = Kubelet::with_programs(&plane, &services, NAMESPACE, programs.path().to_owned());
+    Bed {
+        plane,
+        kubelet,
+        _programs: programs,
+    }
+}
+
+fn environment(text: &str) -> std::collections::BTreeMap<&str, &str> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("environment: ")?.split_once('='))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_program_is_given_what_its_manifest_says_and_nothing_else() {
+    let bed = bed().await;
+    let ended = bed.kubelet.step("cutover").run(LIMIT).await.unwrap();
+    assert_eq!((ended.exit_code, ended.next), (0, Next::Complete), "{ended}");
+    let text = ended.text();
+    let given = environment(&text);
+
+    let maps: Api<ConfigMap> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    let settings = maps.get("replica-migration").await.unwrap().data.unwrap();
+    let mut wanted: BTreeSet<&str> = settings.keys().map(String::as_str).collect();
+    wanted.extend([
+        "SOURCE_PASSWORD_FILE",
+        "SOURCE_SSLROOTCERT",
+        "TARGET_PASSWORD_FILE",
+        "TARGET_SSLROOTCERT",
+    ]);
+    wanted.extend([
+        "SOURCE_HOSTADDR",
+        "TARGET_HOSTADDR",
+        "KUBECONFIG",
+        "PATH",
+        "HOME",
+        "HOSTNAME",
+        "HARNESS_MARK",
+    ]);
+    assert_eq!(given.keys().copied().collect::<BTreeSet<_>>(), wanted);
+    for (key, value) in settings.iter().filter(|(key, _)| *key != "TERMINATION_LOG") {
+        assert_eq!(given[key.as_str()], value, "{key}");
+    }
+    // The superuser's password for both sides; of the target's CA the certificate and not the key.
+    assert!(text.contains("file: 440 of the superuser\nfile: 440 a CA"), "{text}");
+    let ca = std::path::Path::new(given["TARGET_SSLROOTCERT"]);
+    assert_eq!(fs::read_dir(ca.parent().unwrap()).unwrap().count(), 1);
+
+    // No Service has these names yet, and then one has: the address is that of its forwarder.
+    let nobody = bed.plane.instance().address(253).to_string();
+    assert_eq!(
+        (given["SOURCE_HOSTADDR"], given["TARGET_HOSTADDR"]),
+        (nobody.as_str(), nobody.as_str())
+    );
+    assert!(ended.memory_peak_bytes > 0 && ended.elapsed < LIMIT);
+    token_is_of_the_service_account(given["KUBECONFIG"]).await;
+
+    let jobs: Api<Job> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    let created = jobs.list(&ListParams::default()).await.unwrap().items;
+    let owned: Vec<&Job> = created.iter().filter(|job| job.metadata.owner_references.is_some()).collect();
+    assert_eq!(owned.len(), 1);
+    assert_eq!(
+        owned[0].metadata.owner_references.as_ref().unwrap()[0].name,
+        "replica-migration-cutover"
+    );
+}
+
+async fn token_is_of_the_service_account(kubeconfig: &str) {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(config.default_namespace, NAMESPACE);
+    let client = Client::try_from(config).unwrap();
+    let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
+    assert_eq!(maps.get_opt("mastodon-database").await.unwrap(), None);
+    let secrets: Api<Secret> = Api::default_namespaced(client);
+    let error = secrets.get(SUPERUSER).await.unwrap_err().to_string();
+    assert!(
+        error.contains("system:serviceaccount:mastodon:replica-migration-cutover"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_pod_ends_as_the_kubelet_and_the_job_controller_tell_it() {
+    let bed = bed().await;
+    let refused = bed.kubelet.step("cutover").env("DRY_RUN", "refused").run(LIMIT).await.unwrap();
+    assert_eq!((refused.exit_code, refused.next), (3, Next::Failed), "{refused}");
+    assert_eq!(refused.termination_message, "the last word");
+
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = heard.clone();
+    let step = bed
+        .kubelet
+        .step("cutover")
+        .env("DRY_RUN", "transient")
+        .on_line(move |line| hears.lock().unwrap().push(line.text.clone()));
+    let (last, pods) = step.to_the_end(LIMIT, async |_, _| ()).await.unwrap();
+    assert_eq!(
+        (last.exit_code, last.next, pods),
+        (1, Next::Again, 4),
+        "backoffLimit 3 is used up: {last}"
+    );
+    assert!(last.termination_message.ends_with("to standard error"), "{last}");
+    assert_eq!(heard.lock().unwrap().iter().filter(|line| *line == "to standard error").count(), 4);
+
+    let running = bed.kubelet.step("cutover").env("DRY_RUN", "slow").start().await.unwrap();
+    running.says("ready", LIMIT).await.unwrap();
+    assert!(running.says("what it never says", Duration::from_millis(50)).await.is_err());
+    assert!(running.wait(Duration::from_millis(50)).await.is_err());
+    running.kill();
+    let killed = running.wait(LIMIT).await.unwrap();
+    assert_eq!((killed.exit_code, killed.next), (137, Next::Again), "{killed}");
+    assert!(
+        running
+            .says("what it never says", LIMIT)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("ended without saying")
+    );
+}
+
+#[tokio::test]
+async fn a_deleted_pod_is_killed_after_its_grace() {
+    let bed = bed().await;
+    let running = bed.kubelet.step("cutover").env("DRY_RUN", "slow").start().await.unwrap();
+    running.says("ready", LIMIT).await.unwrap();
+    assert_eq!(running.delete().await.unwrap().exit_code, 143);
+
+    let jobs: Api<Job> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    jobs.delete("replica-migration-extract-certs", &DeleteParams::background())
+        .await
+        .unwrap();
+    let mut job = manifests::example(bed.plane.setup()).unwrap();
+    job.retain(|object| object["kind"] == "Job" && object["metadata"]["name"] == "replica-migration-extract-certs");
+    job[0]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 1.into();
+    bed.plane.apply(NAMESPACE, &job).await.unwrap();
+    let deaf = bed
+        .kubelet
+        .step("extract-certs")
+        .suspended_job()
+        .env("DRY_RUN", "deaf")
+        .start()
+        .await
+        .unwrap();
+    deaf.says("ready", LIMIT).await.unwrap();
+    assert_eq!(deaf.delete().await.unwrap().exit_code, 137);
+    assert_eq!(
+        jobs.get("replica-migration-extract-certs").await.unwrap().spec.unwrap().suspend,
+        Some(false)
+    );
+}
+
+#[tokio::test]
+async fn a_missing_source_stops_the_start_unless_it_is_optional() {
+    let bed = bed().await;
+    let secrets: Api<Secret> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    secrets.delete(SUPERUSER, &DeleteParams::default()).await.unwrap();
+    let ended = bed.kubelet.step("cutover").without("DRY_RUN").run(LIMIT).await.unwrap();
+    assert!(ended.text().contains("no file") && !ended.text().contains("DRY_RUN"), "{ended}");
+
+    let cron_jobs: Api<k8s_openapi::api::batch::v1::CronJob> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    let volume = json!({"name": "superuser", "secret": {"secretName": SUPERUSER, "optional": false}});
+    let change = json!({"spec": {"jobTemplate": {"spec": {"template": {"spec": {"volumes": [volume]}}}}}});
+    cron_jobs
+        .patch("replica-migration-cutover", &PatchParams::default(), &Patch::Strategic(change))
+        .await
+        .unwrap();
+    let error = bed.kubelet.step("cutover").start().await.err().unwrap();
+    let wanted = format!("FailedMount: MountVolume.SetUp failed for volume \"superuser\" : secret {SUPERUSER:?} not found");
+    assert_eq!(format!("{error:#}"), wanted);
+}
