@@ -58,6 +58,22 @@ impl Source {
         .last_record_end())
     }
 
+    /// Writes a marker into the WAL and flushes it: everything before it is on its way to the target at once.
+    ///
+    /// [`Source::insert_lsn`] alone is no mark to wait for: WAL that no commit has waited for (hint bits set by a reader, with
+    /// wal_log_hints) stays unflushed, and so unsent, until the walwriter wakes up, after up to 5 s when it slept, or until the
+    /// next snapshot of running transactions, after up to 15 s. The message is no change of data: it is allowed in a read-only
+    /// transaction, and replaying it does nothing.
+    ///
+    /// # Errors
+    /// The database's; it fails on a standby.
+    pub async fn marker(&self) -> Result<Lsn> {
+        let row = self
+            .query_one("select pg_logical_emit_message(false, 'replica-migration', 'marker', true)", &[])
+            .await;
+        Ok(Lsn(row.context("writing a marker at the source")?.get(0)))
+    }
+
     /// Whether new transactions are read-only unless they ask otherwise.
     ///
     /// # Errors
