@@ -139,21 +139,20 @@ impl Report {
     /// What went wrong, a clause each, the worst first. A run that proves nothing is a failure too.
     pub fn failures(&self) -> Vec<String> {
         let verdict = &self.verdict;
-        let acknowledged = grouped(verdict.acknowledged);
         let mut failures = Vec::new();
-        let mut broken = |count: usize, said: &dyn Fn(String) -> String| {
-            if count > 0 {
-                failures.push(said(grouped(count)));
-            }
-        };
-        broken(verdict.lost.len(), &|n| format!("{n} of {acknowledged} acknowledged writes lost"));
-        broken(verdict.after_fence.len(), &|n| {
-            format!("{n} accepted by the source after the fence")
-        });
-        broken(verdict.duplicated.len(), &|n| format!("{n} on the target more than once"));
-        broken(verdict.only_on_source.len(), &|n| format!("{n} left behind on the source only"));
-        broken(verdict.refused_but_found.len(), &|n| format!("{n} refused and yet there"));
-        broken(verdict.unexplained.len(), &|n| format!("{n} that nobody sent"));
+        if !verdict.lost.is_empty() {
+            let (lost, all) = (grouped(verdict.lost.len()), grouped(verdict.acknowledged));
+            failures.push(format!("{lost} of {all} acknowledged writes lost"));
+        }
+        let breaches = [
+            ("accepted by the source after the fence", &verdict.after_fence),
+            ("on the target more than once", &verdict.duplicated),
+            ("left behind on the source", &verdict.only_on_source),
+            ("refused, and yet there", &verdict.refused_but_found),
+            ("sent by nobody", &verdict.unexplained),
+        ];
+        let broken = breaches.iter().filter(|(_, keys)| !keys.is_empty());
+        failures.extend(broken.map(|(said, keys)| format!("{} {said}", counted(keys.len(), "write", "writes"))));
         if let Some(writer) = self.forgotten.as_ref().filter(|writer| writer.lost > 0) {
             failures.push(format!("{} of the forgotten writer's writes lost", grouped(writer.lost)));
         }

@@ -75,10 +75,12 @@ fn bar(canvas: &Canvas, row: &Row, middle: i32, half: i32) -> Result<()> {
     let strength = if row.to.is_some() { 1.0 } else { 0.4 };
     canvas.block((from, middle - half), (to, middle + half), row.ink.mix(strength))?;
     let width = ink::text_width(&row.length) + 6;
-    let (x, side) = match () {
-        () if to + width <= canvas.right() => (to + 6, HPos::Left),
-        () if from - width >= canvas.left() => (from - 6, HPos::Right),
-        () => (to - 6, HPos::Right),
+    let (x, side) = if to + width <= canvas.right() {
+        (to + 6, HPos::Left)
+    } else if from - width >= canvas.left() {
+        (from - 6, HPos::Right)
+    } else {
+        (to - 6, HPos::Right)
     };
     canvas.text(&row.length, (x, middle), side, ink::MUTED)
 }

@@ -79,7 +79,6 @@ fn without_a_block_the_whole_run_is_shown() {
     assert_eq!(Window::of(&Report::default()).to, 1.0);
 }
 
-/// A mark's words begin right of all earlier lines, or their line of text lies above them.
 #[test]
 fn a_mark_near_the_right_edge_is_written_to_the_left() {
     let mut report = passed();

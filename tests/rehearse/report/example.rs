@@ -53,11 +53,8 @@ pub fn failed() -> Report {
     report.verdict.lost = lost;
     let cutover = report.programs.last_mut().unwrap();
     cutover.exit = Some(4);
-    cutover.lines.push(
-        "00:05.113 ✗ proving a write on database: relation \"ledger\" has 3 rows less than recorded → do not start the application; \
-         compare both sides first"
-            .into(),
-    );
+    *cutover.lines.last_mut().unwrap() =
+        "00:07.552 ✗ looking once more: the source's member mastodon-postgresql-0 runs again → stop it before anybody writes to it".into();
     report
 }
 
