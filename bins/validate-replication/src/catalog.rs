@@ -35,6 +35,12 @@ pub async fn base_backup(source: &Session) -> Result<Option<BaseBackup>> {
     }))
 }
 
+/// Position up to which the source has flushed, and so sends, its WAL.
+pub async fn flush_lsn(source: &Session) -> Result<Lsn> {
+    let row = source.query_one("select pg_current_wal_flush_lsn()", &[]).await;
+    Ok(Lsn(row.context("reading the flush lsn of the source")?.get(0)))
+}
+
 /// default_transaction_read_only for sessions that do not say otherwise, as this one does.
 pub async fn read_only_by_default(source: &Session) -> Result<String> {
     let row = source

@@ -32,10 +32,10 @@ pub async fn check(settings: &Settings, settled: &Settled) -> Result<Vec<Finding
 
 async fn movement(sides: &Sides) -> Result<Finding> {
     let begun = Instant::now();
-    let before = sides.source.insert_lsn().await?;
+    let before = catalog::flush_lsn(&sides.source).await?;
     // A rate needs a while to be seen in; this waits for nothing.
     sleep(WATCHED).await;
-    let after = sides.source.insert_lsn().await?;
+    let after = catalog::flush_lsn(&sides.source).await?;
     let within = begun.elapsed();
     match counting::replayed(&sides.target, before).await {
         // A replay that stands still is a finding, and no end before the others are told.

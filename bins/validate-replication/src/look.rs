@@ -35,6 +35,8 @@ pub struct Servers {
     pub source: Server,
     /// Its insert LSN, read before the target's replay; None on a standby.
     pub source_lsn: Option<Lsn>,
+    /// What of it is flushed, and so sent.
+    pub source_flushed: Option<Lsn>,
     /// The target.
     pub target: Server,
     /// Where the target stands.
@@ -113,7 +115,10 @@ pub async fn servers(sides: &Sides, settings: &Settings) -> Result<Servers> {
         catalog::walsender(source, &settings.target_cluster),
         catalog::superuser(source)
     )?;
-    let source_lsn = if standby { None } else { Some(source.insert_lsn().await?) };
+    let (source_lsn, source_flushed) = match standby {
+        true => (None, None),
+        false => (Some(source.insert_lsn().await?), Some(catalog::flush_lsn(source).await?)),
+    };
     let (of_target, target_standby, replay, hot_target, apply_delay, super_target, roles_missing) = futures::try_join!(
         target.identity(),
         target.in_recovery(),
@@ -129,6 +134,7 @@ pub async fn servers(sides: &Sides, settings: &Settings) -> Result<Servers> {
             in_recovery: standby,
         },
         source_lsn,
+        source_flushed,
         target: Server {
             identity: of_target,
             in_recovery: target_standby,

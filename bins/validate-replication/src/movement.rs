@@ -10,7 +10,7 @@ use shared::{
 /// The source's and the target's movement over a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// The source's insert LSN at the beginning.
+    /// The source's flush LSN at the beginning: what is flushed has been sent.
     pub source: Lsn,
     /// Bytes that the source wrote in `within`.
     pub bytes: u64,

@@ -23,7 +23,11 @@ pub fn status(run: &Run, settled: &Settled) {
     report.step("CheckingReplication", "Checking replication status...");
     let (source, replay) = (settled.servers.source_lsn, settled.servers.replay);
     let shown = |lsn: Option<Lsn>| lsn.map_or_else(|| "none".to_owned(), |lsn| lsn.to_string());
-    report.info(format!("  Zalando LSN: {} inserted", shown(source)));
+    report.info(format!(
+        "  Zalando LSN: {} inserted, {} flushed",
+        shown(source),
+        shown(settled.servers.source_flushed)
+    ));
     report.info(format!(
         "  CNPG LSN:    {} replayed, {} received",
         shown(replay.replay),

@@ -52,7 +52,7 @@ pub fn system_identifier(source: &Identity, target: &Identity) -> Finding {
         format!("{} at the target", target.system_identifier),
     );
     if source.system_identifier == target.system_identifier {
-        return finding;
+        return on_both_sides(finding, source.system_identifier);
     }
     finding.but(
         Verdict::Blocker,
@@ -68,7 +68,7 @@ pub fn timeline(source: &Identity, target: &Identity) -> Finding {
         format!("{} at the target", target.timeline),
     );
     match target.timeline.cmp(&source.timeline) {
-        std::cmp::Ordering::Equal => finding,
+        std::cmp::Ordering::Equal => on_both_sides(finding, source.timeline),
         // A failover of the source begins a timeline; a target that was not ahead of the fork follows within seconds.
         std::cmp::Ordering::Less => finding.but(
             Verdict::NotYet,
@@ -92,6 +92,13 @@ pub fn major_version(source: &Identity, target: &Identity) -> Finding {
         Verdict::Blocker,
         "physical replication works within one major version only; upgrade the source first or correct TARGET_IMAGE",
     )
+}
+
+fn on_both_sides(finding: Finding, value: impl std::fmt::Display) -> Finding {
+    Finding {
+        found: format!("{value} on both sides"),
+        ..finding
+    }
 }
 
 fn spelled(identity: &Identity) -> String {
