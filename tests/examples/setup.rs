@@ -1,0 +1,18 @@
+//! Finds or makes everything that the harness needs, and says where it is: `make setup`.
+
+use harness::setup::Setup;
+
+fn main() -> anyhow::Result<()> {
+    let setup = Setup::ready_blocking()?;
+    for (part, place) in [
+        ("kube-apiserver", &setup.kube_apiserver),
+        ("etcd", &setup.etcd),
+        ("kustomize", &setup.kustomize),
+        ("python with patroni", &setup.python),
+        ("postgresql", &setup.postgres_bin),
+        ("files of a run", &setup.places.runs),
+    ] {
+        println!("{part:<20} {}", place.display());
+    }
+    Ok(())
+}
