@@ -48,19 +48,24 @@ pub fn why(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits
 
 /// Undoes what was done, in the order in which the application gets its database back soonest.
 pub fn back(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
-    // Before the block nothing but the operator's annotation was touched.
-    if journal.blocked.is_some()
-        && let Some(step) = reopen(start, seen)
-    {
+    if let Some(step) = restore(journal, start, seen) {
         return step;
-    }
-    if seen.controller != start.controller {
-        return Decision::Do(Action::UnfreezeOperator);
     }
     match not_ready(start, seen) {
         Some(missing) if journal.blocked.is_some() => Decision::Wait(missing),
         _ => Decision::Record(Fact::Returned(seen.now)),
     }
+}
+
+/// The next thing that is not as it was. Asked also after the return: another cutover may have acted late, on old sight.
+pub fn restore(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decision> {
+    // Before the block nothing but the operator's annotation was touched.
+    if journal.blocked.is_some()
+        && let Some(step) = reopen(start, seen)
+    {
+        return Some(step);
+    }
+    (seen.controller != start.controller).then_some(Decision::Do(Action::UnfreezeOperator))
 }
 
 /// The source's server, then its writes, then the application.

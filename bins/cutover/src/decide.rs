@@ -7,13 +7,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use shared::{
-    postgres::Timeline,
+    postgres::{Timeline, source::Incarnation},
     readiness::{Finding, Verdict},
 };
 
 use crate::{
     back,
-    journal::{Fact, Journal, Marker, Promoted, Promotion, Start},
+    journal::{Fact, Fenced, Journal, Marker, Promoted, Promotion, Start},
     observation::{Observation, Sight, TargetSeen},
     proof,
 };
@@ -50,8 +50,8 @@ pub enum Action {
     Block,
     /// End the client sessions of the source, read its position, and record both.
     EndSessions,
-    /// Stop the source's server cleanly, by SQL.
-    Fence,
+    /// Stop this run of the source's server cleanly, by SQL.
+    Fence(Incarnation),
     /// Restartpoint on the target, so that its pg_control tells which checkpoint it has replayed.
     Restartpoint,
     /// `spec.replica.enabled: false`.
@@ -88,13 +88,13 @@ pub fn decide(journal: &Journal, seen: &Observation, limits: &Limits) -> Decisio
     if journal.finished.is_some() {
         return Decision::Done;
     }
-    if journal.returned.is_some() {
-        let reason = journal.going_back.as_ref().map_or("", |back| &back.reason);
-        return Decision::Refuse(format!("went back: {reason}"));
-    }
     let Some(start) = &journal.started else {
         return begin(seen);
     };
+    if journal.returned.is_some() {
+        let reason = journal.going_back.as_ref().map_or("", |back| &back.reason);
+        return back::restore(journal, start, seen).unwrap_or_else(|| Decision::Refuse(format!("went back: {reason}")));
+    }
     if let Some(contradiction) = contradiction(journal, start, seen) {
         return Decision::Alarm(contradiction);
     }
@@ -179,22 +179,42 @@ fn block(journal: &Journal, seen: &Observation) -> Decision {
             shown(target.replay.replay),
             marker.lsn
         )),
-        Sight::Answers(_) => Decision::Record(Fact::Fenced(seen.now)),
+        Sight::Answers(_) => stop(journal, seen).unwrap_or_else(|| Decision::Wait("the source is gone".into())),
     }
+}
+
+/// The source is to be stopped: first its position and this run of it are recorded, then it is done.
+fn stop(journal: &Journal, seen: &Observation) -> Option<Decision> {
+    let source = seen.source.answer()?;
+    let (true, Some(lsn)) = (source.primary, source.insert) else {
+        return None;
+    };
+    if journal
+        .fenced
+        .as_ref()
+        .is_some_and(|fenced| fenced.incarnation == source.incarnation)
+    {
+        return Some(Decision::Do(Action::Fence(source.incarnation)));
+    }
+    Some(Decision::Record(Fact::Fenced(Fenced {
+        at: seen.now,
+        lsn,
+        incarnation: source.incarnation,
+    })))
 }
 
 /// The source is stopped, and the target proves that nothing is missing; then the promotion is recorded.
 fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
-    let (Some(marker), Sight::Answers(target)) = (&journal.marker, &seen.target) else {
-        return Decision::Wait(silent(seen));
-    };
+    if let Some(step) = stop(journal, seen) {
+        return step;
+    }
     if let Some(primary) = seen.source_primary() {
         // Stopping needs an SQL session; a member whose REST API still says running is on its way down.
-        return match &seen.source {
-            Sight::Answers(_) => Decision::Do(Action::Fence),
-            Sight::Silent(_) => Decision::Wait(format!("{primary} still runs as a primary")),
-        };
+        return Decision::Wait(format!("{primary} still runs as a primary"));
     }
+    let (Some(fenced), Sight::Answers(target)) = (&journal.fenced, &seen.target) else {
+        return Decision::Wait(silent(seen));
+    };
     let Sight::Answers(patroni) = &seen.patroni else {
         return Decision::Wait(silent(seen));
     };
@@ -207,7 +227,7 @@ fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
     match proof::clean_stop(
         &target.control,
         &target.replay,
-        marker.lsn,
+        fenced.lsn,
         start.source.timeline,
         target.segment_bytes,
     ) {
@@ -231,9 +251,11 @@ fn after(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) 
         // Without the pause Patroni would promote another member of the source.
         return Decision::Do(Action::Hold);
     }
-    if seen.source.answer().is_some_and(|source| source.primary) {
+    if let Some(source) = seen.source.answer()
+        && source.primary
+    {
         // Somebody started it: it must not serve anybody ever again.
-        return Decision::Do(Action::Fence);
+        return Decision::Do(Action::Fence(source.incarnation));
     }
     if seen.follows {
         return Decision::Do(Action::Promote);

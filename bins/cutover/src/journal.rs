@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use shared::postgres::{Identity, Lsn, Timeline};
+use shared::postgres::{Identity, Lsn, Timeline, source::Incarnation};
 
 /// All facts. A key is written once and never removed, until an attempt that went back is followed by a new one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct Journal {
     /// Position of the source after the block, and after the client sessions were ended.
     pub marker: Option<Marker>,
     /// The source's server is about to be stopped.
-    pub fenced: Option<Timestamp>,
+    pub fenced: Option<Fenced>,
     /// The promotion is requested: the point of no return, with the proof that allowed it.
     pub promotion: Option<Promotion>,
     /// The target is a primary, its restart is over, and it took a write.
@@ -82,6 +82,18 @@ pub struct Marker {
     pub sessions_ended: u64,
 }
 
+/// The server that is to be stopped. Written anew when it was started again in between: its shutdown checkpoint must then be a later one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fenced {
+    /// When this was decided.
+    pub at: Timestamp,
+    /// End of the WAL that it had written; its shutdown checkpoint lies behind it.
+    pub lsn: Lsn,
+    /// The run of the server that is meant: a stop that comes late must not hit another.
+    pub incarnation: Incarnation,
+}
+
 /// The point of no return.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promotion {
@@ -127,7 +139,7 @@ pub enum Fact {
     /// See [`Journal::marker`].
     Marker(Marker),
     /// See [`Journal::fenced`].
-    Fenced(Timestamp),
+    Fenced(Fenced),
     /// See [`Journal::promotion`].
     Promotion(Promotion),
     /// See [`Journal::promoted`].
@@ -161,7 +173,7 @@ impl Journal {
             Fact::Checkpointed(at) => next.checkpointed = Some(at),
             Fact::Blocked(at) => next.blocked = Some(at),
             Fact::Marker(marker) => next.marker = Some(marker),
-            Fact::Fenced(at) => next.fenced = Some(at),
+            Fact::Fenced(fenced) => next.fenced = Some(fenced),
             Fact::Promotion(promotion) => next.promotion = Some(promotion),
             Fact::Promoted(promoted) => next.promoted = Some(promoted),
             Fact::Routed(at) => next.routed = Some(at),

@@ -5,7 +5,7 @@ mod look;
 mod narrate;
 mod sessions;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use shared::{
@@ -15,6 +15,7 @@ use shared::{
     kubernetes::{
         cnpg::{self, Cluster},
         patroni::Patroni,
+        workloads::Replicas,
         zalando::{self, Postgresql},
     },
     record::{Record, Saved},
@@ -46,6 +47,8 @@ pub struct Live {
     record: Option<Record<Journal>>,
     /// The last look, for the words of the log and for actions that need an address.
     members: Vec<shared::kubernetes::patroni::Member>,
+    /// The application at the last look: it is scaled only where it still is so.
+    apps: BTreeMap<String, Replicas>,
 }
 
 impl Live {
@@ -58,6 +61,7 @@ impl Live {
             patroni: Patroni::default(),
             record: None,
             members: Vec::new(),
+            apps: BTreeMap::new(),
             run,
             settings,
         }

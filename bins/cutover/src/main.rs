@@ -23,6 +23,8 @@ mod drive;
 mod journal;
 mod lease;
 mod live;
+#[cfg(test)]
+mod model;
 mod observation;
 mod plan;
 mod preflight;

@@ -7,6 +7,7 @@ use shared::{
     kubernetes::workloads::Replicas,
     postgres::{
         Identity, Lsn,
+        source::Incarnation,
         target::{ControlCheckpoint, Replay, Running},
     },
     readiness::{Finding, Verdict},
@@ -69,6 +70,8 @@ pub struct SourceSeen {
     pub read_only: bool,
     /// End of the WAL inserted; None on a standby.
     pub insert: Option<Lsn>,
+    /// This run of its server.
+    pub incarnation: Incarnation,
     /// Client sessions by `role application address`.
     pub clients: Vec<String>,
 }

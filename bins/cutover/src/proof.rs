@@ -33,26 +33,21 @@ pub fn end_of_shutdown_checkpoint(start: Lsn, segment_bytes: u64) -> Lsn {
 /// What is still missing from the proof that `replay` is the end of the source's clean stop.
 ///
 /// All four must hold (design.md §4, 6): the last checkpoint replayed is a shutdown checkpoint (redo = its own position), it is on the
-/// source's timeline, it is later than the marker, and the replay position is the end of exactly that record, so nothing follows it.
+/// source's timeline, it is later than what the source had
+/// written when it was to be stopped (`since`), and the replay position is the end of exactly that record, so nothing follows it.
 ///
 /// # Errors
 /// A sentence that says what was wanted and what was found.
-pub fn clean_stop(
-    control: &ControlCheckpoint,
-    replay: &Replay,
-    marker: Lsn,
-    timeline: Timeline,
-    segment_bytes: u64,
-) -> Result<Lsn, String> {
+pub fn clean_stop(control: &ControlCheckpoint, replay: &Replay, since: Lsn, timeline: Timeline, segment_bytes: u64) -> Result<Lsn, String> {
     if control.timeline != timeline {
         return Err(format!(
             "the target's last restartpoint is on timeline {}, the source was on {timeline}",
             control.timeline
         ));
     }
-    if control.checkpoint != control.redo || control.checkpoint < marker {
+    if control.checkpoint != control.redo || control.checkpoint < since {
         return Err(format!(
-            "the source's shutdown checkpoint has not reached the target (its last restartpoint is {}, marker {marker})",
+            "the source's shutdown checkpoint has not reached the target (its last restartpoint is {}, the source stood at {since})",
             control.checkpoint
         ));
     }

@@ -53,7 +53,7 @@ fn summary(start: &Start, journal: &Journal) -> Value {
         "blocked": journal.blocked,
         "ms_since_block": {
             "marker": since_block(journal.marker.as_ref().map(|m| m.at)),
-            "caught_up": since_block(journal.fenced),
+            "caught_up": since_block(journal.fenced.as_ref().map(|f| f.at)),
             "source_down_and_proved": since_block(journal.promotion.as_ref().map(|p| p.at)),
             "primary_restarted_and_written": since_block(journal.promoted.as_ref().map(|p| p.at)),
             "routed": since_block(journal.routed),

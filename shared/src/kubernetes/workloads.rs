@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A Deployment as it stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replicas {
     /// `spec.replicas`.
     pub wanted: i32,
@@ -24,6 +24,8 @@ pub struct Replicas {
     pub ready: i32,
     /// `status.replicas`: pods that exist, also those that are ending.
     pub existing: i32,
+    /// `metadata.resourceVersion`, for a change that must not hit what has moved since.
+    pub version: String,
 }
 
 /// Reads the application's Deployments.
@@ -43,6 +45,7 @@ pub async fn replicas(client: &Client, namespace: &str, apps: &[Name]) -> Result
                 wanted: found.spec.replicas.unwrap_or(1),
                 ready: status.ready_replicas.unwrap_or(0),
                 existing: status.replicas.unwrap_or(0),
+                version: found.metadata.resource_version.unwrap_or_default(),
             };
             Ok((name.to_string(), replicas))
         }
@@ -50,26 +53,25 @@ pub async fn replicas(client: &Client, namespace: &str, apps: &[Name]) -> Result
     futures::future::try_join_all(each).await.map(|pairs| pairs.into_iter().collect())
 }
 
-/// Sets `spec.replicas` of many Deployments at once, through the scale subresource only.
+/// Sets `spec.replicas` of many Deployments at once, through the scale subresource only, where they still are as `seen`.
+///
+/// The version makes a scaling that comes late harmless: it must not stop an application that another has started since.
 ///
 /// # Errors
-/// The API's; some may have been scaled all the same.
-pub async fn scale(client: &Client, namespace: &str, wanted: &BTreeMap<String, i32>) -> Result<()> {
+/// The API's, a conflict among them; some may have been scaled all the same.
+pub async fn scale(client: &Client, namespace: &str, wanted: &BTreeMap<String, i32>, seen: &BTreeMap<String, Replicas>) -> Result<()> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PatchParams::default()
-    };
-    let each = wanted.iter().map(|(name, replicas)| {
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    let moving = wanted.iter().filter_map(|(name, replicas)| Some((name, replicas, seen.get(name)?)));
+    let each = moving.filter(|(_, replicas, seen)| seen.wanted != **replicas).map(|(name, replicas, seen)| {
         let (api, params) = (&api, &params);
         async move {
-            let change = json!({"spec": {"replicas": replicas}});
-            api.patch_scale(name, params, &Patch::Merge(&change))
-                .await
-                .context(format!("scaling {name} to {replicas}"))
+            let change = json!({"metadata": {"resourceVersion": seen.version}, "spec": {"replicas": replicas}});
+            api.patch_scale(name, params, &Patch::Merge(&change)).await.context(format!("scaling {name} to {replicas}")).map(drop)
         }
     });
-    futures::future::try_join_all(each).await.map(drop)
+    // All of them are tried: one that moved must not keep the others waiting for the next look.
+    futures::future::join_all(each).await.into_iter().collect()
 }
 
 /// Finds the application's ConfigMap, also when kustomize has put a hash behind its name.

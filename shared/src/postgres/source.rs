@@ -28,6 +28,10 @@ pub struct ClientSession {
     pub address: Option<String>,
 }
 
+/// One run of a server, from its start to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Incarnation(pub i64);
+
 /// Names of our own sessions begin with this, so that no step ends another's.
 pub const APPLICATION_PREFIX: &str = "replica-migration";
 
@@ -83,6 +87,15 @@ impl Source {
             .query_one("select current_setting('default_transaction_read_only')::bool", &[])
             .await;
         Ok(row.context("reading default_transaction_read_only of the source")?.get(0))
+    }
+
+    /// When this incarnation of the server started, in microseconds since 1970 by its own clock: two starts never have the same.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn incarnation(&self) -> Result<Incarnation> {
+        let row = self.query_one("select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint", &[]).await;
+        Ok(Incarnation(row.context("asking when the source was started")?.get(0)))
     }
 
     /// A fast checkpoint, so that the one of a later stop is short.

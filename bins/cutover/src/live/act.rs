@@ -13,6 +13,7 @@ use shared::{
         workloads,
         zalando::{self, FROZEN},
     },
+    postgres::source::Incarnation,
     record::labels,
 };
 
@@ -31,13 +32,13 @@ impl Live {
             Action::Hold => self.hold().await?,
             Action::Block => self.block(start).await?,
             Action::EndSessions => return self.end_sessions().await.map(Some),
-            Action::Fence => self.sessions.source()?.stop_server().await?,
+            Action::Fence(incarnation) => self.stop(*incarnation).await?,
             Action::Restartpoint => self.sessions.target()?.checkpoint().await?,
             Action::Promote => cnpg::promote(&self.clusters, &self.settings.target_cluster).await?,
             Action::ProveWrite => return self.prove_write().await.map(Some),
             Action::Route => self.point_to(start, &some(&self.settings.app_config_target)).await?,
             Action::Unroute => self.point_to(start, &start.config.values).await?,
-            Action::ScaleUp => workloads::scale(&self.run.client, &self.run.namespace, &start.replicas).await?,
+            Action::ScaleUp => workloads::scale(&self.run.client, &self.run.namespace, &start.replicas, &self.apps).await?,
             Action::WriteReceipt => return self.write_receipt(start).await.map(Some),
             Action::RestartSource => self.patroni.restart(self.member(&start.leader)?).await?,
             Action::Unblock => {
@@ -66,7 +67,10 @@ impl Live {
 
     async fn block(&self, start: &Start) -> Result<()> {
         let nothing: BTreeMap<String, i32> = start.replicas.keys().map(|name| (name.clone(), 0)).collect();
-        let (held, scaled) = futures::join!(self.hold(), workloads::scale(&self.run.client, &self.run.namespace, &nothing));
+        let (held, scaled) = futures::join!(
+            self.hold(),
+            workloads::scale(&self.run.client, &self.run.namespace, &nothing, &self.apps)
+        );
         held.and(scaled)
     }
 
@@ -74,6 +78,16 @@ impl Live {
         let source = self.sessions.source()?;
         let ended = source.end_client_sessions().await?;
         Ok(decide::marker(now(), source.insert_lsn().await?, ended))
+    }
+
+    /// Stops the run of the server that was decided on. The session ends with that run, so a late stop cannot hit another.
+    async fn stop(&self, incarnation: Incarnation) -> Result<()> {
+        let source = self.sessions.source()?;
+        if source.incarnation().await? == incarnation {
+            source.stop_server().await
+        } else {
+            Ok(())
+        }
     }
 
     async fn prove_write(&self) -> Result<Fact> {

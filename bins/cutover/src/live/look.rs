@@ -75,6 +75,7 @@ impl Live {
             )
             .await?;
         }
+        self.apps = seen.apps.clone();
         let journal = record.facts.clone();
         self.record = Some(record);
         Ok((journal, seen))
@@ -115,11 +116,12 @@ async fn see<'a, S, T>(session: Result<&'a S>, question: impl AsyncFnOnce(&'a S)
 }
 
 async fn source_seen(source: &Source) -> Result<SourceSeen> {
-    let (identity, standby, read_only, clients) = futures::try_join!(
+    let (identity, standby, read_only, clients, incarnation) = futures::try_join!(
         source.identity(),
         shared::postgres::in_recovery(source),
         source.read_only_by_default(),
-        source.client_sessions()
+        source.client_sessions(),
+        source.incarnation()
     )?;
     let insert = if standby { None } else { Some(source.insert_lsn().await?) };
     let named = |session: shared::postgres::source::ClientSession| {
@@ -135,6 +137,7 @@ async fn source_seen(source: &Source) -> Result<SourceSeen> {
         primary: !standby,
         read_only,
         insert,
+        incarnation,
         clients: clients.into_iter().map(named).collect(),
     })
 }

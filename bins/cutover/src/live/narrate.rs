@@ -22,7 +22,7 @@ impl Live {
             Action::Hold => "setting pause and read-only in patroni again: somebody had lifted them".to_owned(),
             Action::Block => "DOWNTIME BEGINS: blocking writes at the source, scaling the application to 0".to_owned(),
             Action::EndSessions => "ending the client sessions of the source".to_owned(),
-            Action::Fence => "stopping the source's server".to_owned(),
+            Action::Fence(_) => "stopping the source's server".to_owned(),
             Action::Promote => format!("promoting {target}"),
             Action::ProveWrite => format!("proving a write on {target}"),
             Action::Route => "pointing the application to the target".to_owned(),
