@@ -100,6 +100,28 @@ async fn the_number_of_deployments_may_differ() {
     }
 }
 
+/// A hashed name cannot stand in a Role.
+#[tokio::test]
+async fn a_hashed_name_is_granted_only_when_asked_for() {
+    let asked = example_overlay().replace(
+        "components: [../../components/names]",
+        "components: [../../components/names, ../../components/hashed-config]",
+    );
+    let grants = manifests::access::grants(&render_with(&asked).await).unwrap();
+    let more: Vec<String> = grants
+        .difference(&manifests::access::grants(&super::example().await).unwrap())
+        .map(ToString::to_string)
+        .collect();
+    let wanted = [
+        "replica-migration-cutover: get configmaps (any name)",
+        "replica-migration-cutover: list configmaps (any name)",
+        "replica-migration-cutover: patch configmaps (any name)",
+        "replica-migration-validate-replication: get configmaps (any name)",
+        "replica-migration-validate-replication: list configmaps (any name)",
+    ];
+    assert_eq!(more, wanted);
+}
+
 /// base shows the names of the guide, too: its lists and its settings must not drift apart.
 #[tokio::test]
 async fn base_is_the_example_without_a_namespace() {
