@@ -1,4 +1,6 @@
 //! Black-box tests of the built programs.
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic, in its helpers as well")]
+
 mod kubelet;
 mod manifests;
 mod source;
