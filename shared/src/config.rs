@@ -13,7 +13,7 @@ const WHERE: &str = "set it in the ConfigMap replica-migration (manifests/base/s
 /// # Errors
 /// [`Error::config`] that names the variable that is missing or unusable.
 pub fn load<C: DeserializeOwned>() -> Result<C> {
-    envy::from_env().map_err(|error| explain(error, ""))
+    prefixed("")
 }
 
 /// Reads the variables that begin with `prefix` (for example `SOURCE_`).
@@ -21,18 +21,28 @@ pub fn load<C: DeserializeOwned>() -> Result<C> {
 /// # Errors
 /// As [`load`], with the prefix put back into the variable's name, which envy leaves out.
 pub fn prefixed<C: DeserializeOwned>(prefix: &str) -> Result<C> {
-    envy::prefixed(prefix).from_env().map_err(|error| explain(error, prefix))
+    read(&std::env::vars().collect::<Vec<_>>(), prefix)
 }
 
-fn explain(error: envy::Error, prefix: &str) -> Error {
-    match error {
-        envy::Error::MissingValue(field) => Error::config(format!("the variable {prefix}{} is missing", field.to_uppercase())).hint(WHERE),
-        envy::Error::Custom(said) => Error::config(format!(
-            "a variable{} cannot be used: {said}",
-            if prefix.is_empty() { String::new() } else { format!(" {prefix}*") }
-        ))
-        .hint(WHERE),
-    }
+fn read<C: DeserializeOwned>(variables: &[(String, String)], prefix: &str) -> Result<C> {
+    let error = match envy::prefixed(prefix).from_iter(variables.iter().cloned()) {
+        Ok(settings) => return Ok(settings),
+        Err(envy::Error::MissingValue(field)) => format!("the variable {prefix}{} is missing", field.to_uppercase()),
+        Err(envy::Error::Custom(said)) => match culprit::<C>(variables, prefix) {
+            Some(name) => format!("the variable {name} cannot be used: {said}"),
+            None => format!("a variable cannot be used: {said}"),
+        },
+    };
+    Err(Error::config(error).hint(WHERE))
+}
+
+/// The variable that cannot be used, which envy does not tell: alone, a good one only lacks the others.
+fn culprit<'a, C: DeserializeOwned>(variables: &'a [(String, String)], prefix: &str) -> Option<&'a str> {
+    let unusable = |variable: &&(String, String)| {
+        let alone = envy::prefixed(prefix).from_iter::<_, C>([(*variable).clone()]);
+        matches!(alone, Err(envy::Error::Custom(_)))
+    };
+    variables.iter().find(unusable).map(|(name, _)| name.as_str())
 }
 
 /// A text that is not empty: what envy would let pass as "".
@@ -231,7 +241,8 @@ mod tests {
     use super::*;
 
     fn from<C: DeserializeOwned>(pairs: &[(&str, &str)]) -> Result<C> {
-        envy::from_iter(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))).map_err(|e| explain(e, "SOURCE_"))
+        let pairs: Vec<_> = pairs.iter().map(|(k, v)| (format!("SOURCE_{k}"), (*v).to_owned())).collect();
+        read(&pairs, "SOURCE_")
     }
 
     #[test]
@@ -244,7 +255,8 @@ mod tests {
     #[test]
     fn an_empty_text_is_refused_and_an_empty_option_is_none() {
         let all = [("HOST", " "), ("PASSWORD_FILE", "/p"), ("SSLMODE", "require")];
-        assert!(from::<Connection>(&all).unwrap_err().to_string().contains("it is empty"));
+        let error = from::<Connection>(&all).unwrap_err().to_string();
+        assert_eq!(error, "the variable SOURCE_HOST cannot be used: it is empty");
         let all = [("HOST", "h"), ("PASSWORD_FILE", "/p"), ("SSLMODE", "verify-ca"), ("HOSTADDR", "")];
         assert_eq!(from::<Connection>(&all).unwrap().hostaddr, None);
     }
