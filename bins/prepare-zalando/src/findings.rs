@@ -21,7 +21,7 @@ pub enum Weight {
 pub struct Finding {
     /// Whether it stops this step.
     pub weight: Weight,
-    /// For Events, UpperCamelCase.
+    /// For Events, UpperCamelCase. Kubernetes counts Events of one reason as one, so each warning has its own.
     pub reason: &'static str,
     /// What was found.
     pub what: String,
@@ -97,6 +97,24 @@ mod tests {
         let found = all(&facts, &example::settings(), &image);
         assert_eq!((found[0].weight, found[0].reason), (Weight::Blocker, "Tablespaces"));
         assert!(found.iter().all(|finding| !finding.what.is_empty() && !finding.remedy.is_empty()));
+    }
+
+    #[test]
+    fn no_two_warnings_have_the_same_reason() {
+        let (mut facts, mut settings) = (example::facts(), example::settings());
+        settings.target_image = serde_json::from_value("own/postgresql:17".into()).unwrap();
+        facts.auto_conf.insert("work_mem".into(), "1GB".into());
+        for database in &mut facts.databases {
+            database.extensions.extend(["timescaledb", "pg_cron", "hll"].map(String::from));
+            database.unlogged = (1, vec!["public.t".into()]);
+            database.event_triggers = vec!["e".into()];
+            database.cron_jobs = 1;
+        }
+        let mut found: Vec<&str> = reasons(&facts, &settings).iter().map(|(_, reason)| *reason).collect();
+        let all = found.len();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found.len(), all, "{found:?}");
     }
 
     #[test]

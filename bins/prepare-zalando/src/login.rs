@@ -39,8 +39,8 @@ pub fn secret(settings: &Settings, password: &Hidden) -> Credentials {
     }
 }
 
-/// The Secrets that CloudNativePG sets passwords from at the promotion.
-pub fn promoted(settings: &Settings, seen: &Seen) -> Vec<Credentials> {
+/// The Secrets that CloudNativePG sets passwords from at the promotion, each with the reason of its Event.
+pub fn promoted(settings: &Settings, seen: &Seen) -> Vec<(&'static str, Credentials)> {
     let superuser = Credentials {
         name: settings.superuser_secret(),
         username: seen.reach.connection.user.to_string(),
@@ -55,7 +55,11 @@ pub fn promoted(settings: &Settings, seen: &Seen) -> Vec<Credentials> {
             username: database.owner.clone(),
             password: hash.clone(),
         });
-    owner.into_iter().chain([superuser]).collect()
+    owner
+        .map(|owner| ("OwnerSecret", owner))
+        .into_iter()
+        .chain([("SuperuserSecret", superuser)])
+        .collect()
 }
 
 /// What has to be done about roles now.
@@ -85,9 +89,10 @@ pub async fn make_roles(run: &Run, settings: &Settings, seen: &Seen, password: &
                 .hint("something else changes these roles: find out what, then run this step again"),
         );
     }
-    for change in plan {
-        run.report.step("RoleMade", change.what);
+    for change in &plan {
+        run.report.info(&change.what);
     }
+    run.report.step("RolesMade", "the roles that CloudNativePG needs are complete");
     Ok(())
 }
 

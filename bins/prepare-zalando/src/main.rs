@@ -100,10 +100,10 @@ async fn effects(run: &Run, settings: &Settings, seen: &Seen, image: &Image) -> 
     login::make_roles(run, settings, seen, &password).await?;
     login::prove(run, settings, &seen.reach, &password).await?;
 
-    for credentials in login::promoted(settings, seen) {
+    for (reason, credentials) in login::promoted(settings, seen) {
         let written = secrets::write(run, &credentials).await?;
         report.step(
-            "SecretWritten",
+            reason,
             format!("secret {} {} ({})", credentials.name, written.word(), credentials.username),
         );
     }

@@ -200,7 +200,7 @@ pub async fn server(session: &Session, target: &str) -> Result<Server> {
                     (select count(*) from pg_stat_replication),
                     exists (select from pg_stat_replication where application_name = $1),
                     (select count(*) from pg_prepared_xacts),
-                    (select case when extract(epoch from now() - stats_reset) >= $2
+                    (select case when extract(epoch from now() - stats_reset)::float8 >= $2
                                  then (wal_bytes / extract(epoch from now() - stats_reset))::bigint end from pg_stat_wal)",
             &[&target, &f64::from(RATE_SECONDS_MIN)],
         )

@@ -86,7 +86,10 @@ pub async fn plan(run: &Run, settings: &Settings, seen: &Seen, needed: &Needed, 
     for change in login::plan(settings, seen, &password) {
         report.info(format!("would do: {}", change.what));
     }
-    let mut credentials = login::promoted(settings, seen);
+    let mut credentials: Vec<_> = login::promoted(settings, seen)
+        .into_iter()
+        .map(|(_, credentials)| credentials)
+        .collect();
     // A password that was made up for this run would never compare equal.
     if seen.secrets.replication.is_some() {
         credentials.insert(0, login::secret(settings, &password));

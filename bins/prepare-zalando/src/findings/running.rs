@@ -273,7 +273,7 @@ fn security(facts: &Facts) -> Vec<Finding> {
     }
     if facts.setting("password_encryption") == "md5" {
         let what = "password_encryption is md5, and the copy inherits it";
-        found.push(Finding::warning("Md5", what, "the manifest sets scram-sha-256"));
+        found.push(Finding::warning("PasswordEncryption", what, "the manifest sets scram-sha-256"));
     }
     if facts.setting("data_checksums") == "off" {
         let what = "data checksums are off, and a copy cannot switch them on";
@@ -364,6 +364,7 @@ mod tests {
             "Checksums",
         );
         expect(|_| {}, Weight::Warning, "Md5");
+        expect(|_| {}, Weight::Warning, "PasswordEncryption");
         expect(|_| {}, Weight::Warning, "Preload");
         expect(|_| {}, Weight::Warning, "SpreadCheckpoint");
     }
