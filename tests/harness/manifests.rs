@@ -75,6 +75,13 @@ pub fn namespace(objects: &[Value]) -> Result<&str> {
     }
 }
 
+/// The objects of a step, for example `cutover`, as they carry its label.
+pub fn of_step(objects: &[Value], step: &str) -> Vec<Value> {
+    let label = "/metadata/labels/app.kubernetes.io~1component";
+    let belongs = |object: &&Value| object.pointer(label).and_then(Value::as_str) == Some(step);
+    objects.iter().filter(belongs).cloned().collect()
+}
+
 /// The objects of a kind.
 pub fn of_kind<'a>(objects: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Value> {
     objects

@@ -122,6 +122,9 @@ async fn there_is_one_of_each_kind_for_every_step_and_nothing_else() {
         .map(|object| (text(&object["kind"]), text(&object["metadata"]["name"])))
         .collect();
     assert_eq!(found, wanted);
+    for step in STEPS {
+        assert_eq!(manifests::of_step(&objects, step).len(), 5, "{step}");
+    }
     let folder = manifests::folder().join("base");
     let folders = std::fs::read_dir(folder)
         .unwrap()
