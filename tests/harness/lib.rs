@@ -3,17 +3,21 @@
 //! [`authority`] signs certificates, [`process`] runs them and leaves nothing behind, [`control_plane`] is a real Kubernetes API server, [`audit`] reads
 //! who used which verb on it, [`source`] is a Patroni cluster as the Zalando operator and Spilo leave it,
 //! [`manifests`] renders and applies what users apply, [`kubelet`] runs its Jobs as processes,
+//! [`target`] does to a copy of it what CloudNativePG does,
 //! [`service`] is kube-proxy and DNS, [`application`] the clients that write, [`ledger`] the verdict on what they were told.
 
 pub mod application;
 pub mod audit;
 pub mod authority;
+mod away;
 pub mod control_plane;
 pub mod instance;
 pub mod kubelet;
 pub mod ledger;
 pub mod manifests;
+pub mod migration;
 pub mod process;
 pub mod service;
 pub mod setup;
 pub mod source;
+pub mod target;

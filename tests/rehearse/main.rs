@@ -1,6 +1,133 @@
-//! The whole migration on this machine.
+//! `make rehearse`: the whole migration on this machine, in the order of guide.md, with a verdict and a page to keep.
 
 mod chart;
+mod cut;
 mod report;
 
-fn main() {}
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+use harness::{
+    application::Origin,
+    migration::{CLUSTER, FORGOTTEN, Migration, NAMESPACE},
+    source::SourceOptions,
+};
+use jiff::Timestamp;
+use report::{Names, Program, Report};
+
+/// A step may take so long before something is wrong.
+const STEP: Duration = Duration::from_secs(120);
+/// Writes that must be acknowledged by the target before the verdict.
+const WRITES_AFTER: usize = 400;
+/// The chart's slices.
+const SLICE: Duration = Duration::from_millis(100);
+/// A second hole of this length is shown.
+const PAUSE: Duration = Duration::from_millis(500);
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = rehearse() => outcome,
+            // Everything that was started ends with the values that are dropped here.
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted: everything that was started is being ended")),
+        }
+    });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn rehearse() -> Result<bool> {
+    let setup = harness::setup::Setup::ready().await?;
+    let (began, origin) = (Timestamp::now(), Origin::now());
+    let mut report = Report {
+        began,
+        names: names(),
+        ..Report::default()
+    };
+    let outcome = migrate(&mut report, origin).await;
+    report.took = origin.elapsed();
+    report.broken = outcome.as_ref().err().map(|error| format!("{error:#}"));
+    let file = page_file();
+    std::fs::create_dir_all(file.parent().context("no directory for the report")?)?;
+    std::fs::write(&file, report::page(&report)?).with_context(|| format!("writing {}", file.display()))?;
+    println!();
+    for line in report::verdict_lines(&report) {
+        println!("{line}");
+    }
+    println!("\nreport: {}", file.display());
+    let _ = setup;
+    outcome.map(|()| report.passed())
+}
+
+async fn migrate(report: &mut Report, origin: Origin) -> Result<()> {
+    let migration = Migration::stage(SourceOptions::default(), origin, |what| println!("      {what}")).await?;
+    for step in ["prepare-zalando", "extract-certs"] {
+        run(&migration, step, &[], report).await?;
+    }
+    println!("\n      kubectl apply: the Cluster and its Poolers, as prepare-zalando rendered them");
+    migration.apply_rendered().await?;
+    run(&migration, "validate-replication", &[], report).await?;
+    run(&migration, "cutover", &[("DRY_RUN", "true")], report).await?;
+    migration.application.acknowledges(WRITES_AFTER, STEP).await?;
+    let target = migration.target.instance(CLUSTER, STEP).await?;
+    run(&migration, "cutover", &[], report).await?;
+    migration.application.acknowledges(WRITES_AFTER, STEP).await?;
+    // CNPG's phase says healthy long after the restart; whatever still happens until then belongs to the verdict.
+    migration.target.phase(CLUSTER, "Cluster in healthy state", STEP).await?;
+    migration.application.acknowledges(WRITES_AFTER, STEP).await?;
+    cut::judge(migration, target, report, origin).await
+}
+
+/// Runs a step as `kubectl create job --from=cronjob/…` does, and prints its log as it comes.
+async fn run(migration: &Migration, step: &str, changes: &[(&str, &str)], report: &mut Report) -> Result<()> {
+    let dry = if changes.is_empty() { "" } else { " (dry run)" };
+    println!("\n      kubectl create job {step} --from=cronjob/replica-migration-{step} -n {NAMESPACE}{dry}");
+    let mut launch = migration.step(step).on_line(|line| println!("{}", line.text));
+    for (key, value) in changes {
+        launch = launch.env(key, value);
+    }
+    let ended = launch.run(STEP).await?;
+    let lines = ended.log.iter().map(|line| line.text.clone()).collect();
+    report.programs.push(Program {
+        name: format!("{step}{dry}"),
+        exit: Some(ended.exit_code),
+        lines,
+    });
+    harness::migration::succeeded(step, &ended)
+}
+
+fn names() -> Names {
+    Names {
+        source_cluster: "mastodon-postgresql".into(),
+        target_cluster: CLUSTER.into(),
+        namespace: NAMESPACE.into(),
+        source_postgres: "17.10".into(),
+        target_postgres: "17.10".into(),
+        patroni: "4.0.4".into(),
+        kubernetes: "1.34.4".into(),
+    }
+}
+
+fn page_file() -> PathBuf {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
+    target.join("rehearse/report.html")
+}
+
+/// The writer that nobody told about the migration.
+fn is_forgotten(client: &str) -> bool {
+    client.starts_with(FORGOTTEN)
+}

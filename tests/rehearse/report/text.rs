@@ -63,12 +63,9 @@ fn promises(report: &Report) -> Vec<String> {
         .map(|(name, count)| row(name, &grouped(count), ""))
         .collect();
     if let Some(writer) = &report.forgotten {
-        let remark = format!("found {}, lost {}", grouped(writer.found), grouped(writer.lost));
-        rows.push(row(
-            &format!("acknowledged to the forgotten {}", writer.name),
-            &grouped(writer.acknowledged),
-            &remark,
-        ));
+        let (acknowledged, found) = (grouped(writer.acknowledged), grouped(writer.found));
+        let remark = format!("{}: acknowledged {acknowledged}, found {found}", writer.name);
+        rows.push(row("lost by the forgotten writer", &grouped(writer.lost), &remark));
     }
     rows
 }
@@ -139,6 +136,7 @@ mod tests {
             end("lost", "0"),
             end("duplicated", "0"),
             end("accepted by the source", "0"),
+            end("lost by the forgotten writer", "0"),
             end("over all clients", "3,680 ms"),
             end("mastodon-web-1", "4,290 ms"),
             end("caused by", "0 ms"),

@@ -1,0 +1,192 @@
+//! A whole migration in the order of guide.md, with everything real that one machine has room for: source, target, application,
+//! and each program as its own Job. `make rehearse` shows it, and the tests of `cutover` disturb it.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
+use serde_json::Value;
+
+use crate::{
+    application::{Application, Origin, Settings},
+    control_plane::ControlPlane,
+    kubelet::{Ended, Kubelet, Launch, built},
+    ledger::{Cut, Key},
+    manifests,
+    service::{Services, pooler::Pooler},
+    source::{Source, SourceOptions},
+    target::{InstanceHandle, Options, Target},
+};
+
+/// guide.md's names.
+pub const NAMESPACE: &str = "mastodon";
+/// The CNPG Cluster.
+pub const CLUSTER: &str = "database";
+/// The client that no Deployment knows of.
+pub const FORGOTTEN: &str = "forgotten";
+/// Of the old poolers, in the instance's network.
+const FIRST_POOLER_HOST: u8 = 38;
+/// Nothing here takes longer on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Source, application and the manifests are there; the target is still to come.
+pub struct Migration {
+    /// The API server.
+    pub plane: Arc<ControlPlane>,
+    /// What is left.
+    pub source: Source,
+    /// DNS and kube-proxy.
+    pub services: Arc<Services>,
+    /// What is entered.
+    pub target: Target,
+    /// The clients.
+    pub application: Application,
+    /// Runs the Jobs.
+    pub kubelet: Kubelet,
+    _poolers: [Pooler; 2],
+}
+
+impl Migration {
+    /// Sets the stage; `tell` is called before each part that takes a moment.
+    ///
+    /// # Errors
+    /// A part does not come up.
+    pub async fn stage(options: SourceOptions, origin: Origin, tell: impl Fn(&str)) -> Result<Self> {
+        tell("starting etcd and kube-apiserver");
+        let plane = Arc::new(ControlPlane::start().await?);
+        tell("starting the source: two Patroni members");
+        let source = Source::start(&plane, options).await?;
+        let services = Arc::new(Services::follow(plane.admin(), Arc::clone(plane.instance()), NAMESPACE).await?);
+        let programs = built().await?;
+        let target = Target::start(Options {
+            setup: plane.setup(),
+            instance: Arc::clone(plane.instance()),
+            client: plane.admin(),
+            services: Arc::clone(&services),
+            programs: programs.clone(),
+            hidden: source.members().iter().map(|member| member.place().home.clone()).collect(),
+        });
+        let poolers = [
+            pooler(
+                &plane,
+                &services,
+                "mastodon-postgresql-pooler",
+                "mastodon-postgresql",
+                FIRST_POOLER_HOST,
+            )
+            .await?,
+            pooler(
+                &plane,
+                &services,
+                "mastodon-postgresql-pooler-repl",
+                "mastodon-postgresql-repl",
+                FIRST_POOLER_HOST + 1,
+            )
+            .await?,
+        ];
+        tell("starting the application: six Deployments and a client that nobody remembers");
+        let mut application = Application::deploy(plane.admin(), Arc::clone(&services), Settings::mastodon(NAMESPACE), origin).await?;
+        application.ready(LIMIT).await?;
+        application
+            .forget(FORGOTTEN, &format!("mastodon-postgresql.{NAMESPACE}.svc"))
+            .await?;
+        application.acknowledges(50, LIMIT).await?;
+        tell("applying the manifests");
+        manifests::apply_example(&plane).await?;
+        let kubelet = Kubelet::with_programs(&plane, &services, NAMESPACE, programs);
+        Ok(Self {
+            plane,
+            source,
+            services,
+            target,
+            application,
+            kubelet,
+            _poolers: poolers,
+        })
+    }
+
+    /// A Job of a step, to be started.
+    pub fn step(&self, step: &str) -> Launch<'_> {
+        self.kubelet.step(step)
+    }
+
+    /// Applies what prepare-zalando has rendered, as its log tells the user.
+    ///
+    /// # Errors
+    /// The ConfigMap is missing, or the API server refuses what is in it.
+    pub async fn apply_rendered(&self) -> Result<()> {
+        let maps: Api<ConfigMap> = Api::namespaced(self.plane.admin(), NAMESPACE);
+        let map = maps.get(&format!("{CLUSTER}-cluster-replica")).await?;
+        let text = map
+            .data
+            .unwrap_or_default()
+            .into_values()
+            .next()
+            .context("the rendered manifest is empty")?;
+        let objects: Vec<Value> = serde_yaml_ng::Deserializer::from_str(&text)
+            .map(|document| serde::Deserialize::deserialize(document).context("the rendered manifest is no YAML"))
+            .collect::<Result<_>>()?;
+        self.plane.apply(NAMESPACE, &objects).await
+    }
+
+    /// Everything up to a target that is ready for the cut: prepare-zalando, extract-certs, the Cluster, validate-replication.
+    ///
+    /// # Errors
+    /// A step ends with another exit code than 0.
+    pub async fn until_ready(&self) -> Result<InstanceHandle> {
+        for step in ["prepare-zalando", "extract-certs"] {
+            succeeded(step, &self.step(step).run(LIMIT).await?)?;
+        }
+        self.apply_rendered().await?;
+        succeeded("validate-replication", &self.step("validate-replication").run(LIMIT).await?)?;
+        self.target.instance(CLUSTER, LIMIT).await
+    }
+
+    /// The sides by address, for the judge. `fenced` is when the source was proved to be down.
+    pub fn cut(&self, target: &InstanceHandle, fenced: Option<Duration>) -> Cut {
+        Cut {
+            source: self
+                .source
+                .members()
+                .iter()
+                .map(|member| member.place().address.to_string())
+                .collect(),
+            target: [target.address().to_string()].into(),
+            fenced,
+        }
+    }
+}
+
+/// The ledger's rows on the target, and on the member of the source that still answers (its leader is fenced).
+///
+/// # Errors
+/// The target cannot be read.
+pub async fn rows(source: &Source, target: &InstanceHandle) -> Result<(Vec<Key>, Vec<Key>)> {
+    let on_target = crate::application::rows(&*target.admin("mastodon").await?).await?;
+    let mut on_source = Vec::new();
+    for member in source.members() {
+        if let Ok(session) = source.connect_to(member, "mastodon").await {
+            on_source = crate::application::rows(&session).await?;
+        }
+    }
+    Ok((on_target, on_source))
+}
+
+async fn pooler(plane: &ControlPlane, services: &Arc<Services>, name: &str, upstream: &str, host: u8) -> Result<Pooler> {
+    Pooler::start(&plane.admin(), plane.instance(), Arc::clone(services), name, upstream, host).await
+}
+
+/// A step that must have done what it promises.
+///
+/// # Errors
+/// It has not; the text holds its log.
+pub fn succeeded(step: &str, ended: &Ended) -> Result<()> {
+    ensure!(
+        ended.exit_code == 0,
+        "{step} ended with exit code {}\n{}",
+        ended.exit_code,
+        ended.text()
+    );
+    Ok(())
+}
