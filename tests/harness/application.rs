@@ -29,7 +29,7 @@ use crate::{
     ledger::{Attempt, Key},
     service::Services,
 };
-use login::{Login, Session};
+use login::Login;
 use writer::{Identity, Log, Writer};
 
 const PART_OF: &str = "mastodon";
@@ -270,7 +270,7 @@ async fn make_ledger(session: &tokio_postgres::Client) -> Result<()> {
 ///
 /// # Errors
 /// The table cannot be read.
-pub async fn rows(session: &Session) -> Result<Vec<Key>> {
+pub async fn rows(session: &tokio_postgres::Client) -> Result<Vec<Key>> {
     let rows = session
         .query("select client, sequence from public.ledger", &[])
         .await

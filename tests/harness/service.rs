@@ -10,11 +10,12 @@
 
 mod backends;
 pub mod forwarder;
+pub mod pooler;
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -34,18 +35,22 @@ use forwarder::Forwarder;
 
 /// The first host number of the instance's network that belongs to Services ([`Instance`]'s table).
 const FIRST_HOST: u8 = 41;
-const LAST_HOST: u8 = 253;
+const LAST_HOST: u8 = 252;
+/// Nothing listens there.
+const NOBODY: u8 = 253;
 /// The first lists of three kinds must be there by then.
 const FIRST_LISTS: Duration = Duration::from_secs(20);
 
 /// All Services of one namespace, alive as long as this value.
 pub struct Services {
     namespace: String,
-    addresses: Addresses,
+    nobody: Ipv4Addr,
+    addresses: watch::Receiver<Addresses>,
     task: JoinHandle<()>,
 }
 
-type Addresses = Arc<Mutex<BTreeMap<String, Ipv4Addr>>>;
+/// By the Service's name.
+type Addresses = BTreeMap<String, Ipv4Addr>;
 
 impl Drop for Services {
     fn drop(&mut self) {
@@ -68,11 +73,12 @@ impl Services {
     /// # Errors
     /// The API server cannot be reached or refuses to list Services, Pods or Endpoints.
     pub async fn follow(client: Client, instance: Arc<Instance>, namespace: &str) -> Result<Self> {
-        let addresses = Addresses::default();
+        let (tell, addresses) = watch::channel(Addresses::new());
         let (ready, is_ready) = oneshot::channel();
+        let nobody = instance.address(NOBODY);
         let proxy = Proxy {
             instance,
-            addresses: Arc::clone(&addresses),
+            addresses: tell,
             ports: BTreeMap::new(),
         };
         let task = tokio::spawn(proxy.follow(client, namespace.to_owned(), ready));
@@ -81,34 +87,40 @@ impl Services {
             .context("listing services, pods and endpoints took too long")??;
         Ok(Self {
             namespace: namespace.to_owned(),
+            nobody,
             addresses,
             task,
         })
+    }
+
+    /// The namespace whose Services these are.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// What the cluster's DNS would answer: the address of a Service by `name`, `name.namespace`, `name.namespace.svc`
     /// or the full name; none when no such Service exists.
     pub fn resolve(&self, host: &str) -> Option<IpAddr> {
         let name = service_name(host, &self.namespace)?;
-        lock(&self.addresses).get(name).map(|address| IpAddr::V4(*address))
+        self.addresses.borrow().get(name).map(|address| IpAddr::V4(*address))
     }
 
-    /// Waits until the Service has a name, at most `limit`.
+    /// An address where every connection is refused: for who asks for a name that no Service has, because asking a real
+    /// resolver would leave this machine.
+    pub fn nobody(&self) -> IpAddr {
+        self.nobody.into()
+    }
+
+    /// Waits until the Service has a name.
     ///
     /// # Errors
-    /// It has none by then.
+    /// It has none within `limit`.
     pub async fn wait_for(&self, host: &str, limit: Duration) -> Result<IpAddr> {
-        let appears = async {
-            loop {
-                match self.resolve(host) {
-                    Some(address) => return address,
-                    None => tokio::time::sleep(Duration::from_millis(20)).await,
-                }
-            }
-        };
-        timeout(limit, appears)
-            .await
-            .with_context(|| format!("waiting for the service {host}"))
+        let name = service_name(host, &self.namespace).with_context(|| format!("{host} is no name of the namespace {}", self.namespace))?;
+        let mut addresses = self.addresses.clone();
+        let known = timeout(limit, addresses.wait_for(|addresses| addresses.contains_key(name))).await;
+        known.with_context(|| format!("waiting for the service {host}"))??;
+        self.resolve(host).context("the service went away at once")
     }
 }
 
@@ -124,10 +136,6 @@ fn service_name<'a>(host: &'a str, namespace: &str) -> Option<&'a str> {
     accepted.iter().any(|form| form == rest).then_some(name)
 }
 
-fn lock(addresses: &Addresses) -> MutexGuard<'_, BTreeMap<String, Ipv4Addr>> {
-    addresses.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A listener, and the way to tell it its backends.
 struct Port {
     backends: watch::Sender<Vec<SocketAddr>>,
@@ -136,7 +144,7 @@ struct Port {
 
 struct Proxy {
     instance: Arc<Instance>,
-    addresses: Addresses,
+    addresses: watch::Sender<Addresses>,
     ports: BTreeMap<SocketAddr, Port>,
 }
 
@@ -157,7 +165,7 @@ impl Proxy {
     fn apply(&mut self, cluster: &Cluster) {
         let services = cluster.services();
         let listening: Vec<_> = services.iter().filter(|service| has_address(service)).collect();
-        let mut addresses = lock(&self.addresses);
+        let mut addresses = self.addresses.borrow().clone();
         addresses.retain(|name, _| listening.iter().any(|service| service.name_any() == *name));
         let mut wanted = BTreeMap::new();
         for service in listening {
@@ -188,6 +196,7 @@ impl Proxy {
                 differs
             });
         }
+        self.addresses.send_replace(addresses);
     }
 }
 

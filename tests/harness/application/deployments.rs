@@ -27,7 +27,7 @@ use super::{
     pod::Running,
     writer::{Identity, Log},
 };
-use crate::service::Services;
+use crate::{away::insist, service::Services};
 
 /// What the controller's parts share.
 #[derive(Clone)]
@@ -191,10 +191,12 @@ impl Application {
             }],
         }});
         let api: Api<Deployment> = Api::namespaced(shared.client.clone(), &shared.namespace);
-        api.patch_status(&object.name_any(), &PatchParams::default(), &Patch::Merge(status))
-            .await
-            .context("writing the status")?;
-        Ok(())
+        let (name, params, status) = (object.name_any(), PatchParams::default(), Patch::Merge(status));
+        match insist(|| api.patch_status(&name, &params, &status)).await {
+            // Deleted meanwhile; the watch says so.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            written => written.map(drop).context("writing the status"),
+        }
     }
 }
 

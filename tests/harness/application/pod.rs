@@ -20,6 +20,7 @@ use super::{
     login::Login,
     writer::{Identity, Writer},
 };
+use crate::away::insist;
 
 /// From the Pod object to a process that works, on a node that has the image.
 const START: Duration = Duration::from_millis(500);
@@ -76,8 +77,12 @@ impl Running {
     ) -> Result<Self> {
         let pods: Api<Pod> = Api::namespaced(shared.client.clone(), &shared.namespace);
         let pod = pod_object(object, template, number);
-        let created = pods.create(&PostParams::default(), &pod).await;
-        created.with_context(|| format!("creating the pod {}", pod.name_any()))?;
+        let params = PostParams::default();
+        match insist(|| pods.create(&params, &pod)).await {
+            // An answer that was lost on the way.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            created => drop(created.with_context(|| format!("creating the pod {}", pod.name_any()))?),
+        }
         let stop = STOP[slot as usize % STOP.len()];
         Ok(Self {
             shared,
@@ -108,7 +113,8 @@ impl Running {
             ..DeleteParams::default()
         };
         let told = Instant::now();
-        let _ = self.pods.delete(&name, &graceful).await;
+        // Refused only when it is gone already.
+        let _ = insist(|| self.pods.delete(&name, &graceful)).await;
         sleep(self.stop.saturating_sub(told.elapsed())).await;
         futures::future::join_all(
             writers
@@ -116,16 +122,11 @@ impl Running {
                 .map(|writer| writer.stop(Duration::from_secs(GRACE_SECONDS.into()))),
         )
         .await;
-        let _ = self
-            .pods
-            .delete(
-                &name,
-                &DeleteParams {
-                    grace_period_seconds: Some(0),
-                    ..DeleteParams::default()
-                },
-            )
-            .await;
+        let at_once = DeleteParams {
+            grace_period_seconds: Some(0),
+            ..DeleteParams::default()
+        };
+        let _ = insist(|| self.pods.delete(&name, &at_once)).await;
         let _ = tell.send(News::Gone(application, name));
     }
 
@@ -173,10 +174,9 @@ impl Running {
                 "imageID": "", "ready": waiting.is_none(), "restartCount": 0, "state": state,
             }],
         }});
-        let _ = self
-            .pods
-            .patch_status(&self.pod.name_any(), &PatchParams::default(), &Patch::Strategic(status))
-            .await;
+        let (name, params, status) = (self.name(), PatchParams::default(), Patch::Strategic(status));
+        // Refused only when it is gone already.
+        let _ = insist(|| self.pods.patch_status(&name, &params, &status)).await;
     }
 }
 

@@ -1,0 +1,86 @@
+//! A pooler that pools nothing: a pod behind an existing Service, which passes every connection on to another one. It
+//! has a pooler's name and labels and one more hop, and neither PgBouncer's console, nor its authentication, nor its
+//! waiting for a server: what a real one does around a cut (PAUSE, server_login_retry) is **not imitated**.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::{Services, forwarder::Forwarder};
+use crate::instance::Instance;
+
+const FIELD_MANAGER: &str = "pooler";
+const PORT: u16 = 5432;
+/// The Service behind a pooler may be made long after it.
+const UPSTREAM_LIMIT: Duration = Duration::from_secs(3_600);
+
+/// A running pooler; it accepts nothing more when it is dropped.
+#[derive(Debug)]
+pub struct Pooler {
+    _forwarder: Forwarder,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Pooler {
+    /// Makes a ready pod for the Service `name`, with the labels that it selects, at `host` of the network, and begins
+    /// to pass connections on to the Service `upstream` as soon as there is one.
+    ///
+    /// # Errors
+    /// There is no such Service, it selects nothing, or the API server refuses the pod.
+    pub async fn start(
+        client: &Client,
+        instance: &Instance,
+        services: Arc<Services>,
+        name: &str,
+        upstream: &str,
+        host: u8,
+    ) -> Result<Self> {
+        make_pod(client, services.namespace(), name, &instance.paper_address(host).to_string())
+            .await
+            .with_context(|| format!("making the pooler {name}"))?;
+        let (tell, backends) = watch::channel(Vec::new());
+        let forwarder = Forwarder::start(SocketAddr::from((instance.address(host), PORT)), backends);
+        let upstream = upstream.to_owned();
+        let task = tokio::spawn(async move {
+            if let Ok(address) = services.wait_for(&upstream, UPSTREAM_LIMIT).await {
+                tell.send_replace(vec![SocketAddr::from((address, PORT))]);
+            }
+            // The forwarder lives as long as somebody can tell it something.
+            tell.closed().await;
+        });
+        Ok(Self {
+            _forwarder: forwarder,
+            task,
+        })
+    }
+}
+
+async fn make_pod(client: &Client, namespace: &str, name: &str, ip: &str) -> Result<()> {
+    let service = Api::<Service>::namespaced(client.clone(), namespace).get(name).await?;
+    let selector = service.spec.and_then(|spec| spec.selector).context("the service selects nothing")?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pod_name = format!("{name}-0");
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod_name, "labels": selector},
+        "spec": {"nodeName": "node0", "containers": [{"name": "pgbouncer", "image": "pgbouncer", "ports": [{"containerPort": PORT}]}]}});
+    let apply = PatchParams::apply(FIELD_MANAGER).force();
+    pods.patch(&pod_name, &apply, &Patch::Apply(pod)).await?;
+    let now = jiff::Timestamp::now().to_string();
+    let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": now});
+    let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [ready]}});
+    pods.patch_status(&pod_name, &PatchParams::default(), &Patch::Strategic(status))
+        .await?;
+    Ok(())
+}

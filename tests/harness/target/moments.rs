@@ -1,0 +1,65 @@
+//! When what happened in a promotion, by the target's own clock: what a rehearsal subtracts from the tool's time.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The instants of the latest promotion; none while it has not come that far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moments {
+    /// The controller has seen `spec.replica.enabled: false`.
+    pub asked: Option<Instant>,
+    /// `pg_ctl promote` begins.
+    pub promoting: Option<Instant>,
+    /// The server is out of recovery.
+    pub primary: Option<Instant>,
+    /// The restart for archive_mode begins: new connections are refused.
+    pub restart_began: Option<Instant>,
+    /// The server answers again.
+    pub restart_ended: Option<Instant>,
+    /// The pod is ready again: the Service leads to it.
+    pub serving: Option<Instant>,
+    /// No restart is needed after this promotion.
+    pub settled: Option<Instant>,
+    /// The phase says healthy.
+    pub healthy: Option<Instant>,
+}
+
+impl Moments {
+    /// When it was all over: in its Service again after a restart, or known to need none.
+    pub fn over(&self) -> Option<Instant> {
+        self.serving.or(self.settled)
+    }
+
+    /// What the target itself has taken, from the request until it serves for good: up to its promotion when no restart
+    /// follows, otherwise up to the end of that. None while that is not known.
+    pub fn own(&self) -> Option<Duration> {
+        let over = self.over()?;
+        let end = if self.restart_began.is_some() { over } else { self.primary? };
+        Some(end.duration_since(self.asked?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_belongs_to_the_targets_own_time() {
+        let asked = Instant::now();
+        let at = |ms| Some(asked + Duration::from_millis(ms));
+        let mut moments = Moments {
+            asked: Some(asked),
+            primary: at(900),
+            ..Moments::default()
+        };
+        assert_eq!(moments.own(), None, "a restart may follow");
+        moments.settled = at(1_500);
+        assert_eq!(moments.own(), Some(Duration::from_millis(900)));
+        moments.settled = None;
+        moments.restart_began = at(1_600);
+        assert_eq!(moments.own(), None, "not before it is over");
+        moments.serving = at(2_900);
+        assert_eq!(moments.own(), Some(Duration::from_millis(2_900)));
+    }
+}

@@ -1,0 +1,259 @@
+//! Watches Clusters and Poolers, and keeps a task for each.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, stream::select};
+use kube::{
+    Api, Resource, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde_json::json;
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+};
+
+use super::{
+    FIRST_HOST, FIRST_POOLER_HOST, InstanceHandle, Options,
+    cluster::{Cluster, Pooler},
+    log::Log,
+    manager::{Due, Manager, Shared},
+    moments::Moments,
+    objects,
+    pod::InstancePod,
+    roles::Poolers,
+    server::{Server, Stop},
+    status::Status,
+    volume::Volume,
+};
+use crate::service::pooler;
+
+/// The instances by their Cluster's name.
+pub(super) type Running = BTreeMap<String, InstanceHandle>;
+
+/// One Cluster's task, and the way to tell it of changes.
+struct Managed {
+    tell: watch::Sender<Arc<Cluster>>,
+    task: AbortHandle,
+}
+
+pub(super) struct Operator {
+    options: Options,
+    running: watch::Sender<Running>,
+    managers: BTreeMap<String, Managed>,
+    tasks: JoinSet<()>,
+    /// Whether there are any, for all Clusters alike.
+    has_poolers: watch::Sender<Poolers>,
+    poolers: BTreeMap<String, pooler::Pooler>,
+    hosts_given: u8,
+}
+
+#[expect(clippy::large_enum_variant, reason = "short-lived, one at a time")]
+enum Change {
+    Cluster(Event<Cluster>),
+    Pooler(Event<Pooler>),
+}
+
+impl Operator {
+    pub(super) fn new(options: Options, running: watch::Sender<Running>) -> Self {
+        let has_poolers = watch::channel(Poolers::None).0;
+        Self {
+            options,
+            running,
+            managers: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            has_poolers,
+            poolers: BTreeMap::new(),
+            hosts_given: 0,
+        }
+    }
+
+    /// Until it is aborted; its tasks end with it.
+    pub(super) async fn run(mut self) {
+        let (client, namespace) = (self.options.client.clone(), self.options.services.namespace().to_owned());
+        let clusters: Api<Cluster> = Api::namespaced(client.clone(), &namespace);
+        let poolers: Api<Pooler> = Api::namespaced(client, &namespace);
+        let clusters = watcher(clusters, watcher::Config::default()).default_backoff();
+        let poolers = watcher(poolers, watcher::Config::default()).default_backoff();
+        let mut changes = select(
+            clusters.map(|change| change.map(Change::Cluster)).boxed(),
+            poolers.map(|change| change.map(Change::Pooler)).boxed(),
+        );
+        while let Some(change) = changes.next().await {
+            let done = match change {
+                Ok(Change::Cluster(Event::Apply(cluster) | Event::InitApply(cluster))) => self.cluster(cluster),
+                Ok(Change::Cluster(Event::Delete(cluster))) => self.forget(&cluster).await,
+                Ok(Change::Pooler(Event::Apply(pooler) | Event::InitApply(pooler))) => self.pooler(&pooler).await,
+                Ok(Change::Pooler(Event::Delete(pooler))) => {
+                    self.poolers.remove(&pooler.name_any());
+                    Ok(())
+                }
+                // Beginnings and ends of lists, and a watch that comes back by itself.
+                Ok(_) | Err(_) => Ok(()),
+            };
+            if let Err(error) = done {
+                eprintln!("target: {error:#}");
+            }
+        }
+    }
+
+    fn cluster(&mut self, cluster: Cluster) -> Result<()> {
+        let name = cluster.name_any();
+        if let Some(managed) = self.managers.get(&name) {
+            managed.tell.send_if_modified(|known| {
+                let differs = known.spec != cluster.spec || known.annotations() != cluster.annotations();
+                *known = Arc::new(cluster);
+                differs
+            });
+            return Ok(());
+        }
+        let (tell, receiver) = watch::channel(Arc::new(cluster));
+        let (manager, handle) = self.manager(&name, receiver)?;
+        let task = self.tasks.spawn(manager.run());
+        self.managers.insert(name.clone(), Managed { tell, task });
+        self.running.send_modify(|running| drop(running.insert(name, handle)));
+        Ok(())
+    }
+
+    fn manager(&mut self, name: &str, cluster: watch::Receiver<Arc<Cluster>>) -> Result<(Manager, InstanceHandle)> {
+        let Options {
+            setup,
+            instance: network,
+            client,
+            services,
+            programs,
+            hidden,
+        } = &self.options;
+        let (client, namespace, instance) = (client.clone(), services.namespace().to_owned(), objects::instance_name(name));
+        let host = FIRST_HOST + self.hosts_given;
+        self.hosts_given += 1;
+        let volume = Volume::new(setup, network.subdirectory(setup, &instance)?);
+        let log = Log::open(volume.path("manager.log"))?;
+        let server = Server::new(setup, volume, &instance, network.address(host));
+        let (moments, moments_seen) = watch::channel(Moments::default());
+        let pod = InstancePod::new(
+            Api::namespaced(client.clone(), &namespace),
+            &instance,
+            &network.paper_address(host).to_string(),
+        );
+        let status = Status::new(Api::namespaced(client.clone(), &namespace), name, &instance);
+        let handle = InstanceHandle {
+            server: server.clone(),
+            moments: moments_seen,
+            log: log.clone(),
+        };
+        let shared = Shared {
+            setup,
+            client,
+            namespace,
+            services: Arc::clone(services),
+            programs: programs.clone(),
+            hidden: hidden.clone(),
+        };
+        let poolers = self.has_poolers.subscribe();
+        let (due, archives) = (Due::default(), false);
+        let manager = Manager {
+            shared,
+            cluster,
+            poolers,
+            server,
+            pod,
+            status,
+            moments,
+            log,
+            due,
+            archives,
+        };
+        Ok((manager, handle))
+    }
+
+    /// A Cluster that is deleted takes everything with it (by owner references, in a cluster with a garbage collector).
+    async fn forget(&mut self, cluster: &Cluster) -> Result<()> {
+        let name = cluster.name_any();
+        if let Some(managed) = self.managers.remove(&name) {
+            managed.task.abort();
+        }
+        let handle = self.running.borrow().get(&name).cloned();
+        self.running.send_modify(|running| drop(running.remove(&name)));
+        if let Some(handle) = handle {
+            if handle.server.runs() {
+                handle.server.stop(Stop::Immediate).await?;
+            }
+            let root = handle.server.volume().root();
+            std::fs::remove_dir_all(root).with_context(|| format!("removing {}", root.display()))?;
+        }
+        self.remove_objects(&name, cluster.meta().uid.as_deref()).await
+    }
+
+    async fn remove_objects(&self, name: &str, uid: Option<&str>) -> Result<()> {
+        use kube::core::{DynamicObject, GroupVersionKind};
+        let instance = objects::instance_name(name);
+        let owned = [
+            ("", "v1", "Pod", vec![instance.clone()]),
+            ("batch", "v1", "Job", vec![format!("{instance}-pgbasebackup")]),
+            (
+                "",
+                "v1",
+                "Service",
+                ["rw", "ro", "r"].map(|suffix| format!("{name}-{suffix}")).into(),
+            ),
+            (
+                "",
+                "v1",
+                "Secret",
+                ["ca", "server", "replication", "app", "superuser"]
+                    .map(|suffix| format!("{name}-{suffix}"))
+                    .into(),
+            ),
+        ];
+        for (group, version, kind, names) in owned {
+            let resource = kube::api::ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+            let api: Api<DynamicObject> = Api::namespaced_with(self.options.client.clone(), self.options.services.namespace(), &resource);
+            for name in names {
+                let Some(object) = api.get_opt(&name).await? else { continue };
+                if object.owner_references().iter().any(|owner| Some(owner.uid.as_str()) == uid) {
+                    let now = kube::api::DeleteParams {
+                        grace_period_seconds: Some(0),
+                        ..Default::default()
+                    };
+                    api.delete(&name, &now).await.with_context(|| format!("deleting {kind} {name}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn pooler(&mut self, object: &Pooler) -> Result<()> {
+        let name = object.name_any();
+        if self.poolers.contains_key(&name) {
+            return Ok(());
+        }
+        let selector = json!({"cnpg.io/poolerName": name, "cnpg.io/cluster": object.spec.cluster.name, "cnpg.io/podRole": "pooler"});
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "labels": selector, "ownerReferences": object.controller_owner_ref(&()).map(|owner| vec![owner])},
+            "spec": {"selector": {"cnpg.io/poolerName": name}, "ports": [{"name": "pgbouncer", "port": 5432, "targetPort": 5432}]},
+        });
+        let api: Api<k8s_openapi::api::core::v1::Service> = Api::namespaced(self.options.client.clone(), self.options.services.namespace());
+        let apply = kube::api::PatchParams::apply("cnpg").force();
+        api.patch(&name, &apply, &kube::api::Patch::Apply(service))
+            .await
+            .with_context(|| format!("making the service {name}"))?;
+        let upstream = format!("{}-{}", object.spec.cluster.name, object.spec.kind);
+        let host = FIRST_POOLER_HOST + u8::try_from(self.poolers.len()).unwrap_or(0);
+        let Options {
+            client,
+            instance,
+            services,
+            ..
+        } = &self.options;
+        let pooler = pooler::Pooler::start(client, instance, Arc::clone(services), &name, &upstream, host).await?;
+        self.poolers.insert(name, pooler);
+        self.has_poolers.send_replace(Poolers::Exist);
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! Makes the running instance what its Cluster wants it to be.
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    bootstrap::made_up_password,
+    cluster::Cluster,
+    configuration::{self, Paths},
+    connection,
+    manager::{Manager, Shared},
+    objects, peers,
+    pod::State,
+    roles,
+    server::{PGDATA, Session, Stop},
+    status::Phase,
+    volume::Changed,
+};
+
+impl Manager {
+    /// Writes the configuration files that differ from what the Cluster wants.
+    pub(super) async fn refresh(&self, cluster: &Cluster) -> Result<Changed> {
+        let volume = self.server.volume();
+        let paths = Paths {
+            controller: volume.root(),
+            address: self.server.address(),
+        };
+        let users = peers::users(&self.shared.setup.user)?;
+        let spec = &cluster.spec.postgresql;
+        let mut changed = volume.update(&format!("{PGDATA}/pg_hba.conf"), &configuration::pg_hba(&spec.pg_hba))?
+            | volume.update(&format!("{PGDATA}/pg_ident.conf"), &configuration::pg_ident(&users, &spec.pg_ident))?
+            | volume.update(&format!("{PGDATA}/custom.conf"), &configuration::custom_conf(cluster, &paths))?;
+        let main = std::fs::read_to_string(volume.path(PGDATA).join("postgresql.conf")).context("reading postgresql.conf")?;
+        changed = changed | volume.update(&format!("{PGDATA}/postgresql.conf"), &configuration::with_includes(&main))?;
+        if self.server.is_standby() && cluster.is_replica() {
+            let source = cluster.spec.replica.as_ref().and_then(|replica| cluster.external(&replica.source));
+            let external = source.context("missing external cluster")?;
+            let Shared {
+                client,
+                namespace,
+                services,
+                ..
+            } = &self.shared;
+            let conninfo = connection::conninfo(client, namespace, external, volume, services).await?;
+            changed = changed | volume.update(&format!("{PGDATA}/override.conf"), &configuration::override_conf(&conninfo))?;
+        }
+        Ok(changed)
+    }
+
+    /// One round towards what the Cluster wants; with nothing due it only looks. Called at each change and each second.
+    pub(super) async fn converge(&mut self) -> Result<()> {
+        let cluster = self.current();
+        if self.due.files {
+            self.due.reload |= self.refresh(&cluster).await? == Changed::Yes;
+            self.due.files = false;
+        }
+        if cluster.is_fenced(&self.instance()) {
+            return self.fence().await;
+        }
+        if !self.server.runs() {
+            let session = self.start().await?;
+            self.due.reload = false;
+            return self.started(session).await;
+        }
+        if self.server.is_standby() && !cluster.is_replica() && self.promotion_is_imitated(&cluster) {
+            self.promote(&cluster).await?;
+        }
+        if self.due.reload {
+            self.server.reload().await?;
+            self.wait_for_reload(&cluster).await?;
+            self.due.reload = false;
+        }
+        // An error here ends CNPG's loop, too, but not the operator's, which asks for the restart.
+        if let Err(error) = self.sql_of_a_primary(&cluster).await {
+            self.log.write(&format!("{error:#}"));
+        }
+        if let Some(due) = self.due.report {
+            sleep_until(due).await;
+            self.report(&self.server.connect("postgres").await?).await?;
+            self.due.report = None;
+        }
+        self.restart_if_pending(&cluster).await?;
+        self.say_healthy().await?;
+        if self.archives { Ok(()) } else { self.watch_the_archiver().await }
+    }
+
+    /// Fencing: a fast shutdown; the pod stays, and leaves its Services. The phase does not change.
+    async fn fence(&mut self) -> Result<()> {
+        if self.server.runs() {
+            let session = self.server.connect("postgres").await?;
+            self.checkpoint_of_a_primary(&session).await?;
+            drop(session);
+            self.server.stop(Stop::Fast).await?;
+            self.pod.report(State::NotReady).await?;
+            self.status.ready_instances(0).await?;
+        }
+        Ok(())
+    }
+
+    /// Passwords, extensions, roles: once for each start and each change of the Cluster or its Poolers, again after a
+    /// failure.
+    pub(super) async fn sql_of_a_primary(&mut self, cluster: &Cluster) -> Result<()> {
+        if !self.due.sql || self.server.is_standby() {
+            return Ok(());
+        }
+        if let Some(backup) = cluster
+            .spec
+            .bootstrap
+            .pg_basebackup
+            .as_ref()
+            .filter(|_| cluster.makes_up_the_owners_password())
+        {
+            let secret = objects::credentials(
+                cluster,
+                &cluster.owner_secret(),
+                &backup.owner,
+                &backup.database,
+                &made_up_password()?,
+            );
+            self.create(&secret).await?;
+        }
+        let secrets: Api<Secret> = Api::namespaced(self.shared.client.clone(), &self.shared.namespace);
+        let poolers = *self.poolers.borrow_and_update();
+        roles::reconcile(&self.server, cluster, &secrets, poolers).await?;
+        self.due.sql = false;
+        Ok(())
+    }
+
+    /// The phase after a restart, when it is time.
+    async fn say_healthy(&mut self) -> Result<()> {
+        if self.due.healthy.is_none_or(|due| due > Instant::now()) {
+            return Ok(());
+        }
+        self.status.phase(Phase::RestartedInPlace).await?;
+        self.due.healthy = None;
+        self.moments.send_modify(|moments| {
+            if moments.serving.is_some() {
+                moments.healthy.get_or_insert_with(Instant::now);
+            }
+        });
+        Ok(())
+    }
+
+    /// Before it stops a primary CNPG writes a checkpoint, so that the shutdown's own is short.
+    pub(super) async fn checkpoint_of_a_primary(&self, session: &Session) -> Result<()> {
+        if !self.server.is_standby() {
+            session.batch_execute("checkpoint").await?;
+        }
+        Ok(())
+    }
+
+    async fn watch_the_archiver(&mut self) -> Result<()> {
+        let session = self.server.connect("postgres").await?;
+        let archived: i64 = session.query_one("select archived_count from pg_stat_archiver", &[]).await?.get(0);
+        if archived > 0 {
+            self.status.archives().await?;
+            self.archives = true;
+        }
+        Ok(())
+    }
+}

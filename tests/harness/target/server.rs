@@ -1,0 +1,256 @@
+//! The instance's PostgreSQL: starts and stops with the commands that CNPG's instance manager uses, and the manager's
+//! own session over the Unix socket.
+
+use std::{
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::volume::Volume;
+use crate::{process::Process, setup::Setup};
+
+/// Where PGDATA lies in the instance's directory; its parent is what a pod mounts as its data volume.
+pub const PGDATA: &str = "data/pgdata";
+const POLL: Duration = Duration::from_millis(10);
+const APPLICATION: &str = "cnpg-instance-manager";
+const STATEMENT_LIMIT_MS: u32 = 120_000;
+
+/// How a server is stopped.
+#[derive(Clone, Copy, Debug)]
+pub enum Stop {
+    /// Waits so many seconds for sessions to end by themselves, refusing new ones, then is fast.
+    SmartThenFast(u32),
+    /// Ends the sessions, writes a checkpoint.
+    Fast,
+    /// No checkpoint: recovers at the next start.
+    Immediate,
+}
+
+/// One instance's server and its files. Cloning gives another handle of the same.
+#[derive(Clone)]
+pub struct Server {
+    setup: &'static Setup,
+    volume: Volume,
+    name: String,
+    address: Ipv4Addr,
+    /// Held by whoever starts and stops it.
+    process: Arc<std::sync::Mutex<Option<Arc<Process>>>>,
+}
+
+impl Server {
+    /// The server of the instance `name` in the volume, listening on `address` once it runs.
+    pub fn new(setup: &'static Setup, volume: Volume, name: &str, address: Ipv4Addr) -> Self {
+        Self {
+            setup,
+            volume,
+            name: name.to_owned(),
+            address,
+            process: Arc::default(),
+        }
+    }
+
+    /// The instance's files.
+    pub fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    /// Where it listens on port 5432.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// The data directory.
+    pub fn pgdata(&self) -> PathBuf {
+        self.volume.path(PGDATA)
+    }
+
+    /// True while PGDATA says that it starts as a standby: CNPG's own test of its role, good also while it is down.
+    pub fn is_standby(&self) -> bool {
+        self.pgdata().join("standby.signal").exists()
+    }
+
+    /// Starts the postmaster. What it says before its log files are open is in `postgres.out`.
+    ///
+    /// # Errors
+    /// The program cannot be run; a server that ends at once is seen by [`Server::ended`].
+    pub fn start(&self) -> Result<()> {
+        self.volume.directory("run")?;
+        self.volume.directory("log")?;
+        let mut command = self.setup.postgres("postgres");
+        command.arg("-D").arg(self.pgdata());
+        let process = Process::start(&self.name, command, &self.volume.path("postgres.out"))?;
+        *self.process() = Some(Arc::new(process));
+        Ok(())
+    }
+
+    /// Waits until the postmaster has ended; at once when none was started.
+    pub async fn ended(&self) -> Option<ExitStatus> {
+        let process = self.process().clone()?;
+        Some(process.wait().await)
+    }
+
+    /// True while there is a postmaster.
+    pub fn runs(&self) -> bool {
+        self.process().as_ref().is_some_and(|process| process.exit_status().is_none())
+    }
+
+    /// Waits until it answers.
+    ///
+    /// # Errors
+    /// It has ended, or does not answer within `limit`; the text holds the end of its log.
+    pub async fn answers(&self, limit: Duration) -> Result<Session> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.connect("postgres").await {
+                Ok(session) => return Ok(session),
+                Err(error) if !self.runs() => return Err(error.context(format!("{} has ended; {}", self.name, self.last_words()))),
+                Err(error) if Instant::now() > deadline => return Err(error.context(format!("{}: {}", self.name, self.last_words()))),
+                Err(_) => sleep(POLL).await,
+            }
+        }
+    }
+
+    /// The manager's session: the superuser over the Unix socket, admitted by its user's name.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn connect(&self, database: &str) -> Result<Session> {
+        let mut config = Config::new();
+        config
+            .host_path(self.volume.path("run"))
+            .user("postgres")
+            .dbname(database)
+            .application_name(APPLICATION);
+        config.options(format!("-c statement_timeout={STATEMENT_LIMIT_MS} -c search_path=pg_catalog"));
+        let (client, connection) = config
+            .connect(NoTls)
+            .await
+            .with_context(|| format!("connecting to {}", self.name))?;
+        let task = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(Session { client, task })
+    }
+
+    /// libpq's connection string of that session, for psql by hand or by a test.
+    pub fn connection_string(&self, database: &str) -> String {
+        format!("host={} user=postgres dbname={database}", self.volume.path("run").display())
+    }
+
+    /// Stops it and waits for its end.
+    ///
+    /// # Errors
+    /// pg_ctl fails.
+    pub async fn stop(&self, how: Stop) -> Result<()> {
+        match how {
+            Stop::SmartThenFast(0) | Stop::Fast => self.pg_ctl(&["stop", "-m", "fast", "-w"]).await?,
+            Stop::SmartThenFast(seconds) => {
+                let smart = self.pg_ctl(&["stop", "-m", "smart", "-w", "-t", &seconds.to_string()]).await;
+                if smart.is_err() {
+                    self.pg_ctl(&["stop", "-m", "fast", "-w"]).await?;
+                }
+            }
+            Stop::Immediate => self.pg_ctl(&["stop", "-m", "immediate", "-w"]).await?,
+        }
+        self.ended().await;
+        Ok(())
+    }
+
+    /// Kills the postmaster alone (SIGKILL), as the kernel would when memory runs out.
+    pub async fn kill(&self) {
+        let process = self.process().clone();
+        if let Some(process) = process {
+            process.kill().await;
+        }
+    }
+
+    /// Makes it read its configuration again.
+    ///
+    /// # Errors
+    /// pg_ctl fails.
+    pub async fn reload(&self) -> Result<()> {
+        self.pg_ctl(&["reload"]).await
+    }
+
+    /// `pg_ctl promote` as CNPG calls it: returns when it is out of recovery.
+    ///
+    /// # Errors
+    /// pg_ctl fails, or standby.signal is still there a minute later.
+    pub async fn promote(&self) -> Result<()> {
+        self.pg_ctl(&["promote", "-w", "-t", "40000000"]).await?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.is_standby() {
+            if Instant::now() > deadline {
+                bail!("standby.signal still existent");
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        Ok(())
+    }
+
+    /// The last lines that it wrote: to its log file, or to standard error before that is open.
+    pub fn last_words(&self) -> String {
+        const LINES: usize = 8;
+        let files = ["postgres.out", "log/postgres.log", "log/postgres.csv"];
+        files.map(|file| crate::process::tail(&self.volume.path(file), LINES)).join("\n")
+    }
+
+    async fn pg_ctl(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = self.setup.postgres("pg_ctl");
+        command
+            .arg("-D")
+            .arg(self.pgdata())
+            .args(arguments)
+            .current_dir("/")
+            .stdin(Stdio::null());
+        let output = tokio::process::Command::from(command).output().await.context("running pg_ctl")?;
+        if !output.status.success() {
+            bail!(
+                "pg_ctl {}: {}{}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(())
+    }
+
+    fn process(&self) -> std::sync::MutexGuard<'_, Option<Arc<Process>>> {
+        self.process.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// An open session of the manager; its task ends with it.
+pub struct Session {
+    client: Client,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl std::ops::Deref for Session {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl std::ops::DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}

@@ -1,0 +1,219 @@
+//! The Cluster's status as CNPG reports it: phases with their texts, conditions, what the instance reports.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Value, json};
+
+use super::cluster::Cluster;
+use crate::away::insist;
+
+/// Phases (api/v1/cluster_types.go:699) and the reasons that go with them, in the order of a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The clone has not finished; also when it never will.
+    SettingUpPrimary,
+    /// The pod exists, its server does not answer; also when it never will.
+    WaitingForInstances,
+    /// The server answers. Says nothing about replication.
+    Healthy,
+    /// A reload was not enough for the new configuration.
+    ApplyingConfiguration,
+    /// The server is being restarted for it.
+    RestartingInPlace,
+    /// It was.
+    RestartedInPlace,
+    /// A Cluster that the imitation does not cover.
+    Unrecoverable,
+}
+
+impl Phase {
+    fn texts(self) -> (&'static str, &'static str) {
+        match self {
+            Self::SettingUpPrimary => ("Setting up primary", "Creating primary instance"),
+            Self::WaitingForInstances => (
+                "Waiting for the instances to become active",
+                "Some instances are not yet active. Please wait.",
+            ),
+            Self::Healthy => (HEALTHY, ""),
+            Self::ApplyingConfiguration => ("Applying configuration", "PostgreSQL configuration changed"),
+            Self::RestartingInPlace => (
+                "Primary instance is being restarted in-place",
+                "Postgres needs a restart to apply some configuration changes",
+            ),
+            Self::RestartedInPlace => (HEALTHY, "Primary instance restarted in-place"),
+            Self::Unrecoverable => (
+                "Cluster is unrecoverable and needs manual intervention",
+                "not imitated by the harness",
+            ),
+        }
+    }
+}
+
+const HEALTHY: &str = "Cluster in healthy state";
+
+/// What an instance says of itself (`/pg/status`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Out of recovery.
+    pub is_primary: bool,
+    /// Its timeline.
+    pub timeline: i32,
+    /// pg_control's system identifier.
+    pub system_identifier: String,
+}
+
+/// Writes the status of one Cluster.
+pub struct Status {
+    api: Api<Cluster>,
+    cluster: String,
+    instance: String,
+    conditions: BTreeMap<&'static str, Condition>,
+}
+
+#[derive(Clone, PartialEq)]
+struct Condition {
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+    since: String,
+}
+
+impl Status {
+    /// The status of the Cluster with this name and its only instance.
+    pub fn new(api: Api<Cluster>, cluster: &str, instance: &str) -> Self {
+        Self {
+            api,
+            cluster: cluster.to_owned(),
+            instance: instance.to_owned(),
+            conditions: BTreeMap::new(),
+        }
+    }
+
+    /// The first entries, before there is an instance.
+    ///
+    /// # Errors
+    /// The API's.
+    pub async fn begin(&mut self, image: &str) -> Result<()> {
+        self.condition("Initialized", "False", "BootstrapPending", "Cluster has not been bootstrapped yet");
+        let name = &self.cluster;
+        let certificates = json!({"serverCASecret": format!("{name}-ca"), "clientCASecret": format!("{name}-ca"),
+            "serverTLSSecret": format!("{name}-server"), "replicationTLSSecret": format!("{name}-replication")});
+        let (write, read) = (format!("{name}-rw"), format!("{name}-r"));
+        let now = jiff::Timestamp::now().to_string();
+        self.write(
+            json!({"image": image, "certificates": certificates, "writeService": write, "readService": read,
+            "targetPrimary": self.instance, "targetPrimaryTimestamp": now}),
+        )
+        .await
+    }
+
+    /// The instance's pod exists.
+    ///
+    /// # Errors
+    /// The API's.
+    pub async fn bootstrapped(&mut self) -> Result<()> {
+        self.condition("Initialized", "True", "BootstrapCompleted", "Cluster has been bootstrapped");
+        let now = jiff::Timestamp::now().to_string();
+        let instance = &self.instance;
+        self.write(json!({"instances": 1, "instanceNames": [instance], "currentPrimary": instance, "currentPrimaryTimestamp": now}))
+            .await
+    }
+
+    /// A phase, with its reason and the condition Ready.
+    ///
+    /// # Errors
+    /// The API's.
+    pub async fn phase(&mut self, phase: Phase) -> Result<()> {
+        let (text, reason) = phase.texts();
+        if text == HEALTHY {
+            self.condition("Ready", "True", "ClusterIsReady", "Cluster is Ready");
+        } else {
+            self.condition("Ready", "False", "ClusterIsNotReady", "Cluster Is Not Ready");
+        }
+        let named = if phase == Phase::SettingUpPrimary {
+            format!("{reason} {}", self.instance)
+        } else {
+            reason.to_owned()
+        };
+        self.write(json!({"phase": text, "phaseReason": named})).await
+    }
+
+    /// How many instances are ready.
+    ///
+    /// # Errors
+    /// The API's.
+    pub async fn ready_instances(&mut self, count: u32) -> Result<()> {
+        self.write(json!({"readyInstances": count})).await
+    }
+
+    /// What the instance reports. The Cluster's own timeline is set from a primary only (cluster_status.go:771).
+    ///
+    /// # Errors
+    /// The API's.
+    pub async fn report(&mut self, ip: &str, report: &Report) -> Result<()> {
+        self.condition(
+            "ConsistentSystemID",
+            "True",
+            "Unique",
+            "A single, unique system ID was found across reporting instances.",
+        );
+        let state = json!({"isPrimary": report.is_primary, "timeLineID": report.timeline, "ip": ip});
+        let mut status = json!({"systemID": report.system_identifier, "instancesReportedState": {self.instance.as_str(): state}});
+        if report.is_primary {
+            status["timelineID"] = json!(report.timeline);
+        }
+        self.write(status).await
+    }
+
+    /// A WAL segment was archived.
+    ///
+    /// # Errors
+    /// The API's.
+    pub async fn archives(&mut self) -> Result<()> {
+        self.condition(
+            "ContinuousArchiving",
+            "True",
+            "ContinuousArchivingSuccess",
+            "Continuous archiving is working",
+        );
+        self.write(json!({})).await
+    }
+
+    /// The transition time changes with the status only, as Kubernetes wants it.
+    fn condition(&mut self, kind: &'static str, status: &'static str, reason: &'static str, message: &str) {
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let since = self
+            .conditions
+            .get(kind)
+            .filter(|old| old.status == status)
+            .map_or(now, |old| old.since.clone());
+        self.conditions.insert(
+            kind,
+            Condition {
+                status,
+                reason,
+                message: message.to_owned(),
+                since,
+            },
+        );
+    }
+
+    async fn write(&self, mut status: Value) -> Result<()> {
+        let conditions = self.conditions.iter().map(|(kind, condition)| {
+            json!({"type": kind, "status": condition.status, "reason": condition.reason, "message": condition.message,
+                "lastTransitionTime": condition.since})
+        });
+        status["conditions"] = conditions.collect();
+        let patch = Patch::Merge(json!({"status": status}));
+        let params = PatchParams::default();
+        let written = insist(|| self.api.patch_status(&self.cluster, &params, &patch)).await;
+        written
+            .map(drop)
+            .with_context(|| format!("writing the status of the Cluster {}", self.cluster))
+    }
+}

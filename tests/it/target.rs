@@ -1,0 +1,494 @@
+//! The harness's own target, before anything is concluded from it: a copy that cannot start, the cure, promotion with and
+//! without the restart, passwords, fences, and the application across all of it.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too, may end a test")]
+
+use std::{sync::Arc, time::Duration};
+
+use harness::{
+    application::{Application, Origin, Settings, rows},
+    control_plane::ControlPlane,
+    kubelet,
+    ledger::{self, Cut, Key, Outcome},
+    service::{Services, pooler::Pooler},
+    source::{Source, SourceOptions},
+    target::{InstanceHandle, Options, Target},
+};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::{
+    Api,
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams},
+    core::GroupVersionKind,
+};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+const NAMESPACE: &str = "mastodon";
+const SOURCE: &str = "mastodon-postgresql";
+const SOON: Duration = Duration::from_secs(30);
+/// The error of a pod that has Patroni's file locations, as a live operator's log had it.
+const PATRONIS_HBA: &str = "could not load /home/postgres/pgdata/pgroot/data/pg_hba.conf";
+
+struct Bed {
+    plane: ControlPlane,
+    source: Source,
+    services: Arc<Services>,
+    target: Target,
+}
+
+impl Bed {
+    async fn start() -> Self {
+        let plane = ControlPlane::start().await.unwrap();
+        plane.namespace(NAMESPACE).await.unwrap();
+        let source = Source::start(
+            &plane,
+            SourceOptions {
+                rows: 800,
+                ..SourceOptions::default()
+            },
+        )
+        .await
+        .unwrap();
+        let services = Services::follow(plane.admin(), Arc::clone(plane.instance()), NAMESPACE)
+            .await
+            .unwrap();
+        let services = Arc::new(services);
+        let target = Target::start(Options {
+            setup: plane.setup(),
+            instance: Arc::clone(plane.instance()),
+            client: plane.admin(),
+            services: Arc::clone(&services),
+            programs: kubelet::built().await.unwrap(),
+            hidden: source.members().iter().map(|member| member.place().home.clone()).collect(),
+        });
+        Self {
+            plane,
+            source,
+            services,
+            target,
+        }
+    }
+
+    fn clusters(&self) -> Api<DynamicObject> {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("postgresql.cnpg.io", "v1", "Cluster"));
+        Api::namespaced_with(self.plane.admin(), NAMESPACE, &resource)
+    }
+
+    async fn status(&self, cluster: &str) -> Value {
+        self.clusters().get(cluster).await.unwrap().data["status"].clone()
+    }
+
+    async fn change(&self, cluster: &str, patch: Value) {
+        self.clusters()
+            .patch(cluster, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .unwrap();
+    }
+
+    /// Without it pg_basebackup waits for the checkpoint that it has asked for, which takes its time.
+    async fn checkpoint_the_source(&self, instance: &InstanceHandle) {
+        let session = self.source.connect("postgres").await.unwrap();
+        let waits = "select exists (select from pg_stat_progress_basebackup)";
+        let begun = Instant::now();
+        while !session.query_one(waits, &[]).await.unwrap().get::<_, bool>(0) {
+            assert!(begun.elapsed() < SOON, "no base backup begins\n{}", instance.story());
+            sleep(Duration::from_millis(20)).await;
+        }
+        session.batch_execute("checkpoint").await.unwrap();
+    }
+
+    async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let begun = Instant::now();
+        while !holds().await {
+            assert!(begun.elapsed() < SOON, "{what}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+fn cluster(name: &str) -> Value {
+    json!({
+        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": name},
+        "spec": {
+            "instances": 1, "imageName": "ghcr.io/cloudnative-pg/postgresql:17.6-standard-trixie", "storage": {"size": "1Gi"},
+            "smartShutdownTimeout": 1,
+            "bootstrap": {"pg_basebackup": {"source": "zalando", "database": "mastodon", "owner": "mastodon"}},
+            "replica": {"enabled": true, "source": "zalando"},
+            "externalClusters": [{
+                "name": "zalando",
+                "connectionParameters": {"host": format!("{SOURCE}.{NAMESPACE}.svc"), "port": "5432", "user": "standby", "dbname": "postgres", "sslmode": "verify-full"},
+                "password": {"name": format!("standby.{SOURCE}.credentials.postgresql.acid.zalan.do"), "key": "password"},
+                "sslRootCert": {"name": format!("{SOURCE}-ca"), "key": "ca.crt"},
+            }],
+            "postgresql": {
+                "parameters": {
+                    "max_connections": "136", "max_worker_processes": "8", "max_wal_senders": "10",
+                    "max_prepared_transactions": "0", "max_locks_per_transaction": "64", "pg_stat_statements.track": "top",
+                },
+                "pg_hba": ["hostssl replication standby all md5", "hostssl all all all md5"],
+            },
+        },
+    })
+}
+
+fn adopt() -> Value {
+    let container = json!({
+        "name": "adopt-pgdata", "image": "programs", "command": ["/adopt-pgdata"],
+        "env": [{"name": "PGDATA", "value": "/var/lib/postgresql/data/pgdata"}],
+        "volumeMounts": [{"name": "pgdata", "mountPath": "/var/lib/postgresql/data"}],
+    });
+    let patch = json!([{"op": "add", "path": "/spec/initContainers/-", "value": container}]);
+    json!({"metadata": {"annotations": {"cnpg.io/podPatch": patch.to_string()}}})
+}
+
+async fn one(session: &tokio_postgres::Client, query: &str) -> String {
+    session.query_one(query, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_patronis_directory_is_cured_follows_and_is_promoted() {
+    let bed = Bed::start().await;
+    let instance = a_clone_of_a_wrong_host_asks_for_ever(&bed).await;
+    a_copy_that_names_patronis_files_does_not_start(&bed, &instance).await;
+    the_cure_lets_it_follow(&bed, &instance).await;
+    changed_settings_are_reloaded_and_a_fence_stops_it(&bed, &instance).await;
+    promotion_restarts_it_and_keeps_or_nulls_passwords(&bed, &instance).await;
+    a_killed_server_comes_back(&bed, &instance).await;
+}
+
+async fn a_clone_of_a_wrong_host_asks_for_ever(bed: &Bed) -> InstanceHandle {
+    let stored = one(
+        &bed.source.connect("postgres").await.unwrap(),
+        "select rolpassword from pg_authid where rolname = 'mastodon'",
+    )
+    .await;
+    let owner = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "owner"}, "stringData": {"username": "mastodon", "password": stored}});
+    let mut database = cluster("database");
+    database["spec"]["bootstrap"]["pg_basebackup"]["secret"] = json!({"name": "owner"});
+    // The guide's host, which no Zalando cluster has.
+    database["spec"]["externalClusters"][0]["connectionParameters"]["host"] = json!(format!("{SOURCE}-rw.{NAMESPACE}.svc"));
+    bed.plane.apply(NAMESPACE, &[owner, database.clone()]).await.unwrap();
+    let instance = bed.target.instance("database", SOON).await.unwrap();
+    instance
+        .says("DB not available, will retry: failed to connect: hostname resolving error", SOON)
+        .await
+        .unwrap();
+    bed.target.phase("database", "Setting up primary", SOON).await.unwrap();
+    let spec = bed.clusters().get("database").await.unwrap().data["spec"].clone();
+    assert_eq!(spec["postgresql"]["parameters"]["archive_mode"], "always", "the webhook's defaults");
+    assert_eq!(spec["postgresql"]["parameters"]["wal_receiver_timeout"], "5s");
+    // Its Job asks with what it has read; correcting the Cluster does not help: a new one does.
+    deletion_takes_everything_with_it(bed).await;
+    database["spec"]["externalClusters"][0]["connectionParameters"]["host"] = json!(format!("{SOURCE}.{NAMESPACE}.svc"));
+    bed.plane.apply(NAMESPACE, &[database]).await.unwrap();
+    bed.target.instance("database", SOON).await.unwrap()
+}
+
+async fn a_copy_that_names_patronis_files_does_not_start(bed: &Bed, instance: &InstanceHandle) {
+    bed.checkpoint_the_source(instance).await;
+    instance.says(PATRONIS_HBA, SOON).await.unwrap();
+    bed.target
+        .phase("database", "Waiting for the instances to become active", SOON)
+        .await
+        .unwrap();
+    let pods: Api<Pod> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    bed.until("the pod is in a crash loop", async || {
+        let status = serde_json::to_value(pods.get("database-1").await.unwrap().status).unwrap();
+        status["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    })
+    .await;
+    assert!(
+        bed.services.resolve("database-rw.mastodon.svc").is_some(),
+        "the name exists, whether somebody answers or not"
+    );
+}
+
+async fn the_cure_lets_it_follow(bed: &Bed, instance: &InstanceHandle) {
+    bed.change("database", adopt()).await;
+    let pods: Api<Pod> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    pods.delete("database-1", &DeleteParams::default()).await.unwrap();
+    bed.target.phase("database", "Cluster in healthy state", SOON).await.unwrap();
+    let session = instance.admin("mastodon").await.unwrap();
+    bed.until("it streams", async || {
+        one(
+            &session,
+            "select count(*)::text from pg_stat_wal_receiver where status = 'streaming'",
+        )
+        .await
+            == "1"
+    })
+    .await;
+    for (setting, value) in [
+        ("archive_mode", "always"),
+        ("primary_slot_name", ""),
+        ("cluster_name", "database"),
+        ("log_statement", "ddl"),
+    ] {
+        assert_eq!(
+            one(&session, &format!("select current_setting('{setting}')")).await,
+            value,
+            "{setting}"
+        );
+    }
+    let source = bed.source.connect("postgres").await.unwrap();
+    let standby = "select application_name || ' ' || usename from pg_stat_replication where application_name = 'database'";
+    assert_eq!(one(&source, standby).await, "database standby");
+    let status = bed.status("database").await;
+    assert_eq!(
+        status["systemID"],
+        one(&source, "select system_identifier::text from pg_control_system()")
+            .await
+            .as_str()
+    );
+    assert_eq!(status["timelineID"], Value::Null, "empty until the promotion");
+    assert_eq!(status["instancesReportedState"]["database-1"]["isPrimary"], false);
+    assert_eq!(status["currentPrimary"], "database-1");
+}
+
+async fn changed_settings_are_reloaded_and_a_fence_stops_it(bed: &Bed, instance: &InstanceHandle) {
+    bed.change("database", json!({"spec": {"postgresql": {"parameters": {"work_mem": "7MB"}}}}))
+        .await;
+    let session = instance.admin("postgres").await.unwrap();
+    bed.until("the setting is in force", async || {
+        one(&session, "select current_setting('work_mem')").await == "7MB"
+    })
+    .await;
+    let since = one(&session, "select pg_postmaster_start_time()::text").await;
+    bed.change(
+        "database",
+        json!({"metadata": {"annotations": {"cnpg.io/fencedInstances": "[\"*\"]"}}}),
+    )
+    .await;
+    bed.until("the fence holds", async || instance.admin("postgres").await.is_err())
+        .await;
+    assert_eq!(
+        bed.status("database").await["phase"],
+        "Cluster in healthy state",
+        "a fence does not show in the phase"
+    );
+    bed.change("database", json!({"metadata": {"annotations": {"cnpg.io/fencedInstances": null}}}))
+        .await;
+    bed.until("the fence is lifted", async || instance.admin("postgres").await.is_ok())
+        .await;
+    let session = instance.admin("postgres").await.unwrap();
+    assert_ne!(one(&session, "select pg_postmaster_start_time()::text").await, since);
+}
+
+async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance: &InstanceHandle) {
+    let hash = |session, role: &'static str| async move {
+        let session: harness::target::Session = session;
+        one(
+            &session,
+            &format!("select coalesce(rolpassword, 'none') from pg_authid where rolname = '{role}'"),
+        )
+        .await
+    };
+    let before = hash(instance.admin("postgres").await.unwrap(), "mastodon").await;
+    bed.change("database", json!({"spec": {"replica": {"enabled": false}}})).await;
+    let moments = instance.promoted(SOON).await.unwrap();
+    let since = |moment: Option<tokio::time::Instant>| moment.map(|moment| moment.duration_since(moments.asked.unwrap()));
+    eprintln!(
+        "promoting {:?}, primary {:?}, restart {:?} to {:?}, serving {:?}",
+        since(moments.promoting),
+        since(moments.primary),
+        since(moments.restart_began),
+        since(moments.restart_ended),
+        since(moments.serving)
+    );
+    let (primary, own) = (since(moments.primary).unwrap(), moments.own().unwrap());
+    assert!(
+        primary > Duration::from_millis(600),
+        "a promotion is not quicker at CNPG: {primary:?}"
+    );
+    assert!(own > Duration::from_millis(2_300) && own < Duration::from_secs(10), "{own:?}");
+    let session = instance.admin("postgres").await.unwrap();
+    assert_eq!(one(&session, "select pg_is_in_recovery()::text").await, "false");
+    assert_eq!(one(&session, "select current_setting('archive_mode')").await, "on");
+    assert_eq!(
+        one(
+            &session,
+            "select count(*)::text from pg_roles where rolname = 'streaming_replica' and rolreplication"
+        )
+        .await,
+        "1"
+    );
+    let status = bed.status("database").await;
+    assert_eq!(status["timelineID"], 2);
+    assert_eq!(status["instancesReportedState"]["database-1"]["isPrimary"], true);
+    assert_eq!(
+        status["phase"], "Primary instance is being restarted in-place",
+        "healthy comes late"
+    );
+    assert_eq!(
+        hash(instance.admin("postgres").await.unwrap(), "mastodon").await,
+        before,
+        "a hash is kept verbatim"
+    );
+    assert_eq!(hash(session, "postgres").await, "none", "enableSuperuserAccess is off");
+    bed.target.phase("database", "Cluster in healthy state", SOON).await.unwrap();
+    assert_eq!(bed.status("database").await["phaseReason"], "Primary instance restarted in-place");
+    assert!(instance.moments().healthy.is_some());
+
+    bed.plane
+        .apply(NAMESPACE, &[pooler_object("database-pooler-rw", "rw")])
+        .await
+        .unwrap();
+    let session = instance.admin("postgres").await.unwrap();
+    let made = "select count(*)::text from pg_proc p, pg_roles r where p.proname = 'user_search' and r.rolname = 'cnpg_pooler_pgbouncer'";
+    bed.until("the pooler's role and function are made", async || one(&session, made).await == "1")
+        .await;
+}
+
+async fn a_killed_server_comes_back(bed: &Bed, instance: &InstanceHandle) {
+    let since = one(
+        &instance.admin("postgres").await.unwrap(),
+        "select pg_postmaster_start_time()::text",
+    )
+    .await;
+    instance.kill().await;
+    bed.until("it is back", async || match instance.admin("postgres").await {
+        Ok(session) => one(&session, "select pg_postmaster_start_time()::text").await != since,
+        Err(_) => false,
+    })
+    .await;
+}
+
+async fn deletion_takes_everything_with_it(bed: &Bed) {
+    bed.clusters().delete("database", &DeleteParams::default()).await.unwrap();
+    bed.until("the Cluster is gone", async || {
+        bed.target.instance("database", Duration::ZERO).await.is_err()
+    })
+    .await;
+    let secrets: Api<Secret> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    bed.until("the name is gone", async || bed.services.resolve("database-rw").is_none())
+        .await;
+    bed.until("the Secrets are gone", async || {
+        secrets.get_opt("database-ca").await.unwrap().is_none()
+    })
+    .await;
+    assert!(secrets.get_opt("owner").await.unwrap().is_some(), "what is not CNPG's stays");
+}
+
+/// The application across a cut by hand: source stopped, target promoted without a restart, ConfigMap changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged_is_lost() {
+    let bed = Bed::start().await;
+    let mut database = cluster("database");
+    database["metadata"]["annotations"] = adopt()["metadata"]["annotations"].clone();
+    database["metadata"]["annotations"]["cnpg.io/skipWalArchiving"] = json!("enabled");
+    // Without a GUC of it CNPG drops the extension, which Zalando's views depend on.
+    database["spec"]["postgresql"]["parameters"]
+        .as_object_mut()
+        .unwrap()
+        .remove("pg_stat_statements.track");
+    database["spec"]["bootstrap"]["pg_basebackup"]["secret"] =
+        json!({"name": format!("mastodon.{SOURCE}.credentials.postgresql.acid.zalan.do")});
+    bed.plane
+        .apply(NAMESPACE, &[database, pooler_object("database-pooler-rw", "rw")])
+        .await
+        .unwrap();
+    let instance = bed.target.instance("database", SOON).await.unwrap();
+    bed.checkpoint_the_source(&instance).await;
+    let (name, upstream) = (format!("{SOURCE}-pooler"), SOURCE);
+    let _pooler = Pooler::start(
+        &bed.plane.admin(),
+        bed.plane.instance(),
+        Arc::clone(&bed.services),
+        &name,
+        upstream,
+        39,
+    )
+    .await
+    .unwrap();
+    let origin = Origin::now();
+    let mut application = Application::deploy(bed.plane.admin(), Arc::clone(&bed.services), Settings::mastodon(NAMESPACE), origin)
+        .await
+        .unwrap();
+    application.ready(SOON).await.unwrap();
+    application.forget("forgotten", SOURCE).await.unwrap();
+    bed.target.phase("database", "Cluster in healthy state", SOON).await.unwrap();
+    application.acknowledges(200, SOON).await.unwrap();
+
+    scale(&bed, 0).await;
+    bed.until("no pod is left", async || no_pods(&bed).await).await;
+    bed.source.patch_configuration(&json!({"pause": true})).await.unwrap();
+    bed.source.stop().await.unwrap();
+    let fenced = origin.elapsed();
+    bed.change("database", json!({"spec": {"replica": {"enabled": false}}})).await;
+    let moments = instance.promoted(SOON).await.unwrap();
+    assert_eq!(moments.restart_began, None, "archive_mode was off before and is off now");
+    instance.says("could not reconcile extensions for database", SOON).await.unwrap();
+    let session = instance.admin("postgres").await.unwrap();
+    assert_eq!(
+        one(
+            &session,
+            "select count(*)::text from pg_roles where rolname = 'cnpg_pooler_pgbouncer'"
+        )
+        .await,
+        "0",
+        "all after it is left undone"
+    );
+    assert_eq!(
+        one(&session, "select left(rolpassword, 13) from pg_authid where rolname = 'mastodon'").await,
+        "SCRAM-SHA-256",
+        "cleartext is hashed"
+    );
+    let config = json!({"data": {"DB_HOST": "database-pooler-rw"}});
+    let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    maps.patch("mastodon-database", &PatchParams::default(), &Patch::Merge(config))
+        .await
+        .unwrap();
+    scale(&bed, 1).await;
+    application.acknowledges(100, SOON).await.unwrap();
+    let attempts = application.stop().await;
+
+    let found = rows_of(&instance).await;
+    let address = |address: std::net::Ipv4Addr| address.to_string();
+    let cut = Cut {
+        source: bed.source.members().iter().map(|member| address(member.address())).collect(),
+        target: [address(instance.address())].into(),
+        fenced: Some(fenced),
+    };
+    let verdict = ledger::judge(&attempts, &found, &[], &cut, Duration::from_millis(500));
+    assert!(verdict.holds(), "{verdict:?}");
+    assert!(verdict.acknowledged >= 300, "{verdict:?}");
+    assert!(
+        verdict.gap_by_client.contains_key("mastodon-web/0/0"),
+        "a client keeps its name: {:?}",
+        verdict.gap_by_client
+    );
+    assert!(
+        attempts
+            .iter()
+            .any(|a| a.key.client == "forgotten" && a.sent > fenced && matches!(a.outcome, Outcome::Refused(_)))
+    );
+    eprintln!(
+        "{} acknowledged, gap {:?}, own {:?}",
+        verdict.acknowledged,
+        verdict.gap.unwrap().length(),
+        moments.own()
+    );
+}
+
+fn pooler_object(name: &str, kind: &str) -> Value {
+    json!({"apiVersion": "postgresql.cnpg.io/v1", "kind": "Pooler", "metadata": {"name": name},
+        "spec": {"cluster": {"name": "database"}, "type": kind, "instances": 1, "pgbouncer": {"poolMode": "session"}}})
+}
+
+async fn scale(bed: &Bed, replicas: u32) {
+    let deployments: Api<k8s_openapi::api::apps::v1::Deployment> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    for (name, _) in harness::application::DEPLOYMENTS {
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        deployments.patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+}
+
+async fn no_pods(bed: &Bed) -> bool {
+    let pods: Api<Pod> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    let labelled = kube::api::ListParams::default().labels("app.kubernetes.io/part-of=mastodon");
+    pods.list(&labelled).await.unwrap().items.is_empty()
+}
+
+async fn rows_of(instance: &InstanceHandle) -> Vec<Key> {
+    rows(&*instance.admin("mastodon").await.unwrap()).await.unwrap()
+}
