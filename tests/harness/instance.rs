@@ -3,10 +3,11 @@
 
 use std::{
     collections::hash_map::RandomState,
-    fs,
+    env, fs,
     hash::{BuildHasher, Hasher},
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +16,8 @@ use crate::setup::Setup;
 
 /// Whoever listens here owns the network; the kernel gives it up when the process is gone, however it went.
 const CLAIM: (u8, u16) = (254, 4254);
+/// How long the directory of a failed run is kept.
+const LEFT_OVER_AGE: Duration = Duration::from_secs(3600);
 
 /// A network 127.A.B.0/24 and a directory, both given back on drop.
 ///
@@ -38,6 +41,7 @@ impl Instance {
     /// # Errors
     /// No network is free, or the directory cannot be made.
     pub fn claim(setup: &Setup) -> Result<Self> {
+        prune(&setup.places.runs);
         // The standard library's only source of chance; 127.0.x.y is left to others.
         let chance = RandomState::new().build_hasher().finish();
         for attempt in 0..64 {
@@ -45,7 +49,7 @@ impl Instance {
             if a == 0 || a == 255 {
                 continue;
             }
-            if let Ok(claim) = TcpListener::bind((Ipv4Addr::new(127, a, b, CLAIM.0), CLAIM.1)) {
+            if let Ok(claim) = claim(a, b) {
                 let directory = setup.places.runs.join(format!("127.{a}.{b}.0"));
                 empty(&directory)?;
                 setup.user.own(&directory)?;
@@ -77,6 +81,12 @@ impl Instance {
         Ipv4Addr::new(127, a, b, host)
     }
 
+    /// The reverse of [`Instance::real_address`].
+    pub fn paper_address_of(real: Ipv4Addr) -> Ipv4Addr {
+        let [_, a, b, host] = real.octets();
+        Ipv4Addr::new(10, a, b, host)
+    }
+
     /// The directory of this run: data and logs of all its servers.
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -100,15 +110,38 @@ impl Instance {
 }
 
 impl Drop for Instance {
-    /// Removes the directory, unless a test is failing: then its logs are worth more than the space.
+    /// Removes the directory, unless a test is failing or `HARNESS_KEEP` is set: then the logs are worth more than the space.
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || env::var_os("HARNESS_KEEP").is_some() {
             eprintln!("the servers' logs are kept in {}", self.directory.display());
         } else {
             // What is left is removed by the next run that takes this network.
             fs::remove_dir_all(&self.directory).ok();
         }
     }
+}
+
+/// Removes what runs that failed or were killed have left, an hour later: there was time to read their logs. A directory
+/// whose network is claimed is in use, however old it is.
+fn prune(runs: &Path) {
+    for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
+        let age = entry
+            .metadata()
+            .and_then(|found| found.modified())
+            .ok()
+            .and_then(|since| since.elapsed().ok());
+        let network: Option<Ipv4Addr> = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let (Some(age), Some([127, a, b, 0])) = (age, network.map(|network| network.octets())) else {
+            continue;
+        };
+        if age > LEFT_OVER_AGE && claim(a, b).is_ok() {
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+}
+
+fn claim(a: u8, b: u8) -> std::io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::new(127, a, b, CLAIM.0), CLAIM.1))
 }
 
 /// What a run that failed or was killed left there goes: holding the network means that nobody uses it.
@@ -129,6 +162,7 @@ mod tests {
         let (one, other) = (Instance::claim(setup).unwrap(), Instance::claim(setup).unwrap());
         assert_ne!(one.address(2), other.address(2));
         assert_eq!(Instance::real_address(one.paper_address(11)), one.address(11));
+        assert_eq!(Instance::paper_address_of(one.address(11)), one.paper_address(11));
         let directory = one.directory().to_owned();
         assert!(directory.is_dir());
         drop(one);

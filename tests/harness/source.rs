@@ -98,7 +98,8 @@ impl Source {
     async fn bring_up(&self) -> Result<()> {
         let (first, others) = self.members.split_first().context("a source without members")?;
         first.start()?;
-        self.until(first, "no leader", |cluster| leader_name(cluster).is_some()).await?;
+        self.until(first, "no leader", |cluster| rest::leader_name(cluster).is_some())
+            .await?;
         others.iter().try_for_each(Member::start)?;
         content::create(self).await?;
         self.healthy().await
@@ -138,7 +139,7 @@ impl Source {
     /// No member answers, or there is no leader.
     pub async fn leader(&self) -> Result<&Member> {
         let cluster = self.cluster().await?;
-        let name = leader_name(&cluster).with_context(|| format!("no running leader: {cluster}"))?;
+        let name = rest::leader_name(&cluster).with_context(|| format!("no running leader: {cluster}"))?;
         self.members
             .iter()
             .find(|member| member.name() == name)
@@ -183,14 +184,31 @@ impl Source {
         rest::demand(Method::PATCH, &format!("{}/config", member.rest_url()), patch).await
     }
 
-    /// Waits until one member leads, all others stream from it, and all are on one timeline.
+    /// Waits until one member leads and all others run and stream from it. Streaming is asked of the leader's server:
+    /// Patroni's members say so themselves only a round or two later (`loop_wait` is 10 s).
     ///
     /// # Errors
     /// Not within 90 s; the error holds the end of a log.
     pub async fn healthy(&self) -> Result<()> {
         let member = self.members.last().context("a source without members")?;
-        self.until(member, "not healthy", |cluster| is_healthy(cluster, self.members.len()))
-            .await
+        let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
+        self.until(member, "not all members run", |cluster| rest::all_run(cluster, self.members.len()))
+            .await?;
+        while self.streaming().await.unwrap_or_default() != self.members.len() - 1 {
+            if Instant::now() > deadline {
+                return Err(member.complain(&format!("not streaming after {START_SECONDS_MAX} s")));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// How many members stream from the leader.
+    async fn streaming(&self) -> Result<usize> {
+        let names: Vec<&str> = self.members.iter().map(Member::name).collect();
+        let query = "select count(*) from pg_stat_replication where state = 'streaming' and application_name = any ($1)";
+        let row = self.connect("postgres").await?.query_one(query, &[&names]).await?;
+        Ok(usize::try_from(row.get::<_, i64>(0))?)
     }
 
     /// Moves leadership to the other member and waits until the cluster is healthy again.
@@ -201,7 +219,7 @@ impl Source {
         let (leader, candidate) = (self.leader().await?, self.replica().await?.name());
         let body = json!({"leader": leader.name(), "candidate": candidate});
         rest::demand(Method::POST, &format!("{}/switchover", leader.rest_url()), &body).await?;
-        self.until(leader, "no switchover", |cluster| leader_name(cluster) == Some(candidate))
+        self.until(leader, "no switchover", |cluster| rest::leader_name(cluster) == Some(candidate))
             .await?;
         self.healthy().await
     }
@@ -271,25 +289,4 @@ impl Source {
             tokio::time::sleep(POLL).await;
         }
     }
-}
-
-/// The member that leads and runs, in an answer of GET /cluster.
-fn leader_name(cluster: &Value) -> Option<&str> {
-    let leads = |member: &&Value| matches!(member["role"].as_str(), Some("leader" | "standby_leader")) && member["state"] == "running";
-    cluster["members"].as_array()?.iter().find(leads)?["name"].as_str()
-}
-
-/// One leader that runs, everybody else streams, all on the same timeline.
-fn is_healthy(cluster: &Value, members: usize) -> bool {
-    let Some(list) = cluster["members"].as_array() else { return false };
-    let leaders = list
-        .iter()
-        .filter(|member| member["role"] == "leader" && member["state"] == "running")
-        .count();
-    let followers = list
-        .iter()
-        .filter(|member| member["role"] == "replica" && member["state"] == "streaming")
-        .count();
-    let timelines: std::collections::BTreeSet<_> = list.iter().map(|member| member["timeline"].as_u64()).collect();
-    leaders == 1 && leaders + followers == members && timelines.len() == 1
 }

@@ -58,3 +58,19 @@ pub async fn demand(method: Method, url: &str, body: &Value) -> Result<Value> {
     }
     Ok(answer)
 }
+
+/// The member that leads and runs, in an answer of GET /cluster.
+pub(super) fn leader_name(cluster: &Value) -> Option<&str> {
+    let leads = |member: &&Value| matches!(member["role"].as_str(), Some("leader" | "standby_leader")) && member["state"] == "running";
+    cluster["members"].as_array()?.iter().find(leads)?["name"].as_str()
+}
+
+/// One leader, and every member runs.
+pub(super) fn all_run(cluster: &Value, members: usize) -> bool {
+    let list = cluster["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let running = list
+        .iter()
+        .filter(|member| member["state"] == "running" || member["state"] == "streaming")
+        .count();
+    leader_name(cluster).is_some() && running == members
+}
