@@ -4,3 +4,4 @@
 mod kubelet;
 mod manifests;
 mod source;
+mod target;
