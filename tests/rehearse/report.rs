@@ -136,6 +136,11 @@ impl Report {
         self.failures().is_empty()
     }
 
+    /// False when the run ended before there was anything to judge: then no count of zero is good news.
+    pub fn judged(&self) -> bool {
+        self.verdict.acknowledged > 0
+    }
+
     /// What went wrong, a clause each, the worst first. A run that proves nothing is a failure too.
     pub fn failures(&self) -> Vec<String> {
         let verdict = &self.verdict;
@@ -167,9 +172,9 @@ impl Report {
     /// What a run that came to its end must have shown.
     fn unproved(&self) -> impl Iterator<Item = String> {
         [
-            (self.verdict.acknowledged == 0, "no write was acknowledged, so nothing is proved"),
+            (!self.judged(), "no write was acknowledged, so nothing is proved"),
             (
-                self.verdict.acknowledged > 0 && self.verdict.gap.is_none(),
+                self.judged() && self.verdict.gap.is_none(),
                 "no write was acknowledged on both sides of the cut",
             ),
             (self.receipt.is_empty(), "the cutover left no receipt"),

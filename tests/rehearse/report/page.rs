@@ -96,14 +96,24 @@ fn tiles(report: &Report) -> Markup {
         .filter_map(|cost| Some(format!("{} {}", cost.name, seconds(cost.length?))))
         .collect();
     let restart = report.restart_gap();
+    let judged = |count: usize| if report.judged() { grouped(count) } else { "–".to_owned() };
     html! {
         section.tiles aria-label="Key figures" {
-            (tile("Writes lost", &grouped(verdict.lost.len()), &format!("of {} acknowledged", grouped(verdict.acknowledged)), verdict.lost.is_empty()))
+            (tile(
+                "Writes lost",
+                &judged(verdict.lost.len()),
+                &format!("of {} acknowledged", grouped(verdict.acknowledged)),
+                report.judged() && verdict.lost.is_empty(),
+            ))
             (tile(
                 "Accepted after the fence",
-                &grouped(verdict.after_fence.len()),
-                if verdict.after_fence.is_empty() { "the source took no write" } else { "the source took writes" },
-                verdict.after_fence.is_empty(),
+                &judged(verdict.after_fence.len()),
+                match (report.judged(), verdict.after_fence.is_empty()) {
+                    (false, _) => "not judged",
+                    (true, true) => "the source took no write",
+                    (true, false) => "the source took writes",
+                },
+                report.judged() && verdict.after_fence.is_empty(),
             ))
             (tile(
                 "Clients waited",

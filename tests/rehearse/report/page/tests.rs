@@ -64,6 +64,10 @@ fn an_empty_report_is_a_page_that_fails() {
     let page = page(&Report::default()).unwrap();
     assert!(page.contains(r#"<p class="word">FAIL</p>"#) && page.contains("no write was acknowledged, so nothing is proved"));
     assert!(!page.contains("NaN") && !page.contains("inf%"));
+    assert!(
+        !page.contains('✓') && page.contains("no acknowledged write was judged"),
+        "nothing is ticked off"
+    );
 }
 
 /// Left in the target directory for whoever changes the page and wants to see it.
