@@ -63,7 +63,7 @@ mod tests {
         hba_file = '/home/postgres/pgdata/pgroot/data/pg_hba.conf'\nident_file = '/home/postgres/pgdata/pgroot/data/pg_ident.conf'\n\n\
         # recovery.conf\nprimary_conninfo = 'user=standby passfile=/run/postgresql/pgpass host=10.1.2.3'\n\
         primary_slot_name = 'mastodon_postgresql_0'\nrecovery_target = ''\nrecovery_target_timeline = 'latest'\n\n\
-        # load CloudNativePG custom.conf configuration\ninclude custom.conf\n\n# load CloudNativePG override.conf configuration\ninclude override.conf\n";
+        # load CloudNativePG custom.conf configuration\ninclude 'custom.conf'\n\n# load CloudNativePG override.conf configuration\ninclude 'override.conf'\n";
 
     fn taken_out(text: &str) -> Vec<String> {
         let adopted = without(text.as_bytes(), unwanted::in_any_file);
@@ -90,7 +90,7 @@ mod tests {
         let text = String::from_utf8(adopted.text).unwrap();
         assert_eq!(text.replace(std::str::from_utf8(TAKEN_OUT).unwrap(), ""), PATRONI);
         assert!(text.contains("\n# taken out by adopt-pgdata: hba_file = '/home/postgres/"));
-        assert!(text.contains("\ninclude 'postgresql.base.conf'\n") && text.ends_with("\ninclude override.conf\n"));
+        assert!(text.contains("\ninclude 'postgresql.base.conf'\n") && text.ends_with("\ninclude 'override.conf'\n"));
     }
 
     #[test]
