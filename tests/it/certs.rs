@@ -1,0 +1,220 @@
+//! extract-certs against a real Patroni cluster with TLS and a real API server, as the Job of the manifests runs it.
+
+mod bad_input;
+mod stage;
+
+use std::process::Output;
+
+use harness::{
+    manifests::{self, access::rbac_is_exact},
+    source::{Dcs, SourceOptions, Tls},
+};
+use kube::ResourceExt;
+use serde_json::json;
+
+use stage::{CA_OF_SOURCE, HOST, Stage, ends};
+
+#[tokio::test]
+async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_nothing() {
+    let stage = Stage::set(SourceOptions::default()).await;
+    let ended = stage.run().await;
+    eprintln!("{}", ended.text());
+    ends(
+        &ended,
+        0,
+        &[
+            &format!("chains to key ca.crt of secret {CA_OF_SOURCE} and covers {HOST}"),
+            "client certificate: minted with the source's CA",
+            "as standby: sslmode verify-full, TLSv1.3, client certificate /CN=standby",
+            "the source admits it as a standby: system identifier ",
+            "secret zalando-replication-ca: ca.crt",
+            "secret zalando-replication-tls: tls.crt, tls.key",
+        ],
+    );
+    assert_eq!(
+        ended.last_word(),
+        json!({"verdict": "done", "sslmode": "verify-full", "client_certificate": true})
+    );
+    let secrets = stage.state().await;
+    let tls = stage.secret("zalando-replication-tls").await;
+    assert_eq!(tls.type_.as_deref(), Some("kubernetes.io/tls"));
+    assert_eq!(tls.labels()["cnpg.io/reload"], "true");
+    stage.tells_no_secret(&ended).await;
+
+    let seen = stage
+        .psql(
+            "sslcert=tls.crt sslkey=tls.key",
+            "select client_dn from pg_stat_ssl where pid = pg_backend_pid()",
+        )
+        .await;
+    assert_eq!(text(&seen), "/CN=standby");
+    let walsender = stage
+        .psql("sslcert=tls.crt sslkey=tls.key replication=true", "IDENTIFY_SYSTEM")
+        .await;
+    assert!(walsender.status.success(), "{}", text(&walsender));
+
+    let again = stage.run().await;
+    ends(
+        &again,
+        0,
+        &[
+            "that of an earlier run still lasts",
+            "secret zalando-replication-ca: unchanged",
+            "secret zalando-replication-tls: unchanged",
+        ],
+    );
+    assert_eq!(stage.state().await, secrets);
+
+    let soon_too_short = stage.job().env("CERT_MIN_DAYS", "120").run(stage::SOON).await.unwrap();
+    ends(
+        &soon_too_short,
+        0,
+        &["client certificate: minted", "secret zalando-replication-ca: unchanged"],
+    );
+    assert_ne!(stage.state().await, secrets);
+    stage
+        .events_tell(&[
+            "CertificatesJudged",
+            "HandshakeDone",
+            "ReplicationAdmitted",
+            "CaSecretWritten",
+            "ClientSecretWritten",
+        ])
+        .await;
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+    .trim()
+    .to_owned()
+}
+
+/// The shown certificate of the guide's own Job, and why it cannot work: the server's certificate is for servers.
+#[tokio::test]
+async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_later() {
+    let stage = Stage::set(SourceOptions {
+        tls: Tls::ServerWithoutCaKey,
+        ..SourceOptions::default()
+    })
+    .await;
+    let server = stage.data("mastodon-postgresql-server").await;
+    let guides = [
+        ("tls.crt", server["tls.crt"].as_str()),
+        ("tls.key", server["tls.key"].as_str()),
+        ("note", "by hand"),
+    ];
+    stage.create("zalando-replication-tls", "kubernetes.io/tls", &guides).await;
+    stage
+        .create(
+            "zalando-replication-ca",
+            "Opaque",
+            &[("ca.crt", "an old one"), ("ca.key", "of somebody")],
+        )
+        .await;
+
+    let ended = stage.run().await;
+    ends(
+        &ended,
+        0,
+        &[&format!(
+            "client certificate: none, the password suffices: secret {CA_OF_SOURCE} does not hold the CA's private key"
+        )],
+    );
+    let tls = stage.secret("zalando-replication-tls").await;
+    assert_eq!(tls.type_.as_deref(), Some("Opaque"));
+    assert_eq!(stage.keys("zalando-replication-tls").await, ["reason"]);
+    assert_eq!(stage.keys("zalando-replication-ca").await, ["ca.crt"]);
+    let refused = stage
+        .psql_with(&[("sslcert", &server["tls.crt"]), ("sslkey", &server["tls.key"])], "select 1")
+        .await;
+    assert!(text(&refused).contains("unsupported certificate"), "{}", text(&refused));
+
+    // A CA of one's own beside the source's: the key is at hand, and the source would refuse what it signs.
+    let (own, source_ca) = (stage::authority("of one's own"), stage.data(CA_OF_SOURCE).await["ca.crt"].clone());
+    stage
+        .overwrite(
+            CA_OF_SOURCE,
+            &[("ca.crt", &(source_ca.clone() + own.certificate())), ("ca.key", own.key())],
+        )
+        .await;
+    let ended = stage.run().await;
+    ends(
+        &ended,
+        0,
+        &[
+            "client certificate: minted",
+            "the source refuses a certificate signed by its CA, and takes the login without it",
+            "unknown ca",
+        ],
+    );
+    assert_eq!(stage.keys("zalando-replication-tls").await, ["reason"]);
+
+    stage.delete("zalando-replication-ca").await;
+    let (root, key) = stage.a_root_that_the_source_trusts().await;
+    stage.overwrite(CA_OF_SOURCE, &[("ca.crt", &root), ("ca.key", &key)]).await;
+    let ended = stage.run().await;
+    ends(
+        &ended,
+        0,
+        &["client certificate /CN=standby", "secret zalando-replication-tls: tls.crt, tls.key"],
+    );
+    assert_eq!(
+        stage.secret("zalando-replication-tls").await.type_.as_deref(),
+        Some("kubernetes.io/tls")
+    );
+
+    // Everything that the Role grants was used by now.
+    let objects = manifests::example(stage.plane.setup()).unwrap();
+    let of_step = |object: &&serde_json::Value| object["metadata"]["name"] == "replica-migration-extract-certs";
+    let objects: Vec<_> = objects.iter().filter(of_step).cloned().collect();
+    rbac_is_exact(&stage.plane.audit().unwrap(), &objects).unwrap();
+}
+
+#[tokio::test]
+async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
+    let stage = Stage::set(SourceOptions {
+        tls: Tls::SelfSigned,
+        dcs: Dcs::ConfigMaps,
+        ..SourceOptions::default()
+    })
+    .await;
+    let before = stage.state().await;
+    let ended = stage.run().await;
+    ends(
+        &ended,
+        2,
+        &[
+            "SOURCE_SSLMODE is verify-full, but the postgresql resource has no spec.tls",
+            "→ set SOURCE_SSLMODE=require",
+        ],
+    );
+    assert_eq!(stage.state().await, before);
+
+    let ended = stage.job().env("SOURCE_SSLMODE", "require").run(stage::SOON).await.unwrap();
+    ends(
+        &ended,
+        0,
+        &[
+            "! sslmode require encrypts, but nothing proves who the source is",
+            "sslmode require, TLSv1.3",
+        ],
+    );
+    for name in ["zalando-replication-ca", "zalando-replication-tls"] {
+        assert_eq!(
+            stage.keys(name).await,
+            ["reason"],
+            "{name}: a CA file would make libpq check the chain"
+        );
+    }
+    let written = stage.state().await;
+    ends(
+        &stage.job().env("SOURCE_SSLMODE", "require").run(stage::SOON).await.unwrap(),
+        0,
+        &["unchanged"],
+    );
+    assert_eq!(stage.state().await, written);
+}
