@@ -27,8 +27,8 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
             "client certificate: minted with the source's CA",
             "as standby: sslmode verify-full, TLSv1.3, client certificate /CN=standby",
             "the source admits it as a standby: system identifier ",
-            "secret zalando-replication-ca: ca.crt",
-            "secret zalando-replication-tls: tls.crt, tls.key",
+            "Created secret: zalando-replication-ca (CA certificate)",
+            "secret: zalando-replication-tls (client cert + key)",
         ],
     );
     assert_eq!(
@@ -59,8 +59,8 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
         0,
         &[
             "that of an earlier run still lasts",
-            "secret zalando-replication-ca: unchanged",
-            "secret zalando-replication-tls: unchanged",
+            "Unchanged secret: zalando-replication-ca",
+            "Unchanged secret: zalando-replication-tls",
         ],
     );
     assert_eq!(stage.state().await, secrets);
@@ -69,7 +69,7 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
     ends(
         &soon_too_short,
         0,
-        &["client certificate: minted", "secret zalando-replication-ca: unchanged"],
+        &["client certificate: minted", "Unchanged secret: zalando-replication-ca"],
     );
     assert_ne!(stage.state().await, secrets);
     stage
@@ -78,6 +78,7 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
             "HandshakeDone",
             "ReplicationAdmitted",
             "CaSecretWritten",
+            "CertificatesReady",
             "ClientSecretWritten",
         ])
         .await;
@@ -160,7 +161,10 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
     ends(
         &ended,
         0,
-        &["client certificate /CN=standby", "secret zalando-replication-tls: tls.crt, tls.key"],
+        &[
+            "client certificate /CN=standby",
+            "secret: zalando-replication-tls (client cert + key)",
+        ],
     );
     assert_eq!(
         stage.secret("zalando-replication-tls").await.type_.as_deref(),
@@ -214,7 +218,7 @@ async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
     ends(
         &stage.job().env("SOURCE_SSLMODE", "require").run(stage::SOON).await.unwrap(),
         0,
-        &["unchanged"],
+        &["Unchanged secret: zalando-replication-ca (no CA certificate: the postgresql resource has no spec.tls"],
     );
     assert_eq!(stage.state().await, written);
 }

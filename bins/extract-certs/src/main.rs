@@ -74,6 +74,7 @@ fn main() -> ExitCode {
 }
 
 async fn extract(config: &Config, run: &Run) -> Result<()> {
+    run.report.info("Extracting Zalando TLS certificates...");
     let cr = kubernetes::get(&zalando::postgresqls(&run.client, &run.namespace), &config.source_cluster).await?;
     let cr = cr.ok_or_else(|| no_such_cluster(config, run))?;
     let tls = source_tls::read(&run.client, &run.namespace, &cr).await?;
@@ -98,6 +99,7 @@ async fn extract(config: &Config, run: &Run) -> Result<()> {
 
     let shown = handshake::proven(config, run, &login, &verdict, shown).await?;
     secrets::write(run, verdict.ca(), &shown).await?;
+    run.report.step("CertificatesReady", "Certificates ready for CNPG replication");
     run.report.fact("sslmode", verdict.sslmode.as_str());
     run.report
         .fact("client_certificate", matches!(shown, Shown::Kept(_) | Shown::Minted(_)));

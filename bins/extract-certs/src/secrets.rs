@@ -27,6 +27,8 @@ const CA: &str = "zalando-replication-ca";
 const CLIENT: &str = "zalando-replication-tls";
 /// The type of a Secret that must hold tls.crt and tls.key.
 const TLS_TYPE: &str = "kubernetes.io/tls";
+/// The type of a Secret that may hold anything.
+const OPAQUE: &str = "Opaque";
 /// CNPG reads a Secret with this label again when it changes (api/v1/cluster_types.go, WatchedLabelName).
 const WATCHED: &str = "cnpg.io/reload";
 
@@ -71,23 +73,49 @@ pub(crate) async fn client_certificate(run: &Run) -> Result<Option<ClientCertifi
         .map(|(chain, key)| ClientCertificate { chain, key }))
 }
 
+/// A Secret to be, and what the log says of it.
+struct Wanted {
+    secret: Secret,
+    /// In words, as the guide has them.
+    content: String,
+    /// Reason of the Event.
+    event: &'static str,
+}
+
 /// Writes both Secrets; what could not be had is replaced by the reason.
 ///
 /// # Errors
 /// The API's.
 pub(crate) async fn write(run: &Run, ca: std::result::Result<&str, &str>, shown: &Shown) -> Result<()> {
-    let ca = match ca {
-        Ok(pem) => secret(CA, "Opaque", &[("ca.crt", pem)]),
-        Err(reason) => secret(CA, "Opaque", &[("reason", reason)]),
+    put(run, &client_secret(shown)).await?;
+    put(run, &ca_secret(ca)).await
+}
+
+fn client_secret(shown: &Shown) -> Wanted {
+    let (secret, content) = match shown {
+        Shown::Kept(ClientCertificate { chain, key }) | Shown::Minted(ClientCertificate { chain, key }) => (
+            secret(CLIENT, TLS_TYPE, &[("tls.crt", chain), ("tls.key", key)]),
+            "client cert + key".to_owned(),
+        ),
+        Shown::Nothing(reason) => (secret(CLIENT, OPAQUE, &[("reason", reason)]), format!("no client cert: {reason}")),
     };
-    let client = match shown {
-        Shown::Kept(certificate) | Shown::Minted(certificate) => {
-            secret(CLIENT, TLS_TYPE, &[("tls.crt", &certificate.chain), ("tls.key", &certificate.key)])
-        }
-        Shown::Nothing(reason) => secret(CLIENT, "Opaque", &[("reason", reason)]),
+    Wanted {
+        secret,
+        content,
+        event: "ClientSecretWritten",
+    }
+}
+
+fn ca_secret(ca: std::result::Result<&str, &str>) -> Wanted {
+    let (secret, content) = match ca {
+        Ok(pem) => (secret(CA, OPAQUE, &[("ca.crt", pem)]), "CA certificate".to_owned()),
+        Err(reason) => (secret(CA, OPAQUE, &[("reason", reason)]), format!("no CA certificate: {reason}")),
     };
-    put(run, &ca, "CaSecretWritten").await?;
-    put(run, &client, "ClientSecretWritten").await
+    Wanted {
+        secret,
+        content,
+        event: "CaSecretWritten",
+    }
 }
 
 fn secret(name: &str, type_: &str, data: &[(&str, &str)]) -> Secret {
@@ -110,29 +138,30 @@ fn secret(name: &str, type_: &str, data: &[(&str, &str)]) -> Secret {
 }
 
 /// Makes the Secret what is wanted, and nothing beside it.
-async fn put(run: &Run, wanted: &Secret, reason: &str) -> Result<()> {
-    let (secrets, name) = (api(run), wanted.name_any());
+async fn put(run: &Run, Wanted { secret, content, event }: &Wanted) -> Result<()> {
+    let (secrets, name) = (api(run), secret.name_any());
     let existing = kubernetes::get(&secrets, &name).await?;
-    if existing.as_ref().is_some_and(|existing| holds(existing, wanted)) {
-        run.report.info(format!("secret {name}: unchanged"));
+    if existing.as_ref().is_some_and(|existing| holds(existing, secret)) {
+        run.report.info(format!("Unchanged secret: {name} ({content})"));
         return Ok(());
     }
-    if let Some(existing) = existing.filter(|existing| existing.type_ != wanted.type_) {
+    let verb = if existing.is_some() { "Replaced" } else { "Created" };
+    if let Some(existing) = existing.filter(|existing| existing.type_ != secret.type_) {
         give_way(&secrets, &existing).await?;
     }
-    let mut written = kubernetes::apply(&secrets, &name, wanted).await?;
-    let strangers = strangers(&written, wanted);
+    let mut written = kubernetes::apply(&secrets, &name, secret).await?;
+    let strangers = strangers(&written, secret);
     if !strangers.is_empty() {
         // Somebody else's keys, which apply leaves alone: a certificate of theirs must not pass for ours.
         let gone: serde_json::Map<_, _> = strangers.into_iter().map(|key| (key, Value::Null)).collect();
         written = kubernetes::merge(&secrets, &name, json!({"data": gone})).await?;
     }
-    if !holds(&written, wanted) {
+    if !holds(&written, secret) {
         return Err(Error::transient(format!(
             "secret {name} is not what was written; does somebody else write it?"
         )));
     }
-    run.report.step(reason, format!("secret {name}: {}", keys(wanted)));
+    run.report.step(event, format!("{verb} secret: {name} ({content})"));
     Ok(())
 }
 
@@ -170,11 +199,6 @@ fn strangers(written: &Secret, wanted: &Secret) -> Vec<String> {
     let wanted = wanted.data.clone().unwrap_or_default();
     let keys = written.data.iter().flat_map(BTreeMap::keys);
     keys.filter(|key| !wanted.contains_key(*key)).cloned().collect()
-}
-
-fn keys(secret: &Secret) -> String {
-    let keys: Vec<&str> = secret.data.iter().flat_map(BTreeMap::keys).map(String::as_str).collect();
-    keys.join(", ")
 }
 
 fn api(run: &Run) -> Api<Secret> {

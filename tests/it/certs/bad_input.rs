@@ -253,12 +253,12 @@ async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
         1,
         &[
             "the source admits it as a standby",
-            "✗ reading Secret zalando-replication-ca: kubernetes api",
+            "✗ reading Secret zalando-replication-tls: kubernetes api",
         ],
     );
     stage.plane.start_api_server().await.unwrap();
     assert_eq!(stage.state().await, before);
-    ends(&stage.run().await, 0, &["secret zalando-replication-ca: ca.crt"]);
+    ends(&stage.run().await, 0, &["Created secret: zalando-replication-ca (CA certificate)"]);
 }
 
 async fn relay(mut client: TcpStream, leader: Ipv4Addr) {
