@@ -42,7 +42,7 @@ mod tests {
         }))
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_server_that_is_away_is_asked_again_and_a_refusal_is_final() {
         let tries = Cell::new(0);
         let answers = || {
