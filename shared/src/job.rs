@@ -143,8 +143,9 @@ impl Run {
 }
 
 fn start_log() {
-    // The libraries' own words, for those who ask with RUST_LOG; ours go through the Reporter.
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
+    // The libraries' own words, for those who ask with RUST_LOG; ours go through the Reporter. The client logs each failure that
+    // it also returns: while the API server is away, a line for every retry.
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,kube_client=off"))
         .format_timestamp(None)
         .init();
 }
