@@ -94,8 +94,8 @@ impl<'a> Watch<'a> {
             }
             Stage::Copying(backup) => self.copying(&backup).await,
             Stage::Stuck { what, cure } => self.stuck(what, cure),
+            // A crash loop looks well between two crashes: its cause stays said until the copy begins.
             Stage::Coming(what) => {
-                self.cure = None;
                 self.run.report.waiting(format!("waiting for the target: {what}"));
                 what
             }

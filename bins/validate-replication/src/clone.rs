@@ -97,7 +97,7 @@ pub fn stage(seen: &CloneSeen) -> Stage {
     Stage::Stuck {
         what: format!("the Job {job} has not begun to copy for {} s", seen.knocking.as_secs()),
         cure: format!(
-            "it repeats \"DB not available, will retry\" for ever when it cannot log in: kubectl logs job/{job} shows why (host name, pg_hba, password or certificate); run extract-certs and prepare-zalando again and compare spec.externalClusters"
+            "it repeats \"DB not available, will retry\" for ever when it cannot log in: kubectl logs job/{job} shows why (host name, pg_hba, password or certificate); run extract-certs and prepare-zalando again, delete the Cluster and apply its manifest again, because the Job keeps what it began with"
         ),
     }
 }

@@ -55,18 +55,31 @@ pub fn data_skipped(run: &Run) {
     run.report.info("data is compared once replication is as wanted");
 }
 
-/// A line each.
+/// A line each; what is not as wanted also becomes an Event.
 pub fn findings(run: &Run, findings: &[Finding]) {
-    for finding in findings {
+    for (index, finding) in findings.iter().enumerate() {
         let hint = finding.hint.as_deref().unwrap_or_default();
+        let before = findings[..index].iter().filter(|earlier| earlier.check == finding.check).count();
+        let reason = reason(finding.check, before);
         match finding.verdict {
             Verdict::Ok => run.report.info(format!("  {finding}")),
             Verdict::Warning => run
                 .report
-                .warning("Warning", format!("  {}: {} → {hint}", finding.check, finding.found)),
-            Verdict::NotYet | Verdict::Misconfigured | Verdict::Blocker => run.report.warning("NotReady", format!("  {finding} → {hint}")),
+                .warning(&reason, format!("  {}: {} → {hint}", finding.check, finding.found)),
+            Verdict::NotYet | Verdict::Misconfigured | Verdict::Blocker => run.report.warning(&reason, format!("  {finding} → {hint}")),
         }
     }
+}
+
+/// The Event's reason for a check: its words in UpperCamelCase, numbered where a check has several findings, because Events
+/// with the same reason are taken for one that is repeated.
+fn reason(check: &str, before: usize) -> String {
+    let words = check.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let mut reason: String = words.map(|word| word[..1].to_ascii_uppercase() + &word[1..]).collect();
+    if before > 0 {
+        reason.push_str(&(before + 1).to_string());
+    }
+    reason
 }
 
 /// The verdict, when it is good; the bad one is the error that ends the program.
@@ -85,5 +98,17 @@ pub fn end(run: &Run, findings: &[Finding]) {
         _ => run
             .report
             .warning("NotReady", format!("{missing} of {} checks stand against a cut", findings.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_becomes_a_reason_of_its_own() {
+        assert_eq!(reason("hot-standby settings", 0), "HotStandbySettings");
+        assert_eq!(reason("application's configuration", 0), "ApplicationSConfiguration");
+        assert_eq!(reason("row counts", 1), "RowCounts2");
     }
 }

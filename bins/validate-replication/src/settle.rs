@@ -6,7 +6,7 @@ use shared::{
     error::{ErrorKind, Result},
     job::Run,
     kubernetes::patroni::Patroni,
-    readiness::{Finding, Verdict, worst},
+    readiness::{Finding, servers::LAG, worst},
     wait::{Seen, until},
 };
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ use crate::{
 const POLL: Duration = Duration::from_millis(500);
 const LINE: Duration = Duration::from_secs(10);
 /// What has not come right by itself in this time, and is not a lag that falls, will not.
-const SETTLE_SECONDS_MAX: u64 = 60;
+const SETTLE_SECONDS_MAX: u64 = 120;
 
 /// The last look, and what it means.
 pub struct Settled {
@@ -53,14 +53,17 @@ pub async fn wait(run: &Run, settings: &Settings, ends: &Ends, deadline: Instant
     let outcome = until(deadline, POLL, async || {
         let seen = match watch.look().await {
             Ok(seen) => seen,
-            Err(error) if error.kind() == ErrorKind::Transient && watch.lag.patient() => return Ok(watch.not_yet(error.to_string())),
+            Err(error) if error.kind() == ErrorKind::Transient && watch.lag.patient() => {
+                run.report.waiting(format!("waiting: {error}"));
+                return Ok(Seen::NotYet(error.to_string()));
+            }
             Err(error) => return Err(error),
         };
-        if let Some(missing) = watch.missing(&seen) {
-            last = Some(seen);
-            return Ok(watch.not_yet(missing));
-        }
-        Ok(Seen::Ready(seen))
+        let Some(missing) = watch.missing(&seen) else {
+            return Ok(Seen::Ready(seen));
+        };
+        last = Some(seen);
+        Ok(Seen::NotYet(missing))
     })
     .await;
     let (servers, of_servers, of_objects) = match (outcome, last) {
@@ -109,29 +112,22 @@ impl Watch<'_> {
         Ok((servers, of_servers, of_objects))
     }
 
-    /// What is still missing, if it is worth waiting for.
+    /// What is still missing, if it is worth waiting for; says so.
     fn missing(&mut self, (servers, of_servers, of_objects): &Look) -> Option<String> {
         let all: Vec<Finding> = of_servers.iter().chain(of_objects).cloned().collect();
         let waitable = worst(&all).err().filter(|error| error.kind() == ErrorKind::Transient)?;
-        let behind = servers
-            .source_lsn
-            .zip(servers.replay.replay)
-            .map(|(source, replay)| source.bytes_since(replay));
-        let lags = of_servers
-            .iter()
-            .any(|finding| finding.check == "lag" && finding.verdict == Verdict::NotYet);
-        match behind.filter(|_| lags) {
-            Some(bytes) => self.lag.seen(Instant::now(), bytes).map(|line| self.run.report.progress(line)),
-            None => None,
-        };
-        self.lag.patient().then(|| waitable.to_string())
-    }
-
-    fn not_yet<T>(&self, missing: String) -> Seen<T> {
-        if !self.lag.falling() {
-            self.run.report.waiting(format!("waiting: {missing}"));
+        // A lag is a number that moves: it gets its own lines, and the others are said when they change.
+        let (lags, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|finding| finding.check == LAG);
+        if let Err(error) = worst(&others) {
+            self.run.report.waiting(format!("waiting: {error}"));
         }
-        Seen::NotYet(missing)
+        if worst(&lags).is_err()
+            && let Some((source, replay)) = servers.source_lsn.zip(servers.replay.replay)
+            && let Some(line) = self.lag.seen(Instant::now(), source.bytes_since(replay))
+        {
+            self.run.report.progress(line);
+        }
+        self.lag.patient().then(|| waitable.to_string())
     }
 }
 
@@ -153,10 +149,6 @@ impl Lag {
 
     fn patient(&self) -> bool {
         self.last_gain.elapsed() < Duration::from_secs(SETTLE_SECONDS_MAX)
-    }
-
-    fn falling(&self) -> bool {
-        self.line.is_some()
     }
 
     /// Takes note of a lag in bytes; a line every ten seconds.
@@ -203,7 +195,7 @@ mod tests {
             lag.seen(Instant::now(), 400_000_000).unwrap(),
             "the target catches up: 400.0 MB behind, 10.0 MB/s faster than the source writes, about 40 s left"
         );
-        tokio::time::advance(Duration::from_secs(59)).await;
+        tokio::time::advance(Duration::from_secs(119)).await;
         assert!(lag.patient());
         assert!(lag.seen(Instant::now(), 450_000_000).unwrap().ends_with("not getting closer"));
         tokio::time::advance(Duration::from_secs(1)).await;

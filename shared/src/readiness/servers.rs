@@ -8,6 +8,9 @@ use crate::postgres::{Identity, Lsn, target::Replay};
 /// The major version that the migration is made and tested for.
 pub const MAJOR: u32 = 17;
 
+/// The check of [`lag`], whose number moves all the time.
+pub const LAG: &str = "lag";
+
 const CLONE_AGAIN: &str = "this target can never follow this source: delete the Cluster and its volume and clone again";
 
 /// A server as it answers.
@@ -201,11 +204,11 @@ pub fn lag(source: Lsn, replay: &Replay, lag_bytes_max: u64) -> Finding {
     let wanted = format!("at most {lag_bytes_max} bytes");
     let hint = "the target needs time, a faster network or disk, or less load on the source; LAG_BYTES_MAX is the limit";
     let Some(replayed) = replay.replay else {
-        return Finding::ok("lag", wanted, "nothing replayed yet").but(Verdict::NotYet, hint);
+        return Finding::ok(LAG, wanted, "nothing replayed yet").but(Verdict::NotYet, hint);
     };
     let bytes = source.bytes_since(replayed);
     let finding = Finding::ok(
-        "lag",
+        LAG,
         wanted,
         format!("{bytes} bytes from {source} inserted at the source to {replayed} replayed at the target"),
     );
