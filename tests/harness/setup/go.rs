@@ -70,10 +70,10 @@ pub(super) fn control_plane(places: &Places, user: &ServerUser) -> Result<Contro
         .filter(|value| !value.is_empty())
         .map(PathBuf::from)
     {
-        return assets(&directory, kustomize, user).context("KUBEBUILDER_ASSETS");
+        return assets(&directory, kustomize, places, user).context("KUBEBUILDER_ASSETS");
     }
     if let Some(directory) = envtest()
-        && let Ok(found) = assets(&directory, kustomize.clone(), user)
+        && let Ok(found) = assets(&directory, kustomize.clone(), places, user)
     {
         return Ok(found);
     }
@@ -84,19 +84,36 @@ pub(super) fn control_plane(places: &Places, user: &ServerUser) -> Result<Contro
     })
 }
 
-fn assets(directory: &Path, kustomize: PathBuf, user: &ServerUser) -> Result<ControlPlane> {
+fn assets(directory: &Path, kustomize: PathBuf, places: &Places, user: &ServerUser) -> Result<ControlPlane> {
     let program = |name: &str| {
         let file = directory.join(name);
-        if !tools::is_program(&file) || !user.reaches(&file) {
-            bail!("{} is not a program that the servers' user can run", file.display());
+        if !tools::is_program(&file) {
+            bail!("{} is not a program", file.display());
         }
-        Ok(file)
+        if user.reaches(&file) { Ok(file) } else { copy(&file, name, places) }
     };
     Ok(ControlPlane {
         kube_apiserver: program("kube-apiserver")?,
         etcd: program("etcd")?,
         kustomize,
     })
+}
+
+/// A copy in the cache for a program that lies where the servers' user cannot go, below root's home for example.
+fn copy(file: &Path, name: &str, places: &Places) -> Result<PathBuf> {
+    let directory = places.cache.join("given");
+    let (finished, unfinished) = (directory.join(name), directory.join("unfinished"));
+    let stamp = |file: &Path| fs::metadata(file).and_then(|found| Ok((found.len(), found.modified()?))).ok();
+    if stamp(file) != stamp(&finished) {
+        fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+        fs::copy(file, &unfinished).with_context(|| format!("copying {}", file.display()))?;
+        let modified = fs::metadata(file)?.modified()?;
+        fs::File::options().write(true).open(&unfinished)?.set_modified(modified)?;
+        super::places::readable(&directory)?;
+        super::places::readable(&unfinished)?;
+        fs::rename(&unfinished, &finished).with_context(|| format!("putting {} into place", finished.display()))?;
+    }
+    Ok(finished)
 }
 
 /// The directory that setup-envtest names, if it is installed and has something to name without downloading.
@@ -116,7 +133,7 @@ fn build(part: &Part, places: &Places) -> Result<PathBuf> {
     if tools::is_program(&finished) {
         return Ok(finished);
     }
-    let go = tools::need("go", "golang-go  (1.26 or newer; Debian's backports or go.dev/dl have it)")?;
+    let go = tools::need("go", "golang-go")?;
     eprintln!("building {} {}, {} on two cores, once", part.name, part.version, part.minutes);
     let module = directory.join("module");
     fs::create_dir_all(&module).with_context(|| format!("creating {}", module.display()))?;
@@ -136,7 +153,11 @@ fn build(part: &Part, places: &Places) -> Result<PathBuf> {
         .env("GOFLAGS", "-mod=readonly -buildvcs=false")
         .status();
     if !status.context("starting go")?.success() {
-        bail!("go could not build {} {}; its own words stand above", part.name, part.version);
+        bail!(
+            "go could not build {} {}; its own words stand above (Go 1.26 or newer is needed, or a Go that may fetch it)",
+            part.name,
+            part.version
+        );
     }
     super::places::readable(&unfinished)?;
     fs::rename(&unfinished, &finished).with_context(|| format!("putting {} into place", finished.display()))?;

@@ -18,6 +18,12 @@ pub(super) async fn create(source: &Source) -> Result<()> {
         .batch_execute(&format!("create database \"{database}\" owner \"{database}\""))
         .await
         .context("creating the database")?;
+    if let Some(version) = &options.collation_version {
+        client
+            .execute("update pg_database set datcollversion = $1", &[version])
+            .await
+            .context("dating the collations back")?;
+    }
     for database in ["postgres", database] {
         let client = source.connect_to(source.leader().await?, database).await?;
         client.batch_execute(POOLER).await.context("creating the pooler's schema")?;

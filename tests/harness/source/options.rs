@@ -66,6 +66,8 @@ pub struct SourceOptions {
     pub hashes: Hashes,
     /// Data checksums.
     pub checksums: Checksums,
+    /// What pg_database says of the collations' version in all databases, when it is not this machine's glibc: Spilo 4.0 has 2.35.
+    pub collation_version: Option<String>,
     /// Rows of `statuses`; `accounts` has a quarter and `users` an eighth of it.
     pub rows: u32,
 }
@@ -80,6 +82,7 @@ impl Default for SourceOptions {
             tls: Tls::default(),
             hashes: Hashes::default(),
             checksums: Checksums::default(),
+            collation_version: None,
             rows: 8000,
         }
     }
