@@ -5,5 +5,6 @@ mod adopt;
 mod certs;
 mod kubelet;
 mod manifests;
+mod prepare;
 mod source;
 mod target;

@@ -27,6 +27,8 @@ use crate::{
 /// What the sessions of this step are called in pg_stat_activity.
 pub const APPLICATION: &str = "replica-migration-prepare-zalando";
 
+const UNREACHED: &str = "is SOURCE_HOST the Service of the leader, has it endpoints, and does no NetworkPolicy stand in the way?";
+
 /// What was read: facts without secrets, the secrets apart, and how to ask for more.
 pub struct Seen {
     /// For findings and manifest.
@@ -94,7 +96,7 @@ pub async fn everything(run: &Run, settings: &Settings, connection: &Connection)
         ca_pem,
         password: password.clone(),
     };
-    let source = reach.open("postgres").await?;
+    let source = reach.open("postgres").await.map_err(|error| error.hint(UNREACHED))?;
     leads(&source, &reach).await?;
     let replication = replication_password(run, settings).await?;
     let databases = databases(&source, &reach).await?;

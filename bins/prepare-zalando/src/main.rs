@@ -66,7 +66,8 @@ fn main() -> ExitCode {
 
 async fn prepare(settings: &Settings, run: &Run) -> Result<()> {
     let connection: Connection = config::prefixed("SOURCE_")?;
-    let image = Image::parse(&settings.target_image).map_err(|why| Error::config(format!("TARGET_IMAGE: {why}")))?;
+    let image = Image::parse(&settings.target_image)
+        .map_err(|why| Error::config(format!("TARGET_IMAGE: {why}")).hint("set it in the ConfigMap replica-migration"))?;
     tell::refuse(&run.report, &findings::target::name(settings))?;
 
     let mut seen = inspect::everything(run, settings, &connection).await?;

@@ -25,10 +25,14 @@ pub enum Kind {
 /// What kind of hash this is; None for anything that the server would not accept as one.
 pub fn kind(stored: &str) -> Option<Kind> {
     match stored {
-        md5 if md5.len() == 35 && md5.starts_with("md5") => Some(Kind::Md5),
+        md5 if md5.strip_prefix("md5").is_some_and(is_digest) => Some(Kind::Md5),
         scram if parsed(scram).is_some() => Some(Kind::Scram),
         _ => None,
     }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// A verifier with a fresh salt.
@@ -135,7 +139,7 @@ mod tests {
     #[test]
     fn an_md5_hash_depends_on_the_role() {
         // select 'md5' || md5('secret' || 'standby')
-        let stored = Hidden::new(format!("md5{}", "x".repeat(32)));
+        let stored = Hidden::new(format!("md5{}", "0".repeat(32)));
         assert_eq!(kind(stored.reveal()), Some(Kind::Md5));
         assert!(!matches(&stored, &Hidden::new("secret"), "standby"));
         let stored = Hidden::new(postgres_protocol::password::md5(b"secret", "standby"));
@@ -145,7 +149,13 @@ mod tests {
 
     #[test]
     fn a_cleartext_is_no_hash() {
-        for text in ["", "md5", "secret", "SCRAM-SHA-256$4096:x$y:z"] {
+        for text in [
+            "",
+            "md5",
+            "md5rotated0000000000000000000000000",
+            "secret",
+            "SCRAM-SHA-256$4096:x$y:z",
+        ] {
             assert_eq!(kind(text), None);
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::ListParams};
 use shared::{
     error::{Context as _, Error, ErrorKind, Result},
     job::Run,
@@ -80,23 +82,43 @@ async fn missing(run: &Run, settings: &Settings, reach: &Reach, needed: &Needed)
     if let Some(missing) = needed.missing(kept_mb, &queries::hba_rules(&leader).await?) {
         return Ok(Some(missing));
     }
-    if needed.admitted.is_none() {
-        return Ok(None);
+    match needed.admitted {
+        None => Ok(None),
+        // The leader has it; members that were made before the change are still to be made anew.
+        Some(role) => unrolled(run, settings, role).await,
     }
-    // The leader has it; the member that led before may still be on its way back.
+}
+
+/// The operator hands pg_hba to the pods in an environment variable, so a pod's specification tells whether it is a new one.
+async fn unrolled(run: &Run, settings: &Settings, role: &str) -> Result<Option<String>> {
+    let wanted = inspect::resource(run, settings).await?.spec.number_of_instances as usize;
+    let pods: Api<Pod> = Api::namespaced(run.client.clone(), &run.namespace);
+    let selector = ListParams::default().labels(&zalando::member_selector(&settings.source_cluster));
+    let list = pods.list(&selector).await.context("listing the members of the source")?;
+    let new = list
+        .iter()
+        .filter(|pod| environment(pod, "SPILO_CONFIGURATION").is_some_and(|text| text.contains(role)))
+        .count();
+    if new < wanted {
+        return Ok(Some(format!("{new} of {wanted} pods are made anew")));
+    }
     let members = patroni::members(&run.client, &run.namespace, &settings.source_cluster).await?;
-    let member = members
+    let leader = members
         .iter()
         .find(|member| member.leader)
         .ok_or_else(|| Error::transient("the source has no leader"))?;
-    let view = Patroni::default()
-        .cluster(member)
-        .await
-        .context("asking for the members of the source")?;
-    let back = view
+    let view = Patroni::default().cluster(leader).await?;
+    let up = view
         .members
         .iter()
         .filter(|member| matches!(member.state.as_str(), "running" | "streaming"))
         .count();
-    Ok((back < members.len().max(view.members.len())).then(|| format!("{back} of {} members run", members.len())))
+    Ok((up < wanted).then(|| format!("{up} of {wanted} members run")))
+}
+
+fn environment<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let mut containers = pod.spec.as_ref()?.containers.iter();
+    let container = containers.find(|container| container.name == "postgres")?;
+    let mut variables = container.env.iter().flatten();
+    variables.find(|variable| variable.name == name)?.value.as_deref()
 }

@@ -1,0 +1,252 @@
+//! Each ends with its exit code, one line that says what is wrong and what to do, and nothing changed.
+
+use harness::{authority::Authority, source::SourceOptions};
+use k8s_openapi::api::rbac::v1::Role;
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, date_time_ymd};
+use serde_json::json;
+
+use super::stage::{CLUSTER, NAMESPACE, SOON, Stage};
+
+/// Variables that differ, the exit code, and what the last line must say.
+type Case<'a> = (&'a [(&'a str, Option<&'a str>)], i32, &'a str);
+
+const CASES: &[Case] = &[
+    (&[("SOURCE_CLUSTER", None)], 2, "the variable SOURCE_CLUSTER is missing"),
+    (&[("TARGET_IMAGE", Some(""))], 2, "it is empty"),
+    (&[("SOURCE_HOST", Some(" "))], 2, "it is empty"),
+    (&[("SOURCE_HOST", None)], 2, "the variable SOURCE_HOST is missing"),
+    (&[("TARGET_CLUSTER", Some("Data_Base"))], 2, "is not a Kubernetes name"),
+    (&[("TARGET_STORAGE", Some("40GB"))], 2, "is not a size such as 40Gi"),
+    (
+        &[("TARGET_IMAGE", Some("postgresql:latest"))],
+        2,
+        "does not begin with a version of PostgreSQL",
+    ),
+    (&[("SOURCE_PASSWORD_FILE", Some("/nowhere"))], 2, "reading /nowhere"),
+    (&[("DATABASE", Some("nope"))], 3, "the source has no database nope"),
+    (
+        &[("TARGET_CLUSTER", Some(CLUSTER))],
+        3,
+        "TARGET_CLUSTER and SOURCE_CLUSTER are both mastodon-postgresql",
+    ),
+    (
+        &[("TARGET_IMAGE", Some("postgresql:18.1-standard-trixie"))],
+        3,
+        "the source runs PostgreSQL 17",
+    ),
+    (&[("TARGET_STORAGE", Some("1Mi"))], 3, "raise TARGET_STORAGE"),
+    (&[("SOURCE_PORT", Some("1"))], 1, "connecting to mastodon-postgresql.mastodon.svc:1"),
+    (
+        &[("SOURCE_HOST", Some("nowhere.mastodon.svc"))],
+        1,
+        "connecting to nowhere.mastodon.svc:5432",
+    ),
+    (&[("SOURCE_USER", Some("nobody"))], 2, "password authentication failed"),
+];
+
+#[tokio::test]
+async fn of_the_environment_and_the_certificates() {
+    let stage = Stage::set(SourceOptions::default()).await;
+    let untouched = stage.state().await;
+    for (changes, exit_code, says) in CASES {
+        let job = changes.iter().fold(stage.job(), |job, (name, value)| match value {
+            Some(value) => job.env(name, value),
+            None => job.without(name),
+        });
+        let ended = job.run(SOON).await.unwrap();
+        expect(&ended, *exit_code, says);
+    }
+    for (certificate, ca, says) in certificates() {
+        stage.overwrite(&format!("{CLUSTER}-server"), &[("tls.crt", &certificate)]).await;
+        stage.overwrite(&format!("{CLUSTER}-ca"), &[("ca.crt", &ca)]).await;
+        // Before a password is shown to the server that cannot be checked.
+        expect(&stage.run().await, 3, says);
+    }
+    assert_eq!(stage.state().await, untouched);
+    let given_up = stage.job().env("SOURCE_SSLMODE", "require").run(SOON).await.unwrap();
+    assert_eq!(given_up.exit_code, 0, "{given_up}");
+    assert_eq!(
+        stage.manifest().await[0]["spec"]["externalClusters"][0]["connectionParameters"]["sslmode"],
+        "require"
+    );
+}
+
+/// A server's certificate and a CA that do not do: of another CA, and expired.
+fn certificates() -> [(String, String, &'static str); 2] {
+    let (one, other) = (Authority::root("one").unwrap(), Authority::root("other").unwrap());
+    let names = vec!["mastodon-postgresql.mastodon.svc".to_owned()];
+    let foreign = one.server("source", &names, &[]).unwrap();
+    let mut old = CertificateParams::new(names).unwrap();
+    (old.not_before, old.not_after) = (date_time_ymd(2024, 1, 1), date_time_ymd(2025, 1, 1));
+    old.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let expired = one.sign(old).unwrap();
+    [
+        (
+            foreign.certificate,
+            other.certificate().into(),
+            "was not signed by this CA, but by CN=one",
+        ),
+        (expired.certificate, one.certificate().into(), "expired at 2025-01-01"),
+    ]
+}
+
+fn expect(ended: &harness::kubelet::Ended, exit_code: i32, says: &str) {
+    assert_eq!(ended.exit_code, exit_code, "{says}: {ended}");
+    let last = &ended.log.last().unwrap_or_else(|| panic!("{says}: nothing was said")).text;
+    assert!(
+        last.contains('✗') && last.contains(says) && last.contains('→'),
+        "{says:?} is not the last line of {ended}"
+    );
+    // Where the environment itself is broken, the log stands in for the last word.
+    assert!(
+        ended.termination_message.contains(&says.replace('"', "\\\"")) || ended.termination_message.contains(says),
+        "{ended}"
+    );
+}
+
+#[tokio::test]
+async fn of_the_clusters() {
+    let stage = Stage::set(SourceOptions::default()).await;
+    let untouched = stage.state().await;
+
+    stage
+        .overwrite(
+            &format!("postgres.{CLUSTER}.credentials.postgresql.acid.zalan.do"),
+            &[("password", "wrong")],
+        )
+        .await;
+    expect(&stage.run().await, 2, "password authentication failed");
+    let right = stage.source.credentials().postgres.clone();
+    stage
+        .overwrite(
+            &format!("postgres.{CLUSTER}.credentials.postgresql.acid.zalan.do"),
+            &[("password", &right)],
+        )
+        .await;
+
+    let standby = format!("standby.{CLUSTER}.credentials.postgresql.acid.zalan.do");
+    stage.overwrite(&standby, &[("password", "wrong")]).await;
+    expect(&stage.run().await, 3, "does not hold the password of role standby");
+    stage
+        .overwrite(&standby, &[("password", &stage.source.credentials().standby)])
+        .await;
+
+    let undo = [
+        (
+            "set allow_in_place_tablespaces = on; create tablespace fast location ''",
+            "drop tablespace fast",
+            "tablespaces cannot be copied this way: fast",
+        ),
+        (
+            "alter system set default_transaction_read_only = off",
+            "alter system reset default_transaction_read_only",
+            "postgresql.auto.conf sets default_transaction_read_only",
+        ),
+        (
+            "alter role standby noreplication",
+            "alter role standby replication",
+            "role standby lacks replication",
+        ),
+        (
+            "create role streaming_replica",
+            "drop role streaming_replica",
+            "role streaming_replica exists, is not of this step",
+        ),
+        (
+            "alter role mastodon set session_preload_libraries = 'set_user'",
+            "alter role mastodon reset session_preload_libraries",
+            "no login would succeed",
+        ),
+    ];
+    for (spoil, mend, says) in undo {
+        // One by one: a tablespace is not made inside a transaction.
+        let session = stage.source.connect("postgres").await.unwrap();
+        for statement in spoil.split("; ") {
+            session.batch_execute(statement).await.unwrap();
+        }
+        expect(&stage.run().await, 3, says);
+        stage.sql("postgres", mend).await;
+    }
+    // All but the roles, which this test itself has altered and put back.
+    assert_eq!(stage.state().await[..5], untouched[..5]);
+
+    target(&stage).await;
+    without_a_leader(&stage).await;
+    without_a_verb(&stage).await;
+}
+
+/// A Cluster that is there already: of other data, or promoted.
+async fn target(stage: &Stage) {
+    let clusters = stage.of_kind("postgresql.cnpg.io", "Cluster", "clusters");
+    let identity: String = stage.ask("select system_identifier::text from pg_control_system()").await;
+    for (enabled, system, says) in [
+        (true, "1", "cluster database exists and holds other data"),
+        (false, identity.as_str(), "cluster database exists and follows no source"),
+    ] {
+        let cluster = json!({
+            "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": "database"},
+            "spec": {"instances": 1, "imageName": "p:17.10", "storage": {"size": "1Gi"}, "replica": {"enabled": enabled, "source": "zalando"},
+                "externalClusters": [{"name": "zalando", "connectionParameters": {"host": "h"}}]},
+            "status": {"systemID": system},
+        });
+        stage.plane.apply(NAMESPACE, &[cluster]).await.unwrap();
+        expect(&stage.run().await, 3, says);
+    }
+    clusters.delete("database", &DeleteParams::default()).await.unwrap();
+}
+
+async fn without_a_leader(stage: &Stage) {
+    let mut other = stage.postgresqls().get(CLUSTER).await.unwrap();
+    other.metadata = kube::api::ObjectMeta {
+        name: Some("empty".into()),
+        ..Default::default()
+    };
+    stage.postgresqls().create(&PostParams::default(), &other).await.unwrap();
+    allow(
+        stage,
+        json!({"apiGroups": ["acid.zalan.do"], "resources": ["postgresqls"], "verbs": ["get"]}),
+    )
+    .await;
+    let ended = stage.job().env("SOURCE_CLUSTER", "empty").run(SOON).await.unwrap();
+    expect(&ended, 3, "postgresql empty has no leader");
+    let ended = stage.job().env("SOURCE_CLUSTER", "unknown").run(SOON).await.unwrap();
+    expect(&ended, 2, "postgresql unknown does not exist in namespace mastodon");
+}
+
+/// More than the manifests grant, for a name that they do not know.
+async fn allow(stage: &Stage, rule: serde_json::Value) {
+    let account = "replica-migration-prepare-zalando";
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "more"}, "rules": [rule]});
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "more"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "more"},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
+    });
+    stage.plane.apply(NAMESPACE, &[role, binding]).await.unwrap();
+}
+
+async fn without_a_verb(stage: &Stage) {
+    let roles: Api<Role> = Api::namespaced(stage.plane.admin(), NAMESPACE);
+    let name = "replica-migration-prepare-zalando";
+    let before = roles.get(name).await.unwrap().rules;
+    let fewer: Vec<_> = before
+        .iter()
+        .flatten()
+        .filter(|rule| rule.resources.as_deref() != Some(&["pods".into()]))
+        .cloned()
+        .collect();
+    let set = async |rules: serde_json::Value| {
+        roles
+            .patch(name, &PatchParams::default(), &Patch::Merge(json!({"rules": rules})))
+            .await
+            .unwrap()
+    };
+    set(json!(fewer)).await;
+    let ended = stage.run().await;
+    expect(&ended, 2, "cannot list resource \"pods\"");
+    set(json!(before)).await;
+}
