@@ -1,11 +1,12 @@
 //! adopt-pgdata, black box: a data directory with Patroni's files does not start under a real PostgreSQL 17, and does after it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Output},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use harness::{
@@ -124,16 +125,32 @@ impl Copy {
         Process::start("postgres", command, &self.instance.directory().join("postgres.log")).unwrap()
     }
 
-    /// What would change if a file were written: inode, modification time, mode, owner.
-    fn stamps(&self) -> Vec<(String, u64, i64, i64, u32, u32)> {
-        let stamp = |entry: fs::DirEntry| {
-            let seen = entry.metadata().unwrap();
-            let name = entry.file_name().into_string().unwrap();
-            (name, seen.ino(), seen.mtime(), seen.mtime_nsec(), seen.mode(), seen.uid())
-        };
-        let mut stamps: Vec<_> = fs::read_dir(&self.data).unwrap().map(|entry| stamp(entry.unwrap())).collect();
-        stamps.sort();
-        stamps
+    /// Every file, by name.
+    fn stamps(&self) -> BTreeMap<String, Stamp> {
+        let files = fs::read_dir(&self.data).unwrap().map(Result::unwrap);
+        files
+            .map(|entry| (entry.file_name().into_string().unwrap(), Stamp::of(&entry.metadata().unwrap())))
+            .collect()
+    }
+}
+
+/// What would change if a file were written.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    modified: SystemTime,
+    mode: u32,
+    owner: u32,
+}
+
+impl Stamp {
+    fn of(seen: &fs::Metadata) -> Self {
+        Self {
+            inode: seen.ino(),
+            modified: seen.modified().unwrap(),
+            mode: seen.mode(),
+            owner: seen.uid(),
+        }
     }
 }
 
@@ -281,7 +298,7 @@ async fn a_line_that_patronis_file_covered_in_the_base_file_does_not_come_to_lig
 async fn killed_in_the_middle_of_a_write_it_leaves_whole_files_and_the_next_run_goes_on() {
     let copy = Copy::make().await;
     let killed_at = |bytes: usize| {
-        let mut command = copy.setup.server("/usr/bin/prlimit");
+        let mut command = copy.setup.server("prlimit");
         command.arg(format!("--fsize={bytes}:{bytes}")).arg("--core=0:0").arg(&copy.program);
         let output = copy.adopt_with(command);
         assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
@@ -304,12 +321,8 @@ async fn killed_in_the_middle_of_a_write_it_leaves_whole_files_and_the_next_run_
     );
 
     said(&copy.adopt(), 0, &["postgresql.conf: hba_file"]);
-    let leftovers: Vec<_> = copy
-        .stamps()
-        .into_iter()
-        .filter(|(name, ..)| name.ends_with(".adopt-pgdata"))
-        .collect();
-    assert_eq!(leftovers, []);
+    let leftovers: Vec<String> = copy.stamps().into_keys().filter(|name| name.ends_with(".adopt-pgdata")).collect();
+    assert!(leftovers.is_empty(), "{leftovers:?}");
     let server = copy.start();
     client(&copy, &server).await;
     server.signal(Signal::INT);

@@ -63,6 +63,9 @@ async fn wrong_settings() {
     ends(&replicas.run(SOON).await.unwrap(), 0, &["sslmode verify-ca"]);
 }
 
+/// Which Secret, what is in it instead, the exit code, what is said.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
+
 #[tokio::test]
 async fn wrong_secrets() {
     let stage = Stage::set(SourceOptions::default()).await;
@@ -72,8 +75,7 @@ async fn wrong_secrets() {
     let ended = server_for(&other, -1);
     let soon = server_for(&other, 10);
     let login = stage.source.credentials().standby.clone();
-    // Which Secret, what is in it instead, the exit code, what is said.
-    let cases: &[(&str, &[(&str, &str)], i32, &[&str])] = &[
+    let cases: &[Case] = &[
         (
             CA_OF_SOURCE,
             &[("ca.crt", other.certificate())],
