@@ -1,8 +1,6 @@
 //! The harness's own target, before anything is concluded from it: a copy that cannot start, the cure, promotion with and
 //! without the restart, passwords, fences, and the application across all of it.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests, too, may end a test")]
-
 use std::{sync::Arc, time::Duration};
 
 use harness::{
@@ -274,6 +272,30 @@ async fn changed_settings_are_reloaded_and_a_fence_stops_it(bed: &Bed, instance:
     assert_ne!(one(&session, "select pg_postmaster_start_time()::text").await, since);
 }
 
+/// The target loses its connection, and the source goes on working.
+async fn the_source_goes_on_alone(bed: &Bed, instance: &InstanceHandle) {
+    let mut external = cluster("database")["spec"]["externalClusters"].clone();
+    external[0]["connectionParameters"]["host"] = json!("gone");
+    bed.change("database", json!({"spec": {"externalClusters": external}})).await;
+    let session = instance.admin("postgres").await.unwrap();
+    bed.until("it does not stream any more", async || {
+        one(
+            &session,
+            "select count(*)::text from pg_stat_wal_receiver where status = 'streaming'",
+        )
+        .await
+            == "0"
+    })
+    .await;
+    bed.source
+        .connect("mastodon")
+        .await
+        .unwrap()
+        .batch_execute("create table public.late ()")
+        .await
+        .unwrap();
+}
+
 async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance: &InstanceHandle) {
     let hash = |session, role: &'static str| async move {
         let session: harness::target::Session = session;
@@ -284,6 +306,7 @@ async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance:
         .await
     };
     let before = hash(instance.admin("postgres").await.unwrap(), "mastodon").await;
+    the_source_goes_on_alone(bed, instance).await;
     bed.change("database", json!({"spec": {"replica": {"enabled": false}}})).await;
     let moments = instance.promoted(SOON).await.unwrap();
     let since = |moment: Option<tokio::time::Instant>| moment.map(|moment| moment.duration_since(moments.asked.unwrap()));
@@ -303,6 +326,12 @@ async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance:
     assert!(own > Duration::from_millis(2_300) && own < Duration::from_secs(10), "{own:?}");
     let session = instance.admin("postgres").await.unwrap();
     assert_eq!(one(&session, "select pg_is_in_recovery()::text").await, "false");
+    let late = one(
+        &instance.admin("mastodon").await.unwrap(),
+        "select coalesce(to_regclass('public.late')::text, 'lost')",
+    )
+    .await;
+    assert_eq!(late, "lost", "nobody asks whether the last WAL has arrived");
     assert_eq!(one(&session, "select current_setting('archive_mode')").await, "on");
     assert_eq!(
         one(
@@ -490,5 +519,6 @@ async fn no_pods(bed: &Bed) -> bool {
 }
 
 async fn rows_of(instance: &InstanceHandle) -> Vec<Key> {
-    rows(&*instance.admin("mastodon").await.unwrap()).await.unwrap()
+    let session = instance.admin("mastodon").await.unwrap();
+    rows(&session).await.unwrap()
 }

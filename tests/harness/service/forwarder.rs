@@ -19,6 +19,7 @@ use tokio::{
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// The address may still be held by the listener before this one.
 const BIND_AGAIN: Duration = Duration::from_millis(20);
+const TRIES_SILENT: u32 = 50;
 const BACKLOG: u32 = 256;
 
 /// Forwards one address for as long as it lives. Connections that exist outlive a change of backends, and this value.
@@ -44,15 +45,20 @@ impl Forwarder {
 
 async fn run(address: SocketAddr, mut backends: watch::Receiver<Vec<SocketAddr>>) {
     let turn = AtomicUsize::new(0);
+    let mut tries: u32 = 0;
     while backends.wait_for(|some| !some.is_empty()).await.is_ok() {
         let listener = match listen(address) {
             Ok(listener) => listener,
             Err(error) => {
-                eprintln!("service on {address}: {error}; trying again");
+                tries += 1;
+                if tries == TRIES_SILENT {
+                    eprintln!("service on {address}: {error}; trying again");
+                }
                 sleep(BIND_AGAIN).await;
                 continue;
             }
         };
+        tries = 0;
         serve(&listener, &mut backends, &turn).await;
     }
 }
