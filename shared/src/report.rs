@@ -54,17 +54,17 @@ impl Reporter {
         let (sender, mut queue) = mpsc::unbounded_channel();
         self.queue = Some(sender);
         tokio::spawn(async move {
-            let mut broken = false;
+            let mut said = false;
             while let Some(item) = queue.recv().await {
                 match item {
-                    Queued::Event(event) if !broken => {
-                        if let Err(error) = recorder.publish(&event, &subject).await {
+                    Queued::Event(event) => {
+                        if let Err(error) = recorder.publish(&event, &subject).await
+                            && !std::mem::replace(&mut said, true)
+                        {
                             // Said once: an Event is a courtesy, the log is the record.
-                            log::warn!("events cannot be posted, the log goes on: {}", Error::from(error));
-                            broken = true;
+                            log::warn!("an event cannot be posted, the log goes on: {}", Error::from(error));
                         }
                     }
-                    Queued::Event(_) => {}
                     Queued::Flush(done) => drop(done.send(())),
                 }
             }

@@ -205,6 +205,10 @@ fn stop(journal: &Journal, seen: &Observation) -> Option<Decision> {
 
 /// The source is stopped, and the target proves that nothing is missing; then the promotion is recorded.
 fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
+    if seen.held() == Some(false) {
+        // Without the pause Patroni starts again what is stopped.
+        return Decision::Do(Action::Hold);
+    }
     if let Some(step) = stop(journal, seen) {
         return step;
     }
@@ -218,9 +222,6 @@ fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
     let Sight::Answers(patroni) = &seen.patroni else {
         return Decision::Wait(silent(seen));
     };
-    if seen.held() == Some(false) {
-        return Decision::Do(Action::Hold);
-    }
     if !patroni.silent.is_empty() {
         return Decision::Wait(format!("{} does not say whether its server runs", patroni.silent.join(", ")));
     }

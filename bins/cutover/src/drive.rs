@@ -17,8 +17,8 @@ use crate::{
 pub trait World {
     /// Reads the record, and looks at everything.
     async fn observe(&mut self) -> Result<(Journal, Observation)>;
-    /// Adds a fact to the record as it was last read. That somebody else wrote first is no error: the next look shows it.
-    async fn record(&mut self, fact: Fact) -> Result<()>;
+    /// Adds a fact to the record as it was last read or written, and returns the record. None: somebody else wrote first; look again.
+    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>>;
     /// Performs an action; returns the fact that it leaves, if that cannot be observed.
     async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>>;
     /// Waits before the next look, and says for what.
@@ -66,25 +66,15 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
                     .hint("start the cutover again: it goes on from here"),
             );
         }
-        let outcome = match decide(&journal, &seen, limits) {
-            Decision::Done => return Ok(()),
-            Decision::NotReady(_) => return readiness::worst(&seen.readiness),
-            Decision::Refuse(reason) => {
-                return Err(
-                    Error::refused(reason).hint("the application runs on the source as before; mend the cause and start a new cutover")
-                );
-            }
-            Decision::Alarm(reason) => {
-                return Err(Error::contradiction(reason)
-                    .hint("change nothing by hand before the record cutover-<cluster> and both servers have been compared"));
-            }
-            Decision::Wait(missing) => {
+        let outcome = match follow(world, journal, &seen, limits).await {
+            Ok(Next::Look) => Ok(()),
+            Ok(Next::Pause(journal, missing)) => {
                 patience(&journal, waited, limits, &missing)?;
                 world.pause(&missing, Pace::Close).await;
                 Ok(())
             }
-            Decision::Record(fact) => world.record(fact).await,
-            Decision::Do(action) => act(world, &action, &journal).await,
+            Ok(Next::End(end)) => return end,
+            Err(error) => Err(error),
         };
         if let Err(error) = outcome {
             failed += 1;
@@ -96,13 +86,54 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
     Err(Error::transient("the cutover did not come to an end").hint("start it again: it goes on from what is recorded"))
 }
 
-async fn act(world: &mut impl World, action: &Action, journal: &Journal) -> Result<()> {
-    let Some(start) = &journal.started else {
-        return Err(Error::contradiction("an action before the start was recorded"));
-    };
-    match world.perform(action, start).await? {
-        Some(fact) => world.record(fact).await,
-        None => Ok(()),
+/// What follows a look.
+enum Next {
+    Look,
+    Pause(Box<Journal>, String),
+    End(Result<()>),
+}
+
+/// Decides and acts on one look. What is recorded leads to the next decision at once: its effect is as safe on this look as on a
+/// stale one, and clients are waiting.
+async fn follow(world: &mut impl World, mut journal: Journal, seen: &Observation, limits: &Limits) -> Result<Next> {
+    let mut fresh = true;
+    loop {
+        let decision = decide(&journal, seen, limits);
+        let fact = match decision {
+            Decision::Record(fact) => fact,
+            Decision::Do(action) => {
+                let Some(start) = &journal.started else {
+                    return Err(Error::contradiction("an action before the start was recorded"));
+                };
+                if let Some(fact) = world.perform(&action, start).await? {
+                    world.record(fact).await?;
+                }
+                return Ok(Next::Look);
+            }
+            Decision::Wait(missing) => return Ok(Next::Pause(Box::new(journal), missing)),
+            // Another cutover may have acted since: only a look that is newer than the record may be the last.
+            _ if !fresh => return Ok(Next::Look),
+            end => return Ok(Next::End(ended(end, seen))),
+        };
+        fresh = false;
+        // Each fact is recorded once, so this comes to an end: a decision is never to record what is recorded.
+        match world.record(fact).await? {
+            Some(recorded) if recorded != journal => journal = recorded,
+            _ => return Ok(Next::Look),
+        }
+    }
+}
+
+/// The four ends.
+fn ended(end: Decision, seen: &Observation) -> Result<()> {
+    match end {
+        Decision::NotReady(_) => readiness::worst(&seen.readiness),
+        Decision::Refuse(reason) => {
+            Err(Error::refused(reason).hint("the application runs on the source as before; mend the cause and start a new cutover"))
+        }
+        Decision::Alarm(reason) => Err(Error::contradiction(reason)
+            .hint("change nothing by hand before the record cutover-<cluster> and both servers have been compared")),
+        _ => Ok(()),
     }
 }
 

@@ -24,7 +24,7 @@ use shared::{
 use crate::{
     decide::Action,
     drive::{Pace, World},
-    journal::{Fact, Journal, Start},
+    journal::{AppConfig, Fact, Journal, Start},
     observation::Observation,
     settings::Settings,
 };
@@ -49,6 +49,8 @@ pub struct Live {
     members: Vec<shared::kubernetes::patroni::Member>,
     /// The application at the last look: it is scaled only where it still is so.
     apps: BTreeMap<String, Replicas>,
+    /// Its ConfigMap at the last look at it.
+    config: AppConfig,
 }
 
 impl Live {
@@ -62,6 +64,7 @@ impl Live {
             record: None,
             members: Vec::new(),
             apps: BTreeMap::new(),
+            config: AppConfig::default(),
             run,
             settings,
         }
@@ -96,9 +99,10 @@ impl World for Live {
         self.look().await
     }
 
-    async fn record(&mut self, fact: Fact) -> Result<()> {
+    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>> {
+        // Taken, so that after an error, when it is unknown whether the write arrived, only a new look goes on.
         let Some(mut record) = self.record.take() else {
-            return Ok(());
+            return Ok(None);
         };
         if let Fact::Started(start) = &fact {
             // The guide's own record of the counts comes first: it must never be missing when the journal has begun.
@@ -106,13 +110,19 @@ impl World for Live {
         }
         let facts = record.facts.with(fact.clone());
         match record.save(&self.run.client, &self.run.namespace, facts).await? {
-            Saved::Yes => self.narrate_fact(&fact, &record.facts),
-            Saved::Conflict => self
-                .run
-                .report
-                .warning("Conflict", "another cutover has written to the record; looking again"),
+            Saved::Yes => {
+                self.narrate_fact(&fact, &record.facts);
+                let journal = record.facts.clone();
+                self.record = Some(record);
+                Ok(Some(journal))
+            }
+            Saved::Conflict => {
+                self.run
+                    .report
+                    .warning("Conflict", "another cutover has written to the record; looking again");
+                Ok(None)
+            }
         }
-        Ok(())
     }
 
     async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {

@@ -29,7 +29,7 @@ fn without_any_guard_the_search_finds_what_breaks() {
         (Mutant::NoFence, &["S1", "S2"][..]),
         (Mutant::NoProof, &["S2"]),
         (Mutant::NoCompareAndSwap, &["S1", "S2", "S3"]),
-        (Mutant::NoFreeze, &["S1", "S2"]),
+        (Mutant::NoFreeze, &["S1", "S2", "S4"]),
         (Mutant::NoRestartWait, &["S7", "S4"]),
         (Mutant::NoRecordOfTheReturn, &["S1", "S2", "S3"]),
         (Mutant::NoReturnAtTheDeadline, &["progress"]),

@@ -11,7 +11,7 @@ use shared::{
         self,
         cnpg::Cluster,
         patroni::{self, Member, Patroni},
-        workloads,
+        workloads::{self, Replicas},
         zalando::{CONTROLLER, Postgresql},
     },
     postgres::{Source, Target},
@@ -41,8 +41,8 @@ impl Live {
             patroni_seen(&self.patroni, client, namespace, &self.settings.source_cluster),
             existing(&self.postgresqls, &self.settings.source_cluster, "SOURCE_CLUSTER"),
             existing(&self.clusters, &self.settings.target_cluster, "TARGET_CLUSTER"),
-            workloads::replicas(client, namespace, &self.settings.apps.0),
-            app_config(self, record.facts.started.as_ref().map(|start| start.config.name.as_str())),
+            self.apps_seen(&record.facts),
+            self.config_seen(&record.facts),
         );
         let (postgresql, cluster): (Postgresql, Cluster) = (postgresql?, cluster?);
         let (patroni, members) = match patroni {
@@ -75,10 +75,33 @@ impl Live {
             )
             .await?;
         }
-        self.apps = seen.apps.clone();
+        (self.apps, self.config) = (seen.apps.clone(), seen.config.clone());
         let journal = record.facts.clone();
         self.record = Some(record);
         Ok((journal, seen))
+    }
+
+    /// Between marker and promotion the application has no say, and each call is time that clients wait: the last look at it stands.
+    async fn apps_seen(&self, journal: &Journal) -> Result<BTreeMap<String, Replicas>> {
+        if application_rests(journal) && !self.apps.is_empty() {
+            return Ok(self.apps.clone());
+        }
+        workloads::replicas(&self.run.client, &self.run.namespace, &self.settings.apps.0).await
+    }
+
+    async fn config_seen(&self, journal: &Journal) -> Result<AppConfig> {
+        if application_rests(journal) && !self.config.name.is_empty() {
+            return Ok(self.config.clone());
+        }
+        let recorded = journal.started.as_ref().map(|start| start.config.name.as_str());
+        let name = recorded.unwrap_or(&self.settings.app_configmap);
+        let map = workloads::find_config(&self.run.client, &self.run.namespace, name).await?;
+        let data = map.data.clone().unwrap_or_default();
+        let keys = self.settings.app_config_target.keys();
+        Ok(AppConfig {
+            name: map.name_any(),
+            values: keys.map(|key| (key.clone(), data.get(key).cloned())).collect(),
+        })
     }
 
     /// Silence is part of a look; what a person must mend (a password, a certificate) is an error while nothing was touched.
@@ -95,6 +118,11 @@ impl Live {
             }
         }
     }
+}
+
+/// Writes are blocked and ended, and it is not yet time to route.
+fn application_rests(journal: &Journal) -> bool {
+    journal.marker.is_some() && journal.promoted.is_none() && journal.going_back.is_none()
 }
 
 enum Side {
@@ -212,21 +240,5 @@ where
     kubernetes::get(api, name).await?.ok_or_else(|| {
         Error::config(format!("the {} {name} does not exist", K::kind(&())))
             .hint(format!("correct {setting} in the ConfigMap replica-migration"))
-    })
-}
-
-async fn app_config(live: &Live, recorded: Option<&str>) -> Result<AppConfig> {
-    let name = recorded.unwrap_or(&live.settings.app_configmap);
-    let map = workloads::find_config(&live.run.client, &live.run.namespace, name).await?;
-    let data = map.data.clone().unwrap_or_default();
-    let values: BTreeMap<String, Option<String>> = live
-        .settings
-        .app_config_target
-        .keys()
-        .map(|key| (key.clone(), data.get(key).cloned()))
-        .collect();
-    Ok(AppConfig {
-        name: map.name_any(),
-        values,
     })
 }

@@ -6,7 +6,7 @@ use super::world::{Fuel, World};
 use crate::{
     back::back,
     decide::{Action, Decision, decide},
-    journal::{Fact, Journal, Promotion, Start},
+    journal::{Fact, Journal, Promotion},
     observation::Observation,
 };
 
@@ -32,14 +32,23 @@ pub struct Found {
 }
 
 /// A driver between its look and its effect.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Driver {
     /// Will look next.
     Ready,
-    /// Has decided on what it saw; the number of the decision tells states apart.
-    Decided { read: u32, apps: u8, decision: usize },
+    /// Is about to act on what it saw.
+    Decided(Sight),
     /// Has come to an end, or is not started.
     Ended,
+}
+
+/// What a driver goes by: numbers of the record and the look, and the versions that its writes carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Sight {
+    journal: usize,
+    look: usize,
+    read: u32,
+    apps: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -48,16 +57,9 @@ struct State {
     drivers: [Driver; 2],
 }
 
-/// A decision and the start it was taken with; a state holds only its number.
-#[derive(PartialEq)]
-struct Decided {
-    decision: Decision,
-    start: Option<Start>,
-}
-
 struct Search {
     mutant: Mutant,
-    decisions: Vec<Decided>,
+    looks: Vec<Observation>,
     parents: Vec<(usize, String)>,
     states: Vec<State>,
     known: HashSet<State>,
@@ -86,7 +88,7 @@ pub fn search(mutant: Mutant, disturbances: u8) -> Found {
     };
     let mut search = Search {
         mutant,
-        decisions: Vec::new(),
+        looks: Vec::new(),
         parents: vec![(0, String::new())],
         states: vec![first.clone()],
         known: [first].into(),
@@ -104,6 +106,9 @@ pub fn search(mutant: Mutant, disturbances: u8) -> Found {
             if let Some(broken) = next.world.broken() {
                 return search.failed(ends, index, &step, &broken);
             }
+            let mut next = next;
+            // The two are alike: which of them is where makes no difference.
+            next.drivers.sort_unstable();
             if !search.known.contains(&next) {
                 ends += usize::from(next.drivers.iter().all(|driver| *driver == Driver::Ended));
                 queue.push_back(search.states.len());
@@ -153,7 +158,7 @@ impl Search {
                     name.to_owned(),
                     Ok(State {
                         world,
-                        drivers: state.drivers.clone(),
+                        drivers: state.drivers,
                     }),
                 )
             })
@@ -166,22 +171,21 @@ impl Search {
 
     fn driver_steps(&mut self, state: &State, driver: usize) -> Vec<(String, Result<State, String>)> {
         let name = ["first", "second"][driver];
-        match &state.drivers[driver] {
-            &Driver::Ended => Vec::new(),
-            &Driver::Ready => {
+        match state.drivers[driver] {
+            Driver::Ended => Vec::new(),
+            Driver::Ready => {
                 let (decision, next) = self.look(state, driver);
                 vec![(format!("the {name} cutover looks and decides: {decision}"), next)]
             }
-            &Driver::Decided { read, apps, decision } => {
-                let read = (read, apps);
-                let doing = shown(&self.decisions[decision].decision);
+            Driver::Decided(sight) => {
+                let doing = shown(&self.decision(sight));
                 let mut next = vec![(
                     format!("the {name} cutover acts: {doing}"),
-                    Ok(self.act(state, driver, read, decision, true)),
+                    Ok(self.act(state, driver, sight, true)),
                 )];
                 let fuel = state.world.fuel;
                 if fuel.lost_answers > 0 && fuel.together > 0 {
-                    let mut lost = self.act(state, driver, read, decision, false);
+                    let mut lost = self.act(state, driver, sight, false);
                     lost.world.fuel.lost_answers -= 1;
                     lost.world.fuel.together -= 1;
                     next.push((format!("the {name} cutover acts and the answer is lost: {doing}"), Ok(lost)));
@@ -202,13 +206,22 @@ impl Search {
     }
 
     fn look(&mut self, state: &State, driver: usize) -> (String, Result<State, String>) {
-        let (journal, seen) = (state.world.journal(), self.blinded(state.world.look()));
-        let decision = self.mutated(&journal, &seen, decide(&journal, &seen, &World::limits()));
+        let seen = self.blinded(state.world.look());
+        let look = self.looks.iter().position(|known| *known == seen).unwrap_or_else(|| {
+            self.looks.push(seen);
+            self.looks.len() - 1
+        });
+        let sight = Sight {
+            journal: state.world.journal,
+            look,
+            read: state.world.version,
+            apps: state.world.app_version,
+        };
+        let decision = self.decision(sight);
         let mut next = state.clone();
-        let text = shown(&decision);
         let broken = match &decision {
             Decision::Done => next.world.cut().filter(|_| alone(&next, driver)),
-            Decision::Refuse(_) | Decision::NotReady(_) if journal.started.is_some() => {
+            Decision::Refuse(_) | Decision::NotReady(_) if state.world.journal().started.is_some() => {
                 next.world.restored().filter(|_| alone(&next, driver))
             }
             _ => None,
@@ -216,41 +229,45 @@ impl Search {
         next.drivers[driver] = match &decision {
             Decision::Done | Decision::Refuse(_) | Decision::NotReady(_) | Decision::Alarm(_) => Driver::Ended,
             Decision::Wait(_) => Driver::Ready,
-            Decision::Record(_) | Decision::Do(_) => Driver::Decided {
-                read: state.world.version,
-                apps: state.world.app_version,
-                decision: self.number_of(Decided {
-                    decision,
-                    start: journal.started,
-                }),
-            },
+            Decision::Record(_) | Decision::Do(_) => Driver::Decided(sight),
         };
-        (text, broken.map_or(Ok(next), Err))
+        (shown(&decision), broken.map_or(Ok(next), Err))
     }
 
-    fn number_of(&mut self, decided: Decided) -> usize {
-        self.decisions.iter().position(|known| *known == decided).unwrap_or_else(|| {
-            self.decisions.push(decided);
-            self.decisions.len() - 1
-        })
+    fn decision(&self, sight: Sight) -> Decision {
+        let (journal, seen) = (World::journal_of(sight.journal), &self.looks[sight.look]);
+        let decision = decide(&journal, seen, &World::limits());
+        self.mutated(&journal, seen, decision)
     }
 
-    fn act(&self, state: &State, driver: usize, (read, apps): (u32, u8), decision: usize, answered: bool) -> State {
+    /// As `drive::follow`: what was recorded leads to the next decision on the same look, an effect to a new look.
+    fn act(&self, state: &State, driver: usize, sight: Sight, answered: bool) -> State {
         let mut next = state.clone();
         let checked = self.mutant != Mutant::NoCompareAndSwap;
-        let Decided { decision, start } = &self.decisions[decision];
-        let fact = match decision {
-            Decision::Record(fact) => Some(fact.clone()),
-            Decision::Do(action) => start
-                .as_ref()
-                .and_then(|start| next.world.perform(action, start, apps))
-                .filter(|_| answered),
-            _ => None,
-        };
-        if let Some(fact) = fact {
-            next.world.record(fact, read, checked);
-        }
         next.drivers[driver] = Driver::Ready;
+        match self.decision(sight) {
+            Decision::Record(fact) => {
+                let written = next.world.record(fact, sight.read, checked);
+                let after = Sight {
+                    journal: next.world.journal,
+                    read: next.world.version,
+                    ..sight
+                };
+                if written && answered && matches!(self.decision(after), Decision::Record(_) | Decision::Do(_)) {
+                    next.drivers[driver] = Driver::Decided(after);
+                }
+            }
+            Decision::Do(action) => {
+                let start = World::journal_of(sight.journal).started;
+                let left = start
+                    .and_then(|start| next.world.perform(&action, &start, sight.apps))
+                    .filter(|_| answered);
+                if let Some(fact) = left {
+                    next.world.record(fact, sight.read, checked);
+                }
+            }
+            _ => {}
+        }
         next
     }
 
@@ -279,8 +296,9 @@ impl Search {
                 worlds.push(state.world.clone());
             }
             state = next?;
-            // Time passes while one waits.
-            state.world.late |= step.contains("Wait(");
+            // Time passes while one waits, or tries the same thing again and again.
+            state.world.clock +=
+                u8::from(step.contains("Wait(") && !trail.iter().any(|t: &String| t.contains("Wait(")) || trail.len() % 60 == 59);
             trail.push(step);
         }
         Err(format!(

@@ -30,6 +30,8 @@ pub enum Wal {
 const FIRST: u64 = 0x100_0028;
 const RECORD_BYTES: u64 = 120;
 const WRITES_MAX: usize = 2;
+/// Patroni starts a stopped server again and again while nobody pauses it; so often is enough to see what that breaks.
+const STARTS_MAX: u8 = 3;
 
 /// How often each disturbance may still happen, and how many of all kinds together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,7 +73,8 @@ pub struct World {
     /// The Deployment's resourceVersion.
     pub app_version: u8,
     pub routed: bool,
-    pub late: bool,
+    /// How often a time as long as the deadline has passed.
+    pub clock: u8,
     pub aborted: bool,
     pub fuel: Fuel,
 }
@@ -121,14 +124,18 @@ impl World {
             scaled: true,
             app_version: 0,
             routed: false,
-            late: false,
+            clock: 0,
             aborted: false,
             fuel,
         }
     }
 
     pub fn journal(&self) -> Journal {
-        JOURNALS.with_borrow(|journals| journals[self.journal].clone())
+        Self::journal_of(self.journal)
+    }
+
+    pub fn journal_of(number: usize) -> Journal {
+        JOURNALS.with_borrow(|journals| journals[number].clone())
     }
 
     /// A look at everything, as `Live` would have it.
@@ -140,7 +147,7 @@ impl World {
         };
         let silent = || "connection refused".to_owned();
         Observation {
-            now: at(if self.late { 1_000 } else { 0 }),
+            now: at(i64::from(self.clock) * 1_000),
             source: if self.source_up {
                 Sight::Answers(SourceSeen {
                     identity: identity(self.timeline),
@@ -235,12 +242,13 @@ impl World {
     }
 
     /// Compare-and-swap, as the API server does it.
-    pub fn record(&mut self, fact: Fact, read: u32, checked: bool) {
+    pub fn record(&mut self, fact: Fact, read: u32, checked: bool) -> bool {
         if checked && read != self.version {
-            return;
+            return false;
         }
         self.journal = number_of(self.journal().with(fact));
         self.version += 1;
+        true
     }
 
     /// An effect; returns the fact that it leaves.
@@ -308,7 +316,11 @@ impl World {
         add("the target promotes", !self.follows && !self.primary, &|w| w.primary = true);
         add("the target is restarted", self.primary && !self.restarted, &|w| w.restarted = true);
         // What Patroni and the operator do by themselves whenever they are let.
-        add("patroni starts its server", !self.source_up && !self.paused, &|w| w.start());
+        add(
+            "patroni starts its server",
+            !self.source_up && !self.paused && self.incarnation < STARTS_MAX,
+            &|w| w.start(),
+        );
         add("the stream comes back", !self.connected && self.source_up, &|w| w.connected = true);
         let fuel = self.fuel;
         if !disturbed || fuel.together == 0 {
@@ -363,10 +375,10 @@ impl World {
             w.fuel.together -= 1;
             w.connected = false;
         });
-        add("the deadline passes", fuel.ticks > 0 && !self.late, &|w| {
+        add("the deadline passes", fuel.ticks > 0, &|w| {
             w.fuel.ticks -= 1;
             w.fuel.together -= 1;
-            w.late = true;
+            w.clock += 1;
         });
         add("an abort is asked for", fuel.aborts > 0 && !self.aborted, &|w| {
             w.fuel.aborts -= 1;
