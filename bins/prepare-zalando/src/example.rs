@@ -102,6 +102,7 @@ pub(crate) fn facts() -> Facts {
         namespace: "mastodon".into(),
         host: "mastodon-postgresql.mastodon.svc".into(),
         port: 5432,
+        user: "postgres".into(),
         resource: Resource {
             pooler: Pooler::default(),
             ..Resource::default()

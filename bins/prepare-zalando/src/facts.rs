@@ -16,6 +16,8 @@ pub struct Facts {
     pub host: String,
     /// And the port.
     pub port: u16,
+    /// Whom this step has logged in as.
+    pub user: String,
     /// From the `postgresql` resource.
     pub resource: Resource,
     /// From the leader's pod.

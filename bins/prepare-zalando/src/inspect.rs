@@ -110,6 +110,7 @@ pub async fn everything(run: &Run, settings: &Settings, connection: &Connection)
         namespace: run.namespace.clone(),
         host: reach.connection.host.to_string(),
         port: reach.connection.port,
+        user: reach.connection.user.to_string(),
         resource: facts_of(&cr),
         pod,
         members,
@@ -250,7 +251,10 @@ async fn leads(source: &Source, reach: &Reach) -> Result<()> {
 }
 
 /// What a Secret at hand says about the role that will replicate.
-async fn replication_password(run: &Run, settings: &Settings) -> Result<Option<Hidden>> {
+///
+/// # Errors
+/// The API's.
+pub async fn replication_password(run: &Run, settings: &Settings) -> Result<Option<Hidden>> {
     let secrets: Api<Secret> = Api::namespaced(run.client.clone(), &run.namespace);
     let Some(secret) = kubernetes::get(&secrets, &access::secret(settings)).await? else {
         return Ok(None);
@@ -260,7 +264,8 @@ async fn replication_password(run: &Run, settings: &Settings) -> Result<Option<H
     Ok(text("password").filter(|password| fits && !password.is_empty()).map(Hidden::new))
 }
 
-fn compare(stored: Option<&Hidden>, password: Option<&Hidden>, role: &str) -> Password {
+/// What a password is to a stored hash.
+pub fn compare(stored: Option<&Hidden>, password: Option<&Hidden>, role: &str) -> Password {
     match (stored, password) {
         (_, None) => Password::NoSecret,
         (None, Some(_)) => Password::Unset,

@@ -90,7 +90,8 @@ async fn prepare(settings: &Settings, run: &Run) -> Result<()> {
 
 async fn effects(run: &Run, settings: &Settings, seen: &Seen, image: &Image) -> Result<()> {
     let report = &run.report;
-    let password = login::password(seen, settings)?;
+    let source = login::alone(&seen.reach).await?;
+    let password = login::password(run, settings).await?;
     let replication = login::secret(settings, &password);
     let written = secrets::write(run, &replication).await?;
     report.step(
@@ -98,8 +99,8 @@ async fn effects(run: &Run, settings: &Settings, seen: &Seen, image: &Image) -> 
         format!("password stored in secret {}: {}", replication.name, written.word()),
     );
 
-    login::make_roles(run, settings, seen, &password).await?;
-    login::prove(run, settings, &seen.reach, &password).await?;
+    login::make_roles(run, settings, &source, &password).await?;
+    login::prove(run, settings, &seen.reach, &source, &password).await?;
 
     for (reason, credentials) in login::promoted(settings, seen) {
         let written = secrets::write(run, &credentials).await?;

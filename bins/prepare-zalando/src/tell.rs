@@ -82,8 +82,8 @@ pub async fn plan(run: &Run, settings: &Settings, seen: &Seen, needed: &Needed, 
             settings.source_cluster
         ));
     }
-    let password = login::password(seen, settings)?;
-    for change in login::plan(settings, seen, &password) {
+    let password = login::password(run, settings).await?;
+    for change in login::plan(settings, &seen.facts.cnpg_roles, seen.facts.login.password, &password) {
         report.info(format!("would do: {}", change.what));
     }
     let mut credentials: Vec<_> = login::promoted(settings, seen)

@@ -171,6 +171,10 @@ async fn of_the_clusters() {
         expect(&stage.run().await, 3, says);
         stage.sql("postgres", mend).await;
     }
+    let other = stage.source.connect("postgres").await.unwrap();
+    other.batch_execute("select pg_advisory_lock(8243118303898460416)").await.unwrap();
+    expect(&stage.run().await, 1, "another run of this step is at work");
+    drop(other);
     // All but the roles, which this test itself has altered and put back.
     assert_eq!(stage.state().await[..5], untouched[..5]);
 

@@ -47,6 +47,17 @@ fn identity(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         let what = "the source has no superuser postgres that may log in, and CloudNativePG knows no other";
         found.push(Finding::blocker("NoPostgres", what, "create role postgres superuser login"));
     }
+    if facts.user != "postgres" {
+        let what = format!(
+            "SOURCE_USER is {}, and CloudNativePG's superuser is always called postgres",
+            facts.user
+        );
+        found.push(Finding::blocker(
+            "OtherUser",
+            what,
+            "set SOURCE_USER=postgres in the ConfigMap replica-migration, and mount its secret",
+        ));
+    }
     if facts.setting("wal_level") == "minimal" {
         found.push(Finding::blocker(
             "WalLevel",
@@ -305,6 +316,7 @@ mod tests {
     #[test]
     fn what_would_break_the_copy_blocks() {
         expect(|f| f.roles[0].superuser = false, Weight::Blocker, "NoPostgres");
+        expect(|f| f.user = "admin".into(), Weight::Blocker, "OtherUser");
         expect(
             |f| example::set(f, "wal_level", "minimal", "minimal", "replica", "configuration file"),
             Weight::Blocker,
