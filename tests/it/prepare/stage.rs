@@ -111,13 +111,6 @@ impl Stage {
         self.of_kind("acid.zalan.do", "postgresql", "postgresqls")
     }
 
-    pub(super) async fn change_source(&self, patch: Value) {
-        self.postgresqls()
-            .patch(CLUSTER, &PatchParams::default(), &Patch::Merge(patch))
-            .await
-            .unwrap();
-    }
-
     /// Replaces keys of a Secret.
     pub(super) async fn overwrite(&self, secret: &str, keys: &[(&str, &str)]) {
         let data: serde_json::Map<String, Value> = keys.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
