@@ -159,6 +159,10 @@ impl From<kube::Error> for Error {
         match status.code {
             401 => Self::config(format!("kubernetes api: {said}"))
                 .hint("the service account's token is not accepted; does the ServiceAccount still exist?"),
+            // An API server that has just started does not know all Roles yet and says that ours is not found; so says one whose
+            // Role is really missing, but that is worth another try, and a Job given up in the middle of a cut is not.
+            403 if said.contains("RBAC: ") && said.contains("not found") => Self::transient(format!("kubernetes api: {said}"))
+                .hint("if this stays: apply the step's manifests again, its Role is missing"),
             403 => Self::config(format!("kubernetes api: {said}"))
                 .hint("the Role of this step lacks the verb named above; apply the step's manifests again"),
             404 => Self::config(format!("kubernetes api: {said}")).hint("check the names in the ConfigMap replica-migration"),
@@ -246,5 +250,17 @@ mod tests {
     fn a_cause_that_repeats_itself_is_printed_once() {
         let error = Error::transient("input/output: gone").caused_by(std::io::Error::other("gone"));
         assert_eq!(error.to_string(), "input/output: gone");
+    }
+
+    #[test]
+    fn a_role_that_is_not_found_may_be_found_in_a_moment_and_a_missing_verb_may_not() {
+        let forbidden = |message: &str| {
+            let status = kube::core::Status::failure(message, "Forbidden").with_code(403);
+            Error::from(kube::Error::Api(Box::new(status))).kind()
+        };
+        let missing = r#"pods is forbidden: User "u" cannot list resource "pods" in API group "" in the namespace "n""#;
+        assert_eq!(forbidden(missing), ErrorKind::Config);
+        let starting = format!(r#"{missing}: RBAC: role.rbac.authorization.k8s.io "r" not found"#);
+        assert_eq!(forbidden(&starting), ErrorKind::Transient);
     }
 }

@@ -50,9 +50,10 @@ struct Watch<'a> {
     source: Option<Source>,
     checkpoint: Option<JoinHandle<Result<()>>>,
     knocking_since: Option<Instant>,
+    looked: bool,
     pace: Pace,
     said: Option<Instant>,
-    warned: Option<String>,
+    warned: Vec<String>,
     cure: Option<String>,
 }
 
@@ -66,9 +67,10 @@ impl<'a> Watch<'a> {
             source: Some(source),
             checkpoint: None,
             knocking_since: None,
+            looked: false,
             pace: Pace::default(),
             said: None,
-            warned: None,
+            warned: Vec::new(),
             cure: None,
         }
     }
@@ -84,9 +86,14 @@ impl<'a> Watch<'a> {
         }
         let seen = match self.look(refusal.clone()).await {
             Ok(seen) => seen,
-            Err(error) if error.kind() == ErrorKind::Transient => return Ok(Seen::NotYet(error.to_string())),
+            // What was allowed a moment ago will be again: an API server that starts refuses until it has read its Roles.
+            Err(error) if error.kind() == ErrorKind::Transient || self.looked => {
+                self.run.report.waiting(format!("waiting: {error}"));
+                return Ok(Seen::NotYet(error.to_string()));
+            }
             Err(error) => return Err(error),
         };
+        self.looked = true;
         let missing = match clone::stage(&seen) {
             Stage::GivenUp(what) => {
                 return Err(Error::refused(format!("the target cannot be cloned: {what}"))
@@ -183,9 +190,11 @@ impl<'a> Watch<'a> {
     }
 
     fn stuck(&mut self, what: String, cure: String) -> String {
-        if self.warned.as_ref() != Some(&cure) {
-            self.run.report.warning("CloneStuck", format!("{what} → {cure}"));
-            self.warned = Some(cure.clone());
+        if !self.warned.contains(&cure) {
+            // Events with the same reason are taken for one that is repeated.
+            let reason = format!("CloneStuck{}", self.warned.len() + 1);
+            self.run.report.warning(&reason, format!("{what} → {cure}"));
+            self.warned.push(cure.clone());
         }
         self.cure = Some(cure);
         what

@@ -53,7 +53,8 @@ pub async fn wait(run: &Run, settings: &Settings, ends: &Ends, deadline: Instant
     let outcome = until(deadline, POLL, async || {
         let seen = match watch.look().await {
             Ok(seen) => seen,
-            Err(error) if error.kind() == ErrorKind::Transient && watch.lag.patient() => {
+            // What was allowed a moment ago will be again: an API server that starts refuses until it has read its Roles.
+            Err(error) if (error.kind() == ErrorKind::Transient || last.is_some()) && watch.lag.patient() => {
                 run.report.waiting(format!("waiting: {error}"));
                 return Ok(Seen::NotYet(error.to_string()));
             }
