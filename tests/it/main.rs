@@ -8,3 +8,4 @@ mod manifests;
 mod prepare;
 mod source;
 mod target;
+mod validate;

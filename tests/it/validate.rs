@@ -1,0 +1,371 @@
+//! validate-replication, black box: its promise, its progress, and every state that must keep a cut from beginning.
+
+mod stage;
+mod stranger;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use harness::{authority::Authority, kubelet::Ended};
+use serde_json::{Value, json};
+use stage::{CLUSTER, NAMESPACE, SOON, SOURCE, STEP, Stage, at_target, cluster, deployment, number, until};
+use stranger::Stranger;
+
+#[track_caller]
+fn ends(ended: &Ended, code: i32, words: &[&str]) {
+    let text = ended.text();
+    assert_eq!(ended.exit_code, code, "\n{text}");
+    for word in words {
+        assert!(text.contains(word), "{word:?} is missing\n{text}");
+    }
+}
+
+const READY: &str = "Replication is healthy and ready for cutover";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_streams_is_ready_and_asking_changes_nothing() {
+    let (stage, _instance) = Stage::streaming(800).await;
+    let before = stage.everything().await;
+    for attempt in ["first", "second"] {
+        let ended = stage.run().await;
+        let counts = ["accounts: 200", "statuses: 800", "users: 100"].map(|table| format!("{table} rows (Zalando) ✓ matches (CNPG)"));
+        let mut words = vec![
+            "Checking replication status...",
+            "Zalando LSN: 0/",
+            "CNPG LSN:    0/",
+            "Validating data consistency...",
+            READY,
+        ];
+        words.extend(counts.iter().map(String::as_str));
+        ends(&ended, 0, &words);
+        let word = ended.last_word();
+        assert_eq!(
+            (&word["verdict"], &word["missing"], &word["timeline"]),
+            (&json!("done"), &json!(0), &json!(1)),
+            "{attempt}"
+        );
+        assert!(ended.memory_peak_bytes < 40_000_000, "{} bytes resident", ended.memory_peak_bytes);
+    }
+    assert_eq!(stage.everything().await, before, "something has changed");
+    let uses: BTreeSet<_> = stage
+        .plane
+        .audit()
+        .unwrap()
+        .into_iter()
+        .filter(|one| one.service_account() == Some(&format!("replica-migration-{STEP}")))
+        .collect();
+    assert!(uses.iter().any(|one| one.resource == "pods"), "{uses:?}");
+    for one in uses {
+        assert!(!one.is_forbidden(), "{one:?}");
+        let writes = one.verb != "get" && one.verb != "list";
+        assert!(!writes || (one.resource == "events" && one.verb == "create"), "{one:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_are_compared_exactly_while_they_come_and_go() {
+    let (stage, instance) = Stage::streaming(4000).await;
+    let (begun, stop) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
+    let writer = async {
+        let session = stage.source.connect("mastodon").await.unwrap();
+        let mut round = 0;
+        let writes = async {
+            loop {
+                round += 1;
+                let sql = format!(
+                    "insert into statuses (account_id, text) select 1 + n, 'new' from generate_series(1, 20) n;
+                     delete from statuses where id = {round}; update statuses set text = 'changed' where id = {round} + 2000"
+                );
+                session.batch_execute(&sql).await.unwrap();
+                begun.notify_one();
+            }
+        };
+        tokio::select! { () = writes => {}, () = stop.notified() => {} }
+    };
+    let reader = async {
+        begun.notified().await;
+        let ended = stage.run_with("KEY_TABLES", "public.statuses,users").await;
+        stop.notify_one();
+        ended
+    };
+    let (ended, ()) = tokio::join!(reader, writer);
+    ends(
+        &ended,
+        0,
+        &[
+            "the source wrote",
+            "public.statuses: ",
+            "users: 500 rows (Zalando) ✓ matches (CNPG)",
+            READY,
+        ],
+    );
+    assert!(!ended.text().contains("the source wrote nothing"), "{}", ended.text());
+
+    // The same standby without some of its rows: a page of the file is gone, as after a fault of a disk.
+    let session = stage.source.connect("mastodon").await.unwrap();
+    let file: String = session.query_one("select pg_relation_filepath('users')", &[]).await.unwrap().get(0);
+    let file = std::fs::File::options().write(true).open(instance.pgdata().join(file)).unwrap();
+    file.set_len(8192).unwrap();
+    at_target(&instance, "checkpoint").await;
+    let ended = stage.run_with("KEY_TABLES", "users").await;
+    ends(
+        &ended,
+        3,
+        &[
+            "row counts: wanted 500 to 500 of the 500 rows of users at the target",
+            "no faithful copy",
+        ],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clone_is_followed_to_its_end_and_helped_over_the_checkpoint() {
+    let stage = Stage::without_a_cluster(800).await;
+    ends(&stage.run().await, 2, &["there is no Cluster database", "apply the manifest"]);
+
+    stage.apply(cluster()).await;
+    let ended = stage.kubelet.step(STEP).env("VALIDATE_MAX_SECONDS", "60").run(SOON).await.unwrap();
+    let words = [
+        "the clone: waiting for checkpoint to finish",
+        "asking the source for one now (CHECKPOINT)",
+        "the source has written a checkpoint",
+        READY,
+    ];
+    ends(&ended, 0, &words);
+    // Of five minutes that the spread checkpoint would have taken.
+    assert!(ended.elapsed < Duration::from_secs(40), "{:?}", ended.elapsed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
+    let stage = Stage::without_a_cluster(80).await;
+    let mut wrong = cluster();
+    // The guide's host, which no Zalando cluster has.
+    wrong["spec"]["externalClusters"][0]["connectionParameters"]["host"] = json!(format!("{SOURCE}-rw.{NAMESPACE}.svc"));
+    stage.apply(wrong).await;
+    let instance = stage.target.instance(CLUSTER, SOON).await.unwrap();
+    instance.says("DB not available, will retry", SOON).await.unwrap();
+    let ended = stage.run_with("VALIDATE_MAX_SECONDS", "33").await;
+    let words = [
+        "database-1-pgbasebackup has not begun to copy",
+        "kubectl logs job/database-1-pgbasebackup",
+        "gave up at the deadline",
+    ];
+    ends(&ended, 1, &words);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_cannot_start_is_told_with_its_likely_cause() {
+    let stage = Stage::without_a_cluster(80).await;
+    let mut unpatched = cluster();
+    unpatched["metadata"]["annotations"] = json!({});
+    stage.apply(unpatched).await;
+    let instance = stage.target.instance(CLUSTER, SOON).await.unwrap();
+    stage.hurry_the_clone().await;
+    instance.says("could not load", SOON).await.unwrap();
+    let ended = stage.run_with("VALIDATE_MAX_SECONDS", "15").await;
+    ends(
+        &ended,
+        1,
+        &[
+            "CrashLoopBackOff",
+            "lacks the annotation cnpg.io/podPatch",
+            "gave up at the deadline",
+        ],
+    );
+}
+
+/// A state that is made, judged, and undone.
+async fn judged(stage: &Stage, code: i32, words: &[&str]) {
+    ends(&stage.run().await, code, words);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
+    let (stage, _instance) = Stage::streaming(80).await;
+    let before = stage.everything().await;
+    let (wrong, foreign) = (
+        stage.file("password", "wrong"),
+        stage.file("ca.crt", Authority::root("somebody else").unwrap().certificate()),
+    );
+    let missing = stage.step().without("DATABASE").run(SOON).await.unwrap();
+    ends(&missing, 2, &["the variable DATABASE is missing", "ConfigMap replica-migration"]);
+    for (key, value, words) in [
+        ("SOURCE_CLUSTER", "", "a Kubernetes name is empty"),
+        ("TARGET_HOST", " ", "it is empty"),
+        ("LAG_BYTES_MAX", "much", "much"),
+        ("APP_CONFIG_TARGET", "DB_HOST", "\"DB_HOST\" is not KEY=value"),
+        ("KEY_TABLES", "a.b.c", "\"a.b.c\" is not table or schema.table"),
+        // A name that the Role does not know cannot even be asked for.
+        ("SOURCE_CLUSTER", "nobody", "postgresqls.acid.zalan.do \"nobody\" is forbidden"),
+        ("TARGET_CLUSTER", "nobody", "clusters.postgresql.cnpg.io \"nobody\" is forbidden"),
+        ("APPS", "mastodon-web,somebody", "deployments.apps \"somebody\" is forbidden"),
+        ("APPS", ",", "found APPS is empty"),
+        ("APP_CONFIG_TARGET", "NO_SUCH_KEY=x", "NO_SUCH_KEY=(absent)"),
+        ("KEY_TABLES", "accounts,nowhere", "wanted a table nowhere, found none at the source"),
+        ("DATABASE", "nowhere", "database \"nowhere\" does not exist"),
+        ("SOURCE_USER", "mastodon", "password authentication failed"),
+        (
+            "SOURCE_PASSWORD_FILE",
+            &wrong,
+            "password authentication failed for user \"postgres\"",
+        ),
+        (
+            "TARGET_PASSWORD_FILE",
+            &wrong,
+            "password authentication failed for user \"postgres\"",
+        ),
+        ("SOURCE_PASSWORD_FILE", "/nowhere", "reading /nowhere"),
+        ("SOURCE_SSLROOTCERT", &foreign, "certificate verify failed"),
+        ("TARGET_SSLROOTCERT", &foreign, "certificate verify failed"),
+        ("SOURCE_SSLROOTCERT", "", "sslmode verify-full needs a CA"),
+    ] {
+        let ended = stage.run_with(key, value).await;
+        assert!(!ended.text().contains("wrong\n"), "a password in the log");
+        ends(&ended, 2, &[words]);
+    }
+    // The guide's host: it leads nowhere in DNS, and stands in no certificate.
+    let address = stage.plane.instance().address(stage::LEADER).to_string();
+    let misnamed = stage
+        .step()
+        .env("SOURCE_HOST", &format!("{SOURCE}-rw.{NAMESPACE}.svc"))
+        .env("SOURCE_HOSTADDR", &address);
+    ends(
+        &misnamed.run(SOON).await.unwrap(),
+        2,
+        &["certificate verify failed", "hostname mismatch"],
+    );
+    let nobody = stage.plane.instance().address(stage::NOBODY).to_string();
+    ends(
+        &stage.run_with("SOURCE_HOSTADDR", &nobody).await,
+        1,
+        &["connecting to mastodon-postgresql.mastodon.svc:5432", "refused"],
+    );
+    assert_eq!(stage.everything().await, before, "something has changed");
+
+    stage.patch_role(json!({"rules": stage.rules_without("pods").await})).await;
+    judged(
+        &stage,
+        2,
+        &["pods is forbidden", "cannot list resource", "apply the step's manifests again"],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
+    let (stage, instance) = Stage::streaming(80).await;
+    let patroni = async |change: Value| {
+        stage.source.patch_configuration(&change).await.unwrap();
+    };
+    patroni(json!({"pause": true})).await;
+    judged(&stage, 3, &["leader mastodon-postgresql-0, paused", "resume it"]).await;
+    let read_only = |value: Value| json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": value}}});
+    patroni(read_only(json!("on"))).await;
+    let session = stage.source.connect("postgres").await.unwrap();
+    let setting = "select count(*) from pg_settings where name = 'default_transaction_read_only' and reset_val = 'on'";
+    until("read-only", async || number(&session, setting).await == 1).await;
+    judged(&stage, 3, &["default_transaction_read_only of the source: wanted off, found on"]).await;
+    patroni(read_only(Value::Null)).await;
+    until("writable", async || number(&session, setting).await == 0).await;
+
+    at_target(&instance, "select pg_wal_replay_pause()").await;
+    judged(
+        &stage,
+        3,
+        &[
+            "replay: wanted running, found paused",
+            "data is compared once replication is as wanted",
+        ],
+    )
+    .await;
+    at_target(&instance, "select pg_wal_replay_resume()").await;
+
+    stage.patch_cluster(json!({"spec": {"enableSuperuserAccess": false}})).await;
+    judged(&stage, 3, &["CNPG would remove the password"]).await;
+    stage.patch_cluster(json!({"spec": {"enableSuperuserAccess": true}})).await;
+
+    let controller = |value: Value| json!({"metadata": {"annotations": {"acid.zalan.do/controller": value}}});
+    stage
+        .patch(("acid.zalan.do", "v1", "postgresql"), SOURCE, controller(json!("somebody")))
+        .await;
+    judged(&stage, 0, &["acid.zalan.do/controller: somebody", READY]).await;
+    stage
+        .patch(("acid.zalan.do", "v1", "postgresql"), SOURCE, controller(Value::Null))
+        .await;
+
+    stage
+        .patch(("apps", "v1", "Deployment"), "mastodon-web", json!({"spec": {"replicas": 0}}))
+        .await;
+    judged(&stage, 0, &["application: mastodon-web 1 of 0", READY]).await;
+    stage.remove(("apps", "v1", "Deployment"), "mastodon-web").await;
+    judged(
+        &stage,
+        2,
+        &["deployments: wanted all of APPS, found no mastodon-web", "correct APPS"],
+    )
+    .await;
+    stage.apply(deployment("mastodon-web")).await;
+
+    stage.follow("nowhere.mastodon.svc").await;
+    stage.streams(false).await;
+    judged(
+        &stage,
+        1,
+        &["wal receiver: wanted streaming, found not streaming", "walsender of the source"],
+    )
+    .await;
+    stage.follow(&format!("{SOURCE}.{NAMESPACE}.svc")).await;
+    stage.streams(true).await;
+    judged(&stage, 0, &[READY]).await;
+
+    let stranger = Stranger::start(&stage.plane, &stage.source.credentials().postgres).await;
+    let step = stage
+        .step()
+        .env("TARGET_HOSTADDR", &stranger.address)
+        .env("TARGET_SSLMODE", "require")
+        .env("TARGET_SSLROOTCERT", "");
+    let words = ["system identifier: wanted the source's", "the target was made from another server"];
+    ends(&step.run(SOON).await.unwrap(), 3, &words);
+
+    stage.patch_cluster(json!({"spec": {"replica": {"enabled": false}}})).await;
+    instance.promoted(SOON).await.unwrap();
+    judged(
+        &stage,
+        3,
+        &[
+            "target: wanted a standby, found a primary on timeline 2",
+            "cluster: wanted in replica mode",
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_lives_through_a_failover_and_an_api_server_that_goes_away() {
+    let (stage, _instance) = Stage::streaming(80).await;
+    stage.follow("nowhere.mastodon.svc").await;
+    stage.streams(false).await;
+    let running = stage.kubelet.step(STEP).env("VALIDATE_MAX_SECONDS", "120").start().await.unwrap();
+    running.says("waiting: not ready for a cut: wal receiver", SOON).await.unwrap();
+    stage.source.switchover().await.unwrap();
+    stage.plane.stop_api_server().await;
+    running.says("kubernetes api", SOON).await.unwrap();
+    stage.plane.start_api_server().await.unwrap();
+    stage.source.healthy().await.unwrap();
+    stage.follow(&format!("{SOURCE}.{NAMESPACE}.svc")).await;
+    let ended = running.wait(Duration::from_secs(120)).await.unwrap();
+    ends(&ended, 0, &["timeline: 2 on both sides", READY]);
+
+    // Without a leader: its label goes with the Patroni that set it.
+    for member in stage.source.members() {
+        member.kill_patroni().await.unwrap();
+        stage
+            .patch(
+                ("", "v1", "Pod"),
+                member.name(),
+                json!({"metadata": {"labels": {"spilo-role": null}}}),
+            )
+            .await;
+    }
+    judged(&stage, 1, &["no member with the label spilo-role=master"]).await;
+}
