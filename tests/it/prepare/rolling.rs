@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use harness::source::{SourceOptions, operator::Operator};
+use harness::{
+    manifests::{self, access::rbac_is_exact},
+    source::{SourceOptions, operator::Operator},
+};
 
 use super::stage::{CLUSTER, SOON, Stage};
 
@@ -73,6 +76,12 @@ async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
     assert_eq!(again.exit_code, 0, "{again}");
     assert_eq!(stage.state().await, state, "a second run changes nothing");
     assert_eq!(operator.syncs(), 1, "both changes in one, and none for the second run");
+
+    // With the other role, too, everything that the Role grants was used by now.
+    let standby = stage.run().await;
+    assert_eq!(standby.exit_code, 0, "{standby}");
+    let objects = manifests::of_step(&manifests::example(stage.plane.setup()).unwrap(), "prepare-zalando");
+    rbac_is_exact(&stage.plane.audit().unwrap(), &objects).unwrap();
 
     // Somebody takes the role's password away: the Secret's is set again.
     stage.sql("postgres", "alter role streaming_replica password null").await;
