@@ -194,8 +194,8 @@ impl Process {
 }
 
 impl Drop for Process {
+    /// Everything gets SIGKILL but PostgreSQL, whether it is the process itself or below it.
     fn drop(&mut self) {
-        self.signal(Signal::KILL);
         let deadline = Instant::now() + Duration::from_secs(DROP_SECONDS_MAX);
         let mut asked = false;
         loop {
@@ -274,10 +274,19 @@ fn with_descendants(mut family: Vec<u32>) -> Vec<u32> {
     family
 }
 
-/// The fourth field of /proc/PID/stat; the second is the name in parentheses and may hold anything.
+/// True while the process runs or is stopped; one that has ended and waits for somebody to take note (a zombie) does not count.
+pub fn is_alive(pid: u32) -> bool {
+    status_field(pid, 0).is_some_and(|state| state != "Z")
+}
+
 fn parent(pid: u32) -> Option<u32> {
+    status_field(pid, 1)?.parse().ok()
+}
+
+/// A field of /proc/PID/stat, counted from the one behind the name, which stands in parentheses and may hold anything.
+fn status_field(pid: u32, number: usize) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    stat.rsplit_once(')')?.1.split_whitespace().nth(number).map(String::from)
 }
 
 fn processes() -> impl Iterator<Item = u32> {
@@ -362,6 +371,31 @@ mod tests {
         fs::remove_file(process.log()).unwrap();
         drop(process);
         assert_eq!(marked(&mark), Vec::<u32>::new());
+    }
+
+    #[tokio::test]
+    async fn a_dropped_postgres_gives_back_its_shared_memory() {
+        let setup = crate::setup::Setup::ready().await.unwrap();
+        let instance = crate::instance::Instance::claim(setup).unwrap();
+        let (home, log) = (instance.directory(), instance.directory().join("log"));
+        let run = |program: &str, arguments: &[&str]| {
+            let mut command = setup.postgres(program);
+            command.arg("-D").arg(home.join("data")).args(arguments).current_dir(home);
+            Process::start(program, command, &log).unwrap()
+        };
+        assert!(run("initdb", &["--no-sync"]).wait().await.success());
+        let server = run("postgres", &["-c", "listen_addresses=", "-k", "."]);
+        let pid = server.pid().to_string();
+        // The fifth column is the process that made the segment.
+        let has_segment = || {
+            let table = fs::read_to_string("/proc/sysvipc/shm").unwrap();
+            table.lines().any(|line| line.split_whitespace().nth(4) == Some(pid.as_str()))
+        };
+        while !has_segment() || !fs::read_to_string(&log).unwrap().contains("ready to accept connections") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop(server);
+        assert!(!has_segment());
     }
 
     #[tokio::test]

@@ -175,13 +175,12 @@ impl Source {
         Err(last)
     }
 
-    /// PATCH /config: changes Patroni's dynamic configuration; null removes a key.
+    /// PATCH /config: changes Patroni's dynamic configuration; null removes a key. Asked of the leader.
     ///
     /// # Errors
-    /// Patroni refuses, or the leader does not answer.
+    /// Patroni refuses, or there is no leader that answers.
     pub async fn patch_configuration(&self, patch: &Value) -> Result<Value> {
-        let member = self.members.first().context("a source without members")?;
-        rest::demand(Method::PATCH, &format!("{}/config", member.rest_url()), patch).await
+        rest::demand(Method::PATCH, &format!("{}/config", self.leader().await?.rest_url()), patch).await
     }
 
     /// Waits until one member leads and all others run and stream from it. Streaming is asked of the leader's server:

@@ -133,7 +133,12 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
     source.healthy().await.unwrap();
     assert_eq!(text(&source, "postgres", timeline).await, before);
 
+    let postmaster = std::fs::read_to_string(leader.place().data.join("postmaster.pid")).unwrap();
     source.kill_leader_postgres().await.unwrap();
+    let changed = || {
+        std::fs::read_to_string(leader.place().data.join("postmaster.pid")).is_ok_and(|now| now.lines().next() != postmaster.lines().next())
+    };
+    until("another postmaster", async || changed() && leader.postgres_runs()).await;
     until("a leader after the crash", async || source.leader().await.is_ok()).await;
     source.healthy().await.unwrap();
 }

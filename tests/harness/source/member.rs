@@ -12,7 +12,11 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{FIRST_HOST, options::SourceOptions, patroni::REST_PORT};
-use crate::{instance::Instance, process::Process, setup::Setup};
+use crate::{
+    instance::Instance,
+    process::{Process, is_alive},
+    setup::Setup,
+};
 
 const MEMBERS: u8 = 2;
 
@@ -181,9 +185,10 @@ impl Member {
         self.patroni().as_ref().inspect(|patroni| patroni.signal_family(Signal::CONT));
     }
 
-    /// True while the postmaster's process exists.
+    /// True while the postmaster runs.
     pub fn postgres_runs(&self) -> bool {
-        self.postmaster().is_ok_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+        self.postmaster()
+            .is_ok_and(|pid| is_alive(pid.as_raw_nonzero().get().unsigned_abs()))
     }
 
     /// An error with the end of Patroni's log.
