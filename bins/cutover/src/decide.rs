@@ -166,8 +166,10 @@ fn block(journal: &Journal, seen: &Observation) -> Decision {
     if seen.held() == Some(false) || seen.apps.values().any(|app| app.wanted != 0) {
         return Decision::Do(Action::Block);
     }
-    if !seen.blocked() {
-        return Decision::Wait("the block has not reached the source's leader".into());
+    // Whether the setting has reached the server yet is not waited for: what is still written is behind the marker and before the
+    // fence, and the proof covers it.
+    if seen.held().is_none() || !seen.source.answer().is_some_and(|source| source.primary) {
+        return Decision::Wait(format!("the source does not answer ({})", silent(seen)));
     }
     let Some(marker) = &journal.marker else {
         return Decision::Do(Action::EndSessions);

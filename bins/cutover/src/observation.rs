@@ -134,9 +134,4 @@ impl Observation {
         }
         self.patroni.answer().and_then(|patroni| patroni.primaries.first().cloned())
     }
-
-    /// The source takes no writes by default and Patroni neither fails over nor restarts it.
-    pub fn blocked(&self) -> bool {
-        self.held() == Some(true) && self.source.answer().is_some_and(|source| source.primary && source.read_only)
-    }
 }
