@@ -61,15 +61,23 @@ pub async fn replicas(client: &Client, namespace: &str, apps: &[Name]) -> Result
 /// The API's, a conflict among them; some may have been scaled all the same.
 pub async fn scale(client: &Client, namespace: &str, wanted: &BTreeMap<String, i32>, seen: &BTreeMap<String, Replicas>) -> Result<()> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    };
     let moving = wanted.iter().filter_map(|(name, replicas)| Some((name, replicas, seen.get(name)?)));
-    let each = moving.filter(|(_, replicas, seen)| seen.wanted != **replicas).map(|(name, replicas, seen)| {
-        let (api, params) = (&api, &params);
-        async move {
-            let change = json!({"metadata": {"resourceVersion": seen.version}, "spec": {"replicas": replicas}});
-            api.patch_scale(name, params, &Patch::Merge(&change)).await.context(format!("scaling {name} to {replicas}")).map(drop)
-        }
-    });
+    let each = moving
+        .filter(|(_, replicas, seen)| seen.wanted != **replicas)
+        .map(|(name, replicas, seen)| {
+            let (api, params) = (&api, &params);
+            async move {
+                let change = json!({"metadata": {"resourceVersion": seen.version}, "spec": {"replicas": replicas}});
+                api.patch_scale(name, params, &Patch::Merge(&change))
+                    .await
+                    .context(format!("scaling {name} to {replicas}"))
+                    .map(drop)
+            }
+        });
     // All of them are tried: one that moved must not keep the others waiting for the next look.
     futures::future::join_all(each).await.into_iter().collect()
 }

@@ -94,7 +94,9 @@ impl Source {
     /// # Errors
     /// The database's.
     pub async fn incarnation(&self) -> Result<Incarnation> {
-        let row = self.query_one("select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint", &[]).await;
+        let row = self
+            .query_one("select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint", &[])
+            .await;
         Ok(Incarnation(row.context("asking when the source was started")?.get(0)))
     }
 
