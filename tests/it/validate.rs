@@ -151,6 +151,25 @@ async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
         "gave up at the deadline",
     ];
     ends(&ended, 1, &words);
+
+    // As slow as the copy of a large database: 1 MB/s.
+    let _copy = stage.slow_base_backup();
+    let ended = stage.run_with("VALIDATE_MAX_SECONDS", "23").await;
+    ends(
+        &ended,
+        1,
+        &[
+            "MB/s, about ",
+            "gave up at the deadline: the target does not accept connections: the clone is being made",
+        ],
+    );
+    let lines: Vec<_> = ended.log.iter().filter(|line| line.text.contains("% of ")).collect();
+    // The first line, and two after ten seconds each.
+    assert_eq!(lines.len(), 3, "{}", ended.text());
+
+    let running = stage.kubelet.step(STEP).start().await.unwrap();
+    running.says("% of ", SOON).await.unwrap();
+    ends(&running.delete().await.unwrap(), 1, &["asked to end (SIGTERM)"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -261,12 +280,38 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     judged(&stage, 3, &["leader mastodon-postgresql-0, paused", "resume it"]).await;
     let read_only = |value: Value| json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": value}}});
     patroni(read_only(json!("on"))).await;
-    let session = stage.source.connect("postgres").await.unwrap();
+    let session = stage.source.connect("mastodon").await.unwrap();
     let setting = "select count(*) from pg_settings where name = 'default_transaction_read_only' and reset_val = 'on'";
     until("read-only", async || number(&session, setting).await == 1).await;
     judged(&stage, 3, &["default_transaction_read_only of the source: wanted off, found on"]).await;
     patroni(read_only(Value::Null)).await;
     until("writable", async || number(&session, setting).await == 0).await;
+
+    // As on a machine with another C library: the catalog says that text was sorted by an older one.
+    let older = "update pg_database set datcollversion = '2.28' where datname = current_database();
+        create table by_name (name text not null) partition by range (name)";
+    stage.source.connect("mastodon").await.unwrap().batch_execute(older).await.unwrap();
+    let actual = "select pg_database_collation_actual_version(oid) from pg_database where datname = current_database()";
+    let row = stage
+        .source
+        .connect("mastodon")
+        .await
+        .unwrap()
+        .query_one(actual, &[])
+        .await
+        .unwrap();
+    let provided: String = row.get(0);
+    let made =
+        format!("collations: mastodon made with 2.28, the source provides {provided}, the target {provided}; test strings sort alike");
+    let words = [
+        made.as_str(),
+        " indexes of mastodon depend on it (",
+        "public.index_users_on_email",
+        "partitioned by ranges of text: public.by_name",
+        "refresh collation version",
+        READY,
+    ];
+    judged(&stage, 0, &words).await;
 
     at_target(&instance, "select pg_wal_replay_pause()").await;
     judged(
@@ -279,6 +324,19 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     )
     .await;
     at_target(&instance, "select pg_wal_replay_resume()").await;
+
+    session.batch_execute("begin; lock table users").await.unwrap();
+    judged(
+        &stage,
+        1,
+        &[
+            "row counts: wanted the rows of users counted",
+            "lock timeout",
+            "statuses: 80 rows (Zalando) ✓ matches",
+        ],
+    )
+    .await;
+    session.batch_execute("rollback").await.unwrap();
 
     stage.patch_cluster(json!({"spec": {"enableSuperuserAccess": false}})).await;
     judged(&stage, 3, &["CNPG would remove the password"]).await;
@@ -338,6 +396,14 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         ],
     )
     .await;
+    // As after a cut, when the source does not answer any more.
+    let nobody = stage.plane.instance().address(stage::NOBODY).to_string();
+    let ended = stage.run_with("SOURCE_HOSTADDR", &nobody).await;
+    ends(
+        &ended,
+        3,
+        &["cluster: wanted in replica mode, found spec.replica.enabled is not true"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,7 +22,7 @@ use crate::{
 /// The annotation by which adopt-pgdata gets into the instance pods.
 const POD_PATCH: &str = "cnpg.io/podPatch";
 const POLL: Duration = Duration::from_secs(1);
-/// One line of progress in so long.
+/// One line of progress in so long, and one for each phase.
 const LINE: Duration = Duration::from_secs(10);
 /// A spread checkpoint takes minutes (checkpoint_completion_target of checkpoint_timeout); ours is fast.
 const WAITS_FOR_CHECKPOINT: &str = "waiting for checkpoint to finish";
@@ -52,7 +52,7 @@ struct Watch<'a> {
     knocking_since: Option<Instant>,
     looked: bool,
     pace: Pace,
-    said: Option<Instant>,
+    said: Option<(Instant, String)>,
     warned: Vec<String>,
     cure: Option<String>,
 }
@@ -155,9 +155,9 @@ impl<'a> Watch<'a> {
         if backup.phase == WAITS_FOR_CHECKPOINT {
             self.checkpoint_once().await;
         }
-        let line_due = self.said.is_none_or(|said| said.elapsed() >= LINE);
-        if line_due {
-            self.said = Some(Instant::now());
+        let due = |(at, phase): &(Instant, String)| at.elapsed() >= LINE || *phase != backup.phase;
+        if self.said.as_ref().is_none_or(due) {
+            self.said = Some((Instant::now(), backup.phase.clone()));
             let line = self.pace.line(self.begun.elapsed(), backup);
             self.run.report.progress(line);
         }

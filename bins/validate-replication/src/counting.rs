@@ -36,7 +36,12 @@ pub async fn compare(sides: &Sides, tables: &[TableName]) -> Result<Vec<Finding>
     for name in tables {
         let candidates = catalog::candidates(&sides.source, name).await?;
         findings.push(match counts::resolve(name, &candidates) {
-            Ok(table) => counts::compare(&counted(sides, name, table).await?),
+            Ok(table) => match counted(sides, name, table).await {
+                Ok(counted) => counts::compare(&counted),
+                // A table that is locked or too large must not hide what the others show.
+                Err(error) if error.kind() == ErrorKind::Transient => counts::not_counted(name, &error),
+                Err(error) => return Err(error),
+            },
             Err(finding) => *finding,
         });
     }

@@ -14,11 +14,15 @@
 //! in between, all three are equal: an exact proof. (A transaction is visible on a standby a moment before the primary shows
 //! it, so the third count is repeated for a while before it counts against the target.)
 
-use shared::readiness::{Finding, Verdict};
+use shared::{
+    error::Error,
+    readiness::{Finding, Verdict},
+};
 
 use crate::settings::TableName;
 
-const CHECK: &str = "row counts";
+/// The check of every table.
+pub const CHECK: &str = "row counts";
 
 /// A count in one snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,6 +150,14 @@ pub fn resolve<'a>(name: &TableName, candidates: &'a [Candidate]) -> Result<&'a 
         );
     }
     Ok(one)
+}
+
+/// The table could not be counted now.
+pub fn not_counted(table: &TableName, error: &Error) -> Finding {
+    let hint = error
+        .next_step()
+        .unwrap_or("run this step again when the servers are quieter, or name smaller tables in KEY_TABLES");
+    Finding::ok(CHECK, format!("the rows of {table} counted"), error.to_string()).but(Verdict::NotYet, hint)
 }
 
 /// No table is named: nothing about the data itself is compared.

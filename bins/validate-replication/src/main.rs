@@ -38,7 +38,7 @@ use settings::Settings;
 use shared::{
     error::Result,
     job::{self, Run},
-    readiness::worst,
+    readiness::{objects::replica_mode, worst},
 };
 use tokio::time::Instant;
 
@@ -51,8 +51,10 @@ fn main() -> ExitCode {
 async fn validate(settings: &Settings, run: &Run) -> Result<()> {
     let deadline = Instant::now() + settings.validate_max();
     let ends = Ends::from_environment(&settings.database)?;
-    look::resources(run, settings).await?;
-    let source = ends.source().await?;
+    let (_, cluster) = look::resources(run, settings).await?;
+    // After a cut the source is down for good: that the target has been promoted says more than that nobody answers.
+    let following = || worst(&[replica_mode(&cluster.seen())]);
+    let source = ends.source().await.or_else(|error| following().and(Err(error)))?;
     narrate::begin(run, settings, &ends);
 
     drop(arrival::wait(run, settings, &ends, source, deadline).await?);

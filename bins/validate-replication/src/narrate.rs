@@ -6,7 +6,7 @@ use shared::{
     readiness::{Finding, Verdict},
 };
 
-use crate::{sessions::Ends, settings::Settings, settle::Settled};
+use crate::{counts, sessions::Ends, settings::Settings, settle::Settled};
 
 /// The first line: who is compared with whom.
 pub fn begin(run: &Run, settings: &Settings, ends: &Ends) {
@@ -62,6 +62,8 @@ pub fn findings(run: &Run, findings: &[Finding]) {
         let before = findings[..index].iter().filter(|earlier| earlier.check == finding.check).count();
         let reason = reason(finding.check, before);
         match finding.verdict {
+            // As in the guide: the table's name stands first.
+            Verdict::Ok if finding.check == counts::CHECK => run.report.info(format!("  {}", finding.found)),
             Verdict::Ok => run.report.info(format!("  {finding}")),
             Verdict::Warning => run
                 .report

@@ -7,6 +7,7 @@ use harness::{
     control_plane::ControlPlane,
     kubelet::{self, Ended, Kubelet, Launch},
     manifests,
+    process::Process,
     service::Services,
     source::{Source, SourceOptions, secret_name},
     target::{InstanceHandle, Options, Session, Target},
@@ -204,6 +205,20 @@ impl Stage {
         let file = instance.subdirectory(setup, "given").unwrap().join(name);
         setup.user.write_private(&file, text).unwrap();
         file.display().to_string()
+    }
+
+    /// A base backup of the source that takes half a minute; ends on drop.
+    pub fn slow_base_backup(&self) -> Process {
+        let setup = self.plane.setup();
+        let directory = self.plane.instance().subdirectory(setup, "copy").unwrap();
+        let password = self.file("pgpass", &format!("*:*:*:standby:{}", self.source.credentials().standby));
+        let member = &self.source.members()[0];
+        let mut command = setup.postgres("pg_basebackup");
+        let conninfo = format!("host={} user=standby sslmode=require passfile={password}", member.address());
+        command
+            .args(["-d", &conninfo, "-c", "fast", "--max-rate=1M", "-X", "none", "-D"])
+            .arg(directory.join("data"));
+        Process::start("pg_basebackup", command, &directory.join("log")).unwrap()
     }
 
     /// Points the Cluster's connection to a host; the target's receiver follows at once.
