@@ -16,6 +16,7 @@ mod ended;
 mod environment;
 mod job;
 mod launch;
+mod names;
 mod paths;
 mod policy;
 mod programs;
@@ -24,7 +25,7 @@ mod sources;
 mod volumes;
 
 use std::{
-    net::IpAddr,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -50,11 +51,11 @@ pub use running::{Line, Running};
 
 use crate::{control_plane::ControlPlane, instance::Instance, service::Services};
 use environment::Facts;
+use names::Names;
 use sources::Sources;
 
-/// Nothing listens on this host of an instance's network: whoever asks for a name that no Service has is refused there.
-/// (A real resolver would say that the name does not exist; asking one would leave this machine.)
-const NOBODY: u8 = 253;
+/// The programs' default.
+const POSTGRES_PORT: u16 = 5432;
 
 /// Starts the pods of one namespace.
 pub struct Kubelet {
@@ -62,6 +63,7 @@ pub struct Kubelet {
     services: Arc<Services>,
     namespace: String,
     programs: PathBuf,
+    names: Names,
     pods: AtomicU32,
 }
 
@@ -81,6 +83,7 @@ impl Kubelet {
             services: Arc::clone(services),
             namespace: namespace.to_owned(),
             programs,
+            names: Names::default(),
             pods: AtomicU32::new(0),
         }
     }
@@ -152,7 +155,7 @@ impl Kubelet {
                 None => environment.remove(&key),
             };
         }
-        self.resolve(&mut environment);
+        self.resolve(&mut environment)?;
         let [program, arguments @ ..] = &words[..] else {
             bail!("a container without a command is not imitated")
         };
@@ -180,20 +183,22 @@ impl Kubelet {
     }
 
     /// What DNS would do, for those that have no address yet.
-    fn resolve(&self, environment: &mut std::collections::BTreeMap<String, String>) {
+    fn resolve(&self, environment: &mut BTreeMap<String, String>) -> Result<()> {
         for side in ["SOURCE", "TARGET"] {
             let address_key = format!("{side}_HOSTADDR");
             let Some(host) = environment.get(&format!("{side}_HOST")) else {
                 continue;
             };
             if environment.get(&address_key).is_none_or(String::is_empty) {
-                let address = self
-                    .services
-                    .resolve(host)
-                    .unwrap_or_else(|| IpAddr::from(self.instance().address(NOBODY)));
+                let port = environment
+                    .get(&format!("{side}_PORT"))
+                    .and_then(|port| port.parse().ok())
+                    .unwrap_or(POSTGRES_PORT);
+                let address = self.names.address(&self.services, self.instance(), host, port)?;
                 environment.insert(address_key, address.to_string());
             }
         }
+        Ok(())
     }
 }
 

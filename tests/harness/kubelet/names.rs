@@ -1,0 +1,63 @@
+//! Names that no Service has yet when a pod asks for them.
+//!
+//! A program resolves a name again at each attempt, so in a cluster a Service that is made later is found. Here it is given
+//! an address once: one where connections are refused until the Service is there, and that leads to it from then on.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use tokio::{sync::watch, task::JoinHandle};
+
+use crate::{
+    instance::Instance,
+    service::{Services, forwarder::Forwarder},
+};
+
+/// Host numbers in the instance's network that stand for such names.
+const HOSTS: std::ops::RangeInclusive<u8> = 200..=239;
+/// Nothing here runs longer.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// The addresses given so far, by name and port; they lead nowhere any more when this is dropped.
+#[derive(Default)]
+pub(super) struct Names(Mutex<BTreeMap<(String, u16), (IpAddr, JoinHandle<()>)>>);
+
+impl Names {
+    /// The address of the Service, or one that will lead to it.
+    pub(super) fn address(&self, services: &Arc<Services>, instance: &Instance, host: &str, port: u16) -> Result<IpAddr> {
+        if let Some(known) = services.resolve(host) {
+            return Ok(known);
+        }
+        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((address, _)) = given.get(&(host.to_owned(), port)) {
+            return Ok(*address);
+        }
+        let number = HOSTS.clone().nth(given.len()).context("too many names that no Service has")?;
+        let address = IpAddr::from(instance.address(number));
+        let led = lead(Arc::clone(services), host.to_owned(), SocketAddr::new(address, port));
+        given.insert((host.to_owned(), port), (address, tokio::spawn(led)));
+        Ok(address)
+    }
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        let given = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        given.values().for_each(|(_, task)| task.abort());
+    }
+}
+
+async fn lead(services: Arc<Services>, host: String, from: SocketAddr) {
+    // A name outside of the namespace never gets a Service: refused for ever.
+    let Ok(service) = services.wait_for(&host, LONGEST).await else {
+        return;
+    };
+    let (_kept, backends) = watch::channel(vec![SocketAddr::new(service, from.port())]);
+    let _forwarder = Forwarder::start(from, backends);
+    std::future::pending::<()>().await;
+}
