@@ -40,6 +40,8 @@ pub enum Pace {
 const FAILURES_MAX: u32 = 600;
 /// The same for errors that a person must mend, such as a missing verb.
 const LASTING_FAILURES_MAX: u32 = 30;
+/// Failures in a row that are retried at once.
+const QUICK_RETRIES: u32 = 5;
 /// Looks in all: no run is endless, whatever the world does.
 const LOOKS_MAX: u32 = 100_000;
 
@@ -145,7 +147,9 @@ async fn give_up(error: Error, failed: u32, has_looked: bool, world: &mut impl W
         _ => 0,
     };
     if failed <= failures_max {
-        world.pause(&error.to_string(), Pace::Failed).await;
+        // What moves under a look, such as a server that is just ending, is often over at the next one.
+        let pace = if failed <= QUICK_RETRIES { Pace::Close } else { Pace::Failed };
+        world.pause(&error.to_string(), pace).await;
         return Ok(());
     }
     Err(error.hint("start the cutover again when this is mended: it goes on from what is recorded"))

@@ -73,7 +73,7 @@ pub struct MemberState {
     pub timeline: Option<Value>,
 }
 
-/// GET /patroni: a member's own, live word about its server.
+/// GET /health: a member's own, live word about its server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct OwnState {
     /// running, stopped, starting, stopping, …
@@ -141,12 +141,15 @@ impl Patroni {
 
     /// What a member says of its own server; it asks the server for each answer.
     ///
+    /// GET /health and not GET /patroni, which has the same body: that one asks a server that is down again and again, for
+    /// seconds, before it answers (patroni/api.py 4.0.4, `get_postgresql_status(retry)`).
+    ///
     /// # Errors
     /// Transient when the member does not answer.
     pub async fn state(&self, member: &Member) -> Result<OwnState> {
         // 503 is part of the answer here: it is the status of a member whose server does not run.
-        let doing = format!("patroni of {}: GET /patroni", member.name);
-        let (_, answer) = self.exchange(member, Method::GET, "/patroni", None, &doing).await?;
+        let doing = format!("patroni of {}: GET /health", member.name);
+        let (_, answer) = self.exchange(member, Method::GET, "/health", None, &doing).await?;
         serde_json::from_slice(&answer).map_err(|error| Error::transient(doing).caused_by(error))
     }
 

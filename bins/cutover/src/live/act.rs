@@ -83,10 +83,10 @@ impl Live {
     /// Stops the run of the server that was decided on. The session ends with that run, so a late stop cannot hit another.
     async fn stop(&self, incarnation: Incarnation) -> Result<()> {
         let source = self.sessions.source()?;
-        if source.incarnation().await? == incarnation {
-            source.stop_server().await
-        } else {
-            Ok(())
+        match source.incarnation().await {
+            Ok(running) if running == incarnation => source.stop_server().await,
+            // Another run, or this one is ending already: the next look tells.
+            _ => Ok(()),
         }
     }
 
