@@ -23,9 +23,17 @@ const HOSTS: std::ops::RangeInclusive<u8> = 200..=239;
 /// Nothing here runs longer.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// The addresses given so far, by name and port; they lead nowhere any more when this is dropped.
+/// A name and a port.
+type Asked = (String, u16);
+
+/// The addresses given so far; they lead nowhere any more when this is dropped.
 #[derive(Default)]
-pub(super) struct Names(Mutex<BTreeMap<(String, u16), (IpAddr, JoinHandle<()>)>>);
+pub(super) struct Names(Mutex<BTreeMap<Asked, Given>>);
+
+struct Given {
+    address: IpAddr,
+    task: JoinHandle<()>,
+}
 
 impl Names {
     /// The address of the Service, or one that will lead to it.
@@ -34,13 +42,14 @@ impl Names {
             return Ok(known);
         }
         let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((address, _)) = given.get(&(host.to_owned(), port)) {
-            return Ok(*address);
+        let asked = (host.to_owned(), port);
+        if let Some(given) = given.get(&asked) {
+            return Ok(given.address);
         }
         let number = HOSTS.clone().nth(given.len()).context("too many names that no Service has")?;
         let address = IpAddr::from(instance.address(number));
-        let led = lead(Arc::clone(services), host.to_owned(), SocketAddr::new(address, port));
-        given.insert((host.to_owned(), port), (address, tokio::spawn(led)));
+        let task = tokio::spawn(lead(Arc::clone(services), host.to_owned(), SocketAddr::new(address, port)));
+        given.insert(asked, Given { address, task });
         Ok(address)
     }
 }
@@ -48,7 +57,7 @@ impl Names {
 impl Drop for Names {
     fn drop(&mut self) {
         let given = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
-        given.values().for_each(|(_, task)| task.abort());
+        given.values().for_each(|given| given.task.abort());
     }
 }
 
