@@ -37,7 +37,8 @@ pub async fn judge(migration: Migration, target: InstanceHandle, report: &mut Re
         })
     };
     report.promoting = span(moments.asked, moments.primary);
-    report.restarting = span(moments.restart_began, moments.restart_ended);
+    // From primary on CNPG owes the restart, and until the pod is in its Service again nobody can be let in.
+    report.restarting = moments.restart_began.and_then(|_| span(moments.primary, moments.serving));
 
     let cut = migration.cut(&target, Some(fenced));
     let Migration { application, source, .. } = migration;
