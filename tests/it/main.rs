@@ -3,6 +3,7 @@
 
 mod adopt;
 mod certs;
+mod cutover;
 mod kubelet;
 mod manifests;
 mod prepare;

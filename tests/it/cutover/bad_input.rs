@@ -1,0 +1,224 @@
+//! Each ends with its exit code, one line that says what is wrong and what to do, and nothing changed. Then the negative control: on the
+//! same stage a bare script cuts, and the same ledger sees what it loses.
+
+use harness::{
+    application::DEPLOYMENTS,
+    authority::Authority,
+    kubelet::Ended,
+    migration::{CLUSTER, FORGOTTEN, NAMESPACE},
+};
+use serde_json::{Value, json};
+
+use super::stage::{CNPG, CONFIG_MAP, DEPLOYMENT, ROLE, SOON, SOURCE, Stage, same};
+
+/// Host number that nothing listens on.
+const NOBODY: u8 = 252;
+const OUR_ROLE: &str = "replica-migration-cutover";
+
+/// Variables that differ, the exit code, and what the last line must say.
+type Case<'a> = (&'a [(&'a str, Option<&'a str>)], i32, &'a str);
+
+const CASES: &[Case] = &[
+    (&[("SOURCE_CLUSTER", None)], 2, "the variable SOURCE_CLUSTER is missing"),
+    (&[("TARGET_CLUSTER", Some(""))], 2, "a Kubernetes name is empty"),
+    (&[("DATABASE", Some(" "))], 2, "the variable DATABASE cannot be used: it is empty"),
+    (&[("TARGET_HOST", None)], 2, "the variable TARGET_HOST is missing"),
+    (&[("SOURCE_SSLMODE", Some("prefer"))], 2, "SOURCE_SSLMODE"),
+    (&[("CUTOVER_MAX_SECONDS", Some("soon"))], 2, "CUTOVER_MAX_SECONDS"),
+    (&[("LAG_BYTES_MAX", Some("-1"))], 2, "LAG_BYTES_MAX"),
+    (&[("DRY_RUN", Some("perhaps"))], 2, "DRY_RUN"),
+    (&[("ROUTE", Some("dns"))], 2, "ROUTE"),
+    (&[("APP_CONFIG_TARGET", Some("DB_HOST"))], 2, "\"DB_HOST\" is not KEY=value"),
+    (&[("APP_CONFIG_TARGET", Some("NO_SUCH_KEY=x"))], 2, "NO_SUCH_KEY"),
+    // A name that the Role does not know cannot even be asked for.
+    (
+        &[("SOURCE_CLUSTER", Some("nobody"))],
+        2,
+        "postgresqls.acid.zalan.do \"nobody\" is forbidden",
+    ),
+    (&[("TARGET_CLUSTER", Some("nobody"))], 2, "\"cutover-nobody\" is forbidden"),
+    (
+        &[("APPS", Some("mastodon-web,somebody"))],
+        2,
+        "deployments.apps \"somebody\" is forbidden",
+    ),
+    (&[("APPS", Some(","))], 2, "APPS is empty"),
+    (&[("APP_CONFIGMAP", Some("nowhere"))], 2, "configmaps \"nowhere\" is forbidden"),
+    (&[("SOURCE_USER", Some("nobody"))], 2, "password authentication failed"),
+    (&[("SOURCE_PASSWORD_FILE", Some("/nowhere"))], 2, "reading /nowhere"),
+    (&[("SOURCE_SSLROOTCERT", Some(""))], 2, "sslmode verify-full needs a CA"),
+    (&[("DATABASE", Some("nowhere"))], 2, "database \"nowhere\" does not exist"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_keeps() {
+    let stage = Stage::ready().await;
+    let before = stage.standing().await;
+    for (changes, code, words) in CASES {
+        refused(&stage, changes, *code, words).await;
+    }
+    of_files_and_addresses(&stage).await;
+    of_names_that_may_be_asked_for(&stage).await;
+    without_a_verb(&stage).await;
+    without_a_stream(&stage).await;
+    same(&before, &stage.standing().await);
+    assert!(stage.fact("started").await.is_null());
+    stage.runs_on_the_source().await;
+
+    without_a_leader(&stage).await;
+    bare_script(&stage).await;
+    refused(&stage, &[], 3, "has been promoted").await;
+    let verdict = stage.judged().await;
+    assert!(!verdict.lost.is_empty(), "the ledger cannot see: {verdict:?}");
+    assert!(
+        verdict.lost.iter().all(|key| key.client.starts_with(FORGOTTEN)),
+        "{:?}",
+        verdict.lost
+    );
+    println!(
+        "the bare script lost {} acknowledged writes of the forgotten writer",
+        verdict.lost.len()
+    );
+}
+
+/// Ends so, with one line that says what is wrong and what to do.
+async fn refused(stage: &Stage, changes: &[(&str, Option<&str>)], code: i32, words: &str) -> Ended {
+    let impatient = stage.cutover().env("CUTOVER_MAX_SECONDS", "2");
+    let launch = changes.iter().fold(impatient, |launch, (name, value)| match value {
+        Some(value) => launch.env(name, value),
+        None => launch.without(name),
+    });
+    let ended = launch.run(SOON).await.unwrap();
+    assert_eq!(ended.exit_code, code, "{changes:?} {words}: {ended}");
+    let last = &ended.log.last().unwrap_or_else(|| panic!("{changes:?}: nothing was said")).text;
+    assert!(
+        last.contains('✗') && last.contains(words) && last.contains('→'),
+        "{changes:?}: {words:?} is not the last line of {ended}"
+    );
+    assert!(!ended.text().contains("DOWNTIME"), "{ended}");
+    ended
+}
+
+async fn of_files_and_addresses(stage: &Stage) {
+    let (setup, instance) = (stage.migration.plane.setup(), stage.migration.plane.instance());
+    let given = instance.subdirectory(setup, "given").unwrap();
+    let file = |name: &str, text: &str| {
+        let file = given.join(name);
+        setup.user.write_private(&file, text).unwrap();
+        file.display().to_string()
+    };
+    let wrong = file("password", "not-the-password");
+    let foreign = file("ca.crt", Authority::root("somebody else").unwrap().certificate());
+    for key in ["SOURCE_PASSWORD_FILE", "TARGET_PASSWORD_FILE"] {
+        let ended = refused(
+            stage,
+            &[(key, Some(&wrong))],
+            2,
+            "password authentication failed for user \"postgres\"",
+        )
+        .await;
+        assert!(!ended.text().contains("not-the-password"), "a password in the log");
+    }
+    for key in ["SOURCE_SSLROOTCERT", "TARGET_SSLROOTCERT"] {
+        refused(stage, &[(key, Some(&foreign))], 2, "certificate verify failed").await;
+    }
+    let leader = stage.migration.source.leader().await.unwrap().address().to_string();
+    let misnamed = format!("{SOURCE}-rw.{NAMESPACE}.svc");
+    let changes = [("SOURCE_HOST", Some(misnamed.as_str())), ("SOURCE_HOSTADDR", Some(leader.as_str()))];
+    refused(stage, &changes, 2, "hostname mismatch").await;
+    let nobody = instance.address(NOBODY).to_string();
+    for key in ["SOURCE_HOSTADDR", "TARGET_HOSTADDR"] {
+        refused(stage, &[(key, Some(&nobody))], 1, "connecting to").await;
+    }
+}
+
+/// Names that the Role would let pass and that nothing has.
+async fn of_names_that_may_be_asked_for(stage: &Stage) {
+    let rule = |group: &str, resource: &str, verbs: Value| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+    let rules = json!([
+        rule("acid.zalan.do", "postgresqls", json!(["get"])),
+        rule("postgresql.cnpg.io", "clusters", json!(["get"])),
+        rule("apps", "deployments", json!(["get"])),
+        rule("", "configmaps", json!(["get", "list"])),
+        rule("coordination.k8s.io", "leases", json!(["get", "update"])),
+    ]);
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "more"}, "rules": rules});
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "more"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "more"},
+        "subjects": [{"kind": "ServiceAccount", "name": OUR_ROLE, "namespace": NAMESPACE}],
+    });
+    stage.migration.plane.apply(NAMESPACE, &[role, binding]).await.unwrap();
+    for (key, value, words) in [
+        ("SOURCE_CLUSTER", "nobody", "nobody does not exist"),
+        ("TARGET_CLUSTER", "nobody", "nobody does not exist"),
+        ("APPS", "mastodon-web,somebody", "the Deployment somebody does not exist"),
+        ("APP_CONFIGMAP", "nowhere", "the ConfigMap nowhere does not exist"),
+    ] {
+        refused(stage, &[(key, Some(value))], 2, words).await;
+    }
+    stage.remove(ROLE, "more").await;
+    stage.remove(("rbac.authorization.k8s.io", "v1", "RoleBinding"), "more").await;
+}
+
+/// Each verb that is taken away is named; all were there before the first effect.
+async fn without_a_verb(stage: &Stage) {
+    let rules = stage.object(ROLE, OUR_ROLE).await["rules"].clone();
+    let pods = "pods is forbidden: User \"system:serviceaccount:mastodon:replica-migration-cutover\" cannot list resource \"pods\"";
+    for (resource, words) in [("pods", pods), ("clusters", "cannot get resource \"clusters\"")] {
+        let mut fewer = rules.clone();
+        fewer.as_array_mut().unwrap().retain(|rule| rule["resources"][0] != resource);
+        stage.patch(ROLE, OUR_ROLE, json!({"rules": fewer})).await;
+        refused(stage, &[], 2, words).await;
+    }
+    stage.patch(ROLE, OUR_ROLE, json!({"rules": rules})).await;
+}
+
+async fn without_a_stream(stage: &Stage) {
+    let external = stage.object(CNPG, CLUSTER).await["spec"]["externalClusters"].clone();
+    let mut astray = external.clone();
+    astray[0]["connectionParameters"]["host"] = json!("nowhere.mastodon.svc");
+    stage.patch(CNPG, CLUSTER, json!({"spec": {"externalClusters": astray}})).await;
+    stage.streams(false).await;
+    refused(stage, &[], 1, "wal receiver: wanted streaming").await;
+    stage.patch(CNPG, CLUSTER, json!({"spec": {"externalClusters": external}})).await;
+    stage.streams(true).await;
+}
+
+/// Its label goes with the Patroni that set it; the servers go on without.
+async fn without_a_leader(stage: &Stage) {
+    for member in stage.migration.source.members() {
+        member.kill_patroni().await.unwrap();
+        stage
+            .patch(
+                ("", "v1", "Pod"),
+                member.name(),
+                json!({"metadata": {"labels": {"spilo-role": null}}}),
+            )
+            .await;
+    }
+    refused(stage, &[], 1, "no member with the label spilo-role=master").await;
+}
+
+/// What the guide's own Job does: scale to zero, look at the time since the last replayed transaction, promote, point, scale up. No fence.
+async fn bare_script(stage: &Stage) {
+    let scale = async |count: Option<u32>| {
+        for (name, before) in DEPLOYMENTS {
+            stage
+                .patch(DEPLOYMENT, name, json!({"spec": {"replicas": count.unwrap_or(before)}}))
+                .await;
+        }
+    };
+    scale(Some(0)).await;
+    let session = stage.target.admin("mastodon").await.unwrap();
+    let lag = "select coalesce(extract(epoch from now() - pg_last_xact_replay_timestamp()), 0) < 5";
+    while !session.query_one(lag, &[]).await.unwrap().get::<_, bool>(0) {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    stage.patch(CNPG, CLUSTER, json!({"spec": {"replica": {"enabled": false}}})).await;
+    stage.target.promoted(SOON).await.unwrap();
+    let hosts = json!({"data": {"DB_HOST": "database-pooler-rw", "REPLICA_DB_HOST": "database-pooler-ro"}});
+    stage.patch(CONFIG_MAP, "mastodon-database", hosts).await;
+    scale(None).await;
+    stage.migration.application.ready(SOON).await.unwrap();
+}

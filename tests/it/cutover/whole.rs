@@ -1,0 +1,209 @@
+//! The whole migration under load, and the permissions that it takes.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use harness::{
+    audit::Use,
+    manifests::{self, access::rbac_is_exact, of_step},
+    migration::{CLUSTER, Migration, NAMESPACE, succeeded},
+};
+use k8s_openapi::api::{core::v1::ConfigMap, events::v1::Event};
+use kube::{Api, api::ListParams};
+use serde_json::{Value, json};
+
+use super::stage::{self, SOON, Stage, ends, same};
+
+const STEPS: [&str; 4] = ["prepare-zalando", "extract-certs", "validate-replication", "cutover"];
+/// issue: resident memory at most 40 MB.
+const MEMORY_BYTES_MAX: u64 = 40_000_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
+    let (migration, origin) = stage::set().await;
+    prepare_with_more_wal(&migration).await;
+    a_client_certificate_was_impossible_once(&migration).await;
+    let target = migration.until_ready().await.unwrap();
+    let stage = Stage::of(migration, target, origin);
+
+    dry_run(&stage).await;
+    going_back_on_sigterm(&stage).await;
+    stage.migration.application.acknowledges(200, SOON).await.unwrap();
+
+    let words = ["beginning anew", "DOWNTIME BEGINS", "POINT OF NO RETURN", "DOWNTIME ENDS"];
+    let ended = stage.cut(stage.cutover(), 0, &words).await;
+    assert!(
+        ended.memory_peak_bytes < MEMORY_BYTES_MAX,
+        "{} bytes resident",
+        ended.memory_peak_bytes
+    );
+    let last = ended.last_word();
+    assert_eq!((&last["verdict"], &last["timeline"]), (&json!("done"), &json!(2)), "{last}");
+    let downtime_ms = last["downtime_ms"].as_u64().unwrap_or_else(|| panic!("no downtime in {last}"));
+    assert!(
+        (1..u64::try_from(ended.elapsed.as_millis()).unwrap()).contains(&downtime_ms),
+        "{last}"
+    );
+    records(&stage).await;
+    events(&stage).await;
+
+    let (before, uses) = (objects(&stage).await, changes(&stage));
+    let again = stage.cut(stage.cutover(), 0, &[]).await;
+    assert!(again.elapsed < Duration::from_secs(20), "{:?}", again.elapsed);
+    assert_eq!(objects(&stage).await, before, "the second run has changed something");
+    assert_eq!(changes(&stage), uses);
+
+    // Everything that the Roles grant was used by now, and nothing was refused.
+    let example = manifests::example(stage.migration.plane.setup()).unwrap();
+    let of_steps: Vec<Value> = STEPS.iter().flat_map(|step| of_step(&example, step)).collect();
+    rbac_is_exact(&stage.migration.plane.audit().unwrap(), &of_steps).unwrap();
+    stage.nothing_is_lost().await;
+}
+
+/// The only use of a verb that not every source needs. No operator runs here: Patroni is told in its stead.
+async fn prepare_with_more_wal(migration: &Migration) {
+    let preparing = migration.step("prepare-zalando").env("WAL_KEEP_MB", "1024").start().await.unwrap();
+    preparing.says("waiting for the operator", SOON).await.unwrap();
+    let parameters = json!({"postgresql": {"parameters": {"wal_keep_size": "1GB"}}});
+    migration.source.patch_configuration(&parameters).await.unwrap();
+    succeeded("prepare-zalando", &preparing.wait(SOON).await.unwrap()).unwrap();
+}
+
+/// Of an earlier run of extract-certs: the Secret has to change its type now, which takes the right to delete it.
+async fn a_client_certificate_was_impossible_once(migration: &Migration) {
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-tls"},
+        "type": "Opaque", "stringData": {"reason": "the CA's key was not at hand"},
+    });
+    migration.plane.apply(NAMESPACE, &[secret]).await.unwrap();
+}
+
+/// It says what it would do, and makes no mutating call, not even for an Event or a Lease.
+async fn dry_run(stage: &Stage) {
+    let before = stage.standing().await;
+    let words = [
+        "would 4. DOWNTIME BEGINS",
+        "mastodon-web 2",
+        "DB_HOST mastodon-postgresql-pooler → database-pooler-rw",
+        "would 7. POINT OF NO RETURN",
+        "way back",
+    ];
+    stage.cut(stage.cutover().env("DRY_RUN", "true"), 0, &words).await;
+    same(&before, &stage.standing().await);
+    assert!(stage.fact("started").await.is_null());
+    assert!(of_cutover(stage).iter().any(|one| one.resource == "pods"), "nothing was looked at");
+    assert!(of_cutover(stage).iter().all(reads), "{:?}", of_cutover(stage));
+}
+
+async fn going_back_on_sigterm(stage: &Stage) {
+    let before = stage.standing().await;
+    let running = stage.cutover().start().await.unwrap();
+    running.says("DOWNTIME BEGINS", SOON).await.unwrap();
+    running.terminate();
+    let ended = running.wait(SOON).await.unwrap();
+    ends(
+        &ended,
+        3,
+        &[
+            "GOING BACK: asked to end (SIGTERM)",
+            "the application runs on the source as before",
+            "start a new cutover",
+        ],
+    );
+    same(&before, &stage.standing().await);
+    stage.runs_on_the_source().await;
+}
+
+/// The receipt cannot be changed any more, and says what a year later will be asked; the guide's record of the counts is there.
+async fn records(stage: &Stage) {
+    let maps: Api<ConfigMap> = Api::namespaced(stage.migration.plane.admin(), NAMESPACE);
+    let receipt = maps.get(&format!("cutover-{CLUSTER}-receipt")).await.unwrap();
+    assert_eq!(receipt.immutable, Some(true));
+    let data = receipt.data.unwrap();
+    let summary: Value = serde_json::from_str(&data["summary.json"]).unwrap();
+    assert!(summary["ms_since_block"]["serving"].as_u64().is_some(), "{summary}");
+    assert_eq!(
+        summary["source"]["system_identifier"], summary["target"]["system_identifier"],
+        "{summary}"
+    );
+    assert!(data["proof.txt"].contains("was stopped cleanly"), "{data:?}");
+    assert!(data["program"].starts_with("cutover "), "{data:?}");
+    let journal: Value = serde_json::from_str(&data["journal.json"]).unwrap();
+    for fact in [
+        "started",
+        "checkpointed",
+        "blocked",
+        "marker",
+        "fenced",
+        "promotion",
+        "promoted",
+        "routed",
+        "serving",
+    ] {
+        assert!(!journal[fact].is_null(), "{fact} is missing in {journal}");
+    }
+    let counts = maps.get("cutover-replica-counts").await.unwrap().data.unwrap();
+    let wanted = harness::application::DEPLOYMENTS.map(|(name, count)| (name.to_owned(), count.to_string()));
+    assert_eq!(counts, wanted.into());
+    let config = maps.get("mastodon-database").await.unwrap().data.unwrap();
+    assert_eq!(
+        (config["DB_HOST"].as_str(), config["REPLICA_DB_HOST"].as_str()),
+        ("database-pooler-rw", "database-pooler-ro")
+    );
+}
+
+async fn events(stage: &Stage) {
+    let api: Api<Event> = Api::namespaced(stage.migration.plane.admin(), NAMESPACE);
+    let events = api.list(&ListParams::default()).await.unwrap().items;
+    let of_target = events.iter().filter(|event| {
+        let regarding = event.regarding.clone().unwrap_or_default();
+        event.reporting_controller.as_deref() == Some("cutover")
+            && (regarding.kind.as_deref(), regarding.name.as_deref()) == (Some("Cluster"), Some(CLUSTER))
+    });
+    let reasons: BTreeSet<&str> = of_target.filter_map(|event| event.reason.as_deref()).collect();
+    for reason in [
+        "Started",
+        "WritesBlocked",
+        "GoingBack",
+        "Returned",
+        "Fenced",
+        "PointOfNoReturn",
+        "Promoted",
+        "Routed",
+        "Serving",
+        "Receipt",
+    ] {
+        assert!(reasons.contains(reason), "no Event {reason}: {reasons:?}");
+    }
+}
+
+/// What a finished cut leaves, the records included.
+async fn objects(stage: &Stage) -> Vec<(String, Value)> {
+    let mut all = Vec::new();
+    for kind in [stage::CONFIG_MAP, stage::DEPLOYMENT, stage::POSTGRESQL, stage::CNPG] {
+        for mut object in stage.objects(kind).await {
+            object.as_object_mut().unwrap().remove("status");
+            let (name, metadata) = (object["metadata"]["name"].to_string(), object["metadata"].as_object_mut().unwrap());
+            // The other side's controllers keep writing status; what was written into the object itself raises its generation.
+            metadata.retain(|key, _| ["annotations", "labels", "generation"].contains(&key.as_str()));
+            all.push((format!("{} {name}", kind.2), object));
+        }
+    }
+    all
+}
+
+fn of_cutover(stage: &Stage) -> BTreeSet<Use> {
+    let mut uses = stage.migration.plane.audit().unwrap();
+    uses.retain(|one| one.service_account() == Some("replica-migration-cutover"));
+    uses
+}
+
+/// What cutover has changed so far, but for its Lease.
+fn changes(stage: &Stage) -> BTreeSet<Use> {
+    let mut uses = of_cutover(stage);
+    uses.retain(|one| !reads(one) && one.resource != "leases");
+    uses
+}
+
+fn reads(one: &Use) -> bool {
+    one.verb == "get" || one.verb == "list"
+}
