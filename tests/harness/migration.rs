@@ -4,8 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::Api;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{Api, runtime::wait::await_condition};
 use serde_json::Value;
 
 use crate::{
@@ -111,10 +111,11 @@ impl Migration {
         self.kubelet.step(step)
     }
 
-    /// Applies what prepare-zalando has rendered, as its log tells the user.
+    /// Applies what prepare-zalando has rendered, as its log tells the user, and waits until CNPG has seen it: a person takes longer to
+    /// type the next command, and its pod mounts the CA of the target.
     ///
     /// # Errors
-    /// The ConfigMap is missing, or the API server refuses what is in it.
+    /// The ConfigMap is missing, the API server refuses what is in it, or nobody acts on it.
     pub async fn apply_rendered(&self) -> Result<()> {
         let maps: Api<ConfigMap> = Api::namespaced(self.plane.admin(), NAMESPACE);
         let map = maps.get(&format!("{CLUSTER}-cluster-replica")).await?;
@@ -127,7 +128,12 @@ impl Migration {
         let objects: Vec<Value> = serde_yaml_ng::Deserializer::from_str(&text)
             .map(|document| serde::Deserialize::deserialize(document).context("the rendered manifest is no YAML"))
             .collect::<Result<_>>()?;
-        self.plane.apply(NAMESPACE, &objects).await
+        self.plane.apply(NAMESPACE, &objects).await?;
+        let secrets: Api<Secret> = Api::namespaced(self.plane.admin(), NAMESPACE);
+        let authority = format!("{CLUSTER}-ca");
+        let made = await_condition(secrets, &authority, |secret: Option<&Secret>| secret.is_some());
+        tokio::time::timeout(LIMIT, made).await.context("waiting for the target's CA")??;
+        self.services.wait_for(&format!("{CLUSTER}-rw"), LIMIT).await.map(drop)
     }
 
     /// Everything up to a target that is ready for the cut: prepare-zalando, extract-certs, the Cluster, validate-replication.
