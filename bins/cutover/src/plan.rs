@@ -10,6 +10,7 @@ pub fn lines(seen: &Observation, settings: &Settings) -> Vec<String> {
     let counts: Vec<String> = seen.apps.iter().map(|(name, app)| format!("{name} {}", app.wanted)).collect();
     let config: Vec<String> = settings
         .app_config_target
+        .0
         .iter()
         .map(|(key, value)| {
             format!(

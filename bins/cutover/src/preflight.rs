@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use kube::ResourceExt as _;
 use shared::{
     config::Name,
     error::Result,
@@ -49,18 +48,10 @@ pub async fn findings(
 }
 
 fn of_objects(seen: &Observation, cluster: &Cluster, settings: &Settings, started: bool) -> Vec<Finding> {
-    let annotations = cluster.annotations();
-    let status = cluster.status.clone().unwrap_or_default();
+    let superuser = cluster.superuser();
     let cluster = ClusterSeen {
         follows: seen.follows,
-        instances: cluster.spec.instances,
-        ready_instances: status.ready_instances,
-        phase: status.phase,
-        skip_wal_archiving: annotations.get("cnpg.io/skipWalArchiving").is_some_and(|value| value == "enabled"),
-        fenced: annotations
-            .get("cnpg.io/fencedInstances")
-            .filter(|value| value.as_str() != "[]")
-            .cloned(),
+        ..cluster.seen()
     };
     let patroni = match &seen.patroni {
         Sight::Answers(patroni) => PatroniSeen {
@@ -86,10 +77,11 @@ fn of_objects(seen: &Observation, cluster: &Cluster, settings: &Settings, starte
         objects::replica_mode(&cluster),
         objects::one_instance(&cluster),
         objects::not_fenced(&cluster),
+        objects::superuser_kept(&superuser),
         objects::wal_archive(&cluster),
         objects::patroni(&patroni),
         objects::deployments(&names, &missing),
-        objects::app_config(&seen.config.name, &data, &settings.app_config_target),
+        objects::app_config(&seen.config.name, &data, &settings.app_config_target.0),
     ];
     if !started {
         findings.push(objects::operator_not_frozen(seen.controller.as_deref(), FROZEN));

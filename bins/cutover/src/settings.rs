@@ -1,9 +1,9 @@
 //! The environment of the cutover; keys of `manifests/base/settings.env`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de::Error as _};
-use shared::config::{List, Name, Text};
+use serde::Deserialize;
+use shared::config::{List, Name, Pairs, Text};
 
 use crate::decide::Limits;
 
@@ -21,8 +21,7 @@ pub struct Settings {
     /// The application's ConfigMap.
     pub app_configmap: Name,
     /// Its keys and values after the cut, as `KEY=value,KEY=value`.
-    #[serde(deserialize_with = "pairs")]
-    pub app_config_target: BTreeMap<String, String>,
+    pub app_config_target: Pairs,
     /// How traffic reaches the target.
     pub route: Route,
     /// Print the plan and change nothing.
@@ -46,22 +45,7 @@ impl Settings {
     pub fn limits(&self) -> Limits {
         Limits {
             cutover_max: Duration::from_secs(self.cutover_max_seconds),
-            config: self.app_config_target.clone(),
+            config: self.app_config_target.0.clone(),
         }
     }
-}
-
-fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let words = text.split([',', ' ', '\n']).filter(|word| !word.is_empty());
-    let pairs: BTreeMap<String, String> = words
-        .map(|word| match word.split_once('=') {
-            Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(D::Error::custom(format!("APP_CONFIG_TARGET: {word:?} is not KEY=value"))),
-        })
-        .collect::<Result<_, _>>()?;
-    if pairs.is_empty() {
-        return Err(D::Error::custom("APP_CONFIG_TARGET is empty"));
-    }
-    Ok(pairs)
 }

@@ -36,7 +36,7 @@ impl Live {
             Action::Restartpoint => self.sessions.target()?.checkpoint().await?,
             Action::Promote => cnpg::promote(&self.clusters, &self.settings.target_cluster).await?,
             Action::ProveWrite => return self.prove_write().await.map(Some),
-            Action::Route => self.point_to(start, &some(&self.settings.app_config_target)).await?,
+            Action::Route => self.point_to(start, &some(&self.settings.app_config_target.0)).await?,
             Action::Unroute => self.point_to(start, &start.config.values).await?,
             Action::ScaleUp => workloads::scale(&self.run.client, &self.run.namespace, &start.replicas, &self.apps).await?,
             Action::WriteReceipt => return self.write_receipt(start).await.map(Some),
@@ -77,7 +77,7 @@ impl Live {
     async fn end_sessions(&self) -> Result<Fact> {
         let source = self.sessions.source()?;
         let ended = source.end_client_sessions().await?;
-        Ok(decide::marker(now(), source.insert_lsn().await?, ended))
+        Ok(decide::marker(now(), source.marker().await?, ended))
     }
 
     /// Stops the run of the server that was decided on. The session ends with that run, so a late stop cannot hit another.

@@ -97,7 +97,7 @@ impl Live {
         let name = recorded.unwrap_or(&self.settings.app_configmap);
         let map = workloads::find_config(&self.run.client, &self.run.namespace, name).await?;
         let data = map.data.clone().unwrap_or_default();
-        let keys = self.settings.app_config_target.keys();
+        let keys = self.settings.app_config_target.0.keys();
         Ok(AppConfig {
             name: map.name_any(),
             values: keys.map(|key| (key.clone(), data.get(key).cloned())).collect(),
