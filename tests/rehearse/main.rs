@@ -1,7 +1,9 @@
 //! `make rehearse`: the whole migration on this machine, in the order of guide.md, with a verdict and a page to keep.
 
+mod bench;
 mod chart;
 mod cut;
+mod floor;
 mod report;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         tokio::select! {
-            outcome = rehearse() => outcome,
+            outcome = chosen() => outcome,
             // Everything that was started ends with the values that are dropped here.
             _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted: everything that was started is being ended")),
         }
@@ -49,8 +51,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// `bench` as the only argument measures; nothing rehearses.
+async fn chosen() -> Result<bool> {
+    harness::setup::Setup::ready().await?;
+    match std::env::args().nth(1).as_deref() {
+        None => rehearse().await,
+        Some("bench") => bench::bench().await.map(|()| true),
+        Some(other) => anyhow::bail!("{other:?} is no argument of this; give none, or bench"),
+    }
+}
+
 async fn rehearse() -> Result<bool> {
-    let setup = harness::setup::Setup::ready().await?;
     let (began, origin) = (Timestamp::now(), Origin::now());
     let mut report = Report {
         began,
@@ -68,7 +79,6 @@ async fn rehearse() -> Result<bool> {
         println!("{line}");
     }
     println!("\nreport: {}", file.display());
-    let _ = setup;
     outcome.map(|()| report.passed())
 }
 
