@@ -1,7 +1,7 @@
 //! The way back before the point of no return: why it is taken, and its order.
 
 use crate::{
-    decide::{Action, Decision, Limits, not_ready},
+    decision::{Action, Decision, Limits},
     journal::{Fact, Journal, Start},
     observation::Observation,
 };
@@ -51,7 +51,7 @@ pub fn back(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
     if let Some(step) = restore(journal, start, seen) {
         return step;
     }
-    match not_ready(start, seen) {
+    match seen.not_ready(&start.replicas) {
         Some(missing) if journal.blocked.is_some() => Decision::Wait(missing),
         _ => Decision::Record(Fact::Returned(seen.now)),
     }

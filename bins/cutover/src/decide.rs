@@ -3,85 +3,16 @@
 //! Every action may be repeated and may happen late. What must be undone one day is recorded before it is done; what is
 //! irreversible happens only after its proof is recorded. `design.md` §4 tells the protocol in words.
 
-use std::{collections::BTreeMap, time::Duration};
-
 use jiff::Timestamp;
-use shared::{
-    postgres::{Timeline, source::Incarnation},
-    readiness::{Finding, Verdict},
-};
+use shared::{postgres::Timeline, readiness::Verdict};
 
 use crate::{
     back,
+    decision::{Action, Decision, Limits},
     journal::{Fact, Fenced, Journal, Marker, Promoted, Promotion, Start},
     observation::{Observation, Sight, TargetSeen},
     proof,
 };
-
-/// What to do next.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Decision {
-    /// Record this, by compare-and-swap, and look again.
-    Record(Fact),
-    /// Do this, and look again.
-    Do(Action),
-    /// Look again after a pause: this is still missing.
-    Wait(String),
-    /// The end before the beginning: this stands against a cut, and waiting does not help. Exit 2 or 3.
-    NotReady(Finding),
-    /// The end without a cut: nothing irreversible was done, and nothing is left changed. Exit 3.
-    Refuse(String),
-    /// A person must look: this contradicts the record. Exit 4.
-    Alarm(String),
-    /// The end: the application runs on the target. Exit 0.
-    Done,
-}
-
-/// An effect. Each is safe to repeat and safe to perform late.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// The CR's annotation: the Zalando operator leaves the source alone.
-    FreezeOperator,
-    /// CHECKPOINT on the source, restartpoint on the target; then record that.
-    Checkpoint,
-    /// One PATCH of Patroni: pause and read-only.
-    Hold,
-    /// [`Action::Hold`], and the application to 0 in parallel: the downtime begins.
-    Block,
-    /// End the client sessions of the source, read its position, and record both.
-    EndSessions,
-    /// Stop this run of the source's server cleanly, by SQL.
-    Fence(Incarnation),
-    /// Restartpoint on the target, so that its pg_control tells which checkpoint it has replayed.
-    Restartpoint,
-    /// `spec.replica.enabled: false`.
-    Promote,
-    /// Prove a write on the target.
-    ProveWrite,
-    /// Point the application's ConfigMap to the target.
-    Route,
-    /// The recorded replica counts.
-    ScaleUp,
-    /// Write the receipt.
-    WriteReceipt,
-    /// Back: start the source's stopped server, while Patroni is still paused.
-    RestartSource,
-    /// Back: lift pause and read-only, as they were.
-    Unblock,
-    /// Back: point the application's ConfigMap to the source again.
-    Unroute,
-    /// Back: the CR's annotation as it was.
-    UnfreezeOperator,
-}
-
-/// How long and how much.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// CUTOVER_MAX_SECONDS, from the block to the point of no return.
-    pub cutover_max: Duration,
-    /// APP_CONFIG_TARGET: the application's ConfigMap as it shall be.
-    pub config: BTreeMap<String, String>,
-}
 
 /// The next decision.
 pub fn decide(journal: &Journal, seen: &Observation, limits: &Limits) -> Decision {
@@ -122,7 +53,7 @@ fn begin(seen: &Observation) -> Decision {
         };
     }
     let (Sight::Answers(source), Sight::Answers(target), Sight::Answers(patroni)) = (&seen.source, &seen.target, &seen.patroni) else {
-        return Decision::Wait(silent(seen));
+        return Decision::Wait(seen.silent());
     };
     let Some(leader) = patroni.leader.clone() else {
         return Decision::Wait("the source has no leader".into());
@@ -143,7 +74,7 @@ fn begin(seen: &Observation) -> Decision {
 
 /// Up to the point of no return.
 fn before(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
-    if !operator_frozen(seen) {
+    if !seen.operator_frozen() {
         return Decision::Do(Action::FreezeOperator);
     }
     if journal.checkpointed.is_none() {
@@ -169,7 +100,7 @@ fn block(journal: &Journal, seen: &Observation) -> Decision {
     // Whether the setting has reached the server yet is not waited for: what is still written is behind the marker and before the
     // fence, and the proof covers it.
     if seen.held().is_none() || !seen.source.answer().is_some_and(|source| source.primary) {
-        return Decision::Wait(format!("the source does not answer ({})", silent(seen)));
+        return Decision::Wait(format!("the source does not answer ({})", seen.silent()));
     }
     let Some(marker) = &journal.marker else {
         return Decision::Do(Action::EndSessions);
@@ -219,10 +150,10 @@ fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
         return Decision::Wait(format!("{primary} still runs as a primary"));
     }
     let (Some(fenced), Sight::Answers(target)) = (&journal.fenced, &seen.target) else {
-        return Decision::Wait(silent(seen));
+        return Decision::Wait(seen.silent());
     };
     let Sight::Answers(patroni) = &seen.patroni else {
-        return Decision::Wait(silent(seen));
+        return Decision::Wait(seen.silent());
     };
     if !patroni.silent.is_empty() {
         return Decision::Wait(format!("{} does not say whether its server runs", patroni.silent.join(", ")));
@@ -247,7 +178,7 @@ fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
 
 /// Past the point of no return: only forward.
 fn after(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) -> Decision {
-    if !operator_frozen(seen) {
+    if !seen.operator_frozen() {
         return Decision::Do(Action::FreezeOperator);
     }
     if seen.held() == Some(false) {
@@ -275,7 +206,7 @@ fn after(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) 
 /// Primary, restarted, and a write proved.
 fn promoted(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
     let (Some(promotion), Sight::Answers(target)) = (&journal.promotion, &seen.target) else {
-        return Decision::Wait(format!("the target is promoting or restarting ({})", silent(seen)));
+        return Decision::Wait(format!("the target is promoting or restarting ({})", seen.silent()));
     };
     if target.in_recovery {
         return Decision::Wait("the target is promoting".into());
@@ -312,23 +243,10 @@ fn route(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) 
     if seen.wanted() != start.replicas {
         return Decision::Do(Action::ScaleUp);
     }
-    match not_ready(start, seen) {
+    match seen.not_ready(&start.replicas) {
         Some(missing) => Decision::Wait(missing),
         None => Decision::Record(Fact::Serving(seen.now)),
     }
-}
-
-/// Deployments that have fewer ready pods than they had.
-pub fn not_ready(start: &Start, seen: &Observation) -> Option<String> {
-    let missing: Vec<String> = start
-        .replicas
-        .iter()
-        .filter_map(|(name, wanted)| {
-            let ready = seen.apps.get(name).map_or(0, |app| app.ready);
-            (ready < *wanted).then(|| format!("{name} {ready}/{wanted}"))
-        })
-        .collect();
-    (!missing.is_empty()).then(|| format!("waiting for pods: {}", missing.join(", ")))
 }
 
 /// What the record and the sight cannot both be true of.
@@ -357,33 +275,6 @@ fn contradiction(journal: &Journal, start: &Start, seen: &Observation) -> Option
         ));
     }
     None
-}
-
-/// The operator leaves the CR alone.
-pub fn operator_frozen(seen: &Observation) -> bool {
-    seen.controller.as_deref() == Some(shared::kubernetes::zalando::FROZEN)
-}
-
-/// Who does not answer, and why.
-fn silent(seen: &Observation) -> String {
-    let sides = [
-        ("source", seen.source.answer().is_none(), silence(&seen.source)),
-        ("patroni", seen.patroni.answer().is_none(), silence(&seen.patroni)),
-        ("target", seen.target.answer().is_none(), silence(&seen.target)),
-    ];
-    let said: Vec<String> = sides
-        .into_iter()
-        .filter(|(_, silent, _)| *silent)
-        .map(|(name, _, why)| format!("{name}: {why}"))
-        .collect();
-    said.join("; ")
-}
-
-fn silence<T>(sight: &Sight<T>) -> String {
-    match sight {
-        Sight::Silent(why) => why.clone(),
-        Sight::Answers(_) => String::new(),
-    }
 }
 
 fn shown(lsn: Option<shared::postgres::Lsn>) -> String {

@@ -8,7 +8,8 @@ use shared::{
 };
 
 use crate::{
-    decide::{Action, Decision, Limits, decide},
+    decide::decide,
+    decision::{Action, Decision, Limits},
     journal::{Fact, Journal, Start},
     observation::Observation,
 };

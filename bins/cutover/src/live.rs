@@ -22,7 +22,7 @@ use shared::{
 };
 
 use crate::{
-    decide::Action,
+    decision::Action,
     drive::{Pace, World},
     journal::{AppConfig, Fact, Journal, Start},
     observation::Observation,

@@ -19,6 +19,7 @@
 
 mod back;
 mod decide;
+mod decision;
 mod drive;
 mod journal;
 mod lease;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use shared::{
-    kubernetes::workloads::Replicas,
+    kubernetes::{workloads::Replicas, zalando::FROZEN},
     postgres::{
         Identity, Lsn,
         source::Incarnation,
@@ -50,6 +50,14 @@ pub enum Sight<T> {
 }
 
 impl<T> Sight<T> {
+    /// Why it did not answer.
+    pub fn silence(&self) -> Option<&str> {
+        match self {
+            Self::Answers(_) => None,
+            Self::Silent(why) => Some(why),
+        }
+    }
+
     /// What it answered.
     pub fn answer(&self) -> Option<&T> {
         match self {
@@ -109,6 +117,37 @@ pub struct TargetSeen {
 }
 
 impl Observation {
+    /// Deployments that have fewer ready pods than they had.
+    pub fn not_ready(&self, replicas: &BTreeMap<String, i32>) -> Option<String> {
+        let missing: Vec<String> = replicas
+            .iter()
+            .filter_map(|(name, wanted)| {
+                let ready = self.apps.get(name).map_or(0, |app| app.ready);
+                (ready < *wanted).then(|| format!("{name} {ready}/{wanted}"))
+            })
+            .collect();
+        (!missing.is_empty()).then(|| format!("waiting for pods: {}", missing.join(", ")))
+    }
+
+    /// The Zalando operator leaves the CR alone.
+    pub fn operator_frozen(&self) -> bool {
+        self.controller.as_deref() == Some(FROZEN)
+    }
+
+    /// Who does not answer, and why.
+    pub fn silent(&self) -> String {
+        let sides = [
+            ("source", self.source.silence()),
+            ("patroni", self.patroni.silence()),
+            ("target", self.target.silence()),
+        ];
+        let said: Vec<String> = sides
+            .into_iter()
+            .filter_map(|(name, why)| Some(format!("{name}: {}", why?)))
+            .collect();
+        said.join("; ")
+    }
+
     /// The gravest finding that stands against beginning a cut now.
     pub fn against(&self) -> Option<&Finding> {
         let standing = self.readiness.iter().filter(|finding| finding.verdict > Verdict::Warning);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use shared::config::{List, Name, Pairs, Text};
 
-use crate::decide::Limits;
+use crate::decision::Limits;
 
 /// What the cutover is told. `SOURCE_*` and `TARGET_*` connections are read beside it.
 #[derive(Clone, Debug, Deserialize)]

@@ -19,7 +19,8 @@ use shared::{
 
 use super::{Live, now};
 use crate::{
-    decide::{self, Action},
+    decide,
+    decision::Action,
     journal::{Fact, Start},
 };
 

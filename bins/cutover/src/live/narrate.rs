@@ -5,7 +5,7 @@ use shared::error::Result;
 
 use super::{Live, now};
 use crate::{
-    decide::Action,
+    decision::Action,
     journal::{Fact, Journal, Start},
     receipt,
 };

@@ -5,7 +5,8 @@ use std::collections::{HashSet, VecDeque};
 use super::world::{Fuel, World};
 use crate::{
     back::back,
-    decide::{Action, Decision, decide},
+    decide::decide,
+    decision::{Action, Decision},
     journal::{Fact, Journal, Promotion},
     observation::Observation,
 };

@@ -13,7 +13,8 @@ use shared::{
 };
 
 use crate::{
-    decide::{self, Action, Limits},
+    decide,
+    decision::{Action, Limits},
     journal::{AppConfig, Fact, Journal, Start},
     observation::{Observation, PatroniSeen, Sight, SourceSeen, TargetSeen},
 };
