@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::stage::{SOON, Stage, ends, same};
+use harness::kubelet::Running;
+
+use super::stage::{DEPLOYMENT, SOON, Stage, ends, same};
 
 /// How long the API server is away; longer than the Lease lasts and than Patroni's own retry.
 const API_AWAY: Duration = Duration::from_secs(20);
@@ -12,6 +14,7 @@ async fn it_goes_back_or_goes_on_whatever_fails_beside_it() {
     let stage = Stage::ready().await;
     catch_up_is_impossible(&stage).await;
     the_source_crashes(&stage).await;
+    asked_to_end_when_the_source_is_stopped(&stage).await;
     a_second_one_and_no_api_server(&stage).await;
     stage.nothing_is_lost().await;
 }
@@ -50,6 +53,22 @@ async fn the_source_crashes(stage: &Stage) {
     stage.migration.source.healthy().await.unwrap();
 }
 
+/// The way back begins with the stopped server: the same one comes up, on the same timeline.
+async fn asked_to_end_when_the_source_is_stopped(stage: &Stage) {
+    let before = stage.standing().await;
+    let running = stage.cutover().start().await.unwrap();
+    running.says("from here the source is stopped", SOON).await.unwrap();
+    running.terminate();
+    let words = [
+        "stopping the source's server",
+        "GOING BACK: asked to end (SIGTERM)",
+        "going back: starting the source's server",
+    ];
+    ends(&running.wait(SOON).await.unwrap(), 3, &words);
+    same(&before, &stage.standing().await);
+    stage.runs_on_the_source().await;
+}
+
 /// The second one is told so and touches nothing; the first lives through 20 s without an API server.
 async fn a_second_one_and_no_api_server(stage: &Stage) {
     let first = stage.stuck(stage.cutover()).await;
@@ -67,4 +86,35 @@ async fn a_second_one_and_no_api_server(stage: &Stage) {
     stage.migration.plane.start_api_server().await.unwrap();
     stage.at_target("select pg_wal_replay_resume()").await;
     ends(&first.wait(SOON).await.unwrap(), 0, &["POINT OF NO RETURN", "DOWNTIME ENDS"]);
+}
+
+/// A pod whose node hangs in the middle of an effect is overtaken; when it wakes up it finishes that effect, late and on old sight.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_hangs_and_wakes_up_harms_neither_a_return_nor_a_finished_cut() {
+    let stage = Stage::ready().await;
+    let before = stage.standing().await;
+    let late = hanging(&stage, "DOWNTIME BEGINS").await;
+    let next = stage.cutover().start().await.unwrap();
+    next.says("writes are blocked", SOON).await.unwrap();
+    next.terminate();
+    ends(&next.wait(SOON).await.unwrap(), 3, &["GOING BACK: asked to end (SIGTERM)"]);
+    late.thaw();
+    ends(&late.wait(SOON).await.unwrap(), 3, &["went back"]);
+    same(&before, &stage.standing().await);
+    stage.runs_on_the_source().await;
+
+    let late = hanging(&stage, "stopping the source's server").await;
+    stage.cut(stage.cutover(), 0, &["DOWNTIME ENDS"]).await;
+    let after = stage.object(DEPLOYMENT, "mastodon-web").await["spec"].clone();
+    late.thaw();
+    ends(&late.wait(SOON).await.unwrap(), 0, &[]);
+    assert_eq!(stage.object(DEPLOYMENT, "mastodon-web").await["spec"], after);
+    stage.nothing_is_lost().await;
+}
+
+async fn hanging(stage: &Stage, moment: &str) -> Running {
+    let running = stage.cutover().start().await.unwrap();
+    running.says(moment, SOON).await.unwrap();
+    running.freeze();
+    running
 }
