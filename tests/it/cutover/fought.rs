@@ -118,3 +118,30 @@ async fn hanging(stage: &Stage, moment: &str) -> Running {
     running.freeze();
     running
 }
+
+/// Somebody moves the source's leadership in the middle. The record names another leader: it goes back, and a cut from the new one follows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switchover_of_the_source_in_the_middle_ends_in_a_return_and_the_next_cut_is_from_the_new_leader() {
+    let stage = Stage::ready().await;
+    let mut before = stage.standing().await;
+    let running = stage.stuck(stage.cutover()).await;
+    running.says("the target has replayed", SOON).await.unwrap();
+    stage.migration.source.switchover().await.unwrap();
+    stage.at_target("select pg_wal_replay_resume()").await;
+    ends(
+        &running.wait(SOON).await.unwrap(),
+        3,
+        &["GOING BACK: the source failed over", "the application runs on the source as before"],
+    );
+    stage.runs_on_the_source().await;
+    let mut after = stage.standing().await;
+    for moved in ["leader", "server"] {
+        assert_ne!(before.remove(moved), after.remove(moved), "{moved}");
+    }
+    same(&before, &after);
+    let ready = stage.migration.step("validate-replication").run(SOON).await.unwrap();
+    ends(&ready, 0, &["timeline: 2 on both sides"]);
+    let ended = stage.cut(stage.cutover(), 0, &["DOWNTIME ENDS"]).await;
+    assert_eq!(ended.last_word()["timeline"], 3, "{ended}");
+    stage.nothing_is_lost().await;
+}
