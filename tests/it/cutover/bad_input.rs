@@ -161,7 +161,7 @@ async fn of_names_that_may_be_asked_for(stage: &Stage) {
     stage.remove(("rbac.authorization.k8s.io", "v1", "RoleBinding"), "more").await;
 }
 
-/// Each verb that is taken away is named; all were there before the first effect.
+/// A verb that is taken away is named by the first look, before the first effect.
 async fn without_a_verb(stage: &Stage) {
     let rules = stage.object(ROLE, OUR_ROLE).await["rules"].clone();
     let pods = "pods is forbidden: User \"system:serviceaccount:mastodon:replica-migration-cutover\" cannot list resource \"pods\"";

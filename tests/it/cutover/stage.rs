@@ -184,7 +184,8 @@ impl Stage {
         let Migration { application, source, .. } = self.migration;
         let attempts = application.stop().await;
         let (on_target, on_source) = harness::migration::rows(&source, &self.target).await.unwrap();
-        let forgotten = |attempt: &&ledger::Attempt| attempt.key.client.starts_with(FORGOTTEN) && attempt.answered > Duration::ZERO;
+        let forgotten =
+            |attempt: &&ledger::Attempt| attempt.key.client.starts_with(FORGOTTEN) && matches!(attempt.outcome, Outcome::Acknowledged(_));
         assert!(
             attempts.iter().filter(forgotten).count() > AT_WORK,
             "the forgotten writer was not at work"
