@@ -103,9 +103,21 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
     // The same standby without some of its rows: a page of the file is gone, as after a fault of a disk.
     let session = stage.source.connect("mastodon").await.unwrap();
     let file: String = session.query_one("select pg_relation_filepath('users')", &[]).await.unwrap().get(0);
+    // A page that is still dirty in memory would be written back and mend the file: the restartpoint writes them all before.
+    session.batch_execute("checkpoint").await.unwrap();
+    let written: String = session
+        .query_one("select pg_current_wal_flush_lsn()::text", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let replayed = format!("select (pg_last_wal_replay_lsn() >= '{written}')::int::bigint");
+    until("the checkpoint is replayed", async || {
+        number(&instance.admin("mastodon").await.unwrap(), &replayed).await == 1
+    })
+    .await;
+    at_target(&instance, "checkpoint").await;
     let file = std::fs::File::options().write(true).open(instance.pgdata().join(file)).unwrap();
     file.set_len(8192).unwrap();
-    at_target(&instance, "checkpoint").await;
     let ended = stage.run_with("KEY_TABLES", "users").await;
     ends(
         &ended,
@@ -123,6 +135,8 @@ async fn a_clone_is_followed_to_its_end_and_helped_over_the_checkpoint() {
     ends(&stage.run().await, 2, &["there is no Cluster database", "apply the manifest"]);
 
     stage.apply(cluster()).await;
+    // The pod mounts the Secret once, at its start; CNPG makes it a moment after the Cluster.
+    stage.target_authority().await;
     let ended = stage.kubelet.step(STEP).env("VALIDATE_MAX_SECONDS", "60").run(SOON).await.unwrap();
     let words = [
         "the clone: waiting for checkpoint to finish",

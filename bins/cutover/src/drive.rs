@@ -53,8 +53,9 @@ const LOOKS_MAX: u32 = 100_000;
 pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
     let mut failed = 0;
     let mut first_look: Option<jiff::Timestamp> = None;
+    let mut hopeless: Option<String> = None;
     for _ in 0..LOOKS_MAX {
-        let (journal, seen) = match world.observe().await {
+        let (journal, mut seen) = match world.observe().await {
             Ok(look) => look,
             Err(error) => {
                 failed += 1;
@@ -62,6 +63,8 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
                 continue;
             }
         };
+        // Nobody must be left blocked because of, say, a missing verb: `decide` goes back, unless it is past the return.
+        seen.abort = seen.abort.or_else(|| hopeless.clone());
         let waited = seen.now.duration_since(*first_look.get_or_insert(seen.now)).unsigned_abs();
         if journal.past_return() && journal.finished.is_none() && world.stop_asked() {
             return Err(
@@ -81,6 +84,9 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
         };
         if let Err(error) = outcome {
             failed += 1;
+            if error.kind() != ErrorKind::Transient && failed > QUICK_RETRIES {
+                hopeless.get_or_insert_with(|| error.to_string());
+            }
             give_up(error, failed, true, world).await?;
         } else {
             failed = 0;

@@ -9,6 +9,7 @@
 //! point of no return an end leaves the source serving and everything restored; S4 after it nothing reopens the source for good;
 //! S7 traffic goes only to a primary whose restart is over. Then, with disturbances off, every state reaches an end.
 
+mod driven;
 mod search;
 mod world;
 

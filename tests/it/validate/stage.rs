@@ -12,11 +12,12 @@ use harness::{
     source::{Source, SourceOptions, secret_name},
     target::{InstanceHandle, Options, Session, Target},
 };
-use k8s_openapi::api::rbac::v1::Role;
+use k8s_openapi::api::{core::v1::Secret, rbac::v1::Role};
 use kube::{
     Api, ResourceExt as _,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
     core::GroupVersionKind,
+    runtime::wait::await_condition,
 };
 use serde_json::{Value, json};
 
@@ -48,6 +49,14 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// Waits for the Secret of the target's CA, which the step's pod mounts.
+    pub async fn target_authority(&self) {
+        let secrets: Api<Secret> = Api::namespaced(self.plane.admin(), NAMESPACE);
+        let name = format!("{CLUSTER}-ca");
+        let made = await_condition(secrets, &name, |secret: Option<&Secret>| secret.is_some());
+        tokio::time::timeout(SOON, made).await.unwrap().unwrap();
+    }
+
     /// Everything but the Cluster.
     pub async fn without_a_cluster(rows: u32) -> Self {
         let plane = Arc::new(ControlPlane::start().await.unwrap());

@@ -35,7 +35,7 @@ const WRITES_MAX: usize = 2;
 const STARTS_MAX: u8 = 3;
 
 /// How often each disturbance may still happen, and how many of all kinds together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fuel {
     pub together: u8,
     pub writes: u8,

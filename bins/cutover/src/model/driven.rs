@@ -1,0 +1,72 @@
+//! The real `drive` over the small world, alone: from its start to its end, and with an effect that it is not allowed.
+
+use shared::error::{Error, ErrorKind, Result};
+
+use super::world::{Fuel, World as Small};
+use crate::{
+    decision::Action,
+    drive::{Pace, World, drive},
+    journal::{Fact, Journal, Start},
+    observation::Observation,
+};
+
+struct Driven {
+    world: Small,
+    /// The application may not be scaled down.
+    forbidden: bool,
+}
+
+impl Driven {
+    fn new(forbidden: bool) -> Self {
+        Self {
+            world: Small::new(Fuel::default()),
+            forbidden,
+        }
+    }
+}
+
+impl World for Driven {
+    async fn observe(&mut self) -> Result<(Journal, Observation)> {
+        while let Some((_, next)) = self.world.events(false).into_iter().next() {
+            self.world = next;
+        }
+        Ok((self.world.journal(), self.world.look()))
+    }
+
+    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>> {
+        self.world.record(fact, self.world.version, true);
+        Ok(Some(self.world.journal()))
+    }
+
+    async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
+        if self.forbidden && *action == Action::Block {
+            (self.world.paused, self.world.read_only) = (true, true);
+            return Err(Error::config(
+                "kubernetes api: deployments.apps is forbidden: cannot patch resource deployments/scale",
+            ));
+        }
+        Ok(self.world.perform(action, start, self.world.app_version))
+    }
+
+    async fn pause(&mut self, _missing: &str, _pace: Pace) {}
+
+    fn stop_asked(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+async fn undisturbed_it_comes_to_the_cut() {
+    let mut driven = Driven::new(false);
+    drive(&mut driven, &Small::limits()).await.unwrap();
+    assert_eq!(driven.world.cut(), None);
+}
+
+#[tokio::test]
+async fn what_it_may_not_do_in_the_block_makes_it_go_back_and_leaves_nobody_blocked() {
+    let mut driven = Driven::new(true);
+    let error = drive(&mut driven, &Small::limits()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.to_string().contains("deployments/scale"), "{error}");
+    assert_eq!(driven.world.restored(), None);
+}
