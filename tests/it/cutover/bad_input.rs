@@ -69,14 +69,11 @@ async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_k
     bare_script(&stage).await;
     refused(&stage, &[], 3, "has been promoted").await;
     let verdict = stage.judged().await;
-    assert!(!verdict.lost.is_empty(), "the ledger cannot see: {verdict:?}");
-    assert!(
-        verdict.lost.iter().all(|key| key.client.starts_with(FORGOTTEN)),
-        "{:?}",
-        verdict.lost
-    );
+    // Pods that are still ending when the script promotes may lose writes as well; the forgotten writer always does.
+    let forgotten = verdict.lost.iter().filter(|key| key.client.starts_with(FORGOTTEN)).count();
+    assert!(forgotten > 0, "the ledger cannot see: {verdict:?}");
     println!(
-        "the bare script lost {} acknowledged writes of the forgotten writer",
+        "the bare script lost {} acknowledged writes, {forgotten} of them the forgotten writer's",
         verdict.lost.len()
     );
 }
