@@ -51,15 +51,15 @@ const LOOKS_MAX: u32 = 100_000;
 /// # Errors
 /// Refused when nothing irreversible was done, Unsafe when a person must look, Transient when another run shall go on.
 pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
-    let mut failed = 0;
+    let mut failures = Failures::default();
     let mut first_look: Option<jiff::Timestamp> = None;
     let mut hopeless: Option<String> = None;
     for _ in 0..LOOKS_MAX {
         let (journal, mut seen) = match world.observe().await {
             Ok(look) => look,
             Err(error) => {
-                failed += 1;
-                give_up(error, failed, first_look.is_some(), world).await?;
+                failures.add(&error);
+                give_up(error, failures, first_look.is_some(), world).await?;
                 continue;
             }
         };
@@ -83,13 +83,13 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {
-            failed += 1;
-            if error.kind() != ErrorKind::Transient && failed > QUICK_RETRIES {
+            failures.add(&error);
+            if failures.lasting > QUICK_RETRIES {
                 hopeless.get_or_insert_with(|| error.to_string());
             }
-            give_up(error, failed, true, world).await?;
+            give_up(error, failures, true, world).await?;
         } else {
-            failed = 0;
+            failures = Failures::default();
         }
     }
     Err(Error::transient("the cutover did not come to an end").hint("start it again: it goes on from what is recorded"))
@@ -146,16 +146,30 @@ fn ended(end: Decision, seen: &Observation) -> Result<()> {
     }
 }
 
+/// Failures in a row. A lasting one between others may pass, too: an API server that has just come back forbids what it will allow.
+#[derive(Clone, Copy, Debug, Default)]
+struct Failures {
+    any: u32,
+    lasting: u32,
+}
+
+impl Failures {
+    fn add(&mut self, error: &Error) {
+        self.any += 1;
+        self.lasting = if error.kind() == ErrorKind::Transient {
+            0
+        } else {
+            self.lasting + 1
+        };
+    }
+}
+
 /// A failed look or effect is repeated after a pause; what a person must mend ends the program at once while nothing was touched.
-async fn give_up(error: Error, failed: u32, has_looked: bool, world: &mut impl World) -> Result<()> {
-    let failures_max = match error.kind() {
-        ErrorKind::Transient => FAILURES_MAX,
-        _ if has_looked => LASTING_FAILURES_MAX,
-        _ => 0,
-    };
-    if failed <= failures_max {
+async fn give_up(error: Error, failures: Failures, has_looked: bool, world: &mut impl World) -> Result<()> {
+    let lasting_max = if has_looked { LASTING_FAILURES_MAX } else { 0 };
+    if failures.any <= FAILURES_MAX && failures.lasting <= lasting_max {
         // What moves under a look, such as a server that is just ending, is often over at the next one.
-        let pace = if failed <= QUICK_RETRIES { Pace::Close } else { Pace::Failed };
+        let pace = if failures.any <= QUICK_RETRIES { Pace::Close } else { Pace::Failed };
         world.pause(&error.to_string(), pace).await;
         return Ok(());
     }
