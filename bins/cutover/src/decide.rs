@@ -3,13 +3,12 @@
 //! Every action may be repeated and may happen late. What must be undone one day is recorded before it is done; what is
 //! irreversible happens only after its proof is recorded. `design.md` §4 tells the protocol in words.
 
-use jiff::Timestamp;
 use shared::{postgres::Timeline, readiness::Verdict};
 
 use crate::{
     back,
     decision::{Action, Decision, Limits},
-    journal::{Fact, Fenced, Journal, Marker, Promoted, Promotion, Start},
+    journal::{Fact, Fenced, Journal, Promotion, Start},
     observation::{Observation, Sight, TargetSeen},
     proof,
 };
@@ -279,14 +278,4 @@ fn contradiction(journal: &Journal, start: &Start, seen: &Observation) -> Option
 
 fn shown(lsn: Option<shared::postgres::Lsn>) -> String {
     lsn.map_or_else(|| "nothing".to_owned(), |lsn| lsn.to_string())
-}
-
-/// The fact that [`Action::EndSessions`] leaves.
-pub fn marker(at: Timestamp, lsn: shared::postgres::Lsn, sessions_ended: u64) -> Fact {
-    Fact::Marker(Marker { at, lsn, sessions_ended })
-}
-
-/// The fact that [`Action::ProveWrite`] leaves.
-pub fn write_proved(at: Timestamp, timeline: Timeline) -> Fact {
-    Fact::Promoted(Promoted { at, timeline })
 }

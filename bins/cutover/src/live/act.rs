@@ -19,9 +19,8 @@ use shared::{
 
 use super::{Live, now};
 use crate::{
-    decide,
     decision::Action,
-    journal::{Fact, Start},
+    journal::{Fact, Marker, Promoted, Start},
 };
 
 impl Live {
@@ -78,7 +77,11 @@ impl Live {
     async fn end_sessions(&self) -> Result<Fact> {
         let source = self.sessions.source()?;
         let ended = source.end_client_sessions().await?;
-        Ok(decide::marker(now(), source.marker().await?, ended))
+        Ok(Fact::Marker(Marker {
+            at: now(),
+            lsn: source.marker().await?,
+            sessions_ended: ended,
+        }))
     }
 
     /// Stops the run of the server that was decided on. The session ends with that run, so a late stop cannot hit another.
@@ -94,7 +97,10 @@ impl Live {
     async fn prove_write(&self) -> Result<Fact> {
         let target = self.sessions.target()?;
         target.prove_write().await?;
-        Ok(decide::write_proved(now(), target.identity().await?.timeline))
+        Ok(Fact::Promoted(Promoted {
+            at: now(),
+            timeline: target.identity().await?.timeline,
+        }))
     }
 
     async fn point_to(&self, start: &Start, values: &BTreeMap<String, Option<String>>) -> Result<()> {

@@ -64,7 +64,7 @@ impl Live {
             readiness: Vec::new(),
             abort: self.run.stop.asked().then(|| "asked to end (SIGTERM)".to_owned()),
         };
-        if !began && !record.facts.past_return() && record.facts.returned.is_none() && record.facts.finished.is_none() {
+        if !began && record.facts.returned.is_none() {
             seen.readiness = preflight::findings(
                 &seen,
                 &cluster,

@@ -13,9 +13,8 @@ use shared::{
 };
 
 use crate::{
-    decide,
     decision::{Action, Limits},
-    journal::{AppConfig, Fact, Journal, Start},
+    journal::{AppConfig, Fact, Journal, Marker, Promoted, Start},
     observation::{Observation, PatroniSeen, Sight, SourceSeen, TargetSeen},
 };
 
@@ -263,7 +262,13 @@ impl World {
                 (self.paused, self.read_only) = (true, true);
                 self.scale(false, app_version);
             }
-            Action::EndSessions if self.source_up => return Some(decide::marker(at(0), start_of(self.wal.len()), 0)),
+            Action::EndSessions if self.source_up => {
+                return Some(Fact::Marker(Marker {
+                    at: at(0),
+                    lsn: start_of(self.wal.len()),
+                    sessions_ended: 0,
+                }));
+            }
             Action::Fence(run) if self.source_up && run.0 == i64::from(self.incarnation) => {
                 self.wal.push(Wal::Shutdown);
                 self.source_up = false;
@@ -273,7 +278,10 @@ impl World {
             Action::Promote => self.follows = false,
             Action::ProveWrite if self.primary => {
                 self.target_wrote = true;
-                return Some(decide::write_proved(at(0), Timeline(2)));
+                return Some(Fact::Promoted(Promoted {
+                    at: at(0),
+                    timeline: Timeline(2),
+                }));
             }
             Action::ProveWrite => {}
             Action::Route => self.routed = true,
