@@ -28,8 +28,8 @@ pub fn decide(journal: &Journal, seen: &Observation, limits: &Limits) -> Decisio
     if let Some(contradiction) = contradiction(journal, start, seen) {
         return Decision::Alarm(contradiction);
     }
-    if journal.past_return() {
-        return after(journal, start, seen, limits);
+    if let Some(promotion) = &journal.promotion {
+        return after(journal, start, promotion, seen, limits);
     }
     if journal.going_back.is_some() {
         return back::back(journal, start, seen);
@@ -176,7 +176,7 @@ fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
 }
 
 /// Past the point of no return: only forward.
-fn after(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) -> Decision {
+fn after(journal: &Journal, start: &Start, promotion: &Promotion, seen: &Observation, limits: &Limits) -> Decision {
     if !seen.operator_frozen() {
         return Decision::Do(Action::FreezeOperator);
     }
@@ -194,7 +194,7 @@ fn after(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) 
         return Decision::Do(Action::Promote);
     }
     if journal.promoted.is_none() {
-        return promoted(journal, start, seen);
+        return promoted(promotion, start, seen);
     }
     if journal.routed.is_none() || journal.serving.is_none() {
         return route(journal, start, seen, limits);
@@ -203,9 +203,10 @@ fn after(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) 
 }
 
 /// Primary, restarted, and a write proved.
-fn promoted(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
-    let (Some(promotion), Sight::Answers(target)) = (&journal.promotion, &seen.target) else {
-        return Decision::Wait(format!("the target is promoting or restarting ({})", seen.silent()));
+fn promoted(promotion: &Promotion, start: &Start, seen: &Observation) -> Decision {
+    let target = match &seen.target {
+        Sight::Answers(target) => target,
+        Sight::Silent(why) => return Decision::Wait(format!("the target is promoting or restarting ({why})")),
     };
     if target.in_recovery {
         return Decision::Wait("the target is promoting".into());

@@ -18,7 +18,7 @@ use crate::journal::AppConfig;
 /// One look at everything.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
-    /// When it began.
+    /// When it was complete.
     pub now: Timestamp,
     /// The source's leader, by SQL.
     pub source: Sight<SourceSeen>,

@@ -1,6 +1,6 @@
 //! Patroni's REST API, and where its members are (patroni.readthedocs.io, *Patroni REST API*).
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -28,6 +28,8 @@ pub struct Member {
     pub name: String,
     /// `scheme://host:port` of its REST API.
     pub api: String,
+    /// Where its server listens, when Patroni was told an address and no name.
+    pub server: Option<SocketAddr>,
     /// Holds the leader label (`spilo-role=master`).
     pub leader: bool,
 }
@@ -51,12 +53,20 @@ fn member(pod: &Pod) -> Option<Member> {
     // Patroni writes its own view into the pod's annotation `status`; its addresses are its own to say.
     let status: Value = serde_json::from_str(pod.annotations().get("status")?).ok()?;
     let api = status.get("api_url")?.as_str()?.trim_end_matches("/patroni").to_owned();
+    let server = status.get("conn_url").and_then(Value::as_str).and_then(server);
     let role = pod.labels().get("spilo-role").map(String::as_str);
     Some(Member {
         name: pod.name_any(),
         api,
+        server,
         leader: matches!(role, Some("master" | "primary")),
     })
+}
+
+/// The address in `postgres://127.0.0.2:5432/postgres`.
+fn server(url: &str) -> Option<SocketAddr> {
+    let (_, rest) = url.split_once("://")?;
+    rest.split('/').next()?.parse().ok()
 }
 
 /// One member in the answer of GET /cluster.
@@ -224,6 +234,7 @@ mod tests {
             Some(Member {
                 name: "pg-0".into(),
                 api: "http://127.0.0.2:8008".into(),
+                server: Some(([127, 0, 0, 2], 5432).into()),
                 leader: true
             })
         );

@@ -1,6 +1,6 @@
 //! One look at everything, all questions at the same time.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use kube::ResourceExt as _;
 use serde_json::Value;
@@ -27,9 +27,12 @@ use crate::{
 impl Live {
     /// Reads the record and looks at both sides.
     pub(super) async fn look(&mut self) -> Result<(Journal, Observation)> {
-        let at = now();
         let record = self.load().await?;
         let began = record.facts.blocked.is_some();
+        if let Some(start) = &record.facts.started {
+            let address = self.source_address(&start.leader).await?;
+            self.sessions.source_is_at(address);
+        }
         let (source_open, target_open) = self.sessions.open().await;
         let source_session = source_open.and_then(|()| self.sessions.source());
         let target_session = target_open.and_then(|()| self.sessions.target());
@@ -53,7 +56,7 @@ impl Live {
         let source = self.sight(source, Side::Source, began)?;
         let target = self.sight(target, Side::Target, began)?;
         let mut seen = Observation {
-            now: at,
+            now: now(),
             source,
             patroni,
             controller: postgresql.annotations().get(CONTROLLER).cloned(),
@@ -74,11 +77,22 @@ impl Live {
                 record.facts.started.is_some(),
             )
             .await?;
+            seen.now = now();
         }
         (self.apps, self.config) = (seen.apps.clone(), seen.config.clone());
         let journal = record.facts.clone();
         self.record = Some(record);
         Ok((journal, seen))
+    }
+
+    /// Where the source's leader listens, by the members as last seen; of one without a leader the recorded one counts.
+    async fn source_address(&mut self, recorded: &str) -> Result<Option<SocketAddr>> {
+        if self.members.is_empty() {
+            self.members = patroni::members(&self.run.client, &self.run.namespace, &self.settings.source_cluster).await?;
+        }
+        let leader = self.members.iter().find(|member| member.leader);
+        let meant = leader.or_else(|| self.members.iter().find(|member| member.name == recorded));
+        Ok(meant.and_then(|member| member.server))
     }
 
     /// Between marker and promotion the application has no say, and each call is time that clients wait: the last look at it stands.
