@@ -58,7 +58,11 @@ struct Found {
 
 /// The variables that a program reads.
 pub(super) fn variables(program: &str) -> Variables {
-    let own = found(&root().join("bins").join(program).join("src"));
+    let mut own = found(&root().join("bins").join(program).join("src"));
+    // What cutover and rollback have in common.
+    if own.structs.is_empty() {
+        own = found(&root().join("cut/src"));
+    }
     let shared = found(&root().join("shared/src"));
     let settings: Vec<&Vec<Field>> = SETTINGS.iter().filter_map(|name| own.structs.get(*name)).collect();
     let [settings] = settings[..] else {
