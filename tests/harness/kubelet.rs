@@ -18,6 +18,7 @@ mod job;
 mod launch;
 mod names;
 mod paths;
+mod pods;
 mod policy;
 mod programs;
 mod running;
@@ -110,7 +111,12 @@ impl Kubelet {
         let sources = Sources::read(&self.plane.admin(), &self.namespace, &pod).await?;
         let (mut command, termination_log) = self.command(&facts, &pod, &sources, &root, launch).await?;
         command.current_dir(container.working_dir.as_deref().unwrap_or("/"));
-        Running::start(&name, command, &root.join("log"), termination_log, spec, launch.on_line.clone())
+        let (client, namespace) = (self.plane.admin(), self.namespace.clone());
+        pods::announce(&client, &namespace, &name, &job.name_any(), &spec.template).await?;
+        let running = Running::start(&name, command, &root.join("log"), termination_log, spec, launch.on_line.clone())?;
+        let end = running.end();
+        tokio::spawn(async move { pods::ended(&client, &namespace, &name, end.await).await });
+        Ok(running)
     }
 
     fn directory(&self, pod: &str) -> Result<PathBuf> {

@@ -14,8 +14,11 @@ use crate::{
     kubelet::{Ended, Kubelet, Launch, built},
     ledger::{Cut, Key},
     manifests,
-    service::{Services, pooler::Pooler},
-    source::{Source, SourceOptions},
+    service::{
+        Services,
+        pgbouncer::{PgBouncer, Place},
+    },
+    source::{Source, SourceOptions, secret_name},
     target::{InstanceHandle, Options, Target},
 };
 
@@ -25,7 +28,7 @@ pub const NAMESPACE: &str = "mastodon";
 pub const CLUSTER: &str = "database";
 /// The client that no Deployment knows of.
 pub const FORGOTTEN: &str = "forgotten";
-/// Of the old poolers, in the instance's network.
+/// Of the old poolers' pods, in the instance's network.
 const FIRST_POOLER_HOST: u8 = 38;
 /// Nothing here takes longer on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -44,7 +47,8 @@ pub struct Migration {
     pub application: Application,
     /// Runs the Jobs.
     pub kubelet: Kubelet,
-    _poolers: [Pooler; 2],
+    /// The pods of its poolers: two in front of the leader, one in front of the standbys.
+    pub poolers: [PgBouncer; 3],
 }
 
 impl Migration {
@@ -56,6 +60,8 @@ impl Migration {
         tell("starting etcd and kube-apiserver");
         let plane = Arc::new(ControlPlane::start().await?);
         tell("starting the source: two Patroni members");
+        let cluster = options.cluster.clone();
+        let secret = secret_name(&cluster, "pooler");
         let source = Source::start(&plane, options).await?;
         let services = Arc::new(Services::follow(plane.admin(), Arc::clone(plane.instance()), NAMESPACE).await?);
         let programs = built().await?;
@@ -67,24 +73,18 @@ impl Migration {
             programs: programs.clone(),
             hidden: source.members().iter().map(|member| member.place().home.clone()).collect(),
         });
-        let poolers = [
-            pooler(
-                &plane,
-                &services,
-                "mastodon-postgresql-pooler",
-                "mastodon-postgresql",
-                FIRST_POOLER_HOST,
-            )
-            .await?,
-            pooler(
-                &plane,
-                &services,
-                "mastodon-postgresql-pooler-repl",
-                "mastodon-postgresql-repl",
-                FIRST_POOLER_HOST + 1,
-            )
-            .await?,
-        ];
+        let pooler = |suffix: &str, number: u8, host: u8| {
+            let service = format!("{cluster}-pooler{suffix}");
+            let place = Place {
+                pod: format!("{service}-{number}"),
+                service,
+                upstream: format!("{cluster}{suffix}"),
+                host: FIRST_POOLER_HOST + host,
+            };
+            PgBouncer::start(&plane, &services, place, &secret)
+        };
+        let poolers = futures::try_join!(pooler("", 0, 0), pooler("", 1, 1), pooler("-repl", 0, 2))?;
+        let poolers = [poolers.0, poolers.1, poolers.2];
         tell("starting the application: six Deployments and a client that nobody remembers");
         let mut application = Application::deploy(plane.admin(), Arc::clone(&services), Settings::mastodon(NAMESPACE), origin).await?;
         application.ready(LIMIT).await?;
@@ -102,7 +102,7 @@ impl Migration {
             target,
             application,
             kubelet,
-            _poolers: poolers,
+            poolers,
         })
     }
 
@@ -177,10 +177,6 @@ pub async fn rows(source: &Source, target: &InstanceHandle) -> Result<(Vec<Key>,
         }
     }
     Ok((on_target, on_source))
-}
-
-async fn pooler(plane: &ControlPlane, services: &Arc<Services>, name: &str, upstream: &str, host: u8) -> Result<Pooler> {
-    Pooler::start(&plane.admin(), plane.instance(), Arc::clone(services), name, upstream, host).await
 }
 
 /// A step that must have done what it promises.

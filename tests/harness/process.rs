@@ -123,6 +123,12 @@ impl Process {
         *self.ended.borrow()
     }
 
+    /// Resolves when it has ended; None when it was dropped before.
+    pub fn ending(&self) -> impl Future<Output = Option<ExitStatus>> + Send + 'static {
+        let mut ended = self.ended.clone();
+        async move { ended.wait_for(Option::is_some).await.ok().and_then(|status| *status) }
+    }
+
     /// Sends a signal; to a process that has ended it is none.
     pub fn signal(&self, signal: Signal) {
         if !*lock(&self.reaped) {

@@ -2,7 +2,8 @@
 //! own, and its name an address.
 //!
 //! A Service is followed as kube-proxy follows it: with a selector its backends are the ready Pods that match, without
-//! one they are the addresses of the Endpoints object of the same name (which Patroni writes). Kubernetes' objects carry
+//! one they are the addresses of the Endpoints object of the same name (which Patroni writes), and of the EndpointSlices that a
+//! selector has left behind. Kubernetes' objects carry
 //! addresses that stand for loopback ones ([`Instance::paper_address`]); the cluster IP of a Service is not used at all.
 //! As with kube-proxy, a change of backends closes no connection that exists, and a Service without backends refuses
 //! new ones. Kinder than the real thing: a change takes effect at once (kube-proxy: up to a second), and every port of
@@ -10,7 +11,9 @@
 
 mod backends;
 pub mod forwarder;
+pub mod pgbouncer;
 pub mod pooler;
+mod slices;
 
 use std::{
     collections::BTreeMap,
@@ -32,6 +35,7 @@ use tokio::{
 use crate::instance::Instance;
 use backends::Cluster;
 use forwarder::Forwarder;
+use slices::Slices;
 
 /// The first host number of the instance's network that belongs to Services ([`Instance`]'s table).
 const FIRST_HOST: u8 = 41;
@@ -151,9 +155,14 @@ struct Proxy {
 impl Proxy {
     async fn follow(mut self, client: Client, namespace: String, ready: oneshot::Sender<()>) {
         let (cluster, mut changes) = Cluster::follow(&client, &namespace);
+        let mut slices = Slices::new(&client, &namespace);
         let mut ready = Some(ready);
         while changes.next().await.is_some() {
             self.apply(&cluster);
+            for service in cluster.services() {
+                // The API server may be away just now; the next change writes again.
+                let _ = slices.write(&service.name_any(), cluster.selected_by(&service).as_deref()).await;
+            }
             if cluster.complete()
                 && let Some(ready) = ready.take()
             {

@@ -1,4 +1,4 @@
-//! Finds or makes the real parts: kube-apiserver, etcd and kustomize, PostgreSQL and Patroni, a locale, a user to run them.
+//! Finds or makes the real parts: kube-apiserver, etcd and kustomize, PostgreSQL, Patroni and PgBouncer, a locale, a user to run them.
 //!
 //! What has to be built is built once and kept in the user's cache; progress goes to standard error.
 //! A second call finds everything in its place and only looks at a few files.
@@ -37,6 +37,8 @@ pub struct Setup {
     pub python: PathBuf,
     /// The directory of PostgreSQL's programs.
     pub postgres_bin: PathBuf,
+    /// The poolers.
+    pub pgbouncer: PathBuf,
     /// LOCPATH for the locale of the source, when the machine itself does not have it.
     pub locale_path: Option<PathBuf>,
 }
@@ -68,6 +70,7 @@ impl Setup {
         let _alone = places.lock()?;
         let control_plane = go::control_plane(&places, &user)?;
         let python = python::patroni_and_postgres(&places, &user).context("making the source's servers")?;
+        let pgbouncer = tools::need("pgbouncer", "pgbouncer")?;
         let locale_path = locale::en_us(&places).context("finding the locale of the source")?;
         Ok(Self {
             kube_apiserver: control_plane.kube_apiserver,
@@ -75,6 +78,7 @@ impl Setup {
             kustomize: control_plane.kustomize,
             python: python.interpreter,
             postgres_bin: python.postgres_bin,
+            pgbouncer,
             locale_path,
             places,
             user,

@@ -104,6 +104,8 @@ async fn a_program_is_given_what_its_manifest_says_and_nothing_else() {
         "SOURCE_SSLROOTCERT",
         "TARGET_PASSWORD_FILE",
         "TARGET_SSLROOTCERT",
+        "POOLER_PASSWORD_FILE",
+        "OWNER_HASH_FILE",
     ]);
     wanted.extend([
         "SOURCE_HOSTADDR",

@@ -148,6 +148,17 @@ impl Running {
         }
     }
 
+    /// Resolves when it has ended, to whether it ended well; holds nothing that would keep it.
+    pub(super) fn end(&self) -> impl Future<Output = bool> + Send + 'static {
+        let ended = self.process.ending();
+        async move { ended.await.is_some_and(|status| status.success()) }
+    }
+
+    /// The failpoint that it waits at, or has been set for, is over (cut/src/failpoint.rs).
+    pub fn go_on(&self) {
+        self.process.signal(Signal::USR1);
+    }
+
     /// SIGKILL: what a lost node or too much memory does.
     pub fn kill(&self) {
         self.process.signal(Signal::KILL);

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use futures::{FutureExt, StreamExt, stream::SelectAll};
 use k8s_openapi::{
-    api::core::v1::{Endpoints, Pod, Service, ServicePort},
+    api::{
+        core::v1::{Endpoints, Pod, Service, ServicePort},
+        discovery::v1::EndpointSlice,
+    },
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use kube::{
@@ -16,6 +19,7 @@ use kube::{
     },
 };
 
+use super::slices;
 use crate::instance::Instance;
 
 pub(super) type Changes = futures::stream::BoxStream<'static, ()>;
@@ -36,6 +40,7 @@ pub(super) struct Cluster {
     services: Store<Service>,
     pods: Store<Pod>,
     endpoints: Store<Endpoints>,
+    slices: Store<EndpointSlice>,
 }
 
 impl Cluster {
@@ -45,8 +50,15 @@ impl Cluster {
         let (pods, pods_changed) = reflected(Api::namespaced(client.clone(), namespace));
         let (endpoints, endpoints_changed) = reflected(Api::namespaced(client.clone(), namespace));
         let mut changes = SelectAll::new();
-        changes.extend([services_changed, pods_changed, endpoints_changed]);
-        (Self { services, pods, endpoints }, changes)
+        let (slices, slices_changed) = reflected(Api::namespaced(client.clone(), namespace));
+        changes.extend([services_changed, pods_changed, endpoints_changed, slices_changed]);
+        let this = Self {
+            services,
+            pods,
+            endpoints,
+            slices,
+        };
+        (this, changes)
     }
 
     /// True when the first list of each kind is in.
@@ -55,6 +67,7 @@ impl Cluster {
             self.services.wait_until_ready().now_or_never(),
             self.pods.wait_until_ready().now_or_never(),
             self.endpoints.wait_until_ready().now_or_never(),
+            self.slices.wait_until_ready().now_or_never(),
         ];
         listed.iter().all(Option::is_some)
     }
@@ -66,17 +79,19 @@ impl Cluster {
 
     /// The addresses that one port of a Service leads to now.
     pub(super) fn backends(&self, service: &Service, port: &ServicePort) -> Vec<SocketAddr> {
-        let selector = service
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.selector.as_ref())
-            .filter(|selector| !selector.is_empty());
-        let mut backends = match selector {
+        let mut backends = match selector(service) {
             Some(selector) => self.selected(selector, port),
             None => self.listed(&service.name_any(), port),
         };
         backends.sort_unstable();
+        backends.dedup();
         backends
+    }
+
+    /// The addresses that a Service's selector finds; None when it has none.
+    pub(super) fn selected_by(&self, service: &Service) -> Option<Vec<SocketAddr>> {
+        let port = service.spec.as_ref()?.ports.as_ref()?.first()?;
+        selector(service).map(|selector| self.selected(selector, port))
     }
 
     fn selected(&self, selector: &BTreeMap<String, String>, port: &ServicePort) -> Vec<SocketAddr> {
@@ -109,8 +124,19 @@ impl Cluster {
             let ips = subset.addresses.iter().flatten().filter_map(|address| address.ip.parse().ok());
             backends.extend(ips.map(|ip| SocketAddr::from((Instance::real_address(ip), number))));
         }
+        // What a selector has left behind counts as well.
+        let slices = self.slices.state();
+        let left = slices
+            .iter()
+            .filter(|slice| slice.labels().get(slices::SERVICE).is_some_and(|of| of == name));
+        backends.extend(left.flat_map(|slice| slices::backends(slice)));
         backends
     }
+}
+
+fn selector(service: &Service) -> Option<&BTreeMap<String, String>> {
+    let selector = service.spec.as_ref()?.selector.as_ref()?;
+    (!selector.is_empty()).then_some(selector)
 }
 
 fn is_ready(pod: &Pod) -> bool {

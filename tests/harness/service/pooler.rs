@@ -1,4 +1,4 @@
-//! A pooler that pools nothing: a pod behind an existing Service, which passes every connection on to another one. It
+//! A CloudNativePG Pooler that pools nothing: a pod behind an existing Service, which passes every connection on to another one. It
 //! has a pooler's name and labels and one more hop, and neither PgBouncer's console, nor its authentication, nor its
 //! waiting for a server: what a real one does around a cut (PAUSE, server_login_retry) is **not imitated**.
 
@@ -48,7 +48,8 @@ impl Pooler {
         upstream: &str,
         host: u8,
     ) -> Result<Self> {
-        make_pod(client, services.namespace(), name, &instance.paper_address(host).to_string())
+        let ip = instance.paper_address(host).to_string();
+        make_pod(client, services.namespace(), name, &format!("{name}-0"), &ip)
             .await
             .with_context(|| format!("making the pooler {name}"))?;
         let (tell, backends) = watch::channel(Vec::new());
@@ -68,19 +69,19 @@ impl Pooler {
     }
 }
 
-async fn make_pod(client: &Client, namespace: &str, name: &str, ip: &str) -> Result<()> {
+/// A ready pod at this address, with the labels that the Service `name` selects.
+pub(super) async fn make_pod(client: &Client, namespace: &str, name: &str, pod_name: &str, ip: &str) -> Result<()> {
     let service = Api::<Service>::namespaced(client.clone(), namespace).get(name).await?;
     let selector = service.spec.and_then(|spec| spec.selector).context("the service selects nothing")?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let pod_name = format!("{name}-0");
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod_name, "labels": selector},
         "spec": {"nodeName": "node0", "containers": [{"name": "pgbouncer", "image": "pgbouncer", "ports": [{"containerPort": PORT}]}]}});
     let apply = PatchParams::apply(FIELD_MANAGER).force();
-    pods.patch(&pod_name, &apply, &Patch::Apply(pod)).await?;
+    pods.patch(pod_name, &apply, &Patch::Apply(pod)).await?;
     let now = jiff::Timestamp::now().to_string();
     let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": now});
     let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [ready]}});
-    pods.patch_status(&pod_name, &PatchParams::default(), &Patch::Strategic(status))
+    pods.patch_status(pod_name, &PatchParams::default(), &Patch::Strategic(status))
         .await?;
     Ok(())
 }

@@ -88,7 +88,7 @@ pub(super) fn pod(options: &SourceOptions, place: &Place, pg_hba: &[String]) -> 
     })
 }
 
-/// The pooler's Deployment and Service; no pgbouncer runs behind them.
+/// The pooler's Deployment and Service; its pods are [`crate::service::pgbouncer`]s.
 pub(super) fn pooler(options: &SourceOptions, suffix: &str) -> [Value; 2] {
     let name = format!("{}-pooler{suffix}", options.cluster);
     let selector = json!({"application": "db-connection-pooler", "cluster-name": options.cluster, "connection-pooler": name});

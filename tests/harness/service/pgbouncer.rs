@@ -1,0 +1,164 @@
+//! A pod of one of the Zalando operator's poolers: a real PgBouncer, configured as the operator's image does it
+//! (postgres-operator 2.0.1, pooler/pgbouncer.ini.tmpl), at an address of its own.
+//!
+//! Different from the real one: Debian's version, which in Debian 12 knows neither `auth_dbname` (the lookup function is asked for in
+//! the client's own database, where the operator makes it, too) nor `SHOW STATE`, as the operator's older images do not; and the
+//! Service in front of PostgreSQL is named by its address, because there is no DNS.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::{Api, Client, api::DeleteParams};
+use tokio::net::TcpStream;
+
+use super::{Services, pooler};
+use crate::{authority::Authority, control_plane::ControlPlane, process::Process, setup::Setup};
+
+const PORT: u16 = 5432;
+const UPSTREAM_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(10);
+
+/// Where and what one is.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its Service, whose selector its labels are.
+    pub service: String,
+    /// The Service that it passes its clients on to.
+    pub upstream: String,
+    /// The pod.
+    pub pod: String,
+    /// The host number in the instance's network.
+    pub host: u8,
+}
+
+/// A running PgBouncer; it ends with this value.
+pub struct PgBouncer {
+    place: Place,
+    address: Ipv4Addr,
+    client: Client,
+    namespace: String,
+    setup: &'static Setup,
+    directory: PathBuf,
+    process: Process,
+}
+
+impl PgBouncer {
+    /// Starts it, and makes a ready pod of it.
+    ///
+    /// # Errors
+    /// Its Services or the role's Secret are not there, or it does not listen.
+    pub async fn start(plane: &ControlPlane, services: &Arc<Services>, place: Place, secret: &str) -> Result<Self> {
+        let (client, setup, instance) = (plane.admin(), plane.setup(), plane.instance());
+        let namespace = services.namespace().to_owned();
+        let upstream = services.wait_for(&place.upstream, UPSTREAM_LIMIT).await?;
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+        let data = secrets.get(secret).await?.data.unwrap_or_default();
+        let password = data.get("password").context("the pooler's Secret has no password")?;
+        let password = std::str::from_utf8(&password.0)?;
+        let directory = instance.subdirectory(setup, &place.pod)?;
+        let address = instance.address(place.host);
+        configure(setup, &directory, address, &upstream.to_string(), password)?;
+        let process = run(setup, &directory, &place.pod, address).await?;
+        let this = Self {
+            address,
+            client,
+            namespace,
+            setup,
+            directory,
+            process,
+            place,
+        };
+        this.announce().await?;
+        Ok(this)
+    }
+
+    /// The pod.
+    pub fn pod(&self) -> &str {
+        &self.place.pod
+    }
+
+    /// Kills it and its pod, and starts another one in its place, as the Deployment does: a pause is forgotten.
+    ///
+    /// # Errors
+    /// It does not come up again.
+    pub async fn replace(&mut self) -> Result<()> {
+        self.process.kill().await;
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        let now = DeleteParams {
+            grace_period_seconds: Some(0),
+            ..DeleteParams::default()
+        };
+        pods.delete(&self.place.pod, &now).await?;
+        self.process = run(self.setup, &self.directory, &self.place.pod, self.address).await?;
+        self.announce().await
+    }
+
+    /// Its pod, ready.
+    async fn announce(&self) -> Result<()> {
+        // Not the address that stands for it in Kubernetes: a console is spoken to at the pod's own.
+        let ip = self.address.to_string();
+        pooler::make_pod(&self.client, &self.namespace, &self.place.service, &self.place.pod, &ip).await
+    }
+}
+
+/// For tests: one command on its console, as a person types it.
+///
+/// # Errors
+/// The console refuses.
+pub async fn console(address: std::net::IpAddr, password: &str, command: &str) -> Result<Vec<tokio_postgres::SimpleQueryMessage>> {
+    let login = crate::application::login::Login {
+        host: "pooler".into(),
+        port: PORT,
+        dbname: "pgbouncer".into(),
+        user: "pooler".into(),
+        password: password.into(),
+    };
+    let session = login.connect_to(address, "a person").await?;
+    Ok(session.simple_query(command).await?)
+}
+
+fn configure(setup: &Setup, directory: &Path, address: Ipv4Addr, upstream: &str, password: &str) -> Result<()> {
+    let own = Authority::root("pooler")?.server("pooler", &["pooler".into()], &[])?;
+    let file = |name: &str| directory.join(name).display().to_string();
+    for (name, text) in [
+        ("tls.crt", own.certificate.as_str()),
+        ("tls.key", own.key.as_str()),
+        ("userlist.txt", &format!("\"pooler\" \"{password}\"\n")),
+    ] {
+        setup.user.write_private(&directory.join(name), text)?;
+    }
+    let text = format!(
+        "[databases]\n* = host={upstream} port={PORT} auth_user=pooler\n\
+         [pgbouncer]\npool_mode = transaction\nlisten_addr = {address}\nlisten_port = {PORT}\nunix_socket_dir =\n\
+         admin_users = pooler\nauth_file = {users}\nauth_query = SELECT * FROM pooler.user_lookup($1)\nauth_type = md5\n\
+         server_tls_sslmode = require\nclient_tls_sslmode = require\nclient_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n\
+         log_connections = 0\nlog_disconnections = 0\ndefault_pool_size = 20\nmax_client_conn = 1000\nserver_login_retry = 5\n\
+         ignore_startup_parameters = extra_float_digits,options\n",
+        users = file("userlist.txt"),
+        certificate = file("tls.crt"),
+        key = file("tls.key"),
+    );
+    setup.user.write_private(&directory.join("pgbouncer.ini"), &text)
+}
+
+async fn run(setup: &Setup, directory: &Path, name: &str, address: Ipv4Addr) -> Result<Process> {
+    let mut command = setup.server(&setup.pgbouncer);
+    command.arg(directory.join("pgbouncer.ini")).current_dir("/");
+    let process = Process::start(name, command, &directory.join("log"))?;
+    let listens = async {
+        while TcpStream::connect((address, PORT)).await.is_err() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(START_LIMIT, listens)
+        .await
+        .map_err(|_| process.complain("does not listen"))?;
+    Ok(process)
+}
