@@ -1,9 +1,11 @@
 //! The way back before the point of no return: why it is taken, and its order.
 
+use shared::{config::Route, kubernetes::services::ServiceSeen};
+
 use crate::{
     decision::{Action, Decision, Limits},
     journal::{Fact, Journal, Start},
-    observation::Observation,
+    observation::{Observation, PoolerState},
 };
 
 /// Why to go back now, if there is a reason.
@@ -52,23 +54,24 @@ pub fn back(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
         return step;
     }
     match seen.not_ready(&start.replicas) {
-        Some(missing) if journal.blocked.is_some() => Decision::Wait(missing),
+        Some(missing) if journal.blocked.is_some() && start.route == Route::Config => Decision::Wait(missing),
         _ => Decision::Record(Fact::Returned(seen.now)),
     }
 }
 
 /// The next thing that is not as it was. Asked also after the return: another cutover may have acted late, on old sight.
 pub fn restore(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decision> {
-    // Before the block nothing but the operator's annotation was touched.
+    // Before the block nothing was touched but the fields that keep others still.
     if journal.blocked.is_some()
         && let Some(step) = reopen(start, seen)
     {
         return Some(step);
     }
-    (seen.controller != start.controller).then_some(Decision::Do(Action::UnfreezeOperator))
+    let freeze = seen.unlike(start, |_| true)?;
+    Some(Decision::Do(Action::Thaw(freeze.key())))
 }
 
-/// The source's server, then its writes, then the application.
+/// The source's server, then its writes, then what leads to it, then the application.
 fn reopen(start: &Start, seen: &Observation) -> Option<Decision> {
     let Some(patroni) = seen.patroni.answer() else {
         return Some(Decision::Wait("going back: patroni does not answer".into()));
@@ -84,8 +87,31 @@ fn reopen(start: &Start, seen: &Observation) -> Option<Decision> {
     if !seen.source.answer().is_some_and(|source| source.primary && !source.read_only) {
         return Some(Decision::Wait("going back: the source does not take writes yet".into()));
     }
+    match start.route {
+        Route::Config => application(start, seen),
+        Route::Service => doors(start, seen),
+    }
+}
+
+fn application(start: &Start, seen: &Observation) -> Option<Decision> {
     if seen.config != start.config {
         return Some(Decision::Do(Action::Unroute));
     }
-    (seen.wanted() != start.replicas).then_some(Decision::Do(Action::ScaleUp))
+    seen.idle(&start.replicas).then_some(Decision::Do(Action::ScaleUp))
+}
+
+/// The Services, should somebody have turned them, then the poolers.
+fn doors(start: &Start, seen: &Observation) -> Option<Decision> {
+    let moved = |(name, now): (&String, &ServiceSeen)| {
+        let before = start.services.get(name);
+        before.is_some_and(|before| *before != now.selector) || !now.leftovers.is_empty()
+    };
+    if seen.services.iter().any(moved) {
+        return Some(Decision::Do(Action::ReturnServices));
+    }
+    if !seen.poolers_that(|state| state != PoolerState::Serving).is_empty() {
+        return Some(Decision::Do(Action::ResumePoolers));
+    }
+    let silent = seen.poolers_silent();
+    (!silent.is_empty()).then(|| Decision::Wait(format!("going back: the console of {} does not answer", silent.join(", "))))
 }

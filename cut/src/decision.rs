@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use shared::{postgres::source::Incarnation, readiness::Finding};
+use shared::{config::Route, kubernetes::services::Selector, postgres::source::Incarnation, readiness::Finding};
 
 use crate::journal::Fact;
 
@@ -28,13 +28,17 @@ pub enum Decision {
 /// An effect. Each is safe to repeat and safe to perform late.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The CR's annotation: the Zalando operator leaves the source alone.
-    FreezeOperator,
+    /// Set a recorded field so that its owner leaves the cut alone.
+    Freeze(String),
+    /// Put a recorded field back.
+    Thaw(String),
     /// CHECKPOINT on the source, restartpoint on the target; then record that.
     Checkpoint,
     /// One PATCH of Patroni: pause and read-only.
     Hold,
-    /// [`Action::Hold`], and the application to 0 in parallel: the downtime begins.
+    /// PAUSE at every pod of the old poolers that lets clients through: they wait from here on. The downtime begins.
+    PausePoolers,
+    /// [`Action::Hold`], and by [`Route::Config`](shared::config::Route::Config) the application to 0 in parallel: the downtime begins.
     Block,
     /// End the client sessions of the source, read its position, and record both.
     EndSessions,
@@ -48,6 +52,14 @@ pub enum Action {
     ProveWrite,
     /// Point the application's ConfigMap to the target.
     Route,
+    /// The application to 0 again: somebody has started it with its old configuration.
+    ScaleDown,
+    /// Turn the source's Services to the target.
+    TurnServices,
+    /// RESUME at every pod of the old poolers that is paused.
+    ResumePoolers,
+    /// End the sessions that still read from the source's standbys.
+    EndReaders,
     /// The recorded replica counts.
     ScaleUp,
     /// Write the receipt.
@@ -58,8 +70,20 @@ pub enum Action {
     Unblock,
     /// Back: point the application's ConfigMap to the source again.
     Unroute,
-    /// Back: the CR's annotation as it was.
-    UnfreezeOperator,
+    /// Back: the source's Services as they were.
+    ReturnServices,
+}
+
+impl Action {
+    /// Its name, without what it acts on.
+    pub fn name(&self) -> String {
+        first_word(&format!("{self:?}"))
+    }
+}
+
+/// The name of a variant in its Debug form.
+pub fn first_word(debug: &str) -> String {
+    debug.chars().take_while(|c| c.is_alphanumeric()).collect()
 }
 
 /// How long and how much.
@@ -67,6 +91,12 @@ pub enum Action {
 pub struct Limits {
     /// CUTOVER_MAX_SECONDS, from the block to the point of no return.
     pub cutover_max: Duration,
+    /// PAUSE_MAX_SECONDS: so long the block waits for transactions that run through the poolers.
+    pub pause_max: Duration,
     /// APP_CONFIG_TARGET: the application's ConfigMap as it shall be.
     pub config: BTreeMap<String, String>,
+    /// ROUTE; None: by the Services where the source has poolers.
+    pub route: Option<Route>,
+    /// The source's Services and their selectors as they shall be.
+    pub services: BTreeMap<String, Selector>,
 }

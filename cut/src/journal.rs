@@ -4,7 +4,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use shared::postgres::{Identity, Lsn, Timeline, source::Incarnation};
+use shared::{
+    config::Route,
+    kubernetes::services::Selector,
+    postgres::{Identity, Lsn, Timeline, source::Incarnation},
+};
+
+use crate::freeze::Freeze;
 
 /// All facts. A key is written once and never removed, until an attempt that went back is followed by a new one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,16 +30,20 @@ pub struct Journal {
     pub promotion: Option<Promotion>,
     /// The target is a primary, its restart is over, and it took a write.
     pub promoted: Option<Promoted>,
-    /// The application points to the target.
+    /// The application points to the target; by its ConfigMap while none of its pods was wanted, or by the Services.
     pub routed: Option<Timestamp>,
-    /// The application is ready on the target: the downtime is over.
+    /// The application works on the target, its pods ready or its poolers resumed: the downtime is over.
     pub serving: Option<Timestamp>,
+    /// Sessions that still read from the source's standbys were ended.
+    pub readers: Option<Readers>,
     /// The receipt is written; nothing is left to do.
     pub finished: Option<Timestamp>,
     /// It was decided to go back, and why. Excludes `promotion`.
     pub going_back: Option<GoingBack>,
     /// Everything is as it was before.
     pub returned: Option<Timestamp>,
+    /// Written by a person who wants it to go back: any text. Heeded until the promotion is recorded.
+    pub abort: Option<String>,
 }
 
 /// How things stood at the start.
@@ -50,12 +60,16 @@ pub struct Start {
     pub target: Identity,
     /// The target must restart once after its promotion, because its archive_mode is `always` (facts/cnpg.md §2.3).
     pub target_owes_restart: bool,
-    /// Replica counts of the application's Deployments.
+    /// How the application is brought to the target.
+    pub route: Route,
+    /// Replica counts of the application's workloads.
     pub replicas: BTreeMap<String, i32>,
     /// Name of the application's ConfigMap, and the keys that will be changed with the values they had (None: absent).
     pub config: AppConfig,
-    /// The CR's annotation `acid.zalan.do/controller`.
-    pub controller: Option<String>,
+    /// The selectors of the source's Services (None: it has none, Patroni writes its Endpoints).
+    pub services: BTreeMap<String, Option<Selector>>,
+    /// Who would undo the cut while it runs, with the values that their fields had.
+    pub freezes: Vec<Freeze>,
     /// Patroni's own `pause`.
     pub paused: Option<bool>,
     /// Patroni's own `default_transaction_read_only`.
@@ -78,8 +92,8 @@ pub struct Marker {
     pub at: Timestamp,
     /// Nothing acknowledged before lies behind it.
     pub lsn: Lsn,
-    /// Client sessions that were ended just before.
-    pub sessions_ended: u64,
+    /// Client sessions that were ended just before, as `role application address`.
+    pub sessions_ended: Vec<String>,
 }
 
 /// The server that is to be stopped. Written anew when it was started again in between: its shutdown checkpoint must then be a later one.
@@ -92,6 +106,8 @@ pub struct Fenced {
     pub lsn: Lsn,
     /// The run of the server that is meant: a stop that comes late must not hit another.
     pub incarnation: Incarnation,
+    /// Clients that had come back since their sessions were ended.
+    pub stragglers: Vec<String>,
 }
 
 /// The point of no return.
@@ -116,6 +132,15 @@ pub struct Promoted {
     pub at: Timestamp,
     /// The new timeline: the source's plus one.
     pub timeline: Timeline,
+}
+
+/// Who still read from the source's standbys after the cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readers {
+    /// When they were ended.
+    pub at: Timestamp,
+    /// `role application address`, as far as the standbys answered.
+    pub ended: Vec<String>,
 }
 
 /// Why the way back was taken.
@@ -148,6 +173,8 @@ pub enum Fact {
     Routed(Timestamp),
     /// See [`Journal::serving`].
     Serving(Timestamp),
+    /// See [`Journal::readers`].
+    Readers(Readers),
     /// See [`Journal::finished`].
     Finished(Timestamp),
     /// See [`Journal::going_back`].
@@ -178,6 +205,7 @@ impl Journal {
             Fact::Promoted(promoted) => next.promoted = Some(promoted),
             Fact::Routed(at) => next.routed = Some(at),
             Fact::Serving(at) => next.serving = Some(at),
+            Fact::Readers(readers) => next.readers = Some(readers),
             Fact::Finished(at) => next.finished = Some(at),
             Fact::GoingBack(back) => next.going_back = Some(back),
             Fact::Returned(at) => next.returned = Some(at),

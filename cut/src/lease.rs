@@ -6,10 +6,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::coordination::v1::{Lease, LeaseSpec},
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::Pod,
+    },
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Api, Client,
+    api::{ListParams, PostParams},
+};
 use shared::{
     error::{Context as _, Error, Result, is_conflict},
     kubernetes,
@@ -18,9 +24,13 @@ use shared::{
 };
 use tokio::time::Instant;
 
-/// How long a holder that no longer renews keeps others out.
+/// How long a holder that no longer renews keeps others out, unless its pod is known to have ended.
 const DURATION: Duration = Duration::from_secs(6);
 const RENEWAL: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(250);
+
+/// Between the pod's name and the process id in a holder's name.
+const OF_POD: &str = "/";
 
 /// A held Lease; renewed in the background until it is released.
 pub struct Held {
@@ -30,25 +40,24 @@ pub struct Held {
     renewal: tokio::task::JoinHandle<()>,
 }
 
-/// Takes the Lease, or waits until a holder that died has lost it.
+/// Takes the Lease: at once when it is free or its holder's pod has ended, else when the holder no longer renews it.
 ///
 /// # Errors
 /// Refused while another cutover renews it.
 pub async fn take(client: &Client, namespace: &str, name: &str) -> Result<Held> {
     let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
-    let holder = format!(
-        "{}-{}",
-        std::env::var("HOSTNAME").unwrap_or_else(|_| "local".into()),
-        std::process::id()
-    );
+    let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".into());
+    let holder = format!("{pod}{OF_POD}{}", std::process::id());
     let mut last_seen: Option<(Option<MicroTime>, Instant)> = None;
     let mut renewals = 0;
     // Long enough to see a dead holder's Lease run out, and a living one's renewed twice.
     let deadline = Instant::now() + DURATION * 3;
-    wait::until(deadline, Duration::from_millis(500), async || {
+    wait::until(deadline, POLL, async || {
         let found = kubernetes::get(&api, name).await?;
         let spec = found.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default();
-        if let Some(other) = spec.holder_identity.clone().filter(|other| !other.is_empty()) {
+        if let Some(other) = spec.holder_identity.clone().filter(|other| !other.is_empty())
+            && !ended(client, namespace, &other).await
+        {
             // As in client-go, only the own clock counts: the holder is dead when nothing moved for the duration.
             let moved = last_seen.as_ref().is_none_or(|(renewed, _)| *renewed != spec.renew_time);
             if moved && last_seen.is_some() {
@@ -77,6 +86,16 @@ pub async fn take(client: &Client, namespace: &str, name: &str) -> Result<Held> 
         holder,
         renewal,
     })
+}
+
+/// Clients wait while a successor waits: a pod that has ended, as Kubernetes tells, holds nothing any more.
+async fn ended(client: &Client, namespace: &str, holder: &str) -> bool {
+    let Some((pod, _)) = holder.split_once(OF_POD) else { return false };
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    // Listed, because that is what the Role allows. One that was deleted says nothing: its program may still be ending.
+    let list = pods.list(&ListParams::default().fields(&format!("metadata.name={pod}"))).await;
+    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
+    list.is_ok_and(|list| list.iter().any(|pod| matches!(phase(pod).as_deref(), Some("Succeeded" | "Failed"))))
 }
 
 impl Held {

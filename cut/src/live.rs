@@ -1,34 +1,44 @@
 //! The real world: sessions to both servers, Patroni's REST API, and the Kubernetes API.
 
+mod abort;
 mod act;
+mod application;
+mod clients;
+mod freezes;
+mod line;
 mod look;
 mod narrate;
-mod sessions;
+mod poolers;
+mod servers;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use shared::{
     config::Connection,
-    error::Result,
+    error::{Error, Result},
     job::Run,
     kubernetes::{
+        self,
         cnpg::{self, Cluster},
-        patroni::Patroni,
-        workloads::Replicas,
+        patroni::{Member, Patroni},
         zalando::{self, Postgresql},
     },
+    postgres::{Source, Target},
     record::{Record, Saved},
 };
 
 use crate::{
-    decision::Action,
+    decision::{Action, first_word},
     drive::{Pace, World},
-    journal::{AppConfig, Fact, Journal, Start},
+    failpoint::reached,
+    journal::{Fact, Journal, Start},
     observation::Observation,
     settings::Settings,
 };
-use sessions::Sessions;
+use clients::Pods;
+use line::Line;
+use poolers::Poolers;
 
 /// Between looks while something is on its way: short, because clients wait.
 const CLOSE_PAUSE: Duration = Duration::from_millis(20);
@@ -39,35 +49,56 @@ const FAILED_PAUSE: Duration = Duration::from_millis(500);
 pub struct Live {
     run: Run,
     settings: Settings,
-    sessions: Sessions,
+    /// The source's leader: by its Service until the start, by its own address from then on.
+    source: Line<Source>,
+    target: Line<Target>,
+    /// The Service that leads to the source, and to the target one day.
+    service_at: Connection,
+    target_at: Connection,
+    poolers: Poolers,
     patroni: Patroni,
     postgresqls: kube::Api<Postgresql>,
     clusters: kube::Api<Cluster>,
     /// As last read; None until the first look.
     record: Option<Record<Journal>>,
-    /// The last look, for the words of the log and for actions that need an address.
-    members: Vec<shared::kubernetes::patroni::Member>,
-    /// The application at the last look: it is scaled only where it still is so.
-    apps: BTreeMap<String, Replicas>,
-    /// Its ConfigMap at the last look at it.
-    config: AppConfig,
+    /// The members of the source at the last look.
+    members: Vec<Member>,
+    /// The last look: an effect acts only on what still is as it was seen.
+    last: Option<Observation>,
+    /// For the names of clients.
+    pods: Pods,
+    /// That it is too late to go back was said.
+    told_too_late: bool,
 }
 
 impl Live {
     /// Opens nothing yet: every look reconnects what is missing.
     pub fn new(run: Run, settings: Settings, source: Connection, target: Connection) -> Self {
+        let login = kubernetes::poolers::login(&settings.source_cluster, &settings.pooler_user, &settings.pooler_password_file);
         Self {
             postgresqls: zalando::postgresqls(&run.client, &run.namespace),
             clusters: cnpg::clusters(&run.client, &run.namespace),
-            sessions: Sessions::new(source, target, &settings.database),
+            source: Line::new(source.clone(), &settings.database),
+            target: Line::new(target.clone(), &settings.database),
+            service_at: source,
+            target_at: target,
+            poolers: Poolers::new(login),
             patroni: Patroni::default(),
             record: None,
             members: Vec::new(),
-            apps: BTreeMap::new(),
-            config: AppConfig::default(),
+            last: None,
+            pods: Pods::default(),
+            told_too_late: false,
             run,
             settings,
         }
+    }
+
+    /// The last look.
+    fn last(&self) -> Result<&Observation> {
+        self.last
+            .as_ref()
+            .ok_or_else(|| Error::contradiction("an action before the first look"))
     }
 
     /// Name of the ConfigMap that holds the journal.
@@ -109,7 +140,11 @@ impl World for Live {
             self.save_replica_counts(start).await?;
         }
         let facts = record.facts.with(fact.clone());
-        match record.save(&self.run.client, &self.run.namespace, facts).await? {
+        let moment = format!("record {}", first_word(&format!("{fact:?}")));
+        reached(&format!("before {moment}"), &self.run.report).await;
+        let saved = record.save(&self.run.client, &self.run.namespace, facts).await?;
+        reached(&format!("after {moment}"), &self.run.report).await;
+        match saved {
             Saved::Yes => {
                 self.narrate_fact(&fact, &record.facts);
                 let journal = record.facts.clone();
@@ -127,7 +162,10 @@ impl World for Live {
 
     async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
         self.narrate_action(action);
-        self.act(action, start).await
+        reached(&format!("before {}", action.name()), &self.run.report).await;
+        let outcome = self.act(action, start).await;
+        reached(&format!("after {}", action.name()), &self.run.report).await;
+        outcome
     }
 
     async fn pause(&mut self, missing: &str, pace: Pace) {

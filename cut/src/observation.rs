@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use shared::{
-    kubernetes::{workloads::Replicas, zalando::FROZEN},
+    kubernetes::{services::ServiceSeen, workloads::Replicas},
     postgres::{
         Identity, Lsn,
-        source::Incarnation,
+        source::{ClientSession, Incarnation},
         target::{ControlCheckpoint, Replay, Running},
     },
     readiness::{Finding, Verdict},
 };
 
-use crate::journal::AppConfig;
+use crate::{
+    freeze::{Freeze, Standing},
+    journal::{AppConfig, Start},
+};
 
 /// One look at everything.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,13 +27,23 @@ pub struct Observation {
     pub source: Sight<SourceSeen>,
     /// Patroni, by its REST API.
     pub patroni: Sight<PatroniSeen>,
-    /// The CR's annotation `acid.zalan.do/controller`.
-    pub controller: Option<String>,
+    /// Before the start: everybody who would undo the cut. After it: the recorded ones, as they stand.
+    pub freezes: Vec<Standing>,
+    /// Jobs of the application's CronJobs that still run.
+    pub jobs: Vec<String>,
     /// The target, by SQL.
     pub target: Sight<TargetSeen>,
     /// `spec.replica.enabled` of the Cluster.
     pub follows: bool,
-    /// The application's Deployments.
+    /// The source's Services.
+    pub services: BTreeMap<String, ServiceSeen>,
+    /// The pods of the old poolers.
+    pub poolers: Vec<PoolerSeen>,
+    /// Clients that were seen at the source after its sessions were ended, so far.
+    pub stragglers: Vec<String>,
+    /// Who answers behind the source's Service; asked only while that is waited for.
+    pub door: Sight<DoorSeen>,
+    /// The application's workloads.
     pub apps: BTreeMap<String, Replicas>,
     /// The application's ConfigMap.
     pub config: AppConfig,
@@ -80,8 +93,8 @@ pub struct SourceSeen {
     pub insert: Option<Lsn>,
     /// This run of its server.
     pub incarnation: Incarnation,
-    /// Client sessions by `role application address`.
-    pub clients: Vec<String>,
+    /// Client sessions.
+    pub clients: Vec<ClientSession>,
 }
 
 /// Patroni by REST.
@@ -97,6 +110,35 @@ pub struct PatroniSeen {
     pub primaries: Vec<String>,
     /// Members whose own REST API did not answer.
     pub silent: Vec<String>,
+}
+
+/// A pod of an old pooler, by its console.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolerSeen {
+    /// The pod.
+    pub pod: String,
+    /// What it does with clients.
+    pub state: Sight<PoolerState>,
+}
+
+/// What a pooler does with its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PoolerState {
+    /// It lets them through.
+    Serving,
+    /// New transactions wait; these many server connections are still busy.
+    Pausing(u64),
+    /// All of them wait.
+    Paused,
+}
+
+/// Who answers behind the source's Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoorSeen {
+    /// Who it is.
+    pub identity: Identity,
+    /// It is not in recovery.
+    pub primary: bool,
 }
 
 /// The target by SQL.
@@ -117,21 +159,59 @@ pub struct TargetSeen {
 }
 
 impl Observation {
-    /// Deployments that have fewer ready pods than they had.
+    /// Some workload that had pods stands at 0: what the block leaves. Any other number is somebody else's wish.
+    pub fn idle(&self, replicas: &BTreeMap<String, i32>) -> bool {
+        let wanted = |name: &String| self.apps.get(name).map_or(0, |app| app.wanted);
+        replicas.iter().any(|(name, recorded)| *recorded > 0 && wanted(name) == 0)
+    }
+
+    /// Workloads that have fewer ready pods than they had, or than are wanted now.
     pub fn not_ready(&self, replicas: &BTreeMap<String, i32>) -> Option<String> {
         let missing: Vec<String> = replicas
             .iter()
             .filter_map(|(name, wanted)| {
-                let ready = self.apps.get(name).map_or(0, |app| app.ready);
-                (ready < *wanted).then(|| format!("{name} {ready}/{wanted}"))
+                let (ready, now) = self.apps.get(name).map_or((0, 0), |app| (app.ready, app.wanted));
+                (ready < *wanted.min(&now)).then(|| format!("{name} {ready}/{now}"))
             })
             .collect();
         (!missing.is_empty()).then(|| format!("waiting for pods: {}", missing.join(", ")))
     }
 
-    /// The Zalando operator leaves the CR alone.
-    pub fn operator_frozen(&self) -> bool {
-        self.controller.as_deref() == Some(FROZEN)
+    /// The first recorded field that does not keep its owner still.
+    pub fn unfrozen<'a>(&self, start: &'a Start, meant: impl Fn(&Freeze) -> bool) -> Option<&'a Freeze> {
+        let acts = |freeze: &&Freeze| self.standing(freeze).is_some_and(|standing| !standing.frozen());
+        start.freezes.iter().filter(|freeze| meant(freeze)).find(acts)
+    }
+
+    /// The first recorded field that is not as it was.
+    pub fn unlike<'a>(&self, start: &'a Start, meant: impl Fn(&Freeze) -> bool) -> Option<&'a Freeze> {
+        let moved = |freeze: &&Freeze| self.standing(freeze).is_some_and(|standing| !standing.as_recorded(freeze));
+        start.freezes.iter().filter(|freeze| meant(freeze)).find(moved)
+    }
+
+    /// A recorded field as it stands.
+    pub fn standing(&self, freeze: &Freeze) -> Option<&Standing> {
+        self.freezes.iter().find(|standing| standing.now.key() == freeze.key())
+    }
+
+    /// Pods of the old poolers in one of these states.
+    pub fn poolers_that(&self, is: impl Fn(PoolerState) -> bool) -> Vec<&str> {
+        let meant = self
+            .poolers
+            .iter()
+            .filter(|pooler| pooler.state.answer().is_some_and(|state| is(*state)));
+        meant.map(|pooler| pooler.pod.as_str()).collect()
+    }
+
+    /// Pods of the old poolers whose console does not answer.
+    pub fn poolers_silent(&self) -> Vec<&str> {
+        let silent = self.poolers.iter().filter(|pooler| pooler.state.answer().is_none());
+        silent.map(|pooler| pooler.pod.as_str()).collect()
+    }
+
+    /// The application's pods are wanted by nobody.
+    pub fn emptied(&self) -> bool {
+        self.apps.values().all(|app| app.wanted == 0)
     }
 
     /// Who does not answer, and why.

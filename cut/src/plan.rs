@@ -1,52 +1,88 @@
 //! What a dry run prints: the plan with its names and numbers, and what it would refuse for.
 
-use shared::readiness::Verdict;
+use shared::{
+    config::Route,
+    readiness::{Verdict, listed},
+};
 
-use crate::{observation::Observation, settings::Settings};
+use crate::{decide, observation::Observation, settings::Settings};
 
 /// The lines of the plan.
 pub fn lines(seen: &Observation, settings: &Settings) -> Vec<String> {
     let (source, target) = (&settings.source_cluster, &settings.target_cluster);
+    let route = decide::route(&settings.limits(), seen);
+    let leader = seen.patroni.answer().and_then(|patroni| patroni.leader.clone());
+    let leader = leader.unwrap_or_else(|| "(none)".into());
+    let findings = seen.readiness.iter().map(|finding| format!("{} {finding}", mark(finding.verdict)));
+    let steps = [
+        format!("1. record the identities and the replica counts: {}", counts(seen)),
+        format!("2. keep still: {}", kept_still(seen)),
+        "3. CHECKPOINT on the source, restartpoint on the target".to_owned(),
+        format!("4. DOWNTIME BEGINS: {}", block(seen, route, &leader)),
+        "5. wait until the target has replayed the marker".to_owned(),
+        format!("6. stop the server of {leader} cleanly; prove from the target's pg_control that its last record has arrived"),
+        format!("7. POINT OF NO RETURN: record the promotion, then set spec.replica.enabled: false on {target}"),
+        format!("8. wait for the promotion and for CNPG's restart of {target}, then prove a write"),
+        format!("9. {}: DOWNTIME ENDS", routing(seen, settings, route)),
+        format!("10. give back what was kept still, write the receipt cutover-{target}-receipt; {source} stays stopped, paused and frozen"),
+        format!(
+            "way back: by itself until 7, at the latest {} s after the block",
+            settings.cutover_max_seconds
+        ),
+    ];
+    findings.chain(steps.map(|line| format!("would {line}"))).collect()
+}
+
+fn counts(seen: &Observation) -> String {
     let counts: Vec<String> = seen.apps.iter().map(|(name, app)| format!("{name} {}", app.wanted)).collect();
-    let config: Vec<String> = settings
-        .app_config_target
-        .0
-        .iter()
-        .map(|(key, value)| {
-            format!(
-                "{key} {} → {value}",
-                seen.config.values.get(key).cloned().flatten().unwrap_or_else(|| "(absent)".into())
-            )
-        })
-        .collect();
+    counts.join(", ")
+}
+
+fn kept_still(seen: &Observation) -> String {
+    let kept = seen.freezes.iter().map(|standing| match standing.now.stays {
+        true => format!("{} (stays so)", standing.now.key()),
+        false => standing.now.key(),
+    });
+    kept.collect::<Vec<_>>().join(", ")
+}
+
+fn block(seen: &Observation, route: Route, leader: &str) -> String {
     let clients = seen.source.answer().map_or(0, |source| source.clients.len());
-    let leader = seen
-        .patroni
-        .answer()
-        .and_then(|patroni| patroni.leader.clone())
-        .unwrap_or_else(|| "(none)".into());
-    let mut lines: Vec<String> = seen
-        .readiness
-        .iter()
-        .map(|finding| format!("{} {finding}", mark(finding.verdict)))
-        .collect();
-    lines.extend(
-        [
-            format!("1. record the identities and the replica counts: {}", counts.join(", ")),
-            format!("2. freeze the Zalando operator for {source} (annotation acid.zalan.do/controller)"),
-            "3. CHECKPOINT on the source, restartpoint on the target".to_owned(),
-            format!("4. DOWNTIME BEGINS: pause and read-only through the patroni of {leader}, the application to 0, end {clients} client sessions"),
-            "5. wait until the target has replayed the marker".to_owned(),
-            format!("6. stop the server of {leader} cleanly; prove from the target's pg_control that its last record has arrived"),
-            format!("7. POINT OF NO RETURN: record the promotion, then set spec.replica.enabled: false on {target}"),
-            format!("8. wait for the promotion and for CNPG's restart of {target}, then prove a write"),
-            format!("9. {}: {}; scale the application up: DOWNTIME ENDS", seen.config.name, config.join(", ")),
-            format!("10. write the receipt cutover-{target}-receipt; {source} stays stopped, paused and frozen"),
-            format!("way back: by itself until 7, at the latest {} s after the block", settings.cutover_max_seconds),
-        ]
-        .map(|line| format!("would {line}")),
-    );
-    lines
+    let how = match route {
+        Route::Config => "the application to 0".to_owned(),
+        Route::Service => {
+            let pods: Vec<String> = seen.poolers.iter().map(|pooler| pooler.pod.clone()).collect();
+            format!("PAUSE at {}", if pods.is_empty() { "no pooler".to_owned() } else { listed(&pods) })
+        }
+    };
+    format!("{how}, pause and read-only through the patroni of {leader}, end {clients} client sessions")
+}
+
+fn routing(seen: &Observation, settings: &Settings, route: Route) -> String {
+    match route {
+        Route::Config => {
+            let changes = settings.app_config_target.0.iter().map(|(key, value)| {
+                let now = seen.config.values.get(key).cloned().flatten();
+                format!("{key} {} → {value}", now.unwrap_or_else(|| "(absent)".into()))
+            });
+            format!(
+                "{}: {}; scale the application up",
+                seen.config.name,
+                changes.collect::<Vec<_>>().join(", ")
+            )
+        }
+        Route::Service => {
+            let services = settings.services();
+            let turned = services
+                .iter()
+                .filter(|(name, _)| seen.services.contains_key(*name))
+                .map(|(name, selector)| {
+                    let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                    format!("{name} → {}", labels.join(","))
+                });
+            format!("turn the Services {}; RESUME", turned.collect::<Vec<_>>().join(", "))
+        }
+    }
 }
 
 fn mark(verdict: Verdict) -> char {

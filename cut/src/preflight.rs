@@ -3,37 +3,47 @@
 use std::collections::BTreeMap;
 
 use shared::{
-    config::Name,
+    config::Route,
     error::Result,
-    kubernetes::{cnpg::Cluster, zalando::FROZEN},
-    postgres::{Source, Target},
+    kubernetes::{
+        cnpg::Cluster,
+        zalando::{FROZEN, Postgresql},
+    },
+    postgres::{Source, Target, read_secret},
     readiness::{
         Finding,
         objects::{self, ClusterSeen, PatroniSeen},
+        route::{self as by_route, Pooler},
         servers::{self, Server},
     },
 };
 
 use crate::{
-    observation::{Observation, Sight},
+    freeze::Freeze,
+    observation::{Observation, PoolerState, Sight},
     settings::Settings,
 };
 
-/// Everything that could stand against a cut. `started`: our own freeze is in place and must not count as somebody else's.
+/// What the checks look at beside the observation.
+pub struct Sides<'a> {
+    /// The source's resource.
+    pub postgresql: &'a Postgresql,
+    /// The target's.
+    pub cluster: &'a Cluster,
+    /// Sessions, where they are open.
+    pub sessions: Option<(&'a Source, &'a Target)>,
+    /// Our own freeze is in place and must not count as somebody else's.
+    pub started: bool,
+}
+
+/// Everything that could stand against a cut.
 ///
 /// # Errors
 /// The databases'.
-pub async fn findings(
-    seen: &Observation,
-    cluster: &Cluster,
-    source: Option<&Source>,
-    target: Option<&Target>,
-    settings: &Settings,
-    started: bool,
-) -> Result<Vec<Finding>> {
-    let mut findings = of_objects(seen, cluster, settings, started);
+pub async fn findings(seen: &Observation, route: Route, sides: &Sides<'_>, settings: &Settings) -> Result<Vec<Finding>> {
+    let mut findings = of_objects(seen, route, sides, settings);
     findings.extend(of_servers(seen, settings));
-    if let (Some(source), Some(target)) = (source, target) {
+    if let Some((source, target)) = sides.sessions {
         let (of_source, of_target, prepared, backups) = futures::try_join!(
             shared::postgres::settings::hot_standby(source),
             shared::postgres::settings::hot_standby(target),
@@ -43,15 +53,21 @@ pub async fn findings(
         findings.push(servers::hot_standby(&of_source, &of_target));
         findings.push(servers::no_prepared_transactions(&prepared));
         findings.push(servers::no_base_backup(&backups));
+        if route == Route::Service {
+            let owner = sides.cluster.owner();
+            let stored = source.password_hash(&owner).await?;
+            let kept = settings.owner_hash_file.as_ref().and_then(|file| read_secret(file).ok());
+            findings.push(by_route::owner_hash(&owner, stored.as_deref(), kept.as_deref()));
+        }
     }
     Ok(findings)
 }
 
-fn of_objects(seen: &Observation, cluster: &Cluster, settings: &Settings, started: bool) -> Vec<Finding> {
-    let superuser = cluster.superuser();
+fn of_objects(seen: &Observation, route: Route, sides: &Sides<'_>, settings: &Settings) -> Vec<Finding> {
+    let superuser = sides.cluster.superuser();
     let cluster = ClusterSeen {
         follows: seen.follows,
-        ..cluster.seen()
+        ..sides.cluster.seen()
     };
     let patroni = match &seen.patroni {
         Sight::Answers(patroni) => PatroniSeen {
@@ -65,14 +81,6 @@ fn of_objects(seen: &Observation, cluster: &Cluster, settings: &Settings, starte
             paused: false,
         },
     };
-    let names: Vec<String> = settings.apps.0.iter().map(Name::to_string).collect();
-    let missing: Vec<String> = names.iter().filter(|name| !seen.apps.contains_key(*name)).cloned().collect();
-    let data: BTreeMap<String, String> = seen
-        .config
-        .values
-        .iter()
-        .filter_map(|(key, value)| Some((key.clone(), value.clone()?)))
-        .collect();
     let mut findings = vec![
         objects::replica_mode(&cluster),
         objects::one_instance(&cluster),
@@ -80,13 +88,46 @@ fn of_objects(seen: &Observation, cluster: &Cluster, settings: &Settings, starte
         objects::superuser_kept(&superuser),
         objects::wal_archive(&cluster),
         objects::patroni(&patroni),
-        objects::deployments(&names, &missing),
-        objects::app_config(&seen.config.name, &data, &settings.app_config_target.0),
     ];
-    if !started {
-        findings.push(objects::operator_not_frozen(seen.controller.as_deref(), FROZEN));
+    match route {
+        Route::Config => findings.extend(of_application(seen, settings)),
+        Route::Service => findings.extend(of_doors(seen, sides.postgresql, settings)),
+    }
+    if !sides.started {
+        let ours = Freeze::zalando_operator(&settings.source_cluster, None).key();
+        let operator = seen.freezes.iter().find(|standing| standing.now.key() == ours);
+        let controller = operator.and_then(|standing| standing.now.was.as_str());
+        findings.push(objects::operator_not_frozen(controller, FROZEN));
     }
     findings
+}
+
+fn of_application(seen: &Observation, settings: &Settings) -> [Finding; 2] {
+    let names: Vec<String> = settings.apps.0.iter().map(ToString::to_string).collect();
+    let values = seen.config.values.iter();
+    let data: BTreeMap<String, String> = values.filter_map(|(key, value)| Some((key.clone(), value.clone()?))).collect();
+    [
+        objects::deployments(&names, &[]),
+        objects::app_config(&seen.config.name, &data, &settings.app_config_target.0),
+    ]
+}
+
+fn of_doors(seen: &Observation, postgresql: &Postgresql, settings: &Settings) -> [Finding; 3] {
+    let pooler = |seen: &crate::observation::PoolerSeen| Pooler {
+        pod: seen.pod.clone(),
+        paused: match &seen.state {
+            Sight::Answers(state) => Ok(*state != PoolerState::Serving),
+            Sight::Silent(why) => Err(why.clone()),
+        },
+    };
+    let poolers: Vec<Pooler> = seen.poolers.iter().map(pooler).collect();
+    let mode = postgresql.spec.connection_pooler.as_ref().and_then(|pooler| pooler.mode.as_deref());
+    let names: Vec<String> = settings.services().into_keys().collect();
+    [
+        by_route::poolers(&poolers),
+        by_route::pool_mode(mode.filter(|_| !poolers.is_empty())),
+        by_route::services(&names, &seen.services),
+    ]
 }
 
 fn of_servers(seen: &Observation, settings: &Settings) -> Vec<Finding> {

@@ -13,7 +13,7 @@ use crate::{
     lease,
     live::Live,
     plan,
-    settings::{Route, Settings},
+    settings::Settings,
 };
 
 /// Moves the application from the source to the target, or goes on where an earlier run ended.
@@ -21,7 +21,6 @@ use crate::{
 /// # Errors
 /// Refused when the application runs on the source as before, Unsafe when a person must look, Transient when another run goes on.
 pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
-    let Route::Config = settings.route;
     let (source, target): (Connection, Connection) = (prefixed("SOURCE_")?, prefixed("TARGET_")?);
     let limits = settings.limits();
     let mut world = Live::new(run.clone(), settings.clone(), source, target);
@@ -31,7 +30,9 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
     let lease = lease::take(&run.client, &run.namespace, &world.record_name()).await?;
     let outcome = async {
         world.begin_anew_after_return().await?;
-        drive::drive(&mut world, &limits).await
+        drive::drive(&mut world, &limits).await?;
+        world.narrate_end();
+        Ok(())
     }
     .await;
     lease.release().await;

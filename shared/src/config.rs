@@ -56,6 +56,12 @@ impl Text {
     }
 }
 
+impl From<&Name> for Text {
+    fn from(name: &Name) -> Self {
+        Self(name.to_string())
+    }
+}
+
 impl std::ops::Deref for Text {
     type Target = str;
     fn deref(&self) -> &str {
@@ -135,6 +141,35 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
+/// A word of APPS: a workload by its name, or a label that workloads have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum App {
+    /// A Deployment or StatefulSet.
+    Name(Name),
+    /// `key=value`; of several all must hold.
+    Label(String),
+}
+
+impl fmt::Display for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Label(label) => label.fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for App {
+    type Err = String;
+    fn from_str(word: &str) -> std::result::Result<Self, String> {
+        match word.split_once('=') {
+            None => word.parse().map(Self::Name),
+            Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok(Self::Label(word.to_owned())),
+            Some(_) => Err(format!("{word:?} is neither a name nor a label (key=value)")),
+        }
+    }
+}
+
 /// For optional settings that an unset key of the ConfigMap leaves as "": empty is the same as absent.
 ///
 /// Use as `#[serde(default, deserialize_with = "shared::config::optional")]`.
@@ -148,6 +183,36 @@ pub fn optional<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: fmt::Displa
     match value.trim() {
         "" => Ok(None),
         value => value.parse().map(Some).map_err(D::Error::custom),
+    }
+}
+
+/// How the application is brought to the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Route {
+    /// The guide's way: scaled to 0, its ConfigMap changed, scaled up again.
+    Config,
+    /// The old poolers are paused, the Services behind them are turned to the target, and the poolers go on.
+    Service,
+}
+
+impl Route {
+    /// The way that was set, or by the Services where the source has poolers, because then no client need notice.
+    pub fn of(set: Option<Self>, poolers: bool) -> Self {
+        set.unwrap_or(if poolers { Self::Service } else { Self::Config })
+    }
+}
+
+/// ROUTE: None is `auto`. Use as `#[serde(deserialize_with = "shared::config::route")]`.
+///
+/// # Errors
+/// Another word.
+pub fn route<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Route>, D::Error> {
+    match String::deserialize(deserializer)?.trim() {
+        "auto" => Ok(None),
+        "config" => Ok(Some(Route::Config)),
+        "service" => Ok(Some(Route::Service)),
+        other => Err(D::Error::custom(format!("{other:?} is none of auto, service, config"))),
     }
 }
 
@@ -274,6 +339,17 @@ mod tests {
             ["web", "sidekiq", "streaming"]
         );
         assert!(from::<Apps>(&[("APPS", "Web")]).is_err());
+    }
+
+    #[test]
+    fn an_application_is_named_or_labelled() {
+        let word = |text: &str| text.parse::<App>();
+        assert_eq!(word("web").unwrap().to_string(), "web");
+        assert_eq!(
+            word("app.kubernetes.io/part-of=shop"),
+            Ok(App::Label("app.kubernetes.io/part-of=shop".into()))
+        );
+        assert!(word("=shop").is_err() && word("Web").is_err());
     }
 
     #[derive(Deserialize)]

@@ -2,6 +2,8 @@
 
 pub mod cnpg;
 pub mod patroni;
+pub mod poolers;
+pub mod services;
 pub mod source_tls;
 pub mod workloads;
 pub mod zalando;

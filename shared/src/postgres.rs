@@ -1,5 +1,6 @@
 //! PostgreSQL: connections with limits and TLS, who a server is, and the two sides as types.
 
+pub mod pgbouncer;
 pub mod replication;
 pub mod settings;
 pub mod source;
@@ -59,7 +60,7 @@ pub async fn connect(connection: &Connection, database: &str, application: &str)
         None => None,
     };
     let tls = tls::connector(connection.sslmode, ca.as_deref(), None)?;
-    open(connection, &password, tls, database, application).await
+    open(connection, &password, tls, database, application, Some(&limits())).await
 }
 
 /// As [`connect`], with CA and password at hand instead of in files (for steps that read them by API).
@@ -74,7 +75,7 @@ pub async fn connect_with(
     application: &str,
 ) -> Result<Session> {
     let tls = tls::connector(connection.sslmode, ca_pem, None)?;
-    open(connection, password, tls, database, application).await
+    open(connection, password, tls, database, application, Some(&limits())).await
 }
 
 /// As [`connect_with`], and shows a client certificate.
@@ -90,10 +91,22 @@ pub async fn connect_showing(
     application: &str,
 ) -> Result<Session> {
     let tls = tls::connector(connection.sslmode, ca_pem, Some(client))?;
-    open(connection, password, tls, database, application).await
+    open(connection, password, tls, database, application, Some(&limits())).await
 }
 
-async fn open(connection: &Connection, password: &str, tls: SslConnector, database: &str, application: &str) -> Result<Session> {
+/// What every session of ours at a server begins with.
+fn limits() -> String {
+    format!("-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS} -c search_path=pg_catalog")
+}
+
+async fn open(
+    connection: &Connection,
+    password: &str,
+    tls: SslConnector,
+    database: &str,
+    application: &str,
+    options: Option<&str>,
+) -> Result<Session> {
     let mut config = tokio_postgres::Config::new();
     config
         .host(connection.host.as_str())
@@ -105,10 +118,10 @@ async fn open(connection: &Connection, password: &str, tls: SslConnector, databa
         .ssl_mode(tokio_postgres::config::SslMode::Require)
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_user_timeout(CONNECT_TIMEOUT * 2)
-        .keepalives_idle(CONNECT_TIMEOUT)
-        .options(format!(
-            "-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS} -c search_path=pg_catalog"
-        ));
+        .keepalives_idle(CONNECT_TIMEOUT);
+    if let Some(options) = options {
+        config.options(options);
+    }
     if let Some(address) = connection.hostaddr {
         config.hostaddr(address);
     }

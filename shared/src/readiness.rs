@@ -5,6 +5,7 @@
 //! [`worst`] turns a list of them into the one error that ends a program.
 
 pub mod objects;
+pub mod route;
 pub mod servers;
 
 use std::fmt;

@@ -42,10 +42,10 @@ pub fn servers(seen: &Servers, settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// Over what the objects say.
-pub fn objects(seen: &Objects, settings: &Settings) -> Vec<Finding> {
-    let apps: Vec<String> = settings.apps.0.iter().map(ToString::to_string).collect();
-    vec![
+/// Over what the objects say, and over the way that leads the application to the target: `doors` are the findings about poolers and
+/// Services, None where its ConfigMap is changed.
+pub fn objects(seen: &Objects, doors: Option<Vec<Finding>>, settings: &Settings) -> Vec<Finding> {
+    let mut findings = vec![
         of_objects::replica_mode(&seen.cluster),
         of_objects::one_instance(&seen.cluster),
         of_objects::not_fenced(&seen.cluster),
@@ -53,6 +53,14 @@ pub fn objects(seen: &Objects, settings: &Settings) -> Vec<Finding> {
         of_objects::wal_archive(&seen.cluster),
         of_objects::operator_not_frozen(seen.controller.as_deref(), FROZEN),
         of_objects::patroni(&seen.patroni),
+    ];
+    findings.extend(doors.unwrap_or_else(|| application(seen, settings)));
+    findings
+}
+
+fn application(seen: &Objects, settings: &Settings) -> Vec<Finding> {
+    let apps: Vec<String> = settings.apps.0.iter().map(ToString::to_string).collect();
+    vec![
         of_objects::deployments(&apps, &seen.apps_missing),
         apps_up(&seen.apps_lacking),
         match &seen.config {

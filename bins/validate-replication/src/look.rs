@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::Deployment;
-use kube::{Api, ResourceExt as _};
+use kube::ResourceExt as _;
 use shared::{
     config::Name,
     error::{Error, ErrorKind, Result},
@@ -68,13 +67,17 @@ pub struct Objects {
     pub cluster: ClusterSeen,
     /// What becomes of the superuser.
     pub superuser: SuperuserSeen,
+    /// The role whose password CNPG sets at the promotion.
+    pub owner: String,
+    /// How the source's poolers hand out connections, where that is set.
+    pub pool_mode: Option<String>,
     /// The CR's annotation acid.zalan.do/controller.
     pub controller: Option<String>,
     /// Patroni.
     pub patroni: PatroniSeen,
-    /// APPS without a Deployment.
+    /// Words of APPS that no workload answers to.
     pub apps_missing: Vec<String>,
-    /// Deployments that are not fully up, in words.
+    /// Workloads that are not fully up, in words.
     pub apps_lacking: Vec<String>,
     /// The application's ConfigMap, by its real name, or why there is none.
     pub config: Result<(String, BTreeMap<String, String>), Finding>,
@@ -172,6 +175,8 @@ pub async fn objects(run: &Run, settings: &Settings, rest: &Patroni) -> Result<O
     Ok(Objects {
         cluster: cluster.seen(),
         superuser: cluster.superuser(),
+        owner: cluster.owner(),
+        pool_mode: postgresql.spec.connection_pooler.as_ref().and_then(|pooler| pooler.mode.clone()),
         controller: postgresql.annotations().get(CONTROLLER).cloned(),
         patroni: patroni?,
         apps_missing,
@@ -201,22 +206,12 @@ async fn patroni_seen(run: &Run, settings: &Settings, rest: &Patroni) -> Result<
     })
 }
 
-/// The Deployments of APPS that do not exist, and those that lack pods.
+/// The words of APPS that nothing answers to, and the workloads that lack pods.
 async fn apps(run: &Run, settings: &Settings) -> Result<(Vec<String>, Vec<String>)> {
-    let api: Api<Deployment> = Api::namespaced(run.client.clone(), &run.namespace);
-    let each = settings.apps.0.iter().map(|name| kubernetes::get(&api, name));
-    let found = futures::future::try_join_all(each).await?;
-    let (mut missing, mut lacking) = (Vec::new(), Vec::new());
-    for (name, found) in settings.apps.0.iter().zip(found) {
-        let Some(found) = found else {
-            missing.push(name.to_string());
-            continue;
-        };
-        let wanted = found.spec.replicas.unwrap_or(1);
-        let ready = found.status.and_then(|status| status.ready_replicas).unwrap_or(0);
-        if wanted == 0 || ready < wanted {
-            lacking.push(format!("{name} {ready} of {wanted}"));
-        }
-    }
-    Ok((missing, lacking))
+    let (found, missing) = workloads::find(&run.client, &run.namespace, &settings.apps.0).await?;
+    let replicas = found.iter().map(|(name, workload)| (name, &workload.replicas));
+    let lacking = replicas
+        .filter(|(_, replicas)| replicas.wanted == 0 || replicas.ready < replicas.wanted)
+        .map(|(name, replicas)| format!("{name} {} of {}", replicas.ready, replicas.wanted));
+    Ok((missing, lacking.collect()))
 }

@@ -24,6 +24,7 @@ mod collations;
 mod consistency;
 mod counting;
 mod counts;
+mod doors;
 mod look;
 mod movement;
 mod narrate;

@@ -1,9 +1,9 @@
 //! The environment of this step; keys of `manifests/base/settings.env`.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::Deserialize;
-use shared::config::{List, Name, Pairs, Text};
+use shared::config::{App, List, Name, Pairs, Route, Text, optional};
 
 /// What this step is told. The connections `SOURCE_*` and `TARGET_*` are read beside it.
 #[derive(Clone, Debug, Deserialize)]
@@ -20,12 +20,22 @@ pub struct Settings {
     pub lag_bytes_max: u64,
     /// Longest wait for the clone to finish, in seconds.
     pub validate_max_seconds: u64,
-    /// The application's Deployments.
-    pub apps: List<Name>,
+    /// The application's workloads.
+    pub apps: List<App>,
     /// The application's ConfigMap.
     pub app_configmap: Name,
     /// Its keys and values after the cut.
     pub app_config_target: Pairs,
+    /// How the application will be brought to the target; None: by the Services where the source has poolers.
+    #[serde(deserialize_with = "shared::config::route")]
+    pub route: Option<Route>,
+    /// The user of the poolers' consoles.
+    pub pooler_user: Text,
+    /// Its password.
+    pub pooler_password_file: PathBuf,
+    /// The hash that the Cluster gives its owner at the promotion.
+    #[serde(default, deserialize_with = "optional")]
+    pub owner_hash_file: Option<PathBuf>,
 }
 
 impl Settings {

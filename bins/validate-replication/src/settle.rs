@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::{
     checks,
     clone::bytes,
+    doors,
     look::{self, Servers},
     sessions::{Ends, Sides},
     settings::Settings,
@@ -108,8 +109,10 @@ impl Watch<'_> {
             look::servers(&sides, self.settings),
             look::objects(self.run, self.settings, &self.rest)
         )?;
+        let doors = doors::findings(self.run, self.settings, &sides.source, &objects).await?;
         self.sides = Some(sides);
-        let (of_servers, of_objects) = (checks::servers(&servers, self.settings), checks::objects(&objects, self.settings));
+        let of_servers = checks::servers(&servers, self.settings);
+        let of_objects = checks::objects(&objects, doors, self.settings);
         Ok((servers, of_servers, of_objects))
     }
 

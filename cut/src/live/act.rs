@@ -4,41 +4,70 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt as _};
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::{
+    config::Route,
     error::{Context as _, Error, Result},
-    kubernetes::{
-        self, cnpg,
-        patroni::Member,
-        workloads,
-        zalando::{self, FROZEN},
-    },
-    postgres::source::Incarnation,
+    kubernetes::{self, cnpg, patroni::Member, services, workloads},
+    postgres::{Source, source::Incarnation},
     record::labels,
 };
 
-use super::{Live, now};
+use super::{
+    Live,
+    freezes::Where,
+    line::{Dial as _, limited},
+    now,
+};
 use crate::{
     decision::Action,
-    journal::{Fact, Marker, Promoted, Start},
+    freeze::Freeze,
+    journal::{Fact, Marker, Promoted, Readers, Start},
 };
 
 impl Live {
     pub(super) async fn act(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
+        let (client, namespace) = (self.run.client.clone(), self.run.namespace.clone());
         match action {
-            Action::FreezeOperator => self.controller(Some(FROZEN)).await?,
-            Action::UnfreezeOperator => self.controller(start.controller.as_deref()).await?,
+            Action::Freeze(key) => self.set_field(start, key, |freeze| freeze.frozen.clone()).await?,
+            Action::Thaw(key) => self.set_field(start, key, |freeze| freeze.was.clone()).await?,
             Action::Checkpoint => return self.checkpoint().await.map(Some),
+            Action::PausePoolers => {
+                let seen = self.last()?.poolers.clone();
+                self.poolers.pause(&seen).await?;
+            }
             Action::Hold => self.hold().await?,
             Action::Block => self.block(start).await?,
             Action::EndSessions => return self.end_sessions().await.map(Some),
             Action::Fence(incarnation) => self.stop(*incarnation).await?,
-            Action::Restartpoint => self.sessions.target()?.checkpoint().await?,
+            Action::Restartpoint => self.target.session()?.checkpoint().await?,
             Action::Promote => cnpg::promote(&self.clusters, &self.settings.target_cluster).await?,
             Action::ProveWrite => return self.prove_write().await.map(Some),
             Action::Route => self.point_to(start, &some(&self.settings.app_config_target.0)).await?,
             Action::Unroute => self.point_to(start, &start.config.values).await?,
-            Action::ScaleUp => workloads::scale(&self.run.client, &self.run.namespace, &start.replicas, &self.apps).await?,
+            Action::ScaleDown => self.scale(&nothing(start)).await?,
+            Action::ScaleUp => self.scale(&self.idle(start)?).await?,
+            Action::TurnServices => {
+                for (name, selector) in self.settings.services() {
+                    if self.last()?.services.contains_key(&name) {
+                        services::select(&client, &namespace, &name, Some(&selector)).await?;
+                    }
+                }
+            }
+            Action::ReturnServices => {
+                for name in self.last()?.services.keys() {
+                    let before = start.services.get(name).cloned().flatten();
+                    services::select(&client, &namespace, name, before.as_ref()).await?;
+                    if before.is_none() {
+                        services::remove_slices(&client, &namespace, name).await?;
+                    }
+                }
+            }
+            Action::ResumePoolers => {
+                let seen = self.last()?.poolers.clone();
+                self.poolers.resume(&seen).await?;
+            }
+            Action::EndReaders => return Ok(Some(Fact::Readers(self.end_readers().await))),
             Action::WriteReceipt => return self.write_receipt(start).await.map(Some),
             Action::RestartSource => self.patroni.restart(self.member(&start.leader)?).await?,
             Action::Unblock => {
@@ -50,13 +79,37 @@ impl Live {
         Ok(None)
     }
 
-    async fn controller(&self, value: Option<&str>) -> Result<()> {
-        zalando::set_controller(&self.postgresqls, &self.settings.source_cluster, value).await
+    /// Gives a recorded field a value, if its object still is as it was seen.
+    async fn set_field(&self, start: &Start, key: &str, value: impl Fn(&Freeze) -> Value) -> Result<()> {
+        let Some(freeze) = start.freezes.iter().find(|freeze| freeze.key() == key) else {
+            return Err(Error::contradiction(format!("{key} is not recorded")));
+        };
+        let standing = self.last()?.standing(freeze);
+        let Some(version) = standing.and_then(|standing| standing.version.as_deref()) else {
+            return Ok(());
+        };
+        let place = Where {
+            client: &self.run.client,
+            namespace: &self.run.namespace,
+        };
+        place.set(freeze, &value(freeze), version).await
+    }
+
+    /// The recorded counts of what stands at 0; any other number is somebody else's wish.
+    fn idle(&self, start: &Start) -> Result<BTreeMap<String, i32>> {
+        let apps = &self.last()?.apps;
+        let at_zero = |name: &String| apps.get(name).is_some_and(|app| app.wanted == 0);
+        let idle = start.replicas.iter().filter(|(name, _)| at_zero(name));
+        Ok(idle.map(|(name, count)| (name.clone(), *count)).collect())
+    }
+
+    async fn scale(&self, wanted: &BTreeMap<String, i32>) -> Result<()> {
+        workloads::scale(&self.run.client, &self.run.namespace, wanted, &self.last()?.apps).await
     }
 
     async fn checkpoint(&self) -> Result<Fact> {
-        self.sessions.source()?.checkpoint().await?;
-        self.sessions.target()?.checkpoint().await?;
+        self.source.session()?.checkpoint().await?;
+        self.target.session()?.checkpoint().await?;
         Ok(Fact::Checkpointed(now()))
     }
 
@@ -66,27 +119,28 @@ impl Live {
     }
 
     async fn block(&self, start: &Start) -> Result<()> {
-        let nothing: BTreeMap<String, i32> = start.replicas.keys().map(|name| (name.clone(), 0)).collect();
-        let (held, scaled) = futures::join!(
-            self.hold(),
-            workloads::scale(&self.run.client, &self.run.namespace, &nothing, &self.apps)
-        );
+        if start.route == Route::Service {
+            return self.hold().await;
+        }
+        let nothing = nothing(start);
+        let (held, scaled) = futures::join!(self.hold(), self.scale(&nothing));
         held.and(scaled)
     }
 
-    async fn end_sessions(&self) -> Result<Fact> {
-        let source = self.sessions.source()?;
+    async fn end_sessions(&mut self) -> Result<Fact> {
+        let source = self.source.session()?;
         let ended = source.end_client_sessions().await?;
+        let (at, lsn) = (now(), source.marker().await?);
         Ok(Fact::Marker(Marker {
-            at: now(),
-            lsn: source.marker().await?,
-            sessions_ended: ended,
+            at,
+            lsn,
+            sessions_ended: self.pods.named(&self.run.client, &self.run.namespace, &ended).await,
         }))
     }
 
     /// Stops the run of the server that was decided on. The session ends with that run, so a late stop cannot hit another.
     async fn stop(&self, incarnation: Incarnation) -> Result<()> {
-        let source = self.sessions.source()?;
+        let source = self.source.session()?;
         match source.incarnation().await {
             Ok(running) if running == incarnation => source.stop_server().await,
             // Another run, or this one is ending already: the next look tells.
@@ -94,8 +148,29 @@ impl Live {
         }
     }
 
+    /// The source's standbys go on answering reads with what will be ever older: their sessions are ended, as far as they can be
+    /// reached, and come back through the turned Service.
+    async fn end_readers(&mut self) -> Readers {
+        let (service, database) = (&self.service_at, &self.settings.database);
+        let each = self.members.iter().map(|member| async move {
+            let mut at = service.clone();
+            let address = member.server?;
+            (at.hostaddr, at.port) = (Some(address.ip()), address.port());
+            let asked = limited(async {
+                let session = Source::dial(at, database.clone()).await?;
+                session.end_client_sessions().await
+            });
+            asked.await.ok()
+        });
+        let ended: Vec<_> = futures::future::join_all(each).await.into_iter().flatten().flatten().collect();
+        Readers {
+            at: now(),
+            ended: self.pods.named(&self.run.client, &self.run.namespace, &ended).await,
+        }
+    }
+
     async fn prove_write(&self) -> Result<Fact> {
-        let target = self.sessions.target()?;
+        let target = self.target.session()?;
         target.prove_write().await?;
         Ok(Fact::Promoted(Promoted {
             at: now(),
@@ -147,6 +222,10 @@ impl Live {
             .context("recording the replica counts")
             .map(drop)
     }
+}
+
+fn nothing(start: &Start) -> BTreeMap<String, i32> {
+    start.replicas.keys().map(|name| (name.clone(), 0)).collect()
 }
 
 fn some(values: &BTreeMap<String, String>) -> BTreeMap<String, Option<String>> {

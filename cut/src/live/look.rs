@@ -1,87 +1,155 @@
 //! One look at everything, all questions at the same time.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::net::SocketAddr;
 
-use kube::ResourceExt as _;
-use serde_json::Value;
+use kube::{Resource as _, ResourceExt as _};
 use shared::{
-    config::Name,
+    config::{Name, Route},
     error::{Error, ErrorKind, Result},
-    kubernetes::{
-        self,
-        cnpg::Cluster,
-        patroni::{self, Member, Patroni},
-        workloads::{self, Replicas},
-        zalando::{CONTROLLER, Postgresql},
-    },
-    postgres::{Source, Target},
+    kubernetes::{self, cnpg::Cluster, patroni, poolers, services, zalando::CONTROLLER, zalando::Postgresql},
+    readiness::Finding,
 };
 
-use super::{Live, now, sessions::limited};
-use crate::{
-    journal::{AppConfig, Journal},
-    observation::{Observation, PatroniSeen, Sight, SourceSeen, TargetSeen},
-    preflight,
+use super::{
+    Live, abort,
+    application::Application,
+    freezes::Where,
+    line::{Dial, Line, limited},
+    now, servers,
 };
+use crate::{
+    contenders::Changed,
+    decide,
+    freeze::{Freeze, Object, Standing},
+    journal::Journal,
+    observation::{Observation, PoolerSeen, PoolerState, Sight},
+    preflight::{self, Sides},
+};
+
+/// What is asked for in a look. While clients wait, what has no say is not asked: each call is time.
+#[derive(Clone, Copy)]
+struct Asked {
+    /// The application's workloads, its ConfigMap, and everybody but the Zalando operator who is kept still.
+    application: bool,
+    /// The source's Services.
+    services: bool,
+    /// The old poolers.
+    poolers: bool,
+    /// Who answers behind the source's Service.
+    door: bool,
+    /// Whether everything is ready for a cut.
+    readiness: bool,
+}
+
+impl Asked {
+    fn by(journal: &Journal, wanted: Option<Route>) -> Self {
+        let route = journal.started.as_ref().map(|start| start.route);
+        let back = journal.going_back.is_some();
+        let service = route.or(wanted) != Some(Route::Config);
+        let resting = journal.marker.is_some() && journal.promoted.is_none();
+        Self {
+            application: back || !resting,
+            services: service && (journal.blocked.is_none() || back || journal.promotion.is_some()),
+            poolers: service,
+            door: service && journal.promoted.is_some() && journal.routed.is_none(),
+            readiness: journal.blocked.is_none() && journal.returned.is_none(),
+        }
+    }
+}
 
 impl Live {
     /// Reads the record and looks at both sides.
     pub(super) async fn look(&mut self) -> Result<(Journal, Observation)> {
         let record = self.load().await?;
-        let began = record.facts.blocked.is_some();
-        if let Some(start) = &record.facts.started {
+        let journal = record.facts.clone();
+        let asked = Asked::by(&journal, self.settings.route);
+        if let Some(start) = &journal.started {
             let address = self.source_address(&start.leader).await?;
-            self.sessions.source_is_at(address);
+            self.source.lead_to(address);
         }
-        let (source_open, target_open) = self.sessions.open().await;
-        let source_session = source_open.and_then(|()| self.sessions.source());
-        let target_session = target_open.and_then(|()| self.sessions.target());
-        let client = &self.run.client;
-        let namespace = &self.run.namespace;
-        let (source, target, patroni, postgresql, cluster, apps, config) = futures::join!(
-            see(source_session, source_seen),
-            see(target_session, target_seen),
-            patroni_seen(&self.patroni, client, namespace, &self.settings.source_cluster),
-            existing(&self.postgresqls, &self.settings.source_cluster, "SOURCE_CLUSTER"),
-            existing(&self.clusters, &self.settings.target_cluster, "TARGET_CLUSTER"),
-            self.apps_seen(&record.facts),
-            self.config_seen(&record.facts),
+        let (run, settings) = (&self.run, &self.settings);
+        let (client, namespace, cluster) = (&run.client, run.namespace.as_str(), &settings.source_cluster);
+        let (source, target, patroni, poolers, services, door, objects, application, abort) = futures::join!(
+            see(&mut self.source, servers::source),
+            see(&mut self.target, servers::target),
+            servers::patroni(&self.patroni, client, namespace, cluster),
+            when(asked.poolers, async {
+                let pods = poolers::pods(client, namespace, cluster).await?;
+                Ok(self.poolers.look(&pods).await)
+            }),
+            when(asked.services, async {
+                let names: Vec<String> = settings.services().into_keys().collect();
+                services::read(client, namespace, &names, journal.going_back.is_some()).await
+            }),
+            async {
+                match asked.door {
+                    true => servers::door(&self.service_at, &self.target_at, &settings.database).await,
+                    false => Err(Error::transient("nobody has asked")),
+                }
+            },
+            async {
+                futures::try_join!(
+                    existing(&self.postgresqls, &settings.source_cluster, "SOURCE_CLUSTER"),
+                    existing(&self.clusters, &settings.target_cluster, "TARGET_CLUSTER")
+                )
+            },
+            async {
+                match self.last.as_ref().filter(|_| !asked.application) {
+                    Some(last) => Ok(Application::as_before(last)),
+                    None => Application::see(run, settings, &journal).await,
+                }
+            },
+            abort::asked(run, &journal),
         );
-        let (postgresql, cluster): (Postgresql, Cluster) = (postgresql?, cluster?);
+        let ((postgresql, cluster), mut application, poolers): ((Postgresql, Cluster), _, _) = (objects?, application?, poolers?);
+        let began = journal.blocked.is_some();
         let (patroni, members) = match patroni {
             Ok((seen, members)) => (Sight::Answers(seen), members),
             Err(error) => (Sight::Silent(heeded(error)?), Vec::new()),
         };
-        self.members = members;
-        let source = self.sight(source, Side::Source, began)?;
-        let target = self.sight(target, Side::Target, began)?;
         let mut seen = Observation {
             now: now(),
-            source,
+            source: sight(source, &mut self.source, began)?,
             patroni,
-            controller: postgresql.annotations().get(CONTROLLER).cloned(),
-            target,
+            target: sight(target, &mut self.target, began)?,
             follows: cluster.follows(),
-            apps: apps?,
-            config: config?,
+            freezes: Vec::new(),
+            jobs: Vec::new(),
+            services: services?,
+            poolers: pooler_sights(poolers, began)?,
+            stragglers: Vec::new(),
+            door: door.map_or_else(|error| Sight::Silent(error.to_string()), Sight::Answers),
+            apps: application.replicas.clone(),
+            config: Default::default(),
             readiness: Vec::new(),
-            abort: self.run.stop.asked().then(|| "asked to end (SIGTERM)".to_owned()),
+            abort: abort?,
         };
-        if !began && record.facts.returned.is_none() {
-            seen.readiness = preflight::findings(
-                &seen,
-                &cluster,
-                self.sessions.source().ok(),
-                self.sessions.target().ok(),
-                &self.settings,
-                record.facts.started.is_some(),
-            )
+        self.members = members;
+        let route = journal
+            .started
+            .as_ref()
+            .map_or_else(|| decide::route(&self.settings.limits(), &seen), |start| start.route);
+        application.complete_for(route)?;
+        seen.config = application.config_for(route)?;
+        seen.stragglers = self.came_back(&journal, &seen).await;
+        self.narrate_stragglers(&seen.stragglers);
+        let (standing, jobs, findings) = self
+            .contenders(&journal, asked, route, &application.changed, &postgresql, &cluster)
             .await?;
-            seen.now = now();
+        (seen.freezes, seen.jobs) = (standing, jobs);
+        if asked.readiness {
+            let sides = Sides {
+                postgresql: &postgresql,
+                cluster: &cluster,
+                sessions: self.source.session().ok().zip(self.target.session().ok()),
+                started: journal.started.is_some(),
+            };
+            seen.readiness = preflight::findings(&seen, route, &sides, &self.settings).await?;
+            seen.readiness.extend(findings);
         }
-        (self.apps, self.config) = (seen.apps.clone(), seen.config.clone());
-        let journal = record.facts.clone();
-        self.record = Some(record);
+        seen.now = now();
+        self.narrate_late_abort(&journal, &seen);
+        (self.last, self.record) = (Some(seen.clone()), Some(record));
         Ok((journal, seen))
     }
 
@@ -95,53 +163,103 @@ impl Live {
         Ok(meant.and_then(|member| member.server))
     }
 
-    /// Between marker and promotion the application has no say, and each call is time that clients wait: the last look at it stands.
-    async fn apps_seen(&self, journal: &Journal) -> Result<BTreeMap<String, Replicas>> {
-        if application_rests(journal) && !self.apps.is_empty() {
-            return Ok(self.apps.clone());
+    /// Everybody who would undo the cut before it starts; after that the recorded ones, or of them the Zalando operator alone while
+    /// nothing else has a say.
+    async fn contenders(
+        &self,
+        journal: &Journal,
+        asked: Asked,
+        route: Route,
+        application: &[Changed],
+        postgresql: &Postgresql,
+        cluster: &Cluster,
+    ) -> Result<(Vec<Standing>, Vec<String>, Vec<Finding>)> {
+        let place = Where {
+            client: &self.run.client,
+            namespace: &self.run.namespace,
+        };
+        let controller = postgresql.annotations().get(CONTROLLER).map(String::as_str);
+        let operator = Standing {
+            now: Freeze::zalando_operator(&self.settings.source_cluster, controller),
+            version: postgresql.meta().resource_version.clone(),
+        };
+        if let Some(start) = &journal.started {
+            let others = start.freezes.iter().filter(|freeze| freeze.key() != operator.now.key());
+            let (mut standing, jobs) = match asked.application {
+                true => place.read(others).await?,
+                false => (Vec::new(), Vec::new()),
+            };
+            standing.insert(0, operator);
+            return Ok((standing, jobs, Vec::new()));
         }
-        workloads::replicas(&self.run.client, &self.run.namespace, &self.settings.apps.0).await
+        let target = Changed {
+            object: Object::of("postgresql.cnpg.io", "v1", "Cluster", "clusters", &self.settings.target_cluster),
+            metadata: cluster.metadata.clone(),
+            for_good: true,
+        };
+        let mut changed = vec![target];
+        let (mut cron_jobs, mut labels) = (Vec::new(), None);
+        if route == Route::Config {
+            changed.extend(application.iter().cloned());
+            cron_jobs = self.settings.app_cronjobs.0.iter().map(ToString::to_string).collect();
+            labels = shared::kubernetes::workloads::selector(&self.settings.apps.0);
+        }
+        let found = place
+            .find(&changed, &self.settings.argocd_namespace, &cron_jobs, labels.as_deref())
+            .await?;
+        let standing = [operator].into_iter().chain(found.standing).collect();
+        Ok((standing, Vec::new(), found.findings))
     }
 
-    async fn config_seen(&self, journal: &Journal) -> Result<AppConfig> {
-        if application_rests(journal) && !self.config.name.is_empty() {
-            return Ok(self.config.clone());
+    /// Clients that were seen at the source after its sessions were ended, so far.
+    async fn came_back(&mut self, journal: &Journal, seen: &Observation) -> Vec<String> {
+        let mut all = self.last.as_ref().map_or_else(Vec::new, |last| last.stragglers.clone());
+        let Some(source) = seen.source.answer() else { return all };
+        // Asked from the start on, so that the names are known when clients wait.
+        let names = self.pods.named(&self.run.client, &self.run.namespace, &source.clients).await;
+        if journal.marker.is_some() {
+            all.extend(names);
+            all.sort_unstable();
+            all.dedup();
         }
-        let recorded = journal.started.as_ref().map(|start| start.config.name.as_str());
-        let name = recorded.unwrap_or(&self.settings.app_configmap);
-        let map = workloads::find_config(&self.run.client, &self.run.namespace, name).await?;
-        let data = map.data.clone().unwrap_or_default();
-        let keys = self.settings.app_config_target.0.keys();
-        Ok(AppConfig {
-            name: map.name_any(),
-            values: keys.map(|key| (key.clone(), data.get(key).cloned())).collect(),
-        })
+        all
     }
+}
 
-    /// Silence is part of a look; what a person must mend (a password, a certificate) is an error while nothing was touched.
-    fn sight<T>(&mut self, seen: Result<T>, side: Side, began: bool) -> Result<Sight<T>> {
-        match seen {
-            Ok(seen) => Ok(Sight::Answers(seen)),
-            Err(error) if !began && error.kind() == ErrorKind::Config => Err(error),
-            Err(error) => {
-                match side {
-                    Side::Source => self.sessions.forget_source(),
-                    Side::Target => self.sessions.forget_target(),
-                }
-                Ok(Sight::Silent(error.to_string()))
-            }
+/// What is not asked for is empty.
+async fn when<T: Default>(asked: bool, question: impl Future<Output = Result<T>>) -> Result<T> {
+    match asked {
+        true => question.await,
+        false => Ok(T::default()),
+    }
+}
+
+/// Silence is part of a look; what a person must mend (a password, a certificate) is an error while nothing was touched.
+fn sight<S: Dial, T>(seen: Result<T>, line: &mut Line<S>, began: bool) -> Result<Sight<T>> {
+    match seen {
+        Ok(seen) => Ok(Sight::Answers(seen)),
+        Err(error) if !began && error.kind() == ErrorKind::Config => Err(error),
+        Err(error) => {
+            line.forget();
+            Ok(Sight::Silent(error.to_string()))
         }
     }
 }
 
-/// Writes are blocked and ended, and it is not yet time to route.
-fn application_rests(journal: &Journal) -> bool {
-    journal.marker.is_some() && journal.promoted.is_none() && journal.going_back.is_none()
-}
-
-enum Side {
-    Source,
-    Target,
+/// As [`sight`]: a console that refuses the password is a wrong setting, one that does not answer is part of the look.
+fn pooler_sights(asked: Vec<(String, Result<PoolerState>)>, began: bool) -> Result<Vec<PoolerSeen>> {
+    let sight = |(pod, state): (String, Result<PoolerState>)| match state {
+        Ok(state) => Ok(PoolerSeen {
+            pod,
+            state: Sight::Answers(state),
+        }),
+        Err(error) if !began && error.kind() == ErrorKind::Config => Err(error),
+        Err(error) => Ok(PoolerSeen {
+            pod,
+            state: Sight::Silent(error.to_string()),
+        }),
+    };
+    asked.into_iter().map(sight).collect()
 }
 
 /// An RBAC error is never mere silence.
@@ -152,99 +270,9 @@ fn heeded(error: Error) -> Result<String> {
     }
 }
 
-async fn see<'a, S, T>(session: Result<&'a S>, question: impl AsyncFnOnce(&'a S) -> Result<T>) -> Result<T> {
-    let session = session?;
+async fn see<S: Dial, T>(line: &mut Line<S>, question: impl AsyncFnOnce(&S) -> Result<T>) -> Result<T> {
+    let session = line.open().await?;
     limited(question(session)).await
-}
-
-async fn source_seen(source: &Source) -> Result<SourceSeen> {
-    let (identity, standby, read_only, clients, incarnation) = futures::try_join!(
-        source.identity(),
-        shared::postgres::in_recovery(source),
-        source.read_only_by_default(),
-        source.client_sessions(),
-        source.incarnation()
-    )?;
-    let insert = if standby { None } else { Some(source.insert_lsn().await?) };
-    let named = |session: shared::postgres::source::ClientSession| {
-        format!(
-            "{} {} {}",
-            session.role,
-            session.application_name,
-            session.address.unwrap_or_else(|| "local".into())
-        )
-    };
-    Ok(SourceSeen {
-        identity,
-        primary: !standby,
-        read_only,
-        insert,
-        incarnation,
-        clients: clients.into_iter().map(named).collect(),
-    })
-}
-
-async fn target_seen(target: &Target) -> Result<TargetSeen> {
-    // Control first, replay after it: were replay read first, it could be older than the checkpoint it is compared with.
-    let (control, identity, in_recovery, running, segment_bytes) = futures::try_join!(
-        target.control_checkpoint(),
-        target.identity(),
-        target.in_recovery(),
-        target.running(),
-        target.wal_segment_bytes()
-    )?;
-    let replay = target.replay().await?;
-    Ok(TargetSeen {
-        identity,
-        in_recovery,
-        replay,
-        control,
-        running,
-        segment_bytes,
-    })
-}
-
-async fn patroni_seen(patroni: &Patroni, client: &kube::Client, namespace: &str, cluster: &Name) -> Result<(PatroniSeen, Vec<Member>)> {
-    let members = patroni::members(client, namespace, cluster).await?;
-    let Some(first) = members.first() else {
-        return Err(Error::transient(format!("no member of {cluster} has introduced itself")));
-    };
-    let states = futures::future::join_all(members.iter().map(|member| patroni.state(member)));
-    let (config, states) = futures::join!(config_of_any(patroni, &members, first), states);
-    let config = config?;
-    let mut seen = PatroniSeen {
-        paused: config.get("pause").and_then(Value::as_bool),
-        read_only: config
-            .pointer("/postgresql/parameters/default_transaction_read_only")
-            .and_then(|v| match v {
-                Value::String(text) => Some(text.clone()),
-                Value::Bool(on) => Some(if *on { "on" } else { "off" }.to_owned()),
-                _ => None,
-            }),
-        leader: members.iter().find(|member| member.leader).map(|member| member.name.clone()),
-        primaries: Vec::new(),
-        silent: Vec::new(),
-    };
-    for (member, state) in members.iter().zip(states) {
-        match state {
-            Ok(state) if state.runs_as_primary() => seen.primaries.push(member.name.clone()),
-            Ok(_) => {}
-            Err(_) => seen.silent.push(member.name.clone()),
-        }
-    }
-    Ok((seen, members))
-}
-
-/// Every member answers for the whole cluster's configuration; one may be down.
-async fn config_of_any(patroni: &Patroni, members: &[Member], first: &Member) -> Result<Value> {
-    let mut answer = patroni.config(first).await;
-    for member in members.iter().skip(1) {
-        if answer.is_ok() {
-            break;
-        }
-        answer = patroni.config(member).await;
-    }
-    answer
 }
 
 async fn existing<K>(api: &kube::Api<K>, name: &Name, setting: &str) -> Result<K>

@@ -1,8 +1,11 @@
 //! The real `drive` over the small world, alone: from its start to its end, and with an effect that it is not allowed.
 
-use shared::error::{Error, ErrorKind, Result};
+use shared::{
+    config::Route,
+    error::{Error, ErrorKind, Result},
+};
 
-use super::world::{Fuel, World as Small};
+use super::{effects::Versions, world::World as Small};
 use crate::{
     decision::Action,
     drive::{Pace, World, drive},
@@ -12,14 +15,14 @@ use crate::{
 
 struct Driven {
     world: Small,
-    /// The application may not be scaled down.
+    /// Writes may not be blocked, beyond half of it.
     forbidden: bool,
 }
 
 impl Driven {
-    fn new(forbidden: bool) -> Self {
+    fn new(route: Route, forbidden: bool) -> Self {
         Self {
-            world: Small::new(Fuel::default()),
+            world: Small::new(route, 0),
             forbidden,
         }
     }
@@ -27,7 +30,7 @@ impl Driven {
 
 impl World for Driven {
     async fn observe(&mut self) -> Result<(Journal, Observation)> {
-        while let Some((_, next)) = self.world.events(false).into_iter().next() {
+        while let Some((_, next)) = self.world.course().into_iter().next() {
             self.world = next;
         }
         Ok((self.world.journal(), self.world.look()))
@@ -45,7 +48,8 @@ impl World for Driven {
                 "kubernetes api: deployments.apps is forbidden: cannot patch resource deployments/scale",
             ));
         }
-        Ok(self.world.perform(action, start, self.world.app_version))
+        let versions = Versions::of(&self.world);
+        Ok(self.world.perform(action, start, Some(versions)))
     }
 
     async fn pause(&mut self, _missing: &str, _pace: Pace) {}
@@ -56,16 +60,21 @@ impl World for Driven {
 }
 
 #[tokio::test]
-async fn undisturbed_it_comes_to_the_cut() {
-    let mut driven = Driven::new(false);
-    drive(&mut driven, &Small::limits()).await.unwrap();
-    assert_eq!(driven.world.cut(), None);
+async fn undisturbed_it_comes_to_the_cut_on_both_routes() {
+    for route in [Route::Config, Route::Service] {
+        let mut driven = Driven::new(route, false);
+        let limits = driven.world.limits();
+        drive(&mut driven, &limits).await.unwrap();
+        assert_eq!(driven.world.cut(), None);
+        assert_eq!(driven.world.broken(), None);
+    }
 }
 
 #[tokio::test]
 async fn what_it_may_not_do_in_the_block_makes_it_go_back_and_leaves_nobody_blocked() {
-    let mut driven = Driven::new(true);
-    let error = drive(&mut driven, &Small::limits()).await.unwrap_err();
+    let mut driven = Driven::new(Route::Config, true);
+    let limits = driven.world.limits();
+    let error = drive(&mut driven, &limits).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
     assert!(error.to_string().contains("deployments/scale"), "{error}");
     assert_eq!(driven.world.restored(), None);

@@ -1,28 +1,20 @@
 //! Breadth first over drivers and world, with the shortest trace to whatever breaks.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::world::{Fuel, World};
+use shared::config::Route;
+
+use super::{effects::Versions, events::Disturbance, mutants::Mutant, world::World};
 use crate::{
-    back::back,
-    decide::decide,
     decision::{Action, Decision},
-    journal::{Fact, Journal, Promotion},
     observation::Observation,
 };
 
-/// A guard taken away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
-    None,
-    NoFence,
-    NoProof,
-    NoCompareAndSwap,
-    NoFreeze,
-    NoRestartWait,
-    NoRecordOfTheReturn,
-    NoReturnAtTheDeadline,
-}
+/// Rounds of one driver alone that must be enough to come to an end.
+const ROUNDS_MAX: usize = 200;
+
+/// More than any search of these tests takes: one that does not end must not take the machine's memory.
+const STATES_MAX: usize = 5_000_000;
 
 /// What a search saw.
 pub struct Found {
@@ -39,7 +31,7 @@ enum Driver {
     Ready,
     /// Is about to act on what it saw.
     Decided(Sight),
-    /// Has come to an end, or is not started.
+    /// Has come to an end.
     Ended,
 }
 
@@ -49,7 +41,7 @@ struct Sight {
     journal: usize,
     look: usize,
     read: u32,
-    apps: u8,
+    versions: Versions,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -58,9 +50,13 @@ struct State {
     drivers: [Driver; 2],
 }
 
+type Step = (String, Result<State, String>);
+
 struct Search {
     mutant: Mutant,
     looks: Vec<Observation>,
+    numbers: HashMap<World, usize>,
+    decisions: HashMap<(usize, usize), Decision>,
     parents: Vec<(usize, String)>,
     states: Vec<State>,
     known: HashSet<State>,
@@ -69,27 +65,16 @@ struct Search {
 }
 
 /// Searches everything that can happen with so many disturbances.
-pub fn search(mutant: Mutant, disturbances: u8) -> Found {
-    let fuel = Fuel {
-        together: disturbances,
-        writes: 1,
-        stubborn: 1,
-        lifts: 1,
-        operator: 1,
-        failovers: 1,
-        cuts: 1,
-        crashes: 1,
-        lost_answers: 1,
-        ticks: 1,
-        aborts: 1,
-    };
+pub fn search(mutant: Mutant, route: Route, disturbances: u8) -> Found {
     let first = State {
-        world: World::new(fuel),
+        world: World::new(route, disturbances),
         drivers: [Driver::Ready, Driver::Ready],
     };
     let mut search = Search {
         mutant,
         looks: Vec::new(),
+        numbers: HashMap::new(),
+        decisions: HashMap::new(),
         parents: vec![(0, String::new())],
         states: vec![first.clone()],
         known: [first].into(),
@@ -98,16 +83,16 @@ pub fn search(mutant: Mutant, disturbances: u8) -> Found {
     let mut queue = VecDeque::from([0]);
     let mut ends = 0;
     while let Some(index) = queue.pop_front() {
+        assert!(search.states.len() < STATES_MAX, "{mutant:?} on {route:?} does not come to an end");
         let state = search.states[index].clone();
         for (step, next) in search.steps(&state) {
-            let next = match next {
+            let mut next = match next {
                 Ok(next) => next,
                 Err(broken) => return search.failed(ends, index, &step, &broken),
             };
             if let Some(broken) = next.world.broken() {
                 return search.failed(ends, index, &step, &broken);
             }
-            let mut next = next;
             // The two are alike: which of them is where makes no difference.
             next.drivers.sort_unstable();
             if !search.known.contains(&next) {
@@ -149,19 +134,12 @@ impl Search {
     }
 
     /// Everything that can happen next; an end that breaks a promise is an error.
-    fn steps(&mut self, state: &State) -> Vec<(String, Result<State, String>)> {
-        let mut next: Vec<(String, Result<State, String>)> = state
-            .world
-            .events(true)
-            .into_iter()
+    fn steps(&mut self, state: &State) -> Vec<Step> {
+        let happens = state.world.course().into_iter().chain(state.world.disturbances());
+        let mut next: Vec<Step> = happens
             .map(|(name, world)| {
-                (
-                    name.to_owned(),
-                    Ok(State {
-                        world,
-                        drivers: state.drivers,
-                    }),
-                )
+                let drivers = state.drivers;
+                (name.to_owned(), Ok(State { world, drivers }))
             })
             .collect();
         for driver in 0..2 {
@@ -170,59 +148,69 @@ impl Search {
         next
     }
 
-    fn driver_steps(&mut self, state: &State, driver: usize) -> Vec<(String, Result<State, String>)> {
+    fn driver_steps(&mut self, state: &State, driver: usize) -> Vec<Step> {
         let name = ["first", "second"][driver];
-        match state.drivers[driver] {
-            Driver::Ended => Vec::new(),
+        let sight = match state.drivers[driver] {
+            Driver::Ended => return Vec::new(),
             Driver::Ready => {
                 let (decision, next) = self.look(state, driver);
-                vec![(format!("the {name} cutover looks and decides: {decision}"), next)]
+                return vec![(format!("the {name} cutover looks and decides: {decision}"), next)];
             }
-            Driver::Decided(sight) => {
-                let doing = shown(&self.decision(sight));
-                let mut next = vec![(
-                    format!("the {name} cutover acts: {doing}"),
-                    Ok(self.act(state, driver, sight, true)),
-                )];
-                let fuel = state.world.fuel;
-                if fuel.lost_answers > 0 && fuel.together > 0 {
-                    let mut lost = self.act(state, driver, sight, false);
-                    lost.world.fuel.lost_answers -= 1;
-                    lost.world.fuel.together -= 1;
-                    next.push((format!("the {name} cutover acts and the answer is lost: {doing}"), Ok(lost)));
-                }
-                if fuel.crashes > 0 && fuel.together > 0 {
-                    let mut crashed = state.clone();
-                    crashed.drivers[driver] = Driver::Ready;
-                    crashed.world.fuel.crashes -= 1;
-                    crashed.world.fuel.together -= 1;
-                    next.push((
-                        format!("the {name} cutover is killed before it acts, and started again"),
-                        Ok(crashed),
-                    ));
-                }
-                next
-            }
+            Driver::Decided(sight) => sight,
+        };
+        let decision = self.decision(&state.world, sight);
+        let doing = shown(&decision);
+        let mut next = vec![(
+            format!("the {name} cutover acts: {doing}"),
+            Ok(self.act(state, driver, sight, true)),
+        )];
+        if state.world.may(Disturbance::LostAnswer) {
+            let mut lost = self.act(state, driver, sight, false);
+            lost.world.spend(Disturbance::LostAnswer);
+            next.push((format!("the {name} cutover acts and the answer is lost: {doing}"), Ok(lost)));
         }
+        if state.world.may(Disturbance::Crash) {
+            let mut crashed = state.clone();
+            crashed.drivers[driver] = Driver::Ready;
+            crashed.world.spend(Disturbance::Crash);
+            next.push((
+                format!("the {name} cutover is killed before it acts, and started again"),
+                Ok(crashed),
+            ));
+        }
+        if matches!(decision, Decision::Do(Action::TurnServices | Action::ReturnServices)) && state.world.may(Disturbance::HalfDone) {
+            let mut half = self.act(state, driver, sight, false);
+            half.world.turned = match half.world.turned {
+                0 => state.world.turned.min(1),
+                _ => state.world.turned.max(1),
+            };
+            half.world.spend(Disturbance::HalfDone);
+            next.push((format!("the {name} cutover is killed in the middle of it: {doing}"), Ok(half)));
+        }
+        next
     }
 
     fn look(&mut self, state: &State, driver: usize) -> (String, Result<State, String>) {
-        let seen = self.blinded(state.world.look());
-        let look = self.looks.iter().position(|known| *known == seen).unwrap_or_else(|| {
-            self.looks.push(seen);
-            self.looks.len() - 1
-        });
-        let sight = Sight {
-            journal: state.world.journal,
-            look,
-            read: state.world.version,
-            apps: state.world.app_version,
+        let world = &state.world;
+        let look = match self.numbers.get(&world.visible()) {
+            Some(look) => *look,
+            None => {
+                self.looks.push(self.mutant.blinded(world.look(), &self.states[0].world));
+                self.numbers.insert(world.visible(), self.looks.len() - 1);
+                self.looks.len() - 1
+            }
         };
-        let decision = self.decision(sight);
+        let sight = Sight {
+            journal: world.journal,
+            look,
+            read: world.version,
+            versions: Versions::of(world),
+        };
+        let decision = self.decision(world, sight);
         let mut next = state.clone();
         let broken = match &decision {
             Decision::Done => next.world.cut().filter(|_| alone(&next, driver)),
-            Decision::Refuse(_) | Decision::NotReady(_) if state.world.journal().started.is_some() => {
+            Decision::Refuse(_) | Decision::NotReady(_) if world.has(|journal| journal.started.is_some()) => {
                 next.world.restored().filter(|_| alone(&next, driver))
             }
             _ => None,
@@ -235,18 +223,18 @@ impl Search {
         (shown(&decision), broken.map_or(Ok(next), Err))
     }
 
-    fn decision(&self, sight: Sight) -> Decision {
-        let (journal, seen) = (World::journal_of(sight.journal), &self.looks[sight.look]);
-        let decision = decide(&journal, seen, &World::limits());
-        self.mutated(&journal, seen, decision)
+    fn decision(&mut self, world: &World, sight: Sight) -> Decision {
+        let (mutant, looks) = (self.mutant, &self.looks);
+        let decide = || mutant.decide(&World::journal_of(sight.journal), &looks[sight.look], world);
+        self.decisions.entry((sight.journal, sight.look)).or_insert_with(decide).clone()
     }
 
     /// As `drive::follow`: what was recorded leads to the next decision on the same look, an effect to a new look.
-    fn act(&self, state: &State, driver: usize, sight: Sight, answered: bool) -> State {
+    fn act(&mut self, state: &State, driver: usize, sight: Sight, answered: bool) -> State {
         let mut next = state.clone();
         let checked = self.mutant != Mutant::NoCompareAndSwap;
         next.drivers[driver] = Driver::Ready;
-        match self.decision(sight) {
+        match self.decision(&state.world, sight) {
             Decision::Record(fact) => {
                 let written = next.world.record(fact, sight.read, checked);
                 let after = Sight {
@@ -254,14 +242,16 @@ impl Search {
                     read: next.world.version,
                     ..sight
                 };
-                if written && answered && matches!(self.decision(after), Decision::Record(_) | Decision::Do(_)) {
+                let goes_on = |decision: Decision| matches!(decision, Decision::Record(_) | Decision::Do(_));
+                if written && answered && goes_on(self.decision(&state.world, after)) {
                     next.drivers[driver] = Driver::Decided(after);
                 }
             }
             Decision::Do(action) => {
                 let start = World::journal_of(sight.journal).started;
+                let versions = (self.mutant != Mutant::NoVersions).then_some(sight.versions);
                 let left = start
-                    .and_then(|start| next.world.perform(&action, &start, sight.apps))
+                    .and_then(|start| next.world.perform(&action, &start, versions))
                     .filter(|_| answered);
                 if let Some(fact) = left {
                     next.world.record(fact, sight.read, checked);
@@ -278,18 +268,19 @@ impl Search {
         if state.drivers.iter().all(|driver| *driver == Driver::Ended) {
             return Ok(());
         }
+        state.world.fuel = 0;
         state.drivers = [Driver::Ready, Driver::Ended];
         let (mut trail, mut worlds) = (Vec::new(), Vec::new());
-        for _ in 0..200 {
-            while let Some((_, world)) = state.world.events(false).into_iter().next() {
+        for _ in 0..ROUNDS_MAX {
+            while let Some((_, world)) = state.world.course().into_iter().next() {
                 state.world = world;
             }
             let ready = state.drivers[0] == Driver::Ready;
-            let Some((step, next)) = (if ready && self.ending.contains(&state.world) {
-                None
-            } else {
-                self.driver_steps(&state, 0).into_iter().next()
-            }) else {
+            if ready && self.ending.contains(&state.world) {
+                self.ending.extend(worlds);
+                return Ok(());
+            }
+            let Some((step, next)) = self.driver_steps(&state, 0).into_iter().next() else {
                 self.ending.extend(worlds);
                 return Ok(());
             };
@@ -298,53 +289,14 @@ impl Search {
             }
             state = next?;
             // Time passes while one waits, or tries the same thing again and again.
-            state.world.clock +=
-                u8::from(step.contains("Wait(") && !trail.iter().any(|t: &String| t.contains("Wait(")) || trail.len() % 60 == 59);
+            let waits = step.contains("Wait(") && !trail.iter().any(|before: &String| before.contains("Wait("));
+            state.world.clock += u8::from(waits || trail.len() % 60 == 59);
             trail.push(step);
         }
         Err(format!(
             "progress: no end is reached; the last decisions: {:?}",
             &trail[trail.len() - 3..]
         ))
-    }
-
-    fn blinded(&self, mut seen: Observation) -> Observation {
-        match self.mutant {
-            Mutant::NoFreeze => seen.controller = Some(shared::kubernetes::zalando::FROZEN.to_owned()),
-            Mutant::NoRestartWait => {
-                if let crate::observation::Sight::Answers(target) = &mut seen.target {
-                    target.running.archive_mode = "on".into();
-                    target.running.postmaster_start = seen.now;
-                    target.running.now = seen.now - jiff::SignedDuration::from_secs(1);
-                }
-            }
-            Mutant::NoReturnAtTheDeadline => seen.now = World::new(self.states[0].world.fuel).look().now,
-            _ => {}
-        }
-        seen
-    }
-
-    fn mutated(&self, journal: &Journal, seen: &Observation, decision: Decision) -> Decision {
-        let promotion = || {
-            let start = journal.started.as_ref()?;
-            let target = seen.target.answer()?;
-            Some(Decision::Record(Fact::Promotion(Promotion {
-                at: seen.now,
-                shutdown_checkpoint: target.control.checkpoint,
-                replayed: target.replay.replay?,
-                timeline: start.source.timeline,
-                target_clock: target.running.now,
-            })))
-        };
-        let instead = match (self.mutant, &decision) {
-            (Mutant::NoFence, Decision::Do(Action::Fence(_) | Action::Restartpoint)) if !journal.past_return() => promotion(),
-            (Mutant::NoProof, Decision::Do(Action::Restartpoint)) => promotion(),
-            (Mutant::NoRecordOfTheReturn, Decision::Record(Fact::GoingBack(_))) => {
-                journal.started.as_ref().map(|start| back(journal, start, seen))
-            }
-            _ => None,
-        };
-        instead.unwrap_or(decision)
     }
 }
 

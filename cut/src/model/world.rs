@@ -1,10 +1,16 @@
-//! The small world: what is true, what can happen in it, and what a look shows.
+//! The small world: what is true in it, and what a look shows.
 
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
+use serde_json::Value;
 use shared::{
-    kubernetes::{workloads::Replicas, zalando::FROZEN},
+    config::Route,
+    kubernetes::{
+        services::{Selector, ServiceSeen},
+        workloads::{Kind, Replicas},
+        zalando::FROZEN,
+    },
     postgres::{
         Identity, Lsn, SystemIdentifier, Timeline,
         source::Incarnation,
@@ -13,9 +19,10 @@ use shared::{
 };
 
 use crate::{
-    decision::{Action, Limits},
-    journal::{AppConfig, Fact, Journal, Marker, Promoted, Start},
-    observation::{Observation, PatroniSeen, Sight, SourceSeen, TargetSeen},
+    decision::Limits,
+    freeze::{Freeze, Object, Standing},
+    journal::{AppConfig, Fact, Journal},
+    observation::{DoorSeen, Observation, PatroniSeen, PoolerSeen, PoolerState, Sight, SourceSeen, TargetSeen},
 };
 
 /// A WAL record. Each takes 120 bytes here, so that positions are exact and none crosses a page.
@@ -29,39 +36,40 @@ pub enum Wal {
 
 const FIRST: u64 = 0x100_0028;
 const RECORD_BYTES: u64 = 120;
-const WRITES_MAX: usize = 2;
-/// Patroni starts a stopped server again and again while nobody pauses it; so often is enough to see what that breaks.
-const STARTS_MAX: u8 = 3;
 
-/// How often each disturbance may still happen, and how many of all kinds together.
+/// An object that others change, too, with the version that a late write must carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Fuel {
-    pub together: u8,
-    pub writes: u8,
-    pub stubborn: u8,
-    pub lifts: u8,
-    pub operator: u8,
-    pub failovers: u8,
-    pub cuts: u8,
-    pub crashes: u8,
-    pub lost_answers: u8,
-    pub ticks: u8,
-    pub aborts: u8,
+pub struct Versioned {
+    pub set: bool,
+    pub version: u8,
+}
+
+impl Versioned {
+    /// A write of somebody who saw `seen`; a stale one is refused.
+    pub fn write(&mut self, set: bool, seen: Option<u8>) {
+        if seen.is_none_or(|seen| seen == self.version) && self.set != set {
+            (self.set, self.version) = (set, self.version + 1);
+        }
+    }
 }
 
 /// Everything that is true.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
-    /// Number of the journal in the table of all journals seen.
+    /// Number of the journal in the table of all journals seen, and its resourceVersion.
     pub journal: usize,
     pub version: u32,
+    pub route: Route,
     pub wal: Vec<Wal>,
     pub source_up: bool,
     pub incarnation: u8,
     pub timeline: u32,
     pub paused: bool,
     pub read_only: bool,
-    pub frozen: bool,
+    /// The Zalando operator's annotation.
+    pub operator: Versioned,
+    /// The autoscaler's annotation.
+    pub scaler: Versioned,
     pub connected: bool,
     pub replayed: usize,
     pub control: Option<usize>,
@@ -69,14 +77,26 @@ pub struct World {
     pub primary: bool,
     pub restarted: bool,
     pub target_wrote: bool,
-    pub scaled: bool,
-    /// The Deployment's resourceVersion.
-    pub app_version: u8,
+    /// The application's pods are wanted.
+    pub scaled: Versioned,
+    /// They have read a ConfigMap that leads to the source.
+    pub old_pods: bool,
+    /// The ConfigMap leads to the target.
     pub routed: bool,
+    /// The old pooler holds its clients back.
+    pub held_back: bool,
+    /// So many of the two Services have the target's selector; the first one is the leader's.
+    pub turned: u8,
+    /// Kubernetes leads its traffic to the target.
+    pub led: bool,
     /// How often a time as long as the deadline has passed.
     pub clock: u8,
     pub aborted: bool,
-    pub fuel: Fuel,
+    /// Disturbances that may still happen, and those that have.
+    pub fuel: u8,
+    pub happened: u32,
+    /// The invariant that an effect has broken.
+    pub wrong: Option<&'static str>,
 }
 
 thread_local! {
@@ -84,7 +104,7 @@ thread_local! {
     static JOURNALS: RefCell<Vec<Journal>> = const { RefCell::new(Vec::new()) };
 }
 
-fn number_of(journal: Journal) -> usize {
+pub fn number_of(journal: Journal) -> usize {
     JOURNALS.with_borrow_mut(|journals| {
         journals.iter().position(|known| *known == journal).unwrap_or_else(|| {
             journals.push(journal);
@@ -93,27 +113,41 @@ fn number_of(journal: Journal) -> usize {
     })
 }
 
-fn at(seconds: i64) -> Timestamp {
+pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
 }
 
-fn start_of(record: usize) -> Lsn {
+pub fn start_of(record: usize) -> Lsn {
     Lsn((FIRST + record as u64 * RECORD_BYTES).into())
 }
 
+/// What keeps the autoscaler still.
+pub fn scaler() -> Freeze {
+    let object = Object::of("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", "web");
+    Freeze::annotation(object, "autoscaling.keda.sh/paused", "true", None)
+}
+
+/// The two Services after the cut.
+pub fn selectors() -> BTreeMap<String, Selector> {
+    let target = Selector::from([("cnpg.io/cluster".to_owned(), "target".to_owned())]);
+    BTreeMap::from([("pg".to_owned(), target.clone()), ("pg-repl".to_owned(), target)])
+}
+
 impl World {
-    /// Before the cut: two clients may write, everything serves.
-    pub fn new(fuel: Fuel) -> Self {
+    /// Before the cut: clients may write, everything serves.
+    pub fn new(route: Route, fuel: u8) -> Self {
         Self {
             journal: number_of(Journal::default()),
             version: 0,
+            route,
             wal: vec![Wal::Write],
             source_up: true,
             incarnation: 0,
             timeline: 1,
             paused: false,
             read_only: false,
-            frozen: false,
+            operator: Versioned::default(),
+            scaler: Versioned::default(),
             connected: true,
             replayed: 1,
             control: None,
@@ -121,12 +155,17 @@ impl World {
             primary: false,
             restarted: false,
             target_wrote: false,
-            scaled: true,
-            app_version: 0,
+            scaled: Versioned { set: true, version: 0 },
+            old_pods: true,
             routed: false,
+            held_back: false,
+            turned: 0,
+            led: false,
             clock: 0,
             aborted: false,
             fuel,
+            happened: 0,
+            wrong: None,
         }
     }
 
@@ -138,13 +177,22 @@ impl World {
         JOURNALS.with_borrow(|journals| journals[number].clone())
     }
 
+    /// The part of the world that a look shows: what is the same in two of these is the same in their looks.
+    pub fn visible(&self) -> Self {
+        Self {
+            journal: 0,
+            version: 0,
+            fuel: 0,
+            happened: 0,
+            target_wrote: false,
+            old_pods: false,
+            wrong: None,
+            ..self.clone()
+        }
+    }
+
     /// A look at everything, as `Live` would have it.
     pub fn look(&self) -> Observation {
-        let identity = |timeline: u32| Identity {
-            system_identifier: SystemIdentifier(7),
-            timeline: Timeline(timeline),
-            version: 170_010,
-        };
         let silent = || "connection refused".to_owned();
         Observation {
             now: at(i64::from(self.clock) * 1_000),
@@ -167,32 +215,97 @@ impl World {
                 primaries: if self.source_up { vec!["a".into()] } else { Vec::new() },
                 silent: Vec::new(),
             }),
-            controller: self.frozen.then(|| FROZEN.to_owned()),
-            target: Sight::Answers(self.target(identity(if self.primary { 2 } else { 1 }))),
+            target: Sight::Answers(self.target()),
             follows: self.follows,
-            apps: [(
-                "web".to_owned(),
-                Replicas {
-                    wanted: i32::from(self.scaled),
-                    ready: i32::from(self.scaled),
-                    existing: 1,
-                    version: String::new(),
-                },
-            )]
-            .into(),
+            freezes: self.freezes(),
+            jobs: Vec::new(),
+            services: self.services(),
+            poolers: self.poolers(),
+            stragglers: Vec::new(),
+            door: self.door(),
+            apps: self.apps(),
             config: self.config(),
             readiness: Vec::new(),
             abort: self.aborted.then(|| "abort asked".to_owned()),
         }
     }
 
-    fn target(&self, identity: Identity) -> TargetSeen {
+    fn freezes(&self) -> Vec<Standing> {
+        let standing = |freeze: Freeze, object: Versioned| Standing {
+            now: Freeze {
+                was: if object.set { freeze.frozen.clone() } else { Value::Null },
+                ..freeze
+            },
+            version: Some(object.version.to_string()),
+        };
+        let mut all = vec![standing(Freeze::zalando_operator("pg", Some(FROZEN)), self.operator)];
+        if self.route == Route::Config {
+            all.push(standing(scaler(), self.scaler));
+        }
+        all
+    }
+
+    fn services(&self) -> BTreeMap<String, ServiceSeen> {
+        if self.route == Route::Config {
+            return BTreeMap::new();
+        }
+        let turned = |(number, (name, selector))| {
+            let seen = ServiceSeen {
+                selector: (self.turned > number).then_some(selector),
+                port: Some(5432),
+                leftovers: Vec::new(),
+            };
+            (name, seen)
+        };
+        (0..).zip(selectors()).map(turned).collect()
+    }
+
+    fn poolers(&self) -> Vec<PoolerSeen> {
+        let state = if self.held_back {
+            PoolerState::Paused
+        } else {
+            PoolerState::Serving
+        };
+        let pooler = PoolerSeen {
+            pod: "pg-pooler".into(),
+            state: Sight::Answers(state),
+        };
+        if self.route == Route::Service { vec![pooler] } else { Vec::new() }
+    }
+
+    /// A new primary that is about to be restarted still answers.
+    fn door(&self) -> Sight<DoorSeen> {
+        match self.led {
+            false => Sight::Silent("connection refused".into()),
+            true => Sight::Answers(DoorSeen {
+                identity: identity(self.target_timeline()),
+                primary: self.primary,
+            }),
+        }
+    }
+
+    fn apps(&self) -> BTreeMap<String, Replicas> {
+        let replicas = Replicas {
+            kind: Kind::Deployment,
+            wanted: i32::from(self.scaled.set),
+            ready: i32::from(self.scaled.set),
+            existing: 1,
+            version: String::new(),
+        };
+        BTreeMap::from([("web".to_owned(), replicas)])
+    }
+
+    fn target_timeline(&self) -> u32 {
+        if self.primary { self.timeline + 1 } else { self.timeline }
+    }
+
+    fn target(&self) -> TargetSeen {
         // A shutdown checkpoint has redo = itself; before any, pg_control tells of an online one.
         let control = match self.control {
             Some(record) => ControlCheckpoint {
                 checkpoint: start_of(record),
                 redo: start_of(record),
-                timeline: Timeline(self.timeline_of(record)),
+                timeline: Timeline(self.timeline),
             },
             None => ControlCheckpoint {
                 checkpoint: start_of(0),
@@ -202,7 +315,7 @@ impl World {
         };
         let done = self.primary && self.restarted;
         TargetSeen {
-            identity,
+            identity: identity(self.target_timeline()),
             in_recovery: !self.primary,
             replay: Replay {
                 receive: None,
@@ -221,10 +334,6 @@ impl World {
         }
     }
 
-    fn timeline_of(&self, _record: usize) -> u32 {
-        self.timeline
-    }
-
     fn config(&self) -> AppConfig {
         let host = if self.routed { "target" } else { "source" };
         AppConfig {
@@ -234,10 +343,13 @@ impl World {
     }
 
     /// The limits that the drivers are given.
-    pub fn limits() -> Limits {
+    pub fn limits(&self) -> Limits {
         Limits {
             cutover_max: Duration::from_secs(100),
+            pause_max: Duration::from_secs(10),
             config: BTreeMap::from([("DB_HOST".to_owned(), "target".to_owned())]),
+            route: Some(self.route),
+            services: selectors(),
         }
     }
 
@@ -250,186 +362,12 @@ impl World {
         self.version += 1;
         true
     }
+}
 
-    /// An effect; returns the fact that it leaves.
-    pub fn perform(&mut self, action: &Action, start: &Start, app_version: u8) -> Option<Fact> {
-        match action {
-            Action::FreezeOperator => self.frozen = true,
-            Action::UnfreezeOperator => self.frozen = start.controller.is_some(),
-            Action::Checkpoint => return Some(Fact::Checkpointed(at(0))),
-            Action::Hold => (self.paused, self.read_only) = (true, true),
-            Action::Block => {
-                (self.paused, self.read_only) = (true, true);
-                self.scale(false, app_version);
-            }
-            Action::EndSessions if self.source_up => {
-                return Some(Fact::Marker(Marker {
-                    at: at(0),
-                    lsn: start_of(self.wal.len()),
-                    sessions_ended: 0,
-                }));
-            }
-            Action::Fence(run) if self.source_up && run.0 == i64::from(self.incarnation) => {
-                self.wal.push(Wal::Shutdown);
-                self.source_up = false;
-            }
-            Action::EndSessions | Action::Fence(_) => {}
-            Action::Restartpoint => self.control = self.wal[..self.replayed].iter().rposition(|r| *r == Wal::Shutdown).or(self.control),
-            Action::Promote => self.follows = false,
-            Action::ProveWrite if self.primary => {
-                self.target_wrote = true;
-                return Some(Fact::Promoted(Promoted {
-                    at: at(0),
-                    timeline: Timeline(2),
-                }));
-            }
-            Action::ProveWrite => {}
-            Action::Route => self.routed = true,
-            Action::Unroute => self.routed = false,
-            Action::ScaleUp => self.scale(true, app_version),
-            Action::WriteReceipt => return Some(Fact::Finished(at(0))),
-            Action::RestartSource if self.paused && !self.source_up => self.start(),
-            Action::RestartSource => {}
-            Action::Unblock => (self.paused, self.read_only) = (start.paused == Some(true), start.read_only.is_some()),
-        }
-        None
-    }
-
-    fn scale(&mut self, up: bool, seen: u8) {
-        if self.app_version == seen && self.scaled != up {
-            self.scaled = up;
-            self.app_version += 1;
-        }
-    }
-
-    fn start(&mut self) {
-        self.source_up = true;
-        self.incarnation += 1;
-    }
-
-    /// Everything that can happen without the drivers.
-    pub fn events(&self, disturbed: bool) -> Vec<(&'static str, Self)> {
-        let mut next = Vec::new();
-        let mut add = |name: &'static str, possible: bool, change: &dyn Fn(&mut Self)| {
-            if possible {
-                let mut world = self.clone();
-                change(&mut world);
-                next.push((name, world));
-            }
-        };
-        add(
-            "the target replays a record",
-            self.connected && !self.primary && self.follows && self.replayed < self.wal.len(),
-            &|w| w.replayed += 1,
-        );
-        add("the target promotes", !self.follows && !self.primary, &|w| w.primary = true);
-        add("the target is restarted", self.primary && !self.restarted, &|w| w.restarted = true);
-        // What Patroni and the operator do by themselves whenever they are let.
-        add(
-            "patroni starts its server",
-            !self.source_up && !self.paused && self.incarnation < STARTS_MAX,
-            &|w| w.start(),
-        );
-        add("the stream comes back", !self.connected && self.source_up, &|w| w.connected = true);
-        let fuel = self.fuel;
-        if !disturbed || fuel.together == 0 {
-            return next;
-        }
-        let room = self.wal.iter().filter(|r| **r == Wal::Write).count() <= WRITES_MAX;
-        add(
-            "a client writes",
-            fuel.writes > 0 && room && self.source_up && !self.read_only,
-            &|w| {
-                w.fuel.writes -= 1;
-                w.fuel.together -= 1;
-                w.wal.push(Wal::Write);
-            },
-        );
-        add(
-            "a client overrides read-only and writes",
-            fuel.stubborn > 0 && room && self.source_up && self.read_only,
-            &|w| {
-                w.fuel.stubborn -= 1;
-                w.fuel.together -= 1;
-                w.wal.push(Wal::Write);
-            },
-        );
-        // Once the server is stopped, lifting the pause starts it: no order of steps helps against that hand (design.md §4).
-        add("somebody lifts the block", fuel.lifts > 0 && self.paused && self.source_up, &|w| {
-            w.fuel.lifts -= 1;
-            w.fuel.together -= 1;
-            (w.paused, w.read_only) = (false, false);
-        });
-        add(
-            "the operator restarts the source",
-            fuel.operator > 0 && !self.source_up && !self.frozen,
-            &|w| {
-                w.fuel.operator -= 1;
-                w.fuel.together -= 1;
-                w.start();
-            },
-        );
-        add(
-            "the source fails over",
-            fuel.failovers > 0 && !self.paused && self.timeline == 1,
-            &|w| {
-                w.fuel.failovers -= 1;
-                w.fuel.together -= 1;
-                (w.timeline, w.connected) = (2, false);
-                w.start();
-            },
-        );
-        add("the stream to the target is cut", fuel.cuts > 0 && self.connected, &|w| {
-            w.fuel.cuts -= 1;
-            w.fuel.together -= 1;
-            w.connected = false;
-        });
-        add("the deadline passes", fuel.ticks > 0, &|w| {
-            w.fuel.ticks -= 1;
-            w.fuel.together -= 1;
-            w.clock += 1;
-        });
-        add("an abort is asked for", fuel.aborts > 0 && !self.aborted, &|w| {
-            w.fuel.aborts -= 1;
-            w.fuel.together -= 1;
-            w.aborted = true;
-        });
-        next
-    }
-
-    /// The first invariant that does not hold.
-    pub fn broken(&self) -> Option<String> {
-        let journal = self.journal();
-        if self.primary && self.source_up && !self.read_only {
-            return Some("S1: source and target both accept writes".into());
-        }
-        let written = self.wal.iter().filter(|r| **r == Wal::Write).count();
-        let survived = self.wal[..self.replayed].iter().filter(|r| **r == Wal::Write).count();
-        if self.primary && survived < written {
-            return Some(format!("S2: {} acknowledged writes are missing on the target", written - survived));
-        }
-        if self.routed && self.scaled && !(self.primary && self.restarted) {
-            return Some("S7: traffic goes to a target that is no restarted primary".into());
-        }
-        if self.follows && self.paused && journal.started.is_none() {
-            return Some("S3: the source is blocked and nothing is recorded".into());
-        }
-        None
-    }
-
-    /// What must hold when a driver has ended without a cut.
-    pub fn restored(&self) -> Option<String> {
-        let ok = self.source_up && !self.paused && !self.read_only && !self.frozen && self.scaled && !self.routed;
-        (!ok).then(|| format!("S3: an end without a cut leaves {}", self.shown()))
-    }
-
-    /// What must hold when a driver says that the cut is done.
-    pub fn cut(&self) -> Option<String> {
-        let ok = self.primary && self.restarted && self.routed && self.scaled && self.target_wrote && !self.source_up && self.frozen;
-        (!ok).then(|| format!("S4: a finished cut leaves {}", self.shown()))
-    }
-
-    fn shown(&self) -> String {
-        format!("{self:?}")
+fn identity(timeline: u32) -> Identity {
+    Identity {
+        system_identifier: SystemIdentifier(7),
+        timeline: Timeline(timeline),
+        version: 170_010,
     }
 }

@@ -29,6 +29,9 @@ pub struct ClusterSpec {
     /// Replica mode: `enabled: false` is the promotion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica: Option<ReplicaMode>,
+    /// Where the data came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Bootstrap>,
     /// How to reach the source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub external_clusters: Vec<ExternalCluster>,
@@ -48,6 +51,22 @@ pub struct ClusterSpec {
 pub struct SecretName {
     /// Its name.
     pub name: String,
+}
+
+/// `spec.bootstrap`, whose keys are not in camelCase.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Bootstrap {
+    /// A physical copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pg_basebackup: Option<PgBaseBackup>,
+}
+
+/// `spec.bootstrap.pg_basebackup`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct PgBaseBackup {
+    /// The role whose password CNPG sets at the promotion.
+    #[serde(default)]
+    pub owner: String,
 }
 
 /// `spec.replica`.
@@ -110,6 +129,12 @@ impl Cluster {
     /// True while the Cluster follows a source.
     pub fn follows(&self) -> bool {
         self.spec.replica.as_ref().is_some_and(|replica| replica.enabled == Some(true))
+    }
+
+    /// The role whose password CNPG sets at the promotion; empty when the manifest names none.
+    pub fn owner(&self) -> String {
+        let copied = self.spec.bootstrap.clone().and_then(|bootstrap| bootstrap.pg_basebackup);
+        copied.unwrap_or_default().owner
     }
 
     /// What the checks before a cut look at.

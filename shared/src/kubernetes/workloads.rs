@@ -1,23 +1,43 @@
-//! The application: Deployments by name, their wanted and ready replicas, and the ConfigMap that tells them where the database is.
+//! The application: its Deployments and StatefulSets by name or label, their wanted and ready replicas, and the ConfigMap that tells
+//! them where the database is.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        core::v1::ConfigMap,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::FIELD_MANAGER;
 use crate::{
-    config::Name,
-    error::{Context as _, Error, Result},
+    config::App,
+    error::{Context as _, Error, ErrorKind, Result},
 };
 
-/// A Deployment as it stands.
+/// What runs pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A Deployment.
+    Deployment,
+    /// A StatefulSet.
+    StatefulSet,
+}
+
+/// How many pods there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replicas {
+    /// Whose.
+    pub kind: Kind,
     /// `spec.replicas`.
     pub wanted: i32,
     /// `status.readyReplicas`.
@@ -28,58 +48,157 @@ pub struct Replicas {
     pub version: String,
 }
 
-/// Reads the application's Deployments.
-///
-/// # Errors
-/// Config for a Deployment that does not exist.
-pub async fn replicas(client: &Client, namespace: &str, apps: &[Name]) -> Result<BTreeMap<String, Replicas>> {
-    let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    let each = apps.iter().map(|name| {
-        let api = &api;
-        async move {
-            let found = super::get(api, name).await?.ok_or_else(|| {
-                Error::config(format!("the Deployment {name} does not exist")).hint("correct APPS in the ConfigMap replica-migration")
-            })?;
-            let status = found.status.unwrap_or_default();
-            let replicas = Replicas {
-                wanted: found.spec.replicas.unwrap_or(1),
-                ready: status.ready_replicas.unwrap_or(0),
-                existing: status.replicas.unwrap_or(0),
-                version: found.metadata.resource_version.unwrap_or_default(),
-            };
-            Ok((name.to_string(), replicas))
-        }
-    });
-    futures::future::try_join_all(each).await.map(|pairs| pairs.into_iter().collect())
+/// One of the application's Deployments or StatefulSets.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// How many pods.
+    pub replicas: Replicas,
+    /// Who says what about it.
+    pub metadata: ObjectMeta,
 }
 
-/// Sets `spec.replicas` of many Deployments at once, through the scale subresource only, where they still are as `seen`.
+/// The application's workloads by name, and what APPS names that is not there.
+///
+/// # Errors
+/// The API's; Config for two of one name.
+pub async fn find(client: &Client, namespace: &str, apps: &[App]) -> Result<(BTreeMap<String, Workload>, Vec<String>)> {
+    let named = apps.iter().filter_map(|app| match app {
+        App::Name(name) => Some(by_name(client, namespace, name)),
+        App::Label(_) => None,
+    });
+    let (named, labelled) = futures::try_join!(futures::future::try_join_all(named), by_labels(client, namespace, apps))?;
+    let (mut found, mut missing) = (BTreeMap::new(), Vec::new());
+    for (name, workload) in named {
+        match workload {
+            Some(workload) => drop(found.insert(name, workload)),
+            None => missing.push(name),
+        }
+    }
+    for workload in labelled {
+        let name = workload.metadata.name.clone().unwrap_or_default();
+        let kind = workload.replicas.kind;
+        if found
+            .insert(name.clone(), workload)
+            .is_some_and(|other| other.replicas.kind != kind)
+        {
+            return Err(Error::config(format!("both a Deployment and a StatefulSet are called {name}"))
+                .hint("select them by a label of one of the two, or rename one: the record knows them by name"));
+        }
+    }
+    if let Some(selector) = selector(apps).filter(|_| found.is_empty()) {
+        missing.push(selector);
+    }
+    Ok((found, missing))
+}
+
+/// All label words of APPS together.
+pub fn selector(apps: &[App]) -> Option<String> {
+    let words = apps.iter().filter_map(|app| match app {
+        App::Label(label) => Some(label.as_str()),
+        App::Name(_) => None,
+    });
+    let all = words.collect::<Vec<_>>().join(",");
+    (!all.is_empty()).then_some(all)
+}
+
+async fn by_name(client: &Client, namespace: &str, name: &str) -> Result<(String, Option<Workload>)> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    if let Some(found) = super::get(&deployments, name).await? {
+        return Ok((name.to_owned(), Some(of_deployment(found))));
+    }
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+    match super::get(&sets, name).await {
+        Ok(found) => Ok((name.to_owned(), found.map(of_set))),
+        // Most applications have none, and then the Role does not speak of them.
+        Err(error) if error.kind() == ErrorKind::Config => Ok((name.to_owned(), None)),
+        Err(error) => Err(error),
+    }
+}
+
+async fn by_labels(client: &Client, namespace: &str, apps: &[App]) -> Result<Vec<Workload>> {
+    let Some(selector) = selector(apps) else {
+        return Ok(Vec::new());
+    };
+    let (deployments, sets) = futures::try_join!(
+        list::<Deployment>(client, namespace, &selector),
+        list::<StatefulSet>(client, namespace, &selector)
+    )?;
+    Ok(deployments
+        .into_iter()
+        .map(of_deployment)
+        .chain(sets.into_iter().map(of_set))
+        .collect())
+}
+
+async fn list<K>(client: &Client, namespace: &str, selector: &str) -> Result<Vec<K>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let found = api.list(&ListParams::default().labels(selector)).await;
+    Ok(found.context(format!("listing {} with {selector}", K::plural(&())))?.items)
+}
+
+fn of_deployment(found: Deployment) -> Workload {
+    let status = found.status.unwrap_or_default();
+    Workload {
+        replicas: Replicas {
+            kind: Kind::Deployment,
+            wanted: found.spec.replicas.unwrap_or(1),
+            ready: status.ready_replicas.unwrap_or(0),
+            existing: status.replicas.unwrap_or(0),
+            version: found.metadata.resource_version.clone().unwrap_or_default(),
+        },
+        metadata: found.metadata,
+    }
+}
+
+fn of_set(found: StatefulSet) -> Workload {
+    let status = found.status.unwrap_or_default();
+    Workload {
+        replicas: Replicas {
+            kind: Kind::StatefulSet,
+            wanted: found.spec.replicas.unwrap_or(1),
+            ready: status.ready_replicas.unwrap_or(0),
+            existing: status.replicas,
+            version: found.metadata.resource_version.clone().unwrap_or_default(),
+        },
+        metadata: found.metadata,
+    }
+}
+
+/// Sets `spec.replicas` of many workloads at once, through the scale subresource only, where they still are as `seen`.
 ///
 /// The version makes a scaling that comes late harmless: it must not stop an application that another has started since.
 ///
 /// # Errors
 /// The API's, a conflict among them; some may have been scaled all the same.
 pub async fn scale(client: &Client, namespace: &str, wanted: &BTreeMap<String, i32>, seen: &BTreeMap<String, Replicas>) -> Result<()> {
-    let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let moving = wanted.iter().filter_map(|(name, replicas)| Some((name, replicas, seen.get(name)?)));
+    let each = moving
+        .filter(|(_, replicas, seen)| seen.wanted != **replicas)
+        .map(|(name, replicas, seen)| async move {
+            let change = json!({"metadata": {"resourceVersion": seen.version}, "spec": {"replicas": replicas}});
+            let scaled = match seen.kind {
+                Kind::Deployment => scale_one::<Deployment>(client, namespace, name, &change).await,
+                Kind::StatefulSet => scale_one::<StatefulSet>(client, namespace, name, &change).await,
+            };
+            scaled.context(format!("scaling {name} to {replicas}"))
+        });
+    // All of them are tried: one that moved must not keep the others waiting for the next look.
+    futures::future::join_all(each).await.into_iter().collect()
+}
+
+async fn scale_one<K>(client: &Client, namespace: &str, name: &str, change: &serde_json::Value) -> Result<()>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned,
+{
     let params = PatchParams {
         field_manager: Some(FIELD_MANAGER.into()),
         ..PatchParams::default()
     };
-    let moving = wanted.iter().filter_map(|(name, replicas)| Some((name, replicas, seen.get(name)?)));
-    let each = moving
-        .filter(|(_, replicas, seen)| seen.wanted != **replicas)
-        .map(|(name, replicas, seen)| {
-            let (api, params) = (&api, &params);
-            async move {
-                let change = json!({"metadata": {"resourceVersion": seen.version}, "spec": {"replicas": replicas}});
-                api.patch_scale(name, params, &Patch::Merge(&change))
-                    .await
-                    .context(format!("scaling {name} to {replicas}"))
-                    .map(drop)
-            }
-        });
-    // All of them are tried: one that moved must not keep the others waiting for the next look.
-    futures::future::join_all(each).await.into_iter().collect()
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    Ok(api.patch_scale(name, &params, &Patch::Merge(change)).await.map(drop)?)
 }
 
 /// Finds the application's ConfigMap, also when kustomize has put a hash behind its name.

@@ -26,6 +26,24 @@ pub struct ClientSession {
     pub application_name: String,
     /// Address it comes from; None for a Unix socket.
     pub address: Option<String>,
+    /// Seconds that its transaction has been open; None when it has none.
+    pub transaction_seconds: Option<i64>,
+}
+
+/// The columns of [`ClientSession::of`].
+const SESSION: &str = "pid, coalesce(usename::text, '') as role, coalesce(application_name, '') as application,
+     host(client_addr) as address, extract(epoch from clock_timestamp() - xact_start)::bigint as transaction_s";
+
+impl ClientSession {
+    fn of(row: &tokio_postgres::Row) -> Self {
+        Self {
+            pid: row.get(0),
+            role: row.get(1),
+            application_name: row.get(2),
+            address: row.get(3),
+            transaction_seconds: row.get(4),
+        }
+    }
 }
 
 /// One run of a server, from its start to its end.
@@ -115,17 +133,22 @@ impl Source {
     /// # Errors
     /// The database's.
     pub async fn client_sessions(&self) -> Result<Vec<ClientSession>> {
-        let sql = format!(
-            "select pid, coalesce(usename::text, ''), coalesce(application_name, ''), host(client_addr) from pg_stat_activity where {CLIENTS} order by pid"
-        );
+        let sql = format!("select {SESSION} from pg_stat_activity where {CLIENTS} order by pid");
         let rows = self.query(&sql, &[]).await.context("listing the client sessions of the source")?;
-        let session = |row: tokio_postgres::Row| ClientSession {
-            pid: row.get(0),
-            role: row.get(1),
-            application_name: row.get(2),
-            address: row.get(3),
-        };
-        Ok(rows.into_iter().map(session).collect())
+        Ok(rows.iter().map(ClientSession::of).collect())
+    }
+
+    /// The stored hash of a role's password; None when it has none, or there is no such role.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn password_hash(&self, role: &str) -> Result<Option<String>> {
+        let row = self
+            .query_opt("select rolpassword from pg_authid where rolname = $1", &[&role])
+            .await;
+        Ok(row
+            .context("reading the owner's stored password of the source")?
+            .and_then(|row| row.get(0)))
     }
 
     /// Prepared transactions by name: they hold locks, and nobody would finish them after a cut.
@@ -156,17 +179,18 @@ impl Source {
             .collect())
     }
 
-    /// Ends the client sessions open now; returns how many were told to end.
+    /// Ends the client sessions open now; returns those that were told to end.
     ///
     /// # Errors
     /// The database's.
-    pub async fn end_client_sessions(&self) -> Result<u64> {
-        let sql = format!("select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity where {CLIENTS}");
-        let row = self
-            .query_one(&sql, &[])
-            .await
-            .context("ending the client sessions of the source")?;
-        Ok(row.get::<_, i64>(0) as u64)
+    pub async fn end_client_sessions(&self) -> Result<Vec<ClientSession>> {
+        // Listed first, and ended outside the filter: a planner may call what stands in a WHERE for rows that others would remove.
+        let sql = format!(
+            "with clients as materialized (select {SESSION} from pg_stat_activity where {CLIENTS})
+             select pid, role, application, address, transaction_s, pg_terminate_backend(pid) from clients"
+        );
+        let rows = self.query(&sql, &[]).await.context("ending the client sessions of the source")?;
+        Ok(rows.iter().filter(|row| row.get(5)).map(ClientSession::of).collect())
     }
 
     /// Stops the server cleanly from inside: `pg_ctl stop` as the server's own user, so that no pods/exec is needed.

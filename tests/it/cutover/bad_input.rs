@@ -27,7 +27,10 @@ const CASES: &[Case] = &[
     (&[("CUTOVER_MAX_SECONDS", Some("soon"))], 2, "CUTOVER_MAX_SECONDS"),
     (&[("LAG_BYTES_MAX", Some("-1"))], 2, "LAG_BYTES_MAX"),
     (&[("DRY_RUN", Some("perhaps"))], 2, "DRY_RUN"),
-    (&[("ROUTE", Some("dns"))], 2, "ROUTE"),
+    (&[("ROUTE", Some("dns"))], 2, "none of auto, service, config"),
+    (&[("PAUSE_MAX_SECONDS", Some("soon"))], 2, "PAUSE_MAX_SECONDS"),
+    (&[("POOLER_USER", Some(""))], 2, "POOLER_USER"),
+    (&[("APP_CRONJOBS", Some("nightly"))], 2, "cronjobs.batch \"nightly\" is forbidden"),
     (&[("APP_CONFIG_TARGET", Some("DB_HOST"))], 2, "\"DB_HOST\" is not KEY=value"),
     (&[("APP_CONFIG_TARGET", Some("NO_SUCH_KEY=x"))], 2, "NO_SUCH_KEY"),
     // A name that the Role does not know cannot even be asked for.
@@ -80,7 +83,7 @@ async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_k
 
 /// Ends so, with one line that says what is wrong and what to do.
 async fn refused(stage: &Stage, changes: &[(&str, Option<&str>)], code: i32, words: &str) -> Ended {
-    let impatient = stage.cutover().env("CUTOVER_MAX_SECONDS", "2");
+    let impatient = stage.by_config().env("CUTOVER_MAX_SECONDS", "2");
     let launch = changes.iter().fold(impatient, |launch, (name, value)| match value {
         Some(value) => launch.env(name, value),
         None => launch.without(name),

@@ -29,6 +29,8 @@ pub const DEPLOYMENT: (&str, &str, &str) = ("apps", "v1", "Deployment");
 pub const CONFIG_MAP: (&str, &str, &str) = ("", "v1", "ConfigMap");
 pub const POSTGRESQL: (&str, &str, &str) = ("acid.zalan.do", "v1", "postgresql");
 pub const CNPG: (&str, &str, &str) = ("postgresql.cnpg.io", "v1", "Cluster");
+pub const SERVICE: (&str, &str, &str) = ("", "v1", "Service");
+const SLICE: (&str, &str, &str) = ("discovery.k8s.io", "v1", "EndpointSlice");
 pub const ROLE: (&str, &str, &str) = ("rbac.authorization.k8s.io", "v1", "Role");
 
 /// Source, application under load, and a target that streams.
@@ -53,6 +55,11 @@ impl Stage {
     /// A pod of the step.
     pub fn cutover(&self) -> Launch<'_> {
         self.migration.step("cutover")
+    }
+
+    /// A pod of the step that goes the guide's way, by the application's ConfigMap.
+    pub fn by_config(&self) -> Launch<'_> {
+        self.cutover().env("ROUTE", "config")
     }
 
     /// Runs the step and demands its exit code and words.
@@ -103,6 +110,23 @@ impl Stage {
         tokio::time::timeout(SOON, waits).await.unwrap();
     }
 
+    /// The EndpointSlices of a Service.
+    pub async fn slices(&self, service: &str) -> Vec<Value> {
+        let mut all = self.objects(SLICE).await;
+        all.retain(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == service);
+        all
+    }
+
+    /// Waits until a Service has a slice.
+    pub async fn has_slices(&self, service: &str) {
+        let waits = async {
+            while self.slices(service).await.is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(SOON, waits).await.unwrap();
+    }
+
     /// How things stand for everybody but the cutover itself: what people have written into the objects, Patroni's configuration, and
     /// the source's server. Its own records and the Lease are left out, and the Jobs that the kubelet makes.
     pub async fn standing(&self) -> BTreeMap<String, Value> {
@@ -110,7 +134,7 @@ impl Stage {
         for kind in [
             CONFIG_MAP,
             ("", "v1", "Secret"),
-            ("", "v1", "Service"),
+            SERVICE,
             DEPLOYMENT,
             ROLE,
             CNPG,

@@ -11,7 +11,7 @@ use k8s_openapi::api::{core::v1::ConfigMap, events::v1::Event};
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 
-use super::stage::{self, SOON, Stage, ends, same};
+use super::stage::{self, SERVICE, SOON, SOURCE, Stage, ends, same};
 
 const STEPS: [&str; 4] = ["prepare-zalando", "extract-certs", "validate-replication", "cutover"];
 /// issue: resident memory at most 40 MB.
@@ -30,7 +30,7 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
     stage.migration.application.acknowledges(200, SOON).await.unwrap();
 
     let words = ["beginning anew", "DOWNTIME BEGINS", "POINT OF NO RETURN", "DOWNTIME ENDS"];
-    let ended = stage.cut(stage.cutover(), 0, &words).await;
+    let ended = stage.cut(stage.by_config(), 0, &words).await;
     assert!(
         ended.memory_peak_bytes < MEMORY_BYTES_MAX,
         "{} bytes resident",
@@ -47,7 +47,9 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
     events(&stage).await;
 
     let (before, uses) = (objects(&stage).await, changes(&stage));
-    let again = stage.cut(stage.cutover(), 0, &[]).await;
+    let again = stage
+        .cut(stage.by_config(), 0, &["receipt: kubectl get configmap cutover-database-receipt"])
+        .await;
     assert!(again.elapsed < Duration::from_secs(20), "{:?}", again.elapsed);
     assert_eq!(objects(&stage).await, before, "the second run has changed something");
     assert_eq!(changes(&stage), uses);
@@ -87,6 +89,11 @@ async fn dry_run(stage: &Stage) {
         "would 7. POINT OF NO RETURN",
         "way back",
     ];
+    stage.cut(stage.by_config().env("DRY_RUN", "true"), 0, &words).await;
+    let words = [
+        "PAUSE at mastodon-postgresql-pooler-0, mastodon-postgresql-pooler-1, mastodon-postgresql-pooler-repl-0",
+        "turn the Services mastodon-postgresql → cnpg.io/cluster=database,cnpg.io/instanceRole=primary",
+    ];
     stage.cut(stage.cutover().env("DRY_RUN", "true"), 0, &words).await;
     same(&before, &stage.standing().await);
     assert!(stage.fact("started").await.is_null());
@@ -94,21 +101,29 @@ async fn dry_run(stage: &Stage) {
     assert!(of_cutover(stage).iter().all(reads), "{:?}", of_cutover(stage));
 }
 
+/// By the Services' way, and somebody has turned one of them in the middle: it leads to the source again, and nothing that the
+/// selector has left behind leads elsewhere.
 async fn going_back_on_sigterm(stage: &Stage) {
     let before = stage.standing().await;
-    let running = stage.cutover().start().await.unwrap();
-    running.says("DOWNTIME BEGINS", SOON).await.unwrap();
+    let running = stage.cutover().env("FAILPOINT", "before EndSessions").start().await.unwrap();
+    running.says("failpoint before EndSessions: waiting", SOON).await.unwrap();
+    let selector = json!({"cnpg.io/cluster": CLUSTER, "cnpg.io/instanceRole": "primary"});
+    stage.patch(SERVICE, SOURCE, json!({"spec": {"selector": selector}})).await;
+    stage.has_slices(SOURCE).await;
     running.terminate();
+    running.go_on();
     let ended = running.wait(SOON).await.unwrap();
     ends(
         &ended,
         3,
         &[
             "GOING BACK: asked to end (SIGTERM)",
+            "going back: leading the Services of mastodon-postgresql to it again",
             "the application runs on the source as before",
             "start a new cutover",
         ],
     );
+    assert!(stage.slices(SOURCE).await.is_empty(), "a slice leads to the target");
     same(&before, &stage.standing().await);
     stage.runs_on_the_source().await;
 }

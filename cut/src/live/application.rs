@@ -1,0 +1,113 @@
+//! The application in one look: its workloads and its ConfigMap.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt as _;
+use shared::{
+    config::Route,
+    error::{Error, Result},
+    job::Run,
+    kubernetes::workloads::{self, Kind, Replicas, Workload},
+};
+
+use crate::{
+    contenders::Changed,
+    freeze::Object,
+    journal::{AppConfig, Journal},
+    observation::Observation,
+    settings::Settings,
+};
+
+/// What was seen of the application.
+pub struct Application {
+    /// Its workloads.
+    pub replicas: BTreeMap<String, Replicas>,
+    /// Words of APPS that no workload answers to.
+    pub missing: Vec<String>,
+    /// Its ConfigMap, or why there is none: that matters by one of the two ways only.
+    pub config: Result<AppConfig>,
+    /// The objects that the cut changes by the ConfigMap's way.
+    pub changed: Vec<Changed>,
+}
+
+impl Application {
+    /// As at the last look, while the application has no say.
+    pub fn as_before(last: &Observation) -> Self {
+        Self {
+            replicas: last.apps.clone(),
+            missing: Vec::new(),
+            config: Ok(last.config.clone()),
+            changed: Vec::new(),
+        }
+    }
+
+    /// Looks at it.
+    ///
+    /// # Errors
+    /// The API's about workloads.
+    pub async fn see(run: &Run, settings: &Settings, journal: &Journal) -> Result<Self> {
+        let recorded = journal.started.as_ref().map(|start| start.config.name.as_str());
+        let name = recorded.filter(|name| !name.is_empty()).unwrap_or(&settings.app_configmap);
+        let (found, map) = futures::join!(
+            workloads::find(&run.client, &run.namespace, &settings.apps.0),
+            workloads::find_config(&run.client, &run.namespace, name)
+        );
+        let (found, missing) = found?;
+        let mut changed: Vec<Changed> = found.iter().map(|(name, workload)| changed_workload(name, workload)).collect();
+        if let Ok(map) = &map {
+            changed.push(Changed {
+                object: Object::of("", "v1", "ConfigMap", "configmaps", &map.name_any()),
+                metadata: map.metadata.clone(),
+                for_good: true,
+            });
+        }
+        let keys = settings.app_config_target.0.keys();
+        Ok(Self {
+            replicas: found.into_iter().map(|(name, workload)| (name, workload.replicas)).collect(),
+            missing,
+            config: map.map(|map| {
+                let data = map.data.clone().unwrap_or_default();
+                AppConfig {
+                    name: map.name_any(),
+                    values: keys.map(|key| (key.clone(), data.get(key).cloned())).collect(),
+                }
+            }),
+            changed,
+        })
+    }
+
+    /// The ConfigMap, where the route needs it.
+    ///
+    /// # Errors
+    /// There is none, or it may not be read.
+    pub fn config_for(&mut self, route: Route) -> Result<AppConfig> {
+        match (route, std::mem::replace(&mut self.config, Ok(AppConfig::default()))) {
+            (Route::Config, config) => config,
+            (Route::Service, config) => Ok(config.unwrap_or_default()),
+        }
+    }
+
+    /// APPS names what is there, where the route needs it.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn complete_for(&self, route: Route) -> Result<()> {
+        match (route, &self.missing[..]) {
+            (Route::Service, _) | (Route::Config, []) => Ok(()),
+            (Route::Config, missing) => Err(Error::config(format!("the Deployment {} does not exist", missing.join(", ")))
+                .hint("correct APPS in the ConfigMap replica-migration; StatefulSets take manifests/components/statefulsets")),
+        }
+    }
+}
+
+fn changed_workload(name: &str, workload: &Workload) -> Changed {
+    let (kind, plural) = match workload.replicas.kind {
+        Kind::Deployment => ("Deployment", "deployments"),
+        Kind::StatefulSet => ("StatefulSet", "statefulsets"),
+    };
+    Changed {
+        object: Object::of("apps", "v1", kind, plural, name),
+        metadata: workload.metadata.clone(),
+        for_good: false,
+    }
+}

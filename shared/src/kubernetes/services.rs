@@ -1,0 +1,127 @@
+//! Where the source's Services lead, and how they are turned to the target and back.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+use serde_json::json;
+
+use crate::error::{Context as _, Error, Result};
+
+/// Labels that pods must have to stand behind a Service.
+pub type Selector = BTreeMap<String, String>;
+
+/// The slices that Kubernetes makes for a Service with a selector.
+const BY_SELECTOR: &str = "endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io";
+
+/// The Services that the Zalando operator makes for a cluster, and what shall stand behind them: the new primary, and any instance
+/// that answers. Replicas come later, and until then reads go to the primary, too (labels: facts/cnpg.md §6).
+pub fn turned(source: &str, target: &str) -> BTreeMap<String, Selector> {
+    let selector = |key: &str, value: &str| {
+        let cluster = ("cnpg.io/cluster".to_owned(), target.to_owned());
+        Selector::from([cluster, (key.to_owned(), value.to_owned())])
+    };
+    BTreeMap::from([
+        (source.to_owned(), selector("cnpg.io/instanceRole", "primary")),
+        (format!("{source}-repl"), selector("cnpg.io/podRole", "instance")),
+    ])
+}
+
+/// A Service as it stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceSeen {
+    /// Its selector; None: somebody else writes its Endpoints, as Patroni does for the leader.
+    pub selector: Option<Selector>,
+    /// The port that its pods must listen on, by its target port or its name; None where it has other ports than PostgreSQL's.
+    pub port: Option<i32>,
+    /// EndpointSlices that a selector has left behind: traffic still goes there. Looked for only where there is no selector.
+    pub leftovers: Vec<String>,
+}
+
+/// Reads these Services; one that does not exist is not in the answer.
+///
+/// # Errors
+/// The API's.
+pub async fn read(client: &Client, namespace: &str, names: &[String], with_leftovers: bool) -> Result<BTreeMap<String, ServiceSeen>> {
+    let api: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let each = names.iter().map(|name| {
+        let api = &api;
+        async move {
+            let Some(service) = super::get(api, name).await? else {
+                return Ok(None);
+            };
+            let mut seen = seen(&service);
+            if with_leftovers && seen.selector.is_none() {
+                seen.leftovers = slices(client, namespace, name).await?;
+            }
+            Ok::<_, Error>(Some((name.clone(), seen)))
+        }
+    });
+    Ok(futures::future::try_join_all(each).await?.into_iter().flatten().collect())
+}
+
+fn seen(service: &Service) -> ServiceSeen {
+    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+    let spec = service.spec.clone().unwrap_or_default();
+    let ports = spec.ports.unwrap_or_default();
+    let target = |port: &k8s_openapi::api::core::v1::ServicePort| match &port.target_port {
+        None => Some(port.port),
+        Some(IntOrString::Int(number)) => Some(*number),
+        // CloudNativePG's name for its port, and Zalando's.
+        Some(IntOrString::String(name)) if name == "postgresql" => Some(5432),
+        Some(IntOrString::String(_)) => None,
+    };
+    ServiceSeen {
+        selector: spec.selector.filter(|selector| !selector.is_empty()),
+        port: match &ports[..] {
+            [port] => target(port),
+            _ => None,
+        },
+        leftovers: Vec::new(),
+    }
+}
+
+/// Gives a Service this selector, and no other label of the one before.
+///
+/// # Errors
+/// The API's.
+pub async fn select(client: &Client, namespace: &str, name: &str, selector: Option<&Selector>) -> Result<()> {
+    let api: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let before = api.get(name).await.context(format!("reading Service {name}"))?;
+    let before = before.spec.and_then(|spec| spec.selector).unwrap_or_default();
+    // In a merge patch null removes: the whole selector, or each label that the new one has not.
+    let labels = selector.map(|wanted| {
+        let gone = before
+            .keys()
+            .filter(|key| !wanted.contains_key(*key))
+            .map(|key| (key.clone(), None));
+        let there = wanted.iter().map(|(key, value)| (key.clone(), Some(value.clone())));
+        gone.chain(there).collect::<BTreeMap<_, Option<String>>>()
+    });
+    super::merge(&api, name, json!({"spec": {"selector": labels}})).await.map(drop)
+}
+
+/// Removes what a selector has left behind (verified.md: "traffic goes to both sides").
+///
+/// # Errors
+/// The API's.
+pub async fn remove_slices(client: &Client, namespace: &str, service: &str) -> Result<()> {
+    let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
+    // By label: their names are made up by Kubernetes, so no Role can name them.
+    let removed = api.delete_collection(&DeleteParams::default(), &of_service(service)).await;
+    removed.context(format!("removing the EndpointSlices of {service}")).map(drop)
+}
+
+async fn slices(client: &Client, namespace: &str, service: &str) -> Result<Vec<String>> {
+    let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
+    let list = api.list(&of_service(service)).await;
+    let list = list.context(format!("listing the EndpointSlices of {service}"))?;
+    Ok(list.iter().map(ResourceExt::name_any).collect())
+}
+
+fn of_service(service: &str) -> ListParams {
+    ListParams::default().labels(&format!("kubernetes.io/service-name={service},{BY_SELECTOR}"))
+}
