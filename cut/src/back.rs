@@ -1,12 +1,45 @@
 //! The way back before the point of no return: why it is taken, and its order.
 
-use shared::{config::Route, kubernetes::services::ServiceSeen};
+use shared::{config::Route, error::Error, kubernetes::services::ServiceSeen};
 
 use crate::{
     decision::{Action, Decision, Limits},
     journal::{Fact, Journal, Start},
     observation::{Observation, PoolerState},
 };
+
+/// Whether there is a way back, by the record alone.
+#[derive(Debug)]
+pub enum Outlook {
+    /// No cutover has begun, or it has gone back already.
+    Nothing(String),
+    /// A cutover has begun and has not come to the point of no return.
+    Possible,
+    /// The promotion is recorded: why there is no way back, and what there is instead.
+    TooLate(Error),
+}
+
+/// Judges the record.
+pub fn outlook(journal: &Journal) -> Outlook {
+    if journal.started.is_none() {
+        return Outlook::Nothing("no cutover has begun: the application runs on the source".into());
+    }
+    let Some(promotion) = &journal.promotion else {
+        return Outlook::Possible;
+    };
+    let instead = match (&journal.promoted, &journal.finished) {
+        (None, _) => "the target may be a primary by now: start the cutover again, it goes on from what is recorded",
+        (Some(_), None) => "the target takes writes: start the cutover again, it goes on from what is recorded",
+        (Some(_), Some(_)) => {
+            "what the target has taken since would be lost: keep the source as it is (stopped, paused, frozen), and mend the cause on the target"
+        }
+    };
+    let reason = format!(
+        "there is no way back: the promotion was recorded at {} (point of no return)",
+        promotion.at.strftime("%F %T UTC")
+    );
+    Outlook::TooLate(Error::refused(reason).hint(instead))
+}
 
 /// Why to go back now, if there is a reason.
 pub fn why(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) -> Option<String> {
@@ -114,4 +147,38 @@ fn doors(start: &Start, seen: &Observation) -> Option<Decision> {
     }
     let silent = seen.poolers_silent();
     (!silent.is_empty()).then(|| Decision::Wait(format!("going back: the console of {} does not answer", silent.join(", "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use shared::postgres::Timeline;
+
+    use super::*;
+    use crate::{
+        journal::{Fact, Promotion},
+        model::started,
+    };
+
+    #[test]
+    fn the_way_back_ends_with_the_recorded_promotion() {
+        let (none, begun) = (Journal::default(), started());
+        assert!(matches!(outlook(&none), Outlook::Nothing(_)));
+        assert!(matches!(outlook(&begun), Outlook::Possible));
+        let promotion = Promotion {
+            at: Timestamp::UNIX_EPOCH,
+            shutdown_checkpoint: "0/4000028".parse().unwrap(),
+            replayed: "0/40000A0".parse().unwrap(),
+            timeline: Timeline(1),
+            target_clock: Timestamp::UNIX_EPOCH,
+        };
+        let Outlook::TooLate(error) = outlook(&begun.with(Fact::Promotion(promotion))) else {
+            panic!("past the point of no return")
+        };
+        assert_eq!(
+            error.to_string(),
+            "there is no way back: the promotion was recorded at 1970-01-01 00:00:00 UTC (point of no return)"
+        );
+        assert!(error.next_step().unwrap().contains("start the cutover again"));
+    }
 }

@@ -8,6 +8,7 @@ use shared::{
 };
 
 use crate::{
+    back::{self, Outlook},
     decide::decide,
     decision::{Action, Decision, Limits},
     journal::{Fact, Journal, Start},
@@ -26,6 +27,17 @@ pub trait World {
     async fn pause(&mut self, missing: &str, pace: Pace);
     /// SIGTERM has arrived.
     fn stop_asked(&self) -> bool;
+    /// Where to.
+    fn heading(&self) -> Heading;
+}
+
+/// Where a program is going.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heading {
+    /// To the target; back only when it must.
+    Forward,
+    /// Back to the source, and never forward.
+    Back,
 }
 
 /// How soon to look again.
@@ -71,6 +83,11 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
                 Error::transient("asked to end (SIGTERM) past the point of no return; every step so far is recorded")
                     .hint("start the cutover again: it goes on from here"),
             );
+        }
+        if world.heading() == Heading::Back
+            && let Outlook::TooLate(error) = back::outlook(&journal)
+        {
+            return Err(error);
         }
         let outcome = match follow(world, journal, &seen, limits).await {
             Ok(Next::Look) => Ok(()),

@@ -64,9 +64,7 @@ pub async fn take(client: &Client, namespace: &str, name: &str) -> Result<Held> 
                 renewals += 1;
             }
             if renewals >= 2 {
-                return Err(
-                    Error::refused(format!("another cutover is running: {other}")).hint("follow its log; this one has changed nothing")
-                );
+                return Err(Error::refused(format!("another cutover is running: {other}")));
             }
             if moved {
                 last_seen = Some((spec.renew_time.clone(), Instant::now()));

@@ -1,6 +1,6 @@
 //! The real world: sessions to both servers, Patroni's REST API, and the Kubernetes API.
 
-mod abort;
+pub mod abort;
 mod act;
 mod application;
 mod clients;
@@ -30,7 +30,7 @@ use shared::{
 
 use crate::{
     decision::{Action, first_word},
-    drive::{Pace, World},
+    drive::{Heading, Pace, World},
     failpoint::reached,
     journal::{Fact, Journal, Start},
     observation::Observation,
@@ -65,6 +65,7 @@ pub struct Live {
     members: Vec<Member>,
     /// The last look: an effect acts only on what still is as it was seen.
     last: Option<Observation>,
+    heading: Heading,
     /// For the names of clients.
     pods: Pods,
     /// That it is too late to go back was said.
@@ -87,11 +88,27 @@ impl Live {
             record: None,
             members: Vec::new(),
             last: None,
+            heading: Heading::Forward,
             pods: Pods::default(),
             told_too_late: false,
             run,
             settings,
         }
+    }
+
+    /// For a program that never goes forward.
+    #[must_use]
+    pub fn going_back(mut self) -> Self {
+        self.heading = Heading::Back;
+        self
+    }
+
+    /// The record as it is now.
+    ///
+    /// # Errors
+    /// The API's; Unsafe for one that cannot be read.
+    pub async fn journal(&self) -> Result<Journal> {
+        self.load().await.map(|record| record.facts)
     }
 
     /// The last look.
@@ -179,6 +196,10 @@ impl World for Live {
 
     fn stop_asked(&self) -> bool {
         self.run.stop.asked()
+    }
+
+    fn heading(&self) -> Heading {
+        self.heading
     }
 }
 

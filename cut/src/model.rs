@@ -24,6 +24,16 @@ use mutants::Mutant;
 use search::search;
 use shared::config::Route;
 
+/// A journal that has just been started, for other tests.
+pub fn started() -> crate::journal::Journal {
+    let world = world::World::new(Route::Config, 0);
+    let journal = world.journal();
+    match crate::decide::decide(&journal, &world.look(), &world.limits()) {
+        crate::decision::Decision::Record(fact) => journal.with(fact),
+        other => panic!("the first decision is {other:?}"),
+    }
+}
+
 #[test]
 fn no_interleaving_breaks_an_invariant() {
     let mut states = 0;

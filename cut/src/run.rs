@@ -2,16 +2,17 @@
 
 use shared::{
     config::{Connection, prefixed},
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     job::Run,
     readiness,
 };
 
 use crate::{
+    back::{self, Outlook},
     decide,
     drive::{self, World as _},
     lease,
-    live::Live,
+    live::{Live, abort},
     plan,
     settings::Settings,
 };
@@ -27,7 +28,8 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
     if settings.dry_run {
         return dry_run(&mut world, &settings, &run).await;
     }
-    let lease = lease::take(&run.client, &run.namespace, &world.record_name()).await?;
+    let lease = lease::take(&run.client, &run.namespace, &world.record_name()).await;
+    let lease = lease.map_err(|error| error.hint("follow its log; this one has changed nothing"))?;
     let outcome = async {
         world.begin_anew_after_return().await?;
         drive::drive(&mut world, &limits).await?;
@@ -37,6 +39,45 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
     .await;
     lease.release().await;
     outcome
+}
+
+/// Brings the application back to the source, from outside, when no cutover runs any more.
+///
+/// # Errors
+/// Refused when that is no longer possible, or a cutover runs; Transient when another run goes on.
+pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
+    let (source, target): (Connection, Connection) = (prefixed("SOURCE_")?, prefixed("TARGET_")?);
+    let limits = settings.limits();
+    let mut world = Live::new(run.clone(), settings.clone(), source, target).going_back();
+    match back::outlook(&world.journal().await?) {
+        Outlook::TooLate(error) => return Err(error),
+        Outlook::Nothing(why) => {
+            run.report.info(why);
+            return Ok(());
+        }
+        Outlook::Possible if settings.dry_run => {
+            run.report
+                .info("a cutover has begun and there is a way back: without DRY_RUN everything that it changed is put back");
+            return Ok(());
+        }
+        Outlook::Possible => {}
+    }
+    let lease = lease::take(&run.client, &run.namespace, &world.record_name())
+        .await
+        .map_err(|error| {
+            error.hint(format!(
+                "ask it to go back by itself: kubectl annotate cronjob/{} {}=true",
+                abort::CRON_JOB,
+                abort::ANNOTATION
+            ))
+        })?;
+    let outcome = drive::drive(&mut world, &limits).await;
+    lease.release().await;
+    match outcome {
+        // To have gone back is what a cutover is refused for, and what a rollback was asked for.
+        Err(error) if error.kind() == ErrorKind::Refused && world.journal().await?.returned.is_some() => Ok(()),
+        other => other,
+    }
 }
 
 /// Looks once and prints the plan; makes no mutating call.

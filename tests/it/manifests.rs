@@ -20,7 +20,7 @@ use kube::{
 use serde_json::{Value, json};
 
 /// The steps in the order of use; each is a folder, a CronJob, a Job, a ServiceAccount, a Role and a RoleBinding.
-const STEPS: [&str; 4] = ["prepare-zalando", "extract-certs", "validate-replication", "cutover"];
+const STEPS: [&str; 5] = ["prepare-zalando", "extract-certs", "validate-replication", "cutover", "rollback"];
 
 async fn example() -> Vec<Value> {
     manifests::example(Setup::ready().await.unwrap()).unwrap()

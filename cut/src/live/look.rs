@@ -20,6 +20,7 @@ use super::{
 use crate::{
     contenders::Changed,
     decide,
+    drive::Heading,
     freeze::{Freeze, Object, Standing},
     journal::Journal,
     observation::{Observation, PoolerSeen, PoolerState, Sight},
@@ -122,7 +123,10 @@ impl Live {
             apps: application.replicas.clone(),
             config: Default::default(),
             readiness: Vec::new(),
-            abort: abort?,
+            abort: match self.heading {
+                Heading::Forward => abort?,
+                Heading::Back => Some("rollback was started".to_owned()),
+            },
         };
         self.members = members;
         let route = journal

@@ -8,7 +8,7 @@ use shared::{
 use super::{effects::Versions, world::World as Small};
 use crate::{
     decision::Action,
-    drive::{Pace, World, drive},
+    drive::{Heading, Pace, World, drive},
     journal::{Fact, Journal, Start},
     observation::Observation,
 };
@@ -56,6 +56,10 @@ impl World for Driven {
 
     fn stop_asked(&self) -> bool {
         false
+    }
+
+    fn heading(&self) -> Heading {
+        Heading::Forward
     }
 }
 

@@ -62,6 +62,11 @@ impl Stage {
         self.cutover().env("ROUTE", "config")
     }
 
+    /// A pod of the step that goes back from outside.
+    pub fn rollback(&self) -> Launch<'_> {
+        self.migration.step("rollback")
+    }
+
     /// Runs the step and demands its exit code and words.
     pub async fn cut(&self, launch: Launch<'_>, code: i32, words: &[&str]) -> Ended {
         let ended = launch.run(SOON).await.unwrap();

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::stage::{self, SERVICE, SOON, SOURCE, Stage, ends, same};
 
-const STEPS: [&str; 4] = ["prepare-zalando", "extract-certs", "validate-replication", "cutover"];
+const STEPS: [&str; 5] = ["prepare-zalando", "extract-certs", "validate-replication", "cutover", "rollback"];
 /// issue: resident memory at most 40 MB.
 const MEMORY_BYTES_MAX: u64 = 40_000_000;
 
@@ -27,6 +27,8 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
 
     dry_run(&stage).await;
     going_back_on_sigterm(&stage).await;
+    rolled_back_by_the_config_map(&stage).await;
+    rolled_back_by_the_services(&stage).await;
     stage.migration.application.acknowledges(200, SOON).await.unwrap();
 
     let words = ["beginning anew", "DOWNTIME BEGINS", "POINT OF NO RETURN", "DOWNTIME ENDS"];
@@ -53,6 +55,11 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
     assert!(again.elapsed < Duration::from_secs(20), "{:?}", again.elapsed);
     assert_eq!(objects(&stage).await, before, "the second run has changed something");
     assert_eq!(changes(&stage), uses);
+
+    let late = stage
+        .cut(stage.rollback(), 3, &["there is no way back: the promotion was recorded at"])
+        .await;
+    assert!(late.text().contains("mend the cause on the target"), "{late}");
 
     // Everything that the Roles grant was used by now, and nothing was refused.
     let example = manifests::example(stage.migration.plane.setup()).unwrap();
@@ -81,6 +88,7 @@ async fn a_client_certificate_was_impossible_once(migration: &Migration) {
 
 /// It says what it would do, and makes no mutating call, not even for an Event or a Lease.
 async fn dry_run(stage: &Stage) {
+    stage.cut(stage.rollback(), 0, &["no cutover has begun"]).await;
     let before = stage.standing().await;
     let words = [
         "would 4. DOWNTIME BEGINS",
@@ -123,6 +131,66 @@ async fn going_back_on_sigterm(stage: &Stage) {
             "start a new cutover",
         ],
     );
+    assert!(stage.slices(SOURCE).await.is_empty(), "a slice leads to the target");
+    same(&before, &stage.standing().await);
+    stage.runs_on_the_source().await;
+}
+
+/// A cutover that runs keeps it out and is told how to be asked; of one whose pod is gone it puts everything back, and what somebody
+/// has done to the ConfigMap meanwhile.
+async fn rolled_back_by_the_config_map(stage: &Stage) {
+    let before = stage.standing().await;
+    let running = stage.by_config().env("FAILPOINT", "before record Marker").start().await.unwrap();
+    running.says("failpoint before record Marker: waiting", SOON).await.unwrap();
+    let words = [
+        "another cutover is running",
+        "kubectl annotate cronjob/replica-migration-cutover replica-migration/abort=true",
+    ];
+    stage.cut(stage.rollback(), 3, &words).await;
+    running.kill();
+    running.wait(SOON).await.unwrap();
+    stage
+        .patch(
+            stage::CONFIG_MAP,
+            "mastodon-database",
+            json!({"data": {"DB_HOST": "database-pooler-rw"}}),
+        )
+        .await;
+    let dry = stage
+        .cut(stage.rollback().env("DRY_RUN", "true"), 0, &["there is a way back"])
+        .await;
+    assert!(!dry.text().contains("going back"), "{dry}");
+    let words = [
+        "GOING BACK: rollback was started",
+        "pointing the application to the source",
+        "runs on the source as before",
+    ];
+    stage.cut(stage.rollback(), 0, &words).await;
+    same(&before, &stage.standing().await);
+    stage.runs_on_the_source().await;
+    let again = stage.cut(stage.rollback(), 0, &[]).await;
+    assert!(!again.text().contains("going back:"), "{again}");
+    same(&before, &stage.standing().await);
+}
+
+/// From as far as there is a way back: the source's server is stopped, the clients wait behind paused poolers, a Service is turned.
+async fn rolled_back_by_the_services(stage: &Stage) {
+    let before = stage.standing().await;
+    let running = stage.cutover().env("FAILPOINT", "before record Promotion").start().await.unwrap();
+    running.says("failpoint before record Promotion: waiting", SOON).await.unwrap();
+    running.kill();
+    running.wait(SOON).await.unwrap();
+    let selector = json!({"cnpg.io/cluster": CLUSTER});
+    stage.patch(SERVICE, SOURCE, json!({"spec": {"selector": selector}})).await;
+    stage.has_slices(SOURCE).await;
+    let words = [
+        "going back: starting the source's server",
+        "going back: lifting pause and read-only",
+        "going back: leading the Services of mastodon-postgresql to it again",
+        "letting the clients of the old poolers through",
+        "runs on the source as before",
+    ];
+    stage.cut(stage.rollback(), 0, &words).await;
     assert!(stage.slices(SOURCE).await.is_empty(), "a slice leads to the target");
     same(&before, &stage.standing().await);
     stage.runs_on_the_source().await;

@@ -116,6 +116,9 @@ async fn a_hashed_name_is_granted_only_when_asked_for() {
         "replica-migration-cutover: get configmaps (any name)",
         "replica-migration-cutover: list configmaps (any name)",
         "replica-migration-cutover: patch configmaps (any name)",
+        "replica-migration-rollback: get configmaps (any name)",
+        "replica-migration-rollback: list configmaps (any name)",
+        "replica-migration-rollback: patch configmaps (any name)",
         "replica-migration-validate-replication: get configmaps (any name)",
         "replica-migration-validate-replication: list configmaps (any name)",
     ];
