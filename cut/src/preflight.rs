@@ -44,15 +44,17 @@ pub async fn findings(seen: &Observation, route: Route, sides: &Sides<'_>, setti
     let mut findings = of_objects(seen, route, sides, settings);
     findings.extend(of_servers(seen, settings));
     if let Some((source, target)) = sides.sessions {
-        let (of_source, of_target, prepared, backups) = futures::try_join!(
+        let (of_source, of_target, prepared, backups, tablespaces) = futures::try_join!(
             shared::postgres::settings::hot_standby(source),
             shared::postgres::settings::hot_standby(target),
             source.prepared_transactions(),
-            source.base_backups()
+            source.base_backups(),
+            source.tablespaces()
         )?;
         findings.push(servers::hot_standby(&of_source, &of_target));
         findings.push(servers::no_prepared_transactions(&prepared));
         findings.push(servers::no_base_backup(&backups));
+        findings.push(servers::no_tablespaces(&tablespaces));
         if route == Route::Service {
             let owner = sides.cluster.owner();
             let stored = source.password_hash(&owner).await?;

@@ -3,6 +3,12 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
+use openssl::{
+    asn1::Asn1Time,
+    hash::MessageDigest,
+    pkey::PKey,
+    x509::{X509, extension::BasicConstraints as OpensslBasicConstraints},
+};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
     SanType,
@@ -92,6 +98,26 @@ impl Authority {
             key: key.serialize_pem(),
         })
     }
+}
+
+/// The same CA, by name and key, as a certificate that was valid until an hour ago.
+///
+/// # Errors
+/// They are no CA and key.
+pub fn expired(certificate: &str, key: &str) -> Result<String> {
+    let (before, key) = (X509::from_pem(certificate.as_bytes())?, PKey::private_key_from_pem(key.as_bytes())?);
+    let mut after = X509::builder()?;
+    after.set_version(2)?;
+    after.set_subject_name(before.subject_name())?;
+    after.set_issuer_name(before.subject_name())?;
+    after.set_pubkey(&key)?;
+    after.set_serial_number(before.serial_number())?;
+    let now = jiff::Timestamp::now().as_second();
+    after.set_not_before(Asn1Time::from_unix(now - 48 * 3600)?.as_ref())?;
+    after.set_not_after(Asn1Time::from_unix(now - 3600)?.as_ref())?;
+    after.append_extension(OpensslBasicConstraints::new().critical().ca().build()?)?;
+    after.sign(&key, MessageDigest::sha256())?;
+    Ok(String::from_utf8(after.build().to_pem()?)?)
 }
 
 fn key() -> Result<KeyPair> {

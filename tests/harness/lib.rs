@@ -4,6 +4,7 @@
 //! who used which verb on it, [`source`] is a Patroni cluster as the Zalando operator and Spilo leave it,
 //! [`manifests`] renders and applies what users apply, [`kubelet`] runs its Jobs as processes,
 //! [`target`] does to a copy of it what CloudNativePG does,
+//! [`stranger`] is a server that is no copy of it,
 //! [`service`] is kube-proxy and DNS, [`application`] the clients that write, [`ledger`] the verdict on what they were told.
 
 pub mod application;
@@ -20,4 +21,5 @@ pub mod process;
 pub mod service;
 pub mod setup;
 pub mod source;
+pub mod stranger;
 pub mod target;

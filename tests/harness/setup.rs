@@ -37,6 +37,8 @@ pub struct Setup {
     pub python: PathBuf,
     /// The directory of PostgreSQL's programs.
     pub postgres_bin: PathBuf,
+    /// The directory of another PostgreSQL's programs, 16.2, for a target that does not fit.
+    pub postgres_16_bin: PathBuf,
     /// The poolers.
     pub pgbouncer: PathBuf,
     /// LOCPATH for the locale of the source, when the machine itself does not have it.
@@ -70,6 +72,7 @@ impl Setup {
         let _alone = places.lock()?;
         let control_plane = go::control_plane(&places, &user)?;
         let python = python::patroni_and_postgres(&places, &user).context("making the source's servers")?;
+        let postgres_16_bin = python::postgres_16(&places, &python.interpreter).context("fetching another PostgreSQL")?;
         let pgbouncer = tools::need("pgbouncer", "pgbouncer")?;
         let locale_path = locale::en_us(&places).context("finding the locale of the source")?;
         Ok(Self {
@@ -78,6 +81,7 @@ impl Setup {
             kustomize: control_plane.kustomize,
             python: python.interpreter,
             postgres_bin: python.postgres_bin,
+            postgres_16_bin,
             pgbouncer,
             locale_path,
             places,

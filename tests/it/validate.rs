@@ -1,14 +1,16 @@
 //! validate-replication, black box: its promise, its progress, and every state that must keep a cut from beginning.
 
 mod stage;
-mod stranger;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use harness::{authority::Authority, kubelet::Ended};
+use harness::{
+    authority::Authority,
+    kubelet::Ended,
+    stranger::{Major, Stranger},
+};
 use serde_json::{Value, json};
 use stage::{CLUSTER, NAMESPACE, SOON, SOURCE, STEP, Stage, at_target, cluster, deployment, number, until};
-use stranger::Stranger;
 
 #[track_caller]
 fn ends(ended: &Ended, code: i32, words: &[&str]) {
@@ -390,14 +392,22 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     stage.streams(true).await;
     judged(&stage, 0, &[READY]).await;
 
-    let stranger = Stranger::start(&stage.plane, &stage.source.credentials().postgres).await;
-    let step = stage
-        .step()
-        .env("TARGET_HOSTADDR", &stranger.address)
-        .env("TARGET_SSLMODE", "require")
-        .env("TARGET_SSLROOTCERT", "");
-    let words = ["system identifier: wanted the source's", "the target was made from another server"];
-    ends(&step.run(SOON).await.unwrap(), 3, &words);
+    for (major, version) in [(Major::Same, ""), (Major::Other, "found 17.10 at the source, 16.2 at the target")] {
+        let stranger = Stranger::start(&stage.plane, &stage.source.credentials().postgres, major)
+            .await
+            .unwrap();
+        let step = stage
+            .step()
+            .env("TARGET_HOSTADDR", &stranger.address)
+            .env("TARGET_SSLMODE", "require")
+            .env("TARGET_SSLROOTCERT", "");
+        let words = [
+            "system identifier: wanted the source's",
+            "the target was made from another server",
+            version,
+        ];
+        ends(&step.run(SOON).await.unwrap(), 3, &words);
+    }
 
     stage.patch_cluster(json!({"spec": {"replica": {"enabled": false}}})).await;
     instance.promoted(SOON).await.unwrap();

@@ -25,6 +25,7 @@ pub fn servers(seen: &Servers, settings: &Settings) -> Vec<Finding> {
         of_servers::source_writable(&seen.read_only),
         of_servers::no_prepared_transactions(&seen.prepared),
         of_servers::no_base_backup(&seen.base_backups),
+        of_servers::no_tablespaces(&seen.tablespaces),
         archiving(seen.archiving_fails.as_deref()),
         roles(&seen.roles_missing),
     ];

@@ -50,6 +50,8 @@ pub struct Servers {
     pub prepared: Vec<String>,
     /// Base backups that the source is giving.
     pub base_backups: Vec<String>,
+    /// Tablespaces of the source.
+    pub tablespaces: Vec<String>,
     /// WAL file that the source's archiver fails at.
     pub archiving_fails: Option<String>,
     /// recovery_min_apply_delay of the target.
@@ -107,7 +109,7 @@ pub async fn resources(run: &Run, settings: &Settings) -> Result<(Postgresql, Cl
 /// Asks both servers, the source's position before the target's.
 pub async fn servers(sides: &Sides, settings: &Settings) -> Result<Servers> {
     let Sides { source, target } = sides;
-    let (of_source, standby, hot_source, read_only, prepared, base_backups, archiving_fails, walsender, super_source) = futures::try_join!(
+    let (of_source, standby, hot_source, read_only, prepared, base_backups, archiving_fails, walsender, super_source, tablespaces) = futures::try_join!(
         source.identity(),
         in_recovery(source),
         hot_standby(source),
@@ -116,7 +118,8 @@ pub async fn servers(sides: &Sides, settings: &Settings) -> Result<Servers> {
         source.base_backups(),
         catalog::archiving_fails(source),
         catalog::walsender(source, &settings.target_cluster),
-        catalog::superuser(source)
+        catalog::superuser(source),
+        source.tablespaces()
     )?;
     let (source_lsn, source_flushed) = match standby {
         true => (None, None),
@@ -148,6 +151,7 @@ pub async fn servers(sides: &Sides, settings: &Settings) -> Result<Servers> {
         read_only,
         prepared,
         base_backups,
+        tablespaces,
         archiving_fails,
         apply_delay,
         superuser: SuperuserOf {

@@ -8,7 +8,7 @@ use tokio_postgres::{SimpleQueryMessage, error::DbError};
 use super::{Session, open, tls};
 use crate::{
     config::{Connection, SslMode},
-    error::{Context as _, Error, Result},
+    error::{Context as _, Error, ErrorKind, Result},
 };
 
 /// The virtual database.
@@ -35,7 +35,8 @@ impl Console {
     /// As [`super::connect`].
     pub async fn open(connection: &Connection, password: &str, application: &str) -> Result<Self> {
         let tls = tls::connector(SslMode::Require, None, None)?;
-        open(connection, password, tls, DATABASE, application, None).await.map(Self)
+        let opened = open(connection, password, tls, DATABASE, application, None).await;
+        opened.map(Self).map_err(refused)
     }
 
     /// True when the session has ended.
@@ -102,6 +103,16 @@ impl Console {
             Err(error) if !says(&error, "not paused") => Err(error).context("resuming a pooler"),
             _ => Ok(()),
         }
+    }
+}
+
+/// PgBouncer refuses a login with 08P01 (protocol violation), whatever the reason.
+fn refused(error: Error) -> Error {
+    match error.to_string().contains("authentication failed") {
+        true => error
+            .of_kind(ErrorKind::Config)
+            .hint("the mounted Secret does not hold the password of the poolers' console; check POOLER_USER, or set ROUTE=config"),
+        false => error,
     }
 }
 

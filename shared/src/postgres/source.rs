@@ -164,6 +164,16 @@ impl Source {
             .collect())
     }
 
+    /// Tablespaces beside the default ones.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn tablespaces(&self) -> Result<Vec<String>> {
+        let sql = "select spcname::text from pg_tablespace where spcname not in ('pg_default', 'pg_global') order by 1";
+        let rows = self.query(sql, &[]).await.context("listing the tablespaces of the source")?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     /// Base backups that run now: a stop of the source would break them.
     ///
     /// # Errors

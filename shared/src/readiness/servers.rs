@@ -256,6 +256,17 @@ pub fn no_prepared_transactions(prepared: &[String]) -> Finding {
     )
 }
 
+/// CloudNativePG copies one data directory: what lies elsewhere is not on the target.
+pub fn no_tablespaces(names: &[String]) -> Finding {
+    if names.is_empty() {
+        return Finding::ok("tablespaces", "none beside the default ones", "none");
+    }
+    Finding::ok("tablespaces", "none beside the default ones", super::listed(names)).but(
+        Verdict::Blocker,
+        "move their objects to pg_default and drop them on the source, then copy the target anew if it has stopped",
+    )
+}
+
 /// Nobody is copying the source now: the fence would break the copy.
 pub fn no_base_backup(running: &[String]) -> Finding {
     if running.is_empty() {

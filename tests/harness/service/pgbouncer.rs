@@ -18,7 +18,7 @@ use kube::{Api, Client, api::DeleteParams};
 use tokio::net::TcpStream;
 
 use super::{Services, pooler};
-use crate::{authority::Authority, control_plane::ControlPlane, process::Process, setup::Setup};
+use crate::{application::login::Login, authority::Authority, control_plane::ControlPlane, process::Process, setup::Setup};
 
 const PORT: u16 = 5432;
 const UPSTREAM_LIMIT: Duration = Duration::from_secs(30);
@@ -46,6 +46,7 @@ pub struct PgBouncer {
     namespace: String,
     setup: &'static Setup,
     directory: PathBuf,
+    password: String,
     process: Process,
 }
 
@@ -61,10 +62,10 @@ impl PgBouncer {
         let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
         let data = secrets.get(secret).await?.data.unwrap_or_default();
         let password = data.get("password").context("the pooler's Secret has no password")?;
-        let password = std::str::from_utf8(&password.0)?;
+        let password = String::from_utf8(password.0.clone())?;
         let directory = instance.subdirectory(setup, &place.pod)?;
         let address = instance.address(place.host);
-        configure(setup, &directory, address, &upstream.to_string(), password)?;
+        configure(setup, &directory, address, &upstream.to_string(), &password)?;
         let process = run(setup, &directory, &place.pod, address).await?;
         let this = Self {
             address,
@@ -72,6 +73,7 @@ impl PgBouncer {
             namespace,
             setup,
             directory,
+            password,
             process,
             place,
         };
@@ -82,6 +84,22 @@ impl PgBouncer {
     /// The pod.
     pub fn pod(&self) -> &str {
         &self.place.pod
+    }
+
+    /// One command on its console, as a person types it.
+    ///
+    /// # Errors
+    /// The console refuses.
+    pub async fn console(&self, command: &str) -> Result<()> {
+        let login = Login {
+            host: "pooler".into(),
+            port: PORT,
+            dbname: "pgbouncer".into(),
+            user: "pooler".into(),
+            password: self.password.clone(),
+        };
+        let session = login.connect_to(self.address.into(), "a person").await?;
+        Ok(session.batch_execute(command).await?)
     }
 
     /// Kills it and its pod, and starts another one in its place, as the Deployment does: a pause is forgotten.
@@ -106,22 +124,6 @@ impl PgBouncer {
         let ip = self.address.to_string();
         pooler::make_pod(&self.client, &self.namespace, &self.place.service, &self.place.pod, &ip).await
     }
-}
-
-/// For tests: one command on its console, as a person types it.
-///
-/// # Errors
-/// The console refuses.
-pub async fn console(address: std::net::IpAddr, password: &str, command: &str) -> Result<Vec<tokio_postgres::SimpleQueryMessage>> {
-    let login = crate::application::login::Login {
-        host: "pooler".into(),
-        port: PORT,
-        dbname: "pgbouncer".into(),
-        user: "pooler".into(),
-        password: password.into(),
-    };
-    let session = login.connect_to(address, "a person").await?;
-    Ok(session.simple_query(command).await?)
 }
 
 fn configure(setup: &Setup, directory: &Path, address: Ipv4Addr, upstream: &str, password: &str) -> Result<()> {

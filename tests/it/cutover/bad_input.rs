@@ -6,7 +6,10 @@ use harness::{
     authority::Authority,
     kubelet::Ended,
     migration::{CLUSTER, FORGOTTEN, NAMESPACE},
+    stranger::{Major, Stranger},
 };
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use serde_json::{Value, json};
 
 use super::stage::{CNPG, CONFIG_MAP, DEPLOYMENT, ROLE, SOON, SOURCE, Stage, same};
@@ -61,6 +64,8 @@ async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_k
         refused(&stage, changes, *code, words).await;
     }
     of_files_and_addresses(&stage).await;
+    of_other_servers(&stage).await;
+    of_poolers(&stage).await;
     of_names_that_may_be_asked_for(&stage).await;
     without_a_verb(&stage).await;
     without_a_stream(&stage).await;
@@ -122,6 +127,16 @@ async fn of_files_and_addresses(stage: &Stage) {
     for key in ["SOURCE_SSLROOTCERT", "TARGET_SSLROOTCERT"] {
         refused(stage, &[(key, Some(&foreign))], 2, "certificate verify failed").await;
     }
+    let expired = file("expired.crt", &expired_ca(stage).await);
+    refused(stage, &[("TARGET_SSLROOTCERT", Some(&expired))], 2, "certificate has expired").await;
+    for key in ["POOLER_PASSWORD_FILE", "OWNER_HASH_FILE"] {
+        let (code, words) = match key {
+            "POOLER_PASSWORD_FILE" => (2, "password authentication failed"),
+            _ => (3, "owner's password: wanted the same in the database and in the Secret"),
+        };
+        let ended = refused(stage, &[("ROUTE", Some("service")), (key, Some(&wrong))], code, words).await;
+        assert!(!ended.text().contains("not-the-password"), "a password in the log");
+    }
     let leader = stage.migration.source.leader().await.unwrap().address().to_string();
     let misnamed = format!("{SOURCE}-rw.{NAMESPACE}.svc");
     let changes = [("SOURCE_HOST", Some(misnamed.as_str())), ("SOURCE_HOSTADDR", Some(leader.as_str()))];
@@ -130,6 +145,49 @@ async fn of_files_and_addresses(stage: &Stage) {
     for key in ["SOURCE_HOSTADDR", "TARGET_HOSTADDR"] {
         refused(stage, &[(key, Some(&nobody))], 1, "connecting to").await;
     }
+}
+
+/// The CA of the target as it would be on the day after its last one.
+async fn expired_ca(stage: &Stage) -> String {
+    let secrets: Api<Secret> = Api::namespaced(stage.migration.plane.admin(), NAMESPACE);
+    let data = secrets.get(&format!("{CLUSTER}-ca")).await.unwrap().data.unwrap();
+    let text = |key: &str| String::from_utf8(data[key].0.clone()).unwrap();
+    harness::authority::expired(&text("ca.crt"), &text("ca.key")).unwrap()
+}
+
+/// Servers that do not belong together.
+async fn of_other_servers(stage: &Stage) {
+    let password = stage.migration.source.credentials().postgres.clone();
+    for (major, words) in [
+        (Major::Same, "system identifier: wanted the source's"),
+        (Major::Other, "found 17.10 at the source, 16.2 at the target"),
+    ] {
+        let stranger = Stranger::start(&stage.migration.plane, &password, major).await.unwrap();
+        let changes = [
+            ("TARGET_HOSTADDR", Some(stranger.address.as_str())),
+            ("TARGET_SSLMODE", Some("require")),
+            ("TARGET_SSLROOTCERT", Some("")),
+        ];
+        refused(stage, &changes, 3, words).await;
+    }
+    let session = stage.migration.source.connect("postgres").await.unwrap();
+    let make = "set allow_in_place_tablespaces = on";
+    session.batch_execute(make).await.unwrap();
+    session.batch_execute("create tablespace attic location ''").await.unwrap();
+    refused(stage, &[], 3, "tablespaces: wanted none beside the default ones, found attic").await;
+    session.batch_execute("drop tablespace attic").await.unwrap();
+}
+
+/// What stands in the way of the Services only: a pooler that somebody has paused.
+async fn of_poolers(stage: &Stage) {
+    let pooler = &stage.migration.poolers[1];
+    pooler.console("pause").await.unwrap();
+    let words = format!(
+        "poolers: wanted every console answers, none is paused, found paused: {}",
+        pooler.pod()
+    );
+    refused(stage, &[("ROUTE", Some("auto"))], 3, &words).await;
+    pooler.console("resume").await.unwrap();
 }
 
 /// Names that the Role would let pass and that nothing has.
