@@ -185,6 +185,25 @@ pub enum Fact {
     Anew,
 }
 
+impl Fact {
+    /// The instant that it records.
+    pub fn at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Started(start) => Some(start.at),
+            Self::Marker(marker) => Some(marker.at),
+            Self::Fenced(fenced) => Some(fenced.at),
+            Self::Promotion(promotion) => Some(promotion.at),
+            Self::Promoted(promoted) => Some(promoted.at),
+            Self::Readers(readers) => Some(readers.at),
+            Self::GoingBack(back) => Some(back.at),
+            Self::Checkpointed(at) | Self::Blocked(at) | Self::Routed(at) | Self::Serving(at) | Self::Finished(at) | Self::Returned(at) => {
+                Some(*at)
+            }
+            Self::Anew => None,
+        }
+    }
+}
+
 impl Journal {
     /// Past the point of no return there is only forward.
     pub fn past_return(&self) -> bool {

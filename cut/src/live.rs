@@ -25,7 +25,7 @@ use shared::{
         zalando::{self, Postgresql},
     },
     postgres::{Source, Target},
-    record::{Record, Saved},
+    record::{Record, Saved, of_cut},
 };
 
 use crate::{
@@ -120,7 +120,7 @@ impl Live {
 
     /// Name of the ConfigMap that holds the journal.
     pub fn record_name(&self) -> String {
-        format!("cutover-{}", self.settings.target_cluster)
+        of_cut(&self.settings.target_cluster)
     }
 
     async fn load(&self) -> Result<Record<Journal>> {

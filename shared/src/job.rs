@@ -35,6 +35,8 @@ fn termination_log() -> PathBuf {
 pub struct Run {
     /// The Kubernetes API as this Job's ServiceAccount.
     pub client: kube::Client,
+    /// The CNPG Cluster.
+    pub target: Name,
     /// The namespace of this Job, of the source and of the target.
     pub namespace: String,
     /// The log, the Events and the last word.
@@ -90,18 +92,20 @@ pub fn main<C: DeserializeOwned>(program: &'static str, work: impl AsyncFnOnce(C
         let mut reporter = Reporter::new(program, format);
         let prepared = async {
             let (common, own) = (common?, config::load::<C>()?);
+            let target = common.target_cluster.clone();
             let (client, namespace) = kubernetes::client().await?;
             reporter.events_on(client.clone(), subject(&common.target_cluster, &namespace));
-            Ok((own, client, namespace, Stop::listen()?))
+            Ok((own, client, target, namespace, Stop::listen()?))
         }
         .await;
         let reporter = Arc::new(reporter);
         let outcome = match prepared {
-            Ok((own, client, namespace, stop)) => {
+            Ok((own, client, target, namespace, stop)) => {
                 work(
                     own,
                     Run {
                         client,
+                        target,
                         namespace,
                         report: reporter.clone(),
                         stop,

@@ -10,7 +10,10 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::error::{Context as _, Error, Result, is_conflict, is_not_found};
+use crate::{
+    error::{Context as _, Error, Result, is_conflict, is_not_found},
+    kubernetes::FIELD_MANAGER,
+};
 
 /// A record as it was last read or written. Fields of `T` that are `None` have no key: present means done.
 #[derive(Clone, Debug)]
@@ -78,7 +81,10 @@ impl<T: Serialize + DeserializeOwned + Default> Record<T> {
             data: Some(to_keys(&facts)?),
             ..ConfigMap::default()
         };
-        let params = PostParams::default();
+        let params = PostParams {
+            field_manager: Some(FIELD_MANAGER.into()),
+            ..PostParams::default()
+        };
         let answer = match &self.version {
             None => maps.create(&params, &map).await,
             Some(_) => maps.replace(&self.name, &params, &map).await,
@@ -92,6 +98,31 @@ impl<T: Serialize + DeserializeOwned + Default> Record<T> {
             Err(error) if is_conflict(&error) => Ok(Saved::Conflict),
             Err(error) => Err(error).context(format!("writing the record {}", self.name)),
         }
+    }
+}
+
+/// Name of the record of the cut to this target.
+pub fn of_cut(target: &str) -> String {
+    format!("cutover-{target}")
+}
+
+/// For steps that prepare a cut: after one the source stays stopped, and whatever they would say about it misleads.
+///
+/// # Errors
+/// Refused when the promotion of the target is on record; the API's.
+pub async fn refuse_after_cut(client: &Client, namespace: &str, target: &str) -> Result<()> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let name = of_cut(target);
+    let record = crate::kubernetes::get(&maps, &name).await?;
+    match record
+        .and_then(|record| record.data)
+        .is_some_and(|data| data.contains_key("promotion"))
+    {
+        false => Ok(()),
+        true => Err(Error::refused(format!(
+            "{target} has been promoted by a cutover (ConfigMap {name}): there is nothing left to prepare, and the source must stay stopped"
+        ))
+        .hint("start no server of the source; if the cutover has not finished, start it again: it goes on")),
     }
 }
 

@@ -6,6 +6,8 @@
 mod crds;
 mod servers;
 
+pub(crate) use crds::served;
+
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},

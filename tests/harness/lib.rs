@@ -3,6 +3,7 @@
 //! [`authority`] signs certificates, [`process`] runs them and leaves nothing behind, [`control_plane`] is a real Kubernetes API server, [`audit`] reads
 //! who used which verb on it, [`source`] is a Patroni cluster as the Zalando operator and Spilo leave it,
 //! [`manifests`] renders and applies what users apply, [`kubelet`] runs its Jobs as processes,
+//! [`contenders`] puts back what a cut changes,
 //! [`target`] does to a copy of it what CloudNativePG does,
 //! [`stranger`] is a server that is no copy of it,
 //! [`service`] is kube-proxy and DNS, [`application`] the clients that write, [`ledger`] the verdict on what they were told.
@@ -11,6 +12,7 @@ pub mod application;
 pub mod audit;
 pub mod authority;
 mod away;
+pub mod contenders;
 pub mod control_plane;
 pub mod instance;
 pub mod kubelet;

@@ -47,6 +47,38 @@ pub fn example(setup: &Setup) -> Result<Vec<Value>> {
     render(setup, &folder().join("overlays/example"))
 }
 
+/// The example with more of `manifests/components`, as a user's overlay takes them.
+///
+/// # Errors
+/// As [`render`].
+pub fn example_with(setup: &Setup, components: &[&str]) -> Result<Vec<Value>> {
+    // kustomize follows relative paths only, so the overlay has to lie beside the others: in a copy of them all.
+    let copy = std::env::temp_dir().join(format!("manifests-{}-{}", std::process::id(), components.join("-")));
+    let outcome = copied(&folder(), &copy).and_then(|()| {
+        let overlay = copy.join("overlays/with");
+        std::fs::create_dir_all(&overlay)?;
+        let taken: String = components.iter().map(|name| format!("- ../../components/{name}\n")).collect();
+        let head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../example]\ncomponents:\n";
+        std::fs::write(overlay.join("kustomization.yaml"), format!("{head}{taken}"))?;
+        render(setup, &overlay)
+    });
+    std::fs::remove_dir_all(&copy).ok();
+    outcome
+}
+
+fn copied(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let (entry, place) = (entry?.path(), to);
+        let place = place.join(entry.file_name().context("an entry without a name")?);
+        match entry.is_dir() {
+            true => copied(&entry, &place)?,
+            false => drop(std::fs::copy(&entry, place)?),
+        }
+    }
+    Ok(())
+}
+
 /// Renders the example and applies it, as `kubectl apply -k manifests/overlays/example` does; returns its objects.
 ///
 /// # Errors

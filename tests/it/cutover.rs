@@ -2,6 +2,7 @@
 //! in its stead.
 
 mod bad_input;
+mod contenders;
 mod fought;
 mod killed;
 mod stage;

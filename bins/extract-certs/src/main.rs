@@ -41,6 +41,7 @@ use shared::{
     error::{Error, Result},
     job::{self, Run},
     kubernetes::{self, source_tls, zalando},
+    record,
 };
 
 use client_certificate::Shown;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
 }
 
 async fn extract(config: &Config, run: &Run) -> Result<()> {
+    record::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
     run.report.info("Extracting Zalando TLS certificates...");
     let cr = kubernetes::get(&zalando::postgresqls(&run.client, &run.namespace), &config.source_cluster).await?;
     let cr = cr.ok_or_else(|| no_such_cluster(config, run))?;

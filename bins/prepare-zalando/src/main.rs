@@ -54,6 +54,7 @@ use shared::{
     config::{self, Connection},
     error::{Error, Result},
     job::{self, Run},
+    record,
 };
 
 use crate::{image::Image, inspect::Seen, settings::Settings};
@@ -69,6 +70,7 @@ async fn prepare(settings: &Settings, run: &Run) -> Result<()> {
     let image = Image::parse(&settings.target_image)
         .map_err(|why| Error::config(format!("TARGET_IMAGE: {why}")).hint("set it in the ConfigMap replica-migration"))?;
     tell::refuse(&run.report, &findings::target::name(settings))?;
+    record::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
 
     let mut seen = inspect::everything(run, settings, &connection).await?;
     tell::what_was_seen(&run.report, &seen.facts);

@@ -1,7 +1,11 @@
 //! The words of the log: what a person in the window reads, one line a decision.
 
 use serde_json::json;
-use shared::{config::Route, error::Result, readiness::listed};
+use shared::{
+    config::Route,
+    error::Result,
+    readiness::{Verdict, listed},
+};
 
 use super::{Live, now};
 use crate::{
@@ -50,9 +54,13 @@ impl Live {
     pub(super) fn narrate_fact(&self, fact: &Fact, journal: &Journal) {
         let report = &self.run.report;
         let route = journal.started.as_ref().map(|start| start.route);
-        let since_block = journal.blocked.map_or(0, |blocked| now().duration_since(blocked).as_millis());
+        let at = fact.at().unwrap_or_else(now);
+        let since_block = journal.blocked.map_or(0, |blocked| at.duration_since(blocked).as_millis());
         match fact {
-            Fact::Started(start) => report.step("Started", started(start)),
+            Fact::Started(start) => {
+                report.step("Started", started(start));
+                self.narrate_warnings();
+            }
             Fact::Anew | Fact::Finished(_) => {}
             Fact::Blocked(_) => report.step("Blocking", "DOWNTIME BEGINS: from here on writes wait or are refused"),
             Fact::Checkpointed(_) => report.step("Checkpointed", "both sides have just written a checkpoint"),
@@ -146,6 +154,15 @@ impl Live {
     fn receipt(&self) -> String {
         let (name, namespace) = (self.record_name(), &self.run.namespace);
         format!("receipt: kubectl get configmap {name}-receipt -n {namespace} -o yaml")
+    }
+
+    /// What does not stand against the cut, but should be known before it.
+    fn narrate_warnings(&self) {
+        let findings = self.last.iter().flat_map(|last| &last.readiness);
+        for finding in findings.filter(|finding| finding.verdict == Verdict::Warning) {
+            let hint = finding.hint.as_deref().unwrap_or_default();
+            self.run.report.info(format!("warning: {finding} → {hint}"));
+        }
     }
 
     /// Who came back to the source after its sessions were ended: their writes are refused, and somebody should know them.

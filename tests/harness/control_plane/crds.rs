@@ -27,7 +27,7 @@ pub(super) async fn install(admin: &Client) -> Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/crds");
     let bodies = RESOURCES.map(|resource| definition(&folder, resource));
     futures::future::try_join_all(bodies.into_iter().map(|body| create(admin, body))).await?;
-    futures::future::try_join_all(RESOURCES.map(|(group, plural, ..)| served(admin, group, plural))).await?;
+    futures::future::try_join_all(RESOURCES.map(|(group, plural, ..)| served(admin, group, "v1", plural))).await?;
     Ok(())
 }
 
@@ -74,10 +74,10 @@ async fn create(admin: &Client, body: String) -> Result<()> {
 }
 
 /// Waits until objects of the kind can be listed: being established is said a moment before it is true.
-async fn served(admin: &Client, group: &str, plural: &str) -> Result<()> {
+pub(crate) async fn served(admin: &Client, group: &str, version: &str, plural: &str) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(ESTABLISHED_SECONDS_MAX);
     loop {
-        let list = http::Request::get(format!("/apis/{group}/v1/{plural}?limit=1")).body(Vec::new())?;
+        let list = http::Request::get(format!("/apis/{group}/{version}/{plural}?limit=1")).body(Vec::new())?;
         match admin.request::<Value>(list).await {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() > deadline => bail!("{plural}.{group} is not served: {error}"),

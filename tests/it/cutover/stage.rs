@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use harness::{
     application::Origin,
+    contenders,
     kubelet::{Ended, Launch, Running},
     ledger::{self, Outcome, Verdict},
     migration::{CLUSTER, FORGOTTEN, Migration, NAMESPACE},
@@ -14,8 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, ResourceExt as _,
-    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
-    core::GroupVersionKind,
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
@@ -75,13 +75,35 @@ impl Stage {
     }
 
     fn api(&self, kind: (&str, &str, &str)) -> Api<DynamicObject> {
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.0, kind.1, kind.2));
-        Api::namespaced_with(self.migration.plane.admin(), NAMESPACE, &resource)
+        Api::namespaced_with(self.migration.plane.admin(), NAMESPACE, &contenders::resource(kind))
     }
 
     /// Reads an object.
     pub async fn object(&self, kind: (&str, &str, &str), name: &str) -> Value {
         serde_json::to_value(self.api(kind).get(name).await.unwrap()).unwrap()
+    }
+
+    /// Reads an object of another namespace.
+    pub async fn object_in(&self, kind: (&str, &str, &str), namespace: &str, name: &str) -> Value {
+        let api: Api<DynamicObject> = Api::namespaced_with(self.migration.plane.admin(), namespace, &contenders::resource(kind));
+        serde_json::to_value(api.get(name).await.unwrap()).unwrap()
+    }
+
+    /// Merges into the status of an object.
+    pub async fn patch_status(&self, kind: (&str, &str, &str), name: &str, change: Value) {
+        let api = self.api(kind);
+        api.patch_status(name, &PatchParams::default(), &Patch::Merge(change))
+            .await
+            .unwrap();
+    }
+
+    /// As [`Stage::patch`], under a field manager's name.
+    pub async fn patch_as(&self, manager: &str, kind: (&str, &str, &str), name: &str, change: Value) {
+        let params = PatchParams {
+            field_manager: Some(manager.into()),
+            ..PatchParams::default()
+        };
+        self.api(kind).patch(name, &params, &Patch::Merge(change)).await.unwrap();
     }
 
     /// Objects of a kind.

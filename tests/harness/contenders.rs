@@ -1,0 +1,140 @@
+//! Those who would undo a cut while it runs: KEDA, Flux's two controllers, Argo CD, and somebody whom nobody can pause. Each does every
+//! fifth of a second what the real one does at its next turn, unless it is told to leave it.
+//!
+//! | imitated | as documented by |
+//! |---|---|
+//! | KEDA scales from 0 while a trigger is active, unless `autoscaling.keda.sh/paused: "true"`; its HPA belongs to the ScaledObject | KEDA, *Scaling Deployments*, *Pause autoscaling* |
+//! | a Kustomization puts back what it applies, unless the object says `kustomize.toolkit.fluxcd.io/reconcile: disabled` | Flux, *Kustomization* |
+//! | a HelmRelease with drift detection puts back what it has installed, unless `spec.suspend` | Flux, *HelmRelease* |
+//! | an Application with `selfHeal` puts back what it tracks | Argo CD, *Automated Sync Policy* |
+//!
+//! Their schemas hold the fields that the projects document and that are read or written here, and nothing else is kept.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
+    core::GroupVersionKind,
+};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::control_plane::ControlPlane;
+
+const TURN: Duration = Duration::from_millis(200);
+
+/// The kinds that this module brings, as group, version, kind.
+pub const SCALED_OBJECT: (&str, &str, &str) = ("keda.sh", "v1alpha1", "ScaledObject");
+/// Flux's release of a chart.
+pub const HELM_RELEASE: (&str, &str, &str) = ("helm.toolkit.fluxcd.io", "v2", "HelmRelease");
+/// Argo CD's unit of deployment.
+pub const APPLICATION: (&str, &str, &str) = ("argoproj.io", "v1alpha1", "Application");
+
+/// Installs the schemas.
+///
+/// # Errors
+/// The API server refuses one.
+pub async fn install(plane: &ControlPlane) -> Result<()> {
+    let target = json!({"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "kind": {"type": "string"}}});
+    let triggers = json!({"type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    let flag = json!({"type": "boolean"});
+    let automated = json!({"type": "object", "properties": {"selfHeal": flag, "prune": flag, "enabled": flag}});
+    let policy = json!({"type": "object", "properties": {"automated": automated}});
+    let specs = [
+        (
+            SCALED_OBJECT,
+            json!({"scaleTargetRef": target, "minReplicaCount": {"type": "integer"}, "triggers": triggers}),
+        ),
+        (HELM_RELEASE, json!({"suspend": flag, "interval": {"type": "string"}})),
+        (APPLICATION, json!({"project": {"type": "string"}, "syncPolicy": policy})),
+    ];
+    for ((group, version, kind), properties) in specs {
+        let plural = format!("{}s", kind.to_lowercase());
+        let spec = json!({"type": "object", "properties": properties});
+        let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}});
+        let definition = json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": format!("{plural}.{group}")},
+            "spec": {
+                "group": group, "scope": "Namespaced", "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
+                "versions": [{"name": version, "served": true, "storage": true, "schema": schema}],
+            },
+        });
+        let kind = ("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+        let api: Api<DynamicObject> = Api::all_with(plane.admin(), &resource(kind));
+        api.create(&PostParams::default(), &serde_json::from_value(definition)?)
+            .await
+            .with_context(|| format!("installing {plural}"))?;
+        crate::control_plane::served(&plane.admin(), group, version, &plural).await?;
+    }
+    Ok(())
+}
+
+/// Somebody who puts one field of one object back.
+pub struct Contender {
+    /// Its name as a field manager.
+    pub manager: &'static str,
+    /// Whose word counts: kind, namespace, name, and where it says that this one acts. None: nobody can pause it.
+    pub heeds: Option<Heeds>,
+    /// What is put back: kind and name, in the migration's namespace.
+    pub object: ((&'static str, &'static str, &'static str), String),
+    /// The merge patch that puts it back.
+    pub git: Value,
+}
+
+/// What keeps a contender from acting.
+#[derive(Clone)]
+pub struct Heeds {
+    /// Kind, namespace and name.
+    pub object: ((&'static str, &'static str, &'static str), String, String),
+    /// A JSON pointer into it.
+    pub field: String,
+    /// The value with which it leaves the object alone.
+    pub still: Value,
+}
+
+/// Acts until it is dropped.
+pub struct Acting(JoinHandle<()>);
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Contender {
+    /// Begins to act.
+    pub fn start(self, plane: &Arc<ControlPlane>, namespace: &str) -> Acting {
+        let (client, namespace) = (plane.admin(), namespace.to_owned());
+        Acting(tokio::spawn(async move {
+            loop {
+                if self.acts(&client).await {
+                    let (kind, name) = &self.object;
+                    let params = PatchParams {
+                        field_manager: Some(self.manager.into()),
+                        ..PatchParams::default()
+                    };
+                    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource(*kind));
+                    // An API server that is away, or an object that is not there, is met again at the next turn.
+                    let _ = api.patch(name, &params, &Patch::Merge(&self.git)).await;
+                }
+                tokio::time::sleep(TURN).await;
+            }
+        }))
+    }
+
+    async fn acts(&self, client: &Client) -> bool {
+        let Some(heeds) = &self.heeds else { return true };
+        let (kind, namespace, name) = &heeds.object;
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource(*kind));
+        let Ok(found) = api.get(name).await else { return false };
+        let found = serde_json::to_value(found).unwrap_or_default();
+        found.pointer(&heeds.field) != Some(&heeds.still)
+    }
+}
+
+/// The API's name for a kind.
+pub fn resource((group, version, kind): (&str, &str, &str)) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
+}

@@ -1,0 +1,221 @@
+//! Those who would undo the cut: each is found by what it leaves in the objects, kept still, and given back; one that nobody can pause
+//! fights to the end, and gets no write through.
+
+use std::collections::BTreeMap;
+
+use harness::{
+    contenders::{self, APPLICATION, Acting, Contender, HELM_RELEASE, Heeds, SCALED_OBJECT},
+    manifests,
+    migration::NAMESPACE,
+};
+use serde_json::{Value, json};
+
+use super::stage::{CONFIG_MAP, DEPLOYMENT, SOON, Stage, ends, same};
+
+const ARGO: &str = "argocd";
+const CRON_JOB: (&str, &str, &str) = ("batch", "v1", "CronJob");
+const HPA: (&str, &str, &str) = ("autoscaling", "v2", "HorizontalPodAutoscaler");
+const RECONCILE: &str = "kustomize.toolkit.fluxcd.io/reconcile";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
+    let stage = Stage::ready().await;
+    contenders::install(&stage.migration.plane).await.unwrap();
+    appear(&stage).await;
+    for forbidden in [
+        "scaledobjects.keda.sh is forbidden",
+        "helmreleases.helm.toolkit.fluxcd.io \"shop\" is forbidden",
+    ] {
+        let words = ["manages", forbidden, "manifests/components/keda, flux or argo"];
+        let ended = stage.cut(stage.by_config(), 2, &words).await;
+        assert!(!ended.text().contains("DOWNTIME"), "{ended}");
+    }
+    grant(&stage).await;
+    let _acting = start(&stage);
+    let (before, contended_before) = (stage.standing().await, contended(&stage).await);
+
+    let running = stage.by_config().env("FAILPOINT", "before EndSessions").start().await.unwrap();
+    running.says("failpoint before EndSessions: waiting", SOON).await.unwrap();
+    assert_eq!(
+        stage.object(SCALED_OBJECT, "web").await["metadata"]["annotations"]["autoscaling.keda.sh/paused"],
+        "true"
+    );
+    assert_eq!(stage.object(HELM_RELEASE, "shop").await["spec"]["suspend"], true);
+    assert_eq!(stage.object(CRON_JOB, "nightly").await["spec"]["suspend"], true);
+    running.terminate();
+    running.go_on();
+    ends(
+        &running.wait(SOON).await.unwrap(),
+        3,
+        &["giving back: ScaledObject web", "runs on the source as before"],
+    );
+    same(&before, &stage.standing().await);
+    same(&contended_before, &contended(&stage).await);
+    stage.runs_on_the_source().await;
+
+    a_job_that_runs_is_waited_for(&stage).await;
+    let words = [
+        "DOWNTIME ENDS",
+        "giving back: CronJob nightly suspend",
+        "giving back: HelmRelease mastodon/shop suspend",
+        "ConfigMap mastodon-database kustomize.toolkit.fluxcd.io/reconcile stays as it is, because Flux's Kustomization apps would put",
+    ];
+    let ended = stage.cut(stage.by_config(), 0, &words).await;
+    assert!(ended.text().contains("also scaled by the field manager robot"), "{ended}");
+    // What the cut has changed for good, and the mark that keeps Flux from putting it back.
+    let map = stage.object(CONFIG_MAP, "mastodon-database").await;
+    assert_eq!(
+        (&map["data"]["DB_HOST"], &map["metadata"]["annotations"][RECONCILE]),
+        (&json!("database-pooler-rw"), &json!("disabled"))
+    );
+    same(&contended_before, &contended(&stage).await);
+    stage.nothing_is_lost().await;
+}
+
+/// Those who contend, and the workloads that they contend for.
+async fn contended(stage: &Stage) -> BTreeMap<String, Value> {
+    let mut all = BTreeMap::new();
+    for (kind, name) in [
+        (SCALED_OBJECT, "web"),
+        (HELM_RELEASE, "shop"),
+        (CRON_JOB, "nightly"),
+        (HPA, "keda-hpa-web"),
+    ] {
+        let object = stage.object(kind, name).await;
+        all.insert(
+            format!("{} {name}", kind.2),
+            json!([object["metadata"]["annotations"], object["spec"]]),
+        );
+    }
+    for object in stage.objects(DEPLOYMENT).await {
+        let name = format!("Deployment {}", object["metadata"]["name"]);
+        all.insert(name, json!([object["metadata"]["annotations"], object["spec"]]));
+    }
+    let application = stage.object_in(APPLICATION, ARGO, "mastodon").await;
+    all.insert("Application mastodon".into(), application["spec"].clone());
+    all
+}
+
+/// The objects of KEDA, Flux, Argo CD and the application's CronJob, and what they leave in those of the application.
+async fn appear(stage: &Stage) {
+    let plane = &stage.migration.plane;
+    plane.namespace(ARGO).await.unwrap();
+    let scaled = json!({"kind": "Deployment", "name": "mastodon-web", "apiVersion": "apps/v1"});
+    let object = |kind: (&str, &str, &str), name: &str, spec: Value| json!({"apiVersion": format!("{}/{}", kind.0, kind.1), "kind": kind.2, "metadata": {"name": name}, "spec": spec});
+    let job = json!({"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}});
+    let objects = [
+        object(
+            SCALED_OBJECT,
+            "web",
+            json!({"scaleTargetRef": {"name": "mastodon-web"}, "triggers": [{"type": "cpu"}]}),
+        ),
+        object(HELM_RELEASE, "shop", json!({"interval": "5m"})),
+        object(CRON_JOB, "nightly", json!({"schedule": "0 3 * * *", "jobTemplate": {"spec": job}})),
+        object(
+            HPA,
+            "keda-hpa-web",
+            json!({"scaleTargetRef": scaled, "maxReplicas": 4, "minReplicas": 1}),
+        ),
+        object(
+            HPA,
+            "streaming",
+            json!({"scaleTargetRef": {"kind": "Deployment", "name": "mastodon-streaming", "apiVersion": "apps/v1"}, "maxReplicas": 4}),
+        ),
+    ];
+    plane.apply(NAMESPACE, &objects).await.unwrap();
+    let mut application = object(APPLICATION, "mastodon", json!({"syncPolicy": {"automated": {"selfHeal": true}}}));
+    application["metadata"]["namespace"] = ARGO.into();
+    plane.apply(ARGO, &[application]).await.unwrap();
+    let uid = stage.object(SCALED_OBJECT, "web").await["metadata"]["uid"].clone();
+    let owner = json!([{"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "web", "uid": uid, "controller": true}]);
+    stage
+        .patch(HPA, "keda-hpa-web", json!({"metadata": {"ownerReferences": owner}}))
+        .await;
+    let flux = json!({"metadata": {"labels": {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"}}});
+    stage.patch(DEPLOYMENT, "mastodon-sidekiq-default", flux.clone()).await;
+    stage.patch(CONFIG_MAP, "mastodon-database", flux).await;
+    let helm = json!({"helm.toolkit.fluxcd.io/name": "shop", "helm.toolkit.fluxcd.io/namespace": NAMESPACE});
+    stage
+        .patch(DEPLOYMENT, "mastodon-sidekiq-federation", json!({"metadata": {"labels": helm}}))
+        .await;
+    let tracking = json!({"argocd.argoproj.io/tracking-id": "mastodon:apps/Deployment:mastodon/mastodon-sidekiq-background"});
+    stage
+        .patch(
+            DEPLOYMENT,
+            "mastodon-sidekiq-background",
+            json!({"metadata": {"annotations": tracking}}),
+        )
+        .await;
+    stage
+        .patch_as("robot", DEPLOYMENT, "mastodon-sidekiq-scheduler", json!({"spec": {"replicas": 1}}))
+        .await;
+}
+
+/// manifests/components/keda, flux and cron-jobs in the overlay, and manifests/gitops/argo in Argo CD's namespace.
+async fn grant(stage: &Stage) {
+    let plane = &stage.migration.plane;
+    let objects = manifests::example_with(plane.setup(), &["keda", "flux", "cron-jobs"]).unwrap();
+    let roles: Vec<Value> = manifests::of_kind(&objects, "Role").cloned().collect();
+    plane.apply(NAMESPACE, &roles).await.unwrap();
+    let argo = manifests::render(plane.setup(), &manifests::folder().join("gitops/argo")).unwrap();
+    plane.apply(ARGO, &argo).await.unwrap();
+    stage
+        .patch(CONFIG_MAP, "replica-migration", json!({"data": {"APP_CRONJOBS": "nightly"}}))
+        .await;
+}
+
+/// Each puts back the replicas of its Deployment, and Flux the ConfigMap, unless it is told not to; the robot is told nothing.
+fn start(stage: &Stage) -> Vec<Acting> {
+    let in_namespace = |kind, name: &str| (kind, NAMESPACE.to_owned(), name.to_owned());
+    let heeds = |object, field: &str, still: Value| {
+        Some(Heeds {
+            object,
+            field: field.into(),
+            still,
+        })
+    };
+    let reconcile = "/metadata/annotations/kustomize.toolkit.fluxcd.io~1reconcile";
+    let replicas = |manager, name: &str, count: u32, heeds: Option<Heeds>| Contender {
+        manager,
+        heeds,
+        object: (DEPLOYMENT, name.into()),
+        git: json!({"spec": {"replicas": count}}),
+    };
+    let web = heeds(
+        in_namespace(SCALED_OBJECT, "web"),
+        "/metadata/annotations/autoscaling.keda.sh~1paused",
+        json!("true"),
+    );
+    let default = heeds(in_namespace(DEPLOYMENT, "mastodon-sidekiq-default"), reconcile, json!("disabled"));
+    let federation = heeds(in_namespace(HELM_RELEASE, "shop"), "/spec/suspend", json!(true));
+    let healing = "/spec/syncPolicy/automated/selfHeal";
+    let background = heeds((APPLICATION, ARGO.to_owned(), "mastodon".to_owned()), healing, json!(false));
+    let map = Contender {
+        manager: "kustomize-controller",
+        heeds: heeds(in_namespace(CONFIG_MAP, "mastodon-database"), reconcile, json!("disabled")),
+        object: (CONFIG_MAP, "mastodon-database".into()),
+        git: json!({"data": {"DB_HOST": "mastodon-postgresql-pooler", "REPLICA_DB_HOST": "mastodon-postgresql-repl"}}),
+    };
+    let all = [
+        replicas("keda-operator", "mastodon-web", 2, web),
+        replicas("kustomize-controller", "mastodon-sidekiq-default", 1, default),
+        replicas("helm-controller", "mastodon-sidekiq-federation", 1, federation),
+        replicas("argocd-controller", "mastodon-sidekiq-background", 1, background),
+        replicas("robot", "mastodon-sidekiq-scheduler", 1, None),
+        map,
+    ];
+    all.into_iter().map(|one| one.start(&stage.migration.plane, NAMESPACE)).collect()
+}
+
+/// The CronJob's controller tells of a Job that runs; nothing is blocked before it has ended.
+async fn a_job_that_runs_is_waited_for(stage: &Stage) {
+    let active = json!([{"kind": "Job", "name": "nightly-1", "namespace": NAMESPACE}]);
+    stage.patch_status(CRON_JOB, "nightly", json!({"status": {"active": active}})).await;
+    let running = stage.by_config().env("FAILPOINT", "before record Blocked").start().await.unwrap();
+    running.says("jobs of the application still run: nightly-1", SOON).await.unwrap();
+    stage.patch_status(CRON_JOB, "nightly", json!({"status": {"active": null}})).await;
+    running.says("failpoint before record Blocked: waiting", SOON).await.unwrap();
+    running.terminate();
+    running.go_on();
+    ends(&running.wait(SOON).await.unwrap(), 3, &["GOING BACK: asked to end"]);
+}
