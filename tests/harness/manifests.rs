@@ -1,4 +1,4 @@
-//! The manifests that users apply: rendered by kustomize's own binary, and applied to the API server.
+//! The manifests that users apply: rendered by kustomize's own binary or by kubectl's, and applied to the API server.
 
 pub mod access;
 
@@ -15,27 +15,43 @@ pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests")
 }
 
+/// Who renders: the two are not always of one version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renderer {
+    /// `kustomize build`.
+    Kustomize,
+    /// `kubectl kustomize`.
+    Kubectl,
+}
+
 /// What `kustomize build` makes of an overlay, in the order in which it is to be applied.
 ///
 /// # Errors
 /// kustomize refuses it; the error holds its words.
 pub fn render(setup: &Setup, overlay: &Path) -> Result<Vec<Value>> {
-    let mut command = std::process::Command::new(&setup.kustomize);
-    let output = command
-        .arg("build")
-        .arg(overlay)
-        .env_clear()
-        .output()
-        .context("starting kustomize")?;
+    render_by(Renderer::Kustomize, setup, overlay)
+}
+
+/// As [`render`], by the one or the other.
+///
+/// # Errors
+/// As [`render`].
+pub fn render_by(renderer: Renderer, setup: &Setup, overlay: &Path) -> Result<Vec<Value>> {
+    let (program, verb) = match renderer {
+        Renderer::Kustomize => (&setup.kustomize, "build"),
+        Renderer::Kubectl => (&setup.kubectl, "kustomize"),
+    };
+    let mut command = std::process::Command::new(program);
+    // PATH: git fetches what an overlay names by URL.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    command.arg(verb).arg(overlay).env_clear().env("PATH", path).env("HOME", "/");
+    let doing = || format!("{} {verb} {}", program.display(), overlay.display());
+    let output = command.output().with_context(doing)?;
     if !output.status.success() {
-        bail!(
-            "kustomize build {}: {}",
-            overlay.display(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("{}: {}", doing(), String::from_utf8_lossy(&output.stderr).trim());
     }
     let documents = serde_yaml_ng::Deserializer::from_slice(&output.stdout);
-    let objects = documents.map(|document| Value::deserialize(document).context("reading what kustomize printed"));
+    let objects = documents.map(|document| Value::deserialize(document).context("reading what was printed"));
     objects.filter(|object| !matches!(object, Ok(Value::Null))).collect()
 }
 

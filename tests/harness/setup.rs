@@ -1,4 +1,5 @@
-//! Finds or makes the real parts: kube-apiserver, etcd and kustomize, PostgreSQL, Patroni and PgBouncer, a locale, a user to run them.
+//! Finds or makes the real parts: kube-apiserver, etcd, kustomize and kubectl, PostgreSQL, Patroni and PgBouncer, a locale, a user to
+//! run them.
 //!
 //! What has to be built is built once and kept in the user's cache; progress goes to standard error.
 //! A second call finds everything in its place and only looks at a few files.
@@ -33,6 +34,8 @@ pub struct Setup {
     pub etcd: PathBuf,
     /// Renders the manifests.
     pub kustomize: PathBuf,
+    /// What users apply them with.
+    pub kubectl: PathBuf,
     /// The Python that has Patroni.
     pub python: PathBuf,
     /// The directory of PostgreSQL's programs.
@@ -79,6 +82,7 @@ impl Setup {
             kube_apiserver: control_plane.kube_apiserver,
             etcd: control_plane.etcd,
             kustomize: control_plane.kustomize,
+            kubectl: control_plane.kubectl,
             python: python.interpreter,
             postgres_bin: python.postgres_bin,
             postgres_16_bin,

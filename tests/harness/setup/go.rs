@@ -1,4 +1,4 @@
-//! kube-apiserver, etcd and kustomize: given, found by setup-envtest, or built with Go from their modules.
+//! kube-apiserver, etcd, kustomize and kubectl: given, found by setup-envtest or in PATH, or built with Go from their modules.
 
 use std::{
     env, fs,
@@ -11,12 +11,15 @@ use anyhow::{Context, Result, bail};
 use super::{Places, ServerUser, tools};
 
 const KUBERNETES: &str = "1.34.4";
+/// The first kubectl with a kustomize 5 inside, which the manifests need.
+const KUBECTL_MINOR_MIN: u64 = 27;
 
 /// The programs of the control plane.
 pub(super) struct ControlPlane {
     pub(super) kube_apiserver: PathBuf,
     pub(super) etcd: PathBuf,
     pub(super) kustomize: PathBuf,
+    pub(super) kubectl: PathBuf,
 }
 
 /// A program that Go builds from one of our two go.mod files.
@@ -54,6 +57,13 @@ const KUSTOMIZE: Part = Part {
     module: KUBERNETES_MODULE,
     minutes: "about half a minute",
 };
+const KUBECTL: Part = Part {
+    name: "kubectl",
+    version: KUBERNETES,
+    package: "k8s.io/kubernetes/cmd/kubectl",
+    module: KUBERNETES_MODULE,
+    minutes: "about a minute",
+};
 const ETCD: Part = Part {
     name: "etcd",
     version: "3.6.16",
@@ -63,28 +73,26 @@ const ETCD: Part = Part {
 };
 
 /// The programs: from `$KUBEBUILDER_ASSETS`, else from setup-envtest when it has them without a network, else built.
-/// kustomize is in neither of these and is always built.
+/// kustomize is always built, kubectl unless the machine has one.
 pub(super) fn control_plane(places: &Places, user: &ServerUser) -> Result<ControlPlane> {
     let kustomize = build(&KUSTOMIZE, places)?;
-    if let Some(directory) = env::var_os("KUBEBUILDER_ASSETS")
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from)
-    {
-        return assets(&directory, kustomize, places, user).context("KUBEBUILDER_ASSETS");
-    }
-    if let Some(directory) = envtest()
-        && let Ok(found) = assets(&directory, kustomize.clone(), places, user)
-    {
-        return Ok(found);
-    }
+    let given = env::var_os("KUBEBUILDER_ASSETS").filter(|value| !value.is_empty());
+    let [kube_apiserver, etcd] = if let Some(directory) = given {
+        assets(Path::new(&directory), places, user).context("KUBEBUILDER_ASSETS")?
+    } else if let Some(found) = envtest().and_then(|directory| assets(&directory, places, user).ok()) {
+        found
+    } else {
+        [build(&KUBE_APISERVER, places)?, build(&ETCD, places)?]
+    };
     Ok(ControlPlane {
-        kube_apiserver: build(&KUBE_APISERVER, places)?,
-        etcd: build(&ETCD, places)?,
+        kube_apiserver,
+        etcd,
         kustomize,
+        kubectl: installed_kubectl().map_or_else(|| build(&KUBECTL, places), Ok)?,
     })
 }
 
-fn assets(directory: &Path, kustomize: PathBuf, places: &Places, user: &ServerUser) -> Result<ControlPlane> {
+fn assets(directory: &Path, places: &Places, user: &ServerUser) -> Result<[PathBuf; 2]> {
     let program = |name: &str| {
         let file = directory.join(name);
         if !tools::is_program(&file) {
@@ -92,11 +100,21 @@ fn assets(directory: &Path, kustomize: PathBuf, places: &Places, user: &ServerUs
         }
         if user.reaches(&file) { Ok(file) } else { copy(&file, name, places) }
     };
-    Ok(ControlPlane {
-        kube_apiserver: program("kube-apiserver")?,
-        etcd: program("etcd")?,
-        kustomize,
-    })
+    Ok([program("kube-apiserver")?, program("etcd")?])
+}
+
+/// The kubectl in PATH, if it is new enough.
+fn installed_kubectl() -> Option<PathBuf> {
+    let kubectl = tools::find("kubectl")?;
+    let output = Command::new(&kubectl)
+        .args(["version", "--client", "--output=json"])
+        .output()
+        .ok()?;
+    let version: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    let minor = version.pointer("/clientVersion/minor")?.as_str()?;
+    // Some distributors write `32+`.
+    let minor: u64 = minor.trim_end_matches('+').parse().ok()?;
+    (minor >= KUBECTL_MINOR_MIN).then_some(kubectl)
 }
 
 /// A copy in the cache for a program that lies where the servers' user cannot go, below root's home for example.
