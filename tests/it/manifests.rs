@@ -1,5 +1,8 @@
 //! What users apply: accepted by a real API server, as strict as promised, and with nothing in it that no program reads.
 
+mod alerts;
+mod components;
+mod elsewhere;
 mod names;
 mod sources;
 mod variables;
@@ -16,6 +19,7 @@ use kube::{
     Api, Client, Discovery,
     api::{DynamicObject, Patch, PatchParams, PostParams, ValidationDirective},
     core::GroupVersionKind,
+    discovery::Scope,
 };
 use serde_json::{Value, json};
 
@@ -43,8 +47,14 @@ fn specs<'a>(objects: &'a [Value], step: &str) -> [&'a Value; 2] {
 #[tokio::test]
 async fn the_api_server_accepts_everything_and_admits_the_pods_as_restricted() {
     let plane = ControlPlane::start().await.unwrap();
+    let example = example().await;
+    let namespace = manifests::namespace(&example).unwrap();
+    plane.namespace(namespace).await.unwrap();
+    // Before anything is there: the pod of a Job cannot be changed.
+    for component in components::all() {
+        dry_run(&plane.admin(), namespace, &components::rendered(&component).await).await;
+    }
     let objects = manifests::apply_example(&plane).await.unwrap();
-    let namespace = manifests::namespace(&objects).unwrap();
     dry_run(&plane.admin(), namespace, &objects).await;
     assert_eq!(manifests::apply_example(&plane).await.unwrap(), objects, "a second apply");
 
@@ -54,8 +64,11 @@ async fn the_api_server_accepts_everything_and_admits_the_pods_as_restricted() {
         .patch(namespace, &PatchParams::default(), &Patch::Merge(restricted))
         .await
         .unwrap();
+    let prioritized = components::rendered("priority-class").await;
+    let class = named(&prioritized, "PriorityClass", "replica-migration").clone();
+    plane.apply(namespace, &[class]).await.unwrap();
     for step in STEPS {
-        for spec in specs(&objects, step) {
+        for spec in [specs(&objects, step), specs(&prioritized, step)].concat() {
             admit(&plane.admin(), namespace, &spec["template"])
                 .await
                 .unwrap_or_else(|error| panic!("{step}: {error}"));
@@ -86,8 +99,11 @@ async fn dry_run(client: &Client, namespace: &str, objects: &[Value]) {
     for object in objects {
         let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
         let (types, name) = (object.types.clone().unwrap(), object.metadata.name.clone().unwrap());
-        let (resource, _) = known.resolve_gvk(&GroupVersionKind::try_from(&types).unwrap()).unwrap();
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        let (resource, capabilities) = known.resolve_gvk(&GroupVersionKind::try_from(&types).unwrap()).unwrap();
+        let api: Api<DynamicObject> = match capabilities.scope {
+            Scope::Cluster => Api::all_with(client.clone(), &resource),
+            Scope::Namespaced => Api::namespaced_with(client.clone(), namespace, &resource),
+        };
         api.patch(&name, &params, &Patch::Apply(&object))
             .await
             .unwrap_or_else(|error| panic!("{} {name}: {error}", types.kind));

@@ -7,7 +7,7 @@ use std::{
 
 use harness::{
     control_plane::ControlPlane,
-    source::{Checksums, Dcs, Hashes, Source, SourceOptions, Tls, operator::Operator, rest},
+    source::{Checksums, Dcs, Hashes, Member, Source, SourceOptions, Tls, operator::Operator, rest},
 };
 use http::Method;
 use k8s_openapi::api::core::v1::Pod;
@@ -107,8 +107,10 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
     let stop = "do $$ begin execute format('copy (select 1) to program %L', format('%s/pg_ctl stop -D %s -m fast -W',
         (select setting from pg_config() where name = 'BINDIR'), current_setting('data_directory'))); end $$";
     let client = source.connect_to(leader, "postgres").await.unwrap();
+    assert_eq!(leads_in_its_metrics(leader).await, [1, 1]);
     client.batch_execute(stop).await.ok();
     until("the server stopped", async || !leader.postgres_runs()).await;
+    assert_eq!(leads_in_its_metrics(leader).await[1], 0);
     // Longer than a round of Patroni (loop_wait is 10 s): what it does not do in this time it does not do.
     let watched = Instant::now();
     let replica = source.members().iter().find(|member| member.name() != leader.name()).unwrap();
@@ -131,6 +133,8 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
     source.patch_configuration(&undo).await.unwrap();
     until("writable", async || text(&source, "postgres", read_only).await == "off").await;
     source.healthy().await.unwrap();
+    assert_eq!(leads_in_its_metrics(leader).await, [1, 1]);
+    assert_eq!(leads_in_its_metrics(replica).await, [0, 1]);
     assert_eq!(text(&source, "postgres", timeline).await, before);
 
     let postmaster = std::fs::read_to_string(leader.place().data.join("postmaster.pid")).unwrap();
@@ -141,6 +145,17 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
     until("another postmaster", async || changed() && leader.postgres_runs()).await;
     until("a leader after the crash", async || source.leader().await.is_ok()).await;
     source.healthy().await.unwrap();
+}
+
+/// The two metrics by which the alert SourceAnswersAgain of manifests/components/prometheus-rules knows a source that leads.
+async fn leads_in_its_metrics(member: &Member) -> [u8; 2] {
+    let metrics = rest::get(&format!("{}/metrics", member.rest_url())).await.unwrap();
+    let metrics = metrics.as_str().unwrap();
+    ["patroni_primary", "patroni_postgres_running"].map(|metric| {
+        let series = format!("{metric}{{scope=\"mastodon-postgresql\",name=\"{}\"}} ", member.name());
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
+        value.unwrap_or_else(|| panic!("no {series}in {metrics}")).parse().unwrap()
+    })
 }
 
 #[tokio::test]

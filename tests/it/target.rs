@@ -12,7 +12,7 @@ use harness::{
     source::{Source, SourceOptions},
     target::{InstanceHandle, Options, Target},
 };
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::{
     Api,
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams},
@@ -216,6 +216,7 @@ async fn the_cure_lets_it_follow(bed: &Bed, instance: &InstanceHandle) {
             == "1"
     })
     .await;
+    the_monitors_query_tells_how_far_behind_it_is(bed, &session).await;
     for (setting, value) in [
         ("archive_mode", "always"),
         ("primary_slot_name", ""),
@@ -241,6 +242,38 @@ async fn the_cure_lets_it_follow(bed: &Bed, instance: &InstanceHandle) {
     assert_eq!(status["timelineID"], Value::Null, "empty until the promotion");
     assert_eq!(status["instancesReportedState"]["database-1"]["isPrimary"], false);
     assert_eq!(status["currentPrimary"], "database-1");
+}
+
+/// The query of manifests/components/prometheus-rules, with the rights of CloudNativePG's exporter.
+async fn lag_bytes(session: &tokio_postgres::Client) -> Option<i64> {
+    let text = std::fs::read_to_string(harness::manifests::folder().join("components/prometheus-rules/queries.yaml")).unwrap();
+    let map: ConfigMap = serde_yaml_ng::from_str(&text).unwrap();
+    let queries: Value = serde_yaml_ng::from_str(&map.data.unwrap()["queries"]).unwrap();
+    let query = queries["replica_migration"]["query"].as_str().unwrap();
+    session.batch_execute("set role pg_monitor").await.unwrap();
+    let rows = session
+        .query(&format!("select lag_bytes::int8 from ({query}) as q"), &[])
+        .await
+        .unwrap();
+    session.batch_execute("reset role").await.unwrap();
+    rows.first().map(|row| row.get(0))
+}
+
+async fn the_monitors_query_tells_how_far_behind_it_is(bed: &Bed, session: &tokio_postgres::Client) {
+    bed.until("nothing is behind", async || lag_bytes(session).await == Some(0)).await;
+    session.batch_execute("select pg_wal_replay_pause()").await.unwrap();
+    let source = bed.source.connect("mastodon").await.unwrap();
+    source
+        .batch_execute("select pg_logical_emit_message(false, 'lag', repeat('x', 100000))")
+        .await
+        .unwrap();
+    bed.until("100 kB are behind", async || {
+        lag_bytes(session).await.is_some_and(|bytes| bytes >= 100_000)
+    })
+    .await;
+    session.batch_execute("select pg_wal_replay_resume()").await.unwrap();
+    bed.until("nothing is behind again", async || lag_bytes(session).await == Some(0))
+        .await;
 }
 
 async fn changed_settings_are_reloaded_and_a_fence_stops_it(bed: &Bed, instance: &InstanceHandle) {
@@ -287,6 +320,7 @@ async fn the_source_goes_on_alone(bed: &Bed, instance: &InstanceHandle) {
             == "0"
     })
     .await;
+    assert_eq!(lag_bytes(&session).await, None, "that is for another alert to tell");
     bed.source
         .connect("mastodon")
         .await

@@ -1,5 +1,5 @@
-//! The resources of the two operators: their own schemas when the folder `shared/crds` lies beside the checkout, else
-//! schemas of ours that accept every field.
+//! The resources of the two operators, and of the Prometheus operator: their own schemas when the folder `shared/crds` lies
+//! beside the checkout, else schemas of ours that accept every field.
 
 use std::{
     fs,
@@ -12,12 +12,14 @@ use kube::Client;
 use serde_json::{Value, json};
 
 /// Group, version, plural, kind and list kind of what the programs read or write.
-const RESOURCES: [(&str, &str, &str, &str); 5] = [
+const RESOURCES: [(&str, &str, &str, &str); 7] = [
     ("postgresql.cnpg.io", "clusters", "Cluster", "ClusterList"),
     ("postgresql.cnpg.io", "poolers", "Pooler", "PoolerList"),
     ("postgresql.cnpg.io", "backups", "Backup", "BackupList"),
     ("postgresql.cnpg.io", "scheduledbackups", "ScheduledBackup", "ScheduledBackupList"),
     ("acid.zalan.do", "postgresqls", "postgresql", "postgresqlList"),
+    ("monitoring.coreos.com", "podmonitors", "PodMonitor", "PodMonitorList"),
+    ("monitoring.coreos.com", "prometheusrules", "PrometheusRule", "PrometheusRuleList"),
 ];
 const ESTABLISHED_SECONDS_MAX: u64 = 30;
 const URL: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -42,7 +44,7 @@ fn permissive(group: &str, plural: &str, kind: &str, list: &str) -> Value {
     let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let properties = json!({"spec": anything, "status": anything});
     let scale = json!({"specReplicasPath": ".spec.instances", "statusReplicasPath": ".status.instances"});
-    let subresources = if group == "acid.zalan.do" {
+    let subresources = if group != "postgresql.cnpg.io" {
         json!({"status": {}})
     } else {
         json!({"status": {}, "scale": scale})

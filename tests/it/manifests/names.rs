@@ -32,7 +32,7 @@ fn renamed(text: &str) -> String {
 }
 
 /// Renders a copy of the manifests with another overlay beside the example.
-async fn render_with(overlay: &str) -> Vec<Value> {
+pub(super) async fn render_with(overlay: &str) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     copy(&manifests::folder(), folder.path());
     let other = folder.path().join("overlays/other");
@@ -41,7 +41,7 @@ async fn render_with(overlay: &str) -> Vec<Value> {
     manifests::render(Setup::ready().await.unwrap(), &other).unwrap()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let place = to.join(entry.file_name());
@@ -53,7 +53,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn example_overlay() -> String {
+pub(super) fn example_overlay() -> String {
     fs::read_to_string(manifests::folder().join("overlays/example/kustomization.yaml")).unwrap()
 }
 

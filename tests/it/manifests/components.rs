@@ -1,0 +1,75 @@
+//! Each component does what its comment says, and nothing else.
+
+use std::{collections::BTreeSet, fs};
+
+use harness::manifests::{self, of_kind};
+use serde_json::Value;
+
+use super::names;
+
+/// The folders of `manifests/components`.
+pub(super) fn all() -> Vec<String> {
+    let folders = fs::read_dir(manifests::folder().join("components")).unwrap();
+    let mut names: Vec<String> = folders.map(|folder| folder.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The example's overlay with one component more.
+pub(super) fn with(component: &str) -> String {
+    const OWN: &str = "components: [../../components/names]";
+    let overlay = names::example_overlay();
+    assert!(overlay.contains(OWN), "{overlay}");
+    let both = format!("components: [../../components/names, ../../components/{component}]");
+    if component == "names" {
+        overlay
+    } else {
+        overlay.replace(OWN, &both)
+    }
+}
+
+/// The example's objects with one component more.
+pub(super) async fn rendered(component: &str) -> Vec<Value> {
+    names::render_with(&with(component)).await
+}
+
+#[tokio::test]
+async fn a_component_leaves_the_objects_of_the_others_as_they_are() {
+    let example = super::example().await;
+    let name = |object: &Value| format!("{} {}", object["kind"], object["metadata"]["name"]);
+    for component in all() {
+        let objects = rendered(&component).await;
+        let changed: BTreeSet<String> = example
+            .iter()
+            .filter(|object| !objects.contains(object))
+            .map(|object| object["kind"].as_str().unwrap().to_owned())
+            .collect();
+        let added: BTreeSet<String> = objects
+            .iter()
+            .filter(|object| !example.iter().any(|before| name(before) == name(object)))
+            .map(|object| object["kind"].as_str().unwrap().to_owned())
+            .collect();
+        let [changes, adds]: [&[&str]; 2] = match component.as_str() {
+            "names" => [&[], &[]],
+            "cron-jobs" | "flux" | "hashed-config" | "keda" | "selector" | "statefulsets" => [&["Role"], &[]],
+            "priority-class" => [&["CronJob", "Job"], &["PriorityClass"]],
+            "prometheus-rules" => [&[], &["ConfigMap", "PodMonitor", "PrometheusRule"]],
+            other => panic!("nothing is said of {other} here"),
+        };
+        let texts = |set: &BTreeSet<String>| set.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+        assert_eq!((texts(&changed), texts(&added)), (changes.join(" "), adds.join(" ")), "{component}");
+    }
+}
+
+#[tokio::test]
+async fn every_pod_gets_the_priority() {
+    let objects = rendered("priority-class").await;
+    let class = super::named(&objects, "PriorityClass", "replica-migration");
+    assert!(class["value"].as_i64().unwrap() > 0);
+    for step in super::STEPS {
+        for spec in super::specs(&objects, step) {
+            assert_eq!(spec["template"]["spec"]["priorityClassName"], "replica-migration", "{step}");
+        }
+    }
+    assert_eq!(of_kind(&objects, "PriorityClass").count(), 1);
+}
