@@ -93,7 +93,7 @@ pub fn main<C: DeserializeOwned>(program: &'static str, work: impl AsyncFnOnce(C
         let prepared = async {
             let (common, own) = (common?, config::load::<C>()?);
             let target = common.target_cluster.clone();
-            let (client, namespace) = kubernetes::client().await?;
+            let (client, namespace) = kubernetes::client()?;
             reporter.events_on(client.clone(), subject(&common.target_cluster, &namespace));
             Ok((own, client, target, namespace, Stop::listen()?))
         }

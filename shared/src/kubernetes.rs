@@ -1,5 +1,6 @@
 //! The Kubernetes API: the client, how we apply and patch, and the few fields of each resource that are read or written.
 
+mod client;
 pub mod cnpg;
 pub mod patroni;
 pub mod poolers;
@@ -8,12 +9,10 @@ pub mod source_tls;
 pub mod workloads;
 pub mod zalando;
 
-use std::time::Duration;
-
+pub use client::client;
 use kube::{
-    Api, Client, Config, Resource,
+    Api, Resource,
     api::{Patch, PatchParams},
-    config::KubeConfigOptions,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -21,31 +20,6 @@ use crate::error::{Context as _, Error, Result, is_not_found};
 
 /// The field manager of everything that the programs write.
 pub const FIELD_MANAGER: &str = "replica-migration";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// No call of ours is a watch that stays quiet for longer.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A client as this Job's ServiceAccount, and the namespace that the Job runs in.
-///
-/// # Errors
-/// Config when there is neither a kubeconfig nor a mounted ServiceAccount.
-pub async fn client() -> Result<(Client, String)> {
-    let unusable = |cause: Box<dyn std::error::Error + Send + Sync>| {
-        Error::config("finding the kubernetes api")
-            .caused_by(cause)
-            .hint("run this as a Job of manifests/, or set KUBECONFIG")
-    };
-    let mut config = match std::env::var_os("KUBECONFIG") {
-        Some(_) => Config::from_kubeconfig(&KubeConfigOptions::default())
-            .await
-            .map_err(|e| unusable(e.into()))?,
-        None => Config::infer().await.map_err(|e| unusable(e.into()))?,
-    };
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    config.read_timeout = Some(READ_TIMEOUT);
-    let namespace = config.default_namespace.clone();
-    Ok((Client::try_from(config)?, namespace))
-}
 
 /// Reads one object; None when it does not exist.
 ///

@@ -8,8 +8,8 @@
 //! back to the log; an exit code is judged by podFailurePolicy.
 //!
 //! Other than there: no container. Mounts lie below a directory of the pod's own and their paths in the environment and in
-//! arguments are rewritten; the program comes from cargo's build directory; the kubeconfig stands in for the mounted
-//! token; `SOURCE_HOSTADDR` and `TARGET_HOSTADDR` stand in for DNS; resource limits, root file system and priority have no
+//! arguments are rewritten; the program comes from cargo's build directory; `SERVICE_ACCOUNT_DIRECTORY` names the
+//! place of token, CA and namespace; `SOURCE_HOSTADDR` and `TARGET_HOSTADDR` stand in for DNS; resource limits, root file system and priority have no
 //! effect; a failed pod is followed by the next one without a delay, and by nobody unless [`Launch::to_the_end`] is asked.
 
 mod ended;
@@ -180,12 +180,30 @@ impl Kubelet {
             .env("HOME", "/");
         if pod.automount_service_account_token != Some(false) {
             let account = pod.service_account_name.as_deref().unwrap_or("default");
-            let file = root.join("kubeconfig");
-            let text = self.plane.kubeconfig(&self.namespace, account).await?;
-            volumes::write(user, root, &file, text.as_bytes(), 0o400)?;
-            command.env("KUBECONFIG", file);
+            command.envs(self.service_account(account, root).await?);
         }
         Ok((command, termination_log))
+    }
+
+    /// What the kubelet gives to a pod whose ServiceAccount is mounted.
+    async fn service_account(&self, account: &str, root: &Path) -> Result<[(&'static str, String); 3]> {
+        let directory = root.join("var/run/secrets/kubernetes.io/serviceaccount");
+        let token = self.plane.token(&self.namespace, account).await?;
+        let files = [
+            ("token", token.as_str()),
+            ("ca.crt", self.plane.authority()),
+            ("namespace", &self.namespace),
+        ];
+        for (name, text) in files {
+            let user = &self.plane.setup().user;
+            volumes::write(user, root, &directory.join(name), text.as_bytes(), 0o400)?;
+        }
+        let url: http::Uri = self.plane.url().parse()?;
+        Ok([
+            ("SERVICE_ACCOUNT_DIRECTORY", directory.display().to_string()),
+            ("KUBERNETES_SERVICE_HOST", url.host().unwrap_or_default().to_owned()),
+            ("KUBERNETES_SERVICE_PORT", url.port_u16().unwrap_or_default().to_string()),
+        ])
     }
 
     /// What DNS would do, for those that have no address yet.

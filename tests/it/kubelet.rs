@@ -1,7 +1,7 @@
 //! The harness's own kubelet, before anything is concluded from it: a program that tells what it was given.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::PermissionsExt,
     sync::{Arc, Mutex},
@@ -21,8 +21,8 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, Config,
     api::{DeleteParams, ListParams, Patch, PatchParams},
-    config::{KubeConfigOptions, Kubeconfig},
 };
+use openssl::x509::X509;
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -110,7 +110,9 @@ async fn a_program_is_given_what_its_manifest_says_and_nothing_else() {
     wanted.extend([
         "SOURCE_HOSTADDR",
         "TARGET_HOSTADDR",
-        "KUBECONFIG",
+        "SERVICE_ACCOUNT_DIRECTORY",
+        "KUBERNETES_SERVICE_HOST",
+        "KUBERNETES_SERVICE_PORT",
         "PATH",
         "HOME",
         "HOSTNAME",
@@ -127,7 +129,7 @@ async fn a_program_is_given_what_its_manifest_says_and_nothing_else() {
 
     names_lead_to_services_that_come_later(&bed, given["SOURCE_HOSTADDR"], given["TARGET_HOSTADDR"]).await;
     assert!(ended.memory_peak_bytes > 0 && ended.elapsed < LIMIT);
-    token_is_of_the_service_account(given["KUBECONFIG"]).await;
+    token_is_of_the_service_account(&given).await;
 
     let jobs: Api<Job> = Api::namespaced(bed.plane.admin(), NAMESPACE);
     let created = jobs.list(&ListParams::default()).await.unwrap().items;
@@ -165,12 +167,14 @@ async fn names_lead_to_services_that_come_later(bed: &Bed, source: &str, target:
     assert!(TcpStream::connect((source, 5432)).await.is_err());
 }
 
-async fn token_is_of_the_service_account(kubeconfig: &str) {
-    let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-        .await
-        .unwrap();
-    assert_eq!(config.default_namespace, NAMESPACE);
+async fn token_is_of_the_service_account(given: &BTreeMap<&str, &str>) {
+    let file = |name| fs::read(format!("{}/{name}", given["SERVICE_ACCOUNT_DIRECTORY"])).unwrap();
+    assert_eq!(file("namespace"), NAMESPACE.as_bytes());
+    let url = format!("https://{}:{}", given["KUBERNETES_SERVICE_HOST"], given["KUBERNETES_SERVICE_PORT"]);
+    let mut config = Config::new(url.parse().unwrap());
+    config.default_namespace = NAMESPACE.to_owned();
+    config.root_cert = Some(vec![X509::from_pem(&file("ca.crt")).unwrap().to_der().unwrap()]);
+    config.auth_info.token = Some(String::from_utf8(file("token")).unwrap().into());
     let client = Client::try_from(config).unwrap();
     let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
     assert_eq!(maps.get_opt("mastodon-database").await.unwrap(), None);

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use harness::{
     application::Origin,
+    authority::Authority,
     kubelet::program,
     migration::{CLUSTER, Migration, succeeded},
     source::SourceOptions,
@@ -82,12 +83,12 @@ async fn one_cut() -> Result<(Report, u64)> {
 async fn starts() -> Result<Vec<(&'static str, Vec<Duration>)>> {
     let door = TcpListener::bind("127.0.0.1:0").await?;
     let address = door.local_addr()?;
-    let kubeconfig = std::env::temp_dir().join(format!("bench-{}.kubeconfig", std::process::id()));
-    let text = format!(
-        "apiVersion: v1\nkind: Config\nclusters: [{{name: a, cluster: {{server: 'http://{address}'}}}}]\nusers: [{{name: a, user: {{token: a}}}}]\n\
-         contexts: [{{name: a, context: {{cluster: a, user: a, namespace: a}}}}]\ncurrent-context: a\n"
-    );
-    std::fs::write(&kubeconfig, text)?;
+    let account = std::env::temp_dir().join(format!("bench-{}", std::process::id()));
+    std::fs::create_dir_all(&account)?;
+    let authority = Authority::root("bench")?;
+    for (name, text) in [("token", "a"), ("namespace", "a"), ("ca.crt", authority.certificate())] {
+        std::fs::write(account.join(name), text)?;
+    }
     let mut all = Vec::new();
     for name in ["prepare-zalando", "extract-certs", "validate-replication", "cutover"] {
         let mut times = Vec::new();
@@ -95,7 +96,9 @@ async fn starts() -> Result<Vec<(&'static str, Vec<Duration>)>> {
             let begun = Instant::now();
             let mut child = Command::new(program(name).await?)
                 .env_clear()
-                .env("KUBECONFIG", &kubeconfig)
+                .env("SERVICE_ACCOUNT_DIRECTORY", &account)
+                .env("KUBERNETES_SERVICE_HOST", address.ip().to_string())
+                .env("KUBERNETES_SERVICE_PORT", address.port().to_string())
                 .envs(ENVIRONMENT)
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -108,7 +111,7 @@ async fn starts() -> Result<Vec<(&'static str, Vec<Duration>)>> {
         }
         all.push((name, times));
     }
-    std::fs::remove_file(kubeconfig)?;
+    std::fs::remove_dir_all(account)?;
     Ok(all)
 }
 
