@@ -3,6 +3,7 @@
 mod client;
 pub mod cnpg;
 pub mod patroni;
+pub mod pods;
 pub mod poolers;
 pub mod services;
 pub mod source_tls;

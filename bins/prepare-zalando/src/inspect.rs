@@ -1,6 +1,6 @@
 //! Reads everything that the findings and the manifest need, and changes nothing.
 
-use k8s_openapi::api::core::v1::{Pod as KubePod, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt as _, api::ListParams};
 use shared::{
     config::{Connection, SslMode},
@@ -9,6 +9,7 @@ use shared::{
     kubernetes::{
         self, cnpg,
         patroni::{self, Patroni},
+        pods::Pod as KubePod,
         source_tls::{self, SourceTls},
         zalando::{self, Postgresql},
     },
@@ -189,19 +190,12 @@ async fn pods(run: &Run, settings: &Settings) -> Result<(Pod, u32)> {
         ))
         .hint("bring the source up first; patronictl list in one of its pods says what is wrong")
     })?;
-    let container = leader
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.containers.iter().find(|container| container.name == "postgres"));
-    let env = container.and_then(|container| container.env.as_deref()).unwrap_or_default();
-    let resources = container.and_then(|container| container.resources.as_ref());
-    let resources = resources.filter(|resources| resources.limits.is_some() || resources.requests.is_some());
+    let container = leader.container("postgres");
+    let resources = container.and_then(|container| container.resources.clone());
     let pod = Pod {
         name: leader.name_any(),
-        resources: resources.map(serde_json::to_value).transpose()?,
-        old_locales: env
-            .iter()
-            .any(|variable| variable.name == "USE_OLD_LOCALES" && variable.value.as_deref() == Some("true")),
+        resources: resources.filter(|resources| resources.get("limits").is_some() || resources.get("requests").is_some()),
+        old_locales: container.and_then(|container| container.value("USE_OLD_LOCALES")) == Some("true"),
     };
     Ok((pod, list.items.len() as u32))
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::ListParams};
 use shared::{
     error::{Context as _, Error, ErrorKind, Result},
@@ -10,6 +9,7 @@ use shared::{
     kubernetes::{
         self,
         patroni::{self, Patroni},
+        pods::Pod,
         zalando,
     },
     postgres::in_recovery,
@@ -97,7 +97,11 @@ async fn unrolled(run: &Run, settings: &Settings, role: &str) -> Result<Option<S
     let list = pods.list(&selector).await.context("listing the members of the source")?;
     let new = list
         .iter()
-        .filter(|pod| environment(pod, "SPILO_CONFIGURATION").is_some_and(|text| text.contains(role)))
+        .filter(|pod| {
+            pod.container("postgres")
+                .and_then(|container| container.value("SPILO_CONFIGURATION"))
+                .is_some_and(|text| text.contains(role))
+        })
         .count();
     if new < wanted {
         return Ok(Some(format!("{new} of {wanted} pods are made anew")));
@@ -114,11 +118,4 @@ async fn unrolled(run: &Run, settings: &Settings, role: &str) -> Result<Option<S
         .filter(|member| matches!(member.state.as_str(), "running" | "streaming"))
         .count();
     Ok((up < wanted).then(|| format!("{up} of {wanted} members run")))
-}
-
-fn environment<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
-    let mut containers = pod.spec.as_ref()?.containers.iter();
-    let container = containers.find(|container| container.name == "postgres")?;
-    let mut variables = container.env.iter().flatten();
-    variables.find(|variable| variable.name == name)?.value.as_deref()
 }

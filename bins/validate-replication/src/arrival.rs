@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use shared::{
     error::{Context as _, Error, ErrorKind, Result},
     job::Run,
+    kubernetes::pods::{ContainerStatus, Pod},
     postgres::{Source, Target},
     wait::{Seen, until},
 };
@@ -220,12 +220,11 @@ async fn pods(run: &Run, cluster: &str) -> Result<Vec<PodSeen>> {
 }
 
 fn pod_seen(pod: &Pod) -> PodSeen {
-    let status = pod.status.clone().unwrap_or_default();
-    let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let status = &pod.status;
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses);
     let unschedulable = status
         .conditions
         .iter()
-        .flatten()
         .find(|condition| condition.reason.as_deref() == Some("Unschedulable"));
     PodSeen {
         name: pod.name_any(),
@@ -234,13 +233,13 @@ fn pod_seen(pod: &Pod) -> PodSeen {
             .filter_map(stuck)
             .next()
             .or_else(|| Some(("-".to_owned(), unschedulable?.reason.clone()?))),
-        phase: status.phase.unwrap_or_default(),
+        phase: status.phase.clone(),
     }
 }
 
 /// A container that waits for its turn is not stuck.
 fn stuck(container: &ContainerStatus) -> Option<(String, String)> {
-    let reason = container.state.as_ref()?.waiting.as_ref()?.reason.clone()?;
+    let reason = container.state.waiting.as_ref()?.reason.clone()?;
     (!matches!(reason.as_str(), "ContainerCreating" | "PodInitializing")).then(|| (container.name.clone(), reason))
 }
 

@@ -1,10 +1,18 @@
 //! Who asks the cutover to end: the pod's SIGTERM, an annotation, or a key of the record.
 
-use k8s_openapi::api::batch::v1::CronJob;
-use kube::{Api, ResourceExt as _};
+use k8s_openapi::{api::batch::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::Deserialize;
 use shared::{error::Result, job::Run, kubernetes};
 
 use crate::journal::Journal;
+
+/// A CronJob, of which only the annotations matter here.
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = "v1::CronJob")]
+struct CronJob {
+    metadata: ObjectMeta,
+}
 
 /// The object that a person annotates.
 pub const CRON_JOB: &str = "replica-migration-cutover";

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
-use shared::postgres::source::ClientSession;
+use shared::{kubernetes::pods::Pod, postgres::source::ClientSession};
 
 /// Pods by their address, read when an address is met that none of them has.
 #[derive(Default)]
@@ -24,7 +23,7 @@ impl Pods {
         let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
         // Names are a courtesy: without them the addresses are said.
         if let Ok(list) = api.list(&ListParams::default()).await {
-            let address = |pod: &Pod| Some((pod.status.as_ref()?.pod_ip.clone()?, pod.name_any()));
+            let address = |pod: &Pod| Some((pod.status.pod_ip.clone()?, pod.name_any()));
             self.0.extend(list.iter().filter_map(address));
         }
         for address in sessions.iter().filter_map(|session| session.address.clone()) {

@@ -9,12 +9,11 @@ use hyper_util::{
     client::legacy::{Client as Http, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::zalando::member_selector;
+use super::{pods::Pod, zalando::member_selector};
 use crate::error::{Context as _, Error, Result};
 
 /// Longest answer to wait for; POST /restart answers when the server is up again.

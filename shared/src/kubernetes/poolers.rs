@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
 
+use super::pods::Pod;
 use crate::{
     config::{Connection, Name, SslMode, Text},
     error::{Context as _, Result},
@@ -50,14 +50,12 @@ pub async fn pods(client: &Client, namespace: &str, cluster: &str) -> Result<Vec
 }
 
 fn runs(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    pod.metadata.deletion_timestamp.is_none() && phase == Some("Running")
+    pod.metadata.deletion_timestamp.is_none() && pod.status.phase == "Running"
 }
 
 fn pooler(pod: &Pod) -> PoolerPod {
-    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()?.parse().ok());
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let ip = pod.status.pod_ip.as_deref().and_then(|ip| ip.parse().ok());
+    let ports = pod.spec.containers.iter().flat_map(|container| &container.ports);
     let port = ports.map(|port| port.container_port).find_map(|port| u16::try_from(port).ok());
     PoolerPod {
         name: pod.name_any(),

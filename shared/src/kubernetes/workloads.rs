@@ -5,17 +5,14 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::{
-        apps::v1::{Deployment, StatefulSet},
-        core::v1::ConfigMap,
-    },
+    api::{apps::v1, core::v1::ConfigMap},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
 use super::FIELD_MANAGER;
@@ -23,6 +20,39 @@ use crate::{
     config::App,
     error::{Context as _, Error, ErrorKind, Result},
 };
+
+/// A Deployment without the pods that it describes: their whole type is half a megabyte of program.
+#[derive(Clone, Debug, Default, Deserialize, Resource)]
+#[resource(inherit = "v1::Deployment")]
+#[serde(default)]
+struct Deployment {
+    metadata: ObjectMeta,
+    spec: Spec,
+    status: Status,
+}
+
+/// A StatefulSet in the same way.
+#[derive(Clone, Debug, Default, Deserialize, Resource)]
+#[resource(inherit = "v1::StatefulSet")]
+#[serde(default)]
+struct StatefulSet {
+    metadata: ObjectMeta,
+    spec: Spec,
+    status: Status,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Spec {
+    replicas: Option<i32>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    replicas: i32,
+    ready_replicas: i32,
+}
 
 /// What runs pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,30 +170,23 @@ where
 }
 
 fn of_deployment(found: Deployment) -> Workload {
-    let status = found.status.unwrap_or_default();
-    Workload {
-        replicas: Replicas {
-            kind: Kind::Deployment,
-            wanted: found.spec.replicas.unwrap_or(1),
-            ready: status.ready_replicas.unwrap_or(0),
-            existing: status.replicas.unwrap_or(0),
-            version: found.metadata.resource_version.clone().unwrap_or_default(),
-        },
-        metadata: found.metadata,
-    }
+    workload(Kind::Deployment, found.metadata, &found.spec, &found.status)
 }
 
 fn of_set(found: StatefulSet) -> Workload {
-    let status = found.status.unwrap_or_default();
+    workload(Kind::StatefulSet, found.metadata, &found.spec, &found.status)
+}
+
+fn workload(kind: Kind, metadata: ObjectMeta, spec: &Spec, status: &Status) -> Workload {
     Workload {
         replicas: Replicas {
-            kind: Kind::StatefulSet,
-            wanted: found.spec.replicas.unwrap_or(1),
-            ready: status.ready_replicas.unwrap_or(0),
+            kind,
+            wanted: spec.replicas.unwrap_or(1),
+            ready: status.ready_replicas,
             existing: status.replicas,
-            version: found.metadata.resource_version.clone().unwrap_or_default(),
+            version: metadata.resource_version.clone().unwrap_or_default(),
         },
-        metadata: found.metadata,
+        metadata,
     }
 }
 
