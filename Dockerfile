@@ -1,37 +1,51 @@
 # syntax=docker/dockerfile:1
-# All programs in `/` of an image without a shell. Build arguments:
-#   BASE        the final image, where the one below cannot be pulled: it needs CA certificates and nothing else
-#   TARGETARCH  amd64 or arm64; docker sets it from --platform
-#   REVISION    the commit, for the label
+# All programs in `/` of an image without a shell. `make image` sets the build arguments:
+#   BASE                where the programs go: an image with CA certificates and a passwd, and nothing else is needed
+#   BUILD_BASE          Debian 12 with Rust. OpenSSL 3.5 of Debian 13 makes every program 2.7 MB larger
+#   TARGETARCH          amd64 or arm64, whatever the architecture of this machine
+#   REVISION, VERSION   for the labels
+#   SOURCE_DATE_EPOCH   seconds; the time of everything in the image
 ARG BASE=gcr.io/distroless/static-debian12:nonroot
+ARG BUILD_BASE=rust:1.95-slim-bookworm
 
-FROM rust:1.95-slim-trixie AS build
-# OpenSSL's static library, and how the build finds it.
-RUN apt-get update \
- && apt-get install --yes --no-install-recommends libssl-dev pkg-config \
- && rm -rf /var/lib/apt/lists/*
-WORKDIR /src
-COPY . .
+FROM --platform=${BUILDPLATFORM} ${BUILD_BASE} AS build
 ARG TARGETARCH=amd64
-# The flag of .cargo/config.toml for every architecture; the target is named so that it does not reach proc-macros.
-ENV RUSTFLAGS="-C target-feature=+crt-static" CARGO_INCREMENTAL=0
-RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    --mount=type=cache,target=/src/target,id=target-${TARGETARCH} \
-    case "${TARGETARCH}" in \
-      amd64) target=x86_64-unknown-linux-gnu ;; \
-      arm64) target=aarch64-unknown-linux-gnu ;; \
+# A C compiler, libc and OpenSSL's static library of the other architecture, if it is another. In its environment OpenSSL needs no
+# pkg-config, which would have to be told of it, too.
+RUN case "${TARGETARCH}" in \
+      amd64) gnu=x86_64-linux-gnu ;; \
+      arm64) gnu=aarch64-linux-gnu ;; \
       *) echo "TARGETARCH=${TARGETARCH} is neither amd64 nor arm64" >&2; exit 1 ;; \
     esac \
- && cargo build --locked --release --target "${target}" --workspace --exclude tests --bins \
+ && if [ "$(dpkg --print-architecture)" = "${TARGETARCH}" ]; then compiler=gcc; else compiler="gcc-$(echo ${gnu} | tr _ -)"; fi \
+ && dpkg --add-architecture "${TARGETARCH}" \
+ && apt-get update \
+ && apt-get install --yes --no-install-recommends "${compiler}" "libc6-dev:${TARGETARCH}" "libssl-dev:${TARGETARCH}" \
+ && rm -rf /var/lib/apt/lists/* \
+ && ln -s "/usr/lib/${gnu}" /usr/lib/target \
+ && rustup target add "$(echo ${gnu} | sed s/-/-unknown-/)"
+WORKDIR /src
+COPY . .
+ARG SOURCE_DATE_EPOCH=0
+RUN case "${TARGETARCH}" in amd64) target=x86_64-unknown-linux-gnu ;; arm64) target=aarch64-unknown-linux-gnu ;; esac \
+ && OPENSSL_LIB_DIR=/usr/lib/target OPENSSL_INCLUDE_DIR=/usr/include CARGO_INCREMENTAL=0 \
+    cargo build --locked --release --target "${target}" --workspace --exclude tests --bins \
  && mkdir /programs \
- && find "target/${target}/release" -maxdepth 1 -type f -executable -exec cp {} /programs/ ';'
+ && find "target/${target}/release" -maxdepth 1 -type f -executable -exec install -m 0755 -t /programs {} + \
+ && find /programs -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} + \
+ && rm -rf target \
+ && sha256sum /programs/*
 
 FROM ${BASE}
+ARG BASE
 ARG REVISION=unknown
+ARG VERSION=unknown
 LABEL org.opencontainers.image.title="replica-migration" \
       org.opencontainers.image.description="Moves a PostgreSQL cluster from the Zalando operator to CloudNativePG by physical replication" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE}"
 COPY --from=build /programs/ /
 # Numeric, so that runAsNonRoot can be checked without reading the image's passwd.
 USER 65532:65532
