@@ -47,7 +47,7 @@ pub use ended::Ended;
 pub use job::Origin;
 pub use launch::Launch;
 pub use policy::Next;
-pub use programs::{built, program};
+pub use programs::{built, program, released};
 pub use running::{Line, Running};
 
 use crate::{control_plane::ControlPlane, instance::Instance, service::Services};

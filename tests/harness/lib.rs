@@ -23,5 +23,6 @@ pub mod process;
 pub mod service;
 pub mod setup;
 pub mod source;
+pub mod start;
 pub mod stranger;
 pub mod target;

@@ -7,6 +7,7 @@ mod cutover;
 mod kubelet;
 mod manifests;
 mod prepare;
+mod released;
 mod source;
 mod target;
 mod validate;

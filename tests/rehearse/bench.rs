@@ -1,20 +1,16 @@
 //! `make bench`: what the programs add to a cut, beside the floor that a bare script reaches on the same kind of stage in the same
 //! run, and what a program costs to start. Figures of one run, as medians; absolute times are the machine's.
 
-use std::{
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::{
     application::Origin,
-    authority::Authority,
     kubelet::program,
     migration::{CLUSTER, Migration, succeeded},
     source::SourceOptions,
+    start::Door,
 };
-use tokio::{net::TcpListener, time::timeout};
 
 use crate::{STEP, WRITES_AFTER, cut, floor, report::Report};
 
@@ -81,70 +77,14 @@ async fn one_cut() -> Result<(Report, u64)> {
 
 /// How long each program takes until it knocks at the API server's door.
 async fn starts() -> Result<Vec<(&'static str, Vec<Duration>)>> {
-    let door = TcpListener::bind("127.0.0.1:0").await?;
-    let address = door.local_addr()?;
-    let account = std::env::temp_dir().join(format!("bench-{}", std::process::id()));
-    std::fs::create_dir_all(&account)?;
-    let authority = Authority::root("bench")?;
-    for (name, text) in [("token", "a"), ("namespace", "a"), ("ca.crt", authority.certificate())] {
-        std::fs::write(account.join(name), text)?;
-    }
+    let door = Door::open().await?;
     let mut all = Vec::new();
     for name in ["prepare-zalando", "extract-certs", "validate-replication", "cutover"] {
         let mut times = Vec::new();
         for _ in 0..STARTS {
-            let begun = Instant::now();
-            let mut child = Command::new(program(name).await?)
-                .env_clear()
-                .env("SERVICE_ACCOUNT_DIRECTORY", &account)
-                .env("KUBERNETES_SERVICE_HOST", address.ip().to_string())
-                .env("KUBERNETES_SERVICE_PORT", address.port().to_string())
-                .envs(ENVIRONMENT)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()?;
-            let knocked = timeout(STEP, door.accept()).await;
-            times.push(begun.elapsed());
-            child.kill()?;
-            child.wait()?;
-            knocked.with_context(|| format!("{name} has not called the api"))??;
+            times.push(door.start(&program(name).await?, name).await?.elapsed);
         }
         all.push((name, times));
     }
-    std::fs::remove_dir_all(account)?;
     Ok(all)
 }
-
-/// Enough for every program to come to its first call.
-const ENVIRONMENT: [(&str, &str); 30] = [
-    ("SOURCE_CLUSTER", "a"),
-    ("TARGET_CLUSTER", "b"),
-    ("DATABASE", "a"),
-    ("SOURCE_HOST", "127.0.0.1"),
-    ("SOURCE_PORT", "5432"),
-    ("SOURCE_USER", "postgres"),
-    ("SOURCE_SSLMODE", "require"),
-    ("SOURCE_PASSWORD_FILE", "/dev/null"),
-    ("TARGET_HOST", "127.0.0.1"),
-    ("TARGET_PORT", "5432"),
-    ("TARGET_USER", "postgres"),
-    ("TARGET_SSLMODE", "require"),
-    ("TARGET_PASSWORD_FILE", "/dev/null"),
-    ("SOURCE_AUTH", "standby"),
-    ("ALLOW_SOURCE_ROLLING_UPDATE", "false"),
-    ("WAL_KEEP_MB", ""),
-    ("TARGET_IMAGE", "a:17.10"),
-    ("TARGET_STORAGE", "1Gi"),
-    ("TARGET_STORAGE_CLASS", ""),
-    ("ADOPT_IMAGE", "a:1"),
-    ("CERT_MIN_DAYS", "30"),
-    ("KEY_TABLES", "a"),
-    ("LAG_BYTES_MAX", "1"),
-    ("VALIDATE_MAX_SECONDS", "10"),
-    ("APPS", "a"),
-    ("APP_CONFIGMAP", "a"),
-    ("APP_CONFIG_TARGET", "A=b"),
-    ("ROUTE", "config"),
-    ("DRY_RUN", "false"),
-    ("CUTOVER_MAX_SECONDS", "10"),
-];

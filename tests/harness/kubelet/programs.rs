@@ -37,27 +37,49 @@ pub async fn program(name: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
+/// The directory of the programs as they are released, built when they are not there; that takes minutes.
+///
+/// # Errors
+/// They cannot be built.
+pub async fn released() -> Result<PathBuf> {
+    tokio::task::spawn_blocking(|| {
+        cargo_build(true)?;
+        let profile = directory()?;
+        Ok(profile.parent().context("a build directory without a parent")?.join("release"))
+    })
+    .await?
+}
+
 fn build() -> Result<PathBuf> {
+    let directory = directory()?;
+    cargo_build(directory.file_name() == Some(OsStr::new("release")))?;
+    Ok(directory)
+}
+
+/// Where cargo puts the programs of the profile of the running one.
+fn directory() -> Result<PathBuf> {
     let running = env::current_exe().context("asking for the own program")?;
     let directory = running.parent().context("a program without a directory")?;
     // Test programs lie one directory below the others.
-    let directory = if directory.file_name() == Some(OsStr::new("deps")) {
-        directory.parent().unwrap_or(directory)
-    } else {
-        directory
+    let above = directory.parent().filter(|_| directory.file_name() == Some(OsStr::new("deps")));
+    Ok(above.unwrap_or(directory).to_owned())
+}
+
+/// Does nothing outside of cargo, where the programs are as somebody left them.
+fn cargo_build(release: bool) -> Result<()> {
+    let Some(cargo) = env::var_os("CARGO") else {
+        return Ok(());
     };
-    if let Some(cargo) = env::var_os("CARGO") {
-        let mut command = Command::new(cargo);
-        command.args(["build", "--quiet", "--workspace", "--bins", "--exclude", "tests"]);
-        command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        if directory.file_name() == Some(OsStr::new("release")) {
-            command.arg("--release");
-        }
-        if !command.status().context("starting cargo")?.success() {
-            bail!("cargo could not build the programs; its own words stand above");
-        }
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--workspace", "--bins", "--exclude", "tests"]);
+    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    if release {
+        command.arg("--release");
     }
-    Ok(directory.to_owned())
+    if !command.status().context("starting cargo")?.success() {
+        bail!("cargo could not build the programs; its own words stand above");
+    }
+    Ok(())
 }
 
 /// The program that `command` of a container names, in a place that the servers' user can run it from.

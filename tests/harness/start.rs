@@ -1,0 +1,127 @@
+//! What a program costs until it calls the API server for the first time, with the settings of the example.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tokio::{net::TcpListener, time::timeout};
+
+use crate::{
+    authority::Authority,
+    manifests::{self, of_kind, of_step},
+    setup::Setup,
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// One start.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// From the start of the process to its knock at the API server's door.
+    pub elapsed: Duration,
+    /// What of it a processor worked.
+    pub processor: Duration,
+    /// Memory at that instant.
+    pub resident_bytes: u64,
+}
+
+/// A door where no API server is behind.
+pub struct Door {
+    listener: TcpListener,
+    account: tempfile::TempDir,
+    objects: Vec<Value>,
+}
+
+impl Door {
+    /// Opens one, and renders the example.
+    ///
+    /// # Errors
+    /// As [`manifests::render`], or a file cannot be written.
+    pub async fn open() -> Result<Self> {
+        let account = tempfile::tempdir()?;
+        let authority = Authority::root("nobody")?;
+        for (name, text) in [("token", "t"), ("namespace", "n"), ("ca.crt", authority.certificate())] {
+            fs::write(account.path().join(name), text)?;
+        }
+        Ok(Self {
+            listener: TcpListener::bind("127.0.0.1:0").await?,
+            account,
+            objects: manifests::example(Setup::ready().await?)?,
+        })
+    }
+
+    /// Starts the program of a step once.
+    ///
+    /// # Errors
+    /// It does not come to the door within half a minute.
+    pub async fn start(&self, program: &Path, step: &str) -> Result<Start> {
+        let mut command = Command::new(program);
+        command.env_clear().envs(self.environment(step)?);
+        let begun = Instant::now();
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let knocked = timeout(LIMIT, self.listener.accept()).await;
+        let elapsed = begun.elapsed();
+        let seen = look(child.id());
+        child.kill()?;
+        child.wait()?;
+        knocked.with_context(|| format!("{step} has not called the api"))??;
+        let (processor, resident_bytes) = seen?;
+        Ok(Start {
+            elapsed,
+            processor,
+            resident_bytes,
+        })
+    }
+
+    /// The settings, and an empty file for each that the pod would mount.
+    fn environment(&self, step: &str) -> Result<BTreeMap<String, String>> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let settings = of_kind(&self.objects, "ConfigMap").find_map(|map| map["data"].as_object());
+        let mut environment: BTreeMap<String, String> = settings
+            .context("the example has no settings")?
+            .iter()
+            .map(|(key, value)| (key.clone(), text(value)))
+            .collect();
+        let own = of_step(&self.objects, step);
+        let Some(job) = of_kind(&own, "Job").next() else {
+            bail!("there is no step {step}")
+        };
+        let variables = job["spec"]["template"]["spec"]["containers"][0]["env"].as_array();
+        environment.extend(
+            variables
+                .into_iter()
+                .flatten()
+                .map(|one| (text(&one["name"]), "/dev/null".to_owned())),
+        );
+        let address = self.listener.local_addr()?;
+        for (key, value) in [
+            ("SERVICE_ACCOUNT_DIRECTORY", self.account.path().display().to_string()),
+            ("KUBERNETES_SERVICE_HOST", address.ip().to_string()),
+            ("KUBERNETES_SERVICE_PORT", address.port().to_string()),
+            ("SOURCE_HOSTADDR", "127.0.0.1".to_owned()),
+            ("TARGET_HOSTADDR", "127.0.0.1".to_owned()),
+        ] {
+            environment.insert(key.to_owned(), value);
+        }
+        Ok(environment)
+    }
+}
+
+/// Processor time (proc(5), schedstat: nanoseconds) and the most memory so far.
+fn look(pid: u32) -> Result<(Duration, u64)> {
+    let schedule = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    let nanoseconds = schedule.split(' ').next().and_then(|first| first.parse().ok());
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes: Option<u64> = peak.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse().ok());
+    Ok((
+        Duration::from_nanos(nanoseconds.context("no time in schedstat")?),
+        kilobytes.context("no VmHWM in status")? * 1024,
+    ))
+}
