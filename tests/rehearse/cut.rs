@@ -46,6 +46,16 @@ pub async fn judge(migration: Migration, target: InstanceHandle, report: &mut Re
     let (on_target, on_source) = harness::migration::rows(&source, &target).await?;
     report.verdict = ledger::judge(&attempts, &on_target, &on_source, &cut, PAUSE);
     report.series = ledger::series(&attempts, &cut, SLICE);
+    // The gaps are the application's: the forgotten writer comes and goes as it is let.
+    let (of_application, _): (Vec<_>, Vec<_>) = attempts.iter().cloned().partition(|a| !is_forgotten(&a.key.client));
+    let felt = ledger::judge(&of_application, &[], &[], &cut, PAUSE);
+    (report.verdict.gap, report.verdict.gap_by_client, report.verdict.later_gaps) = (felt.gap, felt.gap_by_client, felt.later_gaps);
+    report.errors = Some(
+        of_application
+            .iter()
+            .filter(|a| !matches!(a.outcome, Outcome::Acknowledged(_)))
+            .count(),
+    );
     let of_forgotten: Vec<_> = attempts
         .iter()
         .filter(|a| is_forgotten(&a.key.client) && matches!(a.outcome, Outcome::Acknowledged(_)))
@@ -92,13 +102,18 @@ fn steps(report: &mut Report, axis: &Axis) -> Result<Duration> {
     };
     let (blocked, marker, fenced, promotion) = (instant("blocked")?, instant("marker")?, instant("fenced")?, instant("promotion")?);
     let (promoted, routed, serving) = (instant("promoted")?, instant("routed")?, instant("serving")?);
+    let by_service = journal.get("started").and_then(|start| start.get("route")).and_then(Value::as_str) == Some("service");
+    let [block, route, serve] = match by_service {
+        true => ["pause poolers, block writes", "the Service leads to the target", "poolers go on"],
+        false => ["block writes, end sessions", "route", "application's pods start"],
+    };
     let named = [
-        ("block writes, end sessions", blocked, marker),
+        (block, blocked, marker),
         ("target replays the marker", marker, fenced),
         ("stop the source, prove its last record", fenced, promotion),
         ("promotion, CNPG's restart, first write", promotion, promoted),
-        ("route", promoted, routed),
-        ("application's pods start", routed, serving),
+        (route, promoted, routed),
+        (serve, routed, serving),
     ];
     report.steps = named
         .map(|(name, from, to)| Step {

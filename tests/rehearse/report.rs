@@ -50,6 +50,8 @@ pub struct Report {
     pub marks: Vec<Mark>,
     /// The writer that nobody told about the migration.
     pub forgotten: Option<Forgotten>,
+    /// Writes of the application that were not acknowledged around the cut: what its clients noticed beside the wait.
+    pub errors: Option<usize>,
     /// The receipt that the cutover left: the keys of its ConfigMap.
     pub receipt: BTreeMap<String, String>,
     /// The programs in the order in which they ran.

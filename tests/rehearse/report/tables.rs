@@ -37,6 +37,9 @@ pub fn promises(report: &Report) -> Markup {
                     (promise("On the source only", &verdict.only_on_source))
                     (promise("Refused to the client, and yet there", &verdict.refused_but_found))
                     (promise("There, but sent by nobody", &verdict.unexplained))
+                    @if let Some(errors) = report.errors {
+                        tr { th scope="row" { "Errors seen by the application's clients" } td.number { (grouped(errors)) } td {} }
+                    }
                     @if let Some(writer) = &report.forgotten {
                         tr.bad[writer.lost > 0] {
                             th scope="row" {

@@ -65,6 +65,9 @@ fn promises(report: &Report) -> Vec<String> {
         .chain(sometimes.into_iter().filter(|(_, count)| *count > 0))
         .map(|(name, count)| row(name, &grouped(count), ""))
         .collect();
+    if let Some(errors) = report.errors {
+        rows.push(row("errors seen by the application's clients", &grouped(errors), ""));
+    }
     if let Some(writer) = &report.forgotten {
         let (acknowledged, found) = (grouped(writer.acknowledged), grouped(writer.found));
         let remark = format!("{}: acknowledged {acknowledged}, found {found}", writer.name);
