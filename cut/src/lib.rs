@@ -25,3 +25,4 @@ mod proof;
 mod receipt;
 pub mod run;
 pub mod settings;
+mod stops;

@@ -24,6 +24,21 @@ use mutants::Mutant;
 use search::search;
 use shared::config::Route;
 
+/// Every journal that an undisturbed cut leaves on its way, by the Services and by the ConfigMap, in their order; for other tests.
+pub fn every_journal() -> Vec<crate::journal::Journal> {
+    let journals = [Route::Service, Route::Config].map(driven::journals);
+    // Both routes have the same facts; what differs is told for one beside the other.
+    let [by_service, by_config] = journals;
+    let mut all = Vec::new();
+    let mut others = by_service.into_iter();
+    for journal in by_config {
+        all.push(journal);
+        all.extend(others.next());
+    }
+    all.extend(others);
+    all
+}
+
 /// A journal that has just been started, for other tests.
 pub fn started() -> crate::journal::Journal {
     let world = world::World::new(Route::Config, 0);

@@ -15,6 +15,7 @@ use crate::{
     live::{Live, abort},
     plan,
     settings::Settings,
+    stops,
 };
 
 /// Moves the application from the source to the target, or goes on where an earlier run ended.
@@ -38,6 +39,11 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
     }
     .await;
     lease.release().await;
+    if outcome.is_err()
+        && let Ok(journal) = world.journal().await
+    {
+        run.report.info(format!("as it stands {}", stops::words(&journal)));
+    }
     outcome
 }
 

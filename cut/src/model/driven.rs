@@ -17,6 +17,7 @@ struct Driven {
     world: Small,
     /// Writes may not be blocked, beyond half of it.
     forbidden: bool,
+    journals: Vec<Journal>,
 }
 
 impl Driven {
@@ -24,6 +25,7 @@ impl Driven {
         Self {
             world: Small::new(route, 0),
             forbidden,
+            journals: vec![Journal::default()],
         }
     }
 }
@@ -38,6 +40,7 @@ impl World for Driven {
 
     async fn record(&mut self, fact: Fact) -> Result<Option<Journal>> {
         self.world.record(fact, self.world.version, true);
+        self.journals.push(self.world.journal());
         Ok(Some(self.world.journal()))
     }
 
@@ -61,6 +64,15 @@ impl World for Driven {
     fn heading(&self) -> Heading {
         Heading::Forward
     }
+}
+
+/// The journals of a cut that nothing disturbs.
+pub fn journals(route: Route) -> Vec<Journal> {
+    let mut driven = Driven::new(route, false);
+    let limits = driven.world.limits();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(drive(&mut driven, &limits)).unwrap();
+    driven.journals
 }
 
 #[tokio::test]
