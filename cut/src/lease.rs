@@ -6,10 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::{
-        coordination::v1::{Lease, LeaseSpec},
-        core::v1::Pod,
-    },
+    api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
 use kube::{
@@ -18,7 +15,7 @@ use kube::{
 };
 use shared::{
     error::{Context as _, Error, Result, is_conflict},
-    kubernetes,
+    kubernetes::{self, pods::Pod},
     record::labels,
     wait::{self, Seen},
 };
@@ -92,8 +89,7 @@ async fn ended(client: &Client, namespace: &str, holder: &str) -> bool {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     // Listed, because that is what the Role allows. One that was deleted says nothing: its program may still be ending.
     let list = pods.list(&ListParams::default().fields(&format!("metadata.name={pod}"))).await;
-    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
-    list.is_ok_and(|list| list.iter().any(|pod| matches!(phase(pod).as_deref(), Some("Succeeded" | "Failed"))))
+    list.is_ok_and(|list| list.iter().any(|pod| matches!(pod.status.phase.as_str(), "Succeeded" | "Failed")))
 }
 
 impl Held {

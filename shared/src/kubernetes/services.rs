@@ -2,14 +2,48 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::{
+    api::{core::v1, discovery},
+    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams},
 };
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::error::{Context as _, Error, Result};
+
+/// A Service, as far as it is read here; the whole types make the programs larger.
+#[derive(Clone, Debug, Default, Deserialize, Resource)]
+#[resource(inherit = "v1::Service")]
+#[serde(default)]
+struct Service {
+    metadata: ObjectMeta,
+    spec: Spec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Spec {
+    selector: Selector,
+    ports: Vec<Port>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Port {
+    port: i32,
+    target_port: Option<IntOrString>,
+}
+
+/// An EndpointSlice, of which only the name matters here.
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = "discovery::v1::EndpointSlice")]
+struct EndpointSlice {
+    metadata: ObjectMeta,
+}
 
 /// Labels that pods must have to stand behind a Service.
 pub type Selector = BTreeMap<String, String>;
@@ -64,10 +98,7 @@ pub async fn read(client: &Client, namespace: &str, names: &[String], with_lefto
 }
 
 fn seen(service: &Service) -> ServiceSeen {
-    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-    let spec = service.spec.clone().unwrap_or_default();
-    let ports = spec.ports.unwrap_or_default();
-    let target = |port: &k8s_openapi::api::core::v1::ServicePort| match &port.target_port {
+    let target = |port: &Port| match &port.target_port {
         None => Some(port.port),
         Some(IntOrString::Int(number)) => Some(*number),
         // CloudNativePG's name for its port, and Zalando's.
@@ -75,8 +106,8 @@ fn seen(service: &Service) -> ServiceSeen {
         Some(IntOrString::String(_)) => None,
     };
     ServiceSeen {
-        selector: spec.selector.filter(|selector| !selector.is_empty()),
-        port: match &ports[..] {
+        selector: Some(service.spec.selector.clone()).filter(|selector| !selector.is_empty()),
+        port: match &service.spec.ports[..] {
             [port] => target(port),
             _ => None,
         },
@@ -91,7 +122,7 @@ fn seen(service: &Service) -> ServiceSeen {
 pub async fn select(client: &Client, namespace: &str, name: &str, selector: Option<&Selector>) -> Result<()> {
     let api: Api<Service> = Api::namespaced(client.clone(), namespace);
     let before = api.get(name).await.context(format!("reading Service {name}"))?;
-    let before = before.spec.and_then(|spec| spec.selector).unwrap_or_default();
+    let before = before.spec.selector;
     // In a merge patch null removes: the whole selector, or each label that the new one has not.
     let labels = selector.map(|wanted| {
         let gone = before
