@@ -12,10 +12,10 @@ BASE ?= gcr.io/distroless/static-debian12:nonroot
 BUILD_BASE ?= rust:1.95-slim-bookworm
 PROGRAMS := --workspace --exclude tests --bins
 
-.PHONY: help setup build release lint test rehearse bench image image-twice clean
+.PHONY: help setup build release lint test rehearse bench e2e image image-twice clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1\t/' | expand -t 16
 
 setup: ## make the parts of the harness (about 8 minutes on two cores, once)
 	$(CARGO) run --quiet --package tests --example setup
@@ -38,6 +38,10 @@ rehearse: build ## the whole migration on this machine, with a report
 
 bench: release ## the rehearsal's figures, with the programs as they are released
 	$(CARGO) run --locked --release --package tests --bin rehearse -- bench
+
+e2e: ## the whole migration on the cluster of $KUBECONFIG, which has both operators; tests/e2e/main.rs lists its E2E_ variables
+	@command -v kubectl >/dev/null || { echo "kubectl is missing; install it: https://kubernetes.io/docs/tasks/tools"; exit 1; }
+	$(CARGO) run --locked --package tests --bin e2e
 
 # Of one commit there is one image, byte for byte: it is made of what was committed, and everything in it is as old as the commit.
 COMMIT = $(shell git rev-parse HEAD)

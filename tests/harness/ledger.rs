@@ -195,7 +195,8 @@ fn gap<'a>(attempts: impl IntoIterator<Item = &'a Attempt>, cut: &Cut) -> Option
     Some(Gap { from: from?, to: to? })
 }
 
-fn gap_by_client(attempts: &[Attempt], cut: &Cut) -> BTreeMap<String, Gap> {
+/// Each client's gap, of those that wrote on both sides.
+pub fn gap_by_client(attempts: &[Attempt], cut: &Cut) -> BTreeMap<String, Gap> {
     let mut by_client: BTreeMap<&str, Vec<&Attempt>> = BTreeMap::new();
     for attempt in attempts {
         by_client.entry(&attempt.key.client).or_default().push(attempt);

@@ -1,0 +1,171 @@
+//! guide.md's six Deployments as writers of the ledger through the pooler, one more that nobody remembers, straight to the leader, and
+//! by ROUTE=service one that reads through the standbys' pooler.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use harness::application::DEPLOYMENTS;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::{
+    kubectl::{Kubectl, until},
+    settings::{Route, Settings},
+    source::SOURCE,
+};
+
+/// The writer outside every list.
+pub const FORGOTTEN: &str = "forgotten";
+/// The reader.
+pub const READER: &str = "reader";
+const PART_OF: &str = "app.kubernetes.io/part-of=mastodon";
+const UP: Duration = Duration::from_secs(180);
+/// Answers that are still on their way.
+const STOP: Duration = Duration::from_secs(90);
+
+/// The running application, and what its clients say.
+pub struct Application {
+    kubectl: Kubectl,
+    /// Lines as they came; of a pod that is gone there are no others.
+    heard: Arc<Mutex<Vec<String>>>,
+    listening: JoinHandle<()>,
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+/// Starts it and waits until every client has a session.
+pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<Application> {
+    println!("\nthe application: six Deployments through {SOURCE}-pooler, and a writer that nobody remembers");
+    let config = json!({
+        "DB_HOST": format!("{SOURCE}-pooler"), "REPLICA_DB_HOST": format!("{SOURCE}-pooler-repl"),
+        "DB_PORT": "5432", "DB_NAME": "mastodon", "DB_USER": "mastodon",
+    });
+    let map = |name: &str, data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data});
+    let mut objects = vec![
+        map("mastodon-database", config),
+        map("writer", json!({"writer.sh": include_str!("writer.sh")})),
+    ];
+    objects.extend(DEPLOYMENTS.map(|(name, replicas)| deployment(name, replicas, settings, &[])));
+    objects.push(deployment(FORGOTTEN, 1, settings, &[("DB_HOST", SOURCE)]));
+    let mut names: Vec<&str> = DEPLOYMENTS.map(|(name, _)| name).into_iter().chain([FORGOTTEN]).collect();
+    if settings.route == Route::Service {
+        // By the other way nobody leads it anywhere: it would go on reading from the source.
+        objects.push(deployment(
+            READER,
+            1,
+            settings,
+            &[("DB_HOST", "mastodon-postgresql-pooler-repl"), ("ACT", "look")],
+        ));
+        names.push(READER);
+    }
+    kubectl.apply(&objects).await?;
+    for name in names {
+        let deployment = format!("deployment/{name}");
+        kubectl
+            .wait(&["rollout", "status", &deployment], UP)
+            .await
+            .with_context(|| format!("{name} gets no session"))?;
+    }
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    Ok(Application {
+        listening: listen(kubectl.clone(), Arc::clone(&heard)),
+        kubectl: kubectl.clone(),
+        heard,
+    })
+}
+
+fn deployment(name: &str, replicas: u32, settings: &Settings, env: &[(&str, &str)]) -> Value {
+    let secret = json!({"secretKeyRef": {"name": format!("mastodon.{SOURCE}.credentials.postgresql.acid.zalan.do"), "key": "password"}});
+    let mut variables = vec![
+        json!({"name": "CLIENT", "value": name}),
+        json!({"name": "DB_PASS", "valueFrom": secret}),
+    ];
+    variables.extend(env.iter().map(|(name, value)| json!({"name": name, "value": value})));
+    let labels = json!({"app": name, "app.kubernetes.io/part-of": "mastodon"});
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "automountServiceAccountToken": false,
+                    "enableServiceLinks": false,
+                    "containers": [{
+                        "name": "app", "image": settings.writer_image, "imagePullPolicy": "IfNotPresent",
+                        "command": ["bash", "/app/writer.sh"],
+                        "envFrom": [{"configMapRef": {"name": "mastodon-database"}}],
+                        "env": variables,
+                        "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1},
+                        "resources": {"requests": {"cpu": "5m", "memory": "20Mi"}},
+                        "volumeMounts": [{"name": "app", "mountPath": "/app"}, {"name": "tmp", "mountPath": "/tmp"}],
+                    }],
+                    "volumes": [{"name": "app", "configMap": {"name": "writer"}}, {"name": "tmp", "emptyDir": {}}],
+                },
+            },
+        },
+    })
+}
+
+/// Follows the pods that run now: their log goes with them when they are scaled away.
+fn listen(kubectl: Kubectl, heard: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let follow = ["logs", "-f", "-l", PART_OF, "--tail=-1", "--max-log-requests=20"];
+        let ended = kubectl
+            .followed(&follow, |line| {
+                heard.lock().unwrap_or_else(PoisonError::into_inner).push(line.to_owned())
+            })
+            .await;
+        if let Err(error) = ended {
+            println!("the clients' logs are not followed any more: {error:#}");
+        }
+    })
+}
+
+impl Application {
+    /// Waits until the clients have said that many more acknowledged writes than now.
+    pub async fn acknowledges(&self, count: usize) -> Result<()> {
+        let said = || {
+            let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            heard.iter().filter(|line| line.contains(" ack ")).count()
+        };
+        let wanted = said() + count;
+        until(&format!("{count} more acknowledged writes"), UP, async || {
+            Ok((said() >= wanted).then_some(()))
+        })
+        .await
+    }
+
+    /// Ends all clients in order and returns every line of theirs: what the pods that still run have said is asked of them, of the others
+    /// it was heard.
+    pub async fn stop(self) -> Result<Vec<String>> {
+        let pods = self
+            .kubectl
+            .asked(&["get", "pods", "-l", PART_OF, "--field-selector=status.phase=Running", "-o", "name"])
+            .await?;
+        for pod in pods.lines() {
+            self.kubectl.asked(&["exec", pod, "--", "bash", "-c", "kill -USR1 1"]).await?;
+        }
+        let mut lines = Vec::new();
+        for pod in pods.lines() {
+            let what = format!("the last word of {pod}");
+            let said = until(&what, STOP, async || {
+                let said = self.kubectl.asked(&["logs", pod, "--tail=-1"]).await?;
+                Ok(said.lines().last().is_some_and(|line| line.contains(" end ")).then_some(said))
+            });
+            lines.extend(said.await?.lines().map(str::to_owned));
+        }
+        let asked = |line: &String| pods.lines().any(|pod| pod.strip_prefix("pod/") == line.split(' ').next());
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        lines.extend(heard.into_iter().filter(|line| !asked(line)));
+        Ok(lines)
+    }
+}

@@ -1,0 +1,123 @@
+//! kubectl, called as README tells users to call it: what they would type is shown, what only the judge asks for is not.
+
+use std::{process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    process::Command,
+    time::{Instant, sleep, timeout},
+};
+
+/// Nothing that answers at once takes longer.
+const ANSWER: Duration = Duration::from_secs(60);
+/// Between two questions about something that kubectl cannot wait for.
+const POLL: Duration = Duration::from_millis(300);
+
+/// kubectl in one namespace.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    /// Of everything.
+    pub namespace: String,
+}
+
+impl Kubectl {
+    /// Says what a user would type, does it, and shows the answer.
+    pub async fn shown(&self, arguments: &[&str]) -> Result<String> {
+        println!("\n$ kubectl -n {} {}", self.namespace, arguments.join(" "));
+        let answer = self.asked(arguments).await?;
+        for line in answer.lines() {
+            println!("  {line}");
+        }
+        Ok(answer)
+    }
+
+    /// Does it without a word.
+    pub async fn asked(&self, arguments: &[&str]) -> Result<String> {
+        self.told(arguments, "", ANSWER).await
+    }
+
+    /// Reads an object or a list of them.
+    pub async fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.asked(&[arguments, &["-o", "json"]].concat()).await?;
+        serde_json::from_str(&text).with_context(|| format!("what kubectl {} printed", arguments.join(" ")))
+    }
+
+    /// Waits for what kubectl can wait for.
+    pub async fn wait(&self, arguments: &[&str], limit: Duration) -> Result<()> {
+        let flag = format!("--timeout={}s", limit.as_secs());
+        self.told(&[arguments, &[&flag]].concat(), "", limit + ANSWER).await.map(drop)
+    }
+
+    /// Applies objects of the scenario's own.
+    pub async fn apply(&self, objects: &[Value]) -> Result<()> {
+        let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+        self.told(&["apply", "-f", "-"], &list, ANSWER).await.map(drop)
+    }
+
+    /// With something on standard input.
+    pub async fn told(&self, arguments: &[&str], input: &str, limit: Duration) -> Result<String> {
+        let what = || format!("kubectl {}", arguments.join(" "));
+        let run = async {
+            let mut child = self
+                .command(arguments)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .context("starting kubectl; install it: https://kubernetes.io/docs/tasks/tools")?;
+            let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
+            let writing = async move {
+                // A kubectl that refuses does not read to the end: its own words say why.
+                let _ = stdin.write_all(input.as_bytes()).await;
+            };
+            let (output, ()) = tokio::join!(child.wait_with_output(), writing);
+            anyhow::Ok(output?)
+        };
+        let output = timeout(limit, run)
+            .await
+            .with_context(|| format!("{}: no end within {limit:?}", what()))??;
+        if !output.status.success() {
+            bail!("{}: {}", what(), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Gives each line to `heed` as it comes, until the command ends; its standard error comes back.
+    pub async fn followed(&self, arguments: &[&str], mut heed: impl FnMut(&str)) -> Result<String> {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting kubectl")?;
+        let mut lines = BufReader::new(child.stdout.take().context("kubectl has no standard output")?).lines();
+        while let Some(line) = lines.next_line().await? {
+            heed(&line);
+        }
+        let output = child.wait_with_output().await?;
+        Ok(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("kubectl");
+        command.args(["-n", &self.namespace]).args(arguments).kill_on_drop(true);
+        command
+    }
+}
+
+/// Asks until there is an answer. What is not there yet is `None`.
+pub async fn until<T>(what: &str, limit: Duration, mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask().await? {
+            return Ok(answer);
+        }
+        if Instant::now() >= deadline {
+            bail!("waiting for {what}: not so within {} s", limit.as_secs());
+        }
+        sleep(POLL).await;
+    }
+}

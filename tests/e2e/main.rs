@@ -1,0 +1,229 @@
+//! `make e2e`: the way of README.md on a real cluster with both real operators, under write load, and a verdict.
+//!
+//! It runs against the cluster of $KUBECONFIG, which must have the Zalando postgres-operator (watching all namespaces), CloudNativePG
+//! and a default storage class; in a namespace of its own, which it removes at the end, also after a failure or Ctrl-C. It calls
+//! `kubectl` as README tells a user to. Every variable is optional but the images, where the cluster cannot pull the defaults:
+//!
+//! | variable | |
+//! |---|---|
+//! | E2E_IMAGE | the programs; default replica-migration:0.1.0 |
+//! | E2E_TARGET_IMAGE | PostgreSQL for CloudNativePG |
+//! | E2E_SOURCE_IMAGE | Spilo; default: the one that the Zalando operator is configured with |
+//! | E2E_WRITER_IMAGE | bash and psql for the application's clients; default: the target's image |
+//! | E2E_NAMESPACE | must not exist yet; default: e2e- and digits |
+//! | E2E_ROUTE | service (default) or config |
+//! | E2E_KILL | 1: the cutover's pod is deleted by force once, when writes are blocked; or the words of its log at which it is |
+//! | E2E_KILL_WITH | a program to end the pod with, in the place of kubectl; it is given the namespace and the pod's name |
+//! | E2E_SKIP_WAL_ARCHIVING | 1: the target is made with cnpg.io/skipWalArchiving, so that CloudNativePG does not restart it |
+//! | E2E_WATCH_SECONDS | how long the clients are watched after the downtime; default 60 |
+//! | E2E_AUDIT_LOG | the API server's audit log: the only place that tells what a Job was refused |
+//! | E2E_KEEP | 1: leave everything as it is |
+//!
+//! Where no operator can be had, the same suite runs on the same real control plane without them, over the harness: `tests/it/cutover`.
+
+mod application;
+mod checks;
+mod clients;
+mod judge;
+mod kubectl;
+mod overlay;
+mod report;
+mod settings;
+mod source;
+mod stage;
+mod step;
+mod target;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use harness::ledger::Cut;
+use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    checks::Receipt,
+    clients::Said,
+    judge::Collected,
+    kubectl::Kubectl,
+    report::Report,
+    settings::{Route, Settings},
+    step::Ended,
+};
+
+/// Writes that must be acknowledged before the cut: the application is at work.
+const WRITES_BEFORE: usize = 300;
+/// CloudNativePG's phase says healthy some seconds after the restart is over.
+const HEALTHY: Duration = Duration::from_secs(120);
+
+fn main() -> ExitCode {
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Into::into)
+        .and_then(|runtime| runtime.block_on(run()));
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("\nFAIL  {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A run, and whatever happens, the clearing after it.
+async fn run() -> Result<bool> {
+    let settings = Settings::read()?;
+    let kubectl = Kubectl {
+        namespace: settings.namespace.clone(),
+    };
+    let folder = folder(&settings)?;
+    println!("{}", settings.described());
+    stage::set(&kubectl).await?;
+    let outcome = tokio::select! {
+        outcome = scenario(&kubectl, &settings, &folder) => outcome,
+        signal = ended() => Err(anyhow::anyhow!("{signal}")),
+    };
+    if !matches!(outcome, Ok(true)) {
+        stage::keep_state(&kubectl, &folder).await;
+    }
+    if settings.keep {
+        println!("\nE2E_KEEP: everything is left in the namespace {}", kubectl.namespace);
+    } else {
+        tokio::select! {
+            () = stage::clear(&kubectl) => {}
+            signal = ended() => bail!("{signal} again: the namespace {} is left half removed", kubectl.namespace),
+        }
+    }
+    println!("\nlogs and report: {}", folder.display());
+    outcome
+}
+
+/// guide.md from its beginning to the promoted cluster, and the verdict.
+async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Result<bool> {
+    source::up(kubectl, settings).await?;
+    let application = application::up(kubectl, settings).await?;
+
+    let overlay = overlay::write(folder, settings)?;
+    kubectl.shown(&["apply", "-k", &overlay.display().to_string()]).await?;
+    step::done(kubectl, "prepare-zalando", "prepare-1").await?;
+    step::done(kubectl, "extract-certs", "certs-1").await?;
+    target::apply_rendered(kubectl, settings).await?;
+    step::done(kubectl, "validate-replication", "validate-1").await?;
+
+    application.acknowledges(WRITES_BEFORE).await?;
+    let of_source = source::members(kubectl).await?;
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let mut failures = Vec::new();
+    let cutover = cutover(kubectl, settings, &mut failures).await?;
+    let receipt = Receipt::read(kubectl).await?;
+    watch(kubectl, settings, &receipt).await?;
+    // Here come validate-cnpg, on the promoted cluster, and then rollback, with the ledger judged once more.
+
+    let lines = application.stop().await?;
+    fs::write(folder.join("clients.log"), lines.join("\n"))?;
+    let collected = Collected {
+        said: Said::read(lines.iter().map(String::as_str))?,
+        on_target: source::ledger(kubectl, &["database-1", "-c", "postgres", "--"]).await?,
+        on_source: source::rows(kubectl).await?,
+        cut: Cut {
+            source: of_source,
+            target: target::instances(kubectl).await?,
+            fenced: Some(receipt.instant("promotion")?),
+        },
+    };
+    failures.extend(receipt.failures(&cutover));
+    failures.extend(checks::events(kubectl, &cutover).await?);
+    let (permissions, refused) = checks::refused(settings.audit_log.as_deref(), &settings.namespace)?;
+    failures.extend(refused);
+    let mut report = Report {
+        described: settings.described(),
+        unnoticed: settings.route == Route::Service,
+        bar: bar(settings),
+        watched: settings.watch,
+        load: load.split(' ').take(2).collect::<Vec<_>>().join(" "),
+        steps: receipt.steps(),
+        permissions,
+        failures,
+        ..Report::default()
+    };
+    judge::judge(&mut report, settings.route, &collected)?;
+    tell(&report, &cutover, folder)
+}
+
+/// The cut; once more when it was disturbed on purpose and went back.
+async fn cutover(kubectl: &Kubectl, settings: &Settings, failures: &mut Vec<String>) -> Result<Ended> {
+    let kill = settings.kill.is_some().then_some(settings);
+    let mut ended = step::run(kubectl, "cutover", "cutover-1", kill).await?;
+    if kill.is_some() && ended.killed.is_none() {
+        failures.push("the pod was not killed: its log has not said the words".to_owned());
+    }
+    if ended.killed.is_some() && !ended.failures().is_empty() {
+        println!(
+            "\nthe cutover that was killed ended with {}; the next attempt",
+            ended.failures().join("; ")
+        );
+        let killed = ended.killed.take();
+        ended = step::run(kubectl, "cutover", "cutover-2", None).await?;
+        ended.killed = killed;
+    }
+    failures.extend(ended.failures());
+    Ok(ended)
+}
+
+/// The time in which nothing may stop anybody again, and CloudNativePG's own end of the promotion.
+async fn watch(kubectl: &Kubectl, settings: &Settings, receipt: &Receipt) -> Result<()> {
+    let now = Timestamp::now().duration_since(Timestamp::UNIX_EPOCH).unsigned_abs();
+    let end = receipt.instant("serving")? + settings.watch;
+    println!("\nwatching the clients until {} s after DOWNTIME ENDS", settings.watch.as_secs());
+    tokio::time::sleep(end.saturating_sub(now)).await;
+    let healthy = [
+        "wait",
+        "--for=jsonpath={.status.phase}=Cluster in healthy state",
+        "cluster/database",
+    ];
+    kubectl.wait(&healthy, HEALTHY).await
+}
+
+/// The longest wait that the issue allows to a client on guide.md's scenario.
+fn bar(settings: &Settings) -> Duration {
+    Duration::from_millis(match (settings.route, settings.skip_wal_archiving) {
+        (Route::Service, false) => 3_500,
+        (Route::Service, true) => 2_000,
+        (Route::Config, _) => 8_000,
+    })
+}
+
+fn tell(report: &Report, cutover: &Ended, folder: &Path) -> Result<bool> {
+    let text = report.lines().join("\n");
+    println!("\n{text}");
+    fs::write(folder.join("report.txt"), text)?;
+    fs::write(folder.join("cutover.log"), cutover.lines.join("\n"))?;
+    fs::write(folder.join("summary.json"), serde_json::to_string_pretty(&report.summary())?)?;
+    Ok(report.all_failures().is_empty())
+}
+
+fn folder(settings: &Settings) -> Result<PathBuf> {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
+    let folder = target.join("e2e").join(&settings.namespace);
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    Ok(folder.canonicalize()?)
+}
+
+/// Somebody wants it to end.
+async fn ended() -> &'static str {
+    let Ok(mut term) = signal(SignalKind::terminate()) else {
+        return "no signals";
+    };
+    tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = tokio::signal::ctrl_c() => "interrupted",
+    }
+}

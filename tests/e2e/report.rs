@@ -1,0 +1,274 @@
+//! The verdict and the table. Pure.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use harness::ledger::{Gap, Verdict};
+use serde_json::{Value, json};
+
+use crate::clients::Pod;
+
+/// Nothing longer without a write once the downtime has ended.
+const LATER_MAX: Duration = Duration::from_secs(1);
+
+/// What is known of a client.
+#[derive(Clone, Debug, Default)]
+pub struct Client {
+    /// It comes through the poolers.
+    pub pooled: bool,
+    /// From its last acknowledged write on the source to its first on the target.
+    pub cut: Option<Gap>,
+    /// Its longest stretch without an acknowledged write afterwards.
+    pub later: Option<Gap>,
+    /// What it was told, and how its sessions ended.
+    pub session: Pod,
+}
+
+/// A whole run.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The run in a line.
+    pub described: String,
+    /// No client that comes through the poolers may notice anything: ROUTE=service.
+    pub unnoticed: bool,
+    /// Longest wait that the issue allows to a client.
+    pub bar: Duration,
+    /// How long the clients were watched afterwards.
+    pub watched: Duration,
+    /// The machine's load just before the cut.
+    pub load: String,
+    /// The judge's word.
+    pub verdict: Verdict,
+    /// By name.
+    pub clients: BTreeMap<String, Client>,
+    /// Milliseconds since the block.
+    pub steps: Vec<(&'static str, i64)>,
+    /// What was asked of the audit log.
+    pub permissions: String,
+    /// What the other checks have found.
+    pub failures: Vec<String>,
+}
+
+impl Report {
+    /// Everything that is not as promised.
+    pub fn all_failures(&self) -> Vec<String> {
+        let verdict = &self.verdict;
+        let broken = [
+            ("acknowledged writes lost", verdict.lost.len()),
+            ("writes found twice", verdict.duplicated.len()),
+            ("writes accepted by the source after it was stopped", verdict.after_fence.len()),
+            ("writes on the source only", verdict.only_on_source.len()),
+            ("writes refused, and yet there", verdict.refused_but_found.len()),
+            ("rows that nobody has sent", verdict.unexplained.len()),
+        ];
+        let mut failures: Vec<String> = broken
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(what, count)| format!("{count} {what}"))
+            .collect();
+        if verdict.acknowledged == 0 || verdict.gap.is_none() {
+            failures.push("nobody has written on both sides: nothing is proved".to_owned());
+        }
+        for (name, client) in &self.clients {
+            failures.extend(self.of_client(name, client));
+        }
+        failures.extend(self.failures.iter().cloned());
+        failures
+    }
+
+    fn of_client(&self, name: &str, client: &Client) -> Vec<String> {
+        let (errors, gone) = (client.session.errors.len(), client.session.disconnects.len());
+        let mut failures = Vec::new();
+        if self.unnoticed && client.pooled && errors + gone > 0 {
+            let first = client.session.errors.iter().chain(&client.session.disconnects).next();
+            failures.push(format!(
+                "{name} has seen {errors} errors and {gone} ends of its session, the first: {first:?}"
+            ));
+        }
+        if client.cut.is_none() {
+            failures.push(format!("{name} was not at work on both sides"));
+        }
+        if let Some(later) = client.later.filter(|gap| gap.length() > LATER_MAX) {
+            failures.push(format!("{name} waited {} ms again after the cut", later.length().as_millis()));
+        }
+        failures
+    }
+
+    /// The longest wait of a client that comes through the poolers.
+    pub fn longest(&self) -> Option<Duration> {
+        let pooled = self.clients.values().filter(|client| client.pooled);
+        pooled.filter_map(|client| client.cut.map(|gap| gap.length())).max()
+    }
+
+    /// For the terminal.
+    pub fn lines(&self) -> Vec<String> {
+        let failures = self.all_failures();
+        let mut lines = vec![format!("{}  {}", if failures.is_empty() { "PASS" } else { "FAIL" }, self.described)];
+        lines.extend(failures.iter().map(|failure| format!("  ✗ {failure}")));
+        lines.push(String::new());
+        lines.push(format!(
+            "  {:<52}{:>8}{:>10}{:>8}{:>13}",
+            "CLIENT", "cut ms", "later ms", "errors", "disconnects"
+        ));
+        for (name, client) in &self.clients {
+            let name = if client.pooled {
+                name.clone()
+            } else {
+                format!("{name} (straight to the leader)")
+            };
+            lines.push(format!(
+                "  {name:<52}{:>8}{:>10}{:>8}{:>13}",
+                ms(client.cut),
+                ms(client.later),
+                client.session.errors.len(),
+                client.session.disconnects.len()
+            ));
+        }
+        lines.push(format!(
+            "  cut: last acknowledged on the source to first on the target; later: the longest wait in the {} s after it",
+            self.watched.as_secs()
+        ));
+        lines.push(String::new());
+        let verdict = &self.verdict;
+        lines.push(format!(
+            "  acknowledged {}, found {}, lost {}, twice {}, accepted by the source after the fence {}, unanswered {} of which {} are there",
+            verdict.acknowledged,
+            verdict.found,
+            verdict.lost.len(),
+            verdict.duplicated.len(),
+            verdict.after_fence.len(),
+            verdict.unknown_found + verdict.unknown_missing,
+            verdict.unknown_found
+        ));
+        if let Some(longest) = self.longest() {
+            let word = if longest <= self.bar { "within" } else { "above" };
+            lines.push(format!(
+                "  longest wait through the poolers {} ms, {word} the bar of {} ms; load of this machine {}",
+                longest.as_millis(),
+                self.bar.as_millis(),
+                self.load
+            ));
+        }
+        lines.push(format!("  permissions: {}", self.permissions));
+        lines.push(String::new());
+        lines.extend(self.steps.iter().map(|(name, at)| format!("  {:<52}{:>8}", name, format!("+{at}"))));
+        lines
+    }
+
+    /// For machines, and for a median over several runs.
+    pub fn summary(&self) -> Value {
+        let of = |gap: Option<Gap>| gap.map(|gap| gap.length().as_millis() as u64);
+        let clients = self.clients.iter().map(|(name, client)| {
+            let session = &client.session;
+            let value = json!({
+                "pooled": client.pooled, "cut_ms": of(client.cut), "later_ms": of(client.later),
+                "errors": session.errors.len(), "disconnects": session.disconnects.len(),
+            });
+            (name.clone(), value)
+        });
+        json!({
+            "run": self.described, "load": self.load, "failures": self.all_failures(),
+            "longest_ms": self.longest().map(|longest| longest.as_millis() as u64),
+            "acknowledged": self.verdict.acknowledged, "found": self.verdict.found, "lost": self.verdict.lost.len(),
+            "clients": clients.collect::<serde_json::Map<_, _>>(),
+            "ms_since_block": self.steps.iter().map(|(name, at)| json!([name, at])).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn ms(gap: Option<Gap>) -> String {
+    gap.map_or_else(|| "–".to_owned(), |gap| gap.length().as_millis().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use harness::ledger::Key;
+
+    use super::*;
+
+    fn gap(ms: u64) -> Option<Gap> {
+        let from = Duration::from_secs(100);
+        Some(Gap {
+            from,
+            to: from + Duration::from_millis(ms),
+        })
+    }
+
+    fn passed() -> Report {
+        let client = |pooled, cut| Client {
+            pooled,
+            cut: gap(cut),
+            later: gap(60),
+            ..Client::default()
+        };
+        Report {
+            described: "ROUTE=service".into(),
+            unnoticed: true,
+            bar: Duration::from_millis(3_500),
+            verdict: Verdict {
+                acknowledged: 10,
+                found: 10,
+                gap: gap(3_000),
+                ..Verdict::default()
+            },
+            clients: [
+                ("web".to_owned(), client(true, 3_100)),
+                ("forgotten".to_owned(), client(false, 3_900)),
+            ]
+            .into(),
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn a_clean_run_passes_and_the_bar_is_for_those_behind_the_poolers() {
+        let report = passed();
+        assert_eq!(report.all_failures(), Vec::<String>::new());
+        let text = report.lines().join("\n");
+        assert!(
+            text.starts_with("PASS") && text.contains("longest wait through the poolers 3100 ms, within"),
+            "{text}"
+        );
+    }
+
+    /// Every promise, broken alone, fails the run.
+    #[test]
+    fn each_broken_promise_fails_the_run() {
+        let key = || Key {
+            client: "web".into(),
+            sequence: 7,
+        };
+        let web = |report: &mut Report| report.clients.get_mut("web").unwrap().clone();
+        let breaches: [fn(&mut Report, Key); 9] = [
+            |report, key| report.verdict.lost = vec![key],
+            |report, key| report.verdict.after_fence = vec![key],
+            |report, key| report.verdict.unexplained = vec![key],
+            |report, _| report.verdict.gap = None,
+            |report, _| report.clients.get_mut("web").unwrap().session.errors.push("x".into()),
+            |report, _| report.clients.get_mut("web").unwrap().session.disconnects.push("x".into()),
+            |report, _| report.clients.get_mut("web").unwrap().later = gap(1_001),
+            |report, _| report.clients.get_mut("web").unwrap().cut = None,
+            |report, _| report.failures.push("no receipt".into()),
+        ];
+        for (number, breach) in breaches.iter().enumerate() {
+            let mut report = passed();
+            assert!(web(&mut report).cut.is_some());
+            breach(&mut report, key());
+            assert_eq!(report.all_failures().len(), 1, "breach {number}: {:?}", report.all_failures());
+        }
+    }
+
+    #[test]
+    fn a_writer_outside_the_poolers_may_be_sent_away_and_so_may_all_by_the_guides_way() {
+        let mut report = passed();
+        report.clients.get_mut("forgotten").unwrap().session.errors.push("57P01".into());
+        assert!(report.all_failures().is_empty());
+        report.unnoticed = false;
+        report.clients.get_mut("web").unwrap().session.errors.push("25006".into());
+        assert!(report.all_failures().is_empty());
+    }
+
+    #[test]
+    fn a_run_that_did_nothing_does_not_pass() {
+        assert!(!Report::default().all_failures().is_empty());
+    }
+}
