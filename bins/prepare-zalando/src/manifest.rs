@@ -112,9 +112,10 @@ fn spec(yaml: &mut Yaml, facts: &Facts, settings: &Settings) {
     }
     yaml.comment(
         1,
-        "CloudNativePG restarts the server once after the promotion, and waits this many seconds for open sessions to end by themselves.",
+        "CloudNativePG restarts the server once after the promotion. While it waited for open sessions to end by themselves it would let
+         nobody in, and clients wait for the end of it. To be changed at any time after the cutover; that restarts nothing.",
     );
-    yaml.line(1, "smartShutdownTimeout: 1");
+    yaml.line(1, "smartShutdownTimeout: 0");
     yaml.comment(
         1,
         "Before the first start is over, the WAL written during the copy is replayed; a pod that takes longer than this is killed.",
@@ -254,7 +255,7 @@ mod tests {
         assert_eq!(spec["bootstrap"]["pg_basebackup"]["owner"], "mastodon");
         assert_eq!(spec["bootstrap"]["pg_basebackup"]["secret"]["name"], "database-owner");
         assert_eq!(spec["replica"]["enabled"], true);
-        assert_eq!(spec["smartShutdownTimeout"], 1);
+        assert_eq!(spec["smartShutdownTimeout"], 0);
         assert_eq!(spec["superuserSecret"]["name"], "database-superuser-source");
     }
 
