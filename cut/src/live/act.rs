@@ -48,11 +48,10 @@ impl Live {
             Action::ScaleDown => self.scale(&nothing(start)).await?,
             Action::ScaleUp => self.scale(&self.idle(start)?).await?,
             Action::TurnServices => {
-                for (name, selector) in self.settings.services() {
-                    if self.last()?.services.contains_key(&name) {
-                        services::select(&client, &namespace, &name, Some(&selector)).await?;
-                    }
-                }
+                let (wanted, there) = (self.settings.services(), &self.last()?.services);
+                let meant = wanted.iter().filter(|(name, _)| there.contains_key(*name));
+                let each = meant.map(|(name, selector)| services::select(&client, &namespace, name, Some(selector)));
+                futures::future::try_join_all(each).await?;
             }
             Action::ReturnServices => {
                 for name in self.last()?.services.keys() {
