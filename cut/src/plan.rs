@@ -22,7 +22,7 @@ pub fn lines(seen: &Observation, settings: &Settings) -> Vec<String> {
         "5. wait until the target has replayed the marker".to_owned(),
         format!("6. stop the server of {leader} cleanly; prove from the target's pg_control that its last record has arrived"),
         format!("7. POINT OF NO RETURN: record the promotion, then set spec.replica.enabled: false on {target}"),
-        format!("8. wait for the promotion and for CNPG's restart of {target}, then prove a write"),
+        format!("8. wait for the promotion{}, then prove a write", restart(seen, target)),
         format!("9. {}: DOWNTIME ENDS", routing(seen, settings, route)),
         format!("10. give back what was kept still, write the receipt cutover-{target}-receipt; {source} stays stopped, paused and frozen"),
         format!(
@@ -31,6 +31,16 @@ pub fn lines(seen: &Observation, settings: &Settings) -> Vec<String> {
         ),
     ];
     findings.chain(steps.map(|line| format!("would {line}"))).collect()
+}
+
+/// Only a target that archives while it follows is restarted.
+fn restart(seen: &Observation, target: &str) -> String {
+    let owed = seen.target.answer().is_some_and(|target| target.running.archive_mode == "always");
+    if owed {
+        format!(" and for CNPG's restart of {target}")
+    } else {
+        String::new()
+    }
 }
 
 fn counts(seen: &Observation) -> String {

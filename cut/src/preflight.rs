@@ -148,6 +148,7 @@ fn of_servers(seen: &Observation, settings: &Settings) -> Vec<Finding> {
         }));
         findings.push(servers::streaming(&target.replay));
         findings.push(servers::replay_not_paused(&target.replay));
+        findings.push(servers::restart_after_promotion(&target.running.archive_mode));
     }
     if let (Sight::Answers(source), Sight::Answers(target)) = (&seen.source, &seen.target) {
         findings.push(servers::system_identifier(&source.identity, &target.identity));

@@ -93,7 +93,7 @@ impl Receipt {
             ("marker", "writes blocked, sessions ended"),
             ("caught_up", "marker replayed by the target"),
             ("source_down_and_proved", "source stopped, and proved"),
-            ("primary_restarted_and_written", "target primary, its restart over, a write proved"),
+            ("primary_restarted_and_written", "target primary, and a write proved"),
             ("routed", "application led to the target"),
             ("serving", "clients let through"),
         ];

@@ -260,6 +260,48 @@ async fn client(copy: &Copy, server: &Process) -> tokio_postgres::Client {
     }
 }
 
+/// CNPG writes archive_mode always for a replica cluster and on for another; the server has on from its first start.
+#[tokio::test]
+async fn told_so_the_copy_takes_no_restart_at_its_promotion_and_loses_the_line_afterwards() {
+    let copy = Copy::make().await;
+    let (custom, never) = (copy.text("custom.conf"), [("ARCHIVE_RESTART", "never")]);
+    copy.write("custom.conf", &format!("{custom}archive_mode = 'always'\n"));
+    let adopt = || {
+        copy.adopt_with({
+            let mut command = copy.setup.server(&copy.program);
+            command.envs(never);
+            command
+        })
+    };
+    said(
+        &adopt(),
+        0,
+        &["postgresql.auto.conf: archive_mode = on, as after the promotion", "hba_file"],
+    );
+    let stamps = copy.stamps();
+    said(&adopt(), 0, &["nothing to do"]);
+    assert_eq!(copy.stamps(), stamps, "it follows: the line stays");
+
+    let server = copy.start();
+    let client = client(&copy, &server).await;
+    assert_eq!(setting(&client, "archive_mode").await, "on");
+    assert!(client.query_one("select pg_promote()", &[]).await.unwrap().get::<_, bool>(0));
+    copy.write("custom.conf", &format!("{custom}archive_mode = 'on'\nwork_mem = '9MB'\n"));
+    client.batch_execute("select pg_reload_conf()").await.unwrap();
+    let pending = "select count(*) from pg_settings where pending_restart";
+    assert_eq!(client.query_one(pending, &[]).await.unwrap().get::<_, i64>(0), 0);
+    server.signal(Signal::INT);
+    server.wait().await;
+
+    said(&adopt(), 0, &["archive_mode is custom.conf's to set again", "not a standby"]);
+    assert!(!copy.text("postgresql.auto.conf").contains("adopt-pgdata: as after"));
+    let server = copy.start();
+    let client = self::client(&copy, &server).await;
+    assert_eq!(setting(&client, "archive_mode").await, "on", "by custom.conf");
+    server.signal(Signal::INT);
+    server.wait().await;
+}
+
 #[tokio::test]
 async fn a_second_run_touches_no_file_and_only_settings_became_comments() {
     let copy = Copy::make().await;

@@ -40,6 +40,16 @@ pub(crate) fn without(text: &[u8], reason_against: impl Fn(&str) -> Option<Reaso
     adopted
 }
 
+/// The value of a setting: the last line counts. Good for what CNPG writes, which has no quote inside a value.
+pub(crate) fn value(text: &[u8], name: &str) -> Option<String> {
+    let of = |line: &&[u8]| setting(line).as_deref() == Some(name);
+    let line = text.split(|byte| *byte == b'\n').rfind(of)?;
+    let (_, value) = String::from_utf8_lossy(line)
+        .split_once('=')
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))?;
+    Some(value.trim().trim_matches('\'').to_owned())
+}
+
 /// The name that a line sets, in lower case because PostgreSQL does not tell them apart; None for comments and empty lines.
 fn setting(line: &[u8]) -> Option<String> {
     let start = line.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\r'))?;

@@ -3,6 +3,8 @@
 //! **Promise when it exits 0:** the copy no longer carries Patroni's file locations and standby settings, nor what would fight
 //! the Cluster manifest after promotion; a second run changes nothing.
 //!
+//! It also sees to it that the promotion takes no restart, when it is told to: see `archive`.
+//!
 //! It runs as an init container of every instance pod (annotation `cnpg.io/podPatch`), so at every start, long after the
 //! migration, too. It therefore touches only a standby that still has such settings:
 //! 1. no data directory, or none with a postgresql.conf: nothing to do;
@@ -13,10 +15,14 @@
 //! 4. otherwise the unwanted settings become comments, in postgresql.conf last of all: its state tells a later run, also one
 //!    after a crash in between, whether the other files are done.
 //!
+//! And any instance whose archive_mode has become what it is told here loses that line of ours again.
+//!
 //! | variable | meaning |
 //! |---|---|
 //! | PGDATA | the data directory; default `/var/lib/postgresql/data/pgdata`, CNPG's |
+//! | ARCHIVE_RESTART | `never`: the promotion shall take no restart; default `before-traffic`: CNPG restarts the target |
 
+mod archive;
 mod conf;
 mod replace;
 mod unwanted;
@@ -40,11 +46,26 @@ const AUTO_CONF: &str = "postgresql.auto.conf";
 const BASE_CONF: &str = "postgresql.base.conf";
 /// Patroni's own; CNPG appends its includes to it.
 const MAIN_CONF: &str = "postgresql.conf";
+/// CNPG's, written anew at each change of the Cluster.
+const CUSTOM_CONF: &str = "custom.conf";
 
 #[derive(Deserialize)]
 struct Config {
     #[serde(default = "pgdata")]
     pgdata: PathBuf,
+    #[serde(default)]
+    archive_restart: ArchiveRestart,
+}
+
+/// When CNPG restarts the target because of its archive_mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ArchiveRestart {
+    /// Not at all.
+    Never,
+    /// After the promotion; the cutover waits for it.
+    #[default]
+    BeforeTraffic,
 }
 
 fn pgdata() -> PathBuf {
@@ -52,10 +73,28 @@ fn pgdata() -> PathBuf {
 }
 
 fn main() -> ExitCode {
-    job::local("adopt-pgdata", |config: Config, report| adopt(&config.pgdata, report))
+    job::local("adopt-pgdata", |config: Config, report| {
+        retire(&config.pgdata, report)?;
+        adopt(&config.pgdata, config.archive_restart, report)
+    })
 }
 
-fn adopt(pgdata: &Path, report: &Reporter) -> Result<()> {
+/// The line about archive_mode has done its work when CNPG itself wants something else than for a replica cluster.
+fn retire(pgdata: &Path, report: &Reporter) -> Result<()> {
+    let (Some(auto), Some(custom)) = (read(pgdata, AUTO_CONF)?, read(pgdata, CUSTOM_CONF)?) else {
+        return Ok(());
+    };
+    match archive::retired(&auto, &custom) {
+        Some(text) => {
+            overwrite(pgdata, AUTO_CONF, &text)?;
+            report.info(format!("{AUTO_CONF}: archive_mode is {CUSTOM_CONF}'s to set again"));
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+fn adopt(pgdata: &Path, archive_restart: ArchiveRestart, report: &Reporter) -> Result<()> {
     let nothing_to_do = |why: &str| {
         report.info(format!("{}: {why}: nothing to do", pgdata.display()));
         Ok(())
@@ -81,6 +120,15 @@ fn adopt(pgdata: &Path, report: &Reporter) -> Result<()> {
         }
         write(pgdata, AUTO_CONF, &auto, report)?;
     }
+    if archive_restart == ArchiveRestart::Never {
+        let auto = read(pgdata, AUTO_CONF)?.unwrap_or_default();
+        if let Some(text) = archive::told(&auto) {
+            overwrite(pgdata, AUTO_CONF, &text)?;
+            report.info(format!(
+                "{AUTO_CONF}: archive_mode = on, as after the promotion, which then takes no restart"
+            ));
+        }
+    }
     if let Some(base) = read(pgdata, BASE_CONF)? {
         write(pgdata, BASE_CONF, &conf::without(&base, unwanted::in_any_file), report)?;
     }
@@ -100,14 +148,19 @@ fn write(pgdata: &Path, name: &str, adopted: &conf::Adopted, report: &Reporter) 
     if adopted.taken_out.is_empty() {
         return Ok(());
     }
+    overwrite(pgdata, name, &adopted.text)?;
     let file = pgdata.join(name);
-    replace::replace(&file, &adopted.text)
-        .map_err(unusable)
-        .context(format!("writing {}", file.display()))?;
     for (name, reason) in &adopted.taken_out {
         report.info(format!("taken out of {}: {name}: {}", file.display(), reason.words()));
     }
     Ok(())
+}
+
+fn overwrite(pgdata: &Path, name: &str, text: &[u8]) -> Result<()> {
+    let file = pgdata.join(name);
+    replace::replace(&file, text)
+        .map_err(unusable)
+        .context(format!("writing {}", file.display()))
 }
 
 fn unusable(error: std::io::Error) -> Error {

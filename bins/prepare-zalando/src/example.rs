@@ -10,7 +10,7 @@ use crate::{
     facts::{Database, Facts, Login, Password, Pod, Pooler, Resource, Role, Server, Setting, Tls},
     hba::Rule,
     scram::Kind,
-    settings::{Settings, SourceAuth},
+    settings::{ArchiveRestart, Settings, SourceAuth},
 };
 
 pub(crate) fn settings() -> Settings {
@@ -25,6 +25,7 @@ pub(crate) fn settings() -> Settings {
         target_storage: "40Gi".parse().unwrap(),
         target_storage_class: None,
         adopt_image: serde_json::from_value(json!("registry/replica-migration:1")).unwrap(),
+        archive_restart: ArchiveRestart::Never,
         dry_run: false,
     }
 }

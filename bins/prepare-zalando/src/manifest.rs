@@ -12,7 +12,7 @@ use crate::{
     facts::Facts,
     hba,
     image::Image,
-    settings::{CA_SECRET, REPLICATION_SECRET, Settings},
+    settings::{ArchiveRestart, CA_SECRET, REPLICATION_SECRET, Settings},
     yaml::Yaml,
 };
 
@@ -65,17 +65,28 @@ fn metadata(yaml: &mut Yaml, facts: &Facts, settings: &Settings) {
         "The copied postgresql.conf names Patroni's own pg_hba.conf and pg_ident.conf by their path in the old pod, and PostgreSQL does not start
          without them. adopt-pgdata takes such lines out before each start; where there are none left it changes nothing.",
     );
+    if settings.archive_restart == ArchiveRestart::Never {
+        yaml.comment(
+            2,
+            "ARCHIVE_RESTART=never: archive_mode is on from the beginning, not CloudNativePG's always, whose end takes a restart. WAL is archived
+             from the promotion on; while it follows, the target archives none.",
+        );
+    }
     let patch = json!([{"op": "add", "path": "/spec/initContainers/-", "value": adopt(settings)}]);
     yaml.block(2, "cnpg.io/podPatch", &serde_json::to_string_pretty(&patch).unwrap_or_default());
 }
 
 /// The init container, as restricted as CloudNativePG's own.
 fn adopt(settings: &Settings) -> Value {
+    let mut env = vec![json!({"name": "PGDATA", "value": format!("{DATA}/pgdata")})];
+    if settings.archive_restart == ArchiveRestart::Never {
+        env.push(json!({"name": "ARCHIVE_RESTART", "value": "never"}));
+    }
     json!({
         "name": "adopt-pgdata",
         "image": settings.adopt_image.as_str(),
         "command": ["/adopt-pgdata"],
-        "env": [{"name": "PGDATA", "value": format!("{DATA}/pgdata")}],
+        "env": env,
         "volumeMounts": [{"name": "pgdata", "mountPath": DATA}],
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
         "securityContext": {
@@ -266,6 +277,7 @@ mod tests {
         assert_eq!(patch[0]["path"], "/spec/initContainers/-");
         let container = &patch[0]["value"];
         assert_eq!(container["command"], json!(["/adopt-pgdata"]));
+        assert_eq!(container["env"][1], json!({"name": "ARCHIVE_RESTART", "value": "never"}));
         assert_eq!(container["securityContext"]["runAsUser"], 26);
         assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
     }

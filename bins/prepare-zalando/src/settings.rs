@@ -26,6 +26,17 @@ impl SourceAuth {
     }
 }
 
+/// When CloudNativePG restarts the target because of its archive_mode, which the promotion changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArchiveRestart {
+    /// Not at all: adopt-pgdata gives the copy the later value from the beginning.
+    #[default]
+    Never,
+    /// After the promotion; the cutover waits for it before it lets clients through.
+    BeforeTraffic,
+}
+
 /// The bytes behind a Kubernetes quantity, and the text as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantity {
@@ -99,6 +110,9 @@ pub struct Settings {
     pub target_storage_class: Option<Name>,
     /// The image that holds `/adopt-pgdata`.
     pub adopt_image: Text,
+    /// Whether the promotion shall take a restart.
+    #[serde(default)]
+    pub archive_restart: ArchiveRestart,
     /// Say what would be done, and do nothing.
     #[serde(default)]
     pub dry_run: bool,

@@ -39,6 +39,7 @@ pub fn servers(seen: &Servers, settings: &Settings) -> Vec<Finding> {
             seen.source_lsn
                 .map(|lsn| of_servers::lag(lsn, &seen.replay, settings.lag_bytes_max)),
         );
+        findings.push(of_servers::restart_after_promotion(&seen.archive_mode));
     }
     findings
 }

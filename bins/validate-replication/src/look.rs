@@ -56,6 +56,8 @@ pub struct Servers {
     pub archiving_fails: Option<String>,
     /// recovery_min_apply_delay of the target.
     pub apply_delay: String,
+    /// archive_mode of the target.
+    pub archive_mode: String,
     /// Whether our logins are superusers.
     pub superuser: SuperuserOf,
     /// [`CNPG_ROLES`] that the target lacks.
@@ -125,12 +127,13 @@ pub async fn servers(sides: &Sides, settings: &Settings) -> Result<Servers> {
         true => (None, None),
         false => (Some(source.insert_lsn().await?), Some(catalog::flush_lsn(source).await?)),
     };
-    let (of_target, target_standby, replay, hot_target, apply_delay, super_target, roles_missing) = futures::try_join!(
+    let (of_target, target_standby, replay, hot_target, apply_delay, running, super_target, roles_missing) = futures::try_join!(
         target.identity(),
         target.in_recovery(),
         target.replay(),
         hot_standby(target),
         catalog::apply_delay(target),
+        target.running(),
         catalog::superuser(target),
         catalog::roles_missing(target, &CNPG_ROLES)
     )?;
@@ -154,6 +157,7 @@ pub async fn servers(sides: &Sides, settings: &Settings) -> Result<Servers> {
         tablespaces,
         archiving_fails,
         apply_delay,
+        archive_mode: running.archive_mode,
         superuser: SuperuserOf {
             source: super_source,
             target: super_target,

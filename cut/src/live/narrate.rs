@@ -97,10 +97,14 @@ impl Live {
             }
             Fact::Promoted(promoted) => {
                 report.fact("timeline", promoted.timeline.0);
+                let restart = match &journal.started {
+                    Some(start) if start.target_owes_restart => ", its restart is over",
+                    _ => "",
+                };
                 report.step(
                     "Promoted",
                     format!(
-                        "+{since_block} ms the target is primary on timeline {}, its restart is over, a write is proved",
+                        "+{since_block} ms the target is primary on timeline {}{restart}, a write is proved",
                         promoted.timeline
                     ),
                 );

@@ -118,24 +118,23 @@ pub fn superuser_kept(superuser: &SuperuserSeen) -> Finding {
     }
 }
 
-/// Whether CNPG's restart after the promotion lies within the downtime, and whether there is a WAL archive.
+/// Whether there will be a WAL archive.
 pub fn wal_archive(cluster: &ClusterSeen) -> Finding {
-    let wanted = "known before the cut";
-    if cluster.skip_wal_archiving {
-        return Finding::ok(
-            "wal archive",
-            wanted,
-            "none, by cnpg.io/skipWalArchiving: no restart after the promotion",
-        )
-        .but(
-            Verdict::Warning,
-            "no point-in-time recovery until the annotation is removed after the cut, which restarts the target once",
-        );
-    }
-    Finding::ok(
+    let finding = Finding::ok(
         "wal archive",
-        wanted,
-        "archive_mode changes with the promotion: CNPG restarts the target once, 1 to 2 s of the downtime",
+        "one from the promotion on",
+        "from the promotion on, as the Cluster says",
+    );
+    if !cluster.skip_wal_archiving {
+        return finding;
+    }
+    Finding {
+        found: "none, by cnpg.io/skipWalArchiving".into(),
+        ..finding
+    }
+    .but(
+        Verdict::Warning,
+        "no point-in-time recovery until the annotation is removed after the cut, which may restart the target once",
     )
 }
 

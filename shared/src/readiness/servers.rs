@@ -287,6 +287,16 @@ pub fn source_writable(read_only_by_default: &str) -> Finding {
     )
 }
 
+/// Whether CNPG's restart after the promotion lies within the downtime: a target that follows runs with archive_mode `always`, unless
+/// adopt-pgdata has given it the later value.
+pub fn restart_after_promotion(archive_mode: &str) -> Finding {
+    let found = match archive_mode {
+        "always" => "archive_mode changes with the promotion: CNPG restarts the target once, 1 to 2 s of the downtime".to_owned(),
+        mode => format!("none: archive_mode is {mode} before and after it"),
+    };
+    Finding::ok("restart after the promotion", "known before the cut", found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
