@@ -14,7 +14,8 @@
 //! | E2E_ROUTE | service (default) or config |
 //! | E2E_KILL | 1: the cutover's pod is deleted by force once, when writes are blocked; or the words of its log at which it is |
 //! | E2E_KILL_WITH | a program to end the pod with, in the place of kubectl; it is given the namespace and the pod's name |
-//! | E2E_SKIP_WAL_ARCHIVING | 1: the target is made with cnpg.io/skipWalArchiving, so that CloudNativePG does not restart it |
+//! | E2E_ARCHIVE_RESTART | before-traffic: CloudNativePG restarts the target inside the cut; default: it does not |
+//! | E2E_SKIP_WAL_ARCHIVING | 1: the target is made with cnpg.io/skipWalArchiving |
 //! | E2E_WATCH_SECONDS | how long the clients are watched after the downtime; default 60 |
 //! | E2E_AUDIT_LOG | the API server's audit log: the only place that tells what a Job was refused |
 //! | E2E_KEEP | 1: leave everything as it is |
@@ -193,9 +194,9 @@ async fn watch(kubectl: &Kubectl, settings: &Settings, receipt: &Receipt) -> Res
 
 /// The longest wait that the issue allows to a client on guide.md's scenario.
 fn bar(settings: &Settings) -> Duration {
-    Duration::from_millis(match (settings.route, settings.skip_wal_archiving) {
-        (Route::Service, false) => 3_500,
-        (Route::Service, true) => 2_000,
+    Duration::from_millis(match (settings.route, settings.with_restart()) {
+        (Route::Service, true) => 3_500,
+        (Route::Service, false) => 2_000,
         (Route::Config, _) => 8_000,
     })
 }

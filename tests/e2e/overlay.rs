@@ -25,6 +25,8 @@ pub fn write(folder: &Path, settings: &Settings) -> Result<PathBuf> {
     );
     let (name, tag) = settings.image.rsplit_once(':').context("E2E_IMAGE has no tag")?;
     let namespace = &settings.namespace;
+    let restart = settings.archive_restart.as_ref();
+    let restart = restart.map_or_else(String::new, |when| format!("  - ARCHIVE_RESTART={when}\n"));
     let text = format!(
         "apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
@@ -44,7 +46,7 @@ configMapGenerator:
   - TARGET_IMAGE={}
   - TARGET_STORAGE=2Gi
   - ROUTE={}
-",
+{restart}",
         settings.target_image,
         settings.route.word()
     );

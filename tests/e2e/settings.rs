@@ -47,6 +47,8 @@ pub struct Settings {
     pub keep: bool,
     /// E2E_WATCH_SECONDS: how long the clients are watched after DOWNTIME ENDS.
     pub watch: Duration,
+    /// E2E_ARCHIVE_RESTART: the setting ARCHIVE_RESTART, never or before-traffic. Default: that of settings.env.
+    pub archive_restart: Option<String>,
     /// E2E_SKIP_WAL_ARCHIVING: the Cluster is made with cnpg.io/skipWalArchiving, so that CloudNativePG does not restart it.
     pub skip_wal_archiving: bool,
     /// E2E_AUDIT_LOG: the API server's audit log, if it can be read here.
@@ -87,17 +89,23 @@ impl Settings {
                     .parse()
                     .with_context(|| format!("E2E_WATCH_SECONDS={seconds}: not a number"))?,
             }),
+            archive_restart: text("E2E_ARCHIVE_RESTART"),
             skip_wal_archiving: switch("E2E_SKIP_WAL_ARCHIVING")?,
             audit_log: text("E2E_AUDIT_LOG").map(PathBuf::from),
         })
     }
 
+    /// CloudNativePG restarts the target inside the cut.
+    pub fn with_restart(&self) -> bool {
+        self.archive_restart.as_deref() == Some("before-traffic") && !self.skip_wal_archiving
+    }
+
     /// The run in one line.
     pub fn described(&self) -> String {
-        let restart = if self.skip_wal_archiving {
-            "CNPG's restart left out"
-        } else {
-            "CNPG's restart inside"
+        let restart = match (self.with_restart(), self.skip_wal_archiving) {
+            (true, _) => "with CNPG's restart",
+            (false, true) => "without a WAL archive",
+            (false, false) => "without a restart",
         };
         let kill = self
             .kill

@@ -24,8 +24,8 @@ pub async fn apply_rendered(kubectl: &Kubectl, settings: &Settings) -> Result<()
     );
     let mut text = kubectl.asked(&get).await?;
     if settings.skip_wal_archiving {
-        println!("  (with the annotation cnpg.io/skipWalArchiving: enabled, as one who wants no restart would add it)");
-        text = without_restart(&text)?;
+        println!("  (with the annotation cnpg.io/skipWalArchiving: enabled)");
+        text = without_archive(&text)?;
     }
     for line in kubectl.told(&apply, &text, LIMIT).await?.lines() {
         println!("  {line}");
@@ -33,8 +33,8 @@ pub async fn apply_rendered(kubectl: &Kubectl, settings: &Settings) -> Result<()
     Ok(())
 }
 
-/// archive_mode is off then before and after the promotion, and CloudNativePG has no reason to restart.
-fn without_restart(rendered: &str) -> Result<String> {
+/// As one who has no archive yet would have it.
+fn without_archive(rendered: &str) -> Result<String> {
     let documents = serde_yaml_ng::Deserializer::from_str(rendered).map(|document| {
         let mut object = Value::deserialize(document).context("the rendered manifest is no YAML")?;
         if object["kind"] == "Cluster" {
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn the_annotation_stands_beside_those_that_are_there() {
         let rendered = "kind: Cluster\nmetadata:\n  annotations:\n    cnpg.io/podPatch: x\n---\nkind: Pooler\nmetadata: {}\n";
-        let changed = without_restart(rendered).unwrap();
+        let changed = without_archive(rendered).unwrap();
         let documents: Vec<Value> = changed.split("\n---\n").map(|text| serde_json::from_str(text).unwrap()).collect();
         let annotations = &documents[0]["metadata"]["annotations"];
         assert_eq!(
