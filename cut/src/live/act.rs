@@ -1,6 +1,6 @@
 //! The effects, one short function each.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt as _};
@@ -12,6 +12,7 @@ use shared::{
     postgres::{Source, source::Incarnation},
     record::labels,
 };
+use tokio::time::{Instant, sleep};
 
 use super::{
     Live,
@@ -24,6 +25,10 @@ use crate::{
     freeze::Freeze,
     journal::{Fact, Marker, Promoted, Readers, Start},
 };
+
+/// So long restartpoints are repeated before the next look.
+const RESTARTPOINTS: Duration = Duration::from_millis(200);
+const RESTARTPOINT_PAUSE: Duration = Duration::from_millis(5);
 
 impl Live {
     pub(super) async fn act(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
@@ -40,7 +45,7 @@ impl Live {
             Action::Block => self.block(start).await?,
             Action::EndSessions => return self.end_sessions().await.map(Some),
             Action::Fence(incarnation) => self.stop(*incarnation).await?,
-            Action::Restartpoint => self.target.session()?.checkpoint().await?,
+            Action::Restartpoint => self.restartpoint().await?,
             Action::Promote => cnpg::promote(&self.clusters, &self.settings.target_cluster).await?,
             Action::ProveWrite => return self.prove_write().await.map(Some),
             Action::Route => self.point_to(start, &some(&self.settings.app_config_target.0)).await?,
@@ -144,6 +149,24 @@ impl Live {
             Ok(running) if running == incarnation => source.stop_server().await,
             // Another run, or this one is ending already: the next look tells.
             _ => Ok(()),
+        }
+    }
+
+    /// Again and again for a moment: asking the target alone is quicker than a look at everything, which must follow in any case. What
+    /// is waited for is a shutdown checkpoint behind the source's position; what it proves is for `decide`.
+    async fn restartpoint(&self) -> Result<()> {
+        let target = self.target.session()?;
+        let fenced = self.record.as_ref().and_then(|record| record.facts.fenced.as_ref());
+        let since = fenced.map(|fenced| fenced.lsn);
+        let until = Instant::now() + RESTARTPOINTS;
+        loop {
+            target.checkpoint().await?;
+            let control = target.control_checkpoint().await?;
+            let stopped = control.checkpoint == control.redo && since.is_some_and(|since| control.checkpoint >= since);
+            if stopped || Instant::now() >= until {
+                return Ok(());
+            }
+            sleep(RESTARTPOINT_PAUSE).await;
         }
     }
 

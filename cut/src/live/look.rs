@@ -30,8 +30,10 @@ use crate::{
 /// What is asked for in a look. While clients wait, what has no say is not asked: each call is time.
 #[derive(Clone, Copy)]
 struct Asked {
-    /// The application's workloads, its ConfigMap, and everybody but the Zalando operator who is kept still.
+    /// The application's workloads and its ConfigMap.
     application: bool,
+    /// Everybody but the Zalando operator who is kept still.
+    others: bool,
     /// The source's Services.
     services: bool,
     /// The old poolers.
@@ -47,9 +49,11 @@ impl Asked {
         let route = journal.started.as_ref().map(|start| start.route);
         let back = journal.going_back.is_some();
         let service = route.or(wanted) != Some(Route::Config);
-        let resting = journal.marker.is_some() && journal.promoted.is_none();
+        let resting = journal.marker.is_some() && journal.promoted.is_none() && !back;
         Self {
-            application: back || !resting,
+            // By the Services' way nothing of it is changed, once its counts are recorded.
+            application: !resting && route != Some(Route::Service),
+            others: !resting,
             services: service && (journal.blocked.is_none() || back || journal.promotion.is_some()),
             poolers: service,
             door: service && journal.promoted.is_some() && journal.routed.is_none(),
@@ -189,7 +193,7 @@ impl Live {
         };
         if let Some(start) = &journal.started {
             let others = start.freezes.iter().filter(|freeze| freeze.key() != operator.now.key());
-            let (mut standing, jobs) = match asked.application {
+            let (mut standing, jobs) = match asked.others {
                 true => place.read(others).await?,
                 false => (Vec::new(), Vec::new()),
             };
