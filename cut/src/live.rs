@@ -27,6 +27,7 @@ use shared::{
     postgres::{Source, Target},
     record::{Record, Saved, of_cut},
 };
+use tokio::time::{Instant, sleep};
 
 use crate::{
     decision::{Action, first_word},
@@ -37,11 +38,14 @@ use crate::{
     settings::Settings,
 };
 use clients::Pods;
-use line::Line;
+use line::{Line, limited};
 use poolers::Poolers;
 
 /// Between looks while something is on its way: short, because clients wait.
 const CLOSE_PAUSE: Duration = Duration::from_millis(20);
+/// Longest pause between looks while the target promotes, and how often it is asked meanwhile.
+const PROMOTION_PAUSE: Duration = Duration::from_millis(200);
+const PROMOTION_POLL: Duration = Duration::from_millis(10);
 /// After a failure.
 const FAILED_PAUSE: Duration = Duration::from_millis(500);
 
@@ -118,6 +122,28 @@ impl Live {
             .ok_or_else(|| Error::contradiction("an action before the first look"))
     }
 
+    /// The promotion was asked for, and the target was still a standby at the last look.
+    fn promotes(&self) -> bool {
+        let asked = self.record.as_ref().is_some_and(|record| record.facts.past_return());
+        let standby = |last: &Observation| !last.follows && last.target.answer().is_some_and(|target| target.in_recovery);
+        asked && self.last.as_ref().is_some_and(standby)
+    }
+
+    /// Asks the target alone, and not for long: a look at everything takes time from the promotion, and sees its end later.
+    async fn until_promoted(&self) {
+        let until = Instant::now() + PROMOTION_PAUSE;
+        while Instant::now() < until {
+            sleep(PROMOTION_POLL).await;
+            let standby = match self.target.session() {
+                Ok(target) => limited(target.in_recovery()).await,
+                Err(error) => Err(error),
+            };
+            if !standby.unwrap_or(false) {
+                return;
+            }
+        }
+    }
+
     /// Name of the ConfigMap that holds the journal.
     pub fn record_name(&self) -> String {
         of_cut(&self.settings.target_cluster)
@@ -187,11 +213,11 @@ impl World for Live {
 
     async fn pause(&mut self, missing: &str, pace: Pace) {
         self.run.report.waiting(missing);
-        tokio::time::sleep(match pace {
-            Pace::Close => CLOSE_PAUSE,
-            Pace::Failed => FAILED_PAUSE,
-        })
-        .await;
+        match pace {
+            Pace::Close if self.promotes() => self.until_promoted().await,
+            Pace::Close => sleep(CLOSE_PAUSE).await,
+            Pace::Failed => sleep(FAILED_PAUSE).await,
+        }
     }
 
     fn stop_asked(&self) -> bool {
