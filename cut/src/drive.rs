@@ -55,6 +55,9 @@ const FAILURES_MAX: u32 = 600;
 const LASTING_FAILURES_MAX: u32 = 30;
 /// Failures in a row that are retried at once.
 const QUICK_RETRIES: u32 = 5;
+/// Past the point of no return clients wait for the end, and the next pod starts only after the Job's back-off: one that is asked to end
+/// still lets them through, if that takes no longer than this. Its pod has ten times as much for its end (manifests/base).
+const LAST_STRETCH: Duration = Duration::from_secs(60);
 /// Looks in all: no run is endless, whatever the world does.
 const LOOKS_MAX: u32 = 100_000;
 
@@ -65,6 +68,7 @@ const LOOKS_MAX: u32 = 100_000;
 pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
     let mut failures = Failures::default();
     let mut first_look: Option<jiff::Timestamp> = None;
+    let mut asked_at: Option<jiff::Timestamp> = None;
     let mut hopeless: Option<String> = None;
     for _ in 0..LOOKS_MAX {
         let (journal, mut seen) = match world.observe().await {
@@ -79,10 +83,13 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
         seen.abort = seen.abort.or_else(|| hopeless.clone());
         let waited = seen.now.duration_since(*first_look.get_or_insert(seen.now)).unsigned_abs();
         if journal.past_return() && journal.finished.is_none() && world.stop_asked() {
-            return Err(
-                Error::transient("asked to end (SIGTERM) past the point of no return; every step so far is recorded")
-                    .hint("start the cutover again: it goes on from here"),
-            );
+            let asked = seen.now.duration_since(*asked_at.get_or_insert(seen.now)).unsigned_abs();
+            if journal.serving.is_some() || asked >= LAST_STRETCH {
+                return Err(
+                    Error::transient("asked to end (SIGTERM) past the point of no return; every step so far is recorded")
+                        .hint("start the cutover again: it goes on from here"),
+                );
+            }
         }
         if world.heading() == Heading::Back
             && let Outlook::TooLate(error) = back::outlook(&journal)
