@@ -33,6 +33,7 @@ pub fn passed() -> Report {
             found: 402,
             lost: 0,
         }),
+        errors: Some(3),
         receipt: receipt(),
         programs: programs(),
         broken: None,
