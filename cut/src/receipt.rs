@@ -49,8 +49,8 @@ fn data(start: &Start, journal: &Journal) -> BTreeMap<String, String> {
 fn summary(start: &Start, journal: &Journal) -> Value {
     let since_block = |at: Option<Timestamp>| Some(at?.duration_since(journal.blocked?).as_millis() as i64);
     json!({
-        "source": start.source, "target": start.target, "replicas": start.replicas,
-        "blocked": journal.blocked,
+        "source": start.source, "target": start.target, "route": start.route, "replicas": start.replicas,
+        "began": start.at, "blocked": journal.blocked, "served": journal.serving,
         "ms_since_block": {
             "marker": since_block(journal.marker.as_ref().map(|m| m.at)),
             "caught_up": since_block(journal.fenced.as_ref().map(|f| f.at)),
@@ -59,8 +59,19 @@ fn summary(start: &Start, journal: &Journal) -> Value {
             "routed": since_block(journal.routed),
             "serving": since_block(journal.serving),
         },
+        // From the block to the first write that the target took of ours, and to the first that it could take of a client.
+        "write_gap_ms": {"proved": since_block(journal.promoted.as_ref().map(|p| p.at)), "clients": since_block(journal.serving)},
         "marker": journal.marker, "promotion": journal.promotion, "promoted": journal.promoted,
+        "stragglers": journal.fenced.as_ref().map(|fenced| &fenced.stragglers),
+        "readers_sent_away": journal.readers.as_ref().map(|readers| &readers.ended),
+        "kept_still_and_given_back": kept(start, false), "kept_still_for_good": kept(start, true),
     })
+}
+
+/// Whose fields were changed for the time of the cut, or for good.
+fn kept(start: &Start, stays: bool) -> Vec<String> {
+    let freezes = start.freezes.iter().filter(|freeze| freeze.stays == stays);
+    freezes.map(|freeze| freeze.key()).collect()
 }
 
 /// The argument in words.
