@@ -28,7 +28,6 @@ pub async fn judge(migration: Migration, target: InstanceHandle, report: &mut Re
         .context("reading the receipt")?;
     report.receipt = receipt.data.unwrap_or_default();
     let axis = Axis::new(origin);
-    let fenced = steps(report, &axis)?;
     let moments = target.moments();
     let span = |from: Option<tokio::time::Instant>, to: Option<tokio::time::Instant>| {
         Some(Span {
@@ -39,6 +38,7 @@ pub async fn judge(migration: Migration, target: InstanceHandle, report: &mut Re
     report.promoting = span(moments.asked, moments.primary);
     // From primary on CNPG owes the restart, and until the pod is in its Service again nobody can be let in.
     report.restarting = moments.restart_began.and_then(|_| span(moments.primary, moments.serving));
+    let fenced = steps(report, &axis)?;
 
     let cut = migration.cut(&target, Some(fenced));
     let Migration { application, source, .. } = migration;
@@ -107,11 +107,15 @@ fn steps(report: &mut Report, axis: &Axis) -> Result<Duration> {
         true => ["pause poolers, block writes", "the Service leads to the target", "poolers go on"],
         false => ["block writes, end sessions", "route", "application's pods start"],
     };
+    let promote = match report.restarting {
+        Some(_) => "promotion, restart, first write",
+        None => "promotion, first write",
+    };
     let named = [
         (block, blocked, marker),
         ("target replays the marker", marker, fenced),
-        ("stop the source, prove its last record", fenced, promotion),
-        ("promotion, CNPG's restart, first write", promotion, promoted),
+        ("stop the source and prove it", fenced, promotion),
+        (promote, promotion, promoted),
         (route, promoted, routed),
         (serve, routed, serving),
     ];

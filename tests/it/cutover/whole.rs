@@ -218,7 +218,10 @@ async fn records(stage: &Stage) {
         json!([format!("postgresql {SOURCE} acid.zalan.do/controller")]),
         "{summary}"
     );
-    assert!(summary["write_gap_ms"]["clients"].as_u64() >= summary["write_gap_ms"]["proved"].as_u64(), "{summary}");
+    assert!(
+        summary["write_gap_ms"]["clients"].as_u64() >= summary["write_gap_ms"]["proved"].as_u64(),
+        "{summary}"
+    );
     assert!(data["proof.txt"].contains("was stopped cleanly"), "{data:?}");
     assert!(data["program"].starts_with("cutover "), "{data:?}");
     let journal: Value = serde_json::from_str(&data["journal.json"]).unwrap();

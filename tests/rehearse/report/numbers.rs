@@ -52,7 +52,8 @@ pub fn since(zero: Duration, at: Duration) -> f64 {
 
 /// Seconds from the zero of the axis: +1.06 s, −0.20 s
 pub fn signed_seconds(seconds: f64) -> String {
-    let sign = if seconds < 0.0 { '−' } else { '+' };
+    // What rounds to zero is not before it.
+    let sign = if seconds < -0.005 { '−' } else { '+' };
     format!("{sign}{:.2} s", seconds.abs())
 }
 
@@ -121,6 +122,7 @@ mod tests {
     fn instants_before_the_block_are_negative() {
         assert_eq!(instant(at(5_000), at(6_060)), "+1.06 s");
         assert_eq!(instant(at(5_000), at(4_800)), "−0.20 s");
+        assert_eq!(instant(at(5_003), at(5_000)), "+0.00 s");
         assert_eq!([-1.0, -0.04, 0.0, 0.5, 12.0].map(tick), ["−1", "0", "0", "0.5", "12"]);
     }
 
