@@ -35,7 +35,10 @@ ask() {
   printf '%s\n\\echo %s\n' "$1" "$mark" >&"$to" 2>/dev/null
   while read -r -t "$answer_seconds" -u "$from" line; do
     case $line in
-      "$mark") [ -z "$why" ]; return ;;
+      "$mark")
+        # FATAL is the server's last word on a session, and psql notices only at the next line. What it was doing may be done.
+        case $why in *FATAL:* | *PANIC:*) close ;; esac
+        [ -z "$why" ]; return ;;
       *ERROR:* | *FATAL:* | *PANIC:* | *error:*) why=${why:-$line} ;;
       WARNING:* | NOTICE:* | DETAIL:* | HINT:* | LOCATION:* | '') ;;
       *) answer=$line last=$line ;;
