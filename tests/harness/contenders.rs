@@ -15,22 +15,24 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
-    core::GroupVersionKind,
+    api::{DynamicObject, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::control_plane::ControlPlane;
+use crate::{
+    control_plane::ControlPlane,
+    objects::{Kind, resource},
+};
 
 const TURN: Duration = Duration::from_millis(200);
 
 /// The kinds that this module brings, as group, version, kind.
-pub const SCALED_OBJECT: (&str, &str, &str) = ("keda.sh", "v1alpha1", "ScaledObject");
+pub const SCALED_OBJECT: Kind = ("keda.sh", "v1alpha1", "ScaledObject");
 /// Flux's release of a chart.
-pub const HELM_RELEASE: (&str, &str, &str) = ("helm.toolkit.fluxcd.io", "v2", "HelmRelease");
+pub const HELM_RELEASE: Kind = ("helm.toolkit.fluxcd.io", "v2", "HelmRelease");
 /// Argo CD's unit of deployment.
-pub const APPLICATION: (&str, &str, &str) = ("argoproj.io", "v1alpha1", "Application");
+pub const APPLICATION: Kind = ("argoproj.io", "v1alpha1", "Application");
 
 /// Installs the schemas.
 ///
@@ -78,7 +80,7 @@ pub struct Contender {
     /// Whose word counts: kind, namespace, name, and where it says that this one acts. None: nobody can pause it.
     pub heeds: Option<Heeds>,
     /// What is put back: kind and name, in the migration's namespace.
-    pub object: ((&'static str, &'static str, &'static str), String),
+    pub object: (Kind, String),
     /// The merge patch that puts it back.
     pub git: Value,
 }
@@ -87,7 +89,7 @@ pub struct Contender {
 #[derive(Clone)]
 pub struct Heeds {
     /// Kind, namespace and name.
-    pub object: ((&'static str, &'static str, &'static str), String, String),
+    pub object: (Kind, String, String),
     /// A JSON pointer into it.
     pub field: String,
     /// The value with which it leaves the object alone.
@@ -132,9 +134,4 @@ impl Contender {
         let found = serde_json::to_value(found).unwrap_or_default();
         found.pointer(&heeds.field) != Some(&heeds.still)
     }
-}
-
-/// The API's name for a kind.
-pub fn resource((group, version, kind): (&str, &str, &str)) -> ApiResource {
-    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
 }

@@ -1,7 +1,7 @@
 //! A whole migration in the order of guide.md, with everything real that one machine has room for: source, target, application,
 //! and each program as its own Job. `make rehearse` shows it, and the tests of `cutover` disturb it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -14,6 +14,7 @@ use crate::{
     kubelet::{Ended, Kubelet, Launch, built},
     ledger::{Cut, Key},
     manifests,
+    objects::{CONFIG_MAP, Objects},
     service::{
         Services,
         pgbouncer::{PgBouncer, Place},
@@ -57,6 +58,14 @@ impl Migration {
     /// # Errors
     /// A part does not come up.
     pub async fn stage(options: SourceOptions, origin: Origin, tell: impl Fn(&str)) -> Result<Self> {
+        Self::stage_with(options, Settings::mastodon(NAMESPACE), origin, tell).await
+    }
+
+    /// As [`Migration::stage`], with another application.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn stage_with(options: SourceOptions, settings: Settings, origin: Origin, tell: impl Fn(&str)) -> Result<Self> {
         tell("starting etcd and kube-apiserver");
         let plane = Arc::new(ControlPlane::start().await?);
         tell("starting the source: two Patroni members");
@@ -86,11 +95,9 @@ impl Migration {
         let poolers = futures::try_join!(pooler("", 0, 0), pooler("", 1, 1), pooler("-repl", 0, 2))?;
         let poolers = [poolers.0, poolers.1, poolers.2];
         tell("starting the application: six Deployments and a client that nobody remembers");
-        let mut application = Application::deploy(plane.admin(), Arc::clone(&services), Settings::mastodon(NAMESPACE), origin).await?;
+        let mut application = Application::deploy(plane.admin(), Arc::clone(&services), settings, origin).await?;
         application.ready(LIMIT).await?;
-        application
-            .forget(FORGOTTEN, &format!("mastodon-postgresql.{NAMESPACE}.svc"))
-            .await?;
+        application.forget(FORGOTTEN, &forgotten_host()).await?;
         application.acknowledges(50, LIMIT).await?;
         tell("applying the manifests");
         manifests::apply_example(&plane).await?;
@@ -106,6 +113,25 @@ impl Migration {
         })
     }
 
+    /// The namespace's objects.
+    pub fn objects(&self) -> Objects {
+        Objects::new(self.plane.admin(), NAMESPACE)
+    }
+
+    /// The facts of the cutover's journal by their keys; empty when there is none.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub async fn journal(&self) -> Result<BTreeMap<String, Value>> {
+        let map = self.objects().find(CONFIG_MAP, &format!("cutover-{CLUSTER}")).await?;
+        let facts = map.map(|mut map| map["data"].take());
+        let fact = |(key, text): (&String, &Value)| {
+            let text = text.as_str().unwrap_or_default();
+            (key.clone(), serde_json::from_str(text).unwrap_or_else(|_| text.into()))
+        };
+        Ok(facts.as_ref().and_then(Value::as_object).into_iter().flatten().map(fact).collect())
+    }
+
     /// A Job of a step, to be started.
     pub fn step(&self, step: &str) -> Launch<'_> {
         self.kubelet.step(step)
@@ -117,6 +143,14 @@ impl Migration {
     /// # Errors
     /// The ConfigMap is missing, the API server refuses what is in it, or nobody acts on it.
     pub async fn apply_rendered(&self) -> Result<()> {
+        self.apply_rendered_with(|_| ()).await
+    }
+
+    /// As [`Migration::apply_rendered`], with each object changed before.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn apply_rendered_with(&self, change: impl Fn(&mut Value)) -> Result<()> {
         let maps: Api<ConfigMap> = Api::namespaced(self.plane.admin(), NAMESPACE);
         let map = maps.get(&format!("{CLUSTER}-cluster-replica")).await?;
         let text = map
@@ -125,9 +159,10 @@ impl Migration {
             .into_values()
             .next()
             .context("the rendered manifest is empty")?;
-        let objects: Vec<Value> = serde_yaml_ng::Deserializer::from_str(&text)
+        let mut objects: Vec<Value> = serde_yaml_ng::Deserializer::from_str(&text)
             .map(|document| serde::Deserialize::deserialize(document).context("the rendered manifest is no YAML"))
             .collect::<Result<_>>()?;
+        objects.iter_mut().for_each(change);
         self.plane.apply(NAMESPACE, &objects).await?;
         let secrets: Api<Secret> = Api::namespaced(self.plane.admin(), NAMESPACE);
         let authority = format!("{CLUSTER}-ca");
@@ -162,6 +197,11 @@ impl Migration {
             fenced,
         }
     }
+}
+
+/// Where the forgotten writer is connected to for ever: the source's leader, past its poolers.
+pub fn forgotten_host() -> String {
+    format!("mastodon-postgresql.{NAMESPACE}.svc")
 }
 
 /// The ledger's rows on the target, and on the member of the source that still answers (its leader is fenced).

@@ -1,37 +1,28 @@
 //! A migration that is ready for its cut, and what can be asked about it: how things stand, what the record says, what the ledger proves.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use harness::{
     application::Origin,
-    contenders,
     kubelet::{Ended, Launch, Running},
     ledger::{self, Outcome, Verdict},
-    migration::{CLUSTER, FORGOTTEN, Migration, NAMESPACE},
-    source::{SourceOptions, rest},
+    migration::{FORGOTTEN, Migration},
+    objects::Objects,
+    source::SourceOptions,
+    standing::{self, AT_WORK},
     target::InstanceHandle,
 };
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{
-    Api, ResourceExt as _,
-    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
+pub use harness::{
+    objects::{CNPG, CONFIG_MAP, DEPLOYMENT, Kind, POSTGRESQL, ROLE, SERVICE, SLICE},
+    standing::Standing,
 };
-use serde_json::{Value, json};
+use jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use serde_json::Value;
 
 /// Longer than anything here takes on a busy machine.
 pub const SOON: Duration = Duration::from_secs(120);
 pub const SOURCE: &str = "mastodon-postgresql";
-/// Acknowledged writes that show that the application is at work.
-const AT_WORK: usize = 100;
-/// Kinds, as [`Stage::patch`] wants them.
-pub const DEPLOYMENT: (&str, &str, &str) = ("apps", "v1", "Deployment");
-pub const CONFIG_MAP: (&str, &str, &str) = ("", "v1", "ConfigMap");
-pub const POSTGRESQL: (&str, &str, &str) = ("acid.zalan.do", "v1", "postgresql");
-pub const CNPG: (&str, &str, &str) = ("postgresql.cnpg.io", "v1", "Cluster");
-pub const SERVICE: (&str, &str, &str) = ("", "v1", "Service");
-const SLICE: (&str, &str, &str) = ("discovery.k8s.io", "v1", "EndpointSlice");
-pub const ROLE: (&str, &str, &str) = ("rbac.authorization.k8s.io", "v1", "Role");
 
 /// Source, application under load, and a target that streams.
 pub struct Stage {
@@ -74,55 +65,48 @@ impl Stage {
         ended
     }
 
-    fn api(&self, kind: (&str, &str, &str)) -> Api<DynamicObject> {
-        Api::namespaced_with(self.migration.plane.admin(), NAMESPACE, &contenders::resource(kind))
-    }
-
     /// Reads an object.
-    pub async fn object(&self, kind: (&str, &str, &str), name: &str) -> Value {
-        serde_json::to_value(self.api(kind).get(name).await.unwrap()).unwrap()
+    pub async fn object(&self, kind: Kind, name: &str) -> Value {
+        self.migration.objects().get(kind, name).await.unwrap()
     }
 
     /// Reads an object of another namespace.
-    pub async fn object_in(&self, kind: (&str, &str, &str), namespace: &str, name: &str) -> Value {
-        let api: Api<DynamicObject> = Api::namespaced_with(self.migration.plane.admin(), namespace, &contenders::resource(kind));
-        serde_json::to_value(api.get(name).await.unwrap()).unwrap()
+    pub async fn object_in(&self, kind: Kind, namespace: &str, name: &str) -> Value {
+        let objects = Objects::new(self.migration.plane.admin(), namespace);
+        objects.get(kind, name).await.unwrap()
     }
 
     /// Merges into the status of an object.
-    pub async fn patch_status(&self, kind: (&str, &str, &str), name: &str, change: Value) {
-        let api = self.api(kind);
+    pub async fn patch_status(&self, kind: Kind, name: &str, change: Value) {
+        let api = self.migration.objects().api(kind);
         api.patch_status(name, &PatchParams::default(), &Patch::Merge(change))
             .await
             .unwrap();
     }
 
     /// As [`Stage::patch`], under a field manager's name.
-    pub async fn patch_as(&self, manager: &str, kind: (&str, &str, &str), name: &str, change: Value) {
+    pub async fn patch_as(&self, manager: &str, kind: Kind, name: &str, change: Value) {
         let params = PatchParams {
             field_manager: Some(manager.into()),
             ..PatchParams::default()
         };
-        self.api(kind).patch(name, &params, &Patch::Merge(change)).await.unwrap();
+        let api = self.migration.objects().api(kind);
+        api.patch(name, &params, &Patch::Merge(change)).await.unwrap();
     }
 
     /// Objects of a kind.
-    pub async fn objects(&self, kind: (&str, &str, &str)) -> Vec<Value> {
-        let list = self.api(kind).list(&ListParams::default()).await.unwrap();
-        list.into_iter().map(|object| serde_json::to_value(object).unwrap()).collect()
+    pub async fn objects(&self, kind: Kind) -> Vec<Value> {
+        self.migration.objects().list(kind, "").await.unwrap()
     }
 
     /// Merges into an object; null removes a key.
-    pub async fn patch(&self, kind: (&str, &str, &str), name: &str, change: Value) {
-        self.api(kind)
-            .patch(name, &PatchParams::default(), &Patch::Merge(change))
-            .await
-            .unwrap();
+    pub async fn patch(&self, kind: Kind, name: &str, change: Value) {
+        self.migration.objects().patch(kind, name, change).await.unwrap();
     }
 
     /// Removes an object.
-    pub async fn remove(&self, kind: (&str, &str, &str), name: &str) {
-        self.api(kind).delete(name, &DeleteParams::default()).await.unwrap();
+    pub async fn remove(&self, kind: Kind, name: &str) {
+        self.migration.objects().remove(kind, name).await.unwrap();
     }
 
     /// Waits until the target's receiver streams, or does not: it offers no event for that.
@@ -154,57 +138,20 @@ impl Stage {
         tokio::time::timeout(SOON, waits).await.unwrap();
     }
 
-    /// How things stand for everybody but the cutover itself: what people have written into the objects, Patroni's configuration, and
-    /// the source's server. Its own records and the Lease are left out, and the Jobs that the kubelet makes.
-    pub async fn standing(&self) -> BTreeMap<String, Value> {
-        let mut all = BTreeMap::new();
-        for kind in [
-            CONFIG_MAP,
-            ("", "v1", "Secret"),
-            SERVICE,
-            DEPLOYMENT,
-            ROLE,
-            CNPG,
-            ("postgresql.cnpg.io", "v1", "Pooler"),
-            POSTGRESQL,
-        ] {
-            for mut object in self.api(kind).list(&ListParams::default()).await.unwrap() {
-                object.data.as_object_mut().unwrap().remove("status");
-                let written = json!([object.labels(), object.annotations(), object.data]);
-                all.insert(format!("{} {}", kind.2, object.name_any()), written);
-            }
-        }
-        all.retain(|name, _| !name.starts_with("ConfigMap cutover-"));
-        let source = &self.migration.source;
-        let leader = source.leader().await.unwrap();
-        all.insert("leader".into(), leader.name().into());
-        all.insert("patroni".into(), rest::get(&format!("{}/config", leader.rest_url())).await.unwrap());
-        let session = source.connect("postgres").await.unwrap();
-        let server = "select json_build_object('timeline', timeline_id, 'read_only', current_setting('default_transaction_read_only'))
-            from pg_control_checkpoint()";
-        all.insert("server".into(), session.query_one(server, &[]).await.unwrap().get(0));
-        all
+    /// How things stand for everybody but the cutover itself.
+    pub async fn standing(&self) -> Standing {
+        standing::standing(&self.migration).await.unwrap()
     }
 
     /// The application writes, and it is the source that takes it.
     pub async fn runs_on_the_source(&self) {
-        self.migration.application.ready(SOON).await.unwrap();
-        let before = self.migration.application.attempts().len();
-        self.migration.application.acknowledges(AT_WORK, SOON).await.unwrap();
-        let source = self.migration.cut(&self.target, None).source;
-        for attempt in &self.migration.application.attempts()[before..] {
-            if let Outcome::Acknowledged(server) = &attempt.outcome {
-                assert!(source.contains(&server.address), "{attempt:?}");
-            }
-        }
+        let Migration { application, source, .. } = &self.migration;
+        standing::runs_on_the_source(application, source, SOON).await.unwrap();
     }
 
     /// A fact of the journal; null when it is not there.
     pub async fn fact(&self, key: &str) -> Value {
-        let maps: Api<ConfigMap> = Api::namespaced(self.migration.plane.admin(), NAMESPACE);
-        let map = maps.get_opt(&format!("cutover-{CLUSTER}")).await.unwrap();
-        let text = map.and_then(|map| map.data?.remove(key));
-        text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap_or(Value::String(text)))
+        self.migration.journal().await.unwrap().remove(key).unwrap_or_default()
     }
 
     /// Statements at the target, over its Unix socket.
@@ -281,9 +228,7 @@ pub fn ends(ended: &Ended, code: i32, words: &[&str]) {
 
 /// The difference of two looks, in words.
 #[track_caller]
-pub fn same(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) {
-    let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
-    for name in names {
-        assert_eq!(before.get(name), after.get(name), "{name} has changed");
-    }
+pub fn same(before: &Standing, after: &Standing) {
+    let differences = standing::differences(before, after, &[]);
+    assert!(differences.is_empty(), "{differences:#?}");
 }

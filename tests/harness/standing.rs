@@ -1,0 +1,84 @@
+//! How things stand for everybody but the cutover itself: what must be the same again after it has gone back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    application::Application,
+    ledger::Outcome,
+    migration::Migration,
+    objects::{CNPG, CONFIG_MAP, DEPLOYMENT, POOLER, POSTGRESQL, ROLE, SECRET, SERVICE},
+    source::{Source, rest},
+};
+
+/// Acknowledged writes that show that the application is at work.
+pub const AT_WORK: usize = 100;
+
+/// A text and what stood there, by kind and name.
+pub type Standing = BTreeMap<String, Value>;
+
+/// What people have written into the objects, Patroni's configuration, and the source's server. The records of the cutover and its
+/// Lease are left out, and the Jobs that the kubelet makes.
+///
+/// # Errors
+/// The API server or the source does not answer.
+pub async fn standing(migration: &Migration) -> Result<Standing> {
+    let (mut all, objects) = (Standing::new(), migration.objects());
+    for kind in [CONFIG_MAP, SECRET, SERVICE, DEPLOYMENT, ROLE, CNPG, POOLER, POSTGRESQL] {
+        for mut object in objects.list(kind, "").await? {
+            let metadata = object["metadata"].take();
+            object["status"].take();
+            let name = metadata["name"].as_str().unwrap_or_default();
+            // Patroni's own state; what it stands for is asked of Patroni.
+            if kind == CONFIG_MAP && metadata["labels"]["application"] == "spilo" {
+                continue;
+            }
+            let written = json!([metadata["labels"], metadata["annotations"], object]);
+            all.insert(format!("{} {name}", kind.2), written);
+        }
+    }
+    all.retain(|name, _| !name.starts_with("ConfigMap cutover-"));
+    of_the_source(&migration.source, &mut all).await?;
+    Ok(all)
+}
+
+async fn of_the_source(source: &Source, all: &mut Standing) -> Result<()> {
+    let leader = source.leader().await?;
+    all.insert("leader".into(), leader.name().into());
+    all.insert("patroni".into(), rest::get(&format!("{}/config", leader.rest_url())).await?);
+    let session = source.connect("postgres").await?;
+    let server = "select json_build_object('timeline', timeline_id, 'read_only', current_setting('default_transaction_read_only'))
+        from pg_control_checkpoint()";
+    all.insert("server".into(), session.query_one(server, &[]).await?.get(0));
+    Ok(())
+}
+
+/// What differs between two looks, in words; names of `but` may.
+pub fn differences(before: &Standing, after: &Standing, but: &[&str]) -> Vec<String> {
+    let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let shown = |side: Option<&Value>| side.map_or_else(|| "nothing".to_owned(), Value::to_string);
+    names
+        .into_iter()
+        .filter(|name| !but.contains(&name.as_str()) && before.get(*name) != after.get(*name))
+        .map(|name| format!("{name} was {} and is {}", shown(before.get(name)), shown(after.get(name))))
+        .collect()
+}
+
+/// The application's pods are ready, its clients write, and it is the source that takes it.
+///
+/// # Errors
+/// Not so within `limit`, or somebody else takes a write.
+pub async fn runs_on_the_source(application: &Application, source: &Source, limit: std::time::Duration) -> Result<()> {
+    application.ready(limit).await?;
+    let before = application.attempts().len();
+    application.acknowledges(AT_WORK, limit).await?;
+    let addresses: BTreeSet<String> = source.members().iter().map(|member| member.address().to_string()).collect();
+    for attempt in &application.attempts()[before..] {
+        if let Outcome::Acknowledged(server) = &attempt.outcome {
+            ensure!(addresses.contains(&server.address), "not by the source: {attempt:?}");
+        }
+    }
+    Ok(())
+}
