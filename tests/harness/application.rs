@@ -20,7 +20,6 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Api, Client};
 use tokio::{
-    sync::mpsc,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -114,8 +113,6 @@ pub struct Application {
     log: Log,
     origin: Origin,
     controller: JoinHandle<()>,
-    /// Ends when the last pod has stopped.
-    all_gone: mpsc::Receiver<()>,
     forgotten: Vec<Writer>,
 }
 
@@ -133,7 +130,6 @@ impl Application {
     pub async fn deploy(client: Client, services: Arc<Services>, settings: Settings, origin: Origin) -> Result<Self> {
         objects::apply(&client, &settings).await?;
         let log = Log::default();
-        let (alive, all_gone) = mpsc::channel(1);
         let shared = deployments::Shared {
             client: client.clone(),
             namespace: settings.namespace.clone(),
@@ -141,7 +137,6 @@ impl Application {
             log: Arc::clone(&log),
             origin,
             writers_per_pod: settings.writers_per_pod,
-            _alive: alive,
         };
         let controller = tokio::spawn(deployments::run(shared));
         let this = Self {
@@ -151,7 +146,6 @@ impl Application {
             log,
             origin,
             controller,
-            all_gone,
             forgotten: Vec::new(),
         };
         make_ledger(
@@ -244,13 +238,22 @@ impl Application {
         })
     }
 
-    /// Ends all clients and returns the whole log.
-    pub async fn stop(mut self) -> Vec<Attempt> {
+    /// Ends all clients and returns the whole log; nobody writes any more after that.
+    ///
+    /// # Errors
+    /// A client is still writing.
+    pub async fn stop(&mut self) -> Result<Vec<Attempt>> {
         // The pods end in order when the controller, which holds them, is gone.
         self.controller.abort();
         futures::future::join_all(self.forgotten.drain(..).map(|writer| writer.stop(STOP_LIMIT))).await;
-        let _ = timeout(STOP_LIMIT, self.all_gone.recv()).await;
-        self.attempts()
+        let ended = async {
+            // Whoever may still write to the log holds it.
+            while Arc::strong_count(&self.log) > 1 {
+                sleep(POLL).await;
+            }
+        };
+        timeout(pod::GRACE * 2, ended).await.context("a client does not end")?;
+        Ok(self.attempts())
     }
 }
 

@@ -503,7 +503,7 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
         .unwrap();
     scale(&bed, 1).await;
     application.acknowledges(100, SOON).await.unwrap();
-    let attempts = application.stop().await;
+    let attempts = application.stop().await.unwrap();
 
     let found = rows_of(&instance).await;
     let address = |address: std::net::Ipv4Addr| address.to_string();

@@ -41,8 +41,10 @@ pub async fn judge(migration: Migration, target: InstanceHandle, report: &mut Re
     let fenced = steps(report, &axis)?;
 
     let cut = migration.cut(&target, Some(fenced));
-    let Migration { application, source, .. } = migration;
-    let attempts = application.stop().await;
+    let Migration {
+        mut application, source, ..
+    } = migration;
+    let attempts = application.stop().await?;
     let (on_target, on_source) = harness::migration::rows(&source, &target).await?;
     report.verdict = ledger::judge(&attempts, &on_target, &on_source, &cut, PAUSE);
     report.series = ledger::series(&attempts, &cut, SLICE);

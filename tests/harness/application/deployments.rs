@@ -38,8 +38,6 @@ pub(super) struct Shared {
     pub log: Log,
     pub origin: Origin,
     pub writers_per_pod: u32,
-    /// Held by whoever may still write to the log.
-    pub _alive: mpsc::Sender<()>,
 }
 
 /// What a pod's task tells the controller.

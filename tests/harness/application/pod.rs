@@ -35,7 +35,7 @@ const STOP: [Duration; 4] = [
 ];
 /// A container whose configuration cannot be built is tried again, as the kubelet does.
 const CONFIG_AGAIN: Duration = Duration::from_secs(2);
-const GRACE_SECONDS: u32 = 30;
+pub(super) const GRACE: Duration = Duration::from_secs(30);
 
 fn pod_object(object: &Deployment, template: &str, number: u32) -> Pod {
     let inner = object.spec.template.clone();
@@ -109,19 +109,14 @@ impl Running {
         // Ends when the sender is dropped: SIGTERM.
         let _ = alive.recv().await;
         let graceful = DeleteParams {
-            grace_period_seconds: Some(GRACE_SECONDS),
+            grace_period_seconds: u32::try_from(GRACE.as_secs()).ok(),
             ..DeleteParams::default()
         };
         let told = Instant::now();
         // Refused only when it is gone already.
         let _ = insist(|| self.pods.delete(&name, &graceful)).await;
         sleep(self.stop.saturating_sub(told.elapsed())).await;
-        futures::future::join_all(
-            writers
-                .into_iter()
-                .map(|writer| writer.stop(Duration::from_secs(GRACE_SECONDS.into()))),
-        )
-        .await;
+        futures::future::join_all(writers.into_iter().map(|writer| writer.stop(GRACE))).await;
         let at_once = DeleteParams {
             grace_period_seconds: Some(0),
             ..DeleteParams::default()

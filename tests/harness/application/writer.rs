@@ -89,7 +89,11 @@ impl Writer {
     /// as SIGKILL would.
     pub async fn stop(mut self, limit: Duration) {
         self.stop.store(true, Ordering::Relaxed);
-        let _ = timeout(limit, &mut self.task).await;
+        if timeout(limit, &mut self.task).await.is_err() {
+            self.task.abort();
+            // What was under way is logged by then.
+            let _ = (&mut self.task).await;
+        }
     }
 }
 
