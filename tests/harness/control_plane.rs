@@ -23,7 +23,7 @@ use kube::{
     Api, Client, Config, Discovery, ResourceExt,
     api::{DynamicObject, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
-    core::GroupVersionKind,
+    core::{GroupVersionKind, TypeMeta},
 };
 use serde_json::json;
 
@@ -188,10 +188,7 @@ impl ControlPlane {
     /// # Errors
     /// A kind is unknown, or the API server refuses an object.
     pub async fn apply(&self, namespace: &str, objects: &[serde_json::Value]) -> Result<()> {
-        let known = Discovery::new(self.admin())
-            .run_aggregated()
-            .await
-            .context("asking which kinds there are")?;
+        let known = self.kinds(objects).await?;
         for object in objects {
             let object: DynamicObject = serde_json::from_value(object.clone()).context("an object without apiVersion or kind")?;
             let types = object.types.clone().context("an object without apiVersion or kind")?;
@@ -221,6 +218,23 @@ impl ControlPlane {
             }
         }
         Ok(())
+    }
+
+    /// The kinds that the API server knows, asked until these are among them: a new one is served before it is listed.
+    async fn kinds(&self, objects: &[serde_json::Value]) -> Result<Discovery> {
+        let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
+        loop {
+            let known = Discovery::new(self.admin()).run_aggregated().await;
+            let known = known.context("asking which kinds there are")?;
+            let is_known = |object: &serde_json::Value| {
+                let types: TypeMeta = serde_json::from_value(object.clone()).unwrap_or_default();
+                GroupVersionKind::try_from(&types).is_ok_and(|kind| known.resolve_gvk(&kind).is_some())
+            };
+            if objects.iter().all(is_known) || Instant::now() > deadline {
+                return Ok(known);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// What ServiceAccounts have asked of the API server so far.

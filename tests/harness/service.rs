@@ -128,6 +128,19 @@ impl Services {
     }
 }
 
+impl Services {
+    /// The Service's address as soon as it is another one than `known`: what a resolver that asks again and again would see.
+    pub async fn moved(&self, host: &str, known: Option<IpAddr>) -> Option<IpAddr> {
+        let mut addresses = self.addresses.clone();
+        while self.resolve(host) == known {
+            if addresses.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        self.resolve(host)
+    }
+}
+
 /// The Service's own name out of the forms that a pod's resolver accepts.
 fn service_name<'a>(host: &'a str, namespace: &str) -> Option<&'a str> {
     let (name, rest) = host.trim_end_matches('.').split_once('.').unwrap_or((host, ""));

@@ -121,6 +121,17 @@ impl Target {
         seen.get(cluster).cloned().context("the Cluster is gone")
     }
 
+    /// Waits until nothing is left of a Cluster that was deleted.
+    ///
+    /// # Errors
+    /// Something is after `limit`.
+    pub async fn gone(&self, cluster: &str, limit: Duration) -> Result<()> {
+        let mut running = self.running.clone();
+        let gone = timeout(limit, running.wait_for(|running| !running.contains_key(cluster))).await;
+        gone.with_context(|| format!("waiting for the Cluster {cluster} to be gone"))??;
+        Ok(())
+    }
+
     /// Waits until the Cluster's phase begins with `phase`.
     ///
     /// # Errors
@@ -208,6 +219,16 @@ impl InstanceHandle {
     /// Kills the server (SIGKILL of the postmaster); the pod's container is started again by itself.
     pub async fn kill(&self) {
         self.server.kill().await;
+    }
+
+    /// Stops the server where it is, as when its node hangs: its connections stay open, nothing answers.
+    pub fn freeze(&self) {
+        self.server.freeze();
+    }
+
+    /// Lets it go on after [`InstanceHandle::freeze`].
+    pub fn thaw(&self) {
+        self.server.thaw();
     }
 
     /// Waits until the server's log or the pod's holds `text`.

@@ -7,7 +7,6 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -20,8 +19,6 @@ use crate::{
 
 /// Host numbers in the instance's network that stand for such names.
 const HOSTS: std::ops::RangeInclusive<u8> = 200..=239;
-/// Nothing here runs longer.
-const LONGEST: Duration = Duration::from_secs(3600);
 
 /// A name and a port.
 type Asked = (String, u16);
@@ -62,11 +59,12 @@ impl Drop for Names {
 }
 
 async fn lead(services: Arc<Services>, host: String, from: SocketAddr) {
-    // A name outside of the namespace never gets a Service: refused for ever.
-    let Ok(service) = services.wait_for(&host, LONGEST).await else {
-        return;
-    };
-    let (_kept, backends) = watch::channel(vec![SocketAddr::new(service, from.port())]);
+    let (tell, backends) = watch::channel(Vec::new());
     let _forwarder = Forwarder::start(from, backends);
-    std::future::pending::<()>().await;
+    // A name outside of the namespace never gets a Service: refused for ever.
+    let mut known = None;
+    loop {
+        known = services.moved(&host, known).await;
+        tell.send_replace(known.iter().map(|service| SocketAddr::new(*service, from.port())).collect());
+    }
 }

@@ -127,13 +127,24 @@ impl Running {
     /// # Errors
     /// It does not come within `limit`, or the program ends without saying it.
     pub async fn says(&self, text: &str, limit: Duration) -> Result<Line> {
+        self.says_next(&mut 0, text, limit).await
+    }
+
+    /// As [`Running::says`], from the line with this number on; the number is then that of the line behind the one found.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn says_next(&self, from: &mut usize, text: &str, limit: Duration) -> Result<Line> {
         let mut said = self.said.clone();
-        let mut seen = 0;
         let search = async {
             loop {
                 let now = *said.borrow_and_update();
-                let found = self.output.lines().iter().skip(seen).find(|line| line.text.contains(text)).cloned();
-                seen = now.lines;
+                let found = {
+                    let lines = self.output.lines();
+                    let number = lines.iter().skip(*from).position(|line| line.text.contains(text));
+                    *from = number.map_or(lines.len(), |number| *from + number + 1);
+                    number.map(|_| lines[*from - 1].clone())
+                };
                 match found {
                     Some(line) => return Some(line),
                     None if now.over.is_some() || said.changed().await.is_err() => return None,

@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Client, api::DeleteParams};
 use tokio::net::TcpStream;
+use tokio_postgres::SimpleQueryMessage;
 
 use super::{Services, pooler};
 use crate::{application::login::Login, authority::Authority, control_plane::ControlPlane, process::Process, setup::Setup};
@@ -90,7 +91,7 @@ impl PgBouncer {
     ///
     /// # Errors
     /// The console refuses.
-    pub async fn console(&self, command: &str) -> Result<()> {
+    pub async fn console(&self, command: &str) -> Result<Vec<SimpleQueryMessage>> {
         let login = Login {
             host: "pooler".into(),
             port: PORT,
@@ -99,7 +100,7 @@ impl PgBouncer {
             password: self.password.clone(),
         };
         let session = login.connect_to(self.address.into(), "a person").await?;
-        Ok(session.batch_execute(command).await?)
+        Ok(session.simple_query(command).await?)
     }
 
     /// Kills it and its pod, and starts another one in its place, as the Deployment does: a pause is forgotten.

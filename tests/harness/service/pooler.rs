@@ -2,7 +2,7 @@
 //! has a pooler's name and labels and one more hop, and neither PgBouncer's console, nor its authentication, nor its
 //! waiting for a server: what a real one does around a cut (PAUSE, server_login_retry) is **not imitated**.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -18,8 +18,6 @@ use crate::instance::Instance;
 
 const FIELD_MANAGER: &str = "pooler";
 const PORT: u16 = 5432;
-/// The Service behind a pooler may be made long after it.
-const UPSTREAM_LIMIT: Duration = Duration::from_secs(3_600);
 
 /// A running pooler; it accepts nothing more when it is dropped.
 #[derive(Debug)]
@@ -56,11 +54,11 @@ impl Pooler {
         let forwarder = Forwarder::start(SocketAddr::from((instance.address(host), PORT)), backends);
         let upstream = upstream.to_owned();
         let task = tokio::spawn(async move {
-            if let Ok(address) = services.wait_for(&upstream, UPSTREAM_LIMIT).await {
-                tell.send_replace(vec![SocketAddr::from((address, PORT))]);
+            let mut known = None;
+            loop {
+                known = services.moved(&upstream, known).await;
+                tell.send_replace(known.iter().map(|address| SocketAddr::new(*address, PORT)).collect());
             }
-            // The forwarder lives as long as somebody can tell it something.
-            tell.closed().await;
         });
         Ok(Self {
             _forwarder: forwarder,

@@ -185,6 +185,16 @@ impl Member {
         self.patroni().as_ref().inspect(|patroni| patroni.signal_family(Signal::CONT));
     }
 
+    /// Stops Patroni alone where it is: its REST API takes connections and says nothing, and PostgreSQL goes on.
+    pub fn freeze_patroni(&self) {
+        self.patroni().as_ref().inspect(|patroni| patroni.freeze());
+    }
+
+    /// Lets it go on after [`Member::freeze_patroni`].
+    pub fn thaw_patroni(&self) {
+        self.patroni().as_ref().inspect(|patroni| patroni.thaw());
+    }
+
     /// True while the postmaster runs.
     pub fn postgres_runs(&self) -> bool {
         self.postmaster()

@@ -39,6 +39,7 @@ pub(super) type Running = BTreeMap<String, InstanceHandle>;
 struct Managed {
     tell: watch::Sender<Arc<Cluster>>,
     task: AbortHandle,
+    host: u8,
 }
 
 pub(super) struct Operator {
@@ -49,7 +50,6 @@ pub(super) struct Operator {
     /// Whether there are any, for all Clusters alike.
     has_poolers: watch::Sender<Poolers>,
     poolers: BTreeMap<String, pooler::Pooler>,
-    hosts_given: u8,
 }
 
 #[expect(clippy::large_enum_variant, reason = "short-lived, one at a time")]
@@ -68,7 +68,6 @@ impl Operator {
             tasks: JoinSet::new(),
             has_poolers,
             poolers: BTreeMap::new(),
-            hosts_given: 0,
         }
     }
 
@@ -112,14 +111,17 @@ impl Operator {
             return Ok(());
         }
         let (tell, receiver) = watch::channel(Arc::new(cluster));
-        let (manager, handle) = self.manager(&name, receiver)?;
+        let taken = |host: &u8| self.managers.values().any(|managed| managed.host == *host);
+        let free = (FIRST_HOST..FIRST_POOLER_HOST).find(|host| !taken(host));
+        let host = free.context("too many Clusters")?;
+        let (manager, handle) = self.manager(&name, host, receiver)?;
         let task = self.tasks.spawn(manager.run());
-        self.managers.insert(name.clone(), Managed { tell, task });
+        self.managers.insert(name.clone(), Managed { tell, task, host });
         self.running.send_modify(|running| drop(running.insert(name, handle)));
         Ok(())
     }
 
-    fn manager(&mut self, name: &str, cluster: watch::Receiver<Arc<Cluster>>) -> Result<(Manager, InstanceHandle)> {
+    fn manager(&self, name: &str, host: u8, cluster: watch::Receiver<Arc<Cluster>>) -> Result<(Manager, InstanceHandle)> {
         let Options {
             setup,
             instance: network,
@@ -129,8 +131,6 @@ impl Operator {
             hidden,
         } = &self.options;
         let (client, namespace, instance) = (client.clone(), services.namespace().to_owned(), objects::instance_name(name));
-        let host = FIRST_HOST + self.hosts_given;
-        self.hosts_given += 1;
         let volume = Volume::new(setup, network.subdirectory(setup, &instance)?);
         let log = Log::open(volume.path("manager.log"))?;
         let server = Server::new(setup, volume, &instance, network.address(host));
@@ -178,7 +178,6 @@ impl Operator {
             managed.task.abort();
         }
         let handle = self.running.borrow().get(&name).cloned();
-        self.running.send_modify(|running| drop(running.remove(&name)));
         if let Some(handle) = handle {
             if handle.server.runs() {
                 handle.server.stop(Stop::Immediate).await?;
@@ -186,7 +185,9 @@ impl Operator {
             let root = handle.server.volume().root();
             std::fs::remove_dir_all(root).with_context(|| format!("removing {}", root.display()))?;
         }
-        self.remove_objects(&name, cluster.meta().uid.as_deref()).await
+        self.remove_objects(&name, cluster.meta().uid.as_deref()).await?;
+        self.running.send_modify(|running| drop(running.remove(&name)));
+        Ok(())
     }
 
     async fn remove_objects(&self, name: &str, uid: Option<&str>) -> Result<()> {

@@ -17,7 +17,10 @@ use tokio::{
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::volume::Volume;
-use crate::{process::Process, setup::Setup};
+use crate::{
+    process::{Process, Signal},
+    setup::Setup,
+};
 
 /// Where PGDATA lies in the instance's directory; its parent is what a pod mounts as its data volume.
 pub const PGDATA: &str = "data/pgdata";
@@ -172,6 +175,16 @@ impl Server {
         if let Some(process) = process {
             process.kill().await;
         }
+    }
+
+    /// Stops it with all its processes where they are.
+    pub fn freeze(&self) {
+        self.process().as_ref().inspect(|process| process.signal_family(Signal::STOP));
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.process().as_ref().inspect(|process| process.signal_family(Signal::CONT));
     }
 
     /// Makes it read its configuration again.

@@ -179,8 +179,10 @@ impl Stage {
                 .saturating_sub(Timestamp::now().duration_since(at).unsigned_abs())
         });
         let cut = self.migration.cut(&self.target, fenced);
-        let Migration { application, source, .. } = self.migration;
-        let attempts = application.stop().await;
+        let Migration {
+            mut application, source, ..
+        } = self.migration;
+        let attempts = application.stop().await.unwrap();
         let (on_target, on_source) = harness::migration::rows(&source, &self.target).await.unwrap();
         let forgotten =
             |attempt: &&ledger::Attempt| attempt.key.client.starts_with(FORGOTTEN) && matches!(attempt.outcome, Outcome::Acknowledged(_));
