@@ -88,9 +88,10 @@ fn by_config(journal: &Journal, start: &Start, seen: &Observation, limits: &Limi
     }
     if journal.routed.is_none() {
         // A pod that started before the ConfigMap was changed would stay with the source for as long as it lives.
-        return Some(match seen.emptied() {
-            true => Decision::Record(Fact::Routed(seen.now)),
-            false => Decision::Do(Action::ScaleDown),
+        return Some(match (seen.emptied(), seen.living()) {
+            (false, _) => Decision::Do(Action::ScaleDown),
+            (true, Some(living)) => Decision::Wait(living),
+            (true, None) => Decision::Record(Fact::Routed(seen.now)),
         });
     }
     if seen.idle(&start.replicas) {

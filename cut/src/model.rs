@@ -4,7 +4,8 @@
 //! whose answer is lost; clients that write whenever they are let, one of them around the read-only default; a block lifted by hand;
 //! the source's operator restarting a server unless frozen; a failover and a switchover of the source; the stream to the target cut;
 //! a promotion that takes its time and the restart after it; the deadline; an abort; an autoscaler, and somebody who heeds no pause,
-//! starting the application; old poolers resumed by somebody or restarted; Services turned, half turned, turned back. Each disturbance
+//! starting the application; old poolers resumed by somebody or restarted; Services turned, half turned, turned back; a controller that
+//! comes late to what was scaled. Each disturbance
 //! happens once at most, at any moment, and so many of them together.
 //!
 //! After every step: S1 never two servers that accept writes; S2 every acknowledged write is on the surviving side; S3 before the
@@ -70,6 +71,7 @@ fn without_any_guard_the_search_finds_what_breaks() {
         (Mutant::NoCompareAndSwap, &["S1", "S2", "S3", "S4", "S5"]),
         (Mutant::NoFrozenOperator, &["S1", "S2", "S4"]),
         (Mutant::NoFrozenScaler, &["S4"]),
+        (Mutant::NoWaitForPods, &["S4"]),
         (Mutant::NoVersions, &["S3", "S4"]),
         (Mutant::NoRecordOfTheFence, &["S5"]),
         (Mutant::NoRecordOfThePromotion, &["S5"]),

@@ -170,7 +170,8 @@ impl Observation {
         let missing: Vec<String> = replicas
             .iter()
             .filter_map(|(name, wanted)| {
-                let (ready, now) = self.apps.get(name).map_or((0, 0), |app| (app.ready, app.wanted));
+                let ready = |app: &Replicas| if app.followed { app.ready } else { 0 };
+                let (ready, now) = self.apps.get(name).map_or((0, 0), |app| (ready(app), app.wanted));
                 (ready < *wanted.min(&now)).then(|| format!("{name} {ready}/{now}"))
             })
             .collect();
@@ -212,6 +213,13 @@ impl Observation {
     /// The application's pods are wanted by nobody.
     pub fn emptied(&self) -> bool {
         self.apps.values().all(|app| app.wanted == 0)
+    }
+
+    /// Whose pods nobody has told to end yet: their controller has not come to it.
+    pub fn living(&self) -> Option<String> {
+        let living = self.apps.iter().filter(|(_, app)| !app.followed || app.existing > 0);
+        let names: Vec<&str> = living.map(|(name, _)| name.as_str()).collect();
+        (!names.is_empty()).then(|| format!("waiting for pods to be told to end: {}", names.join(", ")))
     }
 
     /// Who does not answer, and why.

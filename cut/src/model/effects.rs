@@ -145,10 +145,19 @@ impl World {
         let before = self.scaled;
         self.scaled.write(up, seen.map(|seen| seen.apps));
         if before != self.scaled {
-            self.old_pods = up && !self.routed;
+            self.followed = false;
             if up {
                 self.traffic(self.routed);
             }
+        }
+    }
+
+    /// Who runs the application's pods comes to it. What was asked for and taken back meanwhile has never been.
+    pub fn follow(&mut self) {
+        self.followed = true;
+        if self.pods != self.scaled.set {
+            self.pods = self.scaled.set;
+            self.old_pods = self.pods && !self.routed;
         }
     }
 
@@ -159,7 +168,7 @@ impl World {
             set: true,
             version: version + 1,
         };
-        self.old_pods = !self.routed;
+        self.followed = false;
     }
 
     pub fn start(&mut self) {

@@ -67,6 +67,7 @@ impl World {
         add("kubernetes follows the Service", self.led != (self.turned > 0), &|w| {
             w.led = w.turned > 0
         });
+        add("kubernetes follows the number of pods", !self.followed, &World::follow);
         add("the stream comes back", !self.connected && self.source_up, &|w| w.connected = true);
         next
     }

@@ -27,6 +27,8 @@ pub enum Mutant {
     NoFrozenOperator,
     /// The autoscaler is not kept still, and nobody looks whether pods came up with the old configuration.
     NoFrozenScaler,
+    /// Pods that were scaled down are taken to be told to end.
+    NoWaitForPods,
     /// What was scaled or frozen by others since the look is overwritten.
     NoVersions,
     /// The source is stopped before that is recorded.
@@ -53,6 +55,9 @@ impl Mutant {
         match self {
             Self::NoFrozenOperator => seen.freezes[0].now.was = json!(FROZEN),
             Self::NoFrozenScaler => seen.freezes.truncate(1),
+            Self::NoWaitForPods => seen.apps.values_mut().for_each(|app| {
+                (app.ready, app.existing, app.followed) = (app.wanted, app.wanted, true);
+            }),
             Self::NoRestartWait => {
                 if let Sight::Answers(target) = &mut seen.target {
                     target.running.archive_mode = "on".into();
@@ -104,7 +109,7 @@ impl Mutant {
     /// The routes on which this guard has something to do.
     pub fn routes(self) -> &'static [Route] {
         match self {
-            Self::NoFrozenScaler | Self::NoVersions => &[Route::Config],
+            Self::NoFrozenScaler | Self::NoWaitForPods | Self::NoVersions => &[Route::Config],
             Self::NoDoor | Self::NoResumeOnReturn | Self::NoLateResume => &[Route::Service],
             _ => &[Route::Config, Route::Service],
         }

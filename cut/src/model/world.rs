@@ -79,6 +79,10 @@ pub struct World {
     pub target_wrote: bool,
     /// The application's pods are wanted.
     pub scaled: Versioned,
+    /// They are there; those who run them come to it when they do.
+    pub pods: bool,
+    /// Those who run them have seen what is wanted.
+    pub followed: bool,
     /// They have read a ConfigMap that leads to the source.
     pub old_pods: bool,
     /// The ConfigMap leads to the target.
@@ -156,6 +160,8 @@ impl World {
             restarted: false,
             target_wrote: false,
             scaled: Versioned { set: true, version: 0 },
+            pods: true,
+            followed: true,
             old_pods: true,
             routed: false,
             held_back: false,
@@ -288,8 +294,9 @@ impl World {
         let replicas = Replicas {
             kind: Kind::Deployment,
             wanted: i32::from(self.scaled.set),
-            ready: i32::from(self.scaled.set),
-            existing: 1,
+            ready: i32::from(self.pods),
+            existing: i32::from(self.pods),
+            followed: self.followed,
             version: String::new(),
         };
         BTreeMap::from([("web".to_owned(), replicas)])

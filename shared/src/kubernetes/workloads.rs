@@ -50,6 +50,7 @@ struct Spec {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Status {
+    observed_generation: i64,
     replicas: i32,
     ready_replicas: i32,
 }
@@ -72,8 +73,10 @@ pub struct Replicas {
     pub wanted: i32,
     /// `status.readyReplicas`.
     pub ready: i32,
-    /// `status.replicas`: pods that exist, also those that are ending.
+    /// `status.replicas`: pods that exist and were not told to end.
     pub existing: i32,
+    /// The controller has seen what is wanted. Until then the other two numbers are of what was wanted before.
+    pub followed: bool,
     /// `metadata.resourceVersion`, for a change that must not hit what has moved since.
     pub version: String,
 }
@@ -184,6 +187,7 @@ fn workload(kind: Kind, metadata: ObjectMeta, spec: &Spec, status: &Status) -> W
             wanted: spec.replicas.unwrap_or(1),
             ready: status.ready_replicas,
             existing: status.replicas,
+            followed: status.observed_generation >= metadata.generation.unwrap_or_default(),
             version: metadata.resource_version.clone().unwrap_or_default(),
         },
         metadata,
