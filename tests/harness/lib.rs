@@ -28,3 +28,4 @@ pub mod standing;
 pub mod start;
 pub mod stranger;
 pub mod target;
+mod tls;

@@ -3,12 +3,10 @@
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
-use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
-use postgres_openssl::MakeTlsConnector;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_postgres::{Client, Config, config::SslMode};
 
-use crate::service::Services;
+use crate::{service::Services, tls::unchecked};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -82,14 +80,7 @@ impl Login {
             .application_name(application_name)
             .ssl_mode(SslMode::Require)
             .connect_timeout(CONNECT_LIMIT);
-        let mut tls = SslConnector::builder(SslMethod::tls_client())?;
-        tls.set_verify(SslVerifyMode::NONE);
-        let mut tls = MakeTlsConnector::new(tls.build());
-        tls.set_callback(|session, _| {
-            session.set_verify_hostname(false);
-            Ok(())
-        });
-        let (client, connection) = timeout(CONNECT_LIMIT, config.connect(tls)).await.context("no answer")??;
+        let (client, connection) = timeout(CONNECT_LIMIT, config.connect(unchecked()?)).await.context("no answer")??;
         let task = tokio::spawn(async move {
             // How it ended is told to whoever waits for an answer.
             let _ = connection.await;

@@ -8,14 +8,7 @@ use tokio_postgres::Client;
 /// # Errors
 /// The server does not answer or refuses.
 pub async fn connect(connection_string: &str) -> Result<Client> {
-    let mut builder = openssl::ssl::SslConnector::builder(openssl::ssl::SslMethod::tls_client())?;
-    builder.set_verify(openssl::ssl::SslVerifyMode::NONE);
-    let mut tls = postgres_openssl::MakeTlsConnector::new(builder.build());
-    tls.set_callback(|tls, _| {
-        tls.set_verify_hostname(false);
-        Ok(())
-    });
-    let (client, connection) = tokio_postgres::connect(connection_string, tls).await?;
+    let (client, connection) = tokio_postgres::connect(connection_string, crate::tls::unchecked()?).await?;
     // Its end is the client's end, which is where it is noticed.
     tokio::spawn(async move { connection.await.ok() });
     Ok(client)
