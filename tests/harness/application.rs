@@ -20,6 +20,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Api, Client};
 use tokio::{
+    sync::watch,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -113,6 +114,7 @@ pub struct Application {
     log: Log,
     origin: Origin,
     controller: JoinHandle<()>,
+    over: watch::Sender<bool>,
     forgotten: Vec<Writer>,
 }
 
@@ -130,6 +132,7 @@ impl Application {
     pub async fn deploy(client: Client, services: Arc<Services>, settings: Settings, origin: Origin) -> Result<Self> {
         objects::apply(&client, &settings).await?;
         let log = Log::default();
+        let (over, is_over) = watch::channel(false);
         let shared = deployments::Shared {
             client: client.clone(),
             namespace: settings.namespace.clone(),
@@ -137,6 +140,7 @@ impl Application {
             log: Arc::clone(&log),
             origin,
             writers_per_pod: settings.writers_per_pod,
+            over: is_over,
         };
         let controller = tokio::spawn(deployments::run(shared));
         let this = Self {
@@ -146,6 +150,7 @@ impl Application {
             log,
             origin,
             controller,
+            over,
             forgotten: Vec::new(),
         };
         make_ledger(
@@ -245,6 +250,7 @@ impl Application {
     pub async fn stop(&mut self) -> Result<Vec<Attempt>> {
         // The pods end in order when the controller, which holds them, is gone.
         self.controller.abort();
+        self.over.send_replace(true);
         futures::future::join_all(self.forgotten.drain(..).map(|writer| writer.stop(STOP_LIMIT))).await;
         let ended = async {
             // Whoever may still write to the log holds it.

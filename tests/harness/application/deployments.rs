@@ -20,7 +20,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     Origin, PART_OF,
@@ -38,6 +38,8 @@ pub(super) struct Shared {
     pub log: Log,
     pub origin: Origin,
     pub writers_per_pod: u32,
+    /// The run is over: who still waits for an answer is cut off.
+    pub over: watch::Receiver<bool>,
 }
 
 /// What a pod's task tells the controller.

@@ -35,6 +35,8 @@ const STOP: [Duration; 4] = [
 ];
 /// A container whose configuration cannot be built is tried again, as the kubelet does.
 const CONFIG_AGAIN: Duration = Duration::from_secs(2);
+/// After the whole run nobody waits for what a pooler or a hung server does not answer.
+const OVER: Duration = Duration::from_secs(2);
 pub(super) const GRACE: Duration = Duration::from_secs(30);
 
 fn pod_object(object: &Deployment, template: &str, number: u32) -> Pod {
@@ -116,7 +118,17 @@ impl Running {
         // Refused only when it is gone already.
         let _ = insist(|| self.pods.delete(&name, &graceful)).await;
         sleep(self.stop.saturating_sub(told.elapsed())).await;
-        futures::future::join_all(writers.into_iter().map(|writer| writer.stop(GRACE))).await;
+        let ended = futures::future::join_all(writers.into_iter().map(|writer| writer.stop(GRACE)));
+        let mut over = self.shared.over.clone();
+        let cut_off = async {
+            let _ = over.wait_for(|over| *over).await;
+            sleep(OVER).await;
+        };
+        tokio::select! {
+            _ = ended => {}
+            // Each logs what it had under way.
+            () = cut_off => {}
+        }
         let at_once = DeleteParams {
             grace_period_seconds: Some(0),
             ..DeleteParams::default()

@@ -54,8 +54,12 @@ impl CloneJob<'_> {
         self.move_aside()?;
         self.volume.directory("data")?;
         let conninfo = format!("{conninfo} options='-c wal_sender_timeout=0s'");
+        // Nothing here is to survive a power failure.
         let mut command = self.shared.setup.postgres("pg_basebackup");
-        command.arg("-D").arg(self.volume.path(PGDATA)).args(["-v", "-w", "-d", &conninfo]);
+        command
+            .arg("-D")
+            .arg(self.volume.path(PGDATA))
+            .args(["-v", "-w", "--no-sync", "-d", &conninfo]);
         // As a process of the harness: it ends with it, and its output can be read while it runs.
         let backup = Process::start("pg_basebackup", command, &self.volume.path("pg_basebackup.out"))?;
         if !backup.wait().await.success() {
