@@ -12,7 +12,7 @@ BASE ?= gcr.io/distroless/static-debian12:nonroot
 BUILD_BASE ?= rust:1.95-slim-bookworm
 PROGRAMS := --workspace --exclude tests --bins
 
-.PHONY: help setup build release lint test rehearse bench e2e image image-twice clean
+.PHONY: help setup build release lint test rehearse soak bench e2e image image-twice clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1\t/' | expand -t 16
@@ -35,6 +35,9 @@ test: lint build release ## everything that CI checks
 
 rehearse: build ## the whole migration on this machine, with a report
 	$(CARGO) run --locked --package tests --bin rehearse
+
+soak: build ## a thousand real cuts, killed, raced and fought; SEED=7 repeats one, CUTS=50 begins with 50
+	SEED=$(SEED) CUTS=$(CUTS) $(CARGO) run --locked --package tests --bin soak
 
 bench: release ## the rehearsal's figures, with the programs as they are released
 	$(CARGO) run --locked --release --package tests --bin rehearse -- bench

@@ -14,6 +14,7 @@ pub mod authority;
 mod away;
 pub mod contenders;
 pub mod control_plane;
+pub mod cuts;
 pub mod instance;
 pub mod kubelet;
 pub mod ledger;

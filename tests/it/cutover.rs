@@ -3,7 +3,6 @@
 
 mod bad_input;
 mod contenders;
-mod fought;
-mod killed;
+mod cuts;
 mod stage;
 mod whole;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use harness::{
     application::Origin,
-    kubelet::{Ended, Launch, Running},
+    kubelet::{Ended, Launch},
     ledger::{self, Outcome, Verdict},
     migration::{FORGOTTEN, Migration},
     objects::Objects,
@@ -152,21 +152,6 @@ impl Stage {
     /// A fact of the journal; null when it is not there.
     pub async fn fact(&self, key: &str) -> Value {
         self.migration.journal().await.unwrap().remove(key).unwrap_or_default()
-    }
-
-    /// Statements at the target, over its Unix socket.
-    pub async fn at_target(&self, sql: &str) {
-        self.target.admin("mastodon").await.unwrap().batch_execute(sql).await.unwrap();
-    }
-
-    /// A cut that has begun, whose target cannot catch up: replay is paused as soon as the block is announced.
-    pub async fn stuck(&self, launch: Launch<'_>) -> Running {
-        // Opened before: between the announcement and the marker lies no more than Patroni's answer.
-        let session = self.target.admin("mastodon").await.unwrap();
-        let running = launch.start().await.unwrap();
-        running.says("DOWNTIME BEGINS", SOON).await.unwrap();
-        session.batch_execute("select pg_wal_replay_pause()").await.unwrap();
-        running
     }
 
     /// After a finished cut: the application writes on the target, then everybody stops and the ledger is judged.

@@ -1,0 +1,148 @@
+//! Many real cuts on one stage, each killed, raced and fought in its own way, and each judged by the ledger. `make test` does what
+//! must be covered for certain (tests/it/cutover/cuts.rs), `make soak` what chance finds (tests/soak).
+//!
+//! In reading order: [`moments`] at which a cut can be disturbed, [`deed`]s that disturb, the [`scenario`] of one cut, its [`course`] with
+//! the pods that it takes, what a deed does ([`disturb`]), the [`judge`], [`again`] for the next cut on the same stage, and the
+//! [`tally`] over all.
+
+mod again;
+pub mod back;
+pub mod course;
+pub mod deed;
+mod disturb;
+pub mod judge;
+mod keep;
+pub mod moments;
+pub mod scenario;
+pub mod tally;
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::{
+    application::{Origin, Settings},
+    kubelet::Launch,
+    migration::{Migration, NAMESPACE},
+    objects::SERVICE,
+    source::{Dcs, SourceOptions},
+    target::InstanceHandle,
+};
+use course::{Course, Cut};
+use moments::Moments;
+use scenario::{Restart, Route, Scenario};
+
+/// Nothing that is waited for takes longer, on a busy machine and after the worst disturbance.
+const LIMIT: Duration = Duration::from_secs(180);
+/// The Services of the source that a cut turns.
+const SERVICES: [&str; 2] = ["mastodon-postgresql", "mastodon-postgresql-repl"];
+/// From the block to the point of no return; long for a pod, short for what never ends by itself.
+const CUTOVER_SECONDS_MAX: &str = "40";
+
+/// One stage, and the cuts on it, one after the other.
+pub struct Lane {
+    /// Source, target, application and the rest.
+    pub migration: Migration,
+    dcs: Dcs,
+    target: InstanceHandle,
+    settings: Settings,
+    origin: Origin,
+    /// The Services' selectors before any cut.
+    selectors: BTreeMap<&'static str, Value>,
+    /// The kind of target that waits for its cut; None after a cut.
+    ready: Option<Restart>,
+    moments: BTreeMap<Route, Moments>,
+}
+
+impl Lane {
+    /// Everything up to a target that is ready for its first cut.
+    ///
+    /// # Errors
+    /// A part does not come up.
+    pub async fn stage(dcs: Dcs) -> Result<Self> {
+        let (origin, settings) = (Origin::now(), eight_writers());
+        let options = SourceOptions {
+            dcs,
+            ..SourceOptions::default()
+        };
+        let migration = Migration::stage_with(options, settings.clone(), origin, |_| ()).await?;
+        let target = migration.until_ready().await?;
+        let mut selectors = BTreeMap::new();
+        for name in SERVICES {
+            selectors.insert(name, migration.objects().get(SERVICE, name).await?["spec"]["selector"].take());
+        }
+        Ok(Self {
+            migration,
+            dcs,
+            target,
+            settings,
+            origin,
+            selectors,
+            ready: Some(Restart::Follows),
+            moments: BTreeMap::new(),
+        })
+    }
+
+    /// One cut with all that disturbs it, judged.
+    ///
+    /// # Errors
+    /// A promise is broken, or something does not come to its end; the text says which pods ran and what they said.
+    pub async fn run(&mut self, scenario: &Scenario) -> Result<Cut> {
+        ensure!(scenario.dcs == self.dcs, "this stage is for {:?}", self.dcs);
+        self.prepared(scenario).await?;
+        let mut course = Course::begin(self, scenario).await?;
+        let outcome = course.run().await;
+        course.judged(outcome).await
+    }
+
+    /// The moments of a route's cut; the first time it takes a cut that nothing disturbs.
+    ///
+    /// # Errors
+    /// As [`Lane::run`].
+    pub async fn moments(&mut self, route: Route) -> Result<(Moments, Option<Cut>)> {
+        if let Some(known) = self.moments.get(&route) {
+            return Ok((known.clone(), None));
+        }
+        let cut = self.run(&Scenario::quiet(self.dcs, route)).await?;
+        let moments = Moments::of(&cut.log);
+        self.moments.insert(route, moments.clone());
+        Ok((moments, Some(cut)))
+    }
+
+    /// Copies the logs of all parts to a directory.
+    ///
+    /// # Errors
+    /// They cannot be copied.
+    pub fn keep_logs(&self, to: &Path) -> Result<()> {
+        keep::logs(self.migration.plane.instance().directory(), to)
+    }
+
+    /// The kind of target that waits for its cut: to take another one would leave unjudged what was written since the last cut.
+    pub fn waiting(&self) -> Option<Restart> {
+        self.ready
+    }
+
+    /// A target of the kind that the scenario wants waits for its cut.
+    async fn prepared(&mut self, scenario: &Scenario) -> Result<()> {
+        if self.ready == Some(scenario.restart) {
+            return Ok(());
+        }
+        self.again(scenario.restart).await.context("making the stage ready again")
+    }
+
+    /// A pod of a step by a route.
+    fn pod(&self, step: &str, route: Route) -> Launch<'_> {
+        let launch = self.migration.step(step).env("ROUTE", route.word());
+        launch.env("CUTOVER_MAX_SECONDS", CUTOVER_SECONDS_MAX)
+    }
+}
+
+/// guide.md's application with one pod more: eight clients, and the forgotten writer beside them.
+fn eight_writers() -> Settings {
+    let mut settings = Settings::mastodon(NAMESPACE);
+    if let Some((_, replicas)) = settings.deployments.last_mut() {
+        *replicas += 1;
+    }
+    settings
+}

@@ -1,0 +1,211 @@
+//! A finished migration becomes one that is ready for its cut, on the same stage: what is expensive (API server, source, poolers) stays.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use http::Method;
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+
+use super::{LIMIT, Lane, scenario::Restart};
+use crate::{
+    application::{Application, Origin, login::Login},
+    migration::{CLUSTER, FORGOTTEN, forgotten_host},
+    objects::{CNPG, CONFIG_MAP, CRON_JOB, JOB, LEASE, POD, POSTGRESQL, SERVICE, SERVICE_NAME, SLICE},
+    service::pgbouncer::PgBouncer,
+    source::rest,
+    target::InstanceHandle,
+};
+
+const POLL: Duration = Duration::from_millis(50);
+/// What the programs have recorded.
+const RECORDS: [&str; 3] = ["cutover-database", "cutover-database-receipt", "cutover-replica-counts"];
+
+impl Lane {
+    /// After the clients were stopped and judged: another target, of the kind that is wanted, follows the source again.
+    pub(super) async fn again(&mut self, restart: Restart) -> Result<()> {
+        self.ready = None;
+        self.migration.application.stop().await?;
+        let objects = self.migration.objects();
+        objects.remove(CNPG, CLUSTER).await?;
+        let (gone, reopened) = futures::join!(self.migration.target.gone(CLUSTER, LIMIT), self.reopen());
+        gone.and(reopened)?;
+        self.forget_the_cut().await?;
+        // One that was refused at the stopped source or at the target that is gone lets nobody in for seconds.
+        futures::future::try_join_all(self.migration.poolers.iter_mut().map(PgBouncer::replace)).await?;
+        let session = self.migration.source.connect("mastodon").await?;
+        session.batch_execute("truncate public.ledger restart identity; checkpoint").await?;
+        self.migration.apply_rendered_with(|object| mark(object, restart)).await?;
+        self.target = self.migration.target.instance(CLUSTER, LIMIT).await?;
+        let (written, streams) = futures::join!(
+            restarted(
+                &mut self.migration.application,
+                &self.migration.services,
+                &self.settings,
+                self.migration.plane.admin()
+            ),
+            async {
+                tokio::select! {
+                    never = hurry(&session) => never,
+                    streams = streams(&self.target) => streams,
+                }
+            }
+        );
+        streams?;
+        self.origin = written?;
+        self.ready = Some(restart);
+        Ok(())
+    }
+
+    /// The leader's server runs and takes writes, as before any cut.
+    async fn reopen(&self) -> Result<()> {
+        let source = &self.migration.source;
+        let started = self.migration.journal().await?.remove("started").unwrap_or_default();
+        let leader = source.members().iter().find(|member| started["leader"] == member.name());
+        let leader = leader.or(source.members().first()).context("a source without members")?;
+        let open = async {
+            // Asked again: Patroni may be in the middle of a loop.
+            while !leader.postgres_runs() {
+                let _ = rest::request(Method::POST, &format!("{}/restart", leader.rest_url()), Some(&json!({}))).await;
+                sleep(POLL).await;
+            }
+            let lifted = json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": null}}});
+            while rest::demand(Method::PATCH, &format!("{}/config", leader.rest_url()), &lifted)
+                .await
+                .is_err()
+            {
+                sleep(POLL).await;
+            }
+            while !self.takes_writes().await.unwrap_or(false) {
+                sleep(POLL).await;
+            }
+        };
+        timeout(LIMIT, open)
+            .await
+            .map_err(|_| leader.complain("does not take writes again"))
+    }
+
+    /// Whether the source takes writes, at the leader's own address.
+    async fn takes_writes(&self) -> Result<bool> {
+        let session = self.migration.source.connect("postgres").await?;
+        let open = "select not pg_is_in_recovery() and not current_setting('default_transaction_read_only')::bool";
+        Ok(session.query_one(open, &[]).await?.get(0))
+    }
+
+    /// Objects are as they were, records and Jobs are gone, and the Service leads to the source.
+    async fn forget_the_cut(&self) -> Result<()> {
+        let objects = self.migration.objects();
+        let annotation = |key: &str| json!({"metadata": {"annotations": {key: null}}});
+        objects
+            .patch(POSTGRESQL, super::SERVICES[0], annotation("acid.zalan.do/controller"))
+            .await?;
+        objects
+            .patch(CRON_JOB, "replica-migration-cutover", annotation("replica-migration/abort"))
+            .await?;
+        for name in RECORDS {
+            objects.remove(CONFIG_MAP, name).await?;
+        }
+        objects.remove(LEASE, RECORDS[0]).await?;
+        for job in objects.list(JOB, "").await? {
+            // The suspended Jobs of the manifests have no owner.
+            if job["metadata"]["ownerReferences"].is_array() {
+                objects.remove(JOB, job["metadata"]["name"].as_str().unwrap_or_default()).await?;
+            }
+        }
+        objects.remove_all(POD, "job-name").await?;
+        for (name, selector) in &self.selectors {
+            // A merge leaves the keys of the other selector.
+            objects.patch(SERVICE, name, json!({"spec": {"selector": null}})).await?;
+            if selector.is_null() {
+                let slices = format!("{SERVICE_NAME}={name}");
+                while !objects.list(SLICE, &slices).await?.is_empty() {
+                    objects.remove_all(SLICE, &slices).await?;
+                }
+            } else {
+                objects.patch(SERVICE, name, json!({"spec": {"selector": selector}})).await?;
+            }
+        }
+        self.leads_to_the_source().await
+    }
+
+    /// The Service that everybody goes through leads to a server that takes writes. Asked past the poolers: one login of theirs that
+    /// fails costs seconds.
+    async fn leads_to_the_source(&self) -> Result<()> {
+        let login = Login {
+            host: forgotten_host(),
+            ..self.migration.application.login().await?
+        };
+        let source: Vec<String> = self
+            .migration
+            .source
+            .members()
+            .iter()
+            .map(|member| member.address().to_string())
+            .collect();
+        let leads = async {
+            loop {
+                let asked = async {
+                    let session = login.connect(&self.migration.services, "harness").await?;
+                    let row = session
+                        .query_one("select host(inet_server_addr()), pg_is_in_recovery()", &[])
+                        .await?;
+                    anyhow::Ok((row.get::<_, String>(0), row.get::<_, bool>(1)))
+                };
+                if asked.await.is_ok_and(|(address, standby)| !standby && source.contains(&address)) {
+                    return;
+                }
+                sleep(POLL).await;
+            }
+        };
+        timeout(LIMIT, leads).await.context("the Service does not lead to the source again")
+    }
+}
+
+/// Another log, other clients.
+async fn restarted(
+    application: &mut Application,
+    services: &std::sync::Arc<crate::service::Services>,
+    settings: &crate::application::Settings,
+    client: kube::Client,
+) -> Result<Origin> {
+    let origin = Origin::now();
+    *application = Application::deploy(client, std::sync::Arc::clone(services), settings.clone(), origin).await?;
+    application.forget(FORGOTTEN, &forgotten_host()).await?;
+    application.ready(LIMIT).await?;
+    application.acknowledges(crate::standing::AT_WORK, LIMIT).await?;
+    Ok(origin)
+}
+
+fn mark(object: &mut Value, restart: Restart) {
+    if object["kind"] == "Cluster" && restart == Restart::Spared {
+        object["metadata"]["annotations"]["cnpg.io/skipWalArchiving"] = "enabled".into();
+    }
+}
+
+/// The copy waits for a spread checkpoint: one that is asked for starts it at once.
+async fn hurry(source: &tokio_postgres::Client) -> Result<()> {
+    let waits = "select exists (select from pg_stat_progress_basebackup where phase = 'waiting for checkpoint to finish')";
+    loop {
+        if source.query_one(waits, &[]).await?.get(0) {
+            source.batch_execute("checkpoint").await?;
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// The target follows the source.
+async fn streams(target: &InstanceHandle) -> Result<()> {
+    let sql = "select count(*) = 1 from pg_stat_wal_receiver where status = 'streaming'";
+    let follows = async {
+        loop {
+            if let Ok(session) = target.admin("postgres").await
+                && session.query_one(sql, &[]).await.is_ok_and(|row| row.get(0))
+            {
+                return;
+            }
+            sleep(POLL).await;
+        }
+    };
+    let story = |_| anyhow::anyhow!("the target does not follow the source\n{}", target.story());
+    timeout(LIMIT, follows).await.map_err(story)
+}

@@ -1,0 +1,116 @@
+//! The moments at which a cut can be disturbed, as `FAILPOINT=*` makes the program name them (cut/src/failpoint.rs). None is listed
+//! here: a new action or fact is there by itself.
+
+use crate::kubelet::Line;
+
+const NAMED: &str = "failpoint ";
+const WAITING: &str = ": waiting";
+
+/// How far a cut has come at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Nobody waits yet.
+    BeforeBlock,
+    /// Writes are blocked, and whoever lifts that lets them in again.
+    Blocked,
+    /// The source's server is stopped.
+    Fenced,
+    /// Only forward.
+    PastReturn,
+}
+
+/// Moments in the order in which they first came.
+#[derive(Clone, Debug, Default)]
+pub struct Moments(Vec<String>);
+
+impl Moments {
+    /// Those that a log names.
+    pub fn of(log: &[Line]) -> Self {
+        let mut all: Vec<String> = Vec::new();
+        for moment in log.iter().filter_map(|line| named(&line.text)) {
+            if !all.contains(&moment) {
+                all.push(moment);
+            }
+        }
+        Self(all)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Those of the way from one phase to another, both included.
+    pub fn between(&self, from: Phase, to: Phase) -> Vec<&str> {
+        let meant = |moment: &&String| (from..=to).contains(&self.phase(moment));
+        self.0.iter().filter(meant).map(String::as_str).collect()
+    }
+
+    /// Those from one of them on.
+    pub fn from(&self, moment: &str) -> Vec<&str> {
+        self.0.iter().map(String::as_str).skip_while(|known| *known != moment).collect()
+    }
+
+    /// The phase that a moment belongs to.
+    pub fn phase(&self, moment: &str) -> Phase {
+        let place = |moment: &str| self.0.iter().position(|known| known == moment).unwrap_or(usize::MAX);
+        let is_behind = |landmark: &str| place(moment) >= place(landmark);
+        match () {
+            () if is_behind("after record Promotion") => Phase::PastReturn,
+            () if is_behind("after Fence") => Phase::Fenced,
+            () if is_behind("after record Blocked") => Phase::Blocked,
+            () => Phase::BeforeBlock,
+        }
+    }
+}
+
+/// The moment that a line of the log names.
+pub fn named(line: &str) -> Option<String> {
+    let (_, moment) = line.split_once(NAMED)?;
+    Some(moment.trim_end_matches(WAITING).trim().to_owned())
+}
+
+/// What the program says when it waits at a moment; at any, without one.
+pub fn waits_at(moment: Option<&str>) -> String {
+    moment.map_or_else(|| NAMED.to_owned(), |moment| format!("{NAMED}{moment}{WAITING}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moments() -> Moments {
+        let lines = [
+            "before Freeze",
+            "before Freeze",
+            "after record Blocked",
+            "before Fence",
+            "after Fence",
+            "after record Promotion",
+        ];
+        let line = |text: &str| Line {
+            at: jiff::Timestamp::UNIX_EPOCH,
+            text: format!("+00:01.2 failpoint {text}"),
+        };
+        Moments::of(&lines.map(line))
+    }
+
+    #[test]
+    fn each_is_listed_once_and_belongs_to_a_phase() {
+        let moments = moments();
+        assert_eq!(moments.all().len(), 5);
+        assert_eq!(moments.between(Phase::BeforeBlock, Phase::BeforeBlock), ["before Freeze"]);
+        assert_eq!(
+            moments.between(Phase::Blocked, Phase::Fenced),
+            ["after record Blocked", "before Fence", "after Fence"]
+        );
+        assert_eq!(moments.phase("after record Promotion"), Phase::PastReturn);
+    }
+
+    #[test]
+    fn a_line_that_waits_names_the_same_moment() {
+        let line = format!("x {}", waits_at(Some("after record Marker")));
+        assert_eq!(named(&line).as_deref(), Some("after record Marker"));
+        assert_eq!(named("blocking writes"), None);
+    }
+}

@@ -1,0 +1,274 @@
+//! Many real cuts in two lanes, one for each route and each DCS: killed right before and right after every effect and every record,
+//! asked to end, raced and fought. Nothing acknowledged is lost, nothing is there twice, and who goes back leaves everything as it was.
+
+use std::time::Duration;
+
+use harness::{
+    cuts::{
+        Lane,
+        course::Cut,
+        deed::Deed,
+        moments::{Moments, Phase},
+        scenario::{Act, Restart, Route, Scenario},
+        tally::Tally,
+    },
+    source::Dcs,
+};
+
+/// Pods that are killed in one cut, each later than the one before.
+const KILLS: usize = 8;
+/// Pods that are asked to end before the point of no return.
+const SIGTERMS: usize = 4;
+/// One cut of so many is followed by CloudNativePG's restart of the target, which takes seconds.
+const RESTART_EVERY: usize = 3;
+/// A server that hangs at each moment: longer than the pause between two looks.
+const BRIEFLY: Duration = Duration::from_millis(300);
+/// A server that hangs longer than a look waits for it.
+const LONG: Duration = Duration::from_secs(3);
+/// Longer than the Lease lasts, and than Patroni's own retry.
+const AWAY_SECONDS: u64 = 20;
+/// Blocked, and brought to an end or back. Of both lanes together it must be 60.
+const CUTS_MIN: usize = 30;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_the_services_nothing_is_lost_whatever_happens() {
+    Trial::all(Route::Service, Dcs::Endpoints).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_the_config_map_nothing_is_lost_whatever_happens() {
+    Trial::all(Route::Config, Dcs::ConfigMaps).await;
+}
+
+/// One lane, and what was seen in it.
+struct Trial {
+    lane: Lane,
+    dcs: Dcs,
+    route: Route,
+    tally: Tally,
+    moments: Moments,
+}
+
+/// What is to happen in one cut, and how some of its pods must end and what they must say.
+type Case = (Vec<Act>, Vec<(i32, &'static str)>);
+
+impl Trial {
+    async fn all(route: Route, dcs: Dcs) {
+        let mut lane = Lane::stage(dcs).await.unwrap();
+        let mut tally = Tally::default();
+        let (moments, quiet) = lane.moments(route).await.unwrap();
+        tally.add(&quiet.unwrap());
+        let mut trial = Self {
+            lane,
+            dcs,
+            route,
+            tally,
+            moments,
+        };
+        trial.killed_at_every_moment().await;
+        trial.killed_on_the_way_back().await;
+        trial.asked_to_end().await;
+        for (acts, ends) in trial.cases() {
+            let cut = trial.cut(acts).await;
+            for (code, words) in ends {
+                let so = cut
+                    .pods
+                    .iter()
+                    .any(|pod| pod.ended.exit_code == code && pod.ended.text().contains(words));
+                assert!(so, "no pod ends with {code} and says {words:?}: {}, {:#?}", cut.story(), cut.pods);
+            }
+        }
+        println!("{}: {}", route.word(), trial.tally);
+        assert!(trial.tally.cuts() >= CUTS_MIN, "only {} cuts", trial.tally.cuts());
+    }
+
+    /// One cut; with CloudNativePG's restart and without in turn.
+    async fn cut(&mut self, acts: Vec<Act>) -> Cut {
+        let follows = self.tally.ended().is_multiple_of(RESTART_EVERY);
+        let in_turn = if follows { Restart::Follows } else { Restart::Spared };
+        let scenario = Scenario {
+            restart: self.lane.waiting().unwrap_or(in_turn),
+            acts,
+            ..Scenario::quiet(self.dcs, self.route)
+        };
+        let cut = self.lane.run(&scenario).await.unwrap_or_else(|error| panic!("{error:?}"));
+        println!(
+            "{scenario}: gap {:.2} s, {:.1} s, {}",
+            cut.judged.gap().as_secs_f64(),
+            cut.took.as_secs_f64(),
+            cut.story()
+        );
+        self.tally.add(&cut);
+        cut
+    }
+
+    /// SIGKILL at each moment; one that was not reached because its effect was done already has a cut of its own.
+    async fn killed_at_every_moment(&mut self) {
+        let all = self.moments.all().to_vec();
+        let cuts = all.len().div_ceil(KILLS);
+        let mut missed = Vec::new();
+        for first in 0..cuts {
+            let kills = all.iter().skip(first).step_by(cuts);
+            let cut = self.cut(kills.map(|moment| Act::at(Deed::Kill, moment)).collect()).await;
+            missed.extend(cut.missed);
+        }
+        for moment in missed {
+            let cut = self.cut(vec![Act::at(Deed::Kill, &moment)]).await;
+            assert!(cut.hit.contains(&moment), "nothing was ever killed {moment}: {}", cut.story());
+        }
+        println!("killed at all {} moments: {}", all.len(), all.join(", "));
+    }
+
+    /// The same for rollback, whose way begins where the way of a cutover can still end so.
+    async fn killed_on_the_way_back(&mut self) {
+        let whole = self.lane.go_back(self.route, &[]).await.unwrap();
+        self.tally.add_ways_back(&whole.took);
+        let all = whole.moments.all();
+        assert!(all.len() > KILLS, "a way back without steps: {all:?}");
+        let ways = all.len().div_ceil(KILLS);
+        let mut left = all.to_vec();
+        for first in 0..ways {
+            let kills: Vec<String> = all.iter().skip(first).step_by(ways).cloned().collect();
+            let back = self
+                .lane
+                .go_back(self.route, &kills)
+                .await
+                .unwrap_or_else(|error| panic!("{error:?}"));
+            self.tally.add_ways_back(&back.took);
+            left.retain(|moment| !back.hit.contains(moment));
+        }
+        for moment in left {
+            let back = self.lane.go_back(self.route, std::slice::from_ref(&moment)).await.unwrap();
+            assert!(back.hit.contains(&moment), "no rollback was ever killed {moment}");
+        }
+        println!("rollback killed at all {} moments: {}", all.len(), all.join(", "));
+    }
+
+    /// Before the point of no return it goes back in its grace period; after it it lets the clients through before it ends, and the next
+    /// one does what is left.
+    async fn asked_to_end(&mut self) {
+        let before = self.moments.between(Phase::BeforeBlock, Phase::Fenced);
+        let after = self.moments.between(Phase::PastReturn, Phase::PastReturn);
+        let serving = after
+            .iter()
+            .position(|moment| *moment == "after record Serving")
+            .unwrap_or_default();
+        // Clients wait at the first one, longer or less long.
+        let first = if self.route == Route::Service { 0 } else { serving / 2 };
+        let mut acts: Vec<Act> = Vec::new();
+        let step = before.len().div_ceil(SIGTERMS);
+        for moment in before.iter().step_by(step).chain([&after[first], &after[serving + 1]]) {
+            acts.push(Act::at(Deed::Terminate, moment));
+        }
+        let back = acts.len() - 2;
+        let cut = self.cut(acts).await;
+        for pod in &cut.pods[..back] {
+            assert_eq!(pod.ended.exit_code, 3, "{}: {}", pod.story, pod.ended);
+        }
+        let (waited, served) = (&cut.pods[back], &cut.pods[back + 1]);
+        assert_eq!(waited.ended.exit_code, 1, "{}: {}", waited.story, waited.ended);
+        assert!(waited.ended.text().contains("DOWNTIME ENDS"), "{}: {}", waited.story, waited.ended);
+        assert!([0, 1].contains(&served.ended.exit_code), "{}: {}", served.story, served.ended);
+    }
+
+    /// Everything else, at moments that have proved to be interesting, or at each; what both routes have in common is shared out.
+    fn cases(&self) -> Vec<Case> {
+        let mut all = common();
+        all.extend(match self.route {
+            Route::Service => by_service(),
+            Route::Config => by_config(),
+        });
+        all
+    }
+}
+
+/// Two at once, overtaken, asked to go back from outside; the source's leadership moved; what cannot catch up.
+fn common() -> Vec<Case> {
+    vec![
+        (
+            vec![Act::at(Deed::Second, "before record Started")],
+            vec![
+                (3, "another cutover is running"),
+                (3, "this one has changed nothing"),
+                (0, "DOWNTIME ENDS"),
+            ],
+        ),
+        (
+            vec![
+                Act::at(Deed::RollBackMeanwhile, "before Block"),
+                Act::at(Deed::RollBack, "after Promote"),
+            ],
+            vec![
+                (0, "GOING BACK: rollback was started"),
+                (3, "went back"),
+                (3, "there is no way back"),
+            ],
+        ),
+        (
+            vec![
+                Act::at(Deed::Abort, "after Checkpoint"),
+                Act::at(Deed::Abort, "after record Fenced"),
+                Act::at(Deed::Abort, "before Promote"),
+            ],
+            vec![
+                (3, "GOING BACK: asked to go back"),
+                (0, "no longer possible: the promotion is recorded"),
+            ],
+        ),
+        (
+            vec![
+                Act::at(Deed::ReplayPaused, "before EndSessions"),
+                Act::at(Deed::Switchover, "after Block"),
+                Act::each(Deed::SourceSessions),
+            ],
+            vec![
+                (3, "the cut was not through 5 s after the block (CUTOVER_MAX_SECONDS)"),
+                (3, "the target has replayed"),
+                (3, "GOING BACK: the source failed over"),
+                (3, "the application runs on the source as before"),
+                (0, "DOWNTIME ENDS"),
+            ],
+        ),
+        (
+            vec![
+                Act::at(Deed::LeaderCrashes, "before EndSessions"),
+                Act::at(Deed::SourceStarted, "after Fence"),
+                Act::each(Deed::TargetSessions),
+            ],
+            vec![],
+        ),
+    ]
+}
+
+fn by_service() -> Vec<Case> {
+    vec![
+        (vec![Act::at(Deed::Overtake(0.2), "before Block")], vec![]),
+        (
+            vec![
+                Act::at(Deed::LeaderHangs(LONG), "before Block"),
+                Act::at(Deed::TargetHangs(LONG), "before Restartpoint"),
+            ],
+            vec![],
+        ),
+        (vec![Act::each(Deed::PatroniHangs(BRIEFLY))], vec![]),
+        (vec![Act::each(Deed::BlockLifted)], vec![(0, "somebody had lifted them")]),
+        (vec![Act::each(Deed::PoolersResumed)], vec![]),
+        (vec![Act::each(Deed::PoolerReplaced)], vec![]),
+    ]
+}
+
+fn by_config() -> Vec<Case> {
+    vec![
+        (vec![Act::at(Deed::Overtake(0.8), "before Fence")], vec![]),
+        (
+            vec![
+                Act::at(Deed::Hang, "before Fence"),
+                Act::at(Deed::SourceStarted, "before ProveWrite"),
+            ],
+            vec![(0, "DOWNTIME ENDS")],
+        ),
+        (vec![Act::each(Deed::ApiServerHangs(BRIEFLY))], vec![]),
+        (vec![Act::each(Deed::Receiver)], vec![]),
+        (vec![Act::at(Deed::ApiServerAway(AWAY_SECONDS), "before record Marker")], vec![]),
+    ]
+}
