@@ -14,7 +14,6 @@ mod failpoint;
 mod forward;
 mod freeze;
 mod journal;
-mod lease;
 mod live;
 #[cfg(test)]
 mod model;

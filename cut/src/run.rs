@@ -4,6 +4,7 @@ use shared::{
     config::{Connection, prefixed},
     error::{Error, ErrorKind, Result},
     job::Run,
+    kubernetes::lease,
     readiness,
 };
 
@@ -11,7 +12,6 @@ use crate::{
     back::{self, Outlook},
     decide,
     drive::{self, World as _},
-    lease,
     live::{Live, abort},
     plan,
     settings::Settings,
@@ -29,7 +29,7 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
     if settings.dry_run {
         return dry_run(&mut world, &settings, &run).await;
     }
-    let lease = lease::take(&run.client, &run.namespace, &world.record_name()).await;
+    let lease = lease::take(&run.client, &run.namespace, &world.record_name(), "cutover").await;
     let lease = lease.map_err(|error| error.hint("follow its log; this one has changed nothing"))?;
     let outcome = async {
         world.begin_anew_after_return().await?;
@@ -68,7 +68,7 @@ pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
         }
         Outlook::Possible => {}
     }
-    let lease = lease::take(&run.client, &run.namespace, &world.record_name())
+    let lease = lease::take(&run.client, &run.namespace, &world.record_name(), "cutover")
         .await
         .map_err(|error| {
             error.hint(format!(

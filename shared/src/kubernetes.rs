@@ -2,6 +2,7 @@
 
 mod client;
 pub mod cnpg;
+pub mod lease;
 pub mod patroni;
 pub mod pods;
 pub mod poolers;

@@ -1,6 +1,7 @@
-//! One cutover at a time: a Lease, so that a second one is refused at once and in words.
+//! One run of a step at a time: a Lease, so that a second one is refused at once and in words.
 //!
-//! It is a courtesy and no guard: what protects the data is the compare-and-swap on the record.
+//! It is a courtesy and no guard: a pod that was stopped for a while may wake up as a second one. What protects the data of a cutover
+//! is the compare-and-swap on the record; who has no record asks [`Held::lost`] before its last effect.
 
 use std::time::Duration;
 
@@ -13,13 +14,14 @@ use kube::{
     Api, Client,
     api::{ListParams, PostParams},
 };
-use shared::{
+use tokio::time::Instant;
+
+use super::pods::Pod;
+use crate::{
     error::{Context as _, Error, Result, is_conflict},
-    kubernetes::{self, pods::Pod},
     record::labels,
     wait::{self, Seen},
 };
-use tokio::time::Instant;
 
 /// How long a holder that no longer renews keeps others out, unless its pod is known to have ended.
 const DURATION: Duration = Duration::from_secs(6);
@@ -37,11 +39,18 @@ pub struct Held {
     renewal: tokio::task::JoinHandle<()>,
 }
 
-/// Takes the Lease: at once when it is free or its holder's pod has ended, else when the holder no longer renews it.
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.renewal.abort();
+    }
+}
+
+/// Takes the Lease: at once when it is free or its holder's pod has ended, else when the holder no longer renews it. `step` is what
+/// another holder is, for people.
 ///
 /// # Errors
-/// Refused while another cutover renews it.
-pub async fn take(client: &Client, namespace: &str, name: &str) -> Result<Held> {
+/// Refused while another one renews it.
+pub async fn take(client: &Client, namespace: &str, name: &str, step: &str) -> Result<Held> {
     let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".into());
     let holder = format!("{pod}{OF_POD}{}", std::process::id());
@@ -50,7 +59,7 @@ pub async fn take(client: &Client, namespace: &str, name: &str) -> Result<Held> 
     // Long enough to see a dead holder's Lease run out, and a living one's renewed twice.
     let deadline = Instant::now() + DURATION * 3;
     wait::until(deadline, POLL, async || {
-        let found = kubernetes::get(&api, name).await?;
+        let found = super::get(&api, name).await?;
         let spec = found.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default();
         if let Some(other) = spec.holder_identity.clone().filter(|other| !other.is_empty())
             && !ended(client, namespace, &other).await
@@ -61,7 +70,7 @@ pub async fn take(client: &Client, namespace: &str, name: &str) -> Result<Held> 
                 renewals += 1;
             }
             if renewals >= 2 {
-                return Err(Error::refused(format!("another cutover is running: {other}")));
+                return Err(Error::refused(format!("another {step} is running: {other}")));
             }
             if moved {
                 last_seen = Some((spec.renew_time.clone(), Instant::now()));
@@ -93,11 +102,16 @@ async fn ended(client: &Client, namespace: &str, holder: &str) -> bool {
 }
 
 impl Held {
-    /// Lets the next cutover begin at once.
+    /// Another one holds it by now.
+    pub fn lost(&self) -> bool {
+        self.renewal.is_finished()
+    }
+
+    /// Lets the next one begin at once.
     pub async fn release(self) {
         self.renewal.abort();
-        if let Ok(Some(lease)) = kubernetes::get(&self.api, &self.name).await
-            && lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(&self.holder)
+        if let Ok(Some(lease)) = super::get(&self.api, &self.name).await
+            && held_by(&lease) == Some(&self.holder)
         {
             // A failure only means that the next one waits for the Lease to run out.
             let _ = write(&self.api, &self.name, Some(lease), "").await;
@@ -105,13 +119,19 @@ impl Held {
     }
 }
 
+fn held_by(lease: &Lease) -> Option<&str> {
+    lease.spec.as_ref()?.holder_identity.as_deref()
+}
+
+/// Ends when another one holds it.
 async fn renew(api: Api<Lease>, name: String, holder: String) {
     loop {
         tokio::time::sleep(RENEWAL).await;
-        if let Ok(Some(lease)) = kubernetes::get(&api, &name).await
-            && lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) == Some(&holder)
-        {
-            let _ = write(&api, &name, Some(lease), &holder).await;
+        match super::get(&api, &name).await {
+            Ok(Some(lease)) if held_by(&lease) == Some(&holder) => drop(write(&api, &name, Some(lease), &holder).await),
+            // An API server that is away is not another holder.
+            Err(_) => {}
+            Ok(_) => return,
         }
     }
 }
