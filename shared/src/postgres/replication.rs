@@ -1,41 +1,51 @@
-//! A login over the replication protocol, as far as IDENTIFY_SYSTEM: what pg_basebackup and a WAL receiver do first.
+//! The replication protocol, as pg_basebackup and a WAL receiver speak it. tokio-postgres cannot ask for a walsender (startup
+//! parameter `replication`), and a login to a database says nothing about it: pg_hba.conf treats the two apart.
 //!
-//! tokio-postgres cannot ask for a walsender (startup parameter `replication`), and a login to a database says nothing about it:
-//! pg_hba.conf treats the two apart. Messages are those of the PostgreSQL documentation, *Frontend/Backend Protocol*, and
-//! *Streaming Replication Protocol*.
+//! postgres-protocol builds and parses the messages, postgres-openssl encrypts the stream; the commands are those of the
+//! PostgreSQL documentation, *Streaming Replication Protocol*. In reading order: [`login`] and the messages below it ([`wire`]),
+//! here the commands with a plain answer, then [`base_backup`] and [`wal`], which answer with a stream.
 
-use postgres_openssl::MakeTlsConnector;
-use postgres_protocol::authentication::{
-    md5_hash,
-    sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256},
-};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
-    time::timeout,
-};
-use tokio_postgres::tls::{MakeTlsConnect, TlsConnect as _};
+pub mod base_backup;
+mod login;
+mod server_error;
+pub mod wal;
+mod wire;
 
-use super::{CONNECT_TIMEOUT, SystemIdentifier, Timeline, endpoint, tls};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fallible_iterator::FallibleIterator as _;
+use postgres_protocol::message::{
+    backend::{DataRowBody, Message},
+    frontend,
+};
+use tokio::time::timeout;
+
+use super::{CONNECT_TIMEOUT, Lsn, SystemIdentifier, Timeline, endpoint};
 use crate::{
-    config::{Connection, SslMode},
+    config::Connection,
     error::{Context as _, Error, Result},
 };
+use server_error::ServerError;
+use wire::{Failure, Wire, unexpected};
 
-const SSL_REQUEST: i32 = 80_877_103;
-const PROTOCOL: i32 = 3 << 16;
-/// No answer before the first row is longer.
-const MESSAGE_BYTES_MAX: usize = 65_536;
-/// Notices, parameters and the like come before the row; there are not more.
-const MESSAGES_MAX: usize = 200;
+/// No command with a plain answer takes longer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What IDENTIFY_SYSTEM answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// Who the server is.
     pub system_identifier: SystemIdentifier,
-    /// Timeline that it writes.
+    /// Timeline that it writes, or follows.
     pub timeline: Timeline,
+    /// End of its WAL: flushed on a primary; received or replayed, whichever is later, on a standby.
+    pub position: Lsn,
+}
+
+/// A connection to a walsender.
+pub struct Walsender {
+    wire: Wire<login::Stream>,
 }
 
 /// Logs in as a walsender would be asked for by a standby, and asks who the server is.
@@ -43,228 +53,124 @@ pub struct Answer {
 /// # Errors
 /// Config for a role, password, certificate or pg_hba that does not let it in; Transient for a server that does not answer.
 pub async fn identify_system(connection: &Connection, password: &str, ca_pem: Option<&[u8]>, application: &str) -> Result<Answer> {
-    let doing = format!("logging in to {} as {} for replication", endpoint(connection), connection.user);
-    let answer = timeout(CONNECT_TIMEOUT * 2, async {
-        let mut stream = encrypted(connection, ca_pem).await?;
-        start(&mut stream, &connection.user, application).await?;
-        authenticate(&mut stream, &connection.user, password).await?;
-        ask(&mut stream).await
-    });
-    let answer = answer.await.map_err(|_| Error::transient("no answer within 10 s"));
-    answer.and_then(|answer| answer).context(doing)
+    let mut walsender = Walsender::connect(connection, password, ca_pem, application).await?;
+    let answer = walsender.identify_system().await?;
+    walsender.close().await;
+    Ok(answer)
 }
 
-async fn encrypted(connection: &Connection, ca_pem: Option<&[u8]>) -> Result<impl AsyncRead + AsyncWrite + Unpin> {
-    let connector = tls::connector(connection.sslmode, ca_pem, None)?;
-    let mut stream = match connection.hostaddr {
-        Some(address) => TcpStream::connect((address, connection.port)).await?,
-        None => TcpStream::connect((connection.host.as_str(), connection.port)).await?,
-    };
-    stream.write_all(&[8_i32.to_be_bytes(), SSL_REQUEST.to_be_bytes()].concat()).await?;
-    if stream.read_u8().await? != b'S' {
-        return Err(Error::config("the server does not support TLS"));
+impl Walsender {
+    /// Connects, logs in, and is ready for a command. `application` becomes application_name.
+    ///
+    /// # Errors
+    /// Config for a role, password, certificate or pg_hba that does not let it in; Transient for a server that does not answer.
+    pub async fn connect(connection: &Connection, password: &str, ca_pem: Option<&[u8]>, application: &str) -> Result<Self> {
+        let doing = format!("logging in to {} as {} for replication", endpoint(connection), connection.user);
+        let answer = timeout(CONNECT_TIMEOUT * 2, login::login(connection, password, ca_pem, application)).await;
+        let wire = answer
+            .map_err(|_| Error::transient("no answer within 10 s"))
+            .and_then(|answer| answer)
+            .context(doing)?;
+        Ok(Self { wire })
     }
-    let mut make = MakeTlsConnector::new(connector);
-    let check_name = connection.sslmode == SslMode::VerifyFull;
-    make.set_callback(move |session, _| {
-        session.set_verify_hostname(check_name);
-        Ok(())
-    });
-    let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
-        Error::config("tls handshake")
-            .caused_by(cause)
-            .hint("the server's certificate does not fit the CA, the host name or the sslmode; run extract-certs, it names the reason")
-    };
-    let tls = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut make, &connection.host).map_err(|e| failed(e.into()))?;
-    tls.connect(stream).await.map_err(failed)
-}
 
-async fn start(stream: &mut (impl AsyncWrite + Unpin), user: &str, application: &str) -> Result<()> {
-    let parameters = [("user", user), ("replication", "true"), ("application_name", application)];
-    let mut body = PROTOCOL.to_be_bytes().to_vec();
-    for (name, value) in parameters {
-        for text in [name, value] {
-            body.extend_from_slice(text.as_bytes());
-            body.push(0);
-        }
+    /// Says good-bye. Best effort: the server notices a closed connection, too.
+    pub async fn close(mut self) {
+        frontend::terminate(self.wire.outbox());
+        let _ = self.wire.send().await;
     }
-    body.push(0);
-    stream.write_all(&length(&body)).await?;
-    Ok(stream.write_all(&body).await?)
-}
 
-/// The length of a message counts itself.
-fn length(body: &[u8]) -> [u8; 4] {
-    u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_be_bytes()
-}
-
-async fn send(stream: &mut (impl AsyncWrite + Unpin), tag: u8, body: &[u8]) -> Result<()> {
-    stream.write_all(&[&[tag], length(body).as_slice(), body].concat()).await?;
-    Ok(stream.flush().await?)
-}
-
-/// The next message that is neither a notice nor a parameter; an error of the server is an error here.
-async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> Result<(u8, Vec<u8>)> {
-    for _ in 0..MESSAGES_MAX {
-        let tag = stream.read_u8().await?;
-        let bytes = (stream.read_u32().await? as usize).saturating_sub(4);
-        if bytes > MESSAGE_BYTES_MAX {
-            return Err(Error::transient("the server's answer is too long to be one"));
-        }
-        let mut body = vec![0; bytes];
-        stream.read_exact(&mut body).await?;
-        match tag {
-            b'N' | b'S' | b'K' => {}
-            b'E' => return Err(server_error(&body)),
-            _ => return Ok((tag, body)),
-        }
+    /// Who the server is, and where it stands.
+    ///
+    /// # Errors
+    /// Transient when it does not answer, or with something else.
+    pub async fn identify_system(&mut self) -> Result<Answer> {
+        let rows = self.rows("IDENTIFY_SYSTEM").await.context("asking who the server is")?;
+        rows.first()
+            .and_then(answer)
+            .ok_or_else(|| Error::transient("IDENTIFY_SYSTEM was answered with something else"))
     }
-    Err(Error::transient("the server talks without answering"))
-}
 
-fn server_error(body: &[u8]) -> Error {
-    let fields = body.split(|byte| *byte == 0);
-    let field = |code: u8| {
-        let mut found = fields.clone().filter(|field| field.first() == Some(&code));
-        found
-            .next()
-            .map_or_else(String::new, |field| String::from_utf8_lossy(&field[1..]).into_owned())
-    };
-    let state = field(b'C');
-    let said = format!("postgresql: {} (SQLSTATE {state})", field(b'M'));
-    match state.as_str() {
-        "28P01" => Error::config(said).hint("the Secret does not hold this role's password"),
-        "28000" => Error::config(said)
-            .hint("the server's pg_hba has no line that admits this role for replication, or the role lacks replication or login"),
-        "42501" => Error::config(said).hint("the role lacks replication"),
-        _ => Error::transient(said),
+    /// The value of a setting, as SHOW prints it.
+    ///
+    /// # Errors
+    /// Config for a setting that does not exist.
+    pub async fn show(&mut self, setting: &str) -> Result<String> {
+        let rows = self.rows(&format!("SHOW {setting}")).await.context(format!("reading {setting}"))?;
+        rows.first()
+            .and_then(|row| row.text(0))
+            .ok_or_else(|| Error::transient(format!("SHOW {setting} was answered with something else")))
     }
-}
 
-async fn authenticate(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), user: &str, password: &str) -> Result<()> {
-    loop {
-        let (tag, body) = receive(stream).await?;
-        let (kind, rest) = match (tag, body.split_first_chunk::<4>()) {
-            (b'R', Some((kind, rest))) => (i32::from_be_bytes(*kind), rest),
-            (b'Z', _) => return Ok(()),
-            _ => return Err(unexpected(tag)),
-        };
-        match (kind, rest.first_chunk::<4>()) {
-            (0, _) => {}
-            (5, Some(salt)) => {
-                let hash = md5_hash(user.as_bytes(), password.as_bytes(), *salt);
-                send(stream, b'p', &[hash.as_bytes(), &[0]].concat()).await?;
+    /// A command that answers with rows.
+    async fn rows(&mut self, command: &str) -> Result<Vec<Row>> {
+        let answer = timeout(ANSWER_TIMEOUT, async {
+            self.wire.query(command).await?;
+            let mut rows = Vec::new();
+            loop {
+                match self.wire.next().await? {
+                    Message::RowDescription(_) | Message::CommandComplete(_) => {}
+                    Message::DataRow(row) => rows.push(Row::new(&row)?),
+                    Message::ReadyForQuery(_) => return Ok(rows),
+                    _ => return Err(unexpected().into()),
+                }
             }
-            (10, _) => scram(stream, password).await?,
-            _ => {
-                return Err(Error::config(format!(
-                    "the server asks for an authentication of kind {kind}, not for a password"
-                )));
-            }
-        }
+        });
+        let silent = |_| Failure::from(Error::transient(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())));
+        Ok(answer.await.map_err(silent).and_then(|answer| answer)?)
     }
 }
 
-/// SCRAM without channel binding, which `require` and a checked certificate do not need.
-async fn scram(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), password: &str) -> Result<()> {
-    let mut exchange = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
-    let first = exchange.message();
-    let bytes = u32::try_from(first.len()).unwrap_or(u32::MAX).to_be_bytes();
-    send(stream, b'p', &[SCRAM_SHA_256.as_bytes(), &[0], &bytes, first].concat()).await?;
-    exchange.update(&sasl(stream, 11).await?)?;
-    send(stream, b'p', exchange.message()).await?;
-    Ok(exchange.finish(&sasl(stream, 12).await?)?)
-}
+/// A row as it came: texts, or bytes where the protocol says so.
+struct Row(Vec<Option<Bytes>>);
 
-async fn sasl(stream: &mut (impl AsyncRead + Unpin), wanted: i32) -> Result<Vec<u8>> {
-    let (tag, body) = receive(stream).await?;
-    match (tag, body.split_first_chunk::<4>()) {
-        (b'R', Some((kind, data))) if i32::from_be_bytes(*kind) == wanted => Ok(data.to_vec()),
-        _ => Err(unexpected(tag)),
+impl Row {
+    fn new(row: &DataRowBody) -> std::io::Result<Self> {
+        let bytes = row.buffer_bytes();
+        let column = |range: Option<std::ops::Range<usize>>| Ok(range.map(|range| bytes.slice(range)));
+        row.ranges().map(column).collect().map(Self)
+    }
+
+    fn bytes(&self, column: usize) -> Option<Bytes> {
+        self.0.get(column)?.clone()
+    }
+
+    fn text(&self, column: usize) -> Option<String> {
+        String::from_utf8(self.bytes(column)?.to_vec()).ok()
+    }
+
+    fn parsed<T: std::str::FromStr>(&self, column: usize) -> Option<T> {
+        self.text(column)?.parse().ok()
     }
 }
 
-async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<Answer> {
-    send(stream, b'Q', b"IDENTIFY_SYSTEM\0").await?;
-    loop {
-        let (tag, body) = receive(stream).await?;
-        match tag {
-            b'T' => {}
-            b'D' => {
-                // Best effort: the answer is here, and the server notices a closed connection, too.
-                let _ = send(stream, b'X', &[]).await;
-                return parsed(&body).ok_or_else(|| Error::transient("IDENTIFY_SYSTEM was answered with something else"));
-            }
-            other => return Err(unexpected(other)),
-        }
-    }
-}
-
-/// Columns of a DataRow: their number, then length and text of each. The first is systemid, the second timeline.
-fn parsed(row: &[u8]) -> Option<Answer> {
-    let (_columns, rest) = row.split_first_chunk::<2>()?;
-    let column = |rest: &'_ [u8]| -> Option<(String, usize)> {
-        let (bytes, rest) = rest.split_first_chunk::<4>()?;
-        let bytes = usize::try_from(i32::from_be_bytes(*bytes)).ok()?;
-        Some((String::from_utf8_lossy(rest.get(..bytes)?).into_owned(), bytes + 4))
-    };
-    let (system_identifier, used) = column(rest)?;
-    let (timeline, _) = column(&rest[used..])?;
+fn answer(row: &Row) -> Option<Answer> {
     Some(Answer {
-        system_identifier: SystemIdentifier(system_identifier.parse().ok()?),
-        timeline: Timeline(timeline.parse().ok()?),
+        system_identifier: SystemIdentifier(row.parsed(0)?),
+        timeline: Timeline(row.parsed(1)?),
+        position: row.parsed(2)?,
     })
-}
-
-fn unexpected(tag: u8) -> Error {
-    Error::transient(format!("the server sent a message {:?} where none was expected", char::from(tag)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
+
+    fn row(texts: &[&'static str]) -> Row {
+        Row(texts.iter().map(|text| Some(Bytes::from_static(text.as_bytes()))).collect())
+    }
 
     #[test]
     fn a_row_of_identify_system_is_read_and_a_broken_one_is_not() {
-        let texts = ["7500000000000000123", "3", "0/1"];
-        let mut row = vec![0, 4];
-        for text in texts {
-            row.extend_from_slice(&(text.len() as i32).to_be_bytes());
-            row.extend_from_slice(text.as_bytes());
-        }
-        row.extend_from_slice(&(-1_i32).to_be_bytes());
-        let answer = parsed(&row).unwrap();
-        assert_eq!(
-            answer,
-            Answer {
-                system_identifier: SystemIdentifier(7_500_000_000_000_000_123),
-                timeline: Timeline(3)
-            }
-        );
-        assert_eq!(parsed(&row[..12]), None);
-    }
-
-    #[test]
-    fn an_error_of_the_server_keeps_its_words_and_says_what_to_do() {
-        let body = b"SFATAL\0VFATAL\0C28000\0Mno pg_hba.conf entry for replication connection\0\0";
-        let error = server_error(body);
-        assert_eq!(
-            error.to_string(),
-            "postgresql: no pg_hba.conf entry for replication connection (SQLSTATE 28000)"
-        );
-        assert_eq!(error.kind(), ErrorKind::Config);
-        assert!(error.next_step().unwrap().contains("pg_hba"));
-    }
-
-    #[tokio::test]
-    async fn notices_and_parameters_are_passed_over() {
-        let mut bytes = vec![];
-        for (tag, body) in [(b'S', "a\0b\0"), (b'N', "x\0\0"), (b'Z', "I")] {
-            bytes.push(tag);
-            bytes.extend_from_slice(&length(body.as_bytes()));
-            bytes.extend_from_slice(body.as_bytes());
-        }
-        assert_eq!(receive(&mut bytes.as_slice()).await.unwrap(), (b'Z', b"I".to_vec()));
+        let mut whole = row(&["7500000000000000123", "3", "0/5A2E4F8"]);
+        whole.0.push(None);
+        let wanted = Answer {
+            system_identifier: SystemIdentifier(7_500_000_000_000_000_123),
+            timeline: Timeline(3),
+            position: "0/5A2E4F8".parse().unwrap(),
+        };
+        assert_eq!(answer(&whole), Some(wanted));
+        assert_eq!(answer(&row(&["7500000000000000123", "3"])), None);
+        assert_eq!(answer(&row(&["7500000000000000123", "three", "0/1"])), None);
     }
 }
