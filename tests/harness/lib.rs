@@ -1,6 +1,6 @@
 //! The real parts that the tests and `make rehearse` stand on. In reading order:
 //! [`setup`] finds or makes the programs, [`instance`] gives each run its own addresses and directory,
-//! [`authority`] signs certificates, [`process`] runs them and leaves nothing behind, [`control_plane`] is a real Kubernetes API server, [`audit`] reads
+//! [`authority`] signs certificates, [`process`] runs them and leaves nothing behind, [`cost`] sees what they cost, [`control_plane`] is a real Kubernetes API server, [`audit`] reads
 //! who used which verb on it, [`source`] is a Patroni cluster as the Zalando operator and Spilo leave it,
 //! [`manifests`] renders and applies what users apply, [`kubelet`] runs its Jobs as processes,
 //! [`contenders`] puts back what a cut changes,
@@ -14,6 +14,7 @@ pub mod authority;
 mod away;
 pub mod contenders;
 pub mod control_plane;
+pub mod cost;
 pub mod cuts;
 pub mod instance;
 pub mod kubelet;

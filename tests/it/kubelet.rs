@@ -128,7 +128,7 @@ async fn a_program_is_given_what_its_manifest_says_and_nothing_else() {
     assert_eq!(fs::read_dir(ca.parent().unwrap()).unwrap().count(), 1);
 
     names_lead_to_services_that_come_later(&bed, given["SOURCE_HOSTADDR"], given["TARGET_HOSTADDR"]).await;
-    assert!(ended.memory_peak_bytes > 0 && ended.elapsed < LIMIT);
+    assert!(ended.cost.memory_peak_bytes > 0 && ended.elapsed < LIMIT);
     token_is_of_the_service_account(&given).await;
 
     let jobs: Api<Job> = Api::namespaced(bed.plane.admin(), NAMESPACE);

@@ -45,7 +45,11 @@ async fn a_target_that_streams_is_ready_and_asking_changes_nothing() {
             (&json!("done"), &json!(0), &json!(1)),
             "{attempt}"
         );
-        assert!(ended.memory_peak_bytes < 40_000_000, "{} bytes resident", ended.memory_peak_bytes);
+        assert!(
+            ended.cost.memory_peak_bytes < 40_000_000,
+            "{} bytes resident",
+            ended.cost.memory_peak_bytes
+        );
     }
     assert_eq!(stage.everything().await, before, "something has changed");
     let uses: BTreeSet<_> = stage

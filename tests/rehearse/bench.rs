@@ -72,7 +72,7 @@ async fn one_cut() -> Result<(Report, u64)> {
     migration.target.phase(CLUSTER, "Cluster in healthy state", STEP).await?;
     let mut report = Report::default();
     cut::judge(migration, target, &mut report, origin).await?;
-    Ok((report, ended.memory_peak_bytes))
+    Ok((report, ended.cost.memory_peak_bytes))
 }
 
 /// How long each program takes until it knocks at the API server's door.

@@ -9,6 +9,7 @@ use super::{
     Line, only_container,
     policy::{Next, next},
 };
+use crate::cost::Cost;
 
 /// The kubelet keeps so much of a termination message, and of a log that takes its place.
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -24,8 +25,8 @@ pub struct Ended {
     pub next: Next,
     /// What `kubectl describe pod` shows as its message.
     pub termination_message: String,
-    /// The most memory that it had resident, give or take its last 10 ms.
-    pub memory_peak_bytes: u64,
+    /// Memory and processor time.
+    pub cost: Cost,
     /// From its start to its end.
     pub elapsed: Duration,
     /// What it said.
@@ -33,14 +34,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    pub(super) fn new(
-        spec: &JobSpec,
-        status: ExitStatus,
-        termination_log: &Path,
-        log: Vec<Line>,
-        elapsed: Duration,
-        memory_peak_bytes: u64,
-    ) -> Self {
+    pub(super) fn new(spec: &JobSpec, status: ExitStatus, termination_log: &Path, log: Vec<Line>, elapsed: Duration, cost: Cost) -> Self {
         // As a container's status has it.
         let exit_code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         let written = std::fs::read(termination_log).unwrap_or_default();
@@ -49,7 +43,7 @@ impl Ended {
             exit_code,
             next: next(spec, exit_code),
             termination_message,
-            memory_peak_bytes,
+            cost,
             elapsed,
             log,
         }

@@ -6,10 +6,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -19,10 +16,11 @@ use k8s_openapi::api::batch::v1::JobSpec;
 use tokio::{sync::watch, time::timeout};
 
 use super::{Ended, grace, launch::OnLine};
-use crate::process::{Process, Signal};
+use crate::{
+    cost::Watched,
+    process::{Process, Signal},
+};
 
-/// The high-water mark only rises, so a late look loses nothing but the last moments of a program.
-const MEMORY_INTERVAL: Duration = Duration::from_millis(10);
 /// Between the end of a program and the end of its output lies only what is still in the pipe.
 const OUTPUT_SECONDS_MAX: u64 = 5;
 
@@ -42,7 +40,7 @@ pub struct Running {
     started: Instant,
     output: Arc<Output>,
     said: watch::Receiver<Said>,
-    memory_peak_bytes: Arc<AtomicU64>,
+    watched: Watched,
     termination_log: PathBuf,
     spec: JobSpec,
 }
@@ -87,21 +85,14 @@ impl Running {
         let (tell, said) = watch::channel(Said::default());
         let heard = Arc::clone(&output);
         std::thread::spawn(move || listen(reader, file, &heard, &tell, on_line.as_deref()));
-        let memory_peak_bytes = Arc::new(AtomicU64::new(0));
-        let (pid, peak, alive) = (process.pid(), Arc::clone(&memory_peak_bytes), said.clone());
-        std::thread::spawn(move || {
-            while alive.borrow().over.is_none() {
-                peak.fetch_max(memory_peak(pid), Ordering::Relaxed);
-                std::thread::sleep(MEMORY_INTERVAL);
-            }
-        });
+        let watched = Watched::process(process.pid());
         Ok(Self {
             name: name.to_owned(),
             process,
             started,
             output,
             said,
-            memory_peak_bytes,
+            watched,
             termination_log,
             spec,
         })
@@ -216,15 +207,8 @@ impl Running {
             bail!("{} has ended, but something that it started keeps its output open", self.name);
         };
         let elapsed = over.map_or_else(|| self.started.elapsed(), |over| over.duration_since(self.started));
-        let memory_peak_bytes = self.memory_peak_bytes.load(Ordering::Relaxed);
-        Ok(Ended::new(
-            &self.spec,
-            status,
-            &self.termination_log,
-            self.lines(),
-            elapsed,
-            memory_peak_bytes,
-        ))
+        let cost = self.watched.cost();
+        Ok(Ended::new(&self.spec, status, &self.termination_log, self.lines(), elapsed, cost))
     }
 }
 
@@ -246,12 +230,4 @@ fn listen(reader: PipeReader, mut log: File, output: &Output, tell: &watch::Send
         tell.send_modify(|said| said.lines += 1);
     }
     tell.send_modify(|said| said.over = Some(Instant::now()));
-}
-
-/// The most memory that the process has had resident so far; 0 when it is gone (proc(5), VmHWM).
-fn memory_peak(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1024
 }

@@ -34,9 +34,9 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
     let words = ["beginning anew", "DOWNTIME BEGINS", "POINT OF NO RETURN", "DOWNTIME ENDS"];
     let ended = stage.cut(stage.by_config(), 0, &words).await;
     assert!(
-        ended.memory_peak_bytes < MEMORY_BYTES_MAX,
+        ended.cost.memory_peak_bytes < MEMORY_BYTES_MAX,
         "{} bytes resident",
-        ended.memory_peak_bytes
+        ended.cost.memory_peak_bytes
     );
     let last = ended.last_word();
     assert_eq!((&last["verdict"], &last["timeline"]), (&json!("done"), &json!(2)), "{last}");

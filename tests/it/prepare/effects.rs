@@ -57,7 +57,11 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
         assert!(first.text().contains(said), "{said:?} is not in {first}");
     }
     assert_eq!(first.last_word()["verdict"], "done");
-    assert!(first.memory_peak_bytes < 40 << 20, "{} bytes of memory", first.memory_peak_bytes);
+    assert!(
+        first.cost.memory_peak_bytes < 40 << 20,
+        "{} bytes of memory",
+        first.cost.memory_peak_bytes
+    );
     secrets_hold_what_the_source_has(&stage).await;
     roles_are_there(&stage).await;
     accepted(&stage).await;
