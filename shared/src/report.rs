@@ -2,7 +2,10 @@
 
 use std::{
     io::Write as _,
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -31,6 +34,8 @@ pub struct Reporter {
     json: bool,
     program: &'static str,
     queue: Option<mpsc::UnboundedSender<Queued>>,
+    /// A dry run changes nothing, not even the list of Events.
+    events_off: AtomicBool,
     facts: Mutex<Map<String, Value>>,
     last_waiting: Mutex<Option<String>>,
 }
@@ -43,6 +48,7 @@ impl Reporter {
             json: format == Format::Json,
             program,
             queue: None,
+            events_off: AtomicBool::new(false),
             facts: Mutex::default(),
             last_waiting: Mutex::default(),
         }
@@ -71,6 +77,11 @@ impl Reporter {
         })
     }
 
+    /// From now on the log is all, as in a dry run.
+    pub fn events_off(&self) {
+        self.events_off.store(true, Ordering::Relaxed);
+    }
+
     fn line(&self, mark: &str, text: &str) {
         let elapsed = self.started.elapsed();
         let mut out = std::io::stdout().lock();
@@ -96,7 +107,7 @@ impl Reporter {
     }
 
     fn event(&self, type_: EventType, reason: &str, note: &str) {
-        if let Some(queue) = &self.queue {
+        if let Some(queue) = self.queue.as_ref().filter(|_| !self.events_off.load(Ordering::Relaxed)) {
             let note = cut(note, NOTE_BYTES_MAX);
             let event = Event {
                 type_,

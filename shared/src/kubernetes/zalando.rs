@@ -34,6 +34,9 @@ pub struct PostgresqlSpec {
     /// Patroni's settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patroni: Option<PatroniSpec>,
+    /// Roles to their flags.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub users: BTreeMap<String, Option<Vec<String>>>,
     /// Database to owner.
     #[serde(default)]
     pub databases: BTreeMap<String, String>,

@@ -1,0 +1,221 @@
+//! What is inside of an archive: unpacked in the stream, a checksum for each file.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, ErrorKind, Read},
+    path::Path,
+};
+
+use flate2::read::MultiGzDecoder;
+use lz4_flex::frame::FrameDecoder;
+use shared::{
+    error::{Context as _, Error, Result},
+    postgres::replication::base_backup::Compression,
+};
+use tar::{Archive, EntryType};
+
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Size and CRC-32C of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub bytes: u64,
+    pub crc: u32,
+}
+
+/// Files by their path in the data directory.
+#[derive(Debug, Default)]
+pub struct Files(HashMap<Box<[u8]>, Seen>);
+
+impl Files {
+    /// Takes a file out.
+    pub fn take(&mut self, path: &[u8]) -> Option<Seen> {
+        self.0.remove(path)
+    }
+
+    /// One that nobody has taken.
+    pub fn left(&self) -> Option<String> {
+        self.0.keys().min().map(|path| String::from_utf8_lossy(path).into_owned())
+    }
+
+    /// All bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.0.values().map(|seen| seen.bytes).sum()
+    }
+
+    /// Reads all files below a directory but those in pg_wal, which no manifest names.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn below(root: &Path) -> Result<Self> {
+        let mut files = Self::default();
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).context(format!("listing {}", folder.display()))? {
+                let path = entry?.path();
+                let below = path.strip_prefix(root).unwrap_or(&path);
+                if path.is_dir() {
+                    if below != Path::new("pg_wal") {
+                        folders.push(path);
+                    }
+                    continue;
+                }
+                let read = fs::File::open(&path).and_then(checksum);
+                let seen = read.context(format!("reading {} back", below.display()))?;
+                files.0.insert(below.as_os_str().as_encoded_bytes().into(), seen);
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// Reads an archive to its end; unpacks it into a directory on the way when there is one.
+///
+/// # Errors
+/// Unsafe when it is no archive, or was damaged on its way.
+pub fn look_through<'a>(archive: impl Read + 'a, compression: Compression, unpack: Option<&Path>) -> Result<Files> {
+    let read: Box<dyn Read + 'a> = match compression {
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(archive)?),
+        Compression::Lz4 => Box::new(FrameDecoder::new(archive)),
+        Compression::Gzip => Box::new(MultiGzDecoder::new(archive)),
+        Compression::None => Box::new(archive),
+    };
+    entries(read, unpack).map_err(|error| match error.downcast::<Error>() {
+        // A stream that was cut off says so itself.
+        Ok(ours) => ours,
+        Err(error) => match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                Error::refused("unpacking the backup")
+                    .caused_by(error)
+                    .hint("the scratch volume must be writable, and large enough; or set VERIFY=stream")
+            }
+            _ => Error::contradiction("the archive cannot be read back").caused_by(error),
+        },
+    })
+}
+
+fn entries(read: Box<dyn Read + '_>, unpack: Option<&Path>) -> io::Result<Files> {
+    let mut archive = Archive::new(read);
+    archive.set_preserve_mtime(false);
+    let mut files = Files::default();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path: Box<[u8]> = entry.path_bytes().strip_prefix(b"./").unwrap_or(&entry.path_bytes()).into();
+        if entry.header().entry_type() != EntryType::Regular {
+            if let Some(root) = unpack {
+                entry.unpack_in(root)?;
+            }
+            continue;
+        }
+        let seen = match unpack {
+            // What lies on the disk is read again afterwards.
+            Some(root) => {
+                let bytes = entry.size();
+                entry.unpack_in(root)?;
+                Seen { bytes, crc: 0 }
+            }
+            None => checksum(&mut entry)?,
+        };
+        if files.0.insert(path.clone(), seen).is_some() {
+            let twice = format!("{} is in the archive twice", String::from_utf8_lossy(&path));
+            return Err(io::Error::new(ErrorKind::InvalidData, twice));
+        }
+    }
+    // What follows the last entry belongs to the compression's own checksum.
+    io::copy(&mut archive.into_inner(), &mut io::sink())?;
+    Ok(files)
+}
+
+fn checksum(mut file: impl Read) -> io::Result<Seen> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut seen = Seen { bytes: 0, crc: 0 };
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(seen),
+            read => {
+                seen.bytes += read as u64;
+                seen.crc = crc32c::crc32c_append(seen.crc, &buffer[..read]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    pub fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, content) in files {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o600);
+            builder.append_data(&mut header, path, *content).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    pub fn files(of: &[(&str, &[u8])]) -> Files {
+        look_through(archive(of).as_slice(), Compression::None, None).unwrap()
+    }
+
+    const FILES: [(&str, &[u8]); 2] = [("global/1", b"123456789"), ("base/5/empty", b"")];
+    /// The check value of CRC-32C.
+    const CHECK: Seen = Seen {
+        bytes: 9,
+        crc: 0xE306_9283,
+    };
+
+    fn compressed(compression: Compression) -> Vec<u8> {
+        let plain = archive(&FILES);
+        match compression {
+            Compression::None => plain,
+            Compression::Zstd => zstd::stream::encode_all(plain.as_slice(), 3).unwrap(),
+            Compression::Lz4 => {
+                let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+                encoder.write_all(&plain).unwrap();
+                encoder.finish().unwrap()
+            }
+            Compression::Gzip => {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                encoder.write_all(&plain).unwrap();
+                encoder.finish().unwrap()
+            }
+        }
+    }
+
+    const ALL: [Compression; 4] = [Compression::None, Compression::Zstd, Compression::Lz4, Compression::Gzip];
+
+    #[test]
+    fn every_compression_is_read_and_its_files_are_summed() {
+        for compression in ALL {
+            let mut files = look_through(compressed(compression).as_slice(), compression, None).unwrap();
+            assert_eq!(files.bytes(), 9);
+            assert_eq!(files.take(b"global/1"), Some(CHECK), "{compression:?}");
+            assert_eq!(files.take(b"base/5/empty"), Some(Seen { bytes: 0, crc: 0 }));
+            assert_eq!(files.left(), None);
+        }
+    }
+
+    #[test]
+    fn an_archive_that_ends_too_early_is_no_archive() {
+        for compression in ALL {
+            let whole = compressed(compression);
+            let cut = &whole[..whole.len().min(1500) - 9];
+            assert!(look_through(cut, compression, None).is_err(), "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_unpacked_is_read_again_from_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let packed = archive(&[FILES[0], ("pg_wal/0", b"wal")]);
+        look_through(packed.as_slice(), Compression::None, Some(folder.path())).unwrap();
+        let mut files = Files::below(folder.path()).unwrap();
+        assert_eq!(files.take(b"global/1"), Some(CHECK));
+        assert_eq!(files.left(), None, "pg_wal is not of the manifest");
+    }
+}

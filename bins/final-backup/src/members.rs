@@ -1,0 +1,96 @@
+//! The members of the source as they are now: where their servers listen, and whether these run as a primary or as a standby.
+
+use std::net::SocketAddr;
+
+use futures::future::join_all;
+use kube::Client;
+use shared::{
+    error::Result,
+    kubernetes::patroni::{self, OwnState, Patroni},
+};
+
+/// A member that has introduced itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Name of pod and member.
+    pub name: String,
+    /// Where its server listens, whether or not it runs.
+    pub address: Option<SocketAddr>,
+    /// Holds the leader label.
+    pub leader: bool,
+    /// What its Patroni says of its server; None when it does not answer.
+    pub own: Option<OwnState>,
+}
+
+impl Member {
+    /// Its server takes writes, or is about to or may.
+    pub fn runs_as_primary(&self) -> bool {
+        self.own.as_ref().is_some_and(OwnState::runs_as_primary)
+    }
+
+    /// Its server runs in recovery.
+    pub fn runs_as_standby(&self) -> bool {
+        let standby = |own: &OwnState| {
+            matches!(
+                own.role.as_str(),
+                "replica" | "sync_standby" | "quorum_standby" | "standby_leader" | "demoted"
+            ) && matches!(own.state.as_str(), "running" | "streaming" | "in archive recovery")
+        };
+        self.own.as_ref().is_some_and(standby)
+    }
+
+    /// For people: `pg-0 is stopped (demoted)`.
+    pub fn words(&self) -> String {
+        match &self.own {
+            Some(own) => format!("{} is {} ({})", self.name, own.state, own.role),
+            None => format!("the Patroni of {} does not answer", self.name),
+        }
+    }
+}
+
+/// All members, the leader first.
+///
+/// # Errors
+/// The API's.
+pub async fn look(client: &Client, namespace: &str, cluster: &str) -> Result<Vec<Member>> {
+    let rest = Patroni::default();
+    let members = patroni::members(client, namespace, cluster).await?;
+    let members = members.into_iter().map(|member| {
+        let rest = &rest;
+        async move {
+            Member {
+                own: rest.state(&member).await.ok(),
+                name: member.name,
+                address: member.server,
+                leader: member.leader,
+            }
+        }
+    });
+    Ok(join_all(members).await)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub fn member(name: &str, leader: bool, role: &str, state: &str) -> Member {
+        Member {
+            name: name.into(),
+            address: "10.0.0.1:5432".parse().ok(),
+            leader,
+            own: Some(OwnState {
+                role: role.into(),
+                state: state.into(),
+            }),
+        }
+    }
+
+    #[test]
+    fn a_member_that_was_stopped_is_neither() {
+        let stopped = member("pg-0", true, "demoted", "stopped");
+        assert!(!stopped.runs_as_primary() && !stopped.runs_as_standby());
+        assert_eq!(stopped.words(), "pg-0 is stopped (demoted)");
+        assert!(member("pg-1", false, "replica", "running").runs_as_standby());
+        assert!(member("pg-0", true, "primary", "running").runs_as_primary());
+    }
+}

@@ -1,0 +1,217 @@
+//! Where a backup is kept: a folder of a volume, or a prefix in a bucket.
+//!
+//! In both a backup is the same few files, and is finished when `complete.json` is there, which is written last and names the
+//! others with their checksums. Until then nothing is: the next run removes it and begins anew.
+
+mod bucket;
+mod directory;
+mod http;
+mod upload;
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use shared::error::{Error, Result};
+
+pub use bucket::Bucket;
+pub use directory::Directory;
+
+use crate::{
+    flow::{Drain, Feed},
+    settings::{Destination, Settings},
+};
+
+/// The last file.
+pub const COMPLETE: &str = "complete.json";
+/// All other files that a backup may have.
+const NAMES: [&str; 6] = [
+    "base.tar",
+    "base.tar.zst",
+    "base.tar.lz4",
+    "base.tar.gz",
+    "pg_wal.tar",
+    "backup_manifest",
+];
+/// What a file in a directory is called until it is whole.
+const PARTIAL: &str = ".partial";
+
+/// A file of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256, as sha256sum prints it.
+    pub sha256: String,
+}
+
+/// A file as it is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// One of the two.
+#[derive(Clone)]
+pub enum Place {
+    /// A mounted volume.
+    Directory(Directory),
+    /// S3.
+    Bucket(Bucket),
+}
+
+impl Place {
+    /// Where the settings say; nothing is read or written yet.
+    ///
+    /// # Errors
+    /// Config for a file that cannot be read.
+    pub fn open(settings: &Settings) -> Result<Self> {
+        Ok(match &settings.backup_to {
+            Destination::Directory(volume) => Self::Directory(Directory::new(volume, &settings.backup_name, settings.backup_keep_free_mb)),
+            Destination::Bucket { bucket, prefix } => Self::Bucket(Bucket::new(bucket, prefix, settings)?),
+        })
+    }
+
+    /// What is there, in the order of names.
+    ///
+    /// # Errors
+    /// Config when there is no such place, or no way in.
+    pub async fn entries(&self) -> Result<Vec<Entry>> {
+        let mut entries = match self {
+            Self::Directory(directory) => directory.entries()?,
+            Self::Bucket(bucket) => bucket.entries().await?,
+        };
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// A small file, whole; None when it is not there.
+    ///
+    /// # Errors
+    /// As [`Place::entries`].
+    pub async fn small(&self, name: &str) -> Result<Option<Bytes>> {
+        match self {
+            Self::Directory(directory) => directory.small(name),
+            Self::Bucket(bucket) => bucket.small(name).await,
+        }
+    }
+
+    /// Proves that something can be written here.
+    ///
+    /// # Errors
+    /// Config when it cannot.
+    pub async fn prepare(&self) -> Result<()> {
+        match self {
+            Self::Directory(directory) => directory.prepare(),
+            Self::Bucket(bucket) => bucket.prepare().await,
+        }
+    }
+
+    /// Takes a stream as a file of about `bytes` (0: nobody knows), and returns when it is safe.
+    ///
+    /// # Errors
+    /// Refused when the volume is nearly full; Transient when the stream was cut off. The file is not there then.
+    pub async fn store(&self, name: &str, drain: Drain, bytes: u64) -> Result<Stored> {
+        match self {
+            Self::Directory(directory) => directory.store(name, drain).await,
+            Self::Bucket(bucket) => bucket.store(name, drain, bytes).await,
+        }
+    }
+
+    /// Writes a small file at once: it is there whole, or not at all.
+    ///
+    /// # Errors
+    /// As [`Place::store`].
+    pub async fn write(&self, name: &str, content: Bytes) -> Result<()> {
+        match self {
+            Self::Directory(directory) => directory.write(name, &content),
+            Self::Bucket(bucket) => bucket.write(name, content).await,
+        }
+    }
+
+    /// Streams a file.
+    ///
+    /// # Errors
+    /// Unsafe when it is not there.
+    pub async fn read(&self, name: &str, feed: Feed) -> Result<()> {
+        match self {
+            Self::Directory(directory) => directory.read(name, feed).await,
+            Self::Bucket(bucket) => bucket.read(name, feed).await,
+        }
+    }
+
+    /// Leaves nothing under way: all that was wanted is whole now.
+    ///
+    /// # Errors
+    /// As [`Place::entries`].
+    pub async fn settle(&self) -> Result<()> {
+        match self {
+            Self::Directory(_) => Ok(()),
+            Self::Bucket(bucket) => bucket.abort_all().await,
+        }
+    }
+
+    /// Removes what an unfinished run has left, this one or one before.
+    ///
+    /// # Errors
+    /// As [`Place::entries`].
+    pub async fn clear(&self) -> Result<()> {
+        match self {
+            Self::Directory(directory) => directory.clear(),
+            Self::Bucket(bucket) => bucket.clear().await,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(directory) => directory.fmt(f),
+            Self::Bucket(bucket) => bucket.fmt(f),
+        }
+    }
+}
+
+/// Whether this program may have written a file of this name: only such are ever removed.
+pub fn is_ours(name: &str) -> bool {
+    let whole = name.strip_suffix(PARTIAL).unwrap_or(name);
+    whole == COMPLETE || NAMES.contains(&whole)
+}
+
+fn vanished(name: &str) -> Error {
+    Error::contradiction(format!("{name} has vanished")).hint("find out who removed it; take another backup")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_of_a_backup_are_ours() {
+        for ours in [
+            "base.tar",
+            "base.tar.zst",
+            "base.tar.lz4.partial",
+            "pg_wal.tar",
+            "backup_manifest",
+            "complete.json",
+        ] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for other in [
+            "base.tar.zst.old",
+            "base",
+            "notes.txt",
+            "16385.tar",
+            "complete.json.bak",
+            "lost+found",
+        ] {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! A folder of a mounted volume.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use bytes::{Bytes, BytesMut};
+use openssl::sha::Sha256;
+use rustix::fs::statvfs;
+use shared::error::{Context as _, Error, Result};
+
+use super::{COMPLETE, Entry, PARTIAL, Stored, is_ours, vanished};
+use crate::{
+    flow::{CHUNK_BYTES, Drain, Feed, joined},
+    manifest::hex,
+    progress::size,
+};
+
+/// Space is looked at after so many bytes.
+const LOOK_BYTES: u64 = 16 << 20;
+
+/// A folder of a volume.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    volume: PathBuf,
+    folder: PathBuf,
+    keep_free: u64,
+}
+
+impl fmt::Display for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.folder.display().fmt(f)
+    }
+}
+
+impl Directory {
+    pub(super) fn new(volume: &Path, name: &str, keep_free_mb: u64) -> Self {
+        Self {
+            volume: volume.to_owned(),
+            folder: volume.join(name),
+            keep_free: keep_free_mb * 1_000_000,
+        }
+    }
+
+    pub(super) fn entries(&self) -> Result<Vec<Entry>> {
+        // A volume that is not mounted must not be taken for one that is empty.
+        if !self.volume.is_dir() {
+            return Err(Error::config(format!("{} is not a directory", self.volume.display()))
+                .hint("mount a volume there (components/backup-volume), or correct BACKUP_TO"));
+        }
+        let list = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(|error| self.no_way_in(error))?,
+        };
+        let entry = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry?;
+            Ok(Entry {
+                name: entry.file_name().to_string_lossy().into_owned(),
+                bytes: entry.metadata()?.len(),
+            })
+        };
+        list.map(entry).collect()
+    }
+
+    fn no_way_in(&self, error: io::Error) -> Error {
+        Error::config(format!("using {}", self.folder.display()))
+            .caused_by(error)
+            .hint("the volume must be writable for the user and group 65532 of the pod")
+    }
+
+    pub(super) fn small(&self, name: &str) -> Result<Option<Bytes>> {
+        match fs::read(self.folder.join(name)) {
+            Ok(content) => Ok(Some(content.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.no_way_in(error)),
+        }
+    }
+
+    pub(super) fn prepare(&self) -> Result<()> {
+        self.room(0)?;
+        fs::create_dir_all(&self.folder).map_err(|error| self.no_way_in(error))?;
+        let probe = self.folder.join(format!("{COMPLETE}{PARTIAL}"));
+        File::create(&probe)
+            .and_then(|_| fs::remove_file(&probe))
+            .map_err(|error| self.no_way_in(error))
+    }
+
+    /// Refuses before the volume is full: a volume that others use, too, must not be filled, and a full one cannot be tidied up.
+    fn room(&self, wanted: u64) -> Result<()> {
+        let free = free_bytes(&self.volume).map_err(|error| self.no_way_in(error))?;
+        if free >= self.keep_free + wanted {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "{} has only {} free, and {} shall stay free",
+            self.volume.display(),
+            size(free),
+            size(self.keep_free)
+        ))
+        .hint("enlarge the volume, or use a bucket (components/s3); BACKUP_KEEP_FREE_MB says how much stays free"))
+    }
+
+    pub(super) async fn store(&self, name: &str, drain: Drain) -> Result<Stored> {
+        let (directory, name) = (self.clone(), name.to_owned());
+        let thread = move || {
+            let partial = directory.folder.join(format!("{name}{PARTIAL}"));
+            let stored = directory.receive(&name, &partial, drain);
+            if stored.is_err() {
+                let _ = fs::remove_file(&partial);
+            }
+            stored
+        };
+        joined(tokio::task::spawn_blocking(thread)).await
+    }
+
+    fn receive(&self, name: &str, partial: &Path, mut drain: Drain) -> Result<Stored> {
+        let doing = || format!("writing {}", self.folder.join(name).display());
+        let mut file = File::create(partial).map_err(|error| self.no_way_in(error))?;
+        let (mut hash, mut bytes, mut looked) = (Sha256::new(), 0, 0);
+        while let Some(chunk) = drain.blocking_next()? {
+            hash.update(&chunk);
+            file.write_all(&chunk).map_err(|error| self.full(error)).context(doing())?;
+            bytes += chunk.len() as u64;
+            if bytes - looked >= LOOK_BYTES {
+                self.room(LOOK_BYTES)?;
+                looked = bytes;
+            }
+        }
+        file.sync_all().map_err(|error| self.full(error)).context(doing())?;
+        fs::rename(partial, self.folder.join(name))
+            .and_then(|()| self.sync())
+            .context(doing())?;
+        Ok(Stored {
+            name: name.to_owned(),
+            bytes,
+            sha256: hex(&hash.finish()),
+        })
+    }
+
+    fn full(&self, error: io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::refused(format!("{} is full", self.volume.display()))
+                .caused_by(error)
+                .hint("enlarge the volume, or use a bucket (components/s3)"),
+            _ => error.into(),
+        }
+    }
+
+    /// Makes names as durable as what they name.
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.folder)?.sync_all()
+    }
+
+    pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        let partial = self.folder.join(format!("{name}{PARTIAL}"));
+        let written = File::create(&partial).and_then(|mut file| {
+            file.write_all(content)?;
+            file.sync_all()?;
+            fs::rename(&partial, self.folder.join(name))?;
+            self.sync()
+        });
+        written
+            .map_err(|error| self.full(error))
+            .context(format!("writing {}", self.folder.join(name).display()))
+    }
+
+    pub(super) async fn read(&self, name: &str, feed: Feed) -> Result<()> {
+        let (path, name) = (self.folder.join(name), name.to_owned());
+        let thread = move || {
+            let mut file = match File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(vanished(&name)),
+                other => other.context(format!("reading {}", path.display()))?,
+            };
+            loop {
+                let mut chunk = BytesMut::zeroed(CHUNK_BYTES);
+                let read = file.read(&mut chunk).context(format!("reading {}", path.display()))?;
+                // Who does not take any more knows why.
+                if read == 0 {
+                    let _ = feed.blocking_end();
+                    return Ok(());
+                }
+                chunk.truncate(read);
+                if feed.blocking_send(chunk.freeze()).is_err() {
+                    return Ok(());
+                }
+            }
+        };
+        joined(tokio::task::spawn_blocking(thread)).await
+    }
+
+    pub(super) fn clear(&self) -> Result<()> {
+        for entry in self.entries()? {
+            if is_ours(&entry.name) && entry.name != COMPLETE {
+                fs::remove_file(self.folder.join(&entry.name)).map_err(|error| self.no_way_in(error))?;
+            }
+        }
+        // Only when nothing else is in it.
+        let _ = fs::remove_dir(&self.folder);
+        Ok(())
+    }
+}
+
+/// What an unprivileged user may still write.
+fn free_bytes(path: &Path) -> io::Result<u64> {
+    let found = statvfs(path)?;
+    Ok(found.f_bavail * found.f_frsize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::pipe;
+
+    fn place(keep_free_mb: u64) -> (tempfile::TempDir, Directory) {
+        let volume = tempfile::tempdir().unwrap();
+        let directory = Directory::new(volume.path(), "final", keep_free_mb);
+        (volume, directory)
+    }
+
+    fn names(directory: &Directory) -> Vec<String> {
+        directory.entries().unwrap().into_iter().map(|entry| entry.name).collect()
+    }
+
+    #[tokio::test]
+    async fn a_stream_becomes_a_file_when_its_end_has_come() {
+        let (_volume, directory) = place(0);
+        directory.prepare().unwrap();
+        let (feed, drain) = pipe();
+        let send = async {
+            feed.send(Bytes::from_static(b"abc")).await.unwrap();
+            feed.end().await.unwrap();
+        };
+        let (stored, ()) = tokio::join!(directory.store("base.tar", drain), send);
+        let stored = stored.unwrap();
+        assert_eq!(stored.bytes, 3);
+        assert_eq!(stored.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(directory.small("base.tar").unwrap().unwrap(), Bytes::from_static(b"abc"));
+    }
+
+    #[tokio::test]
+    async fn of_a_stream_that_was_cut_off_nothing_is_left() {
+        let (_volume, directory) = place(0);
+        directory.prepare().unwrap();
+        let (feed, drain) = pipe();
+        let send = async {
+            feed.send(Bytes::from_static(b"abc")).await.unwrap();
+            drop(feed);
+        };
+        let (stored, ()) = tokio::join!(directory.store("base.tar", drain), send);
+        assert!(stored.is_err());
+        assert_eq!(names(&directory), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_volume_that_is_nearly_full_is_refused_before_anything_is_written() {
+        let (volume, directory) = place(u64::MAX / 1_000_000);
+        let error = directory.prepare().unwrap_err();
+        assert!(error.to_string().contains("shall stay free"), "{error}");
+        assert_eq!(error.kind(), shared::error::ErrorKind::Refused);
+        let missing = Directory::new(&volume.path().join("none"), "final", 0);
+        assert!(missing.entries().unwrap_err().to_string().contains("is not a directory"));
+    }
+
+    #[test]
+    fn only_what_is_ours_is_removed() {
+        let (_volume, directory) = place(0);
+        directory.prepare().unwrap();
+        for name in ["base.tar.zst.partial", "backup_manifest", "notes.txt"] {
+            fs::write(directory.folder.join(name), "").unwrap();
+        }
+        directory.clear().unwrap();
+        assert_eq!(names(&directory), ["notes.txt"]);
+        fs::remove_file(directory.folder.join("notes.txt")).unwrap();
+        directory.clear().unwrap();
+        assert!(!directory.folder.exists());
+    }
+}

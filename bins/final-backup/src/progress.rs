@@ -1,0 +1,102 @@
+//! How far a copy is, in words.
+
+use std::time::{Duration, Instant};
+
+/// Between two lines.
+const LINE: Duration = Duration::from_secs(10);
+
+/// A count of bytes that moves.
+pub struct Progress {
+    doing: &'static str,
+    total: u64,
+    begun: Instant,
+    last: (Instant, u64),
+}
+
+impl Progress {
+    pub fn new(doing: &'static str, total: u64, now: Instant) -> Self {
+        Self {
+            doing,
+            total,
+            begun: now,
+            last: (now, 0),
+        }
+    }
+
+    /// The estimate has turned out to be too low.
+    pub fn at_least(&mut self, total: u64) {
+        self.total = self.total.max(total);
+    }
+
+    /// A line, every ten seconds.
+    pub fn line(&mut self, now: Instant, done: u64) -> Option<String> {
+        let since = now.duration_since(self.last.0);
+        if since < LINE {
+            return None;
+        }
+        let rate = done.saturating_sub(self.last.1) as f64 / since.as_secs_f64();
+        self.last = (now, done);
+        self.at_least(done);
+        let percent = (done * 100).checked_div(self.total).unwrap_or(100);
+        // Of the whole time, which is steadier than the last ten seconds.
+        let overall = done as f64 / now.duration_since(self.begun).as_secs_f64();
+        let left = match self.total - done {
+            0 => "nearly done".to_owned(),
+            _ if overall < 1.0 => "no end in sight".to_owned(),
+            rest => format!("{} left", duration(Duration::from_secs_f64(rest as f64 / overall))),
+        };
+        Some(format!(
+            "{}: {percent} % of {}, {:.1} MB/s, {left}",
+            self.doing,
+            size(self.total),
+            rate / 1e6
+        ))
+    }
+}
+
+/// `40.2 GB`, `800.0 MB`, `12 kB`.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{} kB", bytes.div_ceil(1000)),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// `45 s`, `3 min 20 s`, `2 h 5 min`.
+pub fn duration(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_every_ten_seconds_with_percent_rate_and_time_left() {
+        let begun = Instant::now();
+        let mut progress = Progress::new("copying", 4_000_000_000, begun);
+        let mut at = |seconds: u64, done: u64| progress.line(begun + Duration::from_secs(seconds), done);
+        assert_eq!(at(9, 900_000_000), None);
+        assert_eq!(at(10, 1_000_000_000).unwrap(), "copying: 25 % of 4.0 GB, 100.0 MB/s, 30 s left");
+        assert_eq!(at(12, 1_000_000_000), None);
+        assert_eq!(at(20, 1_000_000_000).unwrap(), "copying: 25 % of 4.0 GB, 0.0 MB/s, 1 min 0 s left");
+        assert_eq!(at(30, 4_500_000_000).unwrap(), "copying: 100 % of 4.5 GB, 350.0 MB/s, nearly done");
+    }
+
+    #[test]
+    fn an_empty_total_and_a_stalled_start_are_no_division_by_zero() {
+        let begun = Instant::now();
+        assert!(Progress::new("a", 0, begun).line(begun + LINE, 0).unwrap().contains("100 %"));
+        assert!(
+            Progress::new("a", 100, begun)
+                .line(begun + LINE, 0)
+                .unwrap()
+                .contains("no end in sight")
+        );
+    }
+}
