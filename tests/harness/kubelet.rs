@@ -45,7 +45,7 @@ use kube::ResourceExt;
 
 pub use ended::Ended;
 pub use job::Origin;
-pub use launch::Launch;
+pub use launch::{Launch, object_name};
 pub use policy::Next;
 pub use programs::{built, program, released};
 pub use running::{Line, Running};
@@ -138,7 +138,8 @@ impl Kubelet {
     ) -> Result<(Command, PathBuf)> {
         let container = facts.container;
         let user = &self.plane.setup().user;
-        let mut mounts = volumes::mount(facts, pod, sources, root, user)?;
+        let claims = self.instance().subdirectory(self.plane.setup(), "claims")?;
+        let mut mounts = volumes::mount(facts, pod, sources, root, &claims, user)?;
         let said = container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
         let termination_log = root.join(said.trim_start_matches('/'));
         volumes::write(user, root, &termination_log, b"", 0o666)?;

@@ -5,7 +5,7 @@
 //! [`manifests`] renders and applies what users apply, [`kubelet`] runs its Jobs as processes,
 //! [`contenders`] puts back what a cut changes,
 //! [`target`] does to a copy of it what CloudNativePG does,
-//! [`stranger`] is a server that is no copy of it,
+//! [`stranger`] is a server that is no copy of it, [`s3`] a bucket to keep backups in,
 //! [`service`] is kube-proxy and DNS, [`application`] the clients that write, [`ledger`] the verdict on what they were told.
 
 pub mod application;
@@ -23,6 +23,7 @@ pub mod manifests;
 pub mod migration;
 pub mod objects;
 pub mod process;
+pub mod s3;
 pub mod service;
 pub mod setup;
 pub mod source;

@@ -93,6 +93,23 @@ impl Setup {
         })
     }
 
+    /// The S3 server, made on the first call.
+    ///
+    /// # Errors
+    /// As [`Setup::ready`].
+    pub async fn s3_server(&'static self) -> Result<PathBuf> {
+        tokio::task::spawn_blocking(|| self.s3_server_blocking()).await?
+    }
+
+    /// As [`Setup::s3_server`], for callers without a runtime.
+    ///
+    /// # Errors
+    /// As [`Setup::ready`].
+    pub fn s3_server_blocking(&self) -> Result<PathBuf> {
+        let _alone = self.places.lock()?;
+        go::s3_server(&self.places)
+    }
+
     /// A command for one of the servers: runs as [`Setup::user`] with a clean environment (PATH, HOME, locale).
     pub fn server(&self, program: impl AsRef<Path>) -> Command {
         let mut command = self.user.command(program.as_ref());

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic, in its helpers as well")]
 
 mod adopt;
+mod backup;
 mod certs;
 mod cutover;
 mod kubelet;

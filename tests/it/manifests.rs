@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use harness::{
     control_plane::ControlPlane,
+    kubelet::object_name,
     manifests::{self, of_kind},
     setup::Setup,
 };
@@ -24,7 +25,14 @@ use kube::{
 use serde_json::{Value, json};
 
 /// The steps in the order of use; each is a folder, a CronJob, a Job, a ServiceAccount, a Role and a RoleBinding.
-const STEPS: [&str; 5] = ["prepare-zalando", "extract-certs", "validate-replication", "cutover", "rollback"];
+const STEPS: [&str; 6] = [
+    "prepare-zalando",
+    "extract-certs",
+    "validate-replication",
+    "cutover",
+    "rollback",
+    "final-backup",
+];
 
 async fn example() -> Vec<Value> {
     manifests::example(Setup::ready().await.unwrap()).unwrap()
@@ -37,7 +45,7 @@ fn named<'a>(objects: &'a [Value], kind: &'a str, name: &str) -> &'a Value {
 
 /// The Job specs of a step: what the CronJob makes, and the suspended Job's.
 fn specs<'a>(objects: &'a [Value], step: &str) -> [&'a Value; 2] {
-    let name = format!("replica-migration-{step}");
+    let name = object_name(step);
     [
         &named(objects, "CronJob", &name)["spec"]["jobTemplate"]["spec"],
         &named(objects, "Job", &name)["spec"],
@@ -129,8 +137,9 @@ async fn there_is_one_of_each_kind_for_every_step_and_nothing_else() {
     let objects = example().await;
     let mut wanted: BTreeSet<(String, String)> = [("ConfigMap".to_owned(), "replica-migration".to_owned())].into();
     for step in STEPS {
-        let kinds = ["ServiceAccount", "Role", "RoleBinding", "CronJob", "Job"];
-        wanted.extend(kinds.map(|kind| (kind.to_owned(), format!("replica-migration-{step}"))));
+        let access = ["ServiceAccount", "Role", "RoleBinding"];
+        wanted.extend(access.map(|kind| (kind.to_owned(), format!("replica-migration-{step}"))));
+        wanted.extend(["CronJob", "Job"].map(|kind| (kind.to_owned(), object_name(step))));
     }
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let found: BTreeSet<_> = objects
@@ -154,7 +163,7 @@ async fn there_is_one_of_each_kind_for_every_step_and_nothing_else() {
 async fn nothing_starts_by_itself_and_both_ways_of_starting_are_the_same() {
     let objects = example().await;
     for step in STEPS {
-        let cron_job = named(&objects, "CronJob", &format!("replica-migration-{step}"));
+        let cron_job = named(&objects, "CronJob", &object_name(step));
         assert_eq!(cron_job["spec"]["suspend"], true);
         assert_eq!(cron_job["spec"]["schedule"], "0 0 31 2 *");
         assert_eq!(cron_job["spec"]["concurrencyPolicy"], "Forbid");
@@ -211,10 +220,16 @@ async fn pods_are_closed() {
             assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true, "{step}");
             assert_eq!(container["command"], json!([format!("/{step}")]));
             assert!(container["resources"]["limits"]["memory"].is_string() && container["resources"]["limits"]["cpu"].is_null());
+            // The scratch volume is the only one that anything is written to, and ends with its pod.
+            let scratch = |volume: &&Value| volume["name"] == "scratch";
             for mount in container["volumeMounts"].as_array().into_iter().flatten() {
-                assert_eq!(mount["readOnly"], true, "{step}");
+                assert_eq!(mount["readOnly"].as_bool().unwrap_or(false), !scratch(&mount), "{step}: {mount}");
             }
             for volume in pod["volumes"].as_array().into_iter().flatten() {
+                if scratch(&volume) {
+                    assert!(volume["emptyDir"].is_object() && step == "final-backup", "{step}: {volume}");
+                    continue;
+                }
                 let secret = &volume["secret"];
                 // A Secret is mounted key by key, readable by the pod's group only, and its absence is for the program to tell.
                 assert_eq!(secret["items"].as_array().unwrap().len(), 1, "{step}: {volume}");

@@ -10,10 +10,18 @@ use k8s_openapi::api::batch::v1::Job;
 
 use super::{Ended, Kubelet, Line, Next, Origin, Running, job};
 
-/// What every name of the manifests begins with.
+/// What most names of the manifests begin with.
 const PREFIX: &str = "replica-migration-";
 /// Kubernetes' default.
 const BACKOFF_LIMIT: i32 = 6;
+
+/// The CronJob and Job of a step: most carry the step's name, two the guide's own.
+pub fn object_name(step: &str) -> String {
+    match step {
+        "final-backup" => "zalando-backup-job".to_owned(),
+        step => format!("{PREFIX}{step}"),
+    }
+}
 
 /// Called with each line of a log as it comes.
 pub(super) type OnLine = Box<dyn Fn(&Line) + Send>;
@@ -109,7 +117,7 @@ impl<'a> Launch<'a> {
     }
 
     async fn job(&self) -> Result<Job> {
-        let name = format!("{PREFIX}{}", self.step);
+        let name = object_name(&self.step);
         let number = self.kubelet.pods.fetch_add(1, Ordering::Relaxed);
         job::create(
             &self.kubelet.plane.admin(),

@@ -27,7 +27,16 @@ struct File {
 }
 
 /// Writes what the container mounts; returns each mount path with the directory that stands for it.
-pub(super) fn mount(facts: &Facts<'_>, pod: &PodSpec, sources: &Sources, root: &Path, user: &ServerUser) -> Result<Vec<(String, PathBuf)>> {
+///
+/// A claim is a directory below `claims`, the same for every pod that mounts it.
+pub(super) fn mount(
+    facts: &Facts<'_>,
+    pod: &PodSpec,
+    sources: &Sources,
+    root: &Path,
+    claims: &Path,
+    user: &ServerUser,
+) -> Result<Vec<(String, PathBuf)>> {
     let mut mounts = Vec::new();
     for mount in facts.container.volume_mounts.iter().flatten() {
         if mount.sub_path.is_some() || mount.sub_path_expr.is_some() {
@@ -35,6 +44,12 @@ pub(super) fn mount(facts: &Facts<'_>, pod: &PodSpec, sources: &Sources, root: &
         }
         let volume = pod.volumes.iter().flatten().find(|volume| volume.name == mount.name);
         let volume = volume.with_context(|| format!("no volume {}", mount.name))?;
+        if let Some(claim) = &volume.persistent_volume_claim {
+            let directory = claims.join(&claim.claim_name);
+            directories(user, claims, &directory)?;
+            mounts.push((mount.mount_path.trim_end_matches('/').to_owned(), directory));
+            continue;
+        }
         let directory = root.join(mount.mount_path.trim_start_matches('/'));
         directories(user, root, &directory)?;
         let doing = || format!("FailedMount: MountVolume.SetUp failed for volume {:?} ", volume.name);

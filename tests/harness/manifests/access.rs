@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::{PolicyRule, Subject};
 use serde_json::Value;
 
 use super::of_kind;
@@ -92,23 +92,28 @@ pub fn rbac_is_exact(uses: &BTreeSet<Use>, objects: &[Value]) -> Result<()> {
 /// # Errors
 /// A Role or RoleBinding cannot be read, or a binding names a Role that is not there.
 pub fn grants(objects: &[Value]) -> Result<BTreeSet<Grant>> {
-    let read = |object: &Value| serde_json::from_value::<Role>(object.clone()).context("reading a Role");
-    let roles: Vec<Role> = of_kind(objects, "Role").map(read).collect::<Result<_>>()?;
-    let roles: BTreeMap<String, Vec<PolicyRule>> = roles
-        .into_iter()
-        .map(|role| (role.metadata.name.unwrap_or_default(), role.rules.unwrap_or_default()))
-        .collect();
     let mut grants = BTreeSet::new();
-    for object in of_kind(objects, "RoleBinding") {
-        let binding: RoleBinding = serde_json::from_value(object.clone()).context("reading a RoleBinding")?;
-        let rules = roles
-            .get(&binding.role_ref.name)
-            .with_context(|| format!("no Role {}", binding.role_ref.name))?;
-        for account in binding.subjects.iter().flatten().filter(|subject| subject.kind == "ServiceAccount") {
-            grants.extend(rules.iter().flat_map(|rule| of_rule(&account.name, rule)));
+    // What belongs to the whole cluster has the same fields under another kind.
+    for (role, binding) in [("Role", "RoleBinding"), ("ClusterRole", "ClusterRoleBinding")] {
+        let mut roles: BTreeMap<&str, Vec<PolicyRule>> = BTreeMap::new();
+        for object in of_kind(objects, role) {
+            let rules = serde_json::from_value(object["rules"].clone()).context("reading the rules of a Role")?;
+            roles.insert(name_of(object)?, rules);
+        }
+        for object in of_kind(objects, binding) {
+            let named = object["roleRef"]["name"].as_str().context("a binding without a Role")?;
+            let rules = roles.get(named).with_context(|| format!("no {role} {named}"))?;
+            let subjects: Vec<Subject> = serde_json::from_value(object["subjects"].clone()).context("reading a binding")?;
+            for account in subjects.iter().filter(|subject| subject.kind == "ServiceAccount") {
+                grants.extend(rules.iter().flat_map(|rule| of_rule(&account.name, rule)));
+            }
         }
     }
     Ok(grants)
+}
+
+fn name_of(object: &Value) -> Result<&str> {
+    object["metadata"]["name"].as_str().context("an object without a name")
 }
 
 fn of_rule(account: &str, rule: &PolicyRule) -> Vec<Grant> {

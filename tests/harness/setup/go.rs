@@ -22,12 +22,12 @@ pub(super) struct ControlPlane {
     pub(super) kubectl: PathBuf,
 }
 
-/// A program that Go builds from one of our two go.mod files.
+/// A program that Go builds from one of our go.mod files.
 struct Part {
     name: &'static str,
     version: &'static str,
     package: &'static str,
-    /// go.mod, go.sum and tools.go: kept apart for etcd, whose dependencies do not agree with Kubernetes'.
+    /// go.mod, go.sum and tools.go: kept apart where dependencies do not agree with Kubernetes'.
     module: [(&'static str, &'static str); 3],
     minutes: &'static str,
 }
@@ -41,6 +41,12 @@ const ETCD_MODULE: [(&str, &str); 3] = [
     ("go.mod", include_str!("../etcd/go.mod")),
     ("go.sum", include_str!("../etcd/go.sum")),
     ("tools.go", include_str!("../etcd/tools.go")),
+];
+
+const VERSITYGW_MODULE: [(&str, &str); 3] = [
+    ("go.mod", include_str!("../versitygw/go.mod")),
+    ("go.sum", include_str!("../versitygw/go.sum")),
+    ("tools.go", include_str!("../versitygw/tools.go")),
 ];
 
 const KUBE_APISERVER: Part = Part {
@@ -71,6 +77,19 @@ const ETCD: Part = Part {
     module: ETCD_MODULE,
     minutes: "about a minute",
 };
+
+const VERSITYGW: Part = Part {
+    name: "versitygw",
+    version: "1.8.0",
+    package: "github.com/versity/versitygw/cmd/versitygw",
+    module: VERSITYGW_MODULE,
+    minutes: "about a minute and a half",
+};
+
+/// An S3 server over a directory; only the tests of the backup need it.
+pub(super) fn s3_server(places: &Places) -> Result<PathBuf> {
+    build(&VERSITYGW, places)
+}
 
 /// The programs: from `$KUBEBUILDER_ASSETS`, else from setup-envtest when it has them without a network, else built.
 /// kustomize is always built, kubectl unless the machine has one.

@@ -18,8 +18,6 @@ use crate::{
     setup::Setup,
 };
 
-const MEMBERS: u8 = 2;
-
 /// Where a member's files are, and at which addresses it is.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -59,7 +57,7 @@ impl Place {
 
 /// The places of all members, their directories made.
 pub(super) fn places(setup: &Setup, instance: &Instance, options: &SourceOptions, has_ca: bool) -> Result<Vec<Place>> {
-    (0..MEMBERS)
+    (0..options.members)
         .map(|number| {
             let base = format!("source/{number}");
             let home = instance.subdirectory(setup, &base)?;

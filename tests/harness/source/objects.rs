@@ -29,6 +29,7 @@ pub(super) fn all(options: &SourceOptions, places: &[Place], credentials: &Crede
     objects.extend(tls_secrets(options, certificates));
     objects.extend(services(options));
     objects.push(workloads::stateful_set(options, places.len()));
+    objects.extend(places.iter().map(|place| workloads::claim(options, place)));
     objects.extend(places.iter().map(|place| workloads::pod(options, place, &[])));
     objects.extend(["", "-repl"].into_iter().flat_map(|suffix| workloads::pooler(options, suffix)));
     objects

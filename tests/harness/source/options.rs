@@ -68,6 +68,8 @@ pub struct SourceOptions {
     pub checksums: Checksums,
     /// What pg_database says of the collations' version in all databases, when it is not this machine's glibc: Spilo 4.0 has 2.35.
     pub collation_version: Option<String>,
+    /// Members, 1 or 2.
+    pub members: u8,
     /// Rows of `statuses`; `accounts` has a quarter and `users` an eighth of it.
     pub rows: u32,
 }
@@ -83,6 +85,7 @@ impl Default for SourceOptions {
             hashes: Hashes::default(),
             checksums: Checksums::default(),
             collation_version: None,
+            members: 2,
             rows: 8000,
         }
     }

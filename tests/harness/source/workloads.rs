@@ -74,6 +74,17 @@ pub(super) fn stateful_set(options: &SourceOptions, instances: usize) -> Value {
     })
 }
 
+/// A member's volume, as the StatefulSet's controller makes it; bound to a volume of that name.
+pub(super) fn claim(options: &SourceOptions, place: &Place) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": format!("pgdata-{}", place.name), "labels": labels(options)},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "40Gi"}}, "volumeName": format!("pv-{}", place.name),
+        },
+    })
+}
+
 /// One pod. Its role label and the annotation `status` are Patroni's to write.
 pub(super) fn pod(options: &SourceOptions, place: &Place, pg_hba: &[String]) -> Value {
     let mut labels = labels(options);

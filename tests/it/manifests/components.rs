@@ -51,9 +51,12 @@ async fn a_component_leaves_the_objects_of_the_others_as_they_are() {
             .collect();
         let [changes, adds]: [&[&str]; 2] = match component.as_str() {
             "names" => [&[], &[]],
+            "backup-volume" => [&["ConfigMap", "CronJob", "Job"], &["PersistentVolumeClaim"]],
             "cron-jobs" | "flux" | "hashed-config" | "keda" | "selector" | "statefulsets" => [&["Role"], &[]],
+            "goodbye" => [&[], &["ClusterRole", "ClusterRoleBinding"]],
             "priority-class" => [&["CronJob", "Job"], &["PriorityClass"]],
             "prometheus-rules" => [&[], &["ConfigMap", "PodMonitor", "PrometheusRule"]],
+            "s3" => [&["CronJob", "Job"], &[]],
             other => panic!("nothing is said of {other} here"),
         };
         let texts = |set: &BTreeSet<String>| set.iter().map(String::as_str).collect::<Vec<_>>().join(" ");

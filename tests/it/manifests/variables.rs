@@ -14,7 +14,7 @@ fn explained() -> BTreeMap<String, String> {
     let mut comment = String::new();
     for line in text.lines() {
         let key = line.strip_prefix('#').unwrap_or(line).split_once('=').map(|(key, _)| key);
-        match key.filter(|key| key.chars().all(|c| c.is_ascii_uppercase() || c == '_')) {
+        match key.filter(|key| key.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')) {
             Some(key) => {
                 let before = keys.insert(key.to_owned(), std::mem::take(&mut comment));
                 assert_eq!(before, None, "{key} stands there twice");

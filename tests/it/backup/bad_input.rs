@@ -1,0 +1,269 @@
+//! Each of these ends with its exit code, one line that says what is wrong and what to do, and nothing that looks like a backup.
+
+use std::{fs, os::unix::fs::FileExt as _};
+
+use harness::{
+    kubelet::Launch,
+    source::{Checksums, SourceOptions, secret_name},
+};
+use k8s_openapi::api::{core::v1::Secret, rbac::v1::Role};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+
+use super::stage::{BUCKET, NAMESPACE, SOURCE, Stage, names_in};
+
+const MEGABYTE: u64 = 1_000_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_is_said_and_nothing_is_left() {
+    let stage = Stage::set(SourceOptions {
+        checksums: Checksums::On,
+        ..SourceOptions::default()
+    })
+    .await;
+    stage.add(60).await;
+    settings(&stage).await;
+    places(&stage).await;
+    access(&stage).await;
+    tablespace(&stage).await;
+    tampered(&stage).await;
+    damaged_page(&stage).await;
+}
+
+async fn refused(stage: &Stage, step: Launch<'_>, code: i32, words: &[&str]) {
+    stage.run(step, code, words).await;
+    assert_eq!(names_in(&stage.volume), Vec::<String>::new(), "{words:?}");
+}
+
+async fn settings(stage: &Stage) {
+    for (key, value, code, words) in [
+        ("BACKUP_TO", "", 2, "BACKUP_TO cannot be used: it is empty; say /directory"),
+        ("BACKUP_TO", "backup", 2, "is neither /directory nor s3://bucket/prefix"),
+        ("BACKUP_TO", "/nowhere", 2, "/nowhere is not a directory → mount a volume there"),
+        ("BACKUP_TO", "/etc", 2, "using /etc/final"),
+        ("BACKUP_TO", "/proc", 3, "/proc has only 0 kB free"),
+        ("BACKUP_NAME", "no/path", 2, "is not a Kubernetes name"),
+        ("FROM", "both", 2, "FROM cannot be used"),
+        (
+            "FROM",
+            "target",
+            3,
+            "there is no receipt of a cut, so the target is not the primary yet → set FROM=source",
+        ),
+        (
+            "BACKUP_MEMBER",
+            "mastodon-postgresql-7",
+            2,
+            "the source has no member mastodon-postgresql-7; it has mastodon-postgresql-0",
+        ),
+        ("SOURCE_CLUSTER", "other", 3, "the source has no leader: none"),
+        ("SCRATCH_DIR", "/nowhere", 2, "looking at /nowhere"),
+        ("RETENTION_DAYS", "a week", 2, "RETENTION_DAYS cannot be used"),
+    ] {
+        refused(stage, stage.step().env(key, value), code, &[words]).await;
+    }
+    refused(stage, stage.step().without("VERIFY"), 2, &["the variable VERIFY is missing"]).await;
+}
+
+async fn places(stage: &Stage) {
+    no_room(stage).await;
+    let folder = stage.volume.join("final");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("photos.zip"), "").unwrap();
+    stage
+        .run(stage.step(), 3, &["holds something else: photos.zip", "choose another BACKUP_NAME"])
+        .await;
+    assert_eq!(stage.names(), ["photos.zip"]);
+    fs::remove_dir_all(&folder).unwrap();
+
+    let s3 = stage.bucket().await;
+    let missing = stage.step_to(&s3).env("BACKUP_TO", "s3://no-such-bucket/a");
+    refused(stage, missing, 2, &["no-such-bucket", "make the bucket"]).await;
+    let wrong = json!({"stringData": {"ACCESS_SECRET_KEY": "wrong"}});
+    secrets(stage)
+        .patch("zalando-backup-s3", &PatchParams::default(), &Patch::Merge(wrong))
+        .await
+        .unwrap();
+    refused(stage, stage.step_to(&s3), 2, &["the bucket backups refuses", "zalando-backup-s3"]).await;
+    secrets(stage).delete("zalando-backup-s3", &DeleteParams::default()).await.unwrap();
+    refused(
+        stage,
+        stage.step_to(&s3),
+        2,
+        &["s3/ACCESS_KEY_ID", "the Secret behind this file is missing"],
+    )
+    .await;
+    assert_eq!(names_in(&s3.directory(BUCKET).join("zalando")), Vec::<String>::new());
+}
+
+/// Not enough room from the beginning, and running out of it in the middle. In memory, where nobody else writes at the same time.
+async fn no_room(stage: &Stage) {
+    let small = tempfile::tempdir_in("/dev/shm").unwrap();
+    stage.plane.setup().user.own(small.path()).unwrap();
+    let found = rustix::fs::statvfs(small.path()).unwrap();
+    let free = found.f_bavail * found.f_frsize / MEGABYTE;
+    let keep = |megabytes: u64| {
+        stage
+            .step()
+            .env("BACKUP_TO", &small.path().display().to_string())
+            .env("BACKUP_KEEP_FREE_MB", &megabytes.to_string())
+    };
+    let words = ["shall stay free", "enlarge the volume"];
+    stage.run(keep(free + 1000), 3, &words).await;
+    assert_eq!(names_in(small.path()), Vec::<String>::new());
+    let words = ["base backup begun", "is removed", words[0], words[1]];
+    stage.run(keep(free.saturating_sub(20)), 3, &words).await;
+    assert_eq!(names_in(small.path()), Vec::<String>::new());
+}
+
+fn secrets(stage: &Stage) -> Api<Secret> {
+    Api::namespaced(stage.plane.admin(), NAMESPACE)
+}
+
+async fn access(stage: &Stage) {
+    let name = secret_name(SOURCE, "standby");
+    let right = secrets(stage).get(&name).await.unwrap().data.unwrap()["password"].clone();
+    let password = async |value: Value| {
+        let change = json!({"data": {"password": value}});
+        secrets(stage)
+            .patch(&name, &PatchParams::default(), &Patch::Merge(change))
+            .await
+            .unwrap();
+    };
+    password(json!("d3Jvbmc=")).await;
+    refused(stage, stage.step(), 2, &["28P01", "does not hold this role's password"]).await;
+    password(Value::Null).await;
+    refused(
+        stage,
+        stage.step(),
+        2,
+        &["standby/password", "the Secret behind this file is missing"],
+    )
+    .await;
+    password(serde_json::to_value(right).unwrap()).await;
+
+    let host = stage
+        .step()
+        .env("SOURCE_HOST", "elsewhere.mastodon.svc")
+        .env("SOURCE_HOSTADDR", "127.0.0.1");
+    refused(
+        stage,
+        host,
+        2,
+        &["tls handshake", "does not fit the CA, the host name or the sslmode"],
+    )
+    .await;
+    let ca = secrets(stage).get("zalando-replication-ca").await.unwrap();
+    secrets(stage)
+        .delete("zalando-replication-ca", &DeleteParams::default())
+        .await
+        .unwrap();
+    refused(stage, stage.step(), 2, &["source-ca/ca.crt", "its step has not run yet"]).await;
+    stage
+        .apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "data": ca.data}))
+        .await;
+
+    let roles: Api<Role> = Api::namespaced(stage.plane.admin(), NAMESPACE);
+    let role = "replica-migration-final-backup";
+    let whole = roles.get(role).await.unwrap().rules.unwrap();
+    let narrowed: Vec<_> = whole
+        .iter()
+        .filter(|rule| rule.resources.as_deref() != Some(&["leases".to_owned()]))
+        .collect();
+    let rules = async |rules: Value| {
+        let change = json!({"rules": rules});
+        roles.patch(role, &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
+    };
+    rules(json!(narrowed)).await;
+    refused(
+        stage,
+        stage.step(),
+        2,
+        &["cannot get resource \"leases\"", "apply the step's manifests again"],
+    )
+    .await;
+    rules(json!(whole)).await;
+}
+
+async fn tablespace(stage: &Stage) {
+    // Its directory must exist on every member.
+    let place = stage.plane.instance().subdirectory(stage.plane.setup(), "elsewhere").unwrap();
+    let session = stage.source.connect("postgres").await.unwrap();
+    session.batch_execute("set allow_in_place_tablespaces = on").await.unwrap();
+    session
+        .batch_execute(&format!("create tablespace elsewhere location '{}'", place.display()))
+        .await
+        .unwrap();
+    let words = [
+        "the server has tablespaces outside of its data directory: ",
+        "alter table … set tablespace pg_default",
+    ];
+    refused(stage, stage.step(), 3, &words).await;
+    session.batch_execute("drop tablespace elsewhere").await.unwrap();
+}
+
+/// A finished backup that somebody has changed is not called good, and not overwritten either.
+async fn tampered(stage: &Stage) {
+    let scratch = stage.step().env("SCRATCH_DIR", "/proc");
+    let words = ["not unpacked: ", "read back from where it is kept, every file compared"];
+    stage.run(scratch, 0, &words).await;
+    let folder = stage.volume.join("final");
+    for (name, from, to, code, words) in [
+        ("backup_manifest", "\"Size\": ", "\"Size\": ", 0, "verified"),
+        ("backup_manifest", "CRC32C", "CRC32X", 4, "not CRC32C"),
+        ("backup_manifest", " GMT\"", " UTC\"", 4, "its own checksum is wrong"),
+        ("complete.json", "\"bytes\"", "\"Bytes\"", 4, "is not whole"),
+    ] {
+        let file = folder.join(name);
+        let before = fs::read(&file).unwrap();
+        let changed = String::from_utf8(before.clone()).unwrap().replacen(from, to, 1);
+        fs::write(&file, &changed).unwrap();
+        stage.run(stage.step(), code, &[words]).await;
+        assert_eq!(fs::read_to_string(&file).unwrap(), changed, "nothing is mended in silence");
+        fs::write(&file, before).unwrap();
+    }
+    let archive = folder.join("base.tar.zst");
+    let bytes = fs::read(&archive).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&archive)
+        .unwrap()
+        .write_all_at(&[!bytes[bytes.len() / 2]], bytes.len() as u64 / 2)
+        .unwrap();
+    stage.run(stage.step(), 4, &["base.tar.zst"]).await;
+    fs::write(&archive, &bytes[..bytes.len() - 1]).unwrap();
+    stage
+        .run(stage.step(), 4, &["the backup in", "is not whole: base.tar.zst has"])
+        .await;
+    fs::remove_file(&archive).unwrap();
+    stage.run(stage.step(), 4, &["base.tar.zst is missing"]).await;
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+/// The server's own warning is an error here.
+async fn damaged_page(stage: &Stage) {
+    let session = stage.source.connect(NAMESPACE).await.unwrap();
+    session.batch_execute("checkpoint").await.unwrap();
+    let path: String = session
+        .query_one("select pg_relation_filepath('statuses')", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let file = stage.source.leader().await.unwrap().place().data.join(path);
+    let open = fs::File::options().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    open.read_exact_at(&mut byte, 3 * 8192 + 5000).unwrap();
+    open.write_all_at(&[!byte[0]], 3 * 8192 + 5000).unwrap();
+    let words = [
+        "the server has found a damaged page: checksum verification failed in file",
+        "block 3",
+        "copy from another member",
+    ];
+    refused(stage, stage.step(), 4, &words).await;
+    // The other member's page is whole.
+    let replica = stage.source.replica().await.unwrap().name();
+    stage.run(stage.step().env("BACKUP_MEMBER", replica), 0, &["backup complete"]).await;
+}

@@ -1,0 +1,118 @@
+//! Backups of a source before its cut, kept in a volume.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{
+    restored::Restored,
+    stage::{MEMORY_BYTES_MAX, NAMESPACE, Stage, WHOLE, names_in},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_of_the_leader_is_whole_and_starts() {
+    let stage = Stage::filled().await;
+    dry_run(&stage).await;
+
+    let words = [
+        "compressed by the server with zstd",
+        "each agrees with the manifest",
+        "unpacked, every file on the disk compared",
+        "backup complete",
+        "not ready to delete: there is no receipt of a cut: the application runs on this source",
+    ];
+    let ended = stage.run(stage.step(), 0, &words).await;
+    assert!(
+        ended.cost.memory_peak_bytes < MEMORY_BYTES_MAX,
+        "{} bytes resident",
+        ended.cost.memory_peak_bytes
+    );
+    let last = ended.last_word();
+    assert_eq!(
+        (&last["verdict"], &last["ready_to_delete"]),
+        (&Value::from("done"), &Value::from(false)),
+        "{last}"
+    );
+    assert_eq!(stage.names(), WHOLE);
+    complete(&stage);
+
+    let folder = stage.volume.join("final");
+    let restored = Restored::unpack(stage.plane.setup(), stage.plane.instance(), &folder, "restored");
+    assert!(!restored.has("standby.signal"));
+    restored.verify();
+    let session = restored.start().await;
+    let session = session.connect(NAMESPACE).await;
+    let rows: i64 = session.query_one("select count(*) from statuses", &[]).await.unwrap().get(0);
+    assert_eq!(rows, 40_000);
+
+    again(&stage).await;
+    of_a_member(&stage).await;
+}
+
+/// It looks, and writes nothing, not even a folder or a Lease.
+async fn dry_run(stage: &Stage) {
+    let words = [
+        "mastodon-postgresql-0 is running (primary)",
+        "would copy mastodon-postgresql-0",
+        "deleting the postgresql resource",
+    ];
+    stage.run(stage.step().env("DRY_RUN", "true"), 0, &words).await;
+    assert_eq!(names_in(&stage.volume), Vec::<String>::new());
+    let mut uses = stage.plane.audit().unwrap();
+    uses.retain(|one| one.service_account() == Some("replica-migration-final-backup") && !["get", "list"].contains(&one.verb.as_str()));
+    assert!(uses.is_empty(), "{uses:?}");
+}
+
+/// The last file says what the others are.
+fn complete(stage: &Stage) {
+    let folder = stage.volume.join("final");
+    let complete: Value = serde_json::from_slice(&fs::read(folder.join("complete.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&complete["from"], &complete["verified"]),
+        (&Value::from("source"), &Value::from("restore"))
+    );
+    assert_eq!(complete["objects"].as_array().unwrap().len(), 3);
+    for object in complete["objects"].as_array().unwrap() {
+        let content = fs::read(folder.join(object["name"].as_str().unwrap())).unwrap();
+        let sum: String = openssl::sha::sha256(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            (&object["bytes"], &object["sha256"]),
+            (&Value::from(content.len()), &Value::from(sum)),
+            "{object}"
+        );
+    }
+}
+
+/// A finished backup is proved again, and not touched.
+async fn again(stage: &Stage) {
+    let before = contents(stage);
+    let words = ["a backup is complete already", "verified: read back and unpacked"];
+    stage.run(stage.step(), 0, &words).await;
+    assert!(contents(stage) == before, "the second run has changed something");
+}
+
+fn contents(stage: &Stage) -> Vec<(String, Vec<u8>, std::time::SystemTime)> {
+    let file = |name: String| {
+        let path = stage.volume.join("final").join(&name);
+        (name, fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap())
+    };
+    stage.names().into_iter().map(file).collect()
+}
+
+/// Another member, by choice, under another name.
+async fn of_a_member(stage: &Stage) {
+    let replica = stage.source.replica().await.unwrap().name();
+    let step = stage
+        .step()
+        .env("BACKUP_MEMBER", replica)
+        .env("BACKUP_NAME", "of-a-member")
+        .env("VERIFY", "stream");
+    stage.run(step, 0, &[&format!("copying {replica}")[8..], "backup complete"]).await;
+    let folder = stage.volume.join("of-a-member");
+    assert_eq!(names_in(&folder), WHOLE);
+    let restored = Restored::unpack(stage.plane.setup(), stage.plane.instance(), &folder, "of-a-member");
+    assert!(restored.has("standby.signal"), "a standby's copy");
+    restored.verify();
+    let session = restored.start().await;
+    session.connect(NAMESPACE).await;
+}
