@@ -1,9 +1,13 @@
 //! `make bench`: what the programs add to a cut, beside the floor that a bare script reaches on the same kind of stage in the same
-//! run, and what a program costs to start. Figures of one run, as medians; absolute times are the machine's.
+//! run, what a program costs to start, and the backup beside pg_basebackup. Figures of one run, as medians; absolute times are the
+//! machine's.
+
+mod backup;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+pub use backup::bench as backup;
 use harness::{
     application::Origin,
     kubelet::program,
@@ -58,7 +62,7 @@ pub async fn bench() -> Result<()> {
     for (name, mut times) in starts {
         println!("  {name:<28} {:>6} ms   goal 50 ms or less", ms(&mut times));
     }
-    Ok(())
+    backup().await
 }
 
 /// A stage, the steps, and the cut.
@@ -79,7 +83,13 @@ async fn one_cut() -> Result<(Report, u64)> {
 async fn starts() -> Result<Vec<(&'static str, Vec<Duration>)>> {
     let door = Door::open().await?;
     let mut all = Vec::new();
-    for name in ["prepare-zalando", "extract-certs", "validate-replication", "cutover"] {
+    for name in [
+        "prepare-zalando",
+        "extract-certs",
+        "validate-replication",
+        "cutover",
+        "final-backup",
+    ] {
         let mut times = Vec::new();
         for _ in 0..STARTS {
             times.push(door.start(&program(name).await?, name).await?.elapsed);

@@ -51,12 +51,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// `bench` as the only argument measures; nothing rehearses.
+/// `bench` as the only argument measures, `bench-backup` the backup only; nothing rehearses.
 async fn chosen() -> Result<bool> {
     harness::setup::Setup::ready().await?;
     match std::env::args().nth(1).as_deref() {
         None => rehearse().await,
         Some("bench") => bench::bench().await.map(|()| true),
+        Some("bench-backup") => bench::backup().await.map(|()| true),
         Some(other) => anyhow::bail!("{other:?} is no argument of this; give none, or bench"),
     }
 }

@@ -1,0 +1,192 @@
+//! The backup beside pg_basebackup: of the same server, as the same role, with the same compression, into the same file system, one
+//! after the other in every round.
+
+use std::{fs, path::Path, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use harness::{
+    control_plane::ControlPlane,
+    cost::{Cost, Watched},
+    kubelet::{Kubelet, built},
+    manifests,
+    migration::{NAMESPACE, succeeded},
+    process::Process,
+    service::Services,
+    source::{Source, SourceOptions},
+};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+
+const SOURCE: &str = "mastodon-postgresql";
+const ROUNDS: usize = 3;
+/// The table is doubled so often: to about 1.3 GB.
+const DOUBLINGS: u32 = 7;
+/// No copy takes longer.
+const LIMIT: Duration = Duration::from_secs(300);
+/// Of the issue: one core for 300 MB/s.
+const MB_OF_A_CORE: f64 = 300.0;
+
+/// What a copy took.
+#[derive(Clone, Copy, Debug)]
+struct Took {
+    elapsed: Duration,
+    cost: Cost,
+}
+
+/// Medians of one program.
+struct Medians {
+    rate: f64,
+    cores: f64,
+    resident: f64,
+}
+
+/// Measures both, and prints a line for each.
+pub async fn bench() -> Result<()> {
+    let stage = Stage::set().await?;
+    println!("\nbase backup to a directory, median of {ROUNDS}, in turns");
+    for (how, ours, theirs) in [("by the server", "server", "server-zstd"), ("on this side", "job", "client-zstd")] {
+        let (mut own, mut other, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..ROUNDS {
+            other.push(stage.pg_basebackup(theirs).await?);
+            let took;
+            (took, bytes) = stage.final_backup(ours).await?;
+            own.push(took);
+        }
+        let (own, other) = (medians(&own, bytes), medians(&other, bytes));
+        println!("zstd {how}, {:.1} GB", bytes as f64 / 1e9);
+        line("final-backup", &own);
+        line("pg_basebackup -Ft -X stream", &other);
+        println!("  {:<28} {:>6.2}       goal 1.00 or more", "rate of the two", own.rate / other.rate);
+    }
+    Ok(())
+}
+
+fn line(name: &str, medians: &Medians) {
+    println!(
+        "  {name:<28} {:>6.0} MB/s  {:.2} cores per {MB_OF_A_CORE} MB/s, {:.0} MB resident",
+        medians.rate, medians.cores, medians.resident
+    );
+}
+
+fn medians(all: &[Took], bytes: u64) -> Medians {
+    let median = |value: &dyn Fn(&Took) -> f64| {
+        let mut values: Vec<f64> = all.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let megabytes = bytes as f64 / 1e6;
+    Medians {
+        rate: median(&|took| megabytes / took.elapsed.as_secs_f64()),
+        cores: median(&|took| took.cost.processor.as_secs_f64() * MB_OF_A_CORE / megabytes),
+        resident: median(&|took| took.cost.memory_peak_bytes as f64 / 1e6),
+    }
+}
+
+/// A source of one member, before its cut.
+struct Stage {
+    plane: Arc<ControlPlane>,
+    source: Source,
+    kubelet: Kubelet,
+    /// The volume that components/backup-volume mounts.
+    volume: PathBuf,
+}
+
+impl Stage {
+    async fn set() -> Result<Self> {
+        let plane = Arc::new(ControlPlane::start().await?);
+        plane.namespace(NAMESPACE).await?;
+        plane
+            .apply(NAMESPACE, &manifests::example_with(plane.setup(), &["backup-volume"])?)
+            .await?;
+        let options = SourceOptions {
+            members: 1,
+            ..SourceOptions::default()
+        };
+        let source = Source::start(&plane, options).await?;
+        let services = Arc::new(Services::follow(plane.admin(), Arc::clone(plane.instance()), NAMESPACE).await?);
+        services.wait_for(SOURCE, LIMIT).await?;
+        let kubelet = Kubelet::with_programs(&plane, &services, NAMESPACE, built().await?);
+        let volume = plane.instance().subdirectory(plane.setup(), "claims/zalando-backup")?;
+        let ca = fs::read_to_string(source.members()[0].place().tls.join("ca.crt"))?;
+        let secret =
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": ca}});
+        plane.apply(NAMESPACE, &[secret]).await?;
+        let session = source.connect(NAMESPACE).await?;
+        // Rows that compress to about a half, and lie farther apart than the compression looks back.
+        session
+            .batch_execute(
+                "create table filler (text text); alter table filler alter column text set storage external;
+                 insert into filler select (select string_agg(md5(n::text || m), '') from generate_series(1, 250) m)
+                   from generate_series(1, 1250) n",
+            )
+            .await?;
+        for _ in 0..DOUBLINGS {
+            session.batch_execute("insert into filler select text from filler").await?;
+        }
+        // Once before anybody is measured: hint bits, and the files in memory.
+        session
+            .batch_execute("vacuum filler; select sum(length(text)) from filler; checkpoint")
+            .await?;
+        Ok(Self {
+            plane,
+            source,
+            kubelet,
+            volume,
+        })
+    }
+
+    /// The step, without reading back, which pg_basebackup does not do either; and the bytes of all files that it has copied.
+    async fn final_backup(&self, compress_by: &str) -> Result<(Took, u64)> {
+        let step = self
+            .kubelet
+            .step("final-backup")
+            .env("VERIFY", "stream")
+            .env("COMPRESS_BY", compress_by);
+        let ended = step.run(LIMIT).await?;
+        succeeded("final-backup", &ended)?;
+        let folder = self.volume.join("final");
+        let complete: Value = serde_json::from_slice(&fs::read(folder.join("complete.json"))?)?;
+        fs::remove_dir_all(folder)?;
+        let took = Took {
+            elapsed: ended.elapsed,
+            cost: ended.cost,
+        };
+        Ok((took, complete["bytes"].as_u64().context("complete.json has no bytes")?))
+    }
+
+    async fn pg_basebackup(&self, compress: &str) -> Result<Took> {
+        let setup = self.plane.setup();
+        let folder = self.volume.join("other");
+        let mut command = setup.postgres("pg_basebackup");
+        let address = self.source.members()[0].address();
+        command
+            .env("PGPASSWORD", &self.source.credentials().standby)
+            .args([
+                "--format=tar",
+                "--wal-method=stream",
+                "--checkpoint=fast",
+                "--compress",
+                compress,
+                "--pgdata",
+            ])
+            .arg(&folder)
+            .arg(format!("--dbname=host={address} user=standby sslmode=require"));
+        let log = self.volume.join("pg_basebackup.log");
+        let begun = Instant::now();
+        let process = Process::start("pg_basebackup", command, &log)?;
+        let watched = Watched::process(process.pid());
+        let status = timeout(LIMIT, process.wait()).await.context("pg_basebackup takes too long")?;
+        let elapsed = begun.elapsed();
+        ensure!(status.success(), process.complain("pg_basebackup"));
+        remove(&folder, &log)?;
+        Ok(Took {
+            elapsed,
+            cost: watched.cost(),
+        })
+    }
+}
+
+fn remove(folder: &Path, log: &Path) -> Result<()> {
+    fs::remove_dir_all(folder)?;
+    fs::remove_file(log).context("removing the log of pg_basebackup")
+}
