@@ -71,7 +71,11 @@ async fn programs_are_small_static_and_all_there() {
     let mut compressed = 0;
     for name in names() {
         let file = fs::read(directory.join(&name)).unwrap();
-        let most = if name == "final-backup" { BACKUP_BYTES_MAX } else { PROGRAM_BYTES_MAX };
+        let most = if name == "final-backup" {
+            BACKUP_BYTES_MAX
+        } else {
+            PROGRAM_BYTES_MAX
+        };
         assert!(file.len() as u64 <= most, "{name} has {} bytes", file.len());
         assert_eq!(is_static_movable_and_stripped(&file), Ok(()), "{name}");
         let gzip = Command::new("gzip").arg("--stdout").arg(directory.join(&name)).output().unwrap();
