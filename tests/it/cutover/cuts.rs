@@ -165,10 +165,12 @@ impl Trial {
         for pod in &cut.pods[..back] {
             assert_eq!(pod.ended.exit_code, 3, "{}: {}", pod.story, pod.ended);
         }
-        let (waited, served) = (&cut.pods[back], &cut.pods[back + 1]);
-        assert_eq!(waited.ended.exit_code, 1, "{}: {}", waited.story, waited.ended);
+        for pod in &cut.pods[back..] {
+            // What is left after the downtime may be done at once.
+            assert!([0, 1].contains(&pod.ended.exit_code), "{}: {}", pod.story, pod.ended);
+        }
+        let waited = &cut.pods[back];
         assert!(waited.ended.text().contains("DOWNTIME ENDS"), "{}: {}", waited.story, waited.ended);
-        assert!([0, 1].contains(&served.ended.exit_code), "{}: {}", served.story, served.ended);
     }
 
     /// Everything else, at moments that have proved to be interesting, or at each; what both routes have in common is shared out.
