@@ -87,7 +87,7 @@ async fn a_connection_that_is_cut_is_no_end_of_a_backup() {
     ] {
         let running = stage.step().start().await.unwrap();
         moment.comes(&running, &folder).await;
-        cut(&stage, killed).await;
+        cut(&stage, &running, killed).await;
         let ended = running.wait(SOON).await.unwrap();
         ends(&ended, 1, &["copying mastodon-postgresql-0", "what was written to"]);
         assert!(!folder.exists(), "{ended}");
@@ -99,7 +99,7 @@ async fn a_connection_that_is_cut_is_no_end_of_a_backup() {
         .to_the_end(SOON, async |pod, running| {
             if pod == 1 {
                 Moment::Has(BASE, 5).comes(running, &folder).await;
-                cut(&stage, false).await;
+                cut(&stage, running, false).await;
             }
         })
         .await
@@ -109,8 +109,9 @@ async fn a_connection_that_is_cut_is_no_end_of_a_backup() {
     assert_eq!(stage.names(), WHOLE);
 }
 
-/// Ends the connection that sends the archive.
-async fn cut(stage: &Stage, killed: bool) {
+/// Ends the connection that sends the archive. The program is frozen meanwhile: it shall not come to its end before.
+async fn cut(stage: &Stage, running: &Running, killed: bool) {
+    running.freeze();
     let session = stage.source.connect("postgres").await.unwrap();
     let sql =
         format!("select pid from pg_stat_progress_basebackup join pg_stat_activity using (pid) where application_name like '%{STEP}'");
@@ -120,4 +121,5 @@ async fn cut(stage: &Stage, killed: bool) {
     } else {
         session.execute("select pg_terminate_backend($1)", &[&pid]).await.unwrap();
     }
+    running.thaw();
 }
