@@ -69,17 +69,14 @@ pub fn example(setup: &Setup) -> Result<Vec<Value>> {
 /// As [`render`].
 pub fn example_with(setup: &Setup, components: &[&str]) -> Result<Vec<Value>> {
     // kustomize follows relative paths only, so the overlay has to lie beside the others: in a copy of them all.
-    let copy = std::env::temp_dir().join(format!("manifests-{}-{}", std::process::id(), components.join("-")));
-    let outcome = copied(&folder(), &copy).and_then(|()| {
-        let overlay = copy.join("overlays/with");
-        std::fs::create_dir_all(&overlay)?;
-        let taken: String = components.iter().map(|name| format!("- ../../components/{name}\n")).collect();
-        let head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../example]\ncomponents:\n";
-        std::fs::write(overlay.join("kustomization.yaml"), format!("{head}{taken}"))?;
-        render(setup, &overlay)
-    });
-    std::fs::remove_dir_all(&copy).ok();
-    outcome
+    let copy = tempfile::tempdir()?;
+    copied(&folder(), copy.path())?;
+    let overlay = copy.path().join("overlays/with");
+    std::fs::create_dir_all(&overlay)?;
+    let taken: String = components.iter().map(|name| format!("- ../../components/{name}\n")).collect();
+    let head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../example]\ncomponents:\n";
+    std::fs::write(overlay.join("kustomization.yaml"), format!("{head}{taken}"))?;
+    render(setup, &overlay)
 }
 
 fn copied(from: &Path, to: &Path) -> Result<()> {

@@ -102,6 +102,8 @@ impl Door {
         let address = self.listener.local_addr()?;
         for (key, value) in [
             ("SERVICE_ACCOUNT_DIRECTORY", self.account.path().display().to_string()),
+            // final-backup looks at its volume first.
+            ("BACKUP_TO", self.account.path().display().to_string()),
             ("KUBERNETES_SERVICE_HOST", address.ip().to_string()),
             ("KUBERNETES_SERVICE_PORT", address.port().to_string()),
             ("SOURCE_HOSTADDR", "127.0.0.1".to_owned()),
