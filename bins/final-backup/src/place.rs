@@ -8,11 +8,12 @@ mod directory;
 mod http;
 mod upload;
 
-use std::fmt;
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shared::error::{Error, Result};
+use tokio::{sync::RwLock, time::timeout};
 
 pub use bucket::Bucket;
 pub use directory::Directory;
@@ -35,6 +36,18 @@ const NAMES: [&str; 6] = [
 ];
 /// What a file in a directory is called until it is whole.
 const PARTIAL: &str = ".partial";
+
+/// Longest wait for writers that have been told to end; within the grace of the pod.
+const WRITERS_END: Duration = Duration::from_secs(20);
+
+/// Writers hold it shared for as long as something of theirs may still arrive: a part that comes to a bucket after its upload was aborted
+/// stays in the store, and a file is there again.
+type OnTheirWay = Arc<RwLock<()>>;
+
+/// Waits until nobody writes any more, so that what is removed stays removed. A place that hangs is not waited for.
+async fn none_on_its_way(on_their_way: &OnTheirWay) {
+    let _none = timeout(WRITERS_END, on_their_way.write()).await;
+}
 
 /// A file of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,7 +175,7 @@ impl Place {
     /// As [`Place::entries`].
     pub async fn clear(&self) -> Result<()> {
         match self {
-            Self::Directory(directory) => directory.clear(),
+            Self::Directory(directory) => directory.clear().await,
             Self::Bucket(bucket) => bucket.clear().await,
         }
     }

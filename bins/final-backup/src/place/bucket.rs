@@ -23,10 +23,10 @@ use shared::{
 use tokio::time::timeout;
 
 use super::{
-    COMPLETE, Entry, NAMES, PARTIAL, Stored,
+    COMPLETE, Entry, NAMES, OnTheirWay, PARTIAL, Stored,
     http::Http,
-    is_ours,
-    upload::{OnTheirWay, Part, Upload, part_bytes},
+    is_ours, none_on_its_way,
+    upload::{Part, Upload, part_bytes},
     vanished,
 };
 use crate::{
@@ -41,8 +41,6 @@ const SIGNED_FOR: Duration = Duration::from_secs(120);
 const SILENCE: Duration = Duration::from_secs(60);
 /// A store that is away for longer is not worth more waiting; the pod is started again.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
-/// Within the grace of the pod.
-const PARTS_END: Duration = Duration::from_secs(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// More than fit into that time.
 const RETRIES_MAX: usize = 1000;
@@ -277,8 +275,7 @@ impl Bucket {
     }
 
     pub(super) async fn clear(&self) -> Result<()> {
-        // A store that hangs is not waited for.
-        let _none_on_its_way = timeout(PARTS_END, self.on_their_way.write()).await;
+        none_on_its_way(&self.on_their_way).await;
         self.abort_all().await?;
         for entry in self.entries().await? {
             if is_ours(&entry.name) && entry.name != COMPLETE {

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -12,7 +13,7 @@ use openssl::sha::Sha256;
 use rustix::fs::statvfs;
 use shared::error::{Context as _, Error, Result};
 
-use super::{COMPLETE, Entry, PARTIAL, Stored, is_ours, vanished};
+use super::{COMPLETE, Entry, OnTheirWay, PARTIAL, Stored, is_ours, none_on_its_way, vanished};
 use crate::{
     flow::{CHUNK_BYTES, Drain, Feed, joined},
     manifest::hex,
@@ -28,6 +29,7 @@ pub struct Directory {
     volume: PathBuf,
     folder: PathBuf,
     keep_free: u64,
+    on_their_way: OnTheirWay,
 }
 
 impl fmt::Display for Directory {
@@ -42,6 +44,7 @@ impl Directory {
             volume: volume.to_owned(),
             folder: volume.join(name),
             keep_free: keep_free_mb * 1_000_000,
+            on_their_way: Arc::default(),
         }
     }
 
@@ -105,7 +108,10 @@ impl Directory {
 
     pub(super) async fn store(&self, name: &str, drain: Drain) -> Result<Stored> {
         let (directory, name) = (self.clone(), name.to_owned());
+        // A thread cannot be dropped: it is at work until it has seen that nothing more comes.
+        let at_work = Arc::clone(&self.on_their_way).read_owned().await;
         let thread = move || {
+            let _at_work = at_work;
             let partial = directory.folder.join(format!("{name}{PARTIAL}"));
             let stored = directory.receive(&name, &partial, drain);
             if stored.is_err() {
@@ -191,7 +197,8 @@ impl Directory {
         joined(tokio::task::spawn_blocking(thread)).await
     }
 
-    pub(super) fn clear(&self) -> Result<()> {
+    pub(super) async fn clear(&self) -> Result<()> {
+        none_on_its_way(&self.on_their_way).await;
         for entry in self.entries()? {
             if is_ours(&entry.name) && entry.name != COMPLETE {
                 fs::remove_file(self.folder.join(&entry.name)).map_err(|error| self.no_way_in(error))?;
@@ -264,17 +271,17 @@ mod tests {
         assert!(missing.entries().unwrap_err().to_string().contains("is not a directory"));
     }
 
-    #[test]
-    fn only_what_is_ours_is_removed() {
+    #[tokio::test]
+    async fn only_what_is_ours_is_removed() {
         let (_volume, directory) = place(0);
         directory.prepare().unwrap();
         for name in ["base.tar.zst.partial", "backup_manifest", "notes.txt"] {
             fs::write(directory.folder.join(name), "").unwrap();
         }
-        directory.clear().unwrap();
+        directory.clear().await.unwrap();
         assert_eq!(names(&directory), ["notes.txt"]);
         fs::remove_file(directory.folder.join("notes.txt")).unwrap();
-        directory.clear().unwrap();
+        directory.clear().await.unwrap();
         assert!(!directory.folder.exists());
     }
 }

@@ -11,8 +11,9 @@ use object_store::{
     path::Path,
 };
 use shared::error::{Error, Result};
-use tokio::{sync::RwLock, task::JoinHandle};
+use tokio::task::JoinHandle;
 
+use super::OnTheirWay;
 use crate::progress::size;
 
 /// S3 takes at most so many parts, each but the last of 5 MiB at least.
@@ -72,9 +73,6 @@ impl Part {
         std::mem::take(&mut self.chunks).into_iter().collect()
     }
 }
-
-/// Held by every part on its way. A part that arrives after its upload was aborted stays in the store, so who aborts waits for them.
-pub type OnTheirWay = Arc<RwLock<()>>;
 
 /// An upload under way.
 pub struct Upload {
