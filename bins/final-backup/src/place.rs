@@ -13,7 +13,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shared::error::{Error, Result};
-use tokio::{sync::RwLock, time::timeout};
+use tokio::{
+    sync::{RwLock, RwLockWriteGuard},
+    time::timeout,
+};
 
 pub use bucket::Bucket;
 pub use directory::Directory;
@@ -44,9 +47,10 @@ const WRITERS_END: Duration = Duration::from_secs(20);
 /// stays in the store, and a file is there again.
 type OnTheirWay = Arc<RwLock<()>>;
 
-/// Waits until nobody writes any more, so that what is removed stays removed. A place that hangs is not waited for.
-async fn none_on_its_way(on_their_way: &OnTheirWay) {
-    let _none = timeout(WRITERS_END, on_their_way.write()).await;
+/// Waits until nobody writes any more, and keeps it so while the guard is held: what is removed stays removed. A place that hangs is not
+/// waited for.
+async fn none_on_its_way(on_their_way: &OnTheirWay) -> Option<RwLockWriteGuard<'_, ()>> {
+    timeout(WRITERS_END, on_their_way.write()).await.ok()
 }
 
 /// A file of a backup.

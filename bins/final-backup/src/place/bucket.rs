@@ -275,7 +275,7 @@ impl Bucket {
     }
 
     pub(super) async fn clear(&self) -> Result<()> {
-        none_on_its_way(&self.on_their_way).await;
+        let _none_on_its_way = none_on_its_way(&self.on_their_way).await;
         self.abort_all().await?;
         for entry in self.entries().await? {
             if is_ours(&entry.name) && entry.name != COMPLETE {

@@ -198,7 +198,7 @@ impl Directory {
     }
 
     pub(super) async fn clear(&self) -> Result<()> {
-        none_on_its_way(&self.on_their_way).await;
+        let _none_on_its_way = none_on_its_way(&self.on_their_way).await;
         for entry in self.entries()? {
             if is_ours(&entry.name) && entry.name != COMPLETE {
                 fs::remove_file(self.folder.join(&entry.name)).map_err(|error| self.no_way_in(error))?;
