@@ -3,6 +3,7 @@
 use shared::{
     config::Route,
     readiness::{Verdict, listed},
+    record::receipt_of_cut,
 };
 
 use crate::{decide, observation::Observation, settings::Settings};
@@ -24,7 +25,10 @@ pub fn lines(seen: &Observation, settings: &Settings) -> Vec<String> {
         format!("7. POINT OF NO RETURN: record the promotion, then set spec.replica.enabled: false on {target}"),
         format!("8. wait for the promotion{}, then prove a write", restart(seen, target)),
         format!("9. {}: DOWNTIME ENDS", routing(seen, settings, route)),
-        format!("10. give back what was kept still, write the receipt cutover-{target}-receipt; {source} stays stopped, paused and frozen"),
+        format!(
+            "10. give back what was kept still, write the receipt {}; {source} stays stopped, paused and frozen",
+            receipt_of_cut(target)
+        ),
         format!(
             "way back: by itself until 7, at the latest {} s after the block",
             settings.cutover_max_seconds

@@ -8,23 +8,23 @@ use kube::{Api, Client, api::PostParams};
 use serde_json::{Value, json};
 use shared::{
     error::{Context as _, Result, is_conflict},
-    record::labels,
+    record::{labels, receipt_of_cut},
 };
 
 use crate::journal::{Journal, Start};
 
-/// Writes `<record>-receipt`. One that exists already is the same cut's: the journal has no second end.
+/// Writes the receipt of the cut to `target`. One that exists already is the same cut's: the journal has no second end.
 ///
 /// # Errors
 /// The API's.
-pub async fn write(client: &Client, namespace: &str, record: &str, start: &Start, journal: &Journal) -> Result<()> {
+pub async fn write(client: &Client, namespace: &str, target: &str, start: &Start, journal: &Journal) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let mut map = ConfigMap {
         immutable: Some(true),
         data: Some(data(start, journal)),
         ..ConfigMap::default()
     };
-    map.metadata.name = Some(format!("{record}-receipt"));
+    map.metadata.name = Some(receipt_of_cut(target));
     map.metadata.labels = Some(labels());
     match maps.create(&PostParams::default(), &map).await {
         Ok(_) => Ok(()),

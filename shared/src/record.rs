@@ -106,6 +106,11 @@ pub fn of_cut(target: &str) -> String {
     format!("cutover-{target}")
 }
 
+/// Name of the receipt that it leaves.
+pub fn receipt_of_cut(target: &str) -> String {
+    format!("{}-receipt", of_cut(target))
+}
+
 /// For steps that prepare a cut: after one the source stays stopped, and whatever they would say about it misleads.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use shared::{
     error::{Context as _, Error, Result},
     kubernetes,
     postgres::{Identity, Lsn, Timeline},
+    record::{of_cut, receipt_of_cut},
 };
 
 /// How far the cut is.
@@ -69,7 +70,7 @@ pub struct Promoted {
 /// The API's; Unsafe when the receipt cannot be read.
 pub async fn read(client: &Client, namespace: &str, target: &str) -> Result<Cut> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let (record, receipt) = (format!("cutover-{target}"), format!("cutover-{target}-receipt"));
+    let (record, receipt) = (of_cut(target), receipt_of_cut(target));
     if let Some(map) = kubernetes::get(&maps, &receipt).await? {
         return parsed(map)
             .context(format!("reading the receipt {receipt}"))

@@ -5,6 +5,7 @@ use shared::{
     config::Route,
     error::Result,
     readiness::{Verdict, listed},
+    record::receipt_of_cut,
 };
 
 use super::{Live, now};
@@ -156,8 +157,8 @@ impl Live {
     }
 
     fn receipt(&self) -> String {
-        let (name, namespace) = (self.record_name(), &self.run.namespace);
-        format!("receipt: kubectl get configmap {name}-receipt -n {namespace} -o yaml")
+        let (name, namespace) = (receipt_of_cut(&self.settings.target_cluster), &self.run.namespace);
+        format!("receipt: kubectl get configmap {name} -n {namespace} -o yaml")
     }
 
     /// What does not stand against the cut, but should be known before it.
@@ -211,7 +212,14 @@ impl Live {
     /// The receipt, immutable; a rerun finds it written.
     pub(super) async fn write_receipt(&self, start: &Start) -> Result<Fact> {
         let journal = self.record.as_ref().map(|record| record.facts.clone()).unwrap_or_default();
-        receipt::write(&self.run.client, &self.run.namespace, &self.record_name(), start, &journal).await?;
+        receipt::write(
+            &self.run.client,
+            &self.run.namespace,
+            &self.settings.target_cluster,
+            start,
+            &journal,
+        )
+        .await?;
         self.run.report.step("Receipt", "the receipt is written");
         self.narrate_what_stays(start);
         Ok(Fact::Finished(now()))
