@@ -8,52 +8,52 @@ use crate::journal::Journal;
 const STOPS: [Stop; 10] = [
     Stop {
         after: "nothing",
-        happens: |journal, _| journal.started.is_none(),
+        happens: |journal| journal.started.is_none(),
         true_then: "nothing was changed",
     },
     Stop {
         after: "started",
-        happens: |journal, _| journal.blocked.is_none(),
+        happens: |journal| journal.blocked.is_none(),
         true_then: "the application runs on the source; the Zalando operator and whoever else would interfere are kept still",
     },
     Stop {
         after: "blocked",
-        happens: |journal, _| journal.fenced.is_none(),
+        happens: |journal| journal.fenced.is_none(),
         true_then: "the source may refuse writes; the application waits or is scaled to 0",
     },
     Stop {
         after: "fenced",
-        happens: |journal, _| journal.promotion.is_none(),
+        happens: |journal| journal.promotion.is_none(),
         true_then: "the source's server may be stopped; the target has all that was acknowledged before, and is still a standby",
     },
     Stop {
         after: "promotion",
-        happens: |journal, _| journal.promoted.is_none(),
+        happens: |journal| journal.promoted.is_none(),
         true_then: "the source is stopped for good, and the target holds its last record: nothing is missing; the target may be promoting",
     },
     Stop {
         after: "promoted",
-        happens: |journal, _| journal.routed.is_none(),
+        happens: |journal| journal.routed.is_none(),
         true_then: "the target is a primary whose restart is over, and has taken a write; the application still waits",
     },
     Stop {
         after: "routed",
-        happens: |journal, route| journal.serving.is_none() && route == Some(Route::Config),
+        happens: |journal| journal.serving.is_none() && journal.started.as_ref().is_some_and(|start| start.route == Route::Config),
         true_then: "the application's ConfigMap leads to the target; its pods are not all back",
     },
     Stop {
         after: "routed",
-        happens: |journal, _| journal.serving.is_none(),
+        happens: |journal| journal.serving.is_none(),
         true_then: "the source's Services lead to the target; the old poolers may still hold clients back",
     },
     Stop {
         after: "serving",
-        happens: |journal, _| journal.finished.is_none(),
+        happens: |journal| journal.finished.is_none(),
         true_then: "the application runs on the target; who was kept still may not have been given back, the receipt is not written",
     },
     Stop {
         after: "finished",
-        happens: |_, _| true,
+        happens: |_| true,
         true_then: "the application runs on the target, the receipt is written",
     },
 ];
@@ -62,15 +62,20 @@ const STOPS: [Stop; 10] = [
 struct Stop {
     /// The last fact on record; a key of the ConfigMap.
     after: &'static str,
-    happens: fn(&Journal, Option<Route>) -> bool,
+    happens: fn(&Journal) -> bool,
     true_then: &'static str,
 }
 
 /// What is true by this record, and what to do about it.
 pub fn words(journal: &Journal) -> String {
-    let route = journal.started.as_ref().map(|start| start.route);
-    let stop = STOPS.iter().find(|stop| (stop.happens)(journal, route)).unwrap_or(&STOPS[0]);
+    let stop = stop(journal);
     format!("(recorded last: {}) {} → {}", stop.after, stop.true_then, to_do(journal))
+}
+
+/// The last row holds for every journal, so there is one.
+fn stop(journal: &Journal) -> &'static Stop {
+    let [.., last] = &STOPS;
+    STOPS.iter().find(|stop| (stop.happens)(journal)).unwrap_or(last)
 }
 
 fn to_do(journal: &Journal) -> &'static str {
@@ -98,8 +103,7 @@ mod tests {
     fn table() -> Vec<String> {
         let mut rows = Vec::new();
         for journal in every_journal() {
-            let route = journal.started.as_ref().map(|start| start.route);
-            let stop = STOPS.iter().find(|stop| (stop.happens)(&journal, route)).unwrap();
+            let stop = stop(&journal);
             let back = match back::outlook(&journal) {
                 Outlook::Nothing(_) | Outlook::Possible => "yes",
                 Outlook::TooLate(_) => "no",
