@@ -64,7 +64,7 @@ fn primary(promotion: &Promotion, start: &Start, seen: &Observation) -> Decision
 
 /// What is missing from "CNPG's restart of the new primary is over"; its phase does not tell (verified.md, *"Healthy" is not "done"*).
 fn restart_owed(target: &TargetSeen, promotion: &Promotion, owed: bool) -> Option<String> {
-    if target.running.archive_mode == "always" || target.running.pending_restart > 0 {
+    if target.running.owes_restart() || target.running.pending_restart > 0 {
         return Some("the target is primary and must still be restarted by CNPG (archive_mode)".into());
     }
     if owed && target.running.postmaster_start <= promotion.target_clock {

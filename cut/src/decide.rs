@@ -64,7 +64,7 @@ fn begin(seen: &Observation, limits: &Limits) -> Decision {
         source: source.identity,
         leader,
         target: target.identity,
-        target_owes_restart: target.running.archive_mode == "always",
+        target_owes_restart: target.running.owes_restart(),
         route: route(limits, seen),
         replicas: seen.wanted(),
         config: seen.config.clone(),

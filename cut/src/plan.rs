@@ -39,7 +39,7 @@ pub fn lines(seen: &Observation, settings: &Settings) -> Vec<String> {
 
 /// Only a target that archives while it follows is restarted.
 fn restart(seen: &Observation, target: &str) -> String {
-    let owed = seen.target.answer().is_some_and(|target| target.running.archive_mode == "always");
+    let owed = seen.target.answer().is_some_and(|target| target.running.owes_restart());
     if owed {
         format!(" and for CNPG's restart of {target}")
     } else {

@@ -45,7 +45,7 @@ pub fn clean_stop(control: &ControlCheckpoint, replay: &Replay, since: Lsn, time
             control.timeline
         ));
     }
-    if control.checkpoint != control.redo || control.checkpoint < since {
+    if !control.ends_a_run_after(since) {
         return Err(format!(
             "the source's shutdown checkpoint has not reached the target (its last restartpoint is {}, the source stood at {since})",
             control.checkpoint

@@ -162,7 +162,7 @@ impl Live {
         loop {
             target.checkpoint().await?;
             let control = target.control_checkpoint().await?;
-            let stopped = control.checkpoint == control.redo && since.is_some_and(|since| control.checkpoint >= since);
+            let stopped = since.is_some_and(|since| control.ends_a_run_after(since));
             if stopped || Instant::now() >= until {
                 return Ok(());
             }

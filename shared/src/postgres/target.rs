@@ -54,6 +54,20 @@ pub struct Running {
     pub now: Timestamp,
 }
 
+impl ControlCheckpoint {
+    /// A shutdown checkpoint that is not older than a position.
+    pub fn ends_a_run_after(&self, since: Lsn) -> bool {
+        self.checkpoint == self.redo && self.checkpoint >= since
+    }
+}
+
+impl Running {
+    /// CNPG runs a standby cluster with archive_mode `always`, and restarts it when that is no longer wanted (facts/cnpg.md §2.3).
+    pub fn owes_restart(&self) -> bool {
+        self.archive_mode == "always"
+    }
+}
+
 impl Target {
     /// System identifier, timeline and version.
     ///
