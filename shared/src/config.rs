@@ -186,6 +186,16 @@ pub fn optional<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: fmt::Displa
     }
 }
 
+/// When CloudNativePG restarts the target because of its archive_mode, which the promotion changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArchiveRestart {
+    /// Not at all: adopt-pgdata gives the copy the later value from the beginning.
+    Never,
+    /// After the promotion; the cutover waits for it before it lets clients through.
+    BeforeTraffic,
+}
+
 /// How the application is brought to the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -35,6 +35,7 @@ use std::{
 
 use serde::Deserialize;
 use shared::{
+    config::ArchiveRestart,
     error::{Context as _, Error, Result},
     job,
     report::Reporter,
@@ -53,19 +54,12 @@ const CUSTOM_CONF: &str = "custom.conf";
 struct Config {
     #[serde(default = "pgdata")]
     pgdata: PathBuf,
-    #[serde(default)]
+    #[serde(default = "before_traffic")]
     archive_restart: ArchiveRestart,
 }
 
-/// When CNPG restarts the target because of its archive_mode.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum ArchiveRestart {
-    /// Not at all.
-    Never,
-    /// After the promotion; the cutover waits for it.
-    #[default]
-    BeforeTraffic,
+fn before_traffic() -> ArchiveRestart {
+    ArchiveRestart::BeforeTraffic
 }
 
 fn pgdata() -> PathBuf {
@@ -81,17 +75,13 @@ fn main() -> ExitCode {
 
 /// The line about archive_mode has done its work when CNPG itself wants something else than for a replica cluster.
 fn retire(pgdata: &Path, report: &Reporter) -> Result<()> {
-    let (Some(auto), Some(custom)) = (read(pgdata, AUTO_CONF)?, read(pgdata, CUSTOM_CONF)?) else {
-        return Ok(());
-    };
-    match archive::retired(&auto, &custom) {
-        Some(text) => {
-            overwrite(pgdata, AUTO_CONF, &text)?;
-            report.info(format!("{AUTO_CONF}: archive_mode is {CUSTOM_CONF}'s to set again"));
-            Ok(())
-        }
-        None => Ok(()),
+    if let (Some(auto), Some(custom)) = (read(pgdata, AUTO_CONF)?, read(pgdata, CUSTOM_CONF)?)
+        && let Some(text) = archive::retired(&auto, &custom)
+    {
+        overwrite(pgdata, AUTO_CONF, &text)?;
+        report.info(format!("{AUTO_CONF}: archive_mode is {CUSTOM_CONF}'s to set again"));
     }
+    Ok(())
 }
 
 fn adopt(pgdata: &Path, archive_restart: ArchiveRestart, report: &Reporter) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use shared::{
-    config::SslMode,
+    config::{ArchiveRestart, SslMode},
     postgres::{Identity, SystemIdentifier, Timeline},
 };
 
@@ -10,7 +10,7 @@ use crate::{
     facts::{Database, Facts, Login, Password, Pod, Pooler, Resource, Role, Server, Setting, Tls},
     hba::Rule,
     scram::Kind,
-    settings::{ArchiveRestart, Settings, SourceAuth},
+    settings::{Settings, SourceAuth},
 };
 
 pub(crate) fn settings() -> Settings {

@@ -6,13 +6,13 @@ mod parameters;
 mod poolers;
 
 use serde_json::{Value, json};
-use shared::config::SslMode;
+use shared::config::{ArchiveRestart, SslMode};
 
 use crate::{
     facts::Facts,
     hba,
     image::Image,
-    settings::{ArchiveRestart, CA_SECRET, REPLICATION_SECRET, Settings},
+    settings::{CA_SECRET, REPLICATION_SECRET, Settings},
     yaml::Yaml,
 };
 

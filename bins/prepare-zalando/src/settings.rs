@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de::Error as _};
-use shared::config::{Name, Text};
+use shared::config::{ArchiveRestart, Name, Text};
 
 /// The role that the target replicates as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
@@ -26,15 +26,8 @@ impl SourceAuth {
     }
 }
 
-/// When CloudNativePG restarts the target because of its archive_mode, which the promotion changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ArchiveRestart {
-    /// Not at all: adopt-pgdata gives the copy the later value from the beginning.
-    #[default]
-    Never,
-    /// After the promotion; the cutover waits for it before it lets clients through.
-    BeforeTraffic,
+fn never() -> ArchiveRestart {
+    ArchiveRestart::Never
 }
 
 /// The bytes behind a Kubernetes quantity, and the text as it was written.
@@ -111,7 +104,7 @@ pub struct Settings {
     /// The image that holds `/adopt-pgdata`.
     pub adopt_image: Text,
     /// Whether the promotion shall take a restart.
-    #[serde(default)]
+    #[serde(default = "never")]
     pub archive_restart: ArchiveRestart,
     /// Say what would be done, and do nothing.
     #[serde(default)]
