@@ -53,14 +53,22 @@ impl std::ops::Deref for Session {
 /// Config for a wrong password, file, certificate or pg_hba; Transient for a server that does not answer.
 pub async fn connect(connection: &Connection, database: &str, application: &str) -> Result<Session> {
     let password = read_secret(&connection.password_file)?;
-    let ca = match &connection.sslrootcert {
-        // Without a certificate that can be checked there is no CA file, and `require` does without, as in libpq.
-        Some(file) if connection.sslmode == SslMode::Require && !file.exists() => None,
-        Some(file) => Some(std::fs::read(file).map_err(|e| unreadable(file, e))?),
-        None => None,
-    };
+    let ca = authority(connection)?;
     let tls = tls::connector(connection.sslmode, ca.as_deref(), None)?;
     open(connection, &password, tls, database, application, Some(&limits())).await
+}
+
+/// What the server's certificate is checked against; None when it is not checked.
+///
+/// # Errors
+/// Config for a file that cannot be read.
+pub fn authority(connection: &Connection) -> Result<Option<Vec<u8>>> {
+    match &connection.sslrootcert {
+        // Without a certificate that can be checked there is no CA file, and `require` does without, as in libpq.
+        Some(file) if connection.sslmode == SslMode::Require && !file.exists() => Ok(None),
+        Some(file) => Ok(Some(std::fs::read(file).map_err(|e| unreadable(file, e))?)),
+        None => Ok(None),
+    }
 }
 
 /// As [`connect`], with CA and password at hand instead of in files (for steps that read them by API).

@@ -1,10 +1,10 @@
 //! The server to copy: which one, how to log in, and whether it stands where it must.
 
 use shared::{
-    config::{self, Connection, SslMode, Text},
+    config::{self, Connection, Text},
     error::{Context as _, Error, Result},
     job::Run,
-    postgres::{endpoint, read_secret},
+    postgres::{authority, endpoint, read_secret},
 };
 
 use crate::{
@@ -87,16 +87,10 @@ fn of_target(cut: &Cut) -> Result<Server> {
 
 fn log_in(name: String, mut connection: Connection) -> Result<Server> {
     connection.user = ROLE.parse::<Text>().map_err(Error::config)?;
-    let ca = match &connection.sslrootcert {
-        // Spilo's own certificate can be checked by nobody: then there is no CA, as in libpq.
-        Some(file) if connection.sslmode == SslMode::Require && !file.exists() => None,
-        Some(file) => Some(read_secret(file)?.into_bytes()),
-        None => None,
-    };
     Ok(Server {
         name,
         password: read_secret(&connection.password_file)?,
+        ca: authority(&connection)?,
         connection,
-        ca,
     })
 }
