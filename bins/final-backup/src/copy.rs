@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::{
     flow::{cause, pipe},
     manifest::Manifest,
-    place::{Place, Stored},
+    place::{Place, Stored, WAL},
     progress::size,
     receive::receive,
     restore::Kept,
@@ -22,8 +22,6 @@ use crate::{
     settings::CompressBy,
     wal::{self, Tar, Wanted},
 };
-
-const WAL: &str = "pg_wal.tar";
 
 /// A copy that agrees with its manifest.
 pub struct Copied {
@@ -81,7 +79,8 @@ pub async fn copy(server: &Server, seen: &Seen, wish: Wish, place: &Place, repor
     }
     narrate(&begun, report);
     let history = wal_sender.timeline_history(begun.timeline).await?;
-    let stream = wal_sender.stream_wal(&slot, begun_segment(&begun, seen), begun.timeline).await?;
+    let from = wal::first_of_segment(begun.start, seen.segment_bytes);
+    let stream = wal_sender.stream_wal(&slot, from, begun.timeline).await?;
     let (tell, enough) = watch::channel(None);
     let wanted = Wanted {
         start: begun.start,
@@ -121,11 +120,6 @@ pub async fn copy(server: &Server, seen: &Seen, wish: Wish, place: &Place, repor
         bytes: received.bytes,
         begun,
     })
-}
-
-fn begun_segment(begun: &Begun, seen: &Seen) -> Lsn {
-    let start = u64::from(begun.start.0);
-    Lsn((start - start % seen.segment_bytes).into())
 }
 
 fn refuse(tablespaces: &[String]) -> Error {

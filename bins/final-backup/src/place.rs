@@ -28,15 +28,12 @@ use crate::{
 
 /// The last file.
 pub const COMPLETE: &str = "complete.json";
+/// The WAL that belongs to it.
+pub const WAL: &str = "pg_wal.tar";
+/// What the server says is in it.
+pub const MANIFEST: &str = "backup_manifest";
 /// All other files that a backup may have.
-const NAMES: [&str; 6] = [
-    "base.tar",
-    "base.tar.zst",
-    "base.tar.lz4",
-    "base.tar.gz",
-    "pg_wal.tar",
-    "backup_manifest",
-];
+const NAMES: [&str; 6] = ["base.tar", "base.tar.zst", "base.tar.lz4", "base.tar.gz", WAL, MANIFEST];
 /// What a file in a directory is called until it is whole.
 const PARTIAL: &str = ".partial";
 

@@ -18,13 +18,12 @@ use crate::{
     compress::compress,
     flow::{Feed, cause, joined, pipe},
     manifest::{self, Manifest},
-    place::{Place, Stored},
+    place::{MANIFEST, Place, Stored},
     progress::Progress,
 };
 
 /// Whether a line is due is looked at so often.
 const TICK: Duration = Duration::from_secs(1);
-const MANIFEST: &str = "backup_manifest";
 
 /// A base backup that agrees with its manifest.
 pub struct Received {

@@ -28,7 +28,7 @@ use crate::{
     complete::Verified,
     flow::{Reader, cause, joined, pipe},
     manifest::{self, hex},
-    place::{Place, Stored},
+    place::{MANIFEST, Place, Stored, WAL},
     progress::{Progress, size},
 };
 
@@ -93,7 +93,7 @@ fn room(scratch: &Scratch<'_>, kept: &Kept<'_>) -> Result<Room> {
     let wal: u64 = kept
         .objects
         .iter()
-        .filter(|object| object.name == "pg_wal.tar")
+        .filter(|object| object.name == WAL)
         .map(|object| object.bytes)
         .sum();
     Ok(enough(
@@ -149,8 +149,8 @@ async fn compare(place: &Place, kept: &Kept<'_>, folder: Option<PathBuf>, done: 
     for object in kept.objects {
         let (folder, compression) = (folder.clone(), kept.compression);
         match object.name.as_str() {
-            "backup_manifest" => manifest = Some(object),
-            "pg_wal.tar" => {
+            MANIFEST => manifest = Some(object),
+            WAL => {
                 let unpack = folder.map(|folder| folder.join("pg_wal"));
                 let look = move |reader: &mut Hashing| archive::look_through(reader, Compression::None, unpack.as_deref());
                 drop(read_back(place, object, done, look).await?);

@@ -89,7 +89,8 @@ pub async fn follow(mut stream: WalStream, wanted: Wanted, tar: &mut Tar, mut en
     }
 }
 
-fn first_of_segment(position: Lsn, segment_bytes: u64) -> Lsn {
+/// Where the segment of a position begins.
+pub fn first_of_segment(position: Lsn, segment_bytes: u64) -> Lsn {
     let position = u64::from(position.0);
     Lsn((position - position % segment_bytes).into())
 }
