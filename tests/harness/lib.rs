@@ -25,6 +25,7 @@ pub mod objects;
 pub mod process;
 pub mod s3;
 pub mod service;
+pub mod session;
 pub mod setup;
 pub mod source;
 pub mod standing;

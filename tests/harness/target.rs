@@ -51,12 +51,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{instance::Instance, service::Services, setup::Setup};
+use crate::{instance::Instance, service::Services, session::Session, setup::Setup};
 use cluster::Cluster;
 use log::Log;
 pub use moments::Moments;
 use operator::{Operator, Running};
-pub use server::Session;
 use server::{Server, Stop};
 
 /// The first instance's host number in the network.

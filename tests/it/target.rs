@@ -332,7 +332,7 @@ async fn the_source_goes_on_alone(bed: &Bed, instance: &InstanceHandle) {
 
 async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance: &InstanceHandle) {
     let hash = |session, role: &'static str| async move {
-        let session: harness::target::Session = session;
+        let session: harness::session::Session = session;
         one(
             &session,
             &format!("select coalesce(rolpassword, 'none') from pg_authid where rolname = '{role}'"),

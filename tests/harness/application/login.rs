@@ -3,10 +3,10 @@
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
-use tokio::{task::JoinHandle, time::timeout};
-use tokio_postgres::{Client, Config, config::SslMode};
+use tokio::time::timeout;
+use tokio_postgres::{Config, config::SslMode};
 
-use crate::{service::Services, tls::unchecked};
+use crate::{service::Services, session::Session, tls::unchecked};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -28,26 +28,6 @@ pub struct Login {
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}@{}:{}/{}", self.user, self.host, self.port, self.dbname)
-    }
-}
-
-/// An open session; its task ends with it.
-#[derive(Debug)]
-pub struct Session {
-    client: Client,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl std::ops::Deref for Session {
-    type Target = Client;
-    fn deref(&self) -> &Client {
-        &self.client
     }
 }
 
@@ -80,11 +60,7 @@ impl Login {
             .application_name(application_name)
             .ssl_mode(SslMode::Require)
             .connect_timeout(CONNECT_LIMIT);
-        let (client, connection) = timeout(CONNECT_LIMIT, config.connect(unchecked()?)).await.context("no answer")??;
-        let task = tokio::spawn(async move {
-            // How it ended is told to whoever waits for an answer.
-            let _ = connection.await;
-        });
-        Ok(Session { client, task })
+        let connected = timeout(CONNECT_LIMIT, config.connect(unchecked()?)).await.context("no answer")??;
+        Ok(Session::begin(connected))
     }
 }

@@ -15,13 +15,11 @@ use tokio::{
 };
 use tokio_postgres::{Client, error::Severity, types::Type};
 
-use super::{
-    Origin,
-    login::{Login, Session},
-};
+use super::{Origin, login::Login};
 use crate::{
     ledger::{Attempt, Key, Outcome, Server},
     service::Services,
+    session::Session,
 };
 
 /// Twenty writes a second.

@@ -17,10 +17,10 @@ use super::{
     objects,
     pod::{InstancePod, State},
     roles::{self, Poolers},
-    server::{Server, Session, Stop},
+    server::{Server, Stop},
     status::{Phase, Report, Status},
 };
-use crate::{service::Services, setup::Setup};
+use crate::{service::Services, session::Session, setup::Setup};
 
 /// How long a container waits before it is started again: the kubelet's back-off, which begins after one free try.
 const BACK_OFF: [Duration; 6] = [

@@ -15,9 +15,10 @@ use super::{
     manager::Manager,
     moments::Moments,
     pod::State,
-    server::{Session, Stop},
+    server::Stop,
     status::Phase,
 };
+use crate::session::Session;
 
 /// From the patch to `pg_ctl promote`: the rest of the 0.9–1.0 s that a promotion was seen to take (verified.md, *No client
 /// need notice*) goes to PostgreSQL itself.

@@ -14,10 +14,11 @@ use super::{
     objects, peers,
     pod::State,
     roles,
-    server::{PGDATA, Session, Stop},
+    server::{PGDATA, Stop},
     status::Phase,
     volume::Changed,
 };
+use crate::session::Session;
 
 impl Manager {
     /// Writes the configuration files that differ from what the Cluster wants.

@@ -10,8 +10,9 @@ use super::{
     cluster::Cluster,
     configuration::{Managed, managed_extensions},
     objects::text,
-    server::{Server, Session},
+    server::Server,
 };
+use crate::session::Session;
 
 /// Whether the Cluster has Poolers, which need a role of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

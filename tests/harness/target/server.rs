@@ -10,15 +10,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio::time::{Instant, sleep};
+use tokio_postgres::{Config, NoTls};
 
 use super::volume::Volume;
 use crate::{
     process::{Process, Signal},
+    session::Session,
     setup::Setup,
 };
 
@@ -135,14 +133,8 @@ impl Server {
             .dbname(database)
             .application_name(APPLICATION);
         config.options(format!("-c statement_timeout={STATEMENT_LIMIT_MS} -c search_path=pg_catalog"));
-        let (client, connection) = config
-            .connect(NoTls)
-            .await
-            .with_context(|| format!("connecting to {}", self.name))?;
-        let task = tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        Ok(Session { client, task })
+        let connected = config.connect(NoTls).await;
+        Ok(Session::begin(connected.with_context(|| format!("connecting to {}", self.name))?))
     }
 
     /// libpq's connection string of that session, for psql by hand or by a test.
@@ -240,30 +232,5 @@ impl Server {
 
     fn process(&self) -> std::sync::MutexGuard<'_, Option<Arc<Process>>> {
         self.process.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// An open session of the manager; its task ends with it.
-pub struct Session {
-    client: Client,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl std::ops::Deref for Session {
-    type Target = Client;
-    fn deref(&self) -> &Client {
-        &self.client
-    }
-}
-
-impl std::ops::DerefMut for Session {
-    fn deref_mut(&mut self) -> &mut Client {
-        &mut self.client
     }
 }

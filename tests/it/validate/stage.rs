@@ -9,8 +9,9 @@ use harness::{
     manifests,
     process::Process,
     service::Services,
+    session::Session,
     source::{Source, SourceOptions, secret_name},
-    target::{InstanceHandle, Options, Session, Target},
+    target::{InstanceHandle, Options, Target},
 };
 use k8s_openapi::api::{core::v1::Secret, rbac::v1::Role};
 use kube::{
