@@ -7,13 +7,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use harness::application::DEPLOYMENTS;
+use harness::{application::DEPLOYMENTS, route::Route};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::{
     kubectl::{Kubectl, until},
-    settings::{Route, Settings},
+    settings::Settings,
     source::SOURCE,
 };
 

@@ -6,13 +6,15 @@ use std::{
 };
 
 use anyhow::Result;
-use harness::ledger::{self, Attempt, Cut, Gap, Key};
+use harness::{
+    ledger::{self, Attempt, Cut, Gap, Key},
+    route::Route,
+};
 
 use crate::{
     application::FORGOTTEN,
     clients::{self, Pod, Said},
     report::{Client, Report},
-    settings::Route,
 };
 
 /// Everything that was collected.

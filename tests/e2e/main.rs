@@ -43,19 +43,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use harness::ledger::Cut;
+use harness::{ledger::Cut, route::Route};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{
-    checks::Receipt,
-    clients::Said,
-    judge::Collected,
-    kubectl::Kubectl,
-    report::Report,
-    settings::{Route, Settings},
-    step::Ended,
-};
+use crate::{checks::Receipt, clients::Said, judge::Collected, kubectl::Kubectl, report::Report, settings::Settings, step::Ended};
 
 /// Writes that must be acknowledged before the cut: the application is at work.
 const WRITES_BEFORE: usize = 300;

@@ -3,25 +3,7 @@
 use std::{env, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
-
-/// How the application is brought to the target: ROUTE of the cutover.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// The poolers are paused and the Services behind them turned; no pod is restarted.
-    Service,
-    /// The guide's way: the application to 0, its ConfigMap, and up again.
-    Config,
-}
-
-impl Route {
-    /// As in settings.env.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Service => "service",
-            Self::Config => "config",
-        }
-    }
-}
+use harness::route::Route;
 
 /// What a run is told.
 #[derive(Clone, Debug)]

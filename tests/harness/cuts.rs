@@ -26,12 +26,13 @@ use crate::{
     kubelet::Launch,
     migration::{Migration, NAMESPACE},
     objects::SERVICE,
+    route::Route,
     source::{Dcs, SourceOptions},
     target::InstanceHandle,
 };
 use course::{Course, Cut};
 use moments::Moments;
-use scenario::{Restart, Route, Scenario};
+use scenario::{Restart, Scenario};
 
 /// Nothing that is waited for takes longer, on a busy machine and after the worst disturbance.
 const LIMIT: Duration = Duration::from_secs(180);

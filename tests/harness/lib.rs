@@ -23,6 +23,7 @@ pub mod manifests;
 pub mod migration;
 pub mod objects;
 pub mod process;
+pub mod route;
 pub mod s3;
 pub mod service;
 pub mod session;

@@ -7,11 +7,12 @@ use super::{
     LIMIT, Lane, SERVICES,
     course::Course,
     moments::{Moments, waits_at},
-    scenario::{Route, Scenario},
+    scenario::Scenario,
 };
 use crate::{
     migration::CLUSTER,
     objects::{CONFIG_MAP, SERVICE},
+    route::Route,
 };
 
 /// The source's server is stopped, and nothing is promoted yet.

@@ -4,7 +4,8 @@ use std::{fmt, time::Duration};
 
 use fastrand::Rng;
 
-use super::{moments::Phase, scenario::Route};
+use super::moments::Phase;
+use crate::route::Route;
 
 /// Long enough for several looks, and shorter than Patroni's own patience with its DCS.
 const API_SECONDS: u64 = 5;

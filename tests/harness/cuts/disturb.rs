@@ -7,15 +7,11 @@ use http::Method;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use super::{
-    LIMIT, Lane,
-    deed::Deed,
-    moments::waits_at,
-    scenario::{Route, chosen},
-};
+use super::{LIMIT, Lane, deed::Deed, moments::waits_at, scenario::chosen};
 use crate::{
     kubelet::{Ended, Running},
     objects::{CRON_JOB, LEASE},
+    route::Route,
     source::{Member, rest},
 };
 

@@ -5,29 +5,10 @@ use std::fmt;
 use fastrand::Rng;
 
 use super::{deed::Deed, moments::Moments};
-use crate::source::Dcs;
+use crate::{route::Route, source::Dcs};
 
 /// The most disturbances of one cut.
 const ACTS_MAX: usize = 3;
-
-/// How the application is brought to the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Route {
-    /// By the Services behind the old poolers.
-    Service,
-    /// By the application's ConfigMap.
-    Config,
-}
-
-impl Route {
-    /// Its value in ROUTE.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Service => "service",
-            Self::Config => "config",
-        }
-    }
-}
 
 /// Whether CloudNativePG restarts the target after its promotion (facts/cnpg.md §2.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,9 +9,10 @@ use harness::{
         course::Cut,
         deed::Deed,
         moments::{Moments, Phase},
-        scenario::{Act, Restart, Route, Scenario},
+        scenario::{Act, Restart, Scenario},
         tally::Tally,
     },
+    route::Route,
     source::Dcs,
 };
 
