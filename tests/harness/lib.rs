@@ -17,6 +17,7 @@ pub mod control_plane;
 pub mod cost;
 pub mod cuts;
 pub mod instance;
+mod interruptible;
 pub mod kubelet;
 pub mod ledger;
 pub mod manifests;
@@ -34,3 +35,5 @@ pub mod start;
 pub mod stranger;
 pub mod target;
 mod tls;
+
+pub use interruptible::interruptible;

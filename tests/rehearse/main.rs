@@ -27,21 +27,7 @@ const SLICE: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(async {
-        tokio::select! {
-            outcome = chosen() => outcome,
-            // Everything that was started ends with the values that are dropped here.
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted: everything that was started is being ended")),
-        }
-    });
-    match outcome {
+    match harness::interruptible(chosen()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

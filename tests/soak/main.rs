@@ -32,21 +32,8 @@ const FAILURES_MAX: usize = 10;
 const REST: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
-        }
-    };
     let soak = Soak::default();
-    let outcome = runtime.block_on(async {
-        tokio::select! {
-            outcome = soak.run() => outcome,
-            // Everything that was started ends with the values that are dropped here.
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted: everything that was started is being ended")),
-        }
-    });
+    let outcome = harness::interruptible(soak.run());
     println!("\n{}", soak.tally.borrow());
     let broken = soak.broken.borrow();
     broken.iter().for_each(|seed| println!("broken: {}", replay(*seed)));
