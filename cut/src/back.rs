@@ -1,11 +1,12 @@
 //! The way back before the point of no return: why it is taken, and its order.
 
+use jiff::SignedDuration;
 use shared::{config::Route, error::Error, kubernetes::services::ServiceSeen};
 
 use crate::{
     decision::{Action, Decision, Limits},
     journal::{Fact, Journal, Start},
-    observation::{Observation, PoolerState},
+    observation::{Observation, PatroniSeen, PoolerState},
 };
 
 /// Whether there is a way back, by the record alone.
@@ -40,6 +41,9 @@ pub fn outlook(journal: &Journal) -> Outlook {
     );
     Outlook::TooLate(Error::refused(reason).hint(instead))
 }
+
+/// Patroni's own loop comes every loop_wait, 10 s in Spilo; what it has not done after this time it will not do.
+const LOOP_MAX: SignedDuration = SignedDuration::from_secs(20);
 
 /// Why to go back now, if there is a reason.
 pub fn why(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) -> Option<String> {
@@ -96,7 +100,7 @@ pub fn back(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
 pub fn restore(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decision> {
     // Before the block nothing was touched but the fields that keep others still.
     if journal.blocked.is_some()
-        && let Some(step) = reopen(start, seen)
+        && let Some(step) = reopen(journal, start, seen)
     {
         return Some(step);
     }
@@ -105,7 +109,7 @@ pub fn restore(journal: &Journal, start: &Start, seen: &Observation) -> Option<D
 }
 
 /// The source's server, then its writes, then what leads to it, then the application.
-fn reopen(start: &Start, seen: &Observation) -> Option<Decision> {
+fn reopen(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decision> {
     let Some(patroni) = seen.patroni.answer() else {
         return Some(Decision::Wait("going back: patroni does not answer".into()));
     };
@@ -115,7 +119,12 @@ fn reopen(start: &Start, seen: &Observation) -> Option<Decision> {
         return Some(Decision::Do(Action::RestartSource));
     }
     if patroni.paused != start.paused || patroni.read_only != start.read_only {
-        return Some(Decision::Do(Action::Unblock));
+        let going_back = journal.going_back.as_ref().map_or(seen.now, |back| back.at);
+        let due = seen.now.duration_since(going_back) < LOOP_MAX;
+        return Some(match unsettled(patroni, seen).filter(|_| due) {
+            Some(missing) => Decision::Wait(format!("going back: {missing}")),
+            None => Decision::Do(Action::Unblock),
+        });
     }
     if !seen.source.answer().is_some_and(|source| source.primary && !source.read_only) {
         return Some(Decision::Wait("going back: the source does not take writes yet".into()));
@@ -124,6 +133,16 @@ fn reopen(start: &Start, seen: &Observation) -> Option<Decision> {
         Route::Config => application(start, seen),
         Route::Service => doors(start, seen),
     }
+}
+
+/// What Patroni's loop has not come to yet. Without the leader lock a lifted pause begins a race for it, and what the lock's new holder
+/// has not received is lost; a block that comes to the server late comes after it was lifted, to clients that were let in.
+fn unsettled(patroni: &PatroniSeen, seen: &Observation) -> Option<&'static str> {
+    if patroni.unlocked {
+        return Some("patroni has not taken the leader lock again yet");
+    }
+    let open = seen.source.answer().is_some_and(|source| source.primary && !source.read_only);
+    (open && patroni.read_only.as_deref() == Some("on")).then_some("patroni has not brought the block to the server yet")
 }
 
 fn application(start: &Start, seen: &Observation) -> Option<Decision> {
@@ -156,9 +175,39 @@ mod tests {
 
     use super::*;
     use crate::{
-        journal::{Fact, Promotion},
-        model::started,
+        journal::{Fact, GoingBack, Promotion},
+        model::{look, started},
+        observation::Sight,
     };
+
+    /// What a look shows while the source is blocked and its server runs.
+    fn blocked(change: impl FnOnce(&mut PatroniSeen, &mut bool)) -> Observation {
+        let mut seen = look();
+        if let (Sight::Answers(patroni), Sight::Answers(source)) = (&mut seen.patroni, &mut seen.source) {
+            (patroni.paused, patroni.read_only, source.read_only) = (Some(true), Some("on".into()), true);
+            change(patroni, &mut source.read_only);
+        }
+        seen
+    }
+
+    #[test]
+    fn the_pause_is_lifted_when_patronis_loop_has_come_or_is_overdue() {
+        let begun = started().with(Fact::Blocked(look().now)).with(Fact::GoingBack(GoingBack {
+            at: look().now,
+            reason: "a test".into(),
+        }));
+        let next = |seen: &Observation| back(&begun, begun.started.as_ref().unwrap(), seen);
+        let unblocks = |seen: &Observation| next(seen) == Decision::Do(Action::Unblock);
+        assert!(unblocks(&blocked(|_, _| ())));
+        for mut late in [
+            blocked(|patroni, _| patroni.unlocked = true),
+            blocked(|_, read_only| *read_only = false),
+        ] {
+            assert!(matches!(next(&late), Decision::Wait(why) if why.contains("patroni has not")));
+            late.now += LOOP_MAX;
+            assert!(unblocks(&late));
+        }
+    }
 
     #[test]
     fn the_way_back_ends_with_the_recorded_promotion() {

@@ -3,7 +3,7 @@
 //! Two drivers (two pods), each acting on sight that may be stale; crashes between look and effect and in the middle of one; effects
 //! whose answer is lost; clients that write whenever they are let, one of them around the read-only default; a block lifted by hand;
 //! the source's operator restarting a server unless frozen; a failover and a switchover of the source; the stream to the target cut;
-//! a promotion that takes its time and the restart after it; the deadline; an abort; an autoscaler, and somebody who heeds no pause,
+//! Patroni taking its leader lock late; a promotion that takes its time and the restart after it; the deadline; an abort; an autoscaler, and somebody who heeds no pause,
 //! starting the application; old poolers resumed by somebody or restarted; Services turned, half turned, turned back; a controller that
 //! comes late to what was scaled. Each disturbance
 //! happens once at most, at any moment, and so many of them together.
@@ -11,7 +11,7 @@
 //! After every step: S1 never two servers that accept writes; S2 every acknowledged write is on the surviving side; S3 before the
 //! point of no return an end leaves the source serving and everything restored; S4 after it nothing reopens the source, and an end is a
 //! whole cut; S5 nothing is changed that was not recorded first; S7 clients are let through only to a primary whose restart is over;
-//! S8 no pooler stays paused at an end. Then, with disturbances off, every state reaches an end. (S6, a dry run changes nothing, holds
+//! S8 no pooler stays paused at an end; S9 a pause is lifted only where the leader holds its lock. Then, with disturbances off, every state reaches an end. (S6, a dry run changes nothing, holds
 //! by construction: it calls `observe` and nothing else; tests/it/cutover sees that in the API server's audit log.)
 
 mod driven;
@@ -38,6 +38,11 @@ pub fn every_journal() -> Vec<crate::journal::Journal> {
     }
     all.extend(others);
     all
+}
+
+/// What a look shows before anything has happened, for other tests.
+pub fn look() -> crate::observation::Observation {
+    world::World::new(Route::Service, 0).look()
 }
 
 /// A journal that has just been started, for other tests.
@@ -80,6 +85,7 @@ fn without_any_guard_the_search_finds_what_breaks() {
         (Mutant::NoDoor, &["S7"]),
         (Mutant::NoResumeOnReturn, &["S8"]),
         (Mutant::NoLateResume, &["S8"]),
+        (Mutant::NoLeaderLock, &["S9"]),
         (Mutant::NoReturnAtTheDeadline, &["progress"]),
     ] {
         for route in mutant.routes() {

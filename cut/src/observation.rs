@@ -108,6 +108,8 @@ pub struct PatroniSeen {
     pub leader: Option<String>,
     /// Members whose server runs as a primary, by their own word.
     pub primaries: Vec<String>,
+    /// One of these says that nobody holds the leader lock.
+    pub unlocked: bool,
     /// Members whose own REST API did not answer.
     pub silent: Vec<String>,
 }

@@ -81,6 +81,7 @@ pub mod tests {
             own: Some(OwnState {
                 role: role.into(),
                 state: state.into(),
+                ..OwnState::default()
             }),
         }
     }

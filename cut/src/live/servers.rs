@@ -92,11 +92,15 @@ pub async fn patroni(patroni: &Patroni, client: &Client, namespace: &str, cluste
             }),
         leader: members.iter().find(|member| member.leader).map(|member| member.name.clone()),
         primaries: Vec::new(),
+        unlocked: false,
         silent: Vec::new(),
     };
     for (member, state) in members.iter().zip(states) {
         match state {
-            Ok(state) if state.runs_as_primary() => seen.primaries.push(member.name.clone()),
+            Ok(state) if state.runs_as_primary() => {
+                seen.primaries.push(member.name.clone());
+                seen.unlocked |= state.cluster_unlocked;
+            }
             Ok(_) => {}
             Err(_) => seen.silent.push(member.name.clone()),
         }

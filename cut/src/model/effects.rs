@@ -119,6 +119,17 @@ impl World {
         }
     }
 
+    /// S9: the pause is lifted when the server that runs is the leader's; after a while it is, whatever Patroni says. Between a look
+    /// and the effect no order of steps helps against a lock that goes, so this is asked of drivers that see what is.
+    pub fn led_by_its_leader(&mut self, action: &Action) {
+        let now = at(i64::from(self.clock) * 1_000);
+        let due = self.journal().going_back.is_some_and(|back| back.at == now);
+        if *action == Action::Unblock && due && !self.locked {
+            self.wrong
+                .get_or_insert("S9: the pause is lifted while nobody holds the leader lock");
+        }
+    }
+
     /// S7: clients are let through to the target only when its restart is over.
     fn traffic(&mut self, to_target: bool) {
         if to_target && !(self.primary && self.restarted) {
@@ -173,6 +184,7 @@ impl World {
 
     pub fn start(&mut self) {
         self.source_up = true;
+        self.locked = false;
         self.incarnation += 1;
     }
 

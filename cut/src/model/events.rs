@@ -64,6 +64,9 @@ impl World {
         add("patroni starts its server", !self.source_up && !self.paused && starts, &|w| {
             w.start()
         });
+        add("patroni takes the leader lock", self.source_up && !self.locked, &|w| {
+            w.locked = true
+        });
         add("kubernetes follows the Service", self.led != (self.turned > 0), &|w| {
             w.led = w.turned > 0
         });
@@ -117,7 +120,10 @@ impl World {
         add(Disturbance::Cut, "the stream to the target is cut", self.connected, &|w| {
             w.connected = false
         });
-        add(Disturbance::Deadline, "the deadline passes", true, &|w| w.clock += 1);
+        add(Disturbance::Deadline, "the deadline passes", true, &|w| {
+            w.clock += 1;
+            w.locked |= w.source_up;
+        });
         add(Disturbance::Abort, "an abort is asked for", !self.aborted, &|w| w.aborted = true);
         let config = self.route == Route::Config;
         add(

@@ -45,6 +45,8 @@ pub enum Mutant {
     NoResumeOnReturn,
     /// After a finished cut nobody looks whether another cutover paused the poolers late.
     NoLateResume,
+    /// On the way back the pause is lifted as soon as the server runs.
+    NoLeaderLock,
     /// Nothing goes back at the deadline.
     NoReturnAtTheDeadline,
 }
@@ -94,6 +96,7 @@ impl Mutant {
             (Self::NoRecordOfThePromotion, Decision::Record(Fact::Promotion(_))) if seen.follows => Some(Decision::Do(Action::Promote)),
             (Self::NoRecordOfTheReturn, Decision::Record(Fact::GoingBack(_))) => Some(back(journal, start, seen)),
             (Self::NoDoor, Decision::Wait(why)) if why.contains("does not lead") => Some(Decision::Record(Fact::Routed(seen.now))),
+            (Self::NoLeaderLock, Decision::Wait(why)) if why.contains("patroni has not") => Some(Decision::Do(Action::Unblock)),
             (Self::NoResumeOnReturn, Decision::Do(Action::ResumePoolers)) if journal.going_back.is_some() => {
                 Some(match &journal.returned {
                     None => Decision::Record(Fact::Returned(seen.now)),

@@ -249,6 +249,9 @@ impl Search {
             }
             Decision::Do(action) => {
                 let start = World::journal_of(sight.journal).started;
+                if self.numbers.get(&state.world.visible()) == Some(&sight.look) {
+                    next.world.led_by_its_leader(&action);
+                }
                 let versions = (self.mutant != Mutant::NoVersions).then_some(sight.versions);
                 let left = start
                     .and_then(|start| next.world.perform(&action, &start, versions))

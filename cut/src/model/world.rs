@@ -66,6 +66,8 @@ pub struct World {
     pub timeline: u32,
     pub paused: bool,
     pub read_only: bool,
+    /// The server that runs holds the leader lock: Patroni gives it up for a stopped one, and takes it again when its loop comes.
+    pub locked: bool,
     /// The Zalando operator's annotation.
     pub operator: Versioned,
     /// The autoscaler's annotation.
@@ -150,6 +152,7 @@ impl World {
             timeline: 1,
             paused: false,
             read_only: false,
+            locked: true,
             operator: Versioned::default(),
             scaler: Versioned::default(),
             connected: true,
@@ -219,6 +222,7 @@ impl World {
                 read_only: self.read_only.then(|| "on".to_owned()),
                 leader: Some(if self.timeline == 1 { "a" } else { "b" }.to_owned()),
                 primaries: if self.source_up { vec!["a".into()] } else { Vec::new() },
+                unlocked: !self.locked,
                 silent: Vec::new(),
             }),
             target: Sight::Answers(self.target()),

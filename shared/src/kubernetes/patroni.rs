@@ -91,6 +91,9 @@ pub struct OwnState {
     /// primary (4.x; master before), replica, demoted, …
     #[serde(default)]
     pub role: String,
+    /// Nobody holds the leader lock, as far as it knows.
+    #[serde(default)]
+    pub cluster_unlocked: bool,
 }
 
 impl OwnState {

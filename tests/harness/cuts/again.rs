@@ -13,7 +13,7 @@ use crate::{
     migration::{CLUSTER, FORGOTTEN, forgotten_host},
     objects::{CNPG, CONFIG_MAP, CRON_JOB, JOB, LEASE, POD, POSTGRESQL, SERVICE, SERVICE_NAME, SLICE},
     service::pgbouncer::PgBouncer,
-    source::rest,
+    source::{Member, rest},
     target::InstanceHandle,
 };
 
@@ -69,6 +69,9 @@ impl Lane {
                 let _ = rest::request(Method::POST, &format!("{}/restart", leader.rest_url()), Some(&json!({}))).await;
                 sleep(POLL).await;
             }
+            while !self.settled(leader).await.unwrap_or(false) {
+                sleep(POLL).await;
+            }
             let lifted = json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": null}}});
             while rest::demand(Method::PATCH, &format!("{}/config", leader.rest_url()), &lifted)
                 .await
@@ -83,6 +86,16 @@ impl Lane {
         timeout(LIMIT, open)
             .await
             .map_err(|_| leader.complain("does not take writes again"))
+    }
+
+    /// Patroni's loop has come to the server as it runs now: what it brings later would come after what is lifted here.
+    async fn settled(&self, leader: &Member) -> Result<bool> {
+        let health = rest::get(&format!("{}/health", leader.rest_url())).await?;
+        let config = rest::get(&format!("{}/config", leader.rest_url())).await?;
+        let session = self.migration.source.connect_to(leader, "postgres").await?;
+        let in_force: String = session.query_one("show default_transaction_read_only", &[]).await?.get(0);
+        let wanted = config.pointer("/postgresql/parameters/default_transaction_read_only");
+        Ok(health["cluster_unlocked"].is_null() && wanted.is_none_or(|wanted| *wanted == in_force.as_str()))
     }
 
     /// Whether the source takes writes, at the leader's own address.
