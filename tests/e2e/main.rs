@@ -43,7 +43,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use harness::{ledger::Cut, route::Route};
+use harness::{ledger::Cut, route::Route, setup::target_directory};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -203,9 +203,7 @@ fn tell(report: &Report, cutover: &Ended, folder: &Path) -> Result<bool> {
 }
 
 fn folder(settings: &Settings) -> Result<PathBuf> {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
-    let folder = target.join("e2e").join(&settings.namespace);
+    let folder = target_directory().join("e2e").join(&settings.namespace);
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     Ok(folder.canonicalize()?)
 }

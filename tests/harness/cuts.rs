@@ -2,8 +2,8 @@
 //! must be covered for certain (tests/it/cutover/cuts.rs), `make soak` what chance finds (tests/soak).
 //!
 //! In reading order: [`moments`] at which a cut can be disturbed, [`deed`]s that disturb, the [`scenario`] of one cut, its [`course`] with
-//! the pods that it takes, what a deed does ([`disturb`]), the [`judge`], [`again`] for the next cut on the same stage, and the
-//! [`tally`] over all.
+//! the pods that it takes, what a deed does ([`disturb`]), the [`judge`], [`again`] for the next cut on the same stage, one deed at
+//! many moments ([`sweep`]), and the [`tally`] over all.
 
 mod again;
 pub mod back;
@@ -14,9 +14,10 @@ pub mod judge;
 mod keep;
 pub mod moments;
 pub mod scenario;
+pub mod sweep;
 pub mod tally;
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -27,12 +28,13 @@ use crate::{
     migration::{Migration, NAMESPACE},
     objects::SERVICE,
     route::Route,
+    setup::target_directory,
     source::{Dcs, SourceOptions},
     target::InstanceHandle,
 };
 use course::{Course, Cut};
 use moments::Moments;
-use scenario::{Restart, Scenario};
+use scenario::{Act, Restart, Scenario};
 
 /// Nothing that is waited for takes longer, on a busy machine and after the worst disturbance.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -40,6 +42,8 @@ const LIMIT: Duration = Duration::from_secs(180);
 const SERVICES: [&str; 2] = ["mastodon-postgresql", "mastodon-postgresql-repl"];
 /// From the block to the point of no return; long for a pod, short for what never ends by itself.
 const CUTOVER_SECONDS_MAX: &str = "40";
+/// One cut of so many is followed by CloudNativePG's restart of the target, which takes seconds.
+const RESTART_EVERY: usize = 3;
 
 /// One stage, and the cuts on it, one after the other.
 pub struct Lane {
@@ -53,6 +57,7 @@ pub struct Lane {
     selectors: BTreeMap<&'static str, Value>,
     /// The kind of target that waits for its cut; None after a cut.
     ready: Option<Restart>,
+    cuts: usize,
     moments: BTreeMap<Route, Moments>,
 }
 
@@ -81,6 +86,7 @@ impl Lane {
             origin,
             selectors,
             ready: Some(Restart::Follows),
+            cuts: 0,
             moments: BTreeMap::new(),
         })
     }
@@ -92,6 +98,7 @@ impl Lane {
     pub async fn run(&mut self, scenario: &Scenario) -> Result<Cut> {
         ensure!(scenario.dcs == self.dcs, "this stage is for {:?}", self.dcs);
         self.prepared(scenario).await?;
+        self.cuts += 1;
         let mut course = Course::begin(self, scenario).await?;
         let outcome = course.run().await;
         course.judged(outcome).await
@@ -111,17 +118,27 @@ impl Lane {
         Ok((moments, Some(cut)))
     }
 
-    /// Copies the logs of all parts to a directory.
-    ///
-    /// # Errors
-    /// They cannot be copied.
-    pub fn keep_logs(&self, to: &Path) -> Result<()> {
-        keep::logs(self.migration.plane.instance().directory(), to)
+    /// Copies the logs of all parts, and the error that they are to explain, to target/cuts; says where they are.
+    pub fn keep_logs(&self, name: &str, error: &anyhow::Error) -> String {
+        let to = target_directory().join("cuts").join(name);
+        let kept = keep::logs(self.migration.plane.instance().directory(), &to)
+            .and_then(|()| Ok(std::fs::write(to.join("error"), format!("{error:?}"))?));
+        match kept {
+            Ok(()) => format!("logs: {}", to.display()),
+            Err(error) => format!("no logs: {error:#}"),
+        }
     }
 
-    /// The kind of target that waits for its cut: to take another one would leave unjudged what was written since the last cut.
-    pub fn waiting(&self) -> Option<Restart> {
-        self.ready
+    /// A cut with these disturbances; with CloudNativePG's restart and without in turn.
+    pub fn scenario(&self, route: Route, acts: Vec<Act>) -> Scenario {
+        let follows = self.cuts.is_multiple_of(RESTART_EVERY);
+        let in_turn = if follows { Restart::Follows } else { Restart::Spared };
+        Scenario {
+            // To take another target than the one that waits would leave unjudged what was written since the last cut.
+            restart: self.ready.unwrap_or(in_turn),
+            acts,
+            ..Scenario::quiet(self.dcs, route)
+        }
     }
 
     /// A target of the kind that the scenario wants waits for its cut.

@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-pub use places::Places;
+pub use places::{Places, target_directory};
 pub use user::ServerUser;
 
 /// Where the parts are, and as whom they run.

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use harness::{
     application::Origin,
     migration::{CLUSTER, FORGOTTEN, Migration, NAMESPACE},
+    setup::target_directory,
     source::SourceOptions,
 };
 use jiff::Timestamp;
@@ -119,9 +120,7 @@ fn names() -> Names {
 }
 
 fn page_file() -> PathBuf {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
-    target.join("rehearse/report.html")
+    target_directory().join("rehearse/report.html")
 }
 
 /// The writer that nobody told about the migration.

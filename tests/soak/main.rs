@@ -1,17 +1,13 @@
-//! `make soak`: a thousand real cuts and more, each with what its seed says, two at a time on this machine. One line a cut; what
-//! breaks a promise is told with the command that repeats it, and its logs are kept.
+//! `make soak`: what takes too long for `make test`, done at each step of a cut, and then a thousand real cuts, each with what its seed
+//! says, two at a time on this machine. One line a cut; what breaks a promise is told with the command that repeats it, and its logs
+//! are kept.
 //!
 //! | variable | |
 //! |---|---|
-//! | SEED | the first seed; 0 when it is not set |
-//! | CUTS | so many seeds; 1000 when it is not set, or 1 when SEED is |
+//! | SEED | the first seed, and only seeds; 0 when it is not set |
+//! | CUTS | so many seeds; 1000 when it is not set, or 1 when SEED is; 0 is only what is done at each step |
 
-use std::{
-    cell::RefCell,
-    path::PathBuf,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use harness::{
@@ -21,6 +17,7 @@ use harness::{
         scenario::{self, Scenario},
         tally::Tally,
     },
+    route::Route,
     source::Dcs,
 };
 
@@ -36,7 +33,7 @@ fn main() -> ExitCode {
     let outcome = harness::interruptible(soak.run());
     println!("\n{}", soak.tally.borrow());
     let broken = soak.broken.borrow();
-    broken.iter().for_each(|seed| println!("broken: {}", replay(*seed)));
+    broken.iter().for_each(|replay| println!("broken: {replay}"));
     match outcome {
         Ok(()) if broken.is_empty() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
@@ -51,7 +48,8 @@ fn main() -> ExitCode {
 #[derive(Default)]
 struct Soak {
     tally: RefCell<Tally>,
-    broken: RefCell<Vec<u64>>,
+    /// Commands that repeat what broke a promise.
+    broken: RefCell<Vec<String>>,
 }
 
 impl Soak {
@@ -60,18 +58,22 @@ impl Soak {
         harness::setup::Setup::ready().await?;
         let first = variable("SEED")?;
         let count = variable("CUTS")?.unwrap_or(if first.is_some() { 1 } else { CUTS });
+        let sweeps = first.is_none();
         let first = first.unwrap_or(0);
         let of = |dcs: Dcs| (first..first + count).filter(move |seed| scenario::dcs(*seed) == dcs).collect();
         futures::try_join!(
-            self.lane(Dcs::Endpoints, of(Dcs::Endpoints)),
-            self.lane(Dcs::ConfigMaps, of(Dcs::ConfigMaps))
+            self.lane(Dcs::Endpoints, sweeps.then_some(Route::Service), of(Dcs::Endpoints)),
+            self.lane(Dcs::ConfigMaps, sweeps.then_some(Route::Config), of(Dcs::ConfigMaps))
         )
         .map(drop)
     }
 
-    async fn lane(&self, dcs: Dcs, seeds: Vec<u64>) -> Result<()> {
+    async fn lane(&self, dcs: Dcs, sweep: Option<Route>, seeds: Vec<u64>) -> Result<()> {
         let mut lane: Option<Lane> = None;
         let mut cuts = 0;
+        if let Some(route) = sweep {
+            lane = self.sweep(Lane::stage(dcs).await.context("setting the stage")?, route).await;
+        }
         for seed in seeds {
             if self.broken.borrow().len() >= FAILURES_MAX {
                 break;
@@ -84,19 +86,10 @@ impl Soak {
                 }
             };
             cuts += 1;
-            let began = Instant::now();
             match self.cut(&mut stage, seed).await {
-                Ok(cut) => {
-                    println!(
-                        "seed {seed}: gap {:.2} s, {:.0} s, {}",
-                        cut.judged.gap().as_secs_f64(),
-                        began.elapsed().as_secs_f64(),
-                        story(seed, &cut)
-                    );
-                    lane = Some(stage);
-                }
+                Ok(()) => lane = Some(stage),
                 Err(error) => {
-                    self.broke(&stage, seed, &error);
+                    self.broke(&stage, &format!("seed-{seed}"), format!("make soak SEED={seed}"), &error);
                     drop(stage);
                     tokio::time::sleep(REST).await;
                 }
@@ -105,44 +98,43 @@ impl Soak {
         Ok(())
     }
 
-    async fn cut(&self, lane: &mut Lane, seed: u64) -> Result<Cut> {
+    /// The stage, unless a promise was broken on it.
+    async fn sweep(&self, mut stage: Lane, route: Route) -> Option<Lane> {
+        let seen = |scenario: &Scenario, cut: &Cut| self.count("each step", scenario, cut);
+        match stage.sweep(route, seen).await {
+            Ok(()) => Some(stage),
+            Err(error) => {
+                self.broke(
+                    &stage,
+                    &format!("each-step-{}", route.word()),
+                    "make soak CUTS=0".to_owned(),
+                    &error,
+                );
+                None
+            }
+        }
+    }
+
+    async fn cut(&self, lane: &mut Lane, seed: u64) -> Result<()> {
         let scenario = Scenario::of(seed);
         let (_, quiet) = lane.moments(scenario.route).await?;
         if let Some(quiet) = quiet {
-            println!("quiet: gap {:.2} s, {}", quiet.judged.gap().as_secs_f64(), scenario.route.word());
-            self.tally.borrow_mut().add(&quiet);
+            self.count("quiet", &Scenario::quiet(scenario.dcs, scenario.route), &quiet);
         }
         let cut = lane.run(&scenario).await?;
-        self.tally.borrow_mut().add(&cut);
-        Ok(cut)
+        self.count(&format!("seed {seed}"), &scenario, &cut);
+        Ok(())
     }
 
-    fn broke(&self, lane: &Lane, seed: u64, error: &anyhow::Error) {
-        let logs = logs(seed);
-        let kept = lane
-            .keep_logs(&logs)
-            .and_then(|()| Ok(std::fs::write(logs.join("error"), format!("{error:?}"))?));
-        println!("seed {seed}: BROKEN: {error:#}\nreplay: {}", replay(seed));
-        match kept {
-            Ok(()) => println!("logs: {}", logs.display()),
-            Err(error) => println!("no logs: {error:#}"),
-        }
-        self.broken.borrow_mut().push(seed);
+    fn count(&self, name: &str, scenario: &Scenario, cut: &Cut) {
+        println!("{name}: {}", cut.line(scenario));
+        self.tally.borrow_mut().add(cut);
     }
-}
 
-fn story(seed: u64, cut: &Cut) -> String {
-    format!("{}: {}", Scenario::of(seed), cut.story())
-}
-
-fn replay(seed: u64) -> String {
-    format!("make soak SEED={seed}")
-}
-
-fn logs(seed: u64) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).with_file_name("target"), PathBuf::from);
-    target.join(format!("soak/seed-{seed}"))
+    fn broke(&self, lane: &Lane, name: &str, replay: String, error: &anyhow::Error) {
+        println!("{name}: BROKEN: {error:#}\nreplay: {replay}\n{}", lane.keep_logs(name, error));
+        self.broken.borrow_mut().push(replay);
+    }
 }
 
 /// A number; None when it is not set or empty.

@@ -44,8 +44,6 @@ pub struct Cut {
     pub pods: Vec<Pod>,
     /// Moments at which something was done.
     pub hit: Vec<String>,
-    /// Moments that were waited for and did not come.
-    pub missed: Vec<String>,
     /// From the decision to go back to the first write that the source took again, for each attempt that went back.
     pub ways_back: Vec<Duration>,
     /// The ledger's.
@@ -57,6 +55,12 @@ pub struct Cut {
 }
 
 impl Cut {
+    /// All of it in a line.
+    pub fn line(&self, scenario: &Scenario) -> String {
+        let (gap, took) = (self.judged.gap().as_secs_f64(), self.took.as_secs_f64());
+        format!("{scenario}: gap {gap:.2} s, {took:.0} s, {}", self.story())
+    }
+
     /// What happened, in a few words.
     pub fn story(&self) -> String {
         let pods: Vec<String> = self
@@ -77,7 +81,6 @@ pub(super) struct Course<'a> {
     moved: bool,
     pods: Vec<Pod>,
     hit: Vec<String>,
-    missed: Vec<String>,
     pub ways_back: Vec<Duration>,
     began: Instant,
 }
@@ -92,7 +95,6 @@ impl<'a> Course<'a> {
             moved: false,
             pods: Vec::new(),
             hit: Vec::new(),
-            missed: Vec::new(),
             ways_back: Vec::new(),
             began: Instant::now(),
         })
@@ -128,7 +130,6 @@ impl<'a> Course<'a> {
             log: self.pods.last().map(|pod| pod.ended.log.clone()).unwrap_or_default(),
             pods: self.pods,
             hit: self.hit,
-            missed: self.missed,
             ways_back: self.ways_back,
             judged,
             took: self.began.elapsed(),
@@ -170,7 +171,6 @@ impl<'a> Course<'a> {
     async fn at_one(&mut self, deed: Deed, moment: &str, moments: &Moments, pod: Running) -> Result<Vec<(String, Ended)>> {
         let waits = moments::waits_at(Some(moment));
         if pod.says(&waits, LIMIT).await.is_err() {
-            self.missed.push(moment.to_owned());
             return Ok(vec![(format!("no {moment}"), pod.wait(LIMIT).await?)]);
         }
         self.hit.push(moment.to_owned());

@@ -58,15 +58,14 @@ fn usual_cache() -> Option<PathBuf> {
     )
 }
 
+/// Cargo's.
+pub fn target_directory() -> PathBuf {
+    let root = || Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target");
+    env::var_os("CARGO_TARGET_DIR").map_or_else(root, PathBuf::from)
+}
+
 fn usual_runs() -> PathBuf {
-    let target = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    target
-        .unwrap_or_else(|| {
-            Path::new(env!("CARGO_MANIFEST_DIR"))
-                .parent()
-                .map_or_else(PathBuf::new, |root| root.join("target"))
-        })
-        .join("harness")
+    target_directory().join("harness")
 }
 
 /// True when the directory can be made and the servers' user can enter it. What exists of its path is looked at first, so

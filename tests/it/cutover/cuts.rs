@@ -9,7 +9,7 @@ use harness::{
         course::Cut,
         deed::Deed,
         moments::{Moments, Phase},
-        scenario::{Act, Restart, Scenario},
+        scenario::{Act, Scenario},
         tally::Tally,
     },
     route::Route,
@@ -20,8 +20,6 @@ use harness::{
 const KILLS: usize = 8;
 /// Pods that are asked to end before the point of no return.
 const SIGTERMS: usize = 4;
-/// One cut of so many is followed by CloudNativePG's restart of the target, which takes seconds.
-const RESTART_EVERY: usize = 3;
 /// A server that hangs at each moment: longer than the pause between two looks.
 const BRIEFLY: Duration = Duration::from_millis(300);
 /// A server that hangs longer than a look waits for it.
@@ -44,7 +42,6 @@ async fn by_the_config_map_nothing_is_lost_whatever_happens() {
 /// One lane, and what was seen in it.
 struct Trial {
     lane: Lane,
-    dcs: Dcs,
     route: Route,
     tally: Tally,
     moments: Moments,
@@ -61,7 +58,6 @@ impl Trial {
         tally.add(&quiet.unwrap());
         let mut trial = Self {
             lane,
-            dcs,
             route,
             tally,
             moments,
@@ -83,41 +79,33 @@ impl Trial {
         assert!(trial.tally.cuts() >= CUTS_MIN, "only {} cuts", trial.tally.cuts());
     }
 
-    /// One cut; with CloudNativePG's restart and without in turn.
     async fn cut(&mut self, acts: Vec<Act>) -> Cut {
-        let follows = self.tally.ended().is_multiple_of(RESTART_EVERY);
-        let in_turn = if follows { Restart::Follows } else { Restart::Spared };
-        let scenario = Scenario {
-            restart: self.lane.waiting().unwrap_or(in_turn),
-            acts,
-            ..Scenario::quiet(self.dcs, self.route)
+        let scenario = self.lane.scenario(self.route, acts);
+        let cut = match self.lane.run(&scenario).await {
+            Ok(cut) => cut,
+            Err(error) => self.broken(&error),
         };
-        let cut = self.lane.run(&scenario).await.unwrap_or_else(|error| panic!("{error:?}"));
-        println!(
-            "{scenario}: gap {:.2} s, {:.1} s, {}",
-            cut.judged.gap().as_secs_f64(),
-            cut.took.as_secs_f64(),
-            cut.story()
-        );
-        self.tally.add(&cut);
+        count(&mut self.tally, &scenario, &cut);
         cut
     }
 
-    /// SIGKILL at each moment; one that was not reached because its effect was done already has a cut of its own.
+    /// Keeps what explains it.
+    fn broken(&self, error: &anyhow::Error) -> ! {
+        panic!("{error:?}\n{}", self.lane.keep_logs(self.route.word(), error));
+    }
+
+    /// SIGKILL at each moment.
     async fn killed_at_every_moment(&mut self) {
-        let all = self.moments.all().to_vec();
-        let cuts = all.len().div_ceil(KILLS);
-        let mut missed = Vec::new();
-        for first in 0..cuts {
-            let kills = all.iter().skip(first).step_by(cuts);
-            let cut = self.cut(kills.map(|moment| Act::at(Deed::Kill, moment)).collect()).await;
-            missed.extend(cut.missed);
+        let Self { lane, tally, .. } = self;
+        let seen = |scenario: &Scenario, cut: &Cut| count(tally, scenario, cut);
+        if let Err(error) = lane.at_all(self.route, Deed::Kill, self.moments.all(), KILLS, seen).await {
+            self.broken(&error);
         }
-        for moment in missed {
-            let cut = self.cut(vec![Act::at(Deed::Kill, &moment)]).await;
-            assert!(cut.hit.contains(&moment), "nothing was ever killed {moment}: {}", cut.story());
-        }
-        println!("killed at all {} moments: {}", all.len(), all.join(", "));
+        println!(
+            "killed at all {} moments: {}",
+            self.moments.all().len(),
+            self.moments.all().join(", ")
+        );
     }
 
     /// The same for rollback, whose way begins where the way of a cutover can still end so.
@@ -130,11 +118,10 @@ impl Trial {
         let mut left = all.to_vec();
         for first in 0..ways {
             let kills: Vec<String> = all.iter().skip(first).step_by(ways).cloned().collect();
-            let back = self
-                .lane
-                .go_back(self.route, &kills)
-                .await
-                .unwrap_or_else(|error| panic!("{error:?}"));
+            let back = match self.lane.go_back(self.route, &kills).await {
+                Ok(back) => back,
+                Err(error) => self.broken(&error),
+            };
             self.tally.add_ways_back(&back.took);
             left.retain(|moment| !back.hit.contains(moment));
         }
@@ -183,6 +170,11 @@ impl Trial {
         });
         all
     }
+}
+
+fn count(tally: &mut Tally, scenario: &Scenario, cut: &Cut) {
+    println!("{}", cut.line(scenario));
+    tally.add(cut);
 }
 
 /// Two at once, overtaken, asked to go back from outside; the source's leadership moved; what cannot catch up.
