@@ -270,6 +270,12 @@ pub struct Connection {
     /// File with the CA certificates; needed by the verify modes.
     #[serde(default, deserialize_with = "optional")]
     pub sslrootcert: Option<PathBuf>,
+    /// File with a client certificate and its intermediate CAs; a file that does not exist is none.
+    #[serde(default, deserialize_with = "optional")]
+    pub sslcert: Option<PathBuf>,
+    /// File with its key.
+    #[serde(default, deserialize_with = "optional")]
+    pub sslkey: Option<PathBuf>,
 }
 
 fn default_port() -> u16 {

@@ -1,5 +1,6 @@
 //! PostgreSQL: connections with limits and TLS, who a server is, and the two sides as types.
 
+mod credentials;
 pub mod pgbouncer;
 pub mod replication;
 pub mod settings;
@@ -9,7 +10,6 @@ mod tls;
 
 use std::{fmt, time::Duration};
 
-use openssl::ssl::SslConnector;
 use postgres_openssl::MakeTlsConnector;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use tokio_postgres::types::PgLsn;
@@ -18,6 +18,7 @@ use crate::{
     config::{Connection, SslMode},
     error::{Context as _, Error, Result},
 };
+pub use credentials::Credentials;
 pub use source::Source;
 pub use target::Target;
 pub use tls::ClientCertificate;
@@ -52,54 +53,15 @@ impl std::ops::Deref for Session {
 /// # Errors
 /// Config for a wrong password, file, certificate or pg_hba; Transient for a server that does not answer.
 pub async fn connect(connection: &Connection, database: &str, application: &str) -> Result<Session> {
-    let password = read_secret(&connection.password_file)?;
-    let ca = authority(connection)?;
-    let tls = tls::connector(connection.sslmode, ca.as_deref(), None)?;
-    open(connection, &password, tls, database, application, Some(&limits())).await
+    connect_with(connection, &Credentials::of(connection)?, database, application).await
 }
 
-/// What the server's certificate is checked against; None when it is not checked.
+/// As [`connect`], with the credentials at hand instead of in files (for steps that read them by API).
 ///
 /// # Errors
-/// Config for a file that cannot be read.
-pub fn authority(connection: &Connection) -> Result<Option<Vec<u8>>> {
-    match &connection.sslrootcert {
-        // Without a certificate that can be checked there is no CA file, and `require` does without, as in libpq.
-        Some(file) if connection.sslmode == SslMode::Require && !file.exists() => Ok(None),
-        Some(file) => Ok(Some(std::fs::read(file).map_err(|e| unreadable(file, e))?)),
-        None => Ok(None),
-    }
-}
-
-/// As [`connect`], with CA and password at hand instead of in files (for steps that read them by API).
-///
-/// # Errors
-/// As [`connect`].
-pub async fn connect_with(
-    connection: &Connection,
-    password: &str,
-    ca_pem: Option<&[u8]>,
-    database: &str,
-    application: &str,
-) -> Result<Session> {
-    let tls = tls::connector(connection.sslmode, ca_pem, None)?;
-    open(connection, password, tls, database, application, Some(&limits())).await
-}
-
-/// As [`connect_with`], and shows a client certificate.
-///
-/// # Errors
-/// As [`connect`]; Config when certificate and key do not belong together.
-pub async fn connect_showing(
-    client: &ClientCertificate,
-    connection: &Connection,
-    password: &str,
-    ca_pem: Option<&[u8]>,
-    database: &str,
-    application: &str,
-) -> Result<Session> {
-    let tls = tls::connector(connection.sslmode, ca_pem, Some(client))?;
-    open(connection, password, tls, database, application, Some(&limits())).await
+/// As [`connect`]; Config when a client certificate and its key do not belong together.
+pub async fn connect_with(connection: &Connection, credentials: &Credentials, database: &str, application: &str) -> Result<Session> {
+    open(connection, credentials, database, application, Some(&limits())).await
 }
 
 /// What every session of ours at a server begins with.
@@ -109,8 +71,7 @@ fn limits() -> String {
 
 async fn open(
     connection: &Connection,
-    password: &str,
-    tls: SslConnector,
+    credentials: &Credentials,
     database: &str,
     application: &str,
     options: Option<&str>,
@@ -120,7 +81,7 @@ async fn open(
         .host(connection.host.as_str())
         .port(connection.port)
         .user(connection.user.as_str())
-        .password(password)
+        .password(&credentials.password)
         .dbname(database)
         .application_name(application)
         .ssl_mode(tokio_postgres::config::SslMode::Require)
@@ -133,7 +94,7 @@ async fn open(
     if let Some(address) = connection.hostaddr {
         config.hostaddr(address);
     }
-    let mut tls = MakeTlsConnector::new(tls);
+    let mut tls = MakeTlsConnector::new(tls::connector(connection.sslmode, credentials)?);
     let check_name = connection.sslmode == SslMode::VerifyFull;
     tls.set_callback(move |session, _| {
         session.set_verify_hostname(check_name);
@@ -162,18 +123,12 @@ pub fn endpoint(connection: &Connection) -> String {
     }
 }
 
-fn unreadable(file: &std::path::Path, error: std::io::Error) -> Error {
-    Error::config(format!("reading {}", file.display()))
-        .caused_by(error)
-        .hint("the Secret behind this file is missing, or its step has not run yet")
-}
-
 /// Reads a mounted Secret, without the line end that editors leave.
 ///
 /// # Errors
 /// Config when it is missing or empty; the content is never part of the message.
 pub fn read_secret(file: &std::path::Path) -> Result<String> {
-    let text = std::fs::read_to_string(file).map_err(|e| unreadable(file, e))?;
+    let text = std::fs::read_to_string(file).map_err(|e| credentials::unreadable(file, e))?;
     let text = text.trim_end_matches(['\n', '\r']);
     if text.is_empty() {
         return Err(Error::config(format!("{} is empty", file.display())));

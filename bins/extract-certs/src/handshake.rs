@@ -6,9 +6,7 @@ use shared::{
     config::Connection,
     error::{Context as _, Error, ErrorKind, Result},
     job::Run,
-    postgres::{
-        ClientCertificate, Session, connect_showing, connect_with, endpoint, replication::identify_system, source::APPLICATION_PREFIX,
-    },
+    postgres::{ClientCertificate, Credentials, Session, connect_with, endpoint, replication::identify_system, source::APPLICATION_PREFIX},
 };
 
 use crate::{Config, client_certificate::Shown, secrets::Login, verdict::Verdict};
@@ -19,8 +17,7 @@ const DATABASE: &str = "postgres";
 /// What the target will use, except for the client certificate.
 struct Trial<'a> {
     connection: Connection,
-    password: &'a str,
-    ca: Option<&'a [u8]>,
+    credentials: Credentials,
     run: &'a Run,
 }
 
@@ -38,11 +35,16 @@ pub(crate) async fn proven(config: &Config, run: &Run, login: &Login, verdict: &
         password_file: PathBuf::new(),
         sslmode: verdict.sslmode,
         sslrootcert: None,
+        sslcert: None,
+        sslkey: None,
     };
     let trial = Trial {
         connection,
-        password: &login.password,
-        ca: verdict.ca_pem.as_deref().map(str::as_bytes),
+        credentials: Credentials {
+            password: login.password.clone(),
+            ca: verdict.ca_pem.clone().map(String::into_bytes),
+            client: None,
+        },
         run,
     };
     let shown = match log_in(&trial, shown.certificate()).await {
@@ -62,14 +64,14 @@ pub(crate) async fn proven(config: &Config, run: &Run, login: &Login, verdict: &
 async fn log_in(trial: &Trial<'_>, certificate: Option<&ClientCertificate>) -> Result<()> {
     let Trial {
         connection,
-        password,
-        ca,
+        credentials,
         run,
     } = trial;
-    let session = match certificate {
-        Some(certificate) => connect_showing(certificate, connection, password, *ca, DATABASE, &application()).await?,
-        None => connect_with(connection, password, *ca, DATABASE, &application()).await?,
+    let credentials = Credentials {
+        client: certificate.cloned(),
+        ..credentials.clone()
     };
+    let session = connect_with(connection, &credentials, DATABASE, &application()).await?;
     let (version, client) = encryption(&session).await?;
     if certificate.is_some() && client.is_none() {
         return Err(Error::refused("it did not look at the certificate"));
@@ -85,7 +87,7 @@ async fn log_in(trial: &Trial<'_>, certificate: Option<&ClientCertificate>) -> R
 
 /// pg_hba.conf treats replication apart from every database. Without a client certificate, as in prepare-zalando's manifest.
 async fn replicate(trial: &Trial<'_>) -> Result<()> {
-    let answer = identify_system(&trial.connection, trial.password, trial.ca, &application()).await?;
+    let answer = identify_system(&trial.connection, &trial.credentials, &application()).await?;
     trial.run.report.step(
         "ReplicationAdmitted",
         format!(

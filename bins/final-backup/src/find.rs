@@ -4,7 +4,7 @@ use shared::{
     config::{self, Connection, Text},
     error::{Context as _, Error, Result},
     job::Run,
-    postgres::{authority, endpoint, read_secret},
+    postgres::{Credentials, endpoint},
 };
 
 use crate::{
@@ -89,8 +89,7 @@ fn log_in(name: String, mut connection: Connection) -> Result<Server> {
     connection.user = ROLE.parse::<Text>().map_err(Error::config)?;
     Ok(Server {
         name,
-        password: read_secret(&connection.password_file)?,
-        ca: authority(&connection)?,
+        credentials: Credentials::of(&connection)?,
         connection,
     })
 }

@@ -4,7 +4,7 @@ use shared::{
     config::Connection,
     error::{Error, Result},
     postgres::{
-        Identity, Lsn,
+        Credentials, Identity, Lsn,
         replication::{Answer, Walsender},
         source::APPLICATION_PREFIX,
     },
@@ -16,10 +16,8 @@ pub struct Server {
     pub name: String,
     /// With the role for replication.
     pub connection: Connection,
-    /// Its password.
-    pub password: String,
-    /// What its certificate is checked against.
-    pub ca: Option<Vec<u8>>,
+    /// Its password, and the certificates of the migration.
+    pub credentials: Credentials,
 }
 
 /// What is known of a server before it is copied.
@@ -44,7 +42,7 @@ impl Server {
     /// As [`Walsender::connect`].
     pub async fn walsender(&self) -> Result<Walsender> {
         let application = format!("{APPLICATION_PREFIX}-final-backup");
-        Walsender::connect(&self.connection, &self.password, self.ca.as_deref(), &application).await
+        Walsender::connect(&self.connection, &self.credentials, &application).await
     }
 
     /// Asks a server who it is and how it stands.

@@ -13,7 +13,7 @@ use shared::{
         source_tls::{self, SourceTls},
         zalando::{self, Postgresql},
     },
-    postgres::{self, Source, in_recovery, read_secret},
+    postgres::{self, Credentials, Source, in_recovery, read_secret},
 };
 
 use crate::{
@@ -65,9 +65,17 @@ impl Reach {
     /// # Errors
     /// As [`postgres::connect`].
     pub async fn open(&self, database: &str) -> Result<Source> {
-        let ca = self.ca_pem.as_deref().map(str::as_bytes);
-        let session = postgres::connect_with(&self.connection, self.password.reveal(), ca, database, APPLICATION).await?;
+        let session = postgres::connect_with(&self.connection, &self.credentials(&self.password), database, APPLICATION).await?;
         Ok(Source(session))
+    }
+
+    /// What a login with this password needs.
+    pub fn credentials(&self, password: &Hidden) -> Credentials {
+        Credentials {
+            password: password.reveal().to_owned(),
+            ca: self.ca_pem.clone().map(String::into_bytes),
+            client: None,
+        }
     }
 }
 

@@ -129,8 +129,7 @@ pub async fn prove(run: &Run, settings: &Settings, reach: &Reach, source: &Sourc
         user: role.parse().map_err(Error::config)?,
         ..reach.connection.clone()
     };
-    let ca = reach.ca_pem.as_deref().map(str::as_bytes);
-    let answer = replication::identify_system(&connection, password.reveal(), ca, APPLICATION).await?;
+    let answer = replication::identify_system(&connection, &reach.credentials(password), APPLICATION).await?;
     let identity = source.identity().await?;
     if answer.system_identifier != identity.system_identifier {
         return Err(

@@ -33,6 +33,8 @@ pub fn login(cluster: &Name, user: &Text, password_file: &Path) -> Connection {
         // Its certificate is made by the pod itself, or names a Service.
         sslmode: SslMode::Require,
         sslrootcert: None,
+        sslcert: None,
+        sslkey: None,
     }
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio_postgres::{SimpleQueryMessage, error::DbError};
 
-use super::{Session, open, tls};
+use super::{Credentials, Session, open};
 use crate::{
-    config::{Connection, SslMode},
+    config::Connection,
     error::{Context as _, Error, ErrorKind, Result},
 };
 
@@ -34,8 +34,12 @@ impl Console {
     /// # Errors
     /// As [`super::connect`].
     pub async fn open(connection: &Connection, password: &str, application: &str) -> Result<Self> {
-        let tls = tls::connector(SslMode::Require, None, None)?;
-        let opened = open(connection, password, tls, DATABASE, application, None).await;
+        let credentials = Credentials {
+            password: password.to_owned(),
+            ca: None,
+            client: None,
+        };
+        let opened = open(connection, &credentials, DATABASE, application, None).await;
         opened.map(Self).map_err(refused)
     }
 

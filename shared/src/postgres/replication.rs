@@ -21,7 +21,7 @@ use postgres_protocol::message::{
 };
 use tokio::time::timeout;
 
-use super::{CONNECT_TIMEOUT, Lsn, SystemIdentifier, Timeline, endpoint};
+use super::{CONNECT_TIMEOUT, Credentials, Lsn, SystemIdentifier, Timeline, endpoint};
 use crate::{
     config::Connection,
     error::{Context as _, Error, Result},
@@ -52,8 +52,8 @@ pub struct Walsender {
 ///
 /// # Errors
 /// Config for a role, password, certificate or pg_hba that does not let it in; Transient for a server that does not answer.
-pub async fn identify_system(connection: &Connection, password: &str, ca_pem: Option<&[u8]>, application: &str) -> Result<Answer> {
-    let mut walsender = Walsender::connect(connection, password, ca_pem, application).await?;
+pub async fn identify_system(connection: &Connection, credentials: &Credentials, application: &str) -> Result<Answer> {
+    let mut walsender = Walsender::connect(connection, credentials, application).await?;
     let answer = walsender.identify_system().await?;
     walsender.close().await;
     Ok(answer)
@@ -64,9 +64,9 @@ impl Walsender {
     ///
     /// # Errors
     /// Config for a role, password, certificate or pg_hba that does not let it in; Transient for a server that does not answer.
-    pub async fn connect(connection: &Connection, password: &str, ca_pem: Option<&[u8]>, application: &str) -> Result<Self> {
+    pub async fn connect(connection: &Connection, credentials: &Credentials, application: &str) -> Result<Self> {
         let doing = format!("logging in to {} as {} for replication", endpoint(connection), connection.user);
-        let answer = timeout(CONNECT_TIMEOUT * 2, login::login(connection, password, ca_pem, application)).await;
+        let answer = timeout(CONNECT_TIMEOUT * 2, login::login(connection, credentials, application)).await;
         let wire = answer
             .map_err(|_| Error::transient("no answer within 10 s"))
             .and_then(|answer| answer)

@@ -12,6 +12,7 @@ use crate::{
     config::SslMode,
     error::{Error, Result},
     pki::Bundle,
+    postgres::Credentials,
 };
 
 /// Debian's, and so that of CNPG's images, whatever this program was linked with: keys of 2048 bits, no SHA-1.
@@ -31,11 +32,11 @@ pub struct ClientCertificate {
 /// - `require` without a CA file checks nothing; *with* one it checks the chain, as libpq does since there were CA files.
 /// - The CA file must hold the root: libpq sets no X509_V_FLAG_PARTIAL_CHAIN, an intermediate CA alone is refused.
 /// - TLS 1.2 at least, libpq's default of ssl_min_protocol_version.
-pub(super) fn connector(mode: SslMode, ca_pem: Option<&[u8]>, client: Option<&ClientCertificate>) -> Result<SslConnector> {
+pub(super) fn connector(mode: SslMode, credentials: &Credentials) -> Result<SslConnector> {
     let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(failed)?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2)).map_err(failed)?;
     builder.set_security_level(SECURITY_LEVEL);
-    match (mode, ca_pem) {
+    match (mode, credentials.ca.as_deref()) {
         (SslMode::Require, None) => builder.set_verify(SslVerifyMode::NONE),
         (_, None) => {
             return Err(Error::config(format!("sslmode {} needs a CA, and none is given", mode.as_str()))
@@ -43,7 +44,7 @@ pub(super) fn connector(mode: SslMode, ca_pem: Option<&[u8]>, client: Option<&Cl
         }
         (_, Some(pem)) => trust(&mut builder, pem)?,
     }
-    if let Some(client) = client {
+    if let Some(client) = &credentials.client {
         show(&mut builder, client)?;
     }
     Ok(builder.build())
@@ -91,6 +92,15 @@ mod tests {
     const LONG: (i64, i64) = (-10, 1000);
 
     /// A real handshake with a server that sends `chain`; what the client makes of it.
+    fn towards(mode: SslMode, ca: Option<&str>, client: Option<ClientCertificate>) -> Result<SslConnector> {
+        let credentials = Credentials {
+            password: String::new(),
+            ca: ca.map(|pem| pem.as_bytes().to_vec()),
+            client,
+        };
+        connector(mode, &credentials)
+    }
+
     fn handshake(chain: &[&str], key: &str, connector: Result<SslConnector>, check_name: bool) -> bool {
         let (client, server) = UnixStream::pair().unwrap();
         let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
@@ -117,14 +127,7 @@ mod tests {
         let root = Authority::root("root", LONG);
         let between = root.below("between", LONG);
         let (leaf, key) = between.server(&["db.ns.svc"], LONG);
-        let with = |mode, ca: &[&str]| {
-            handshake(
-                &[&leaf, &between.pem],
-                &key,
-                connector(mode, Some(ca.concat().as_bytes()), None),
-                true,
-            )
-        };
+        let with = |mode, ca: &[&str]| handshake(&[&leaf, &between.pem], &key, towards(mode, Some(&ca.concat()), None), true);
         assert!(with(SslMode::VerifyFull, &[&root.pem]));
         assert!(with(SslMode::VerifyFull, &[&between.pem, &root.pem]));
         assert!(!with(SslMode::VerifyFull, &[&between.pem]));
@@ -134,7 +137,7 @@ mod tests {
     fn require_checks_the_chain_as_soon_as_there_is_a_ca_file() {
         let (root, other) = (Authority::root("root", LONG), Authority::root("other", LONG));
         let (leaf, key) = root.server(&["db.ns.svc"], LONG);
-        let with = |ca: Option<&str>| handshake(&[&leaf], &key, connector(SslMode::Require, ca.map(str::as_bytes), None), false);
+        let with = |ca: Option<&str>| handshake(&[&leaf], &key, towards(SslMode::Require, ca, None), false);
         assert!(with(None) && with(Some(&root.pem)) && !with(Some(&other.pem)));
     }
 
@@ -142,7 +145,7 @@ mod tests {
     fn only_verify_full_looks_at_the_name() {
         let root = Authority::root("root", LONG);
         let (leaf, key) = root.server(&["elsewhere"], LONG);
-        let trusting = |mode| connector(mode, Some(root.pem.as_bytes()), None);
+        let trusting = |mode| towards(mode, Some(&root.pem), None);
         assert!(!handshake(&[&leaf], &key, trusting(SslMode::VerifyFull), true));
         assert!(handshake(&[&leaf], &key, trusting(SslMode::VerifyCa), false));
     }
@@ -151,12 +154,12 @@ mod tests {
     fn what_cannot_work_is_said_before_anybody_connects() {
         let (own, _) = self_signed(&["db"], LONG);
         let (_, other_key) = self_signed(&["db"], LONG);
-        assert!(connector(SslMode::VerifyCa, None, None).is_err());
-        assert!(connector(SslMode::VerifyCa, Some(b""), None).is_err());
+        assert!(towards(SslMode::VerifyCa, None, None).is_err());
+        assert!(towards(SslMode::VerifyCa, Some(""), None).is_err());
         let client = ClientCertificate {
             chain: own.clone(),
             key: other_key,
         };
-        assert!(connector(SslMode::VerifyCa, Some(own.as_bytes()), Some(&client)).is_err());
+        assert!(towards(SslMode::VerifyCa, Some(&own), Some(client)).is_err());
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     restored::Restored,
-    stage::{MEMORY_BYTES_MAX, NAMESPACE, Stage, WHOLE, names_in},
+    stage::{MEMORY_BYTES_MAX, NAMESPACE, SOON, Stage, WHOLE, ends, names_in},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,15 +99,28 @@ fn contents(stage: &Stage) -> Vec<(String, Vec<u8>, std::time::SystemTime)> {
     stage.names().into_iter().map(file).collect()
 }
 
-/// Another member, by choice, under another name.
+/// Another member, by choice, under another name; it is shown the client certificate that extract-certs has made.
 async fn of_a_member(stage: &Stage) {
-    let replica = stage.source.replica().await.unwrap().name();
+    stage
+        .run(stage.kubelet.step("extract-certs"), 0, &["client certificate: minted"])
+        .await;
+    let member = stage.source.replica().await.unwrap();
+    let replica = member.name();
     let step = stage
         .step()
         .env("BACKUP_MEMBER", replica)
         .env("BACKUP_NAME", "of-a-member")
         .env("VERIFY", "stream");
-    stage.run(step, 0, &[&format!("copying {replica}")[8..], "backup complete"]).await;
+    let running = step.start().await.unwrap();
+    running.says("base backup begun", SOON).await.unwrap();
+    running.freeze();
+    let session = stage.source.connect_to(member, "postgres").await.unwrap();
+    let shown = "select count(*), min(client_dn) from pg_stat_ssl join pg_stat_activity using (pid)
+                   where application_name = 'replica-migration-final-backup'";
+    let row = session.query_one(shown, &[]).await.unwrap();
+    assert_eq!((row.get(0), row.get(1)), (2_i64, Some("/CN=standby")), "the copy and its WAL");
+    running.thaw();
+    ends(&running.wait(SOON).await.unwrap(), 0, &[replica, "backup complete"]);
     let folder = stage.volume.join("of-a-member");
     assert_eq!(names_in(&folder), WHOLE);
     let restored = Restored::unpack(stage.plane.setup(), stage.plane.instance(), &folder, "of-a-member");

@@ -18,13 +18,13 @@ use super::wire::{Wire, unexpected};
 use crate::{
     config::{Connection, SslMode},
     error::{Error, Result},
-    postgres::tls,
+    postgres::{Credentials, tls},
 };
 
 pub(super) type Stream = TlsStream<TcpStream>;
 
-pub(super) async fn login(connection: &Connection, password: &str, ca_pem: Option<&[u8]>, application: &str) -> Result<Wire<Stream>> {
-    let mut wire = Wire::new(encrypted(connection, ca_pem).await?);
+pub(super) async fn login(connection: &Connection, credentials: &Credentials, application: &str) -> Result<Wire<Stream>> {
+    let mut wire = Wire::new(encrypted(connection, credentials).await?);
     let parameters = [
         ("user", connection.user.as_str()),
         ("replication", "true"),
@@ -32,12 +32,12 @@ pub(super) async fn login(connection: &Connection, password: &str, ca_pem: Optio
     ];
     frontend::startup_message(parameters, wire.outbox())?;
     wire.send().await?;
-    authenticate(&mut wire, &connection.user, password).await?;
+    authenticate(&mut wire, &connection.user, &credentials.password).await?;
     Ok(wire)
 }
 
-async fn encrypted(connection: &Connection, ca_pem: Option<&[u8]>) -> Result<Stream> {
-    let connector = tls::connector(connection.sslmode, ca_pem, None)?;
+async fn encrypted(connection: &Connection, credentials: &Credentials) -> Result<Stream> {
+    let connector = tls::connector(connection.sslmode, credentials)?;
     let mut stream = match connection.hostaddr {
         Some(address) => TcpStream::connect((address, connection.port)).await?,
         None => TcpStream::connect((connection.host.as_str(), connection.port)).await?,
