@@ -17,7 +17,7 @@ use harness::{
 };
 
 /// Pods that are killed in one cut, each later than the one before.
-const KILLS: usize = 8;
+const KILLS: usize = 6;
 /// Pods that are asked to end before the point of no return.
 const SIGTERMS: usize = 4;
 /// A server that hangs at each moment: longer than the pause between two looks.
@@ -264,6 +264,7 @@ fn by_config() -> Vec<Case> {
         ),
         (vec![Act::each(Deed::ApiServerHangs(BRIEFLY))], vec![]),
         (vec![Act::each(Deed::Receiver)], vec![]),
+        (vec![Act::each(Deed::ReadOnlyLifted)], vec![]),
         (vec![Act::at(Deed::ApiServerAway(AWAY_SECONDS), "before record Marker")], vec![]),
     ]
 }
