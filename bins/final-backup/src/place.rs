@@ -4,6 +4,7 @@
 //! others with their checksums. Until then nothing is: the next run removes it and begins anew.
 
 mod bucket;
+mod crypto;
 mod directory;
 mod http;
 mod upload;

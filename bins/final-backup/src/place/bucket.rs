@@ -24,6 +24,7 @@ use tokio::time::timeout;
 
 use super::{
     COMPLETE, Entry, NAMES, OnTheirWay, PARTIAL, Stored,
+    crypto::OpenSsl,
     http::Http,
     is_ours, none_on_its_way,
     upload::{Part, Upload, part_bytes},
@@ -113,6 +114,7 @@ impl Bucket {
             .with_virtual_hosted_style_request(!settings.s3_path_style)
             .with_allow_http(plain)
             .with_http_connector(http.clone())
+            .with_crypto_provider(Arc::new(OpenSsl))
             .with_retry(retry)
             .build()
             .map_err(|error| unusable(error.into()))?;
