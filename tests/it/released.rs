@@ -17,7 +17,7 @@ use harness::{
 
 const PROGRAM_BYTES_MAX: u64 = 9_000_000;
 /// final-backup's, which brings S3 and three compressions along.
-const BACKUP_BYTES_MAX: u64 = 9_800_000;
+const BACKUP_BYTES_MAX: u64 = 10_000_000;
 /// Of the image's 30 MB; the base is 1 MB, and the programs that are still to come need room.
 const COMPRESSED_BYTES_MAX: usize = 28_000_000;
 const PROCESSOR_MAX: Duration = Duration::from_millis(50);
