@@ -51,7 +51,7 @@ pub async fn bench() -> Result<()> {
     println!("  bare script                  {floor:>6} ms   sql fence, pg_promote, no proof, no record, no way back");
     println!("  cutover / bare script        {:>6.1}", added as f64 / floor.max(1) as f64);
     println!(
-        "  wait of all clients          {:>6} ms   with promotion, restart and the pods' start",
+        "  wait of all clients          {:>6} ms   with the promotion, until they write on the target",
         ms(&mut waited)
     );
     println!(

@@ -52,7 +52,7 @@ pub async fn cut() -> Result<Duration> {
     let promoting = Instant::now();
     new.batch_execute("select pg_promote()").await?;
     let promoted = promoting.elapsed();
-    new.batch_execute("insert into ledger (client, sequence, payload) values ('script', 1, '')")
+    new.batch_execute("insert into public.ledger (client, sequence, payload) values ('script', 1, '')")
         .await?;
     let whole = begun.elapsed();
     Ok(whole.saturating_sub(promoted))
