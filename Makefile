@@ -36,7 +36,7 @@ test: lint build release ## everything that CI checks
 rehearse: build ## the whole migration on this machine, with a report
 	$(CARGO) run --locked --package tests --bin rehearse
 
-soak: build ## a thousand real cuts, killed, raced and fought; SEED=7 repeats one, CUTS=50 begins with 50
+soak: build ## real cuts disturbed at each step, then a thousand by chance; SEED=7 repeats one, CUTS=50 are enough
 	SEED=$(SEED) CUTS=$(CUTS) $(CARGO) run --locked --package tests --bin soak
 
 bench: release ## the rehearsal's figures, with the programs as they are released
