@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     kubelet::{Ended, Line, Running},
+    service::pgbouncer::PgBouncer,
     standing::{self, Standing},
 };
 
@@ -223,11 +224,14 @@ impl<'a> Course<'a> {
 
     /// The application runs on the source, and everything is as it was.
     pub async fn returned(&mut self, going_back: &Value, blocked: bool) -> Result<()> {
-        let lane = &self.lane;
         if self.moved {
             // A failover takes Patroni's time, and the next attempt needs a leader and a target that follows it.
-            lane.migration.source.healthy().await?;
+            self.lane.migration.source.healthy().await?;
+            // While no Service could be changed a pooler may have logged in at the old leader, which is a standby now, and it keeps
+            // such a connection for an hour (server_lifetime): that is mended by whoever runs it.
+            futures::future::try_join_all(self.lane.migration.poolers.iter_mut().map(PgBouncer::replace)).await?;
         }
+        let lane = &self.lane;
         standing::runs_on_the_source(&lane.migration.application, &lane.migration.source, LIMIT).await?;
         let now = standing::standing(&lane.migration).await?;
         let but = if self.moved { &OF_THE_LEADER[..] } else { &[] };
