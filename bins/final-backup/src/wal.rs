@@ -230,7 +230,10 @@ mod tests {
                 entry.read_to_end(&mut content).unwrap();
                 (entry.path().unwrap().display().to_string(), content)
             });
-            entries.collect::<Vec<_>>()
+            let files = entries.collect::<Vec<_>>();
+            // Whoever writes is not done with the last entry.
+            std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).unwrap();
+            files
         });
         let wanted = WANTED(1024);
         let mut tar = Tar::new(feed);
