@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     restored::Restored,
@@ -101,9 +101,11 @@ fn contents(stage: &Stage) -> Vec<(String, Vec<u8>, std::time::SystemTime)> {
 
 /// Another member, by choice, under another name; it is shown the client certificate that extract-certs has made.
 async fn of_a_member(stage: &Stage) {
-    stage
-        .run(stage.kubelet.step("extract-certs"), 0, &["client certificate: minted"])
-        .await;
+    let login = json!({"username": "standby", "password": stage.source.credentials().standby});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-streaming-replica"}, "stringData": login});
+    stage.apply(secret).await;
+    let step = stage.kubelet.step("extract-certs");
+    stage.run(step, 0, &["client certificate: minted"]).await;
     let member = stage.source.replica().await.unwrap();
     let replica = member.name();
     let step = stage
