@@ -143,7 +143,7 @@ impl Lane {
 
     /// The Service that everybody goes through leads to a server that takes writes. Asked past the poolers: one login of theirs that
     /// fails costs seconds.
-    async fn leads_to_the_source(&self) -> Result<()> {
+    pub(super) async fn leads_to_the_source(&self) -> Result<()> {
         let login = Login {
             host: forgotten_host(),
             ..self.migration.application.login().await?
