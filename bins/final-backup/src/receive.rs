@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use shared::{
     error::{Error, Result},
     postgres::replication::base_backup::{BaseBackup, Begun, Compression, Ended, Part},
@@ -16,14 +16,12 @@ use tokio::{
 use crate::{
     archive::{self, Files},
     compress::compress,
-    flow::{CHUNK_BYTES, Feed, cause, joined, pipe},
+    flow::{Feed, cause, joined, pipe},
     manifest::{self, Manifest},
     place::{MANIFEST, Place, Stored},
     progress::Progress,
 };
 
-/// The server sends some 32 kB at a time. Each piece that is handed on wakes two threads, which costs as much as the work on it.
-const PIECE_BYTES: usize = 256 * 1024;
 /// Whether a line is due is looked at so often.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -106,8 +104,6 @@ fn kept_as(compression: Compression) -> Compression {
 /// A file on its way: to its place, and through a look at what is in it.
 struct Incoming<T> {
     feeds: Vec<Feed>,
-    /// Not enough yet to be handed on.
-    piece: BytesMut,
     stored: JoinHandle<Result<Stored>>,
     looked: JoinHandle<Result<T>>,
 }
@@ -130,7 +126,6 @@ fn incoming_archive(begun: &Begun, place: &Place) -> Incoming<Files> {
     });
     Incoming {
         feeds: vec![to_place, to_look],
-        piece: BytesMut::new(),
         stored,
         looked: spawn_blocking(move || archive::look_through(look_drain.reader(), compression, None)),
     }
@@ -141,7 +136,6 @@ fn incoming_manifest(place: &Place, files: Files) -> Incoming<Manifest> {
     let place = place.clone();
     Incoming {
         feeds: vec![to_place, to_look],
-        piece: BytesMut::new(),
         stored: tokio::spawn(async move { place.store(MANIFEST, drain, 0).await }),
         looked: spawn_blocking(move || manifest::compare(look_drain.reader(), files)),
     }
@@ -149,17 +143,8 @@ fn incoming_manifest(place: &Place, files: Files) -> Incoming<Manifest> {
 
 impl<T> Incoming<T> {
     async fn send(&mut self, bytes: Bytes) -> Result<()> {
-        self.piece.extend_from_slice(&bytes);
-        if self.piece.len() < PIECE_BYTES {
-            return Ok(());
-        }
-        self.hand_on().await
-    }
-
-    async fn hand_on(&mut self) -> Result<()> {
-        let piece = std::mem::replace(&mut self.piece, BytesMut::with_capacity(PIECE_BYTES + CHUNK_BYTES)).freeze();
         for feed in &self.feeds {
-            if feed.send(piece.clone()).await.is_err() {
+            if feed.send(bytes.clone()).await.is_err() {
                 return Err(self.why().await);
             }
         }
@@ -178,7 +163,6 @@ impl<T> Incoming<T> {
     }
 
     async fn end(mut self) -> Result<(Stored, T)> {
-        self.hand_on().await?;
         for feed in std::mem::take(&mut self.feeds) {
             // Whoever has ended before says why below.
             let _ = feed.end().await;
