@@ -120,8 +120,8 @@ fn reopen(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decisi
     }
     if patroni.paused != start.paused || patroni.read_only != start.read_only {
         let going_back = journal.going_back.as_ref().map_or(seen.now, |back| back.at);
-        let due = seen.now.duration_since(going_back) < LOOP_MAX;
-        return Some(match unsettled(patroni, seen).filter(|_| due) {
+        let overdue = seen.now.duration_since(going_back) >= LOOP_MAX;
+        return Some(match unsettled(patroni, seen).filter(|_| !overdue) {
             Some(missing) => Decision::Wait(format!("going back: {missing}")),
             None => Decision::Do(Action::Unblock),
         });

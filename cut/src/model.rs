@@ -3,16 +3,17 @@
 //! Two drivers (two pods), each acting on sight that may be stale; crashes between look and effect and in the middle of one; effects
 //! whose answer is lost; clients that write whenever they are let, one of them around the read-only default; a block lifted by hand;
 //! the source's operator restarting a server unless frozen; a failover and a switchover of the source; the stream to the target cut;
-//! Patroni taking its leader lock late; a promotion that takes its time and the restart after it; the deadline; an abort; an autoscaler, and somebody who heeds no pause,
-//! starting the application; old poolers resumed by somebody or restarted; Services turned, half turned, turned back; a controller that
-//! comes late to what was scaled. Each disturbance
-//! happens once at most, at any moment, and so many of them together.
+//! Patroni taking its leader lock late; a promotion that takes its time and the restart after it; the deadline; an abort; an autoscaler,
+//! and somebody who heeds no pause, starting the application; old poolers resumed by somebody or restarted; Services turned, half turned,
+//! turned back; a controller that comes late to what was scaled. Each disturbance happens once at most, at any moment, and so many of
+//! them together.
 //!
 //! After every step: S1 never two servers that accept writes; S2 every acknowledged write is on the surviving side; S3 before the
 //! point of no return an end leaves the source serving and everything restored; S4 after it nothing reopens the source, and an end is a
 //! whole cut; S5 nothing is changed that was not recorded first; S7 clients are let through only to a primary whose restart is over;
-//! S8 no pooler stays paused at an end; S9 a pause is lifted only where the leader holds its lock. Then, with disturbances off, every state reaches an end. (S6, a dry run changes nothing, holds
-//! by construction: it calls `observe` and nothing else; tests/it/cutover sees that in the API server's audit log.)
+//! S8 no pooler stays paused at an end; S9 a pause is lifted only where the leader holds its lock. Then, with disturbances off, every
+//! state reaches an end. (S6, a dry run changes nothing, holds by construction: it calls `observe` and nothing else; tests/it/cutover
+//! sees that in the API server's audit log.)
 
 mod driven;
 mod effects;

@@ -123,8 +123,8 @@ impl World {
     /// and the effect no order of steps helps against a lock that goes, so this is asked of drivers that see what is.
     pub fn led_by_its_leader(&mut self, action: &Action) {
         let now = at(i64::from(self.clock) * 1_000);
-        let due = self.journal().going_back.is_some_and(|back| back.at == now);
-        if *action == Action::Unblock && due && !self.locked {
+        let just_now = self.journal().going_back.is_some_and(|back| back.at == now);
+        if *action == Action::Unblock && just_now && !self.locked {
             self.wrong
                 .get_or_insert("S9: the pause is lifted while nobody holds the leader lock");
         }

@@ -91,7 +91,6 @@ mod tests {
 
     const LONG: (i64, i64) = (-10, 1000);
 
-    /// A real handshake with a server that sends `chain`; what the client makes of it.
     fn towards(mode: SslMode, ca: Option<&str>, client: Option<ClientCertificate>) -> Result<SslConnector> {
         let credentials = Credentials {
             password: String::new(),
@@ -101,6 +100,7 @@ mod tests {
         connector(mode, &credentials)
     }
 
+    /// A real handshake with a server that sends `chain`; what the client makes of it.
     fn handshake(chain: &[&str], key: &str, connector: Result<SslConnector>, check_name: bool) -> bool {
         let (client, server) = UnixStream::pair().unwrap();
         let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
