@@ -32,7 +32,7 @@ impl Lane {
         gone.and(reopened)?;
         self.forget_the_cut().await?;
         // One that was refused at the stopped source or at the target that is gone lets nobody in for seconds.
-        futures::future::try_join_all(self.migration.poolers.iter_mut().map(PgBouncer::replace)).await?;
+        self.other_poolers().await?;
         let session = self.migration.source.connect("mastodon").await?;
         session.batch_execute("truncate public.ledger restart identity; checkpoint").await?;
         self.migration.apply_rendered_with(|object| mark(object, restart)).await?;
@@ -105,7 +105,7 @@ impl Lane {
         Ok(session.query_one(open, &[]).await?.get(0))
     }
 
-    /// Objects are as they were, records and Jobs are gone, and the Service leads to the source.
+    /// Objects are as they were, and records and Jobs are gone.
     async fn forget_the_cut(&self) -> Result<()> {
         let objects = self.migration.objects();
         let annotation = |key: &str| json!({"metadata": {"annotations": {key: null}}});
@@ -138,12 +138,20 @@ impl Lane {
                 objects.patch(SERVICE, name, json!({"spec": {"selector": selector}})).await?;
             }
         }
-        self.leads_to_the_source().await
+        Ok(())
+    }
+
+    /// Every pooler in another pod. One that logs in before the Service leads to the source again is where it was.
+    pub(super) async fn other_poolers(&mut self) -> Result<()> {
+        self.leads_to_the_source().await?;
+        futures::future::try_join_all(self.migration.poolers.iter_mut().map(PgBouncer::replace))
+            .await
+            .map(drop)
     }
 
     /// The Service that everybody goes through leads to a server that takes writes. Asked past the poolers: one login of theirs that
     /// fails costs seconds.
-    pub(super) async fn leads_to_the_source(&self) -> Result<()> {
+    async fn leads_to_the_source(&self) -> Result<()> {
         let login = Login {
             host: forgotten_host(),
             ..self.migration.application.login().await?

@@ -17,7 +17,6 @@ use super::{
 };
 use crate::{
     kubelet::{Ended, Line, Running},
-    service::pgbouncer::PgBouncer,
     standing::{self, Standing},
 };
 
@@ -227,10 +226,9 @@ impl<'a> Course<'a> {
         if self.moved {
             // A failover takes Patroni's time, and the next attempt needs a leader and a target that follows it.
             self.lane.migration.source.healthy().await?;
-            self.lane.leads_to_the_source().await?;
             // While no Service could be changed a pooler may have logged in at the old leader, which is a standby now, and it keeps
             // such a connection for an hour (server_lifetime): that is mended by whoever runs it.
-            futures::future::try_join_all(self.lane.migration.poolers.iter_mut().map(PgBouncer::replace)).await?;
+            self.lane.other_poolers().await?;
         }
         let lane = &self.lane;
         standing::runs_on_the_source(&lane.migration.application, &lane.migration.source, LIMIT).await?;
