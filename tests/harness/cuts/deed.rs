@@ -10,7 +10,7 @@ use crate::route::Route;
 /// Long enough for several looks, and shorter than Patroni's own patience with its DCS.
 const API_SECONDS: u64 = 5;
 /// Longer than that, and than the Lease lasts.
-const API_SECONDS_LONG: u64 = 30;
+pub(super) const API_SECONDS_LONG: u64 = 30;
 /// A server that hangs for less than Patroni's ttl, and longer than a look waits for it.
 const HANGS_MS: std::ops::Range<u64> = 500..4_000;
 /// After the failpoint: before, in, or after the effect that follows.

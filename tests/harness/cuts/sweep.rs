@@ -6,23 +6,20 @@ use anyhow::{Result, ensure};
 use super::{
     Lane,
     course::Cut,
-    deed::Deed,
-    moments::Phase,
+    deed::{API_SECONDS_LONG, Deed},
     scenario::{Act, Scenario},
 };
 use crate::route::Route;
 
-/// Longer than the Lease lasts, than Patroni's retry_timeout, and than its ttl.
-const AWAY_SECONDS: u64 = 30;
 /// Steps of one cut that are disturbed.
 const STEPS: usize = 4;
 
-/// What is done at each step, and up to which phase.
-const EACH_STEP: [(Deed, Phase); 4] = [
-    (Deed::ApiServerAway(AWAY_SECONDS), Phase::PastReturn),
-    (Deed::LeaderCrashes, Phase::Blocked),
-    (Deed::Switchover, Phase::Blocked),
-    (Deed::ReplayPaused, Phase::Blocked),
+/// What is done at each step.
+const EACH_STEP: [Deed; 4] = [
+    Deed::ApiServerAway(API_SECONDS_LONG),
+    Deed::LeaderCrashes,
+    Deed::Switchover,
+    Deed::ReplayPaused,
 ];
 
 impl Lane {
@@ -38,10 +35,8 @@ impl Lane {
         per_cut: usize,
         mut seen: impl FnMut(&Scenario, &Cut),
     ) -> Result<()> {
-        let cuts = moments.len().div_ceil(per_cut);
         let mut left = moments.to_vec();
-        for first in 0..cuts {
-            let meant: Vec<String> = moments.iter().skip(first).step_by(cuts).cloned().collect();
+        for meant in dealt(moments, per_cut) {
             let hit = self.deed_at(route, deed, &meant, &mut seen).await?;
             left.retain(|moment| !hit.contains(moment));
         }
@@ -61,9 +56,10 @@ impl Lane {
         if let Some(quiet) = quiet {
             seen(&Scenario::quiet(self.dcs, route), &quiet);
         }
-        for (deed, last) in EACH_STEP {
+        for deed in EACH_STEP {
+            let (first, last) = deed.phases();
             let steps: Vec<String> = moments
-                .between(Phase::BeforeBlock, last)
+                .between(first, last)
                 .into_iter()
                 .filter(|moment| moment.starts_with("before ") && !moment.starts_with("before record "))
                 .map(ToOwned::to_owned)
@@ -85,5 +81,24 @@ impl Lane {
         let cut = self.run(&scenario).await?;
         seen(&scenario, &cut);
         Ok(cut.hit)
+    }
+}
+
+/// Moments in as few hands as it takes with at most so many in each; in each they stay in their order, and lie far apart.
+pub fn dealt(moments: &[String], most: usize) -> Vec<Vec<String>> {
+    let hands = moments.len().div_ceil(most);
+    let hand = |first| moments.iter().skip(first).step_by(hands).cloned().collect();
+    (0..hands).map(hand).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_dealt_in_their_order() {
+        let moments = ["a", "b", "c", "d", "e"].map(String::from);
+        assert_eq!(dealt(&moments, 2), [vec!["a", "d"], vec!["b", "e"], vec!["c"]]);
+        assert!(dealt(&[], 2).is_empty());
     }
 }

@@ -10,6 +10,7 @@ use harness::{
         deed::Deed,
         moments::{Moments, Phase},
         scenario::{Act, Scenario},
+        sweep::dealt,
         tally::Tally,
     },
     route::Route,
@@ -114,10 +115,8 @@ impl Trial {
         self.tally.add_ways_back(&whole.took);
         let all = whole.moments.all();
         assert!(all.len() > KILLS, "a way back without steps: {all:?}");
-        let ways = all.len().div_ceil(KILLS);
         let mut left = all.to_vec();
-        for first in 0..ways {
-            let kills: Vec<String> = all.iter().skip(first).step_by(ways).cloned().collect();
+        for kills in dealt(all, KILLS) {
             let back = match self.lane.go_back(self.route, &kills).await {
                 Ok(back) => back,
                 Err(error) => self.broken(&error),
