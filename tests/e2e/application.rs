@@ -147,15 +147,17 @@ impl Application {
     /// Ends all clients in order and returns every line of theirs: what the pods that still run have said is asked of them, of the others
     /// it was heard.
     pub async fn stop(self) -> Result<Vec<String>> {
-        let pods = self
-            .kubectl
-            .asked(&["get", "pods", "-l", PART_OF, "--field-selector=status.phase=Running", "-o", "name"])
-            .await?;
-        for pod in pods.lines() {
+        let running = ["get", "pods", "-l", PART_OF, "--field-selector=status.phase=Running"];
+        let found = self.kubectl.json(&running).await?;
+        let found = found["items"].as_array().context("a list of pods")?.iter();
+        // One that is being deleted runs still, and may be gone in a moment.
+        let stays = found.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let pods: Vec<&str> = stays.filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+        for pod in &pods {
             self.kubectl.asked(&["exec", pod, "--", "bash", "-c", "kill -USR1 1"]).await?;
         }
         let mut lines = Vec::new();
-        for pod in pods.lines() {
+        for pod in &pods {
             let what = format!("the last word of {pod}");
             let said = until(&what, STOP, async || {
                 let said = self.kubectl.asked(&["logs", pod, "--tail=-1"]).await?;
@@ -163,7 +165,7 @@ impl Application {
             });
             lines.extend(said.await?.lines().map(str::to_owned));
         }
-        let asked = |line: &String| pods.lines().any(|pod| pod.strip_prefix("pod/") == line.split(' ').next());
+        let asked = |line: &String| pods.iter().any(|pod| Some(*pod) == line.split(' ').next());
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
         lines.extend(heard.into_iter().filter(|line| !asked(line)));
         Ok(lines)

@@ -11,7 +11,8 @@
 #   gone AT WHY                                  a session has ended, and not by this client
 #   end AT                                       it does no more: everything that it knows is said
 #
-# SIGTERM ends it after the answer that it waits for. SIGUSR1 does the same, and it stays to be asked for its log.
+# SIGTERM ends it after the answer that it waits for, if that comes before the pod's grace is over: a pooler holds an answer back for as
+# long as it has no server. SIGUSR1 does the same, and it stays to be asked for its log.
 set -u
 export LC_ALL=C PGCONNECT_TIMEOUT=5 PGAPPNAME=$CLIENT PGSSLMODE=require
 export PGHOST=$DB_HOST PGPORT=$DB_PORT PGDATABASE=$DB_NAME PGUSER=$DB_USER PGPASSWORD=$DB_PASS
@@ -19,7 +20,7 @@ export PGHOST=$DB_HOST PGPORT=$DB_PORT PGDATABASE=$DB_NAME PGUSER=$DB_USER PGPAS
 answer_seconds=60
 mark='--answered--'
 stop='' turn=0 first=0 sequence=0 sent='' session='' answer='' why=''
-trap 'stop=leave' TERM
+trap 'stop=leave answer_seconds=15' TERM
 trap 'stop=stay' USR1
 trap '' PIPE
 mkfifo /tmp/to /tmp/from /tmp/never
@@ -30,10 +31,17 @@ say() { printf '%s %s\n' "$HOSTNAME" "$*"; }
 
 # Sends a line of SQL; true when it was answered without an error. `answer` is the last row, `why` what was wrong.
 ask() {
-  local line last=''
+  local line part='' last='' waited=0
   answer='' why=''
   printf '%s\n\\echo %s\n' "$1" "$mark" >&"$to" 2>/dev/null
-  while read -r -t "$answer_seconds" -u "$from" line; do
+  # By the second: SIGTERM shortens a wait that has begun.
+  while ((waited < answer_seconds)); do
+    read -r -t 1 -u "$from" line
+    case $? in
+      0) line=$part$line part='' ;;
+      1) break ;;
+      *) part+=$line; ((++waited)); continue ;;
+    esac
     case $line in
       "$mark")
         # FATAL is the server's last word on a session, and psql notices only at the next line. What it was doing may be done.
