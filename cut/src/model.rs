@@ -3,7 +3,7 @@
 //! Two drivers (two pods), each acting on sight that may be stale; crashes between look and effect and in the middle of one; effects
 //! whose answer is lost; clients that write whenever they are let, one of them around the read-only default; a block lifted by hand;
 //! the source's operator restarting a server unless frozen; a failover and a switchover of the source; the stream to the target cut;
-//! Patroni taking its leader lock late; a promotion that takes its time and the restart after it; the deadline; an abort; an autoscaler,
+//! Patroni taking its leader lock late, and demoting its leader without a DCS; a promotion that takes its time and the restart after it; the deadline; an abort; an autoscaler,
 //! and somebody who heeds no pause, starting the application; old poolers resumed by somebody or restarted; Services turned, half turned,
 //! turned back; a controller that comes late to what was scaled. Each disturbance happens once at most, at any moment, and so many of
 //! them together.
@@ -87,6 +87,7 @@ fn without_any_guard_the_search_finds_what_breaks() {
         (Mutant::NoResumeOnReturn, &["S8"]),
         (Mutant::NoLateResume, &["S8"]),
         (Mutant::NoLeaderLock, &["S9"]),
+        (Mutant::NoElection, &["progress"]),
         (Mutant::NoReturnAtTheDeadline, &["progress"]),
     ] {
         for route in mutant.routes() {

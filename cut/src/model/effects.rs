@@ -43,7 +43,7 @@ impl World {
                     self.scale(false, seen);
                 }
             }
-            Action::EndSessions if self.source_up => {
+            Action::EndSessions if self.source_up && !self.standby => {
                 return Some(Fact::Marker(Marker {
                     at: at(0),
                     lsn: start_of(self.wal.len()),
@@ -51,7 +51,9 @@ impl World {
                 }));
             }
             Action::Fence(run) if self.source_up && run.0 == i64::from(self.incarnation) => {
-                self.wal.push(Wal::Shutdown);
+                if !self.standby {
+                    self.wal.push(Wal::Shutdown);
+                }
                 self.source_up = false;
             }
             Action::EndSessions | Action::Fence(_) => {}
@@ -119,12 +121,12 @@ impl World {
         }
     }
 
-    /// S9: the pause is lifted when the server that runs is the leader's; after a while it is, whatever Patroni says. Between a look
+    /// S9: the pause is lifted when the primary that runs is the leader's; after a while it is, whatever Patroni says. Between a look
     /// and the effect no order of steps helps against a lock that goes, so this is asked of drivers that see what is.
     pub fn led_by_its_leader(&mut self, action: &Action) {
         let now = at(i64::from(self.clock) * 1_000);
         let just_now = self.journal().going_back.is_some_and(|back| back.at == now);
-        if *action == Action::Unblock && just_now && !self.locked {
+        if *action == Action::Unblock && just_now && !self.locked && !self.standby {
             self.wrong
                 .get_or_insert("S9: the pause is lifted while nobody holds the leader lock");
         }
@@ -193,7 +195,7 @@ impl World {
         if let Some(wrong) = self.wrong {
             return Some(wrong.to_owned());
         }
-        if self.primary && self.source_up && !self.read_only {
+        if self.primary && self.source_up && !self.standby && !self.read_only {
             return Some("S1: source and target both accept writes".into());
         }
         let written = self.wal.iter().filter(|r| **r == Wal::Write).count();
@@ -212,7 +214,9 @@ impl World {
         if self.held_back {
             return Some(format!("S8: an end without a cut leaves a pooler paused: {self:?}"));
         }
-        let source = self.source_up && !self.paused && !self.read_only && !self.operator.set && !self.scaler.set;
+        // Before the block Patroni's election is nobody's but Patroni's.
+        let elected = !self.standby || !self.has(|journal| journal.blocked.is_some());
+        let source = self.source_up && elected && !self.paused && !self.read_only && !self.operator.set && !self.scaler.set;
         let ok = source && self.scaled.set && !self.routed && self.turned == 0;
         (!ok).then(|| format!("S3: an end without a cut leaves {self:?}"))
     }

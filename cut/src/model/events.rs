@@ -17,6 +17,7 @@ pub enum Disturbance {
     Operator,
     Failover,
     Switchover,
+    Demotion,
     Cut,
     Crash,
     HalfDone,
@@ -64,8 +65,10 @@ impl World {
         add("patroni starts its server", !self.source_up && !self.paused && starts, &|w| {
             w.start()
         });
-        add("patroni takes the leader lock", self.source_up && !self.locked, &|w| {
-            w.locked = true
+        let serves = self.source_up && !self.standby;
+        add("patroni takes the leader lock", serves && !self.locked, &|w| w.locked = true);
+        add("patroni elects its leader", self.source_up && self.standby && !self.paused, &|w| {
+            (w.standby, w.locked, w.timeline) = (false, true, 2)
         });
         add("kubernetes follows the Service", self.led != (self.turned > 0), &|w| {
             w.led = w.turned > 0
@@ -87,7 +90,8 @@ impl World {
             }
         };
         let room = self.wal.iter().filter(|r| **r == Wal::Write).count() <= WRITES_MAX;
-        let open = room && self.source_up;
+        let serves = self.source_up && !self.standby;
+        let open = room && serves;
         add(Disturbance::Write, "a client writes", open && !self.read_only, &|w| {
             w.wal.push(Wal::Write)
         });
@@ -107,7 +111,7 @@ impl World {
             !self.source_up && !self.operator.set,
             &|w| w.start(),
         );
-        let unpaused = !self.paused && self.timeline == 1 && self.source_up;
+        let unpaused = !self.paused && self.timeline == 1 && serves;
         add(Disturbance::Failover, "the source fails over", unpaused, &|w| {
             (w.timeline, w.connected) = (2, false);
             w.start();
@@ -117,12 +121,22 @@ impl World {
             w.timeline = 2;
             w.start();
         });
+        add(
+            Disturbance::Demotion,
+            "patroni cannot reach its dcs and demotes its leader",
+            unpaused,
+            &|w| {
+                w.wal.push(Wal::Shutdown);
+                w.start();
+                w.standby = true;
+            },
+        );
         add(Disturbance::Cut, "the stream to the target is cut", self.connected, &|w| {
             w.connected = false
         });
         add(Disturbance::Deadline, "the deadline passes", true, &|w| {
             w.clock += 1;
-            w.locked |= w.source_up;
+            w.locked |= w.source_up && !w.standby;
         });
         add(Disturbance::Abort, "an abort is asked for", !self.aborted, &|w| w.aborted = true);
         let config = self.route == Route::Config;

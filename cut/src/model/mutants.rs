@@ -47,6 +47,8 @@ pub enum Mutant {
     NoLateResume,
     /// On the way back the pause is lifted as soon as the server runs.
     NoLeaderLock,
+    /// On the way back a server that Patroni has demoted is restarted again and again.
+    NoElection,
     /// Nothing goes back at the deadline.
     NoReturnAtTheDeadline,
 }
@@ -97,6 +99,9 @@ impl Mutant {
             (Self::NoRecordOfTheReturn, Decision::Record(Fact::GoingBack(_))) => Some(back(journal, start, seen)),
             (Self::NoDoor, Decision::Wait(why)) if why.contains("does not lead") => Some(Decision::Record(Fact::Routed(seen.now))),
             (Self::NoLeaderLock, Decision::Wait(why)) if why.contains("patroni has not") => Some(Decision::Do(Action::Unblock)),
+            (Self::NoElection, Decision::Do(Action::Unblock)) if seen.source.answer().is_some_and(|source| !source.primary) => {
+                Some(Decision::Do(Action::RestartSource))
+            }
             (Self::NoResumeOnReturn, Decision::Do(Action::ResumePoolers)) if journal.going_back.is_some() => {
                 Some(match &journal.returned {
                     None => Decision::Record(Fact::Returned(seen.now)),

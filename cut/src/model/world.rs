@@ -62,6 +62,8 @@ pub struct World {
     pub route: Route,
     pub wal: Vec<Wal>,
     pub source_up: bool,
+    /// Its server is a standby: Patroni has lost its DCS and demoted its leader. Only an election makes it a primary again.
+    pub standby: bool,
     pub incarnation: u8,
     pub timeline: u32,
     pub paused: bool,
@@ -148,6 +150,7 @@ impl World {
             route,
             wal: vec![Wal::Write],
             source_up: true,
+            standby: false,
             incarnation: 0,
             timeline: 1,
             paused: false,
@@ -208,9 +211,9 @@ impl World {
             source: if self.source_up {
                 Sight::Answers(SourceSeen {
                     identity: identity(self.timeline),
-                    primary: true,
+                    primary: !self.standby,
                     read_only: self.read_only,
-                    insert: Some(start_of(self.wal.len())),
+                    insert: (!self.standby).then(|| start_of(self.wal.len())),
                     incarnation: Incarnation(i64::from(self.incarnation)),
                     clients: Vec::new(),
                 })
@@ -220,8 +223,12 @@ impl World {
             patroni: Sight::Answers(PatroniSeen {
                 paused: self.paused.then_some(true),
                 read_only: self.read_only.then(|| "on".to_owned()),
-                leader: Some(if self.timeline == 1 { "a" } else { "b" }.to_owned()),
-                primaries: if self.source_up { vec!["a".into()] } else { Vec::new() },
+                leader: (!self.standby).then(|| if self.timeline == 1 { "a" } else { "b" }.to_owned()),
+                primaries: if self.source_up && !self.standby {
+                    vec!["a".into()]
+                } else {
+                    Vec::new()
+                },
                 unlocked: !self.locked,
                 silent: Vec::new(),
             }),
