@@ -1,6 +1,9 @@
 //! Watches Clusters and Poolers, and keeps a task for each.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, stream::select};
@@ -82,9 +85,19 @@ impl Operator {
             clusters.map(|change| change.map(Change::Cluster)).boxed(),
             poolers.map(|change| change.map(Change::Pooler)).boxed(),
         );
+        let mut listed = BTreeSet::new();
         while let Some(change) = changes.next().await {
             let done = match change {
-                Ok(Change::Cluster(Event::Apply(cluster) | Event::InitApply(cluster))) => self.cluster(cluster),
+                Ok(Change::Cluster(Event::Init)) => {
+                    listed.clear();
+                    Ok(())
+                }
+                Ok(Change::Cluster(Event::InitApply(cluster))) => {
+                    listed.insert(cluster.name_any());
+                    self.cluster(cluster)
+                }
+                Ok(Change::Cluster(Event::InitDone)) => self.forget_all_but(&listed).await,
+                Ok(Change::Cluster(Event::Apply(cluster))) => self.cluster(cluster),
                 Ok(Change::Cluster(Event::Delete(cluster))) => self.forget(&cluster).await,
                 Ok(Change::Pooler(Event::Apply(pooler) | Event::InitApply(pooler))) => self.pooler(&pooler).await,
                 Ok(Change::Pooler(Event::Delete(pooler))) => {
@@ -169,6 +182,16 @@ impl Operator {
             archives,
         };
         Ok((manager, handle))
+    }
+
+    /// Those that were deleted while nothing was watched, without an API server: no event tells of them.
+    async fn forget_all_but(&mut self, listed: &BTreeSet<String>) -> Result<()> {
+        let gone = self.managers.iter().filter(|(name, _)| !listed.contains(*name));
+        let gone: Vec<Arc<Cluster>> = gone.map(|(_, managed)| managed.tell.borrow().clone()).collect();
+        for cluster in gone {
+            self.forget(&cluster).await?;
+        }
+        Ok(())
     }
 
     /// A Cluster that is deleted takes everything with it (by owner references, in a cluster with a garbage collector).
