@@ -1,13 +1,14 @@
 //! `make soak`: what takes too long for `make test`, done at each step of a cut, and then a thousand real cuts, each with what its seed
-//! says, two at a time on this machine. One line a cut; what breaks a promise is told with the command that repeats it, and its logs
-//! are kept.
+//! says, several at a time on this machine. One line for each seed; what breaks a promise is told with the command that repeats it, and
+//! its logs are kept.
 //!
 //! | variable | |
 //! |---|---|
 //! | SEED | the first seed, and only seeds; 0 when it is not set |
-//! | CUTS | so many seeds; 1000 when it is not set, or 1 when SEED is; 0 is only what is done at each step |
+//! | CUTS | goes on until there were so many cuts, each that went back after the block being one; 1000 when it is not set, or when SEED is the one seed; 0 is only what is done at each step |
+//! | LANES | so many stages at a time; 2 when it is not set, one for each DCS. Each waits most of the time, and takes 1 GB of memory |
 
-use std::{cell::RefCell, process::ExitCode, time::Duration};
+use std::{cell::RefCell, ops::Range, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use harness::{
@@ -22,6 +23,7 @@ use harness::{
 };
 
 const CUTS: u64 = 1_000;
+const LANES: u64 = 2;
 /// Cuts on one stage: logs and WAL grow with them.
 const STAGE_CUTS: usize = 50;
 /// After so many failures nothing new is learned.
@@ -29,7 +31,13 @@ const FAILURES_MAX: usize = 10;
 const REST: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    let soak = Soak::default();
+    let soak = match Soak::wanted() {
+        Ok(soak) => soak,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return ExitCode::from(2);
+        }
+    };
     let outcome = harness::interruptible(soak.run());
     println!("\n{}", soak.tally.borrow());
     let broken = soak.broken.borrow();
@@ -44,40 +52,53 @@ fn main() -> ExitCode {
     }
 }
 
-/// What was seen so far.
-#[derive(Default)]
+/// What is wanted, and what was seen so far.
 struct Soak {
+    seeds: Range<u64>,
+    /// Cuts until it is enough.
+    cuts: u64,
+    lanes: u64,
+    /// What is done at each step comes first.
+    sweeps: bool,
     tally: RefCell<Tally>,
     /// Commands that repeat what broke a promise.
     broken: RefCell<Vec<String>>,
 }
 
 impl Soak {
-    /// One lane for each DCS.
-    async fn run(&self) -> Result<()> {
-        harness::setup::Setup::ready().await?;
-        let first = variable("SEED")?;
-        let count = variable("CUTS")?.unwrap_or(if first.is_some() { 1 } else { CUTS });
-        let sweeps = first.is_none();
-        let first = first.unwrap_or(0);
-        let of = |dcs: Dcs| (first..first + count).filter(move |seed| scenario::dcs(*seed) == dcs).collect();
-        futures::try_join!(
-            self.lane(Dcs::Endpoints, sweeps.then_some(Route::Service), of(Dcs::Endpoints)),
-            self.lane(Dcs::ConfigMaps, sweeps.then_some(Route::Config), of(Dcs::ConfigMaps))
-        )
-        .map(drop)
+    fn wanted() -> Result<Self> {
+        let (seed, cuts) = (variable("SEED")?, variable("CUTS")?);
+        let first = seed.unwrap_or(0);
+        let last = if seed.is_some() && cuts.is_none() { first + 1 } else { u64::MAX };
+        Ok(Self {
+            seeds: first..last,
+            cuts: cuts.unwrap_or(CUTS),
+            lanes: variable("LANES")?.unwrap_or(LANES),
+            sweeps: seed.is_none(),
+            tally: RefCell::default(),
+            broken: RefCell::default(),
+        })
     }
 
-    async fn lane(&self, dcs: Dcs, sweep: Option<Route>, seeds: Vec<u64>) -> Result<()> {
+    /// Lanes for each DCS in turn; those of one DCS share its seeds.
+    async fn run(&self) -> Result<()> {
+        harness::setup::Setup::ready().await?;
+        let kinds = [(Dcs::Endpoints, Route::Service), (Dcs::ConfigMaps, Route::Config)];
+        let kinds = kinds.map(|(dcs, route)| (dcs, route, RefCell::new(self.seeds.clone())));
+        let lanes = kinds.iter().cycle().zip(0..self.lanes).map(|((dcs, route, seeds), number)| {
+            let sweeps = self.sweeps && number < kinds.len() as u64;
+            self.lane(*dcs, sweeps.then_some(*route), seeds)
+        });
+        futures::future::try_join_all(lanes).await.map(drop)
+    }
+
+    async fn lane(&self, dcs: Dcs, sweep: Option<Route>, seeds: &RefCell<Range<u64>>) -> Result<()> {
         let mut lane: Option<Lane> = None;
         let mut cuts = 0;
         if let Some(route) = sweep {
             lane = self.sweep(Lane::stage(dcs).await.context("setting the stage")?, route).await;
         }
-        for seed in seeds {
-            if self.broken.borrow().len() >= FAILURES_MAX {
-                break;
-            }
+        while let Some(seed) = self.next(dcs, seeds) {
             let mut stage = match lane.take().filter(|_| cuts < STAGE_CUTS) {
                 Some(stage) => stage,
                 None => {
@@ -96,6 +117,15 @@ impl Soak {
             }
         }
         Ok(())
+    }
+
+    /// The next seed for a DCS, as long as there is something to be learned.
+    fn next(&self, dcs: Dcs, seeds: &RefCell<Range<u64>>) -> Option<u64> {
+        let enough = self.tally.borrow().cuts() as u64 >= self.cuts || self.broken.borrow().len() >= FAILURES_MAX;
+        if enough {
+            return None;
+        }
+        seeds.borrow_mut().find(|seed| scenario::dcs(*seed) == dcs)
     }
 
     /// The stage, unless a promise was broken on it.
