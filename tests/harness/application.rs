@@ -28,6 +28,7 @@ use tokio::{
 use crate::{
     ledger::{Attempt, Key},
     service::Services,
+    session::Session,
 };
 use login::Login;
 use writer::{Identity, Log, Writer};
@@ -36,6 +37,7 @@ const PART_OF: &str = "mastodon";
 const POLL: Duration = Duration::from_millis(50);
 /// A client that waits for an answer which does not come is cut off then.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+const FIRST_SESSION_LIMIT: Duration = Duration::from_secs(60);
 
 /// guide.md's Deployments with the replicas of its expected output.
 pub const DEPLOYMENTS: [(&str, u32); 6] = [
@@ -153,16 +155,21 @@ impl Application {
             over,
             forgotten: Vec::new(),
         };
-        make_ledger(
-            &*this
-                .login()
-                .await?
-                .connect(&this.services, "migrate")
-                .await
-                .context("connecting as the application")?,
-        )
-        .await?;
+        make_ledger(&*this.first_session().await?).await?;
         Ok(this)
+    }
+
+    /// A pooler whose first login was refused tries again after seconds (server_login_retry), and holds its clients back meanwhile.
+    async fn first_session(&self) -> Result<Session> {
+        let login = self.login().await?;
+        let deadline = Instant::now() + FIRST_SESSION_LIMIT;
+        loop {
+            match login.connect(&self.services, "migrate").await {
+                Err(error) if Instant::now() > deadline => return Err(error).context("connecting as the application"),
+                Err(_) => sleep(POLL).await,
+                connected => return connected,
+            }
+        }
     }
 
     /// Waits until every Deployment has its replicas ready.
