@@ -9,7 +9,7 @@ use postgres_protocol::{
     message::{backend::Message, frontend},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
 };
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect as _};
@@ -21,7 +21,11 @@ use crate::{
     postgres::{Credentials, tls},
 };
 
-pub(super) type Stream = TlsStream<TcpStream>;
+pub(super) type Stream = TlsStream<BufReader<TcpStream>>;
+
+/// Read from the socket at once. The server makes records of 8 kB (PQ_SEND_BUFFER_SIZE), and OpenSSL would ask the kernel for the header
+/// of each, and then for its body.
+const SOCKET_BYTES: usize = 128 * 1024;
 
 pub(super) async fn login(connection: &Connection, credentials: &Credentials, application: &str) -> Result<Wire<Stream>> {
     let mut wire = Wire::new(encrypted(connection, credentials).await?);
@@ -59,8 +63,8 @@ async fn encrypted(connection: &Connection, credentials: &Credentials) -> Result
             .caused_by(cause)
             .hint("the server's certificate does not fit the CA, the host name or the sslmode; run extract-certs, it names the reason")
     };
-    let tls = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut make, &connection.host).map_err(|e| failed(e.into()))?;
-    tls.connect(stream).await.map_err(failed)
+    let tls = MakeTlsConnect::<BufReader<TcpStream>>::make_tls_connect(&mut make, &connection.host).map_err(|e| failed(e.into()))?;
+    tls.connect(BufReader::with_capacity(SOCKET_BYTES, stream)).await.map_err(failed)
 }
 
 async fn authenticate(wire: &mut Wire<Stream>, user: &str, password: &str) -> Result<()> {
