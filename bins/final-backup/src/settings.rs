@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use serde::Deserialize;
 use shared::{
     config::{Name, optional},
-    postgres::replication::base_backup::{BY_SERVER, Compression},
+    postgres::replication::base_backup::{Asked, BY_SERVER, UNCOMPRESSED},
 };
 
 /// What this step is told. The connections `SOURCE_*` and `TARGET_*` are read beside it.
@@ -82,7 +82,7 @@ impl fmt::Display for Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CompressBy {
-    /// The server, with the best that it has, and one of its cores.
+    /// The server, with the best that it has, and one or two of its cores.
     Server,
     /// This side, with zstd and all cores of its node.
     Job,
@@ -90,10 +90,10 @@ pub enum CompressBy {
 
 impl CompressBy {
     /// What the server is asked for, in this order.
-    pub fn asked(self) -> &'static [Compression] {
+    pub fn asked(self) -> &'static [Asked] {
         match self {
             Self::Server => &BY_SERVER,
-            Self::Job => &[Compression::None],
+            Self::Job => &[UNCOMPRESSED],
         }
     }
 }

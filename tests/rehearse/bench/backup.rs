@@ -44,7 +44,12 @@ struct Medians {
 pub async fn bench() -> Result<()> {
     let stage = Stage::set().await?;
     println!("\nbase backup to a directory, median of {ROUNDS}, in turns");
-    for (how, ours, theirs) in [("by the server", "server", "server-zstd"), ("on this side", "job", "client-zstd")] {
+    for (how, ours, theirs) in [
+        ("by the server", "server", "server-zstd"),
+        // final-backup asks for that; pg_basebackup does not by itself.
+        ("by the server, in a thread for both", "server", "server-zstd:workers=1"),
+        ("on this side", "job", "client-zstd"),
+    ] {
         let (mut own, mut other, mut bytes) = (Vec::new(), Vec::new(), 0);
         for _ in 0..ROUNDS {
             other.push(stage.pg_basebackup(theirs).await?);

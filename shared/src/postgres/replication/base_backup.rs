@@ -21,6 +21,8 @@ const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(900);
 const SILENCE: Duration = Duration::from_secs(120);
 /// feature_not_supported: how a server answers that was built without a compression.
 const NOT_BUILT_IN: &str = "0A000";
+/// invalid_parameter_value: how one answers whose zstd was built without threads (bbsink_zstd_begin_backup in basebackup_zstd.c).
+const NO_WORKERS: &str = "22023";
 /// data_corrupted: how a backup ends in which a page's checksum was wrong.
 const DATA_CORRUPTED: &str = "XX001";
 const DAMAGED: &str = "copy from another member, whose page may be whole, and compare the two before anything is deleted; pg_amcheck and pg_checksums tell more";
@@ -39,8 +41,36 @@ pub enum Compression {
     None,
 }
 
+/// What a server is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// How it compresses.
+    pub compression: Compression,
+    /// Threads that compress, beside the walsender that reads and sends meanwhile; 0: that does both in turn.
+    pub workers: u8,
+}
+
 /// What a server may have, in the order in which it is asked.
-pub const BY_SERVER: [Compression; 4] = [Compression::Zstd, Compression::Lz4, Compression::Gzip, Compression::None];
+pub const BY_SERVER: [Asked; 5] = [
+    asked(Compression::Zstd, 1),
+    asked(Compression::Zstd, 0),
+    asked(Compression::Lz4, 0),
+    asked(Compression::Gzip, 0),
+    UNCOMPRESSED,
+];
+/// The bytes as they are.
+pub const UNCOMPRESSED: Asked = asked(Compression::None, 0);
+
+const fn asked(compression: Compression, workers: u8) -> Asked {
+    Asked { compression, workers }
+}
+
+impl Asked {
+    /// The server cannot do it, and is to be asked for the next.
+    fn is_refused_by(self, error: &ServerError) -> bool {
+        (error.code == NOT_BUILT_IN && self.compression != Compression::None) || (error.code == NO_WORKERS && self.workers > 0)
+    }
+}
 
 impl Compression {
     /// PostgreSQL's word.
@@ -99,13 +129,13 @@ pub struct BaseBackup {
 }
 
 impl Walsender {
-    /// Begins a base backup with the first of the compressions that the server has. Its WAL is not in it: [`super::wal`] says why.
+    /// Begins a base backup with the first of these that the server can do. Its WAL is not in it: [`super::wal`] says why.
     ///
     /// # Errors
     /// Transient when the server does not come to it.
-    pub async fn base_backup(mut self, label: &str, compressions: &[Compression]) -> Result<(BaseBackup, Begun)> {
-        for &compression in compressions {
-            match timeout(CHECKPOINT_TIMEOUT, self.begin(label, compression)).await {
+    pub async fn base_backup(mut self, label: &str, wanted: &[Asked]) -> Result<(BaseBackup, Begun)> {
+        for &asked in wanted {
+            match timeout(CHECKPOINT_TIMEOUT, self.begin(label, asked)).await {
                 Err(_) => return Err(Error::transient("the checkpoint before the backup did not end within 15 min")),
                 Ok(Ok(begun)) => {
                     let backup = BaseBackup {
@@ -115,7 +145,7 @@ impl Walsender {
                     return Ok((backup, begun));
                 }
                 // Asked before anything has begun: nothing is lost.
-                Ok(Err(Failure::Server(error))) if error.code == NOT_BUILT_IN && compression != Compression::None => {
+                Ok(Err(Failure::Server(error))) if asked.is_refused_by(&error) => {
                     self.wire.until_ready().await.map_err(Error::from)?;
                 }
                 Ok(Err(failure)) => return Err(Error::from(failure)).context("beginning the base backup"),
@@ -124,8 +154,8 @@ impl Walsender {
         Err(Error::transient("the server has none of the compressions that are wanted"))
     }
 
-    async fn begin(&mut self, label: &str, compression: Compression) -> Result<Begun, Failure> {
-        self.wire.query(&command(label, compression)).await?;
+    async fn begin(&mut self, label: &str, asked: Asked) -> Result<Begun, Failure> {
+        self.wire.query(&command(label, asked)).await?;
         let position = self.result_set().await?;
         let tablespaces = self.result_set().await?;
         let Message::CopyOutResponse(_) = self.wire.next().await? else {
@@ -137,7 +167,7 @@ impl Walsender {
             timeline,
             tablespaces: tablespaces.iter().filter_map(|row| row.text(1)).collect(),
             bytes: tablespaces.iter().filter_map(|row| row.parsed::<u64>(2)).sum::<u64>() * 1024,
-            compression,
+            compression: asked.compression,
         })
     }
 
@@ -156,11 +186,12 @@ impl Walsender {
 }
 
 /// The manifest is what everything is compared with; no wait for the archiver, because the WAL comes by another way.
-fn command(label: &str, compression: Compression) -> String {
+fn command(label: &str, asked: Asked) -> String {
     let label = label.replace('\'', "''");
-    let compressed = match compression {
-        Compression::None => String::new(),
-        other => format!(", COMPRESSION '{}'", other.word()),
+    let compressed = match (asked.compression, asked.workers) {
+        (Compression::None, _) => String::new(),
+        (other, 0) => format!(", COMPRESSION '{}'", other.word()),
+        (other, workers) => format!(", COMPRESSION '{}', COMPRESSION_DETAIL 'workers={workers}'", other.word()),
     };
     format!("BASE_BACKUP (LABEL '{label}', PROGRESS, CHECKPOINT 'fast', WAIT 0, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C'{compressed})")
 }
@@ -278,10 +309,27 @@ mod tests {
     #[test]
     fn a_label_cannot_end_the_command() {
         assert_eq!(
-            command("it's", Compression::Zstd),
+            command("it's", asked(Compression::Zstd, 0)),
             "BASE_BACKUP (LABEL 'it''s', PROGRESS, CHECKPOINT 'fast', WAIT 0, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', COMPRESSION 'zstd')"
         );
-        assert!(!command("a", Compression::None).contains("COMPRESSION"));
+        assert!(command("a", BY_SERVER[0]).ends_with(", COMPRESSION 'zstd', COMPRESSION_DETAIL 'workers=1')"));
+        assert!(!command("a", UNCOMPRESSED).contains("COMPRESSION"));
+    }
+
+    #[test]
+    fn what_a_server_cannot_do_is_asked_for_in_another_way() {
+        let refused = |asked: Asked, code: &str| {
+            let code = code.into();
+            asked.is_refused_by(&ServerError {
+                code,
+                ..ServerError::default()
+            })
+        };
+        let [threads, alone, ..] = BY_SERVER;
+        assert!(refused(threads, NOT_BUILT_IN) && refused(threads, NO_WORKERS));
+        assert!(refused(alone, NOT_BUILT_IN) && !refused(alone, NO_WORKERS));
+        assert!(!refused(UNCOMPRESSED, NOT_BUILT_IN));
+        assert!(!refused(threads, "53300"), "too_many_connections is not about the compression");
     }
 
     #[test]
