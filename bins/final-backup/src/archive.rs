@@ -3,11 +3,11 @@
 use std::{
     collections::HashMap,
     fs,
-    io::{self, ErrorKind, Read},
+    io::{self, BufRead, ErrorKind, Read},
     path::Path,
 };
 
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::MultiGzDecoder;
 use lz4_flex::frame::FrameDecoder;
 use shared::{
     error::{Context as _, Error, Result},
@@ -74,9 +74,9 @@ impl Files {
 ///
 /// # Errors
 /// Unsafe when it is no archive, or was damaged on its way.
-pub fn look_through<'a>(archive: impl Read + 'a, compression: Compression, unpack: Option<&Path>) -> Result<Files> {
+pub fn look_through<'a>(archive: impl BufRead + 'a, compression: Compression, unpack: Option<&Path>) -> Result<Files> {
     let read: Box<dyn Read + 'a> = match compression {
-        Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(archive)?),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(archive)?),
         Compression::Lz4 => Box::new(FrameDecoder::new(archive)),
         Compression::Gzip => Box::new(MultiGzDecoder::new(archive)),
         Compression::None => Box::new(archive),

@@ -1,7 +1,7 @@
 //! Streams of bytes between the parts of a copy, each with a place for a few chunks only: whoever is slow holds up the server, and
 //! nothing piles up in memory. An end is said; a stream that merely stops was cut off.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use bytes::{Buf as _, Bytes};
 use shared::error::{Error, Result};
@@ -99,24 +99,34 @@ pub async fn joined<T>(handle: impl Future<Output = Result<Result<T>, tokio::tas
         .map_err(|error| Error::transient("a thread has died").caused_by(error))?
 }
 
-/// A stream as [`Read`].
+/// A stream as [`BufRead`]: its chunks are read where they are.
 pub struct Reader {
     drain: Drain,
     rest: Bytes,
     ended: bool,
 }
 
-impl Read for Reader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl BufRead for Reader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.rest.is_empty() && !self.ended {
             match self.drain.blocking_next().map_err(io::Error::other)? {
                 Some(bytes) => self.rest = bytes,
                 None => self.ended = true,
             }
         }
-        let bytes = buffer.len().min(self.rest.len());
-        self.rest.copy_to_slice(&mut buffer[..bytes]);
-        Ok(bytes)
+        Ok(&self.rest)
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.rest.advance(bytes);
+    }
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    io::Read,
+    io::{BufReader, Read},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -152,11 +152,11 @@ async fn compare(place: &Place, kept: &Kept<'_>, folder: Option<PathBuf>, done: 
             MANIFEST => manifest = Some(object),
             WAL => {
                 let unpack = folder.map(|folder| folder.join("pg_wal"));
-                let look = move |reader: &mut Hashing| archive::look_through(reader, Compression::None, unpack.as_deref());
+                let look = move |reader: &mut Hashing| archive::look_through(BufReader::new(reader), Compression::None, unpack.as_deref());
                 drop(read_back(place, object, done, look).await?);
             }
             _ => {
-                let look = move |reader: &mut Hashing| archive::look_through(reader, compression, folder.as_deref());
+                let look = move |reader: &mut Hashing| archive::look_through(BufReader::new(reader), compression, folder.as_deref());
                 files = Some(read_back(place, object, done, look).await?);
             }
         }
