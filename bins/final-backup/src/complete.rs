@@ -6,8 +6,8 @@ use shared::postgres::{Identity, Lsn, Timeline, replication::base_backup::Compre
 
 use crate::{place::Stored, restore::Kept, settings::Side};
 
-/// Raised when a reader of today could not read it any more.
-pub const FORMAT: u32 = 1;
+/// Raised when a reader of before could not read it any more: 2 has CRC-32C in the place of SHA-256.
+pub const FORMAT: u32 = 2;
 
 /// All that is known of a finished backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -126,11 +126,7 @@ pub mod tests {
             compression: Compression::Zstd,
             files: 1000,
             bytes: 40_000_000,
-            objects: vec![Stored {
-                name: "base.tar.zst".into(),
-                bytes: 10,
-                sha256: String::new(),
-            }],
+            objects: vec![Stored::new("base.tar.zst", 10, 0)],
         }
     }
 
@@ -161,7 +157,10 @@ pub mod tests {
         for list in [&[("base.tar.zst", 9), (COMPLETE, 500)][..], &[(COMPLETE, 500)]] {
             assert_eq!(judged(list, Some(&complete())), Err(ErrorKind::Unsafe));
         }
-        let later = Complete { format: 2, ..complete() };
+        let later = Complete {
+            format: FORMAT + 1,
+            ..complete()
+        };
         assert_eq!(
             judged(&[("base.tar.zst", 10), (COMPLETE, 500)], Some(&later)),
             Err(ErrorKind::Unsafe)

@@ -58,8 +58,19 @@ pub struct Stored {
     pub name: String,
     /// Its size.
     pub bytes: u64,
-    /// Its SHA-256, as sha256sum prints it.
-    pub sha256: String,
+    /// Its CRC-32C in eight hexadecimal digits: what the manifest and S3 sum files with, and the processor itself.
+    pub crc32c: String,
+}
+
+impl Stored {
+    /// One that was summed as it went by.
+    pub fn new(name: &str, bytes: u64, crc: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            bytes,
+            crc32c: format!("{crc:08x}"),
+        }
+    }
 }
 
 /// A file as it is found.

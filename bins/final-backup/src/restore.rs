@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use openssl::sha::Sha256;
+use crc32c::crc32c_append;
 use rustix::fs::statvfs;
 use shared::{
     error::{Context as _, Error, Result},
@@ -27,7 +27,7 @@ use crate::{
     archive::{self, Files},
     complete::Verified,
     flow::{Reader, cause, joined, pipe},
-    manifest::{self, hex},
+    manifest,
     place::{MANIFEST, Place, Stored, WAL},
     progress::{Progress, size},
 };
@@ -152,11 +152,11 @@ async fn compare(place: &Place, kept: &Kept<'_>, folder: Option<PathBuf>, done: 
             MANIFEST => manifest = Some(object),
             WAL => {
                 let unpack = folder.map(|folder| folder.join("pg_wal"));
-                let look = move |reader: &mut Hashing| archive::look_through(BufReader::new(reader), Compression::None, unpack.as_deref());
+                let look = move |reader: &mut Summing| archive::look_through(BufReader::new(reader), Compression::None, unpack.as_deref());
                 drop(read_back(place, object, done, look).await?);
             }
             _ => {
-                let look = move |reader: &mut Hashing| archive::look_through(BufReader::new(reader), compression, folder.as_deref());
+                let look = move |reader: &mut Summing| archive::look_through(BufReader::new(reader), compression, folder.as_deref());
                 files = Some(read_back(place, object, done, look).await?);
             }
         }
@@ -167,7 +167,7 @@ async fn compare(place: &Place, kept: &Kept<'_>, folder: Option<PathBuf>, done: 
     if let Some(folder) = folder {
         files = joined(spawn_blocking(move || Files::below(&folder))).await?;
     }
-    read_back(place, manifest, done, move |reader: &mut Hashing| manifest::compare(reader, files))
+    read_back(place, manifest, done, move |reader: &mut Summing| manifest::compare(reader, files))
         .await
         .map(drop)
 }
@@ -177,23 +177,23 @@ async fn read_back<T: Send + 'static>(
     place: &Place,
     stored: &Stored,
     done: &Arc<AtomicU64>,
-    look: impl FnOnce(&mut Hashing) -> Result<T> + Send + 'static,
+    look: impl FnOnce(&mut Summing) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let (feed, drain) = pipe();
-    let mut hashing = Hashing {
+    let mut summing = Summing {
         reader: drain.reader(),
-        hash: Sha256::new(),
+        crc: 0,
         bytes: 0,
         done: Arc::clone(done),
     };
-    let thread = move || look(&mut hashing).map(|looked| (looked, hex(&hashing.hash.finish()), hashing.bytes));
+    let thread = move || look(&mut summing).map(|looked| (looked, summing.crc, summing.bytes));
     let looked = match tokio::join!(place.read(&stored.name, feed), joined(spawn_blocking(thread))) {
         (Ok(()), looked) => looked,
         (Err(read), Err(looked)) => Err(cause(looked, read)),
         (Err(read), Ok(_)) => Err(read),
     };
-    let (looked, sha256, bytes) = looked.context(format!("reading {}", stored.name))?;
-    if bytes != stored.bytes || sha256 != stored.sha256 {
+    let (looked, crc, bytes) = looked.context(format!("reading {}", stored.name))?;
+    if *stored != Stored::new(&stored.name, bytes, crc) {
         return Err(Error::contradiction(format!("{} is not what was written", stored.name))
             .hint("its place does not keep what it is given; take another backup to another place"));
     }
@@ -201,17 +201,17 @@ async fn read_back<T: Send + 'static>(
 }
 
 /// Sums what is read.
-struct Hashing {
+struct Summing {
     reader: Reader,
-    hash: Sha256,
+    crc: u32,
     bytes: u64,
     done: Arc<AtomicU64>,
 }
 
-impl Read for Hashing {
+impl Read for Summing {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.reader.read(buffer)?;
-        self.hash.update(&buffer[..read]);
+        self.crc = crc32c_append(self.crc, &buffer[..read]);
         self.bytes += read as u64;
         self.done.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)

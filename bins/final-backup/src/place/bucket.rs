@@ -6,6 +6,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use crc32c::crc32c_append;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::{
     BackoffConfig, ObjectStore, ObjectStoreExt as _, PutPayload, RetryConfig,
@@ -15,7 +16,6 @@ use object_store::{
     path::Path,
     signer::{Method, SignedUrlOptions, Signer as _},
 };
-use openssl::sha::Sha256;
 use shared::{
     error::{Context as _, Error, Result},
     postgres::read_secret,
@@ -32,7 +32,6 @@ use super::{
 };
 use crate::{
     flow::{CHUNK_BYTES, Drain, Feed},
-    manifest::hex,
     settings::Settings,
 };
 
@@ -207,9 +206,9 @@ impl Bucket {
     async fn receive(&self, name: &str, mut drain: Drain, bytes: u64) -> Result<Stored> {
         let limit = part_bytes(bytes);
         let mut part = Part::default();
-        let (mut upload, mut hash, mut total) = (None, Sha256::new(), 0);
+        let (mut upload, mut crc, mut total) = (None, 0, 0);
         while let Some(chunk) = drain.next().await? {
-            hash.update(&chunk);
+            crc = crc32c_append(crc, &chunk);
             total += chunk.len() as u64;
             if let Some(full) = part.push(chunk, limit) {
                 let upload = match &mut upload {
@@ -223,11 +222,7 @@ impl Bucket {
             None => self.put(name, part.take()).await?,
             Some(upload) => upload.complete(part.take(), |error| self.failed(error)).await?,
         }
-        Ok(Stored {
-            name: name.to_owned(),
-            bytes: total,
-            sha256: hex(&hash.finish()),
-        })
+        Ok(Stored::new(name, total, crc))
     }
 
     async fn begin(&self, name: &str, part_bytes: u64) -> Result<Upload> {

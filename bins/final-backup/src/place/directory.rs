@@ -9,14 +9,13 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use openssl::sha::Sha256;
+use crc32c::crc32c_append;
 use rustix::fs::statvfs;
 use shared::error::{Context as _, Error, Result};
 
 use super::{COMPLETE, Entry, OnTheirWay, PARTIAL, Stored, is_ours, none_on_its_way, vanished};
 use crate::{
     flow::{CHUNK_BYTES, Drain, Feed, joined},
-    manifest::hex,
     progress::size,
 };
 
@@ -125,9 +124,9 @@ impl Directory {
     fn receive(&self, name: &str, partial: &Path, mut drain: Drain) -> Result<Stored> {
         let doing = || format!("writing {}", self.folder.join(name).display());
         let mut file = File::create(partial).map_err(|error| self.no_way_in(error))?;
-        let (mut hash, mut bytes, mut looked) = (Sha256::new(), 0, 0);
+        let (mut crc, mut bytes, mut looked) = (0, 0, 0);
         while let Some(chunk) = drain.blocking_next()? {
-            hash.update(&chunk);
+            crc = crc32c_append(crc, &chunk);
             file.write_all(&chunk).map_err(|error| self.full(error)).context(doing())?;
             bytes += chunk.len() as u64;
             if bytes - looked >= LOOK_BYTES {
@@ -139,11 +138,7 @@ impl Directory {
         fs::rename(partial, self.folder.join(name))
             .and_then(|()| self.sync())
             .context(doing())?;
-        Ok(Stored {
-            name: name.to_owned(),
-            bytes,
-            sha256: hex(&hash.finish()),
-        })
+        Ok(Stored::new(name, bytes, crc))
     }
 
     fn full(&self, error: io::Error) -> Error {
@@ -237,14 +232,14 @@ mod tests {
         directory.prepare().unwrap();
         let (feed, drain) = pipe();
         let send = async {
-            feed.send(Bytes::from_static(b"abc")).await.unwrap();
+            feed.send(Bytes::from_static(b"123456789")).await.unwrap();
             feed.end().await.unwrap();
         };
         let (stored, ()) = tokio::join!(directory.store("base.tar", drain), send);
         let stored = stored.unwrap();
-        assert_eq!(stored.bytes, 3);
-        assert_eq!(stored.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        assert_eq!(directory.small("base.tar").unwrap().unwrap(), Bytes::from_static(b"abc"));
+        assert_eq!(stored.bytes, 9);
+        assert_eq!(stored.crc32c, "e3069283", "the check value of CRC-32C");
+        assert_eq!(directory.small("base.tar").unwrap().unwrap(), Bytes::from_static(b"123456789"));
     }
 
     #[tokio::test]
