@@ -10,7 +10,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use crc32c::crc32c_append;
-use rustix::fs::statvfs;
+use rustix::fs::{Advice, fadvise, statvfs};
 use shared::error::{Context as _, Error, Result};
 
 use super::{COMPLETE, Entry, OnTheirWay, PARTIAL, Stored, is_ours, none_on_its_way, vanished};
@@ -19,7 +19,7 @@ use crate::{
     progress::size,
 };
 
-/// Space is looked at after so many bytes.
+/// After so many bytes space is looked at, and the kernel begins to write them to the disk.
 const LOOK_BYTES: u64 = 16 << 20;
 
 /// A folder of a volume.
@@ -131,10 +131,13 @@ impl Directory {
             bytes += chunk.len() as u64;
             if bytes - looked >= LOOK_BYTES {
                 self.room(LOOK_BYTES)?;
+                to_the_disk(&file);
                 looked = bytes;
             }
         }
         file.sync_all().map_err(|error| self.full(error)).context(doing())?;
+        // What is read back must come from the disk.
+        to_the_disk(&file);
         fs::rename(partial, self.folder.join(name))
             .and_then(|()| self.sync())
             .context(doing())?;
@@ -203,6 +206,12 @@ impl Directory {
         let _ = fs::remove_dir(&self.folder);
         Ok(())
     }
+}
+
+/// Begins to write to the disk what is in memory only, and forgets what is on it (posix_fadvise(2)). Best effort: the node's memory is
+/// for what its databases read, and the wait for the last of it at the end is short.
+fn to_the_disk(file: &File) {
+    let _ = fadvise(file, 0, None, Advice::DontNeed);
 }
 
 /// What an unprivileged user may still write.
