@@ -18,6 +18,8 @@ use crate::{
 };
 
 const POLL: Duration = Duration::from_millis(50);
+/// Two of Patroni's loops: what it has not done then it will not do.
+const LOOPS: Duration = Duration::from_secs(20);
 /// What the programs have recorded.
 const RECORDS: [&str; 3] = ["cutover-database", "cutover-database-receipt", "cutover-replica-counts"];
 
@@ -69,9 +71,14 @@ impl Lane {
                 let _ = rest::request(Method::POST, &format!("{}/restart", leader.rest_url()), Some(&json!({}))).await;
                 sleep(POLL).await;
             }
-            while !self.settled(leader).await.unwrap_or(false) {
-                sleep(POLL).await;
-            }
+            let settled = async {
+                while !self.settled(leader).await.unwrap_or(false) {
+                    sleep(POLL).await;
+                }
+            };
+            // A change that comes to Patroni in the middle of a restart never comes to the server: it is compared only with one that
+            // runs (reload_config in postgresql/config.py).
+            let _ = timeout(LOOPS, settled).await;
             let lifted = json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": null}}});
             while rest::demand(Method::PATCH, &format!("{}/config", leader.rest_url()), &lifted)
                 .await
