@@ -7,7 +7,7 @@ use bytes::{Buf as _, Bytes};
 use shared::error::{Error, Result};
 use tokio::sync::mpsc;
 
-/// Chunks under way; the server's are 32 kB, what is read here is cut to as much.
+/// Chunks under way; those of the server have 32 kB.
 const CHUNKS: usize = 32;
 /// Reads are cut to this.
 pub const CHUNK_BYTES: usize = 64 * 1024;
