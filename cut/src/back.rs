@@ -116,15 +116,11 @@ fn reopen(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decisi
     let Some(patroni) = seen.patroni.answer() else {
         return Some(Decision::Wait("going back: patroni does not answer".into()));
     };
-    if patroni.primaries.is_empty() && patroni.paused == Some(true) {
-        match seen.source.answer() {
-            // While paused nobody else is promoted, so this brings the same server back on the same timeline.
-            None => return Some(Decision::Do(Action::RestartSource)),
-            // Without its DCS Patroni demotes its leader, and a standby that is restarted is a standby. Only an election helps, in which
-            // nobody takes part who is behind another (_is_healthiest_node in Patroni's ha.py).
-            Some(source) if !source.primary => return Some(Decision::Do(Action::Unblock)),
-            Some(_) => {}
-        }
+    // While paused nobody else is promoted, so this brings the same server back on the same timeline. Not one that Patroni has demoted
+    // without its DCS: a standby that is restarted is a standby. For it the pause is lifted, and in the election nobody takes part who is
+    // behind another (_is_healthiest_node in Patroni's ha.py).
+    if seen.source.answer().is_none() && patroni.primaries.is_empty() && patroni.paused == Some(true) {
+        return Some(Decision::Do(Action::RestartSource));
     }
     if patroni.paused != start.paused || patroni.read_only != start.read_only {
         let going_back = journal.going_back.as_ref().map_or(seen.now, |back| back.at);
@@ -184,7 +180,7 @@ mod tests {
     use super::*;
     use crate::{
         journal::{Fact, GoingBack, Promotion},
-        model::{look, started},
+        model::{limits, look, started},
         observation::Sight,
     };
 
@@ -219,21 +215,14 @@ mod tests {
 
     #[test]
     fn a_server_that_patroni_has_demoted_is_left_to_an_election() {
-        let mut seen = blocked(|patroni, _| (patroni.primaries, patroni.unlocked) = (Vec::new(), true));
+        let mut seen = blocked(|patroni, _| patroni.primaries.clear());
         let begun = started().with(Fact::Blocked(seen.now));
         let start = begun.started.as_ref().unwrap();
-        let limits = Limits {
-            cutover_max: std::time::Duration::from_secs(60),
-            pause_max: std::time::Duration::ZERO,
-            config: std::collections::BTreeMap::new(),
-            route: None,
-            services: std::collections::BTreeMap::new(),
-        };
-        assert_eq!(why(&begun, start, &seen, &limits), None, "it is a primary");
+        assert_eq!(why(&begun, start, &seen, &limits()), None, "it is a primary");
         if let Sight::Answers(source) = &mut seen.source {
             source.primary = false;
         }
-        assert!(why(&begun, start, &seen, &limits).unwrap().contains("a standby"));
+        assert!(why(&begun, start, &seen, &limits()).unwrap().contains("a standby"));
         assert_eq!(back(&begun, start, &seen), Decision::Do(Action::Unblock));
         seen.source = Sight::Silent("connection refused".into());
         assert_eq!(back(&begun, start, &seen), Decision::Do(Action::RestartSource));

@@ -3,10 +3,10 @@
 //! Two drivers (two pods), each acting on sight that may be stale; crashes between look and effect and in the middle of one; effects
 //! whose answer is lost; clients that write whenever they are let, one of them around the read-only default; a block lifted by hand;
 //! the source's operator restarting a server unless frozen; a failover and a switchover of the source; the stream to the target cut;
-//! Patroni taking its leader lock late, and demoting its leader without a DCS; a promotion that takes its time and the restart after it; the deadline; an abort; an autoscaler,
-//! and somebody who heeds no pause, starting the application; old poolers resumed by somebody or restarted; Services turned, half turned,
-//! turned back; a controller that comes late to what was scaled. Each disturbance happens once at most, at any moment, and so many of
-//! them together.
+//! Patroni taking its leader lock late, and demoting its leader without a DCS; a promotion that takes its time and the restart after it;
+//! the deadline; an abort; an autoscaler, and somebody who heeds no pause, starting the application; old poolers resumed by somebody or
+//! restarted; Services turned, half turned, turned back; a controller that comes late to what was scaled. Each disturbance happens once
+//! at most, at any moment, and so many of them together.
 //!
 //! After every step: S1 never two servers that accept writes; S2 every acknowledged write is on the surviving side; S3 before the
 //! point of no return an end leaves the source serving and everything restored; S4 after it nothing reopens the source, and an end is a
@@ -44,6 +44,11 @@ pub fn every_journal() -> Vec<crate::journal::Journal> {
 /// What a look shows before anything has happened, for other tests.
 pub fn look() -> crate::observation::Observation {
     world::World::new(Route::Service, 0).look()
+}
+
+/// The limits of a cut in that world, for other tests.
+pub fn limits() -> crate::decision::Limits {
+    world::World::new(Route::Service, 0).limits()
 }
 
 /// A journal that has just been started, for other tests.

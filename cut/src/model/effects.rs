@@ -43,7 +43,7 @@ impl World {
                     self.scale(false, seen);
                 }
             }
-            Action::EndSessions if self.source_up && !self.standby => {
+            Action::EndSessions if self.serves() => {
                 return Some(Fact::Marker(Marker {
                     at: at(0),
                     lsn: start_of(self.wal.len()),
@@ -195,7 +195,7 @@ impl World {
         if let Some(wrong) = self.wrong {
             return Some(wrong.to_owned());
         }
-        if self.primary && self.source_up && !self.standby && !self.read_only {
+        if self.primary && self.serves() && !self.read_only {
             return Some("S1: source and target both accept writes".into());
         }
         let written = self.wal.iter().filter(|r| **r == Wal::Write).count();

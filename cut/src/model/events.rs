@@ -65,8 +65,7 @@ impl World {
         add("patroni starts its server", !self.source_up && !self.paused && starts, &|w| {
             w.start()
         });
-        let serves = self.source_up && !self.standby;
-        add("patroni takes the leader lock", serves && !self.locked, &|w| w.locked = true);
+        add("patroni takes the leader lock", self.serves() && !self.locked, &|w| w.locked = true);
         add("patroni elects its leader", self.source_up && self.standby && !self.paused, &|w| {
             (w.standby, w.locked, w.timeline) = (false, true, 2)
         });
@@ -90,8 +89,7 @@ impl World {
             }
         };
         let room = self.wal.iter().filter(|r| **r == Wal::Write).count() <= WRITES_MAX;
-        let serves = self.source_up && !self.standby;
-        let open = room && serves;
+        let open = room && self.serves();
         add(Disturbance::Write, "a client writes", open && !self.read_only, &|w| {
             w.wal.push(Wal::Write)
         });
@@ -111,7 +109,7 @@ impl World {
             !self.source_up && !self.operator.set,
             &|w| w.start(),
         );
-        let unpaused = !self.paused && self.timeline == 1 && serves;
+        let unpaused = !self.paused && self.timeline == 1 && self.serves();
         add(Disturbance::Failover, "the source fails over", unpaused, &|w| {
             (w.timeline, w.connected) = (2, false);
             w.start();
@@ -136,7 +134,7 @@ impl World {
         });
         add(Disturbance::Deadline, "the deadline passes", true, &|w| {
             w.clock += 1;
-            w.locked |= w.source_up && !w.standby;
+            w.locked |= w.serves();
         });
         add(Disturbance::Abort, "an abort is asked for", !self.aborted, &|w| w.aborted = true);
         let config = self.route == Route::Config;

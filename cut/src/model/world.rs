@@ -189,6 +189,11 @@ impl World {
         JOURNALS.with_borrow(|journals| journals[number].clone())
     }
 
+    /// The source's server runs as a primary.
+    pub fn serves(&self) -> bool {
+        self.source_up && !self.standby
+    }
+
     /// The part of the world that a look shows: what is the same in two of these is the same in their looks.
     pub fn visible(&self) -> Self {
         Self {
@@ -224,12 +229,9 @@ impl World {
                 paused: self.paused.then_some(true),
                 read_only: self.read_only.then(|| "on".to_owned()),
                 leader: (!self.standby).then(|| if self.timeline == 1 { "a" } else { "b" }.to_owned()),
-                primaries: if self.source_up && !self.standby {
-                    vec!["a".into()]
-                } else {
-                    Vec::new()
-                },
-                unlocked: !self.locked,
+                primaries: if self.serves() { vec!["a".into()] } else { Vec::new() },
+                // Only a primary is asked who holds the lock.
+                unlocked: self.serves() && !self.locked,
                 silent: Vec::new(),
             }),
             target: Sight::Answers(self.target()),
