@@ -19,13 +19,8 @@ pub fn member<'a>(cut: &Cut, wished: Option<&str>, members: &'a [Member]) -> Res
     if *cut == Cut::UnderWay {
         return Err(Error::refused("a cutover is under way").hint("let it end, then run this step"));
     }
+    fenced(cut, members)?;
     let over = matches!(cut, Cut::Over(_));
-    if over && let Some(primary) = members.iter().find(|member| member.runs_as_primary()) {
-        return Err(
-            Error::contradiction(format!("{} runs as a primary although the cut is over", primary.name))
-                .hint("somebody has lifted the fence: stop it, find out whether anything was written to it, and delete nothing until then"),
-        );
-    }
     if let Some(wished) = wished {
         let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
         return members.iter().find(|member| member.name == wished).ok_or_else(|| {
@@ -43,6 +38,21 @@ pub fn member<'a>(cut: &Cut, wished: Option<&str>, members: &'a [Member]) -> Res
         false => Error::refused(format!("the source has no leader: {}", listed(&states)))
             .hint("wait until Patroni has elected one, or name a member in BACKUP_MEMBER"),
     })
+}
+
+/// Nobody can write to the source after a cut.
+///
+/// # Errors
+/// Unsafe when a member runs as a primary then.
+pub fn fenced(cut: &Cut, members: &[Member]) -> Result<()> {
+    match members.iter().find(|member| member.runs_as_primary()) {
+        Some(primary) if matches!(cut, Cut::Over(_)) => Err(Error::contradiction(format!(
+            "{} runs as a primary although the cut is over",
+            primary.name
+        ))
+        .hint("somebody has lifted the fence: stop it, find out whether anything was written to it, and delete nothing until then")),
+        _ => Ok(()),
+    }
 }
 
 fn listed(words: &[impl AsRef<str>]) -> String {

@@ -1,11 +1,14 @@
 //! What is where the backup shall go: nothing, the rest of a run that did not finish, or a finished backup, which is never
 //! overwritten.
 
-use shared::error::{Error, Result};
+use shared::{
+    error::{Error, Result},
+    postgres::SystemIdentifier,
+};
 
 use crate::{
     complete::{Complete, FORMAT},
-    place::{COMPLETE, Entry, Place, is_ours},
+    place::{COMPLETE, Entry, Place, UNFINISHED, is_ours},
     receipt::Cut,
     settings::Side,
 };
@@ -35,12 +38,19 @@ pub async fn look(place: &Place) -> Result<Found> {
 }
 
 fn judge(entries: &[Entry], complete: Option<&[u8]>, place: &str) -> Result<Found> {
+    let else_there = |other: &Entry| {
+        Err(Error::refused(format!("{place} holds something else: {}", other.name))
+            .hint("choose another BACKUP_NAME or BACKUP_TO; nothing there was changed"))
+    };
     if let Some(other) = entries.iter().find(|entry| !is_ours(&entry.name)) {
-        return Err(Error::refused(format!("{place} holds something else: {}", other.name))
-            .hint("choose another BACKUP_NAME or BACKUP_TO; nothing there was changed"));
+        return else_there(other);
     }
     let Some(complete) = complete else {
-        return Ok(if entries.is_empty() { Found::Nothing } else { Found::Unfinished });
+        return match entries {
+            [] => Ok(Found::Nothing),
+            marked if marked.iter().any(|entry| entry.name == UNFINISHED) => Ok(Found::Unfinished),
+            [other, ..] => else_there(other),
+        };
     };
     let broken = |what: String| Error::contradiction(format!("the backup in {place} is not whole: {what}")).hint(BROKEN);
     let complete: Complete = serde_json::from_slice(complete).map_err(|error| broken(format!("{COMPLETE}: {error}")))?;
@@ -67,11 +77,11 @@ fn judge(entries: &[Entry], complete: Option<&[u8]>, place: &str) -> Result<Foun
 
 const BROKEN: &str = "find out who changed it; take another backup under another BACKUP_NAME";
 
-/// Whether a finished backup is the one that is asked for now.
+/// Whether a finished backup is the one that is asked for now: of this system, which the receipt names, or the server itself before a cut.
 ///
 /// # Errors
 /// Refused when it is another one.
-pub fn fits(complete: &Complete, from: Side, cut: &Cut) -> Result<()> {
+pub fn fits(complete: &Complete, from: Side, cut: &Cut, system: SystemIdentifier) -> Result<()> {
     let other = |what: String| {
         Err(Error::refused(format!("the backup that is there {what}"))
             .hint("choose another BACKUP_NAME for another backup; this one is kept"))
@@ -79,11 +89,10 @@ pub fn fits(complete: &Complete, from: Side, cut: &Cut) -> Result<()> {
     if complete.from != from {
         return other(format!("is one of the {}", complete.from));
     }
-    let Cut::Over(receipt) = cut else { return Ok(()) };
-    let (system, wanted) = (complete.identity.system_identifier, receipt.started.source.system_identifier);
-    if system != wanted {
-        return other(format!("is of the system {system}, and the receipt is about {wanted}"));
+    if complete.identity.system_identifier != system {
+        return other(format!("is of the system {}, and this is {system}", complete.identity.system_identifier));
     }
+    let Cut::Over(receipt) = cut else { return Ok(()) };
     let whole = match from {
         Side::Source => complete.identity.timeline == receipt.promotion.timeline && complete.wal_end_lsn >= receipt.promotion.replayed,
         Side::Target => complete.identity.timeline >= receipt.promoted.timeline,
@@ -146,8 +155,10 @@ pub mod tests {
     #[test]
     fn what_is_there_is_told_apart() {
         assert_eq!(judged(&[], None), Ok(Found::Nothing));
-        assert_eq!(judged(&[("base.tar.zst.partial", 1)], None), Ok(Found::Unfinished));
+        assert_eq!(judged(&[("base.tar.zst.partial", 1), (UNFINISHED, 1)], None), Ok(Found::Unfinished));
         assert_eq!(judged(&[("photos", 1)], None), Err(ErrorKind::Refused));
+        // What pg_basebackup -Ft leaves.
+        assert_eq!(judged(&[("backup_manifest", 1), ("base.tar", 1)], None), Err(ErrorKind::Refused));
         let whole = [("base.tar.zst", 10), (COMPLETE, 500)];
         assert_eq!(judged(&whole, Some(&complete())), Ok(Found::Finished(Box::new(complete()))));
     }
@@ -170,7 +181,19 @@ pub mod tests {
     #[test]
     fn only_the_backup_that_is_asked_for_fits() {
         let over = Cut::Over(Box::new(receipt()));
+        let system = complete().identity.system_identifier;
+        let fits = |complete: &Complete, from, cut: &Cut| fits(complete, from, cut, system);
         assert!(fits(&complete(), Side::Source, &Cut::NotYet).is_ok());
+        let mut foreign = complete();
+        foreign.identity.system_identifier = SystemIdentifier(1);
+        for cut in [&Cut::NotYet, &over] {
+            assert!(
+                fits(&foreign, Side::Source, cut)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("of the system 1,")
+            );
+        }
         assert!(fits(&complete(), Side::Source, &over).is_ok());
         assert!(
             fits(&complete(), Side::Target, &over)

@@ -10,13 +10,21 @@ mod sessions;
 use jiff::Timestamp;
 use shared::{error::Result, job::Run};
 
-use crate::{complete::Complete, receipt::Cut, settings::Settings};
+use crate::{
+    choose,
+    complete::Complete,
+    members::{self, Member},
+    receipt::Cut,
+    settings::Settings,
+};
 
 /// Says it all.
 ///
 /// # Errors
-/// The API's, and those of a login at a member of the source.
+/// The API's, and those of a login at a member of the source; Unsafe when the source takes writes after a cut.
 pub async fn say(settings: &Settings, run: &Run, cut: &Cut, backup: Option<&Complete>) -> Result<()> {
+    let members = members::look(&run.client, &run.namespace, &settings.source_cluster).await?;
+    choose::fenced(cut, &members)?;
     let seen = look::look(settings, run).await?;
     let report = &run.report;
     let source = settings.source_cluster.as_str();
@@ -40,7 +48,7 @@ pub async fn say(settings: &Settings, run: &Run, cut: &Cut, backup: Option<&Comp
     for line in doomed::lines(source, &seen.inventory, &seen.operator) {
         report.info(format!("  {line}"));
     }
-    let uses = say_uses(settings, run, &seen).await?;
+    let uses = say_uses(settings, run, members, &seen).await?;
     let validated = seen.validated.as_ref();
     let missing = ready::missing(&ready::Facts {
         backup,
@@ -64,14 +72,17 @@ pub async fn say(settings: &Settings, run: &Run, cut: &Cut, backup: Option<&Comp
 }
 
 /// Who still uses the source; returns how many of them would lose something.
-async fn say_uses(settings: &Settings, run: &Run, seen: &look::Seen) -> Result<usize> {
+async fn say_uses(settings: &Settings, run: &Run, members: Vec<Member>, seen: &look::Seen) -> Result<usize> {
     let report = &run.report;
     let mut uses = 0;
     let mut used = |text: String| {
         uses += 1;
         report.info(format!("still used: {text}"));
     };
-    for sessions in sessions::look(settings, run).await? {
+    for silent in members.iter().filter(|member| member.own.is_none()) {
+        used(format!("{}, so nobody knows who is connected there", silent.words()));
+    }
+    for sessions in sessions::look(members).await? {
         used(format!("sessions at {}: {}", sessions.member, sessions.words));
     }
     for (whose, mention) in &seen.uses.mentions {

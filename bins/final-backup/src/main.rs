@@ -65,7 +65,7 @@ async fn final_backup(settings: &Settings, run: &Run) -> Result<()> {
     let place = Place::open(settings)?;
     let (cut, found) = run.until_stopped(look(settings, run, &place)).await?;
     let backup = match found {
-        Found::Finished(complete) => Some(run.until_stopped(kept(settings, run, &cut, &place, *complete)).await?),
+        Found::Finished(complete) => Some(run.until_stopped(take::finished(settings, run, &cut, &place, *complete)).await?),
         _ if settings.dry_run => {
             run.until_stopped(plan(settings, run, &cut, &place)).await?;
             None
@@ -90,17 +90,6 @@ fn tell(run: &Run, place: &Place, backup: &Complete) {
     run.report.fact("from", backup.server.as_str());
     run.report.fact("wal_end_lsn", backup.wal_end_lsn.to_string());
     run.report.fact("verified", backup.verified.words());
-}
-
-/// A finished backup is there: it is proved again, and nothing is written.
-async fn kept(settings: &Settings, run: &Run, cut: &Cut, place: &Place, mut complete: Complete) -> Result<Complete> {
-    existing::fits(&complete, settings.from, cut)?;
-    run.report.info(format!(
-        "a backup is complete already: {place}, taken from {} at {}",
-        complete.server, complete.finished
-    ));
-    complete.verified = take::prove(settings, run, place, &complete.kept()).await?.max(complete.verified);
-    Ok(complete)
 }
 
 /// What would be done.

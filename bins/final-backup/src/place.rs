@@ -1,7 +1,7 @@
 //! Where a backup is kept: a folder of a volume, or a prefix in a bucket.
 //!
 //! In both a backup is the same few files, and is finished when `complete.json` is there, which is written last and names the
-//! others with their checksums. Until then nothing is: the next run removes it and begins anew.
+//! others with their checksums. Until then a mark says that it is not: the next run removes what is there and begins anew.
 
 mod bucket;
 mod crypto;
@@ -37,6 +37,9 @@ pub const MANIFEST: &str = "backup_manifest";
 const NAMES: [&str; 6] = ["base.tar", "base.tar.zst", "base.tar.lz4", "base.tar.gz", WAL, MANIFEST];
 /// What a file in a directory is called until it is whole.
 const PARTIAL: &str = ".partial";
+/// There from before the first file of a backup until the last: without it files of these names are somebody else's, as pg_basebackup's.
+pub const UNFINISHED: &str = "complete.json.partial";
+const UNFINISHED_TEXT: &str = "A backup is being written here, or was until its run was killed. The next run of final-backup removes it.\n";
 
 /// Longest wait for writers that have been told to end; within the grace of the pod.
 const WRITERS_END: Duration = Duration::from_secs(20);
@@ -127,7 +130,7 @@ impl Place {
         }
     }
 
-    /// Proves that something can be written here.
+    /// Proves that something can be written here, by the mark of an unfinished backup.
     ///
     /// # Errors
     /// Config when it cannot.
@@ -149,14 +152,14 @@ impl Place {
         }
     }
 
-    /// Writes a small file at once: it is there whole, or not at all.
+    /// Writes the last file, which is there whole or not at all, and takes the mark away.
     ///
     /// # Errors
     /// As [`Place::store`].
-    pub async fn write(&self, name: &str, content: Bytes) -> Result<()> {
+    pub async fn finish(&self, complete: Bytes) -> Result<()> {
         match self {
-            Self::Directory(directory) => directory.write(name, &content),
-            Self::Bucket(bucket) => bucket.write(name, content).await,
+            Self::Directory(directory) => directory.finish(&complete),
+            Self::Bucket(bucket) => bucket.finish(complete).await,
         }
     }
 
@@ -182,10 +185,10 @@ impl Place {
         }
     }
 
-    /// Removes what an unfinished run has left, this one or one before.
+    /// Removes what an unfinished run has left, this one or one before; the mark goes last.
     ///
     /// # Errors
-    /// As [`Place::entries`].
+    /// As [`Place::entries`]; Transient when it is a finished backup by now, which is kept.
     pub async fn clear(&self) -> Result<()> {
         match self {
             Self::Directory(directory) => directory.clear().await,
@@ -207,6 +210,16 @@ impl fmt::Display for Place {
 pub fn is_ours(name: &str) -> bool {
     let whole = name.strip_suffix(PARTIAL).unwrap_or(name);
     whole == COMPLETE || NAMES.contains(&whole)
+}
+
+/// What is to be removed, in this order.
+fn removable(entries: Vec<Entry>, place: &impl fmt::Display) -> Result<Vec<String>> {
+    if entries.iter().any(|entry| entry.name == COMPLETE) {
+        return Err(Error::transient(format!("{place} holds a finished backup by now")).hint("run the step again: it proves that one"));
+    }
+    let mut names: Vec<String> = entries.into_iter().map(|entry| entry.name).filter(|name| is_ours(name)).collect();
+    names.sort_by_key(|name| name == UNFINISHED);
+    Ok(names)
 }
 
 fn vanished(name: &str) -> Error {

@@ -46,15 +46,17 @@ pub async fn receive(mut backup: BaseBackup, begun: &Begun, place: &Place, repor
     let (mut archive, mut manifest) = (None::<Incoming<Files>>, None::<Incoming<Manifest>>);
     let (mut base, mut done, mut bytes) = (None, 0, 0);
     loop {
-        let part = tokio::select! {
-            part = backup.next() => part?,
-            _ = ticks.tick() => {
-                if let Some(line) = progress.line(Instant::now(), done) {
+        // One wait for one part, however many ticks come meanwhile: a server that falls silent is noticed in it.
+        let mut next = Box::pin(backup.next());
+        let part = loop {
+            tokio::select! {
+                part = &mut next => break part?,
+                _ = ticks.tick() => if let Some(line) = progress.line(Instant::now(), done) {
                     report.progress(line);
-                }
-                continue;
+                },
             }
         };
+        drop(next);
         for warning in backup.take_warnings() {
             report.info(format!("the server warns: {warning}"));
         }

@@ -1,4 +1,4 @@
-//! Taking a backup, from the choice of the server to the last file.
+//! Taking a backup, from the choice of the server to the last file; and one that is finished already.
 
 use jiff::Timestamp;
 use shared::{
@@ -36,6 +36,24 @@ pub async fn take(settings: &Settings, run: &Run, cut: &Cut, place: &Place) -> R
     outcome
 }
 
+/// A finished backup is there: it is proved again, whatever VERIFY says of a new one, and nothing is written.
+///
+/// # Errors
+/// Refused when it is another one than this; Unsafe when it is not what it was.
+pub async fn finished(settings: &Settings, run: &Run, cut: &Cut, place: &Place, mut complete: Complete) -> Result<Complete> {
+    run.report.info(format!(
+        "a backup is complete already: {place}, taken from {} at {}",
+        complete.server, complete.finished
+    ));
+    let system = match cut {
+        Cut::Over(receipt) => receipt.started.source.system_identifier,
+        _ => find::find(settings, run, cut).await?.1.identity.system_identifier,
+    };
+    existing::fits(&complete, settings.from, cut, system)?;
+    complete.verified = prove(settings, run, place, &complete.kept()).await?.max(complete.verified);
+    Ok(complete)
+}
+
 async fn alone(settings: &Settings, run: &Run, cut: &Cut, place: &Place, held: &Held) -> Result<Complete> {
     let looked = run.until_stopped(async {
         let found = existing::look(place).await?;
@@ -53,19 +71,28 @@ async fn alone(settings: &Settings, run: &Run, cut: &Cut, place: &Place, held: &
     });
     let (server, seen) = match looked.await? {
         Ok(found) => found,
-        Err(complete) => return Ok(*complete),
+        Err(complete) => return run.until_stopped(finished(settings, run, cut, place, *complete)).await,
     };
     let outcome = run.until_stopped(backup(settings, run, cut, place, held, &server, &seen)).await;
     if outcome.is_err() {
-        match place.clear().await {
-            Ok(()) => run.report.info(format!("what was written to {place} is removed")),
-            // It does not look like a backup; the next run removes it.
-            Err(error) => run
-                .report
-                .warning("NotRemoved", format!("what was written to {place} is still there: {error}")),
-        }
+        tidy(run, place, held).await;
     }
     outcome
+}
+
+/// Removes what this run has written; not what another one has, who took it for dead.
+async fn tidy(run: &Run, place: &Place, held: &Held) {
+    let removed = async {
+        held.confirm().await?;
+        place.clear().await
+    };
+    match removed.await {
+        Ok(()) => run.report.info(format!("what was written to {place} is removed")),
+        // It does not look like a backup, and the next run removes it; or it is one.
+        Err(error) => run
+            .report
+            .warning("NotRemoved", format!("what was written to {place} is still there: {error}")),
+    }
 }
 
 async fn backup(settings: &Settings, run: &Run, cut: &Cut, place: &Place, held: &Held, server: &Server, seen: &Seen) -> Result<Complete> {
@@ -76,6 +103,7 @@ async fn backup(settings: &Settings, run: &Run, cut: &Cut, place: &Place, held: 
     };
     let copied = copy::copy(server, seen, wish, place, &run.report).await?;
     same_system(&copied, seen)?;
+    nothing_came(&copied, wish.until)?;
     let took = Timestamp::now().duration_since(started).unsigned_abs();
     run.report.step(
         "Copied",
@@ -88,13 +116,20 @@ async fn backup(settings: &Settings, run: &Run, cut: &Cut, place: &Place, held: 
             copied.wal_end
         ),
     );
-    let verified = prove(settings, run, place, &copied.kept()).await?;
-    if held.lost() {
-        return Err(Error::transient("another final-backup has taken over while this one was held up").hint("run the step again"));
-    }
+    let verified = match settings.verify {
+        Verify::Stream => Verified::Stream,
+        Verify::Restore => prove(settings, run, place, &copied.kept()).await?,
+    };
+    held.confirm().await?;
     let complete = complete(settings, cut, server, seen, copied, started, verified);
-    place.settle().await?;
-    place.write(COMPLETE, serde_json::to_vec_pretty(&complete)?.into()).await?;
+    // All that was wanted is whole; what may be left costs something, and no backup.
+    if let Err(error) = place.settle().await {
+        run.report.warning(
+            "UploadsLeft",
+            format!("an upload that was never completed may be left in the bucket: {error}"),
+        );
+    }
+    place.finish(serde_json::to_vec_pretty(&complete)?.into()).await?;
     run.report.step("BackupComplete", format!("backup complete: {place}/{COMPLETE}"));
     Ok(complete)
 }
@@ -104,6 +139,18 @@ fn last_record(settings: &Settings, cut: &Cut) -> Option<Lsn> {
     match (settings.from, cut) {
         (Side::Source, Cut::Over(receipt)) => Some(receipt.promotion.replayed),
         _ => None,
+    }
+}
+
+/// A source that was at its end before the copy, and had more to say during it, was started by somebody.
+fn nothing_came(copied: &Copied, until: Option<Lsn>) -> Result<()> {
+    match until {
+        Some(until) if copied.ended.end > until => Err(Error::contradiction(format!(
+            "the copy ends at {}, and the source's last record at {until}: something was written to the source while it was copied",
+            copied.ended.end
+        ))
+        .hint("find out who has started it, and what was written; delete nothing until then")),
+        _ => Ok(()),
     }
 }
 
@@ -118,14 +165,11 @@ fn same_system(copied: &Copied, seen: &Seen) -> Result<()> {
     }
 }
 
-/// As VERIFY says.
+/// Reads what is kept.
 ///
 /// # Errors
-/// Unsafe when what is kept is not what came.
-pub async fn prove(settings: &Settings, run: &Run, place: &Place, kept: &Kept<'_>) -> Result<Verified> {
-    if settings.verify == Verify::Stream {
-        return Ok(Verified::Stream);
-    }
+/// Unsafe when it is not what came.
+async fn prove(settings: &Settings, run: &Run, place: &Place, kept: &Kept<'_>) -> Result<Verified> {
     run.report.info(format!("reading {place} back"));
     let scratch = Scratch {
         folder: &settings.scratch_dir,

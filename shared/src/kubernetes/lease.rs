@@ -1,7 +1,7 @@
 //! One run of a step at a time: a Lease, so that a second one is refused at once and in words.
 //!
 //! It is a courtesy and no guard: a pod that was stopped for a while may wake up as a second one. What protects the data of a cutover
-//! is the compare-and-swap on the record; who has no record asks [`Held::lost`] before its last effect.
+//! is the compare-and-swap on the record; who has no record asks [`Held::confirm`] before an effect that would harm another one.
 
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ use crate::{
 const DURATION: Duration = Duration::from_secs(6);
 const RENEWAL: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(250);
+/// An API server that is away comes back within it, or what was asked for can wait.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// Between the pod's name and the process id in a holder's name.
 const OF_POD: &str = "/";
@@ -102,9 +104,21 @@ async fn ended(client: &Client, namespace: &str, holder: &str) -> bool {
 }
 
 impl Held {
-    /// Another one holds it by now.
-    pub fn lost(&self) -> bool {
-        self.renewal.is_finished()
+    /// Asks the API server whether this one still holds it: what the renewal saw last is old for a pod that has just woken up.
+    ///
+    /// # Errors
+    /// Transient when another one does, and when nobody answers for [`ANSWER`].
+    pub async fn confirm(&self) -> Result<()> {
+        let holder = wait::until(Instant::now() + ANSWER, RENEWAL, async || {
+            Ok(match super::get(&self.api, &self.name).await {
+                Ok(lease) => Seen::Ready(lease.as_ref().and_then(held_by).map(str::to_owned)),
+                Err(error) => Seen::NotYet(error.to_string()),
+            })
+        });
+        match holder.await.context(format!("asking who holds the lease {}", self.name))? {
+            Some(holder) if holder == self.holder => Ok(()),
+            _ => Err(Error::transient("another one has taken over while this one was held up").hint("run the step again")),
+        }
     }
 
     /// Lets the next one begin at once.

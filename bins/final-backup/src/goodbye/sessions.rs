@@ -3,11 +3,10 @@
 use shared::{
     config::{self, Connection, Text},
     error::{Error, Result},
-    job::Run,
     postgres::{connect, source::APPLICATION_PREFIX},
 };
 
-use crate::{members, settings::Settings};
+use crate::members::Member;
 
 /// Sessions of a role at a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,13 +17,13 @@ pub struct Sessions {
     pub words: String,
 }
 
-/// Asks every member that runs; one that does not answer has no sessions that could do harm.
+/// Asks every member that runs.
 ///
 /// # Errors
-/// The API's; Config when a member cannot be logged in to.
-pub async fn look(settings: &Settings, run: &Run) -> Result<Vec<Sessions>> {
+/// Config when one cannot be logged in to.
+pub async fn look(members: Vec<Member>) -> Result<Vec<Sessions>> {
     let mut all = Vec::new();
-    for member in members::look(&run.client, &run.namespace, &settings.source_cluster).await? {
+    for member in members {
         let Some(address) = member.address.filter(|_| member.runs_as_primary() || member.runs_as_standby()) else {
             continue;
         };

@@ -23,22 +23,20 @@ use shared::{
 use tokio::time::timeout;
 
 use super::{
-    COMPLETE, Entry, NAMES, OnTheirWay, PARTIAL, Stored,
+    COMPLETE, Entry, NAMES, OnTheirWay, Stored, UNFINISHED, UNFINISHED_TEXT,
     crypto::OpenSsl,
     http::Http,
-    is_ours, none_on_its_way,
+    none_on_its_way, removable,
     upload::{Part, Upload, part_bytes},
     vanished,
 };
 use crate::{
-    flow::{CHUNK_BYTES, Drain, Feed},
+    flow::{CHUNK_BYTES, Drain, Feed, joined},
     settings::Settings,
 };
 
 /// A signed URL is used at once.
 const SIGNED_FOR: Duration = Duration::from_secs(120);
-/// A store that sends nothing for so long in the middle of a file has lost the connection.
-const SILENCE: Duration = Duration::from_secs(60);
 /// A store that is away for longer is not worth more waiting; the pod is started again.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -146,8 +144,8 @@ impl Bucket {
             return failed(Error::config(format!("the bucket {} refuses", self.bucket)))
                 .hint("correct the keys in the Secret zalando-backup-s3, or what they allow: list, get, put and delete below the prefix");
         }
-        // Of an object that is not there the callers know what it means; here it is the bucket.
-        if matches!(error, object_store::Error::NotFound { .. }) || is(&["NoSuchBucket"]) {
+        // Of an object that is not there the callers know what it means; here it is the bucket, or an upload that somebody has aborted.
+        if is(&["NoSuchBucket"]) || matches!(error, object_store::Error::NotFound { .. }) && !is(&["NoSuchUpload"]) {
             return failed(Error::config(format!("there is no bucket {}", self.bucket)))
                 .hint("make the bucket, or correct BACKUP_TO, S3_ENDPOINT and S3_PATH_STYLE");
         }
@@ -187,9 +185,11 @@ impl Bucket {
     }
 
     pub(super) async fn prepare(&self) -> Result<()> {
-        let probe = format!("{COMPLETE}{PARTIAL}");
-        self.write(&probe, Bytes::new()).await?;
-        self.remove(&probe).await
+        let mark = async || self.write(UNFINISHED, Bytes::from_static(UNFINISHED_TEXT.as_bytes())).await;
+        mark().await?;
+        // It must be possible to remove it, too.
+        self.remove(UNFINISHED).await?;
+        mark().await
     }
 
     async fn remove(&self, name: &str) -> Result<()> {
@@ -237,16 +237,27 @@ impl Bucket {
         ))
     }
 
+    /// In a task: whoever stops waiting for it must be able to wait until it has arrived, before anything is removed.
     async fn put(&self, name: &str, content: PutPayload) -> Result<()> {
-        self.store
-            .put(&self.path(name), content)
-            .await
-            .map(drop)
-            .map_err(|error| self.failed(error))
+        let (bucket, path) = (self.clone(), self.path(name));
+        let sending = Arc::clone(&self.on_their_way).read_owned().await;
+        let put = tokio::spawn(async move {
+            let _sending = sending;
+            let put = bucket.store.put(&path, content).await;
+            put.map(drop).map_err(|error| bucket.failed(error))
+        });
+        joined(put).await
     }
 
-    pub(super) async fn write(&self, name: &str, content: Bytes) -> Result<()> {
+    async fn write(&self, name: &str, content: Bytes) -> Result<()> {
         self.put(name, content.into()).await.context(format!("writing {self}/{name}"))
+    }
+
+    pub(super) async fn finish(&self, complete: Bytes) -> Result<()> {
+        self.write(COMPLETE, complete).await?;
+        // Beside a finished backup it means nothing.
+        let _ = self.remove(UNFINISHED).await;
+        Ok(())
     }
 
     pub(super) async fn read(&self, name: &str, feed: Feed) -> Result<()> {
@@ -256,8 +267,7 @@ impl Bucket {
             other => other.map_err(|error| self.failed(error)).context(&doing)?,
         };
         let mut stream = object.into_stream();
-        let silent = |_| Error::transient(format!("{doing}: nothing came for {} s", SILENCE.as_secs()));
-        while let Some(chunk) = timeout(SILENCE, stream.next()).await.map_err(silent)? {
+        while let Some(chunk) = stream.next().await {
             let mut chunk = chunk.map_err(|error| self.failed(error)).context(&doing)?;
             while !chunk.is_empty() {
                 let part = chunk.split_to(chunk.len().min(CHUNK_BYTES));
@@ -273,11 +283,10 @@ impl Bucket {
 
     pub(super) async fn clear(&self) -> Result<()> {
         let _none_on_its_way = none_on_its_way(&self.on_their_way).await;
+        let names = removable(self.entries().await?, self)?;
         self.abort_all().await?;
-        for entry in self.entries().await? {
-            if is_ours(&entry.name) && entry.name != COMPLETE {
-                self.remove(&entry.name).await?;
-            }
+        for name in names {
+            self.remove(&name).await?;
         }
         Ok(())
     }
@@ -318,6 +327,9 @@ impl Bucket {
         let text = String::from_utf8_lossy(&body);
         if !status.is_success() {
             let said = answer(&text).unwrap_or_else(|| status.to_string());
+            if status.is_server_error() || status.as_u16() == 429 {
+                return Err(failed(said.into()));
+            }
             return Err(Error::config(format!("the bucket {} refuses: {said}", self.bucket))
                 .hint("the key must also be allowed to list and to abort multipart uploads"));
         }

@@ -13,7 +13,7 @@ use crc32c::crc32c_append;
 use rustix::fs::{Advice, fadvise, statvfs};
 use shared::error::{Context as _, Error, Result};
 
-use super::{COMPLETE, Entry, OnTheirWay, PARTIAL, Stored, is_ours, none_on_its_way, vanished};
+use super::{COMPLETE, Entry, OnTheirWay, PARTIAL, Stored, UNFINISHED, UNFINISHED_TEXT, none_on_its_way, removable, vanished};
 use crate::{
     flow::{CHUNK_BYTES, Drain, Feed, joined},
     progress::size,
@@ -84,10 +84,12 @@ impl Directory {
     pub(super) fn prepare(&self) -> Result<()> {
         self.room(0)?;
         fs::create_dir_all(&self.folder).map_err(|error| self.no_way_in(error))?;
-        let probe = self.folder.join(format!("{COMPLETE}{PARTIAL}"));
-        File::create(&probe)
-            .and_then(|_| fs::remove_file(&probe))
-            .map_err(|error| self.no_way_in(error))
+        let mark = File::create(self.folder.join(UNFINISHED)).and_then(|mut file| {
+            file.write_all(UNFINISHED_TEXT.as_bytes())?;
+            file.sync_all()?;
+            self.sync()
+        });
+        mark.map_err(|error| self.no_way_in(error))
     }
 
     /// Refuses before the volume is full: a volume that others use, too, must not be filled, and a full one cannot be tidied up.
@@ -158,17 +160,18 @@ impl Directory {
         File::open(&self.folder)?.sync_all()
     }
 
-    pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        let partial = self.folder.join(format!("{name}{PARTIAL}"));
-        let written = File::create(&partial).and_then(|mut file| {
-            file.write_all(content)?;
+    /// The mark becomes the last file.
+    pub(super) fn finish(&self, complete: &[u8]) -> Result<()> {
+        let (mark, last) = (self.folder.join(UNFINISHED), self.folder.join(COMPLETE));
+        let written = File::create(&mark).and_then(|mut file| {
+            file.write_all(complete)?;
             file.sync_all()?;
-            fs::rename(&partial, self.folder.join(name))?;
+            fs::rename(&mark, &last)?;
             self.sync()
         });
         written
             .map_err(|error| self.full(error))
-            .context(format!("writing {}", self.folder.join(name).display()))
+            .context(format!("writing {}", last.display()))
     }
 
     pub(super) async fn read(&self, name: &str, feed: Feed) -> Result<()> {
@@ -197,10 +200,8 @@ impl Directory {
 
     pub(super) async fn clear(&self) -> Result<()> {
         let _none_on_its_way = none_on_its_way(&self.on_their_way).await;
-        for entry in self.entries()? {
-            if is_ours(&entry.name) && entry.name != COMPLETE {
-                fs::remove_file(self.folder.join(&entry.name)).map_err(|error| self.no_way_in(error))?;
-            }
+        for name in removable(self.entries()?, self)? {
+            fs::remove_file(self.folder.join(name)).map_err(|error| self.no_way_in(error))?;
         }
         // Only when nothing else is in it.
         let _ = fs::remove_dir(&self.folder);
@@ -262,7 +263,7 @@ mod tests {
         };
         let (stored, ()) = tokio::join!(directory.store("base.tar", drain), send);
         assert!(stored.is_err());
-        assert_eq!(names(&directory), Vec::<String>::new());
+        assert_eq!(names(&directory), [UNFINISHED]);
     }
 
     #[test]
@@ -287,5 +288,18 @@ mod tests {
         fs::remove_file(directory.folder.join("notes.txt")).unwrap();
         directory.clear().await.unwrap();
         assert!(!directory.folder.exists());
+    }
+
+    #[tokio::test]
+    async fn a_finished_backup_is_never_removed() {
+        let (_volume, directory) = place(0);
+        directory.prepare().unwrap();
+        fs::write(directory.folder.join("base.tar.zst"), "").unwrap();
+        directory.finish(b"{}").unwrap();
+        let error = directory.clear().await.unwrap_err();
+        assert!(error.to_string().contains("a finished backup by now"), "{error}");
+        let mut names = names(&directory);
+        names.sort();
+        assert_eq!(names, ["base.tar.zst", COMPLETE]);
     }
 }

@@ -19,10 +19,13 @@ use object_store::{
 use openssl::ssl::{SslConnector, SslMethod};
 use shared::error::{Error, Result};
 use tokio::time::timeout;
+use tower_http::timeout::TimeoutBody;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From a request to the head of its answer: the largest part over a slow line.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// A store that sends nothing for so long in the middle of an answer has lost the connection.
+const SILENCE: Duration = Duration::from_secs(60);
 /// Where images keep the certificates that everybody trusts: this program's own openssl may look elsewhere.
 const ROOTS: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
@@ -71,8 +74,8 @@ impl HttpService for Http {
         let answer = timeout(ANSWER_TIMEOUT, self.0.request(request)).await;
         let answer = answer.map_err(|_| HttpError::new(HttpErrorKind::Timeout, late))?;
         let answer = answer.map_err(|error| HttpError::new(kind(&error), error))?;
-        let broken = |error: hyper::Error| HttpError::new(HttpErrorKind::Interrupted, error);
-        Ok(answer.map(|body| HttpResponseBody::new(body.map_err(broken))))
+        let broken = |error| HttpError::new(HttpErrorKind::Interrupted, std::io::Error::other(error));
+        Ok(answer.map(|body| HttpResponseBody::new(TimeoutBody::new(SILENCE, body).map_err(broken))))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use object_store::{
-    PutPayload,
+    ObjectStoreExt as _, PutPayload,
     aws::AmazonS3,
     multipart::{MultipartStore as _, PartId},
     path::Path,
@@ -84,6 +84,7 @@ pub struct Upload {
     under_way_max: usize,
     done: BTreeMap<usize, PartId>,
     begun: usize,
+    bytes: u64,
 }
 
 impl Upload {
@@ -102,6 +103,7 @@ impl Upload {
             },
             done: BTreeMap::new(),
             begun: 0,
+            bytes: 0,
         }
     }
 
@@ -119,6 +121,7 @@ impl Upload {
         }
         let (store, path, id, index) = (Arc::clone(&self.store), self.path.clone(), self.id.clone(), self.begun);
         self.begun += 1;
+        self.bytes += part.content_length() as u64;
         let sending = Arc::clone(&self.on_their_way).read_owned().await;
         self.under_way.push(tokio::spawn(async move {
             let sent = store.put_part(&path, &id, index, part).await;
@@ -151,8 +154,15 @@ impl Upload {
             self.one(&failed).await?;
         }
         let parts = self.done.into_values().collect();
-        let completed = self.store.complete_multipart(&self.path, &self.id, parts).await;
-        completed.map(drop).map_err(failed)
+        match self.store.complete_multipart(&self.path, &self.id, parts).await {
+            Ok(_) => Ok(()),
+            // The answer may have been lost: asked again, a store that has made the object knows the upload no more.
+            Err(error @ object_store::Error::NotFound { .. }) => match self.store.head(&self.path).await {
+                Ok(object) if object.size == self.bytes => Ok(()),
+                _ => Err(failed(error)),
+            },
+            Err(error) => Err(failed(error)),
+        }
     }
 }
 
