@@ -44,6 +44,8 @@ pub fn outlook(journal: &Journal) -> Outlook {
 
 /// Patroni's own loop comes every loop_wait, 10 s in Spilo; what it has not done after this time it will not do.
 const LOOP_MAX: SignedDuration = SignedDuration::from_secs(20);
+/// So long Patroni itself lets a leader recover before it elects another one (primary_start_timeout).
+const STARTING_MAX: SignedDuration = SignedDuration::from_secs(300);
 
 /// Why to go back now, if there is a reason.
 pub fn why(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) -> Option<String> {
@@ -116,27 +118,55 @@ fn reopen(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decisi
     let Some(patroni) = seen.patroni.answer() else {
         return Some(Decision::Wait("going back: patroni does not answer".into()));
     };
-    // While paused nobody else is promoted, so this brings the same server back on the same timeline. Not one that Patroni has demoted
-    // without its DCS: a standby that is restarted is a standby. For it the pause is lifted, and in the election nobody takes part who is
-    // behind another (_is_healthiest_node in Patroni's ha.py).
-    if seen.source.answer().is_none() && patroni.primaries.is_empty() && patroni.paused == Some(true) {
-        return Some(Decision::Do(Action::RestartSource));
+    let waited = waited(journal, seen);
+    if seen.source.answer().is_none()
+        && patroni.paused == Some(true)
+        && let Some(step) = silent(patroni, start, waited)
+    {
+        return Some(step);
     }
     if patroni.paused != start.paused || patroni.read_only != start.read_only {
-        let going_back = journal.going_back.as_ref().map_or(seen.now, |back| back.at);
-        let overdue = seen.now.duration_since(going_back) >= LOOP_MAX;
-        return Some(match unsettled(patroni, seen).filter(|_| !overdue) {
+        return Some(match unsettled(patroni, seen).filter(|_| waited < LOOP_MAX) {
             Some(missing) => Decision::Wait(format!("going back: {missing}")),
             None => Decision::Do(Action::Unblock),
         });
     }
-    if !seen.source.answer().is_some_and(|source| source.primary && !source.read_only) {
-        return Some(Decision::Wait("going back: the source does not take writes yet".into()));
+    match seen.source.answer() {
+        Some(source) if source.primary && !source.read_only => {}
+        // A change that comes while Patroni starts a server is never compared with it (reload_config in Patroni's postgresql/config.py):
+        // what was lifted stays in force until the next start.
+        Some(source) if source.primary && start.read_only.as_deref() != Some("on") && waited >= LOOP_MAX * 2 => {
+            return Some(Decision::Do(Action::RestartSource));
+        }
+        _ => return Some(Decision::Wait("going back: the source does not take writes yet".into())),
     }
     match start.route {
         Route::Config => application(start, seen),
         Route::Service => doors(start, seen),
     }
+}
+
+/// Since the way back began; since this run of the server, if that began later.
+fn waited(journal: &Journal, seen: &Observation) -> SignedDuration {
+    let began = journal.going_back.as_ref().map_or(seen.now, |back| back.at);
+    let run = seen.source.answer().and_then(|source| source.incarnation.began());
+    seen.now.duration_since(run.map_or(began, |run| began.max(run)))
+}
+
+/// What a server needs that does not answer while Patroni is paused; None when only an election is left.
+///
+/// While paused nobody else is promoted, so a restart brings the same server back on the same timeline. Not one that Patroni has demoted
+/// without its DCS: a standby that is restarted is a standby. Not one whose node is lost either. For these the pause is lifted, and in
+/// the election nobody takes part who is behind another (_is_healthiest_node in Patroni's ha.py).
+fn silent(patroni: &PatroniSeen, start: &Start, waited: SignedDuration) -> Option<Decision> {
+    if patroni.primaries.is_empty() {
+        return match patroni.answering.contains(&start.leader) {
+            true => Some(Decision::Do(Action::RestartSource)),
+            false => (waited < LOOP_MAX).then(|| Decision::Wait(format!("going back: the patroni of {} does not answer", start.leader))),
+        };
+    }
+    // Patroni ends a server that starts, when its pause is lifted and the leader lock is not held.
+    (patroni.starting && waited < STARTING_MAX).then(|| Decision::Wait("going back: the source's server is starting".into()))
 }
 
 /// What Patroni's loop has not come to yet. Without the leader lock a lifted pause begins a race for it, and what the lock's new holder
@@ -150,7 +180,9 @@ fn unsettled(patroni: &PatroniSeen, seen: &Observation) -> Option<&'static str> 
 }
 
 fn application(start: &Start, seen: &Observation) -> Option<Decision> {
-    if seen.config != start.config {
+    // Other keys may have been added to the settings since.
+    let as_before = |(key, before): (&String, &Option<String>)| seen.config.values.get(key).is_none_or(|now| now == before);
+    if !start.config.values.iter().all(as_before) {
         return Some(Decision::Do(Action::Unroute));
     }
     seen.idle(&start.replicas).then_some(Decision::Do(Action::ScaleUp))
@@ -175,7 +207,7 @@ fn doors(start: &Start, seen: &Observation) -> Option<Decision> {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use shared::postgres::Timeline;
+    use shared::postgres::{Timeline, source::Incarnation};
 
     use super::*;
     use crate::{
@@ -226,6 +258,59 @@ mod tests {
         assert_eq!(back(&begun, start, &seen), Decision::Do(Action::Unblock));
         seen.source = Sight::Silent("connection refused".into());
         assert_eq!(back(&begun, start, &seen), Decision::Do(Action::RestartSource));
+    }
+
+    #[test]
+    fn a_leader_whose_node_is_lost_is_left_to_an_election() {
+        let mut seen = blocked(|patroni, _| {
+            patroni.primaries.clear();
+            patroni.answering.retain(|member| member != "a");
+        });
+        seen.source = Sight::Silent("no route to host".into());
+        let begun = started().with(Fact::Blocked(seen.now)).with(Fact::GoingBack(GoingBack {
+            at: seen.now,
+            reason: "a test".into(),
+        }));
+        let start = begun.started.as_ref().unwrap();
+        assert!(matches!(back(&begun, start, &seen), Decision::Wait(why) if why.contains("the patroni of a")));
+        seen.now += LOOP_MAX;
+        assert_eq!(back(&begun, start, &seen), Decision::Do(Action::Unblock));
+    }
+
+    #[test]
+    fn a_server_that_starts_is_waited_for() {
+        let mut seen = blocked(|patroni, _| (patroni.starting, patroni.unlocked) = (true, true));
+        seen.source = Sight::Silent("the database system is starting up".into());
+        let begun = started().with(Fact::Blocked(seen.now)).with(Fact::GoingBack(GoingBack {
+            at: seen.now,
+            reason: "a test".into(),
+        }));
+        let start = begun.started.as_ref().unwrap();
+        seen.now += LOOP_MAX;
+        assert!(matches!(back(&begun, start, &seen), Decision::Wait(why) if why.contains("is starting")));
+        seen.now += STARTING_MAX;
+        assert_eq!(back(&begun, start, &seen), Decision::Do(Action::Unblock));
+    }
+
+    #[test]
+    fn a_lifted_block_that_stays_in_force_is_ended_by_a_restart() {
+        let mut seen = look();
+        if let Sight::Answers(source) = &mut seen.source {
+            source.read_only = true;
+        }
+        let begun = started().with(Fact::Blocked(seen.now)).with(Fact::GoingBack(GoingBack {
+            at: seen.now,
+            reason: "a test".into(),
+        }));
+        let start = begun.started.as_ref().unwrap();
+        assert!(matches!(back(&begun, start, &seen), Decision::Wait(why) if why.contains("does not take writes")));
+        seen.now += LOOP_MAX * 2;
+        assert_eq!(back(&begun, start, &seen), Decision::Do(Action::RestartSource));
+        // Just started again: its own time counts.
+        if let Sight::Answers(source) = &mut seen.source {
+            source.incarnation = Incarnation(seen.now.as_microsecond());
+        }
+        assert!(matches!(back(&begun, start, &seen), Decision::Wait(_)));
     }
 
     #[test]

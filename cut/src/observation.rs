@@ -110,6 +110,10 @@ pub struct PatroniSeen {
     pub primaries: Vec<String>,
     /// One of these says that nobody holds the leader lock.
     pub unlocked: bool,
+    /// One of these has not come up yet.
+    pub starting: bool,
+    /// Members whose own REST API answered.
+    pub answering: Vec<String>,
     /// Members whose own REST API did not answer.
     pub silent: Vec<String>,
 }

@@ -93,16 +93,20 @@ pub async fn patroni(patroni: &Patroni, client: &Client, namespace: &str, cluste
         leader: members.iter().find(|member| member.leader).map(|member| member.name.clone()),
         primaries: Vec::new(),
         unlocked: false,
+        starting: false,
+        answering: Vec::new(),
         silent: Vec::new(),
     };
     for (member, state) in members.iter().zip(states) {
-        match state {
-            Ok(state) if state.runs_as_primary() => {
-                seen.primaries.push(member.name.clone());
-                seen.unlocked |= state.cluster_unlocked;
-            }
-            Ok(_) => {}
-            Err(_) => seen.silent.push(member.name.clone()),
+        let Ok(state) = state else {
+            seen.silent.push(member.name.clone());
+            continue;
+        };
+        seen.answering.push(member.name.clone());
+        if state.runs_as_primary() {
+            seen.primaries.push(member.name.clone());
+            seen.unlocked |= state.cluster_unlocked;
+            seen.starting |= state.starts();
         }
     }
     Ok((seen, members))

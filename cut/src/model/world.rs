@@ -232,6 +232,8 @@ impl World {
                 primaries: if self.serves() { vec!["a".into()] } else { Vec::new() },
                 // Only a primary is asked who holds the lock.
                 unlocked: self.serves() && !self.locked,
+                starting: false,
+                answering: vec!["a".into(), "b".into()],
                 silent: Vec::new(),
             }),
             target: Sight::Answers(self.target()),

@@ -104,6 +104,11 @@ impl OwnState {
         matches!(self.role.as_str(), "primary" | "master" | "promoted")
             && matches!(self.state.as_str(), "running" | "starting" | "restarting" | "stopping")
     }
+
+    /// Its server is on its way to run.
+    pub fn starts(&self) -> bool {
+        matches!(self.state.as_str(), "starting" | "restarting")
+    }
 }
 
 /// GET /cluster.

@@ -2,6 +2,8 @@
 
 use std::ops::Deref;
 
+use jiff::Timestamp;
+
 use super::{Identity, Lsn, Session, identity};
 use crate::error::{Context as _, Error, Result};
 
@@ -49,6 +51,13 @@ impl ClientSession {
 /// One run of a server, from its start to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Incarnation(pub i64);
+
+impl Incarnation {
+    /// When it began, by the server's clock.
+    pub fn began(self) -> Option<Timestamp> {
+        Timestamp::from_microsecond(self.0).ok()
+    }
+}
 
 /// Names of our own sessions begin with this, so that no step ends another's.
 pub const APPLICATION_PREFIX: &str = "replica-migration";

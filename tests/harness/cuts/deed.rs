@@ -55,6 +55,9 @@ pub enum Deed {
     TargetHangs(Duration),
     /// SIGKILL of the leader's server.
     LeaderCrashes,
+    /// The leader's node is lost, with Patroni and server, until the pod has ended. Not among those by chance: a failover costs what the
+    /// standbys had not received, whoever begins it, so it is done where nobody writes any more.
+    LeaderLost,
     /// Somebody moves the source's leadership.
     Switchover,
     /// Replay at the target is paused, so that it cannot catch up: it must go back at CUTOVER_MAX_SECONDS.
@@ -123,6 +126,7 @@ impl Deed {
             // A pause that is lifted when the server is stopped starts it again, or promotes another member.
             Self::BlockLifted => (Phase::BeforeBlock, Phase::Blocked),
             Self::LeaderCrashes | Self::Switchover | Self::ReplayPaused => (Phase::BeforeBlock, Phase::Blocked),
+            Self::LeaderLost => (Phase::Blocked, Phase::Blocked),
             Self::SourceStarted => (Phase::Fenced, Phase::PastReturn),
             // There is only one at the very start.
             Self::Second => (Phase::BeforeBlock, Phase::BeforeBlock),
@@ -132,13 +136,13 @@ impl Deed {
 
     /// CUTOVER_MAX_SECONDS, where a cut can end in nothing else.
     pub fn seconds_max(self) -> Option<&'static str> {
-        matches!(self, Self::ReplayPaused | Self::LeaderCrashes).then_some("5")
+        matches!(self, Self::ReplayPaused | Self::LeaderCrashes | Self::LeaderLost).then_some("5")
     }
 
     /// After it another member may lead, on another timeline.
     pub fn moves_the_leader(self) -> bool {
         match self {
-            Self::LeaderCrashes | Self::Switchover | Self::BlockLifted => true,
+            Self::LeaderCrashes | Self::LeaderLost | Self::Switchover | Self::BlockLifted => true,
             // Without its DCS Patroni gives the leadership up after retry_timeout.
             Self::ApiServerAway(seconds) => seconds > API_SECONDS,
             _ => false,
@@ -167,6 +171,7 @@ impl fmt::Display for Deed {
             Self::LeaderHangs(time) => write!(f, "leader hangs {} ms", time.as_millis()),
             Self::TargetHangs(time) => write!(f, "target hangs {} ms", time.as_millis()),
             Self::LeaderCrashes => write!(f, "leader crashes"),
+            Self::LeaderLost => write!(f, "leader lost"),
             Self::Switchover => write!(f, "switchover"),
             Self::ReplayPaused => write!(f, "replay paused"),
             Self::PoolerReplaced => write!(f, "pooler replaced"),

@@ -119,6 +119,11 @@ impl Lane {
             Deed::Receiver => self.at_target("select pg_terminate_backend(pid) from pg_stat_wal_receiver").await,
             Deed::ReplayPaused => self.at_target("select pg_wal_replay_pause()").await,
             Deed::LeaderCrashes => self.leader().await?.kill_postgres()?,
+            Deed::LeaderLost => {
+                let leader = self.leader().await?;
+                leader.kill_patroni().await?;
+                leader.kill_postgres()?;
+            }
             Deed::Switchover => source.switchover().await?,
             Deed::PoolerReplaced => self.migration.poolers[0].replace().await?,
             Deed::PoolersResumed => self.resume().await,
@@ -149,6 +154,11 @@ impl Lane {
                 Ok(())
             }
             Deed::LeaderCrashes | Deed::Switchover => self.target_follows().await,
+            Deed::LeaderLost => {
+                let lost = self.migration.source.members().iter().filter(|member| !member.postgres_runs());
+                lost.into_iter().try_for_each(Member::start)?;
+                self.target_follows().await
+            }
             _ => Ok(()),
         }
     }

@@ -248,6 +248,10 @@ fn by_service() -> Vec<Case> {
         (vec![Act::each(Deed::BlockLifted)], vec![(0, "somebody had lifted them")]),
         (vec![Act::each(Deed::PoolersResumed)], vec![]),
         (vec![Act::each(Deed::PoolerReplaced)], vec![]),
+        (
+            vec![Act::at(Deed::LeaderLost, "before record Fenced")],
+            vec![(3, "GOING BACK: the cut was not through 5 s after the block")],
+        ),
     ]
 }
 
