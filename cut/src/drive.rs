@@ -58,6 +58,8 @@ const QUICK_RETRIES: u32 = 5;
 /// Past the point of no return clients wait for the end, and the next pod starts only after the Job's back-off: one that is asked to end
 /// still lets them through, if that takes no longer than this. Its pod has ten times as much for its end (manifests/base).
 const LAST_STRETCH: Duration = Duration::from_secs(60);
+/// An effect that has not shown after so many times is waited for like anything else.
+const REPEATS: u32 = 50;
 /// Looks in all: no run is endless, whatever the world does.
 const LOOKS_MAX: u32 = 100_000;
 
@@ -70,15 +72,18 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
     let mut first_look: Option<jiff::Timestamp> = None;
     let mut asked_at: Option<jiff::Timestamp> = None;
     let mut hopeless: Option<String> = None;
+    let mut past_return = false;
+    let mut repeated = Repeated::default();
     for _ in 0..LOOKS_MAX {
         let (journal, mut seen) = match world.observe().await {
             Ok(look) => look,
             Err(error) => {
                 failures.add(&error);
-                give_up(error, failures, first_look.is_some(), world).await?;
+                give_up(past(past_return, error), failures, first_look.is_some(), world).await?;
                 continue;
             }
         };
+        past_return |= journal.past_return();
         // Nobody must be left blocked because of, say, a missing verb: `decide` goes back, unless it is past the return.
         seen.abort = seen.abort.or_else(|| hopeless.clone());
         let waited = seen.now.duration_since(*first_look.get_or_insert(seen.now)).unsigned_abs();
@@ -96,10 +101,18 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
         {
             return Err(error);
         }
+        let untouched = journal.started.is_none();
         let outcome = match follow(world, journal, &seen, limits).await {
-            Ok(Next::Look) => Ok(()),
-            Ok(Next::Pause(journal, missing)) => {
-                patience(&journal, waited, limits, &missing)?;
+            Ok(Next::Look(action)) => {
+                if let Some(vain) = repeated.in_vain(action) {
+                    patience(untouched, waited, limits, &vain)?;
+                    world.pause(&vain, Pace::Close).await;
+                }
+                Ok(())
+            }
+            Ok(Next::Pause(missing)) => {
+                repeated = Repeated::default();
+                patience(untouched, waited, limits, &missing)?;
                 world.pause(&missing, Pace::Close).await;
                 Ok(())
             }
@@ -111,7 +124,7 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
             if failures.lasting > QUICK_RETRIES {
                 hopeless.get_or_insert_with(|| error.to_string());
             }
-            give_up(error, failures, true, world).await?;
+            give_up(past(past_return, error), failures, true, world).await?;
         } else {
             failures = Failures::default();
         }
@@ -121,8 +134,9 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
 
 /// What follows a look.
 enum Next {
-    Look,
-    Pause(Box<Journal>, String),
+    /// After this effect, if there was one.
+    Look(Option<Action>),
+    Pause(String),
     End(Result<()>),
 }
 
@@ -141,19 +155,46 @@ async fn follow(world: &mut impl World, mut journal: Journal, seen: &Observation
                 if let Some(fact) = world.perform(&action, start).await? {
                     world.record(fact).await?;
                 }
-                return Ok(Next::Look);
+                return Ok(Next::Look(Some(action)));
             }
-            Decision::Wait(missing) => return Ok(Next::Pause(Box::new(journal), missing)),
+            Decision::Wait(missing) => return Ok(Next::Pause(missing)),
             // Another cutover may have acted since: only a look that is newer than the record may be the last.
-            _ if !fresh => return Ok(Next::Look),
+            _ if !fresh => return Ok(Next::Look(None)),
             end => return Ok(Next::End(ended(end, seen))),
         };
         fresh = false;
         // Each fact is recorded once, so this comes to an end: a decision is never to record what is recorded.
         match world.record(fact).await? {
             Some(recorded) if recorded != journal => journal = recorded,
-            _ => return Ok(Next::Look),
+            _ => return Ok(Next::Look(None)),
         }
+    }
+}
+
+/// The same effect again and again, because what it is to change does not: somebody else changes it back, or a look cannot show it.
+#[derive(Default)]
+struct Repeated {
+    action: Option<Action>,
+    times: u32,
+}
+
+impl Repeated {
+    /// What is done in vain, after [`REPEATS`].
+    fn in_vain(&mut self, action: Option<Action>) -> Option<String> {
+        if action.is_none() || action != self.action {
+            *self = Self { action, times: 0 };
+        }
+        self.times += 1;
+        let action = self.action.as_ref().filter(|_| self.times > REPEATS)?;
+        Some(format!("{} has no effect yet", action.name()))
+    }
+}
+
+/// What cannot be refused any more is for a person to look at: "nothing irreversible was done" is no longer true.
+fn past(past_return: bool, error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Refused if past_return => error.of_kind(ErrorKind::Unsafe),
+        _ => error,
     }
 }
 
@@ -201,8 +242,7 @@ async fn give_up(error: Error, failures: Failures, has_looked: bool, world: &mut
 }
 
 /// Before anything was changed and past the point of no return a wait has no other end; in between `decide` goes back by itself.
-fn patience(journal: &Journal, waited: Duration, limits: &Limits, missing: &str) -> Result<()> {
-    let untouched = journal.started.is_none();
+fn patience(untouched: bool, waited: Duration, limits: &Limits, missing: &str) -> Result<()> {
     if untouched && waited >= limits.cutover_max {
         return Err(Error::transient(format!("not ready: {missing}"))
             .hint("nothing was changed; run validate-replication to see all that is missing"));

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use shared::{
     config::Route,
     kubernetes::services::Selector,
@@ -43,7 +44,17 @@ pub struct Journal {
     /// Everything is as it was before.
     pub returned: Option<Timestamp>,
     /// Written by a person who wants it to go back: any text. Heeded until the promotion is recorded.
+    #[serde(deserialize_with = "any_text")]
     pub abort: Option<String>,
+}
+
+/// A person writes what comes to mind: `true` and `1` read as JSON, and are texts all the same.
+fn any_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(from)? {
+        Value::Null => None,
+        Value::String(text) => Some(text),
+        other => Some(other.to_string()),
+    })
 }
 
 /// How things stood at the start.

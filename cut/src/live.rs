@@ -27,7 +27,7 @@ use shared::{
     postgres::{Source, Target},
     record::{Record, Saved, of_cut},
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     decision::{Action, first_word},
@@ -35,6 +35,7 @@ use crate::{
     failpoint::reached,
     journal::{Fact, Journal, Start},
     observation::Observation,
+    receipt,
     settings::Settings,
 };
 use clients::Pods;
@@ -46,6 +47,8 @@ const CLOSE_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause between looks while the target promotes, and how often it is asked meanwhile.
 const PROMOTION_PAUSE: Duration = Duration::from_millis(200);
 const PROMOTION_POLL: Duration = Duration::from_millis(10);
+/// Twice the limit of a checkpoint.
+const CHECKPOINTS_MAX: Duration = Duration::from_secs(1200);
 /// After a failure.
 const FAILED_PAUSE: Duration = Duration::from_millis(500);
 
@@ -149,6 +152,15 @@ impl Live {
         of_cut(&self.settings.target_cluster)
     }
 
+    /// A server whose volume hangs takes a statement and never answers; SIGTERM, an abort and the deadline are heeded between effects.
+    fn effect_max(&self, action: &Action) -> Duration {
+        match action {
+            // Clients are served meanwhile, and its statements have a limit of their own on each side.
+            Action::Checkpoint => CHECKPOINTS_MAX,
+            _ => self.settings.limits().cutover_max,
+        }
+    }
+
     async fn load(&self) -> Result<Record<Journal>> {
         Record::load(&self.run.client, &self.run.namespace, &self.record_name()).await
     }
@@ -164,7 +176,10 @@ impl Live {
             let anew = record.facts.with(Fact::Anew);
             record.save(&self.run.client, &self.run.namespace, anew).await?;
         }
-        Ok(())
+        match record.facts.started {
+            None => receipt::none_yet(&self.run.client, &self.run.namespace, &self.settings.target_cluster).await,
+            Some(_) => Ok(()),
+        }
     }
 }
 
@@ -206,7 +221,15 @@ impl World for Live {
     async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
         self.narrate_action(action);
         reached(&format!("before {}", action.name()), &self.run.report).await;
-        let outcome = self.act(action, start).await;
+        let outcome = match timeout(self.effect_max(action), self.act(action, start)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                // What was asked is still on its way in these sessions.
+                self.source.forget();
+                self.target.forget();
+                Err(Error::transient(format!("{} did not end in time", action.name())))
+            }
+        };
         reached(&format!("after {}", action.name()), &self.run.report).await;
         outcome
     }

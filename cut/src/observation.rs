@@ -167,8 +167,9 @@ pub struct TargetSeen {
 impl Observation {
     /// Some workload that had pods stands at 0: what the block leaves. Any other number is somebody else's wish.
     pub fn idle(&self, replicas: &BTreeMap<String, i32>) -> bool {
-        let wanted = |name: &String| self.apps.get(name).map_or(0, |app| app.wanted);
-        replicas.iter().any(|(name, recorded)| *recorded > 0 && wanted(name) == 0)
+        // One that was deleted meanwhile is nobody's to bring back.
+        let at_zero = |name: &String| self.apps.get(name).is_some_and(|app| app.wanted == 0);
+        replicas.iter().any(|(name, recorded)| *recorded > 0 && at_zero(name))
     }
 
     /// Workloads that have fewer ready pods than they had, or than are wanted now.

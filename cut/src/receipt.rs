@@ -7,16 +7,17 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client, api::PostParams};
 use serde_json::{Value, json};
 use shared::{
-    error::{Context as _, Result, is_conflict},
+    error::{Context as _, Error, ErrorKind, Result, is_conflict},
+    kubernetes,
     record::{labels, receipt_of_cut},
 };
 
 use crate::journal::{Journal, Start};
 
-/// Writes the receipt of the cut to `target`. One that exists already is the same cut's: the journal has no second end.
+/// Writes the receipt of the cut to `target`; one of the same cut may exist already.
 ///
 /// # Errors
-/// The API's.
+/// The API's; Unsafe when it is another cut's, which nobody may overwrite.
 pub async fn write(client: &Client, namespace: &str, target: &str, start: &Start, journal: &Journal) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let mut map = ConfigMap {
@@ -28,8 +29,37 @@ pub async fn write(client: &Client, namespace: &str, target: &str, start: &Start
     map.metadata.labels = Some(labels());
     match maps.create(&PostParams::default(), &map).await {
         Ok(_) => Ok(()),
-        Err(error) if is_conflict(&error) => Ok(()),
+        Err(error) if is_conflict(&error) => match kubernetes::get(&maps, &receipt_of_cut(target)).await? {
+            Some(there) if of(&there) != Some(start.at) => Err(another(target, &there)),
+            _ => Ok(()),
+        },
         Err(error) => Err(error).context("writing the receipt"),
+    }
+}
+
+/// When the cut began that a receipt is of.
+fn of(receipt: &ConfigMap) -> Option<Timestamp> {
+    let journal: Value = serde_json::from_str(receipt.data.as_ref()?.get("journal.json")?).ok()?;
+    journal.pointer("/started/at")?.as_str()?.parse().ok()
+}
+
+fn another(target: &str, receipt: &ConfigMap) -> Error {
+    let began = of(receipt).map_or_else(|| "of unknown beginning".to_owned(), |at| format!("that began at {at:.0}"));
+    let name = receipt_of_cut(target);
+    Error::contradiction(format!("the receipt {name} is of another cut, {began}")).hint(format!(
+        "keep it (kubectl get configmap {name} -o yaml), delete it, and start the cutover again: it writes the one of this cut"
+    ))
+}
+
+/// A receipt without a record: the cluster was cut over before, and is being prepared for another cut.
+///
+/// # Errors
+/// The API's; Refused when there is one.
+pub async fn none_yet(client: &Client, namespace: &str, target: &str) -> Result<()> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    match kubernetes::get(&maps, &receipt_of_cut(target)).await? {
+        Some(there) => Err(another(target, &there).of_kind(ErrorKind::Refused)),
+        None => Ok(()),
     }
 }
 

@@ -90,7 +90,10 @@ pub fn fits(complete: &Complete, from: Side, cut: &Cut, system: SystemIdentifier
         return other(format!("is one of the {}", complete.from));
     }
     if complete.identity.system_identifier != system {
-        return other(format!("is of the system {}, and this is {system}", complete.identity.system_identifier));
+        return other(format!(
+            "is of the system {}, and this is {system}",
+            complete.identity.system_identifier
+        ));
     }
     let Cut::Over(receipt) = cut else { return Ok(()) };
     let whole = match from {

@@ -175,7 +175,7 @@ pub async fn objects(run: &Run, settings: &Settings, rest: &Patroni) -> Result<O
         workloads::find_config(&run.client, &run.namespace, &settings.app_configmap)
     );
     let ((postgresql, cluster), (apps_missing, apps_lacking)) = (resources?, apps?);
-    let config = match config {
+    let config = match config.and_then(workloads::changeable) {
         Ok(map) => Ok((map.name_any(), map.data.unwrap_or_default())),
         Err(error) if error.kind() == ErrorKind::Config => Err(crate::checks::no_config(&settings.app_configmap, &error)),
         Err(error) => return Err(error),

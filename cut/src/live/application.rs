@@ -1,6 +1,6 @@
 //! The application in one look: its workloads and its ConfigMap.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt as _;
 use shared::{
@@ -52,7 +52,15 @@ impl Application {
             workloads::find(&run.client, &run.namespace, &settings.apps.0),
             workloads::find_config(&run.client, &run.namespace, name)
         );
-        let (found, missing) = found?;
+        let map = match journal.started {
+            None => map.and_then(workloads::changeable),
+            Some(_) => map,
+        };
+        let (mut found, missing) = found?;
+        // What has appeared since the counts were recorded is not part of this cut.
+        if let Some(start) = &journal.started {
+            found.retain(|name, _| start.replicas.contains_key(name));
+        }
         let mut changed: Vec<Changed> = found.iter().map(|(name, workload)| changed_workload(name, workload)).collect();
         if let Ok(map) = &map {
             changed.push(Changed {
@@ -61,7 +69,9 @@ impl Application {
                 for_good: true,
             });
         }
-        let keys = settings.app_config_target.0.keys();
+        // What was recorded must be seen to come back, and what the settings say by now to be there.
+        let recorded = journal.started.iter().flat_map(|start| start.config.values.keys());
+        let keys: BTreeSet<&String> = settings.app_config_target.0.keys().chain(recorded).collect();
         Ok(Self {
             replicas: found.into_iter().map(|(name, workload)| (name, workload.replicas)).collect(),
             missing,
@@ -69,7 +79,7 @@ impl Application {
                 let data = map.data.clone().unwrap_or_default();
                 AppConfig {
                     name: map.name_any(),
-                    values: keys.map(|key| (key.clone(), data.get(key).cloned())).collect(),
+                    values: keys.into_iter().map(|key| (key.clone(), data.get(key).cloned())).collect(),
                 }
             }),
             changed,

@@ -137,7 +137,9 @@ impl Live {
             .started
             .as_ref()
             .map_or_else(|| decide::route(&self.settings.limits(), &seen), |start| start.route);
-        application.complete_for(route)?;
+        if journal.started.is_none() {
+            application.complete_for(route)?;
+        }
         seen.config = application.config_for(route)?;
         seen.stragglers = self.came_back(&journal, &seen).await;
         self.narrate_stragglers(&seen.stragglers);

@@ -228,6 +228,20 @@ where
     Ok(api.patch_scale(name, &params, &Patch::Merge(change)).await.map(drop)?)
 }
 
+/// A ConfigMap that can be pointed elsewhere.
+///
+/// # Errors
+/// Config for one that is immutable: past the point of no return that would be too late to learn.
+pub fn changeable(map: ConfigMap) -> Result<ConfigMap> {
+    match map.immutable {
+        Some(true) => Err(
+            Error::config(format!("the ConfigMap {} is immutable: the cut cannot change it", map.name_any()))
+                .hint("make it anew without `immutable`, or cut by the Services (ROUTE=service)"),
+        ),
+        _ => Ok(map),
+    }
+}
+
 /// Finds the application's ConfigMap, also when kustomize has put a hash behind its name.
 ///
 /// # Errors

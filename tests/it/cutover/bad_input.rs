@@ -67,6 +67,7 @@ async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_k
     of_other_servers(&stage).await;
     of_poolers(&stage).await;
     of_names_that_may_be_asked_for(&stage).await;
+    with_a_receipt(&stage).await;
     without_a_verb(&stage).await;
     without_a_stream(&stage).await;
     same(&before, &stage.standing().await);
@@ -206,17 +207,32 @@ async fn of_names_that_may_be_asked_for(stage: &Stage) {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "more"},
         "subjects": [{"kind": "ServiceAccount", "name": OUR_ROLE, "namespace": NAMESPACE}],
     });
-    stage.migration.plane.apply(NAMESPACE, &[role, binding]).await.unwrap();
+    let fixed = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fixed"}, "immutable": true,
+        "data": stage.object(CONFIG_MAP, "mastodon-database").await["data"],
+    });
+    stage.migration.plane.apply(NAMESPACE, &[role, binding, fixed]).await.unwrap();
     for (key, value, words) in [
         ("SOURCE_CLUSTER", "nobody", "nobody does not exist"),
         ("TARGET_CLUSTER", "nobody", "nobody does not exist"),
         ("APPS", "mastodon-web,somebody", "the Deployment somebody does not exist"),
         ("APP_CONFIGMAP", "nowhere", "the ConfigMap nowhere does not exist"),
+        ("APP_CONFIGMAP", "fixed", "the ConfigMap fixed is immutable"),
     ] {
         refused(stage, &[(key, Some(value))], 2, words).await;
     }
+    stage.remove(CONFIG_MAP, "fixed").await;
     stage.remove(ROLE, "more").await;
     stage.remove(("rbac.authorization.k8s.io", "v1", "RoleBinding"), "more").await;
+}
+
+/// The record of an earlier cut was removed, and what proves it was left.
+async fn with_a_receipt(stage: &Stage) {
+    let name = "cutover-database-receipt";
+    let receipt = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "immutable": true});
+    stage.migration.plane.apply(NAMESPACE, &[receipt]).await.unwrap();
+    refused(stage, &[], 3, "the receipt cutover-database-receipt is of another cut").await;
+    stage.remove(CONFIG_MAP, name).await;
 }
 
 /// A verb that is taken away is named by the first look, before the first effect.
