@@ -184,7 +184,7 @@ fn unreadable(object: &Object, manages: &str, error: Error) -> Result<Finding> {
     let found = format!("{} manages {manages}, and {error}", object.kind);
     Ok(Finding::ok("owners of what is changed", "every owner can be paused", found).but(
         Verdict::Misconfigured,
-        "take manifests/components/keda, flux or argo into your overlay, or pause it by hand and remove its mark from the objects",
+        "take manifests/components/keda or flux into your overlay, or apply manifests/gitops/argo in Argo CD's namespace; or pause it by hand and remove its mark from the objects",
     ))
 }
 

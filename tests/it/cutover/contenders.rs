@@ -26,7 +26,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         "scaledobjects.keda.sh is forbidden",
         "helmreleases.helm.toolkit.fluxcd.io \"shop\" is forbidden",
     ] {
-        let words = ["manages", forbidden, "manifests/components/keda, flux or argo"];
+        let words = ["manages", forbidden, "apply manifests/gitops/argo in Argo CD's namespace"];
         let ended = stage.cut(stage.by_config(), 2, &words).await;
         assert!(!ended.text().contains("DOWNTIME"), "{ended}");
     }
@@ -49,6 +49,16 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         3,
         &["giving back: ScaledObject web", "runs on the source as before"],
     );
+    same(&before, &stage.standing().await);
+    same(&contended_before, &contended(&stage).await);
+    stage.runs_on_the_source().await;
+
+    let running = stage.by_config().env("FAILPOINT", "before EndSessions").start().await.unwrap();
+    running.says("failpoint before EndSessions: waiting", SOON).await.unwrap();
+    running.kill();
+    running.wait(SOON).await.unwrap();
+    let words = ["giving back: Application argocd/mastodon selfHeal", "runs on the source as before"];
+    stage.cut(stage.rollback(), 0, &words).await;
     same(&before, &stage.standing().await);
     same(&contended_before, &contended(&stage).await);
     stage.runs_on_the_source().await;

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fs};
 
-use harness::manifests::{self, of_kind};
+use harness::{
+    manifests::{self, access::grants, of_kind},
+    setup::Setup,
+};
 use serde_json::Value;
 
 use super::names;
@@ -75,4 +78,30 @@ async fn every_pod_gets_the_priority() {
         }
     }
     assert_eq!(of_kind(&objects, "PriorityClass").count(), 1);
+}
+
+/// What a cutover whose pod is gone has frozen is thawed by rollback, with its own rights.
+#[tokio::test]
+async fn rollback_may_give_back_what_cutover_may_freeze() {
+    let argo = manifests::folder().join("gitops/argo");
+    let argo = manifests::render(Setup::ready().await.unwrap(), &argo).unwrap();
+    let [cutover, rollback] = ["cutover", "rollback"].map(|step| patches(&argo, step));
+    assert!(!cutover.is_empty() && cutover == rollback, "{cutover:?} {rollback:?}");
+    for component in all() {
+        let objects = rendered(&component).await;
+        let [cutover, rollback] = ["cutover", "rollback"].map(|step| patches(&objects, step));
+        // Nobody reads the counts on the way back.
+        let only_cutover = ["configmaps cutover-replica-counts", "clusters database"];
+        let found: Vec<&String> = cutover.difference(&rollback).collect();
+        assert_eq!(found, only_cutover, "{component}");
+    }
+}
+
+fn patches(objects: &[Value], step: &str) -> BTreeSet<String> {
+    let account = format!("replica-migration-{step}");
+    let grants = grants(objects).unwrap().into_iter();
+    let patches = grants.filter(|grant| grant.verb == "patch" && grant.account == account);
+    patches
+        .map(|grant| format!("{} {}", grant.resource, grant.name.as_deref().unwrap_or("(any name)")))
+        .collect()
 }
