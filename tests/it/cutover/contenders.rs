@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use harness::{
     contenders::{self, APPLICATION, Acting, Contender, HELM_RELEASE, Heeds, SCALED_OBJECT},
     manifests,
-    migration::NAMESPACE,
+    migration::{CLUSTER, NAMESPACE},
 };
 use serde_json::{Value, json};
 
-use super::stage::{CONFIG_MAP, DEPLOYMENT, SOON, Stage, ends, same};
+use super::stage::{CNPG, CONFIG_MAP, DEPLOYMENT, SOON, Stage, ends, same};
 
 const ARGO: &str = "argocd";
 const CRON_JOB: (&str, &str, &str) = ("batch", "v1", "CronJob");
@@ -57,7 +57,11 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
     running.says("failpoint before EndSessions: waiting", SOON).await.unwrap();
     running.kill();
     running.wait(SOON).await.unwrap();
-    let words = ["giving back: Application argocd/mastodon selfHeal", "runs on the source as before"];
+    let words = [
+        "giving back: Application argocd/mastodon selfHeal",
+        "giving back: Cluster database kustomize.toolkit.fluxcd.io/reconcile",
+        "runs on the source as before",
+    ];
     stage.cut(stage.rollback(), 0, &words).await;
     same(&before, &stage.standing().await);
     same(&contended_before, &contended(&stage).await);
@@ -143,7 +147,8 @@ async fn appear(stage: &Stage) {
         .await;
     let flux = json!({"metadata": {"labels": {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"}}});
     stage.patch(DEPLOYMENT, "mastodon-sidekiq-default", flux.clone()).await;
-    stage.patch(CONFIG_MAP, "mastodon-database", flux).await;
+    stage.patch(CONFIG_MAP, "mastodon-database", flux.clone()).await;
+    stage.patch(CNPG, CLUSTER, flux).await;
     let helm = json!({"helm.toolkit.fluxcd.io/name": "shop", "helm.toolkit.fluxcd.io/namespace": NAMESPACE});
     stage
         .patch(DEPLOYMENT, "mastodon-sidekiq-federation", json!({"metadata": {"labels": helm}}))
