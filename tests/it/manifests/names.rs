@@ -6,7 +6,7 @@ use harness::{
     manifests::{self, of_kind},
     setup::Setup,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::named;
 
@@ -79,6 +79,31 @@ async fn the_image_is_stated_once_and_found_everywhere() {
         for spec in super::specs(&objects, step) {
             assert_eq!(spec["template"]["spec"]["containers"][0]["image"], image, "{step}");
         }
+    }
+}
+
+/// An overlay in the application's own repository may hold the application, too.
+#[tokio::test]
+async fn the_applications_own_jobs_stay_as_they_are() {
+    let pod = json!({"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "own:1"}]}}});
+    let own = [
+        json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "nightly", "namespace": "mastodon"},
+            "spec": {"schedule": "0 3 * * *", "jobTemplate": {"spec": pod}}}),
+        json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "migrate", "namespace": "mastodon"}, "spec": pod}),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    copy(&manifests::folder(), folder.path());
+    let overlay = folder.path().join("overlays/example");
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": own});
+    fs::write(overlay.join("own.yaml"), list.to_string()).unwrap();
+    for component in super::components::all() {
+        let with = super::components::with(&component);
+        assert!(with.contains("resources: [../../base]"), "{with}");
+        let with = with.replace("resources: [../../base]", "resources: [../../base, own.yaml]");
+        fs::write(overlay.join("kustomization.yaml"), with).unwrap();
+        let objects = manifests::render(Setup::ready().await.unwrap(), &overlay).unwrap();
+        assert_eq!(named(&objects, "CronJob", "nightly"), &own[0], "{component}");
+        assert_eq!(named(&objects, "Job", "migrate"), &own[1], "{component}");
     }
 }
 
