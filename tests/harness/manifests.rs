@@ -68,6 +68,14 @@ pub fn example(setup: &Setup) -> Result<Vec<Value>> {
 /// # Errors
 /// As [`render`].
 pub fn example_with(setup: &Setup, components: &[&str]) -> Result<Vec<Value>> {
+    example_set(setup, components, &[])
+}
+
+/// As [`example_with`], with other settings: `KEY=value` each.
+///
+/// # Errors
+/// As [`render`].
+pub fn example_set(setup: &Setup, components: &[&str], settings: &[&str]) -> Result<Vec<Value>> {
     // kustomize follows relative paths only, so the overlay has to lie beside the others: in a copy of them all.
     let copy = tempfile::tempdir()?;
     copied(&folder(), copy.path())?;
@@ -75,7 +83,10 @@ pub fn example_with(setup: &Setup, components: &[&str]) -> Result<Vec<Value>> {
     std::fs::create_dir_all(&overlay)?;
     let taken: String = components.iter().map(|name| format!("- ../../components/{name}\n")).collect();
     let head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../example]\ncomponents:\n";
-    std::fs::write(overlay.join("kustomization.yaml"), format!("{head}{taken}"))?;
+    let map = "configMapGenerator:\n- name: replica-migration\n  namespace: mastodon\n  behavior: merge\n  literals:\n";
+    let set: String = settings.iter().map(|setting| format!("  - {setting}\n")).collect();
+    let own = if settings.is_empty() { "" } else { map };
+    std::fs::write(overlay.join("kustomization.yaml"), format!("{head}{taken}{own}{set}"))?;
     render(setup, &overlay)
 }
 

@@ -169,14 +169,14 @@ async fn appear(stage: &Stage) {
 /// manifests/components/keda, flux and cron-jobs in the overlay, and manifests/gitops/argo in Argo CD's namespace.
 async fn grant(stage: &Stage) {
     let plane = &stage.migration.plane;
-    let objects = manifests::example_with(plane.setup(), &["keda", "flux", "cron-jobs"]).unwrap();
-    let roles: Vec<Value> = manifests::of_kind(&objects, "Role").cloned().collect();
-    plane.apply(NAMESPACE, &roles).await.unwrap();
+    let components = ["keda", "flux", "cron-jobs"];
+    let objects = manifests::example_set(plane.setup(), &components, &["APP_CRONJOBS=nightly"]).unwrap();
+    for kind in ["Role", "RoleBinding", "ConfigMap"] {
+        let objects: Vec<Value> = manifests::of_kind(&objects, kind).cloned().collect();
+        plane.apply(NAMESPACE, &objects).await.unwrap();
+    }
     let argo = manifests::render(plane.setup(), &manifests::folder().join("gitops/argo")).unwrap();
     plane.apply(ARGO, &argo).await.unwrap();
-    stage
-        .patch(CONFIG_MAP, "replica-migration", json!({"data": {"APP_CRONJOBS": "nightly"}}))
-        .await;
 }
 
 /// Each puts back the replicas of its Deployment, and Flux the ConfigMap, unless it is told not to; the robot is told nothing.

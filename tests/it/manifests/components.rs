@@ -55,7 +55,8 @@ async fn a_component_leaves_the_objects_of_the_others_as_they_are() {
         let [changes, adds]: [&[&str]; 2] = match component.as_str() {
             "names" => [&[], &[]],
             "backup-volume" => [&["ConfigMap", "CronJob", "Job"], &["PersistentVolumeClaim"]],
-            "cron-jobs" | "flux" | "hashed-config" | "keda" | "selector" | "statefulsets" => [&["Role"], &[]],
+            "cron-jobs" => [&[], &["Role", "RoleBinding"]],
+            "flux" | "hashed-config" | "keda" | "selector" | "statefulsets" => [&["Role"], &[]],
             "goodbye" => [&[], &["ClusterRole", "ClusterRoleBinding"]],
             "priority-class" => [&["CronJob", "Job"], &["PriorityClass"]],
             "prometheus-rules" => [&[], &["ConfigMap", "PodMonitor", "PrometheusRule"]],

@@ -125,6 +125,24 @@ async fn the_number_of_deployments_may_differ() {
     }
 }
 
+/// As many CronJobs as APP_CRONJOBS says, with components/names and without.
+#[tokio::test]
+async fn only_the_cron_jobs_of_the_setting_are_granted() {
+    let with = super::components::with("cron-jobs");
+    for overlay in [with.replace("../../components/names, ", ""), with] {
+        for count in [1, 3, 8] {
+            let names: Vec<String> = (0..count).map(|n| format!("nightly-{n}")).collect();
+            let objects = render_with(&format!("{overlay}  - APP_CRONJOBS={}\n", names.join(","))).await;
+            let grants = manifests::access::grants(&objects).unwrap().into_iter();
+            let patched = grants.filter(|grant| grant.resource == "cronjobs" && grant.verb == "patch");
+            let granted: BTreeSet<(String, String)> = patched.map(|grant| (grant.account, grant.name.unwrap())).collect();
+            let accounts = ["replica-migration-cutover", "replica-migration-rollback"].into_iter();
+            let wanted = accounts.flat_map(|account| names.iter().map(move |name| (account.to_owned(), name.clone())));
+            assert_eq!(granted, wanted.collect(), "{count}");
+        }
+    }
+}
+
 /// A hashed name cannot stand in a Role.
 #[tokio::test]
 async fn a_hashed_name_is_granted_only_when_asked_for() {
