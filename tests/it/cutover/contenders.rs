@@ -24,7 +24,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
     appear(&stage).await;
     for forbidden in [
         "scaledobjects.keda.sh is forbidden",
-        "helmreleases.helm.toolkit.fluxcd.io \"shop\" is forbidden",
+        "helmreleases.helm.toolkit.fluxcd.io \"mastodon\" is forbidden",
     ] {
         let words = ["manages", forbidden, "apply manifests/gitops/argo in Argo CD's namespace"];
         let ended = stage.cut(stage.by_config(), 2, &words).await;
@@ -40,7 +40,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         stage.object(SCALED_OBJECT, "web").await["metadata"]["annotations"]["autoscaling.keda.sh/paused"],
         "true"
     );
-    assert_eq!(stage.object(HELM_RELEASE, "shop").await["spec"]["suspend"], true);
+    assert_eq!(stage.object(HELM_RELEASE, "mastodon").await["spec"]["suspend"], true);
     assert_eq!(stage.object(CRON_JOB, "nightly").await["spec"]["suspend"], true);
     running.terminate();
     running.go_on();
@@ -71,7 +71,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
     let words = [
         "DOWNTIME ENDS",
         "giving back: CronJob nightly suspend",
-        "giving back: HelmRelease mastodon/shop suspend",
+        "giving back: HelmRelease mastodon/mastodon suspend",
         "ConfigMap mastodon-database kustomize.toolkit.fluxcd.io/reconcile stays as it is, because Flux's Kustomization apps would put",
     ];
     let ended = stage.cut(stage.by_config(), 0, &words).await;
@@ -91,7 +91,7 @@ async fn contended(stage: &Stage) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     for (kind, name) in [
         (SCALED_OBJECT, "web"),
-        (HELM_RELEASE, "shop"),
+        (HELM_RELEASE, "mastodon"),
         (CRON_JOB, "nightly"),
         (HPA, "keda-hpa-web"),
     ] {
@@ -123,7 +123,7 @@ async fn appear(stage: &Stage) {
             "web",
             json!({"scaleTargetRef": {"name": "mastodon-web"}, "triggers": [{"type": "cpu"}]}),
         ),
-        object(HELM_RELEASE, "shop", json!({"interval": "5m"})),
+        object(HELM_RELEASE, "mastodon", json!({"interval": "5m"})),
         object(CRON_JOB, "nightly", json!({"schedule": "0 3 * * *", "jobTemplate": {"spec": job}})),
         object(
             HPA,
@@ -149,7 +149,7 @@ async fn appear(stage: &Stage) {
     stage.patch(DEPLOYMENT, "mastodon-sidekiq-default", flux.clone()).await;
     stage.patch(CONFIG_MAP, "mastodon-database", flux.clone()).await;
     stage.patch(CNPG, CLUSTER, flux).await;
-    let helm = json!({"helm.toolkit.fluxcd.io/name": "shop", "helm.toolkit.fluxcd.io/namespace": NAMESPACE});
+    let helm = json!({"helm.toolkit.fluxcd.io/name": "mastodon", "helm.toolkit.fluxcd.io/namespace": NAMESPACE});
     stage
         .patch(DEPLOYMENT, "mastodon-sidekiq-federation", json!({"metadata": {"labels": helm}}))
         .await;
@@ -202,7 +202,7 @@ fn start(stage: &Stage) -> Vec<Acting> {
         json!("true"),
     );
     let default = heeds(in_namespace(DEPLOYMENT, "mastodon-sidekiq-default"), reconcile, json!("disabled"));
-    let federation = heeds(in_namespace(HELM_RELEASE, "shop"), "/spec/suspend", json!(true));
+    let federation = heeds(in_namespace(HELM_RELEASE, "mastodon"), "/spec/suspend", json!(true));
     let healing = "/spec/syncPolicy/automated/selfHeal";
     let background = heeds((APPLICATION, ARGO.to_owned(), "mastodon".to_owned()), healing, json!(false));
     let map = Contender {
