@@ -56,14 +56,16 @@ impl Reporter {
 
     /// From now on steps also become Events on `subject`, posted by a task that ends with the reporter.
     pub fn events_on(&mut self, client: kube::Client, subject: ObjectReference) -> JoinHandle<()> {
-        let recorder = Recorder::new(client, self.program.into());
         let (sender, mut queue) = mpsc::unbounded_channel();
         self.queue = Some(sender);
+        let program = self.program;
         tokio::spawn(async move {
             let mut said = false;
             while let Some(item) = queue.recv().await {
                 match item {
                     Queued::Event(event) => {
+                        // A recorder that remembers would count a second Event of the same reason at the first one, and lose its note.
+                        let recorder = Recorder::new(client.clone(), program.into());
                         if let Err(error) = recorder.publish(&event, &subject).await
                             && !std::mem::replace(&mut said, true)
                         {

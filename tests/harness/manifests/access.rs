@@ -152,15 +152,6 @@ fn needs(used: &Use) -> Vec<Grant> {
         ("patch", _, 201) => vec![create(asked.name.clone()), asked],
         // A create is authorised before its body is read: no name counts.
         ("create", ..) => vec![create(None)],
-        // Whether an Event repeats, which makes it a patch, is a matter of what happens; who may create them needs both.
-        (_, "events", _) => vec![
-            Grant {
-                verb: "patch".into(),
-                name: None,
-                ..asked.clone()
-            },
-            create(None),
-        ],
         _ => vec![asked],
     }
 }

@@ -83,6 +83,13 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         (&json!("database-pooler-rw"), &json!("disabled"))
     );
     same(&contended_before, &contended(&stage).await);
+    // Two of one reason, each with its own words.
+    let events = stage.objects(("events.k8s.io", "v1", "Event")).await;
+    let stay = events.iter().filter(|event| event["reason"] == "StaysPaused");
+    let notes: Vec<&str> = stay.filter_map(|event| event["note"].as_str()).collect();
+    let tells = |kind: &str| notes.iter().any(|note| note.starts_with(kind));
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(tells("ConfigMap mastodon-database") && tells("Cluster database"), "{notes:?}");
     stage.nothing_is_lost().await;
 }
 
