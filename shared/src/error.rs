@@ -164,7 +164,7 @@ impl From<kube::Error> for Error {
             403 if said.contains("RBAC: ") && said.contains("not found") => Self::transient(format!("kubernetes api: {said}"))
                 .hint("if this stays: apply the step's manifests again, its Role is missing"),
             403 => Self::config(format!("kubernetes api: {said}"))
-                .hint("the Role of this step lacks the verb named above; apply the step's manifests again"),
+                .hint("the Role of this step lacks the verb named above, or does not name the object (resourceNames): apply the step's manifests again; where your object has another name, patch the Role as manifests/overlays/example shows"),
             404 => Self::config(format!("kubernetes api: {said}")).hint("check the names in the ConfigMap replica-migration"),
             400 | 405 | 413 | 415 | 422 => Self::refused(format!("kubernetes api: {said}")),
             _ => Self::transient(format!("kubernetes api: {said}")),

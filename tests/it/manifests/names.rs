@@ -143,6 +143,26 @@ async fn only_the_cron_jobs_of_the_setting_are_granted() {
     }
 }
 
+/// The patch that the example shows, as it is when its marks are taken away.
+#[tokio::test]
+async fn the_certificates_secrets_may_have_other_names() {
+    let overlay = [("\n#patches", "\npatches"), ("\n#-", "\n-"), ("\n#  ", "\n  ")]
+        .iter()
+        .fold(example_overlay(), |text, (shown, meant)| text.replace(shown, meant));
+    let grants = manifests::access::grants(&render_with(&overlay).await).unwrap();
+    let more: Vec<String> = grants
+        .difference(&manifests::access::grants(&super::example().await).unwrap())
+        .map(ToString::to_string)
+        .collect();
+    let wanted = [
+        "replica-migration-extract-certs: get secrets our-ca",
+        "replica-migration-extract-certs: get secrets our-certificate",
+        "replica-migration-prepare-zalando: get secrets our-ca",
+        "replica-migration-prepare-zalando: get secrets our-certificate",
+    ];
+    assert_eq!(more, wanted);
+}
+
 /// A hashed name cannot stand in a Role.
 #[tokio::test]
 async fn a_hashed_name_is_granted_only_when_asked_for() {
