@@ -143,6 +143,19 @@ async fn only_the_cron_jobs_of_the_setting_are_granted() {
     }
 }
 
+#[tokio::test]
+async fn the_poolers_secret_follows_their_user() {
+    let objects = render_with(&format!("{}  - POOLER_USER=bouncer\n", example_overlay())).await;
+    for step in ["validate-replication", "cutover", "rollback"] {
+        for spec in super::specs(&objects, step) {
+            let volumes = spec["template"]["spec"]["volumes"].as_array().unwrap();
+            let pooler = volumes.iter().find(|volume| volume["name"] == "pooler").unwrap();
+            let secret = "bouncer.mastodon-postgresql.credentials.postgresql.acid.zalan.do";
+            assert_eq!(pooler["secret"]["secretName"], secret, "{step}");
+        }
+    }
+}
+
 /// The patch that the example shows, as it is when its marks are taken away.
 #[tokio::test]
 async fn the_certificates_secrets_may_have_other_names() {
