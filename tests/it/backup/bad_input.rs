@@ -77,6 +77,13 @@ async fn places(stage: &Stage) {
         .run(stage.step(), 3, &["holds something else: photos.zip", "choose another BACKUP_NAME"])
         .await;
     assert_eq!(stage.names(), ["photos.zip"]);
+    fs::remove_file(folder.join("photos.zip")).unwrap();
+    // What pg_basebackup -Ft leaves: the names are the same.
+    for name in ["backup_manifest", "base.tar", "pg_wal.tar"] {
+        fs::write(folder.join(name), "").unwrap();
+    }
+    stage.run(stage.step(), 3, &["holds something else: backup_manifest"]).await;
+    assert_eq!(stage.names(), ["backup_manifest", "base.tar", "pg_wal.tar"]);
     fs::remove_dir_all(&folder).unwrap();
 
     let s3 = stage.bucket().await;
