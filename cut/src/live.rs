@@ -47,6 +47,8 @@ const CLOSE_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause between looks while the target promotes, and how often it is asked meanwhile.
 const PROMOTION_PAUSE: Duration = Duration::from_millis(200);
 const PROMOTION_POLL: Duration = Duration::from_millis(10);
+/// More than any single call waits; what is safe to repeat goes on where it was.
+const EFFECT_MAX: Duration = Duration::from_secs(30);
 /// Twice the limit of a checkpoint.
 const CHECKPOINTS_MAX: Duration = Duration::from_secs(1200);
 /// After a failure.
@@ -152,15 +154,6 @@ impl Live {
         of_cut(&self.settings.target_cluster)
     }
 
-    /// A server whose volume hangs takes a statement and never answers; SIGTERM, an abort and the deadline are heeded between effects.
-    fn effect_max(&self, action: &Action) -> Duration {
-        match action {
-            // Clients are served meanwhile, and its statements have a limit of their own on each side.
-            Action::Checkpoint => CHECKPOINTS_MAX,
-            _ => self.settings.limits().cutover_max,
-        }
-    }
-
     async fn load(&self) -> Result<Record<Journal>> {
         Record::load(&self.run.client, &self.run.namespace, &self.record_name()).await
     }
@@ -221,7 +214,7 @@ impl World for Live {
     async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
         self.narrate_action(action);
         reached(&format!("before {}", action.name()), &self.run.report).await;
-        let outcome = match timeout(self.effect_max(action), self.act(action, start)).await {
+        let outcome = match timeout(effect_max(action), self.act(action, start)).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 // What was asked is still on its way in these sessions.
@@ -249,6 +242,15 @@ impl World for Live {
 
     fn heading(&self) -> Heading {
         self.heading
+    }
+}
+
+/// A server whose volume hangs takes a statement and never answers; SIGTERM, an abort and the deadline are heeded between effects.
+fn effect_max(action: &Action) -> Duration {
+    match action {
+        // Clients are served meanwhile, and its statements have a limit of their own on each side.
+        Action::Checkpoint => CHECKPOINTS_MAX,
+        _ => EFFECT_MAX,
     }
 }
 

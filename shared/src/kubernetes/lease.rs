@@ -28,7 +28,7 @@ const DURATION: Duration = Duration::from_secs(6);
 const RENEWAL: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(250);
 /// An API server that is away comes back within it, or what was asked for can wait.
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Between the pod's name and the process id in a holder's name.
 const OF_POD: &str = "/";
