@@ -36,7 +36,8 @@ RUN case "${TARGETARCH}" in amd64) target=x86_64-unknown-linux-gnu ;; arm64) tar
  && rm -rf target \
  && sha256sum /programs/*
 
-FROM ${BASE}
+# Said again, because buildah of Debian 12 would stay with the first stage's, and take the base of this machine.
+FROM --platform=${TARGETPLATFORM} ${BASE}
 ARG BASE
 ARG REVISION=unknown
 ARG VERSION=unknown

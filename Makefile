@@ -50,8 +50,9 @@ e2e: ## the whole migration on the cluster of $KUBECONFIG, which has both operat
 COMMIT = $(shell git rev-parse HEAD)
 COMMIT_TIME = $(shell git log -1 --format=%ct)
 FOR_docker = --output type=docker,rewrite-timestamp=true
-# Debian 12's does not know by itself what it runs on.
-FOR_buildah = --timestamp $(COMMIT_TIME) --build-arg BUILDPLATFORM=linux/$(if $(filter x86_64,$(shell uname -m)),amd64,arm64)
+# Debian 12's does not know by itself what it runs on, and what for.
+FOR_buildah = --timestamp $(COMMIT_TIME) --build-arg TARGETPLATFORM=linux/$(ARCH) \
+  --build-arg BUILDPLATFORM=linux/$(if $(filter x86_64,$(shell uname -m)),amd64,arm64)
 FOR_podman = $(FOR_buildah)
 CYCLONEDX = 0.5.9
 

@@ -128,7 +128,7 @@ fn the_image_has_the_programs_and_nothing_else() {
         ["ARG", "COPY", "LABEL", "USER"].into(),
         "a last stage without RUN needs no shell"
     );
-    assert_eq!(instructions[0], "${BASE}");
+    assert_eq!(instructions[0], "--platform=${TARGETPLATFORM} ${BASE}");
     for wanted in [
         "ARG BASE=gcr.io/distroless/static-debian12:nonroot",
         "ARG BUILD_BASE=rust:1.95-slim-bookworm",
@@ -161,7 +161,11 @@ fn the_makefile_knows_the_build_arguments() {
         .filter_map(|line| line.split('=').next())
         .collect();
     let differences: BTreeSet<&str> = taken.symmetric_difference(&passed).copied().collect();
-    assert_eq!(differences, ["BUILDPLATFORM", "TARGETARCH"].into(), "the engine's own");
+    assert_eq!(
+        differences,
+        ["BUILDPLATFORM", "TARGETARCH", "TARGETPLATFORM"].into(),
+        "the engine's own"
+    );
     for engine in ["docker", "podman", "buildah"] {
         assert!(makefile.contains(&format!("FOR_{engine} = ")), "{engine}");
     }
