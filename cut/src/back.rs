@@ -226,12 +226,15 @@ mod tests {
         seen
     }
 
+    /// A block and the way back from it, both at once.
+    fn going_back(at: Timestamp) -> Journal {
+        let reason = "a test".into();
+        started().with(Fact::Blocked(at)).with(Fact::GoingBack(GoingBack { at, reason }))
+    }
+
     #[test]
     fn the_pause_is_lifted_when_patronis_loop_has_come_or_is_overdue() {
-        let begun = started().with(Fact::Blocked(look().now)).with(Fact::GoingBack(GoingBack {
-            at: look().now,
-            reason: "a test".into(),
-        }));
+        let begun = going_back(look().now);
         let next = |seen: &Observation| back(&begun, begun.started.as_ref().unwrap(), seen);
         let unblocks = |seen: &Observation| next(seen) == Decision::Do(Action::Unblock);
         assert!(unblocks(&blocked(|_, _| ())));
@@ -267,10 +270,7 @@ mod tests {
             patroni.answering.retain(|member| member != "a");
         });
         seen.source = Sight::Silent("no route to host".into());
-        let begun = started().with(Fact::Blocked(seen.now)).with(Fact::GoingBack(GoingBack {
-            at: seen.now,
-            reason: "a test".into(),
-        }));
+        let begun = going_back(seen.now);
         let start = begun.started.as_ref().unwrap();
         assert!(matches!(back(&begun, start, &seen), Decision::Wait(why) if why.contains("the patroni of a")));
         seen.now += LOOP_MAX;
@@ -281,10 +281,7 @@ mod tests {
     fn a_server_that_starts_is_waited_for() {
         let mut seen = blocked(|patroni, _| (patroni.starting, patroni.unlocked) = (true, true));
         seen.source = Sight::Silent("the database system is starting up".into());
-        let begun = started().with(Fact::Blocked(seen.now)).with(Fact::GoingBack(GoingBack {
-            at: seen.now,
-            reason: "a test".into(),
-        }));
+        let begun = going_back(seen.now);
         let start = begun.started.as_ref().unwrap();
         seen.now += LOOP_MAX;
         assert!(matches!(back(&begun, start, &seen), Decision::Wait(why) if why.contains("is starting")));
@@ -298,10 +295,7 @@ mod tests {
         if let Sight::Answers(source) = &mut seen.source {
             source.read_only = true;
         }
-        let begun = started().with(Fact::Blocked(seen.now)).with(Fact::GoingBack(GoingBack {
-            at: seen.now,
-            reason: "a test".into(),
-        }));
+        let begun = going_back(seen.now);
         let start = begun.started.as_ref().unwrap();
         assert!(matches!(back(&begun, start, &seen), Decision::Wait(why) if why.contains("does not take writes")));
         seen.now += LOOP_MAX * 2;

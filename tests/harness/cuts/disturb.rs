@@ -155,8 +155,8 @@ impl Lane {
             }
             Deed::LeaderCrashes | Deed::Switchover => self.target_follows().await,
             Deed::LeaderLost => {
-                let lost = self.migration.source.members().iter().filter(|member| !member.postgres_runs());
-                lost.into_iter().try_for_each(Member::start)?;
+                let mut lost = self.migration.source.members().iter().filter(|member| !member.postgres_runs());
+                lost.try_for_each(Member::start)?;
                 self.target_follows().await
             }
             _ => Ok(()),

@@ -84,12 +84,8 @@ impl Directory {
     pub(super) fn prepare(&self) -> Result<()> {
         self.room(0)?;
         fs::create_dir_all(&self.folder).map_err(|error| self.no_way_in(error))?;
-        let mark = File::create(self.folder.join(UNFINISHED)).and_then(|mut file| {
-            file.write_all(UNFINISHED_TEXT.as_bytes())?;
-            file.sync_all()?;
-            self.sync()
-        });
-        mark.map_err(|error| self.no_way_in(error))
+        let marked = self.mark(UNFINISHED_TEXT.as_bytes()).and_then(|()| self.sync());
+        marked.map_err(|error| self.no_way_in(error))
     }
 
     /// Refuses before the volume is full: a volume that others use, too, must not be filled, and a full one cannot be tidied up.
@@ -160,16 +156,18 @@ impl Directory {
         File::open(&self.folder)?.sync_all()
     }
 
+    fn mark(&self, content: &[u8]) -> io::Result<()> {
+        let mut file = File::create(self.folder.join(UNFINISHED))?;
+        file.write_all(content)?;
+        file.sync_all()
+    }
+
     /// The mark becomes the last file.
     pub(super) fn finish(&self, complete: &[u8]) -> Result<()> {
-        let (mark, last) = (self.folder.join(UNFINISHED), self.folder.join(COMPLETE));
-        let written = File::create(&mark).and_then(|mut file| {
-            file.write_all(complete)?;
-            file.sync_all()?;
-            fs::rename(&mark, &last)?;
-            self.sync()
-        });
-        written
+        let last = self.folder.join(COMPLETE);
+        self.mark(complete)
+            .and_then(|()| fs::rename(self.folder.join(UNFINISHED), &last))
+            .and_then(|()| self.sync())
             .map_err(|error| self.full(error))
             .context(format!("writing {}", last.display()))
     }
