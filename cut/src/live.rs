@@ -83,9 +83,12 @@ pub struct Live {
 
 impl Live {
     /// Opens nothing yet: every look reconnects what is missing.
-    pub fn new(run: Run, settings: Settings, source: Connection, target: Connection) -> Self {
+    ///
+    /// # Errors
+    /// Config when OpenSSL cannot be set up.
+    pub fn new(run: Run, settings: Settings, source: Connection, target: Connection) -> Result<Self> {
         let login = kubernetes::poolers::login(&settings.source_cluster, &settings.pooler_user, &settings.pooler_password_file);
-        Self {
+        Ok(Self {
             postgresqls: zalando::postgresqls(&run.client, &run.namespace),
             clusters: cnpg::clusters(&run.client, &run.namespace),
             source: Line::new(source.clone(), &settings.database),
@@ -93,7 +96,7 @@ impl Live {
             service_at: source,
             target_at: target,
             poolers: Poolers::new(login),
-            patroni: Patroni::default(),
+            patroni: Patroni::new()?,
             record: None,
             members: Vec::new(),
             last: None,
@@ -102,7 +105,7 @@ impl Live {
             told_too_late: false,
             run,
             settings,
-        }
+        })
     }
 
     /// For a program that never goes forward.

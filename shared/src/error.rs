@@ -152,8 +152,9 @@ impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
 impl From<kube::Error> for Error {
     /// Classifies by HTTP status: what a person must change is Config, what time may heal is Transient.
     fn from(error: kube::Error) -> Self {
-        let kube::Error::Api(status) = &error else {
-            return Self::transient("kubernetes api").caused_by(error);
+        let status = match error {
+            kube::Error::Api(status) => status,
+            other => return Self::transient("kubernetes api").caused_by(without_status(other)),
         };
         let said = status.message.clone();
         match status.code {
@@ -169,6 +170,21 @@ impl From<kube::Error> for Error {
             400 | 405 | 413 | 415 | 422 => Self::refused(format!("kubernetes api: {said}")),
             _ => Self::transient(format!("kubernetes api: {said}")),
         }
+    }
+}
+
+/// What kept an answer from coming. Only these can: naming them, in place of all of kube's errors, leaves its reader of kubeconfig
+/// files out of every program, which can draw the place of a mistake in YAML.
+fn without_status(error: kube::Error) -> Source {
+    match error {
+        kube::Error::Service(cause) => cause,
+        kube::Error::HyperError(cause) => cause.into(),
+        kube::Error::HttpError(cause) => cause.into(),
+        kube::Error::BuildRequest(cause) => cause.into(),
+        kube::Error::ReadEvents(cause) => cause.into(),
+        kube::Error::SerdeError(cause) => cause.into(),
+        kube::Error::FromUtf8(cause) => cause.into(),
+        _ => "an error that only a kubeconfig or a proxy can bring".into(),
     }
 }
 

@@ -46,7 +46,7 @@ pub async fn wait(run: &Run, settings: &Settings, ends: &Ends, deadline: Instant
         run,
         settings,
         ends,
-        rest: Patroni::default(),
+        rest: Patroni::new()?,
         sides: None,
         lag: Lag::new(Instant::now()),
     };

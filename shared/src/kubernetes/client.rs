@@ -11,9 +11,7 @@ use std::{
 };
 
 use http::{HeaderValue, Request, Uri, header::AUTHORIZATION};
-use hyper_openssl::client::legacy::HttpsConnector;
-use hyper_timeout::TimeoutConnector;
-use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
+use http_body_util::BodyExt as _;
 use kube::{
     Client,
     client::{Body, ClientBuilder, middleware::BaseUriLayer, retry::RetryPolicy},
@@ -25,16 +23,20 @@ use openssl::{
 };
 use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    http::{Limits, http_client, request_body},
+};
 
 /// Where the kubelet mounts token, CA and namespace.
 const DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Names another place, where nothing can be mounted there.
 const DIRECTORY_VARIABLE: &str = "SERVICE_ACCOUNT_DIRECTORY";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// No call of ours is a watch that stays quiet for longer.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
+const LIMITS: Limits = Limits {
+    connect: Duration::from_secs(5),
+    // No call of ours is a watch that stays quiet for longer.
+    silence: Some(Duration::from_secs(30)),
+};
 
 /// A client as this Job's ServiceAccount, and the namespace that the Job runs in.
 ///
@@ -86,18 +88,14 @@ fn trusting(authority: &str) -> Result<SslConnectorBuilder, ErrorStack> {
 
 /// The order of the layers is that of kube's own builder.
 fn build(address: Uri, tls: SslConnectorBuilder, directory: PathBuf, namespace: &str) -> Result<Client, ErrorStack> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    let mut connector = TimeoutConnector::new(HttpsConnector::with_connector(tcp, tls)?);
-    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    connector.set_read_timeout(Some(READ_TIMEOUT));
-    connector.set_write_timeout(Some(WRITE_TIMEOUT));
-    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new()).build(connector);
+    let http = http_client(tls, LIMITS)?;
     let service = ServiceBuilder::new()
         .layer(BaseUriLayer::new(address))
         .layer(RetryLayer::new(RetryPolicy::server_retry()))
         .filter(move |request| authorized(request, &directory))
         .map_err(BoxError::from)
+        // As an error of ours: the body's own brings along all that kube can fail in.
+        .map_request(|request: Request<Body>| request.map(|body| request_body(body.map_err(Error::from))))
         .service(http);
     Ok(ClientBuilder::new(service, namespace).build())
 }

@@ -5,16 +5,16 @@ use std::{net::SocketAddr, time::Duration};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
-use hyper_util::{
-    client::legacy::{Client as Http, connect::HttpConnector},
-    rt::TokioExecutor,
-};
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
+use openssl::ssl::{SslConnector, SslMethod};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{pods::Pod, zalando::member_selector};
-use crate::error::{Context as _, Error, Result};
+use crate::{
+    error::{Context as _, Error, Result},
+    http::{Http, Limits, http_client, request_body},
+};
 
 /// Longest answer to wait for; POST /restart answers when the server is up again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -125,21 +125,25 @@ pub struct ClusterView {
 /// Calls Patroni; keeps connections between calls.
 #[derive(Clone)]
 pub struct Patroni {
-    http: Http<HttpConnector, Full<Bytes>>,
-}
-
-impl Default for Patroni {
-    fn default() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        Self {
-            http: Http::builder(TokioExecutor::new()).build(connector),
-        }
-    }
+    http: Http,
 }
 
 impl Patroni {
+    /// Connects at the first call.
+    ///
+    /// # Errors
+    /// Config when OpenSSL cannot be set up.
+    pub fn new() -> Result<Self> {
+        let limits = Limits {
+            connect: CONNECT_TIMEOUT,
+            // CALL_TIMEOUT ends a whole call.
+            silence: None,
+        };
+        let http = SslConnector::builder(SslMethod::tls_client()).and_then(|tls| http_client(tls, limits));
+        let http = http.map_err(|error| Error::config("setting up calls to patroni").caused_by(error))?;
+        Ok(Self { http })
+    }
+
     /// The dynamic configuration.
     ///
     /// # Errors
@@ -212,7 +216,7 @@ impl Patroni {
             .method(method)
             .uri(format!("{}{path}", member.api))
             .header("content-type", "application/json");
-        let request = request.body(Full::new(bytes)).map_err(|e| failed(e.into()))?;
+        let request = request.body(request_body(Full::new(bytes))).map_err(|e| failed(e.into()))?;
         tokio::time::timeout(CALL_TIMEOUT, async {
             let response = self.http.request(request).await.map_err(|e| failed(e.into()))?;
             let status = response.status();

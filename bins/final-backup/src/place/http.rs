@@ -4,24 +4,24 @@ use std::{fmt, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use http_body_util::BodyExt as _;
-use hyper_openssl::client::legacy::HttpsConnector;
-use hyper_util::{
-    client::legacy::{Client, Error as ClientError, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use hyper_util::client::legacy::Error as ClientError;
 use object_store::{
     ClientOptions,
-    client::{
-        HttpClient, HttpConnector as MakeClient, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
-        HttpService,
-    },
+    client::{HttpClient, HttpConnector as MakeClient, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService},
 };
 use openssl::ssl::{SslConnector, SslMethod};
-use shared::error::{Error, Result};
+use shared::{
+    error::{Error, Result},
+    http::{self, Limits, http_client, request_body},
+};
 use tokio::time::timeout;
 use tower_http::timeout::TimeoutBody;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const LIMITS: Limits = Limits {
+    connect: Duration::from_secs(5),
+    // A large part takes its time; the two limits below are for what must come.
+    silence: None,
+};
 /// From a request to the head of its answer: the largest part over a slow line.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// A store that sends nothing for so long in the middle of an answer has lost the connection.
@@ -31,7 +31,7 @@ const ROOTS: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/ce
 
 /// Makes requests, over TLS where the URL says so.
 #[derive(Clone)]
-pub struct Http(Client<HttpsConnector<HttpConnector>, HttpRequestBody>);
+pub struct Http(http::Http);
 
 impl fmt::Debug for Http {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,12 +52,7 @@ impl Http {
             tls.set_ca_file(file)
                 .map_err(|error| Error::config(format!("the CA file {}", file.display())).caused_by(error))?;
         }
-        let mut tcp = HttpConnector::new();
-        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        tcp.set_nodelay(true);
-        tcp.enforce_http(false);
-        let https = HttpsConnector::with_connector(tcp, tls).map_err(failed)?;
-        Ok(Self(Client::builder(TokioExecutor::new()).build(https)))
+        http_client(tls, LIMITS).map(Self).map_err(failed)
     }
 }
 
@@ -71,7 +66,7 @@ impl MakeClient for Http {
 impl HttpService for Http {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
-        let answer = timeout(ANSWER_TIMEOUT, self.0.request(request)).await;
+        let answer = timeout(ANSWER_TIMEOUT, self.0.request(request.map(request_body))).await;
         let answer = answer.map_err(|_| HttpError::new(HttpErrorKind::Timeout, late))?;
         let answer = answer.map_err(|error| HttpError::new(kind(&error), error))?;
         let broken = |error| HttpError::new(HttpErrorKind::Interrupted, std::io::Error::other(error));
