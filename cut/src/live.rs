@@ -10,6 +10,7 @@ mod look;
 mod narrate;
 mod poolers;
 mod servers;
+mod tries;
 
 use std::time::Duration;
 
@@ -190,6 +191,7 @@ impl World for Live {
             return Ok(None);
         };
         if let Fact::Started(start) = &fact {
+            self.try_late_changes().await?;
             // The guide's own record of the counts comes first: it must never be missing when the journal has begun.
             self.save_replica_counts(start).await?;
         }

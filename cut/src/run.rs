@@ -86,7 +86,7 @@ pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
     }
 }
 
-/// Looks once and prints the plan; makes no mutating call.
+/// Looks once and prints the plan; what it asks the API server to change are dry runs there, too.
 async fn dry_run(world: &mut Live, settings: &Settings, run: &Run) -> Result<()> {
     let (journal, seen) = world.observe().await?;
     if journal.started.is_some() {
@@ -97,5 +97,9 @@ async fn dry_run(world: &mut Live, settings: &Settings, run: &Run) -> Result<()>
     for line in plan::lines(&seen, settings) {
         run.report.info(line);
     }
-    readiness::worst(&seen.readiness).map_err(|error: Error| error.hint("this was a dry run; mend this before the window"))
+    let possible = match readiness::worst(&seen.readiness) {
+        Ok(()) => world.try_late_changes().await,
+        against => against,
+    };
+    possible.map_err(|error: Error| error.hint("this was a dry run; mend this before the window"))
 }

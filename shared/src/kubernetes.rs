@@ -69,11 +69,29 @@ pub async fn merge<K>(api: &Api<K>, name: &str, change: serde_json::Value) -> Re
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PatchParams::default()
-    };
-    api.patch(name, &params, &Patch::Merge(&change))
+    api.patch(name, &by_us(), &Patch::Merge(&change))
         .await
         .context(format!("patching {} {name}", K::kind(&())))
+}
+
+/// Asks whether [`merge`] would be let through, by permissions, schema and admission webhooks; nothing is kept (*Server-side dry run*).
+///
+/// # Errors
+/// The API's. A webhook that takes part in no dry run is no error: nothing is known then.
+pub async fn try_merge<K>(api: &Api<K>, name: &str, change: serde_json::Value) -> Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let params = PatchParams { dry_run: true, ..by_us() };
+    match api.patch(name, &params, &Patch::Merge(&change)).await {
+        Err(kube::Error::Api(status)) if status.message.contains("does not support dry run") => Ok(()),
+        tried => tried.map(drop).context(format!("trying to patch {} {name}", K::kind(&()))),
+    }
+}
+
+fn by_us() -> PatchParams {
+    PatchParams {
+        field_manager: Some(FIELD_MANAGER.into()),
+        ..PatchParams::default()
+    }
 }

@@ -22,6 +22,8 @@ pub struct Use {
     pub name: String,
     /// "" for what belongs to the whole cluster.
     pub namespace: String,
+    /// Asked for as a dry run: checked, and not kept.
+    pub dry_run: bool,
     /// The HTTP status of the answer; 0 while there is none.
     pub code: u16,
 }
@@ -46,6 +48,8 @@ impl Use {
 struct Line {
     verb: String,
     user: User,
+    #[serde(rename = "requestURI", default)]
+    request_uri: String,
     object_ref: Option<Reference>,
     #[serde(default)]
     response_status: Status,
@@ -98,6 +102,7 @@ fn parse(text: &str) -> Result<BTreeSet<Use>> {
 fn used(line: Line) -> Option<Use> {
     let object = line.object_ref?;
     let (user, verb, code) = (line.user.username, line.verb, line.response_status.code);
+    let dry_run = line.request_uri.contains("dryRun=All");
     let Reference {
         resource,
         subresource,
@@ -113,6 +118,7 @@ fn used(line: Line) -> Option<Use> {
         subresource,
         name,
         namespace,
+        dry_run,
         code,
     })
 }

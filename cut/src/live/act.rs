@@ -8,7 +8,12 @@ use serde_json::{Value, json};
 use shared::{
     config::Route,
     error::{Context as _, Error, Result},
-    kubernetes::{self, cnpg, patroni::Member, services, workloads},
+    kubernetes::{
+        self, cnpg,
+        patroni::Member,
+        services::{self, Selector},
+        workloads,
+    },
     postgres::{Source, source::Incarnation},
     record::labels,
 };
@@ -53,9 +58,10 @@ impl Live {
             Action::ScaleDown => self.scale(&nothing(start)).await?,
             Action::ScaleUp => self.scale(&self.idle(start)?).await?,
             Action::TurnServices => {
-                let (wanted, there) = (self.settings.services(), &self.last()?.services);
-                let meant = wanted.iter().filter(|(name, _)| there.contains_key(*name));
-                let each = meant.map(|(name, selector)| services::select(&client, &namespace, name, Some(selector)));
+                let turned = self.turned()?;
+                let each = turned
+                    .iter()
+                    .map(|(name, selector)| services::select(&client, &namespace, name, Some(selector)));
                 futures::future::try_join_all(each).await?;
             }
             Action::ReturnServices => {
@@ -81,6 +87,14 @@ impl Live {
             }
         }
         Ok(None)
+    }
+
+    /// The Services that there are, with what shall stand behind them.
+    pub(super) fn turned(&self) -> Result<BTreeMap<String, Selector>> {
+        let there = &self.last()?.services;
+        let mut turned = self.settings.services();
+        turned.retain(|name, _| there.contains_key(name));
+        Ok(turned)
     }
 
     /// Gives a recorded field a value, if its object still is as it was seen.

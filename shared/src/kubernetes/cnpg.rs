@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kube::{Api, Client, CustomResource, ResourceExt as _};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     error::Result,
@@ -170,7 +170,17 @@ pub fn clusters(client: &Client, namespace: &str) -> Api<Cluster> {
 /// # Errors
 /// The API's.
 pub async fn promote(clusters: &Api<Cluster>, name: &str) -> Result<()> {
-    super::merge(clusters, name, json!({"spec": {"replica": {"enabled": false}}}))
-        .await
-        .map(drop)
+    super::merge(clusters, name, promotion()).await.map(drop)
+}
+
+/// Asks whether [`promote`] would be let through.
+///
+/// # Errors
+/// The API's.
+pub async fn try_promote(clusters: &Api<Cluster>, name: &str) -> Result<()> {
+    super::try_merge(clusters, name, promotion()).await
+}
+
+fn promotion() -> Value {
+    json!({"spec": {"replica": {"enabled": false}}})
 }

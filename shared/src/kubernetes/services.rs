@@ -135,6 +135,15 @@ pub async fn select(client: &Client, namespace: &str, name: &str, selector: Opti
     super::merge(&api, name, json!({"spec": {"selector": labels}})).await.map(drop)
 }
 
+/// Asks whether [`select`] would be let through.
+///
+/// # Errors
+/// The API's.
+pub async fn try_select(client: &Client, namespace: &str, name: &str, selector: &Selector) -> Result<()> {
+    let api: Api<Service> = Api::namespaced(client.clone(), namespace);
+    super::try_merge(&api, name, json!({"spec": {"selector": selector}})).await
+}
+
 /// Removes what a selector has left behind (verified.md: "traffic goes to both sides").
 ///
 /// # Errors

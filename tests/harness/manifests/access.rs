@@ -204,6 +204,7 @@ mod tests {
             subresource: subresource.into(),
             name: name.into(),
             namespace: "m".into(),
+            dry_run: false,
             code,
         }
     }

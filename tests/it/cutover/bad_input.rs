@@ -1,6 +1,8 @@
 //! Each ends with its exit code, one line that says what is wrong and what to do, and nothing changed. Then the negative control: on the
 //! same stage a bare script cuts, and the same ledger sees what it loses.
 
+use std::time::Duration;
+
 use harness::{
     application::DEPLOYMENTS,
     authority::Authority,
@@ -8,9 +10,13 @@ use harness::{
     migration::{CLUSTER, FORGOTTEN, NAMESPACE},
     stranger::{Major, Stranger},
 };
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
+use k8s_openapi::api::{admissionregistration::v1::ValidatingAdmissionPolicy, core::v1::Secret};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::stage::{CNPG, CONFIG_MAP, DEPLOYMENT, ROLE, SOON, SOURCE, Stage, same};
 
@@ -68,6 +74,7 @@ async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_k
     of_poolers(&stage).await;
     of_names_that_may_be_asked_for(&stage).await;
     with_a_receipt(&stage).await;
+    against_a_policy(&stage).await;
     without_a_verb(&stage).await;
     without_a_stream(&stage).await;
     same(&before, &stage.standing().await);
@@ -233,6 +240,50 @@ async fn with_a_receipt(stage: &Stage) {
     stage.migration.plane.apply(NAMESPACE, &[receipt]).await.unwrap();
     refused(stage, &[], 3, "the receipt cutover-database-receipt is of another cut").await;
     stage.remove(CONFIG_MAP, name).await;
+}
+
+/// What would be met behind the point of no return, with the application stopped, is met before anything is touched.
+async fn against_a_policy(stage: &Stage) {
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(stage.migration.plane.admin());
+    let name = "no-promotion-on-fridays";
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {"resourceRules": [
+                {"apiGroups": ["postgresql.cnpg.io"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["clusters"]},
+            ]},
+            "validations": [{"expression": "object.spec.replica.enabled == true", "message": "not before monday"}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    });
+    stage.migration.plane.apply(NAMESPACE, &[policy, binding]).await.unwrap();
+    promotion_is_let_through(stage, false).await;
+    let words = "trying what the cut changes at its end: trying to patch Cluster database: kubernetes api: ";
+    let words = [words, "not before monday"];
+    stage.cut(stage.by_config().env("DRY_RUN", "true"), 3, &words).await;
+    let ended = refused(stage, &[], 3, words[0]).await;
+    assert!(ended.text().contains(words[1]), "{ended}");
+    policies.delete(name, &DeleteParams::default()).await.unwrap();
+    promotion_is_let_through(stage, true).await;
+}
+
+/// Waits until the API server has taken notice: it offers no event for that.
+async fn promotion_is_let_through(stage: &Stage, wanted: bool) {
+    let clusters = stage.migration.objects().api(CNPG);
+    let params = PatchParams {
+        dry_run: true,
+        ..PatchParams::default()
+    };
+    let promotion = Patch::Merge(json!({"spec": {"replica": {"enabled": false}}}));
+    let waits = async {
+        while clusters.patch(CLUSTER, &params, &promotion).await.is_ok() != wanted {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, waits).await.unwrap();
 }
 
 /// A verb that is taken away is named by the first look, before the first effect.

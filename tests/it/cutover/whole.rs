@@ -111,7 +111,10 @@ async fn dry_run(stage: &Stage) {
     same(&before, &stage.standing().await);
     assert!(stage.fact("started").await.is_null());
     assert!(of_cutover(stage).iter().any(|one| one.resource == "pods"), "nothing was looked at");
-    assert!(of_cutover(stage).iter().all(reads), "{:?}", of_cutover(stage));
+    let uses = of_cutover(stage);
+    assert!(uses.iter().all(|one| reads(one) || one.dry_run), "{uses:?}");
+    let tried = |resource: &str| uses.iter().any(|one| one.dry_run && one.resource == resource);
+    assert!(["clusters", "configmaps", "services"].into_iter().all(tried), "{uses:?}");
 }
 
 /// By the Services' way, and somebody has turned one of them in the middle: it leads to the source again, and nothing that the
