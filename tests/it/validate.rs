@@ -183,12 +183,12 @@ async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
             "gave up at the deadline: the target does not accept connections: the clone is being made",
         ],
     );
-    let lines: Vec<_> = ended.log.iter().filter(|line| line.text.contains("% of ")).collect();
+    let lines: Vec<_> = ended.log.iter().filter(|line| line.text.contains(" % of ")).collect();
     // The first line, and two after ten seconds each.
     assert_eq!(lines.len(), 3, "{}", ended.text());
 
     let running = stage.kubelet.step(STEP).start().await.unwrap();
-    running.says("% of ", SOON).await.unwrap();
+    running.says(" % of ", SOON).await.unwrap();
     ends(&running.delete().await.unwrap(), 1, &["asked to end (SIGTERM)"]);
 }
 

@@ -7,6 +7,7 @@ use shared::{
         Lsn,
         replication::base_backup::{Begun, Compression, Ended},
     },
+    quantity::size,
     report::Reporter,
 };
 use tokio::sync::watch;
@@ -15,7 +16,6 @@ use crate::{
     flow::{cause, pipe},
     manifest::Manifest,
     place::{Place, Stored, WAL},
-    progress::size,
     receive::receive,
     restore::Kept,
     server::{Seen, Server},

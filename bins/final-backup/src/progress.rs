@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use shared::quantity::{duration, size};
+
 /// Between two lines.
 const LINE: Duration = Duration::from_secs(10);
 
@@ -51,24 +53,6 @@ impl Progress {
             size(self.total),
             rate / 1e6
         ))
-    }
-}
-
-/// `40.2 GB`, `800.0 MB`, `12 kB`.
-pub fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{} kB", bytes.div_ceil(1000)),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
-    }
-}
-
-/// `45 s`, `3 min 20 s`, `2 h 5 min`.
-pub fn duration(time: Duration) -> String {
-    match time.as_secs() {
-        seconds @ 0..60 => format!("{seconds} s"),
-        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
     }
 }
 

@@ -16,6 +16,7 @@ use rustix::fs::statvfs;
 use shared::{
     error::{Context as _, Error, Result},
     postgres::replication::base_backup::Compression,
+    quantity::size,
     report::Reporter,
 };
 use tokio::{
@@ -29,7 +30,7 @@ use crate::{
     flow::{Reader, cause, joined, pipe},
     manifest,
     place::{MANIFEST, Place, Stored, WAL},
-    progress::{Progress, size},
+    progress::Progress,
 };
 
 const TICK: Duration = Duration::from_secs(1);

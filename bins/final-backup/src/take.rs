@@ -6,6 +6,7 @@ use shared::{
     job::Run,
     kubernetes::lease::{self, Held},
     postgres::Lsn,
+    quantity::{duration, size},
 };
 
 use crate::{
@@ -14,7 +15,6 @@ use crate::{
     existing::{self, Found},
     find,
     place::{COMPLETE, Place},
-    progress::{duration, size},
     receipt::Cut,
     restore::{self, Kept, Scratch},
     server::{Seen, Server},

@@ -5,7 +5,10 @@
 //! may say too much, since most strings sort the same, or too little, since Spilo can exchange the locale behind them
 //! (USE_OLD_LOCALES): so some strings that are known to have moved are sorted on both sides, too.
 
-use shared::readiness::{Finding, Verdict, listed};
+use shared::{
+    quantity::size,
+    readiness::{Finding, Verdict, listed},
+};
 
 /// Indexes of the database's default collation carry this collation (pg_collation's row `default`).
 pub const DEFAULT_OID: u32 = 100;
@@ -148,7 +151,7 @@ fn indexes(database: &str, touched: &Touched) -> String {
         "{} indexes of {database} depend on it ({} unique, {}): {}{more}",
         touched.indexes,
         touched.unique,
-        crate::clone::bytes(touched.bytes),
+        size(touched.bytes),
         touched.names.join(", ")
     )
 }
@@ -199,7 +202,7 @@ mod tests {
         assert_eq!(
             finding.found,
             "app made with 2.36, the source provides 2.36, the target 2.41; test strings sort alike all the same; \
-             3 indexes of app depend on it (1 unique, 8192 bytes): i, j and 1 more; partitioned by ranges of text: p"
+             3 indexes of app depend on it (1 unique, 8 kB): i, j and 1 more; partitioned by ranges of text: p"
         );
     }
 

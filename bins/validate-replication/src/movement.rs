@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use shared::{
     postgres::Lsn,
+    quantity::size,
     readiness::{Finding, Verdict},
 };
 
@@ -35,10 +36,7 @@ pub fn progress(moved: &Moved) -> Finding {
     let seconds = moved.within.as_secs_f64();
     let found = match moved.bytes {
         0 => format!("the source wrote nothing in {seconds:.1} s; the target has replayed all, {replayed}"),
-        bytes => format!(
-            "the source wrote {} in {seconds:.1} s, the target follows: {replayed}",
-            crate::clone::bytes(bytes)
-        ),
+        bytes => format!("the source wrote {} in {seconds:.1} s, the target follows: {replayed}", size(bytes)),
     };
     Finding::ok("lsn progress", wanted, found)
 }

@@ -6,15 +6,14 @@ use shared::{
     error::{ErrorKind, Result},
     job::Run,
     kubernetes::patroni::Patroni,
+    quantity::size,
     readiness::{Finding, servers::LAG, worst},
     wait::{Seen, until},
 };
 use tokio::time::Instant;
 
 use crate::{
-    checks,
-    clone::bytes,
-    doors,
+    checks, doors,
     look::{self, Servers},
     sessions::{Ends, Sides},
     settings::Settings,
@@ -163,7 +162,7 @@ impl Lag {
         }
         let Some((at, before)) = self.line else {
             self.line = Some((now, behind));
-            return Some(format!("the target catches up: {} behind", bytes(behind)));
+            return Some(format!("the target catches up: {} behind", size(behind)));
         };
         if now.duration_since(at) < LINE {
             return None;
@@ -177,7 +176,7 @@ impl Lag {
         };
         Some(format!(
             "the target catches up: {} behind, {:.1} MB/s faster than the source writes, {left}",
-            bytes(behind),
+            size(behind),
             gained / 1e6
         ))
     }

@@ -44,7 +44,7 @@ async fn settings(stage: &Stage) {
         ("BACKUP_TO", "backup", 2, "is neither /directory nor s3://bucket/prefix"),
         ("BACKUP_TO", "/nowhere", 2, "/nowhere is not a directory → mount a volume there"),
         ("BACKUP_TO", "/etc", 2, "using /etc/final"),
-        ("BACKUP_TO", "/proc", 3, "/proc has only 0 kB free"),
+        ("BACKUP_TO", "/proc", 3, "/proc has only 0 bytes free"),
         ("BACKUP_NAME", "no/path", 2, "is not a Kubernetes name"),
         ("FROM", "both", 2, "FROM cannot be used"),
         (

@@ -11,13 +11,13 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use crc32c::crc32c_append;
 use rustix::fs::{Advice, fadvise, statvfs};
-use shared::error::{Context as _, Error, Result};
+use shared::{
+    error::{Context as _, Error, Result},
+    quantity::size,
+};
 
 use super::{COMPLETE, Entry, OnTheirWay, PARTIAL, Stored, UNFINISHED, UNFINISHED_TEXT, none_on_its_way, removable, vanished};
-use crate::{
-    flow::{CHUNK_BYTES, Drain, Feed, joined},
-    progress::size,
-};
+use crate::flow::{CHUNK_BYTES, Drain, Feed, joined};
 
 /// After so many bytes space is looked at, and the kernel begins to write them to the disk.
 const LOOK_BYTES: u64 = 16 << 20;

@@ -10,11 +10,13 @@ use object_store::{
     multipart::{MultipartStore as _, PartId},
     path::Path,
 };
-use shared::error::{Error, Result};
+use shared::{
+    error::{Error, Result},
+    quantity::size,
+};
 use tokio::task::JoinHandle;
 
 use super::OnTheirWay;
-use crate::progress::size;
 
 /// S3 takes at most so many parts, each but the last of 5 MiB at least.
 const PARTS_MAX: u64 = 10_000;

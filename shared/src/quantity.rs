@@ -1,0 +1,35 @@
+//! Sizes and times as a person reads them.
+
+use std::time::Duration;
+
+/// `40.2 GB`, `800.0 MB`, `12 kB`, `96 bytes`; powers of ten, as disks are sold.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} bytes"),
+        1_000..1_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// `45 s`, `3 min 20 s`, `2 h 5 min`.
+pub fn duration(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_the_unit_that_keeps_it_short() {
+        let sizes = [0, 999, 1_001, 1_000_000, 40_200_000_000].map(size);
+        assert_eq!(sizes, ["0 bytes", "999 bytes", "1 kB", "1.0 MB", "40.2 GB"]);
+        let times = [59, 60, 3_599, 7_500].map(|seconds| duration(Duration::from_secs(seconds)));
+        assert_eq!(times, ["59 s", "1 min 0 s", "59 min 59 s", "2 h 5 min"]);
+    }
+}
