@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # All programs in `/` of an image without a shell. `make image` sets the build arguments:
 #   BASE                where the programs go: an image with CA certificates and a passwd, and nothing else is needed
 #   BUILD_BASE          Debian 12 with Rust. OpenSSL 3.5 of Debian 13 makes every program 2.7 MB larger
@@ -9,7 +8,7 @@ ARG BASE=gcr.io/distroless/static-debian12:nonroot
 ARG BUILD_BASE=rust:1.95-slim-bookworm
 
 FROM --platform=${BUILDPLATFORM} ${BUILD_BASE} AS build
-ARG TARGETARCH=amd64
+ARG TARGETARCH
 # A C compiler, libc and OpenSSL's static library of the other architecture, if it is another. In its environment OpenSSL needs no
 # pkg-config, which would have to be told of it, too.
 RUN case "${TARGETARCH}" in \

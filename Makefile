@@ -49,9 +49,12 @@ e2e: ## the whole migration on the cluster of $KUBECONFIG, which has both operat
 # Of one commit there is one image, byte for byte: it is made of what was committed, and everything in it is as old as the commit.
 COMMIT = $(shell git rev-parse HEAD)
 COMMIT_TIME = $(shell git log -1 --format=%ct)
-FOR_docker = --output type=docker,rewrite-timestamp=true
+# Buildah from 1.41 on (podman from 5.6) refuses it beside --timestamp, also from the environment.
+unexport SOURCE_DATE_EPOCH
+# An attestation would name the time of the build.
+FOR_docker = --load --provenance=false --build-arg SOURCE_DATE_EPOCH=$(COMMIT_TIME)
 # Debian 12's does not know by itself what it runs on, and what for.
-FOR_buildah = --timestamp $(COMMIT_TIME) --build-arg TARGETPLATFORM=linux/$(ARCH) \
+FOR_buildah = --timestamp $(COMMIT_TIME) --identity-label=false --build-arg TARGETPLATFORM=linux/$(ARCH) \
   --build-arg BUILDPLATFORM=linux/$(if $(filter x86_64,$(shell uname -m)),amd64,arm64)
 FOR_podman = $(FOR_buildah)
 CYCLONEDX = 0.5.9
@@ -64,7 +67,7 @@ image: ## the image with all programs, and for each program the list of its crat
 	git archive HEAD | tar --extract --directory target/image/context
 	$(ENGINE) build $(ENGINE_FLAGS) $(FOR_$(notdir $(ENGINE))) --platform linux/$(ARCH) \
 	  --build-arg BASE=$(BASE) --build-arg BUILD_BASE=$(BUILD_BASE) --build-arg REVISION=$(COMMIT) --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) \
-	  --build-arg SOURCE_DATE_EPOCH=$(COMMIT_TIME) --iidfile target/image/digest --tag $(IMAGE) target/image/context
+	  --iidfile target/image/digest --tag $(IMAGE) target/image/context
 	$(CARGO) install --quiet --locked --root target/tools --target-dir target/tools/build cargo-cyclonedx@$(CYCLONEDX)
 	cd target/image/context && SOURCE_DATE_EPOCH=$(COMMIT_TIME) ../../tools/bin/cargo-cyclonedx cyclonedx --quiet --format json --spec-version 1.5 \
 	  --describe binaries --no-build-deps --target $(if $(filter arm64,$(ARCH)),aarch64,x86_64)-unknown-linux-gnu
@@ -74,6 +77,7 @@ image: ## the image with all programs, and for each program the list of its crat
 	@sha256sum target/image/crates/*
 
 image-twice: ## two builds of the image, which must be the same byte for byte
+	rm -rf target/image-before
 	$(MAKE) image ENGINE_FLAGS="$(ENGINE_FLAGS) --no-cache"
 	cp -r target/image target/image-before
 	$(MAKE) image ENGINE_FLAGS="$(ENGINE_FLAGS) --no-cache"
