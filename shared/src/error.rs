@@ -153,10 +153,10 @@ impl From<kube::Error> for Error {
     /// Classifies by HTTP status: what a person must change is Config, what time may heal is Transient.
     fn from(error: kube::Error) -> Self {
         let status = match error {
-            kube::Error::Api(status) => status,
+            kube::Error::Api(status) => *status,
             other => return Self::transient("kubernetes api").caused_by(without_status(other)),
         };
-        let said = status.message.clone();
+        let said = status.message;
         match status.code {
             401 => Self::config(format!("kubernetes api: {said}"))
                 .hint("the service account's token is not accepted; does the ServiceAccount still exist?"),

@@ -89,7 +89,8 @@ where
     }
 }
 
-fn by_us() -> PatchParams {
+/// For a patch in the name of these programs.
+pub fn by_us() -> PatchParams {
     PatchParams {
         field_manager: Some(FIELD_MANAGER.into()),
         ..PatchParams::default()

@@ -2,12 +2,12 @@
 
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch},
 };
 use serde_json::Value;
 use shared::{
     error::{Context as _, Error, ErrorKind, Result, is_conflict, is_not_found},
-    kubernetes::FIELD_MANAGER,
+    kubernetes::by_us,
     readiness::{Finding, Verdict},
 };
 
@@ -86,12 +86,8 @@ impl Where<'_> {
     /// # Errors
     /// The API's; Transient when it has moved.
     pub async fn set(&self, freeze: &Freeze, value: &Value, version: &str) -> Result<()> {
-        let params = PatchParams {
-            field_manager: Some(FIELD_MANAGER.into()),
-            ..PatchParams::default()
-        };
         let patch = Patch::Merge(freeze.patch(value, version));
-        match self.api(&freeze.object).patch(&freeze.object.name, &params, &patch).await {
+        match self.api(&freeze.object).patch(&freeze.object.name, &by_us(), &patch).await {
             Ok(_) => Ok(()),
             Err(error) if is_conflict(&error) => Err(Error::transient(format!("{} has just been changed", freeze.object))),
             Err(error) => Err(error).context(format!("patching {}", freeze.object)),

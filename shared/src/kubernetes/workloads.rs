@@ -10,12 +10,12 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{ListParams, Patch},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::FIELD_MANAGER;
+use super::by_us;
 use crate::{
     config::App,
     error::{Context as _, Error, ErrorKind, Result},
@@ -220,12 +220,8 @@ async fn scale_one<K>(client: &Client, namespace: &str, name: &str, change: &ser
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned,
 {
-    let params = PatchParams {
-        field_manager: Some(FIELD_MANAGER.into()),
-        ..PatchParams::default()
-    };
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    Ok(api.patch_scale(name, &params, &Patch::Merge(change)).await.map(drop)?)
+    Ok(api.patch_scale(name, &by_us(), &Patch::Merge(change)).await.map(drop)?)
 }
 
 /// A ConfigMap that can be pointed elsewhere.
