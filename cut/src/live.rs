@@ -84,12 +84,9 @@ pub struct Live {
 
 impl Live {
     /// Opens nothing yet: every look reconnects what is missing.
-    ///
-    /// # Errors
-    /// Config when OpenSSL cannot be set up.
-    pub fn new(run: Run, settings: Settings, source: Connection, target: Connection) -> Result<Self> {
+    pub fn new(run: Run, settings: Settings, source: Connection, target: Connection) -> Self {
         let login = kubernetes::poolers::login(&settings.source_cluster, &settings.pooler_user, &settings.pooler_password_file);
-        Ok(Self {
+        Self {
             postgresqls: zalando::postgresqls(&run.client, &run.namespace),
             clusters: cnpg::clusters(&run.client, &run.namespace),
             source: Line::new(source.clone(), &settings.database),
@@ -97,7 +94,7 @@ impl Live {
             service_at: source,
             target_at: target,
             poolers: Poolers::new(login),
-            patroni: Patroni::new()?,
+            patroni: Patroni::default(),
             record: None,
             members: Vec::new(),
             last: None,
@@ -106,7 +103,7 @@ impl Live {
             told_too_late: false,
             run,
             settings,
-        })
+        }
     }
 
     /// For a program that never goes forward.

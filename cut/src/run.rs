@@ -25,7 +25,7 @@ use crate::{
 pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
     let (source, target): (Connection, Connection) = (prefixed("SOURCE_")?, prefixed("TARGET_")?);
     let limits = settings.limits();
-    let mut world = Live::new(run.clone(), settings.clone(), source, target)?;
+    let mut world = Live::new(run.clone(), settings.clone(), source, target);
     if settings.dry_run {
         return dry_run(&mut world, &settings, &run).await;
     }
@@ -54,7 +54,7 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
 pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
     let (source, target): (Connection, Connection) = (prefixed("SOURCE_")?, prefixed("TARGET_")?);
     let limits = settings.limits();
-    let mut world = Live::new(run.clone(), settings.clone(), source, target)?.going_back();
+    let mut world = Live::new(run.clone(), settings.clone(), source, target).going_back();
     match back::outlook(&world.journal().await?) {
         Outlook::TooLate(error) => return Err(error),
         Outlook::Nothing(why) => {

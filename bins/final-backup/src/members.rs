@@ -53,7 +53,7 @@ impl Member {
 /// # Errors
 /// The API's.
 pub async fn look(client: &Client, namespace: &str, cluster: &str) -> Result<Vec<Member>> {
-    let rest = Patroni::new()?;
+    let rest = Patroni::default();
     let members = patroni::members(client, namespace, cluster).await?;
     let members = members.into_iter().map(|member| {
         let rest = &rest;

@@ -213,7 +213,7 @@ async fn dynamic_configuration(run: &Run, settings: &Settings) -> Result<serde_j
     let leader = members.first().filter(|member| member.leader);
     let leader =
         leader.ok_or_else(|| Error::transient("the leader of the source has not written its address into its pod's annotation yet"))?;
-    let answer = Patroni::new()?.config(leader).await;
+    let answer = Patroni::default().config(leader).await;
     answer.map_err(|error| error.hint("every step needs Patroni's REST API: is a NetworkPolicy in the way of port 8008?"))
 }
 

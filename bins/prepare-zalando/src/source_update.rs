@@ -111,7 +111,7 @@ async fn unrolled(run: &Run, settings: &Settings, role: &str) -> Result<Option<S
         .iter()
         .find(|member| member.leader)
         .ok_or_else(|| Error::transient("the source has no leader"))?;
-    let view = Patroni::new()?.cluster(leader).await?;
+    let view = Patroni::default().cluster(leader).await?;
     let up = view
         .members
         .iter()

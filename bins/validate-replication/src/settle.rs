@@ -45,7 +45,7 @@ pub async fn wait(run: &Run, settings: &Settings, ends: &Ends, deadline: Instant
         run,
         settings,
         ends,
-        rest: Patroni::new()?,
+        rest: Patroni::default(),
         sides: None,
         lag: Lag::new(Instant::now()),
     };

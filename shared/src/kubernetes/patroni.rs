@@ -1,6 +1,6 @@
 //! Patroni's REST API, and where its members are (patroni.readthedocs.io, *Patroni REST API*).
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::OnceLock, time::Duration};
 
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -18,7 +18,11 @@ use crate::{
 
 /// Longest answer to wait for; POST /restart answers when the server is up again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const LIMITS: Limits = Limits {
+    connect: Duration::from_secs(2),
+    // CALL_TIMEOUT ends a whole call.
+    silence: None,
+};
 
 /// A member as its pod tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,25 +127,20 @@ pub struct ClusterView {
 }
 
 /// Calls Patroni; keeps connections between calls.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Patroni {
-    http: Http,
+    /// Made by the first call: OpenSSL reads all the CAs that everybody trusts for it, which no start should wait for.
+    http: OnceLock<Http>,
 }
 
 impl Patroni {
-    /// Connects at the first call.
-    ///
-    /// # Errors
-    /// Config when OpenSSL cannot be set up.
-    pub fn new() -> Result<Self> {
-        let limits = Limits {
-            connect: CONNECT_TIMEOUT,
-            // CALL_TIMEOUT ends a whole call.
-            silence: None,
-        };
-        let http = SslConnector::builder(SslMethod::tls_client()).and_then(|tls| http_client(tls, limits));
-        let http = http.map_err(|error| Error::config("setting up calls to patroni").caused_by(error))?;
-        Ok(Self { http })
+    fn http(&self) -> Result<&Http> {
+        if let Some(http) = self.http.get() {
+            return Ok(http);
+        }
+        let made = SslConnector::builder(SslMethod::tls_client()).and_then(|tls| http_client(tls, LIMITS));
+        let made = made.map_err(|error| Error::config("setting up calls to patroni").caused_by(error))?;
+        Ok(self.http.get_or_init(|| made))
     }
 
     /// The dynamic configuration.
@@ -217,8 +216,9 @@ impl Patroni {
             .uri(format!("{}{path}", member.api))
             .header("content-type", "application/json");
         let request = request.body(request_body(Full::new(bytes))).map_err(|e| failed(e.into()))?;
+        let http = self.http()?;
         tokio::time::timeout(CALL_TIMEOUT, async {
-            let response = self.http.request(request).await.map_err(|e| failed(e.into()))?;
+            let response = http.request(request).await.map_err(|e| failed(e.into()))?;
             let status = response.status();
             let answer = response.into_body().collect().await.map_err(|e| failed(e.into()))?.to_bytes();
             Ok((status, answer))
