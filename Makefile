@@ -1,4 +1,5 @@
-# What people type. Needs Rust, Go, Python 3, a C compiler and the Debian packages that README.md names; none of it as root.
+# What people type. Needs Rust, Go, Python 3, a C compiler and the Debian packages that README.md
+# names; none of it as root.
 
 CARGO ?= cargo
 # docker, podman or buildah, with options of its own for `build`.
@@ -7,7 +8,8 @@ ENGINE_FLAGS ?=
 IMAGE ?= replica-migration:0.1.0
 # amd64 or arm64: the other one is cross-compiled.
 ARCH ?= amd64
-# Where these cannot be pulled: any image with CA certificates and a passwd, and a Debian 12 with Rust.
+# Where these cannot be pulled: any image with CA certificates and a passwd, and a Debian 12 with
+# Rust.
 BASE ?= gcr.io/distroless/static-debian12:nonroot
 BUILD_BASE ?= rust:1.95-slim-bookworm
 PROGRAMS := --workspace --exclude tests --bins
@@ -46,7 +48,8 @@ e2e: ## the whole migration on the cluster of $KUBECONFIG, which has both operat
 	@command -v kubectl >/dev/null || { echo "kubectl is missing; install it: https://kubernetes.io/docs/tasks/tools"; exit 1; }
 	$(CARGO) run --locked --package tests --bin e2e
 
-# Of one commit there is one image, byte for byte: it is made of what was committed, and everything in it is as old as the commit.
+# Of one commit there is one image, byte for byte: it is made of what was committed, and everything
+# in it is as old as the commit.
 COMMIT = $(shell git rev-parse HEAD)
 COMMIT_TIME = $(shell git log -1 --format=%ct)
 # Buildah from 1.41 on (podman from 5.6) refuses it beside --timestamp, also from the environment.

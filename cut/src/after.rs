@@ -10,7 +10,13 @@ use crate::{
 };
 
 /// The next step after the promotion was recorded.
-pub fn after(journal: &Journal, start: &Start, promotion: &Promotion, seen: &Observation, limits: &Limits) -> Decision {
+pub fn after(
+    journal: &Journal,
+    start: &Start,
+    promotion: &Promotion,
+    seen: &Observation,
+    limits: &Limits,
+) -> Decision {
     if let Some(freeze) = seen.unfrozen(start, |freeze| freeze.stays || journal.serving.is_none()) {
         return Decision::Do(Action::Freeze(freeze.key()));
     }
@@ -32,9 +38,13 @@ pub fn after(journal: &Journal, start: &Start, promotion: &Promotion, seen: &Obs
     {
         return step;
     }
-    // Kubernetes takes its time to turn a Service, and the paused poolers let nobody through meanwhile.
+    // Kubernetes takes its time to turn a Service, and the paused poolers let nobody through
+    // meanwhile.
     let held_back = !seen.poolers.is_empty();
-    if start.route == Route::Service && (held_back || journal.promoted.is_some()) && !turned(seen, limits) {
+    if start.route == Route::Service
+        && (held_back || journal.promoted.is_some())
+        && !turned(seen, limits)
+    {
         return Decision::Do(Action::TurnServices);
     }
     let Some(promoted) = &journal.promoted else {
@@ -51,7 +61,9 @@ pub fn after(journal: &Journal, start: &Start, promotion: &Promotion, seen: &Obs
 fn primary(promotion: &Promotion, start: &Start, seen: &Observation) -> Decision {
     let target = match &seen.target {
         Sight::Answers(target) => target,
-        Sight::Silent(why) => return Decision::Wait(format!("the target is promoting or restarting ({why})")),
+        Sight::Silent(why) => {
+            return Decision::Wait(format!("the target is promoting or restarting ({why})"));
+        }
     };
     if target.in_recovery {
         return Decision::Wait("the target is promoting".into());
@@ -62,10 +74,13 @@ fn primary(promotion: &Promotion, start: &Start, seen: &Observation) -> Decision
     }
 }
 
-/// What is missing from "CNPG's restart of the new primary is over"; its phase does not tell (verified.md, *"Healthy" is not "done"*).
+/// What is missing from "CNPG's restart of the new primary is over"; its phase does not tell
+/// (verified.md, *"Healthy" is not "done"*).
 fn restart_owed(target: &TargetSeen, promotion: &Promotion, owed: bool) -> Option<String> {
     if target.running.owes_restart() || target.running.pending_restart > 0 {
-        return Some("the target is primary and must still be restarted by CNPG (archive_mode)".into());
+        return Some(
+            "the target is primary and must still be restarted by CNPG (archive_mode)".into(),
+        );
     }
     if owed && target.running.postmaster_start <= promotion.target_clock {
         return Some("the target is primary and its restart by CNPG is not seen yet".into());
@@ -74,20 +89,30 @@ fn restart_owed(target: &TargetSeen, promotion: &Promotion, owed: bool) -> Optio
 }
 
 /// The application's ConfigMap, then its pods. None when they serve.
-fn by_config(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) -> Option<Decision> {
+fn by_config(
+    journal: &Journal,
+    start: &Start,
+    seen: &Observation,
+    limits: &Limits,
+) -> Option<Decision> {
     if journal.serving.is_some() {
         // Another cutover has scaled it down late.
-        return seen.idle(&start.replicas).then_some(Decision::Do(Action::ScaleUp));
+        return seen
+            .idle(&start.replicas)
+            .then_some(Decision::Do(Action::ScaleUp));
     }
-    let there = limits
-        .config
-        .iter()
-        .all(|(key, value)| seen.config.values.get(key).is_some_and(|now| now.as_ref() == Some(value)));
+    let there = limits.config.iter().all(|(key, value)| {
+        seen.config
+            .values
+            .get(key)
+            .is_some_and(|now| now.as_ref() == Some(value))
+    });
     if !there {
         return Some(Decision::Do(Action::Route));
     }
     if journal.routed.is_none() {
-        // A pod that started before the ConfigMap was changed would stay with the source for as long as it lives.
+        // A pod that started before the ConfigMap was changed would stay with the source for as
+        // long as it lives.
         return Some(match (seen.emptied(), seen.living()) {
             (false, _) => Decision::Do(Action::ScaleDown),
             (true, Some(living)) => Decision::Wait(living),
@@ -119,7 +144,10 @@ fn by_service(journal: &Journal, promoted: &Promoted, seen: &Observation) -> Opt
             )),
         });
     }
-    if !seen.poolers_that(|state| state != PoolerState::Serving).is_empty() {
+    if !seen
+        .poolers_that(|state| state != PoolerState::Serving)
+        .is_empty()
+    {
         return Some(Decision::Do(Action::ResumePoolers));
     }
     let silent = seen.poolers_silent();
@@ -128,19 +156,23 @@ fn by_service(journal: &Journal, promoted: &Promoted, seen: &Observation) -> Opt
     }
     Some(match silent.is_empty() {
         true => Decision::Record(Fact::Serving(seen.now)),
-        false => Decision::Wait(format!("the console of {} does not answer", silent.join(", "))),
+        false => Decision::Wait(format!(
+            "the console of {} does not answer",
+            silent.join(", ")
+        )),
     })
 }
 
 /// Every Service of the source that exists leads to the target.
 fn turned(seen: &Observation, limits: &Limits) -> bool {
     let wanted = |name: &String| limits.services.get(name);
-    seen.services
-        .iter()
-        .all(|(name, service)| wanted(name).is_none_or(|wanted| service.selector.as_ref() == Some(wanted)))
+    seen.services.iter().all(|(name, service)| {
+        wanted(name).is_none_or(|wanted| service.selector.as_ref() == Some(wanted))
+    })
 }
 
-/// The downtime is over: who was paused goes on, who still reads from the source is sent away, and the receipt is written.
+/// The downtime is over: who was paused goes on, who still reads from the source is sent away, and
+/// the receipt is written.
 fn settle(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
     if let Some(freeze) = seen.unlike(start, |freeze| !freeze.stays) {
         return Decision::Do(Action::Thaw(freeze.key()));

@@ -1,5 +1,5 @@
-//! Who owns what the cut changes, judged from the objects themselves: labels, annotations, owner references, managedFields, and
-//! the autoscalers that name them.
+//! Who owns what the cut changes, judged from the objects themselves: labels, annotations, owner
+//! references, managedFields, and the autoscalers that name them.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,10 @@ use crate::freeze::{Freeze, Object};
 
 const FLUX_KUSTOMIZATION: &str = "kustomize.toolkit.fluxcd.io/name";
 const FLUX_RECONCILE: &str = "kustomize.toolkit.fluxcd.io/reconcile";
-const FLUX_RELEASE: (&str, &str) = ("helm.toolkit.fluxcd.io/name", "helm.toolkit.fluxcd.io/namespace");
+const FLUX_RELEASE: (&str, &str) = (
+    "helm.toolkit.fluxcd.io/name",
+    "helm.toolkit.fluxcd.io/namespace",
+);
 const ARGO_TRACKING: &str = "argocd.argoproj.io/tracking-id";
 const ARGO_LABELS: [&str; 2] = ["argocd.argoproj.io/instance", "app.kubernetes.io/instance"];
 const ARGO_MANAGERS: [&str; 2] = ["argocd-controller", "argocd-application-controller"];
@@ -64,14 +67,22 @@ pub struct Owner {
     pub manages: Vec<String>,
 }
 
-/// The HelmReleases and Applications that manage these objects. `argo_namespace`: where Applications are unless they say otherwise.
+/// The HelmReleases and Applications that manage these objects. `argo_namespace`: where
+/// Applications are unless they say otherwise.
 pub fn owners(changed: &[Changed], argo_namespace: &str) -> Vec<Owner> {
-    let named: BTreeSet<Object> = changed.iter().filter_map(|one| owner(one, argo_namespace)).collect();
+    let named: BTreeSet<Object> = changed
+        .iter()
+        .filter_map(|one| owner(one, argo_namespace))
+        .collect();
     let with_all = |object: Object| {
         let of = |one: &&Changed| owner(one, argo_namespace).as_ref() == Some(&object);
         Owner {
             for_good: changed.iter().filter(of).any(|one| one.for_good),
-            manages: changed.iter().filter(of).map(|one| one.object.to_string()).collect(),
+            manages: changed
+                .iter()
+                .filter(of)
+                .map(|one| one.object.to_string())
+                .collect(),
             object,
         }
     };
@@ -79,47 +90,95 @@ pub fn owners(changed: &[Changed], argo_namespace: &str) -> Vec<Owner> {
 }
 
 fn owner(changed: &Changed, argo_namespace: &str) -> Option<Object> {
-    if let (Some(name), Some(namespace)) = (changed.label(FLUX_RELEASE.0), changed.label(FLUX_RELEASE.1)) {
-        return Some(Object::of("helm.toolkit.fluxcd.io", "v2", "HelmRelease", "helmreleases", name).within(namespace));
+    if let (Some(name), Some(namespace)) =
+        (changed.label(FLUX_RELEASE.0), changed.label(FLUX_RELEASE.1))
+    {
+        return Some(
+            Object::of(
+                "helm.toolkit.fluxcd.io",
+                "v2",
+                "HelmRelease",
+                "helmreleases",
+                name,
+            )
+            .within(namespace),
+        );
     }
-    let tracked = changed.annotation(ARGO_TRACKING).and_then(|id| id.split(':').next());
+    let tracked = changed
+        .annotation(ARGO_TRACKING)
+        .and_then(|id| id.split(':').next());
     let by_label = || {
-        let argo = |entry: &ManagedFieldsEntry| entry.manager.as_deref().is_some_and(|name| ARGO_MANAGERS.contains(&name));
+        let argo = |entry: &ManagedFieldsEntry| {
+            entry
+                .manager
+                .as_deref()
+                .is_some_and(|name| ARGO_MANAGERS.contains(&name))
+        };
         let label = ARGO_LABELS.iter().find_map(|label| changed.label(label));
-        label.filter(|_| changed.managers().any(argo)).map(String::as_str)
+        label
+            .filter(|_| changed.managers().any(argo))
+            .map(String::as_str)
     };
     let name = tracked.or_else(by_label)?;
     // Applications outside Argo CD's own namespace are tracked as `namespace_name`.
     let (namespace, name) = name.split_once('_').unwrap_or((argo_namespace, name));
-    Some(Object::of("argoproj.io", "v1alpha1", "Application", "applications", name).within(namespace))
+    Some(
+        Object::of(
+            "argoproj.io",
+            "v1alpha1",
+            "Application",
+            "applications",
+            name,
+        )
+        .within(namespace),
+    )
 }
 
-/// What a Flux Kustomization must leave alone: it is told at the object itself, which takes no right on the Kustomization.
+/// What a Flux Kustomization must leave alone: it is told at the object itself, which takes no
+/// right on the Kustomization.
 pub fn flux(changed: &[Changed]) -> Vec<Freeze> {
-    let managed = changed.iter().filter_map(|one| Some((one, one.label(FLUX_KUSTOMIZATION)?)));
+    let managed = changed
+        .iter()
+        .filter_map(|one| Some((one, one.label(FLUX_KUSTOMIZATION)?)));
     managed
         .map(|(one, name)| {
             let was = one.annotation(FLUX_RECONCILE).map(String::as_str);
-            let freeze = Freeze::annotation(one.object.clone(), FLUX_RECONCILE, "disabled", was)
-                .because(format!("Flux's Kustomization {name} would put {} back", one.object));
-            if one.for_good { freeze.staying() } else { freeze }
+            let freeze =
+                Freeze::annotation(one.object.clone(), FLUX_RECONCILE, "disabled", was).because(
+                    format!("Flux's Kustomization {name} would put {} back", one.object),
+                );
+            if one.for_good {
+                freeze.staying()
+            } else {
+                freeze
+            }
         })
         .collect()
 }
 
-/// What must be paused of an owner that was read; None when it does not put anything back by itself.
+/// What must be paused of an owner that was read; None when it does not put anything back by
+/// itself.
 pub fn pause(owner: &Owner, found: &Value) -> Option<Freeze> {
     let object = owner.object.clone();
     let why = format!("{object} would put back {}", owner.manages.join(", "));
     let freeze = if object.kind == "HelmRelease" {
-        Freeze::field(object, &["spec", "suspend"], json!(true), found["spec"]["suspend"].clone())
+        Freeze::field(
+            object,
+            &["spec", "suspend"],
+            json!(true),
+            found["spec"]["suspend"].clone(),
+        )
     } else {
         let field = ["spec", "syncPolicy", "automated", "selfHeal"];
         let was = found["spec"]["syncPolicy"]["automated"]["selfHeal"].clone();
         (was == json!(true)).then(|| Freeze::field(object, &field, json!(false), was))?
     };
     let freeze = freeze.because(why);
-    Some(if owner.for_good { freeze.staying() } else { freeze })
+    Some(if owner.for_good {
+        freeze.staying()
+    } else {
+        freeze
+    })
 }
 
 /// KEDA's ScaledObjects that scale one of these workloads.
@@ -138,9 +197,16 @@ pub fn keda(scaled_objects: &[Value], workloads: &[Object]) -> Vec<Freeze> {
         .map(|scaled| {
             let name = scaled["metadata"]["name"].as_str().unwrap_or_default();
             let object = Object::of("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", name);
-            let target = scaled["spec"]["scaleTargetRef"]["name"].as_str().unwrap_or_default();
-            Freeze::annotation(object, PAUSED, "true", scaled["metadata"]["annotations"][PAUSED].as_str())
-                .because(format!("KEDA would scale {target} up again"))
+            let target = scaled["spec"]["scaleTargetRef"]["name"]
+                .as_str()
+                .unwrap_or_default();
+            Freeze::annotation(
+                object,
+                PAUSED,
+                "true",
+                scaled["metadata"]["annotations"][PAUSED].as_str(),
+            )
+            .because(format!("KEDA would scale {target} up again"))
         })
         .collect()
 }
@@ -148,8 +214,13 @@ pub fn keda(scaled_objects: &[Value], workloads: &[Object]) -> Vec<Freeze> {
 /// The workloads that KEDA scales, by the autoscalers that it makes for them.
 pub fn keda_scales(autoscalers: &[Value], workloads: &[Object]) -> Vec<String> {
     let by_keda = |scaler: &&Value| {
-        let owners = scaler["metadata"]["ownerReferences"].as_array().into_iter().flatten();
-        owners.into_iter().any(|owner| owner["kind"] == "ScaledObject")
+        let owners = scaler["metadata"]["ownerReferences"]
+            .as_array()
+            .into_iter()
+            .flatten();
+        owners
+            .into_iter()
+            .any(|owner| owner["kind"] == "ScaledObject")
     };
     let targets = autoscalers
         .iter()
@@ -166,10 +237,12 @@ pub fn cron_job(found: &Value) -> Freeze {
     let name = found["metadata"]["name"].as_str().unwrap_or_default();
     let object = Object::of("batch", "v1", "CronJob", "cronjobs", name);
     let was = found["spec"]["suspend"].clone();
-    Freeze::field(object, &["spec", "suspend"], json!(true), was).because(format!("the CronJob {name} would start pods that write"))
+    Freeze::field(object, &["spec", "suspend"], json!(true), was)
+        .because(format!("the CronJob {name} would start pods that write"))
 }
 
-/// Whom nothing here can pause, in words: other owners of a workload, and autoscalers, which stop by themselves.
+/// Whom nothing here can pause, in words: other owners of a workload, and autoscalers, which stop
+/// by themselves.
 pub fn findings(changed: &[Changed], autoscalers: &[Value], workloads: &[Object]) -> Vec<Finding> {
     let mut all = Vec::new();
     for one in changed.iter().filter(|one| workloads.contains(&one.object)) {
@@ -178,7 +251,8 @@ pub fn findings(changed: &[Changed], autoscalers: &[Value], workloads: &[Object]
             let found = format!("{} is also scaled by {}", one.object, strangers.join(", "));
             all.push(Finding::ok("owners of replicas", "only owners that can be paused", found).but(
                 Verdict::Warning,
-                "pause it for the window; while it acts its pods get no write through, but they may come up with the old configuration",
+                "pause it for the window; while it acts its pods get no write through, but they \
+                 may come up with the old configuration",
             ));
         }
     }
@@ -216,9 +290,16 @@ fn strangers(one: &Changed) -> Vec<String> {
         fields.is_some_and(|fields| !fields["f:spec"]["f:replicas"].is_null())
     };
     let known = |name: &str| KNOWN_MANAGERS.iter().any(|known| name.starts_with(known));
-    let managers = one.managers().filter(replicas).filter_map(|entry| entry.manager.clone());
+    let managers = one
+        .managers()
+        .filter(replicas)
+        .filter_map(|entry| entry.manager.clone());
     controllers
-        .chain(managers.filter(|name| !known(name)).map(|name| format!("the field manager {name}")))
+        .chain(
+            managers
+                .filter(|name| !known(name))
+                .map(|name| format!("the field manager {name}")),
+        )
         .collect()
 }
 
@@ -244,7 +325,9 @@ mod tests {
 
     #[test]
     fn an_object_that_nobody_manages_has_no_owner() {
-        let plain = [deployment(json!({"labels": {"app.kubernetes.io/instance": "shop"}}))];
+        let plain = [deployment(
+            json!({"labels": {"app.kubernetes.io/instance": "shop"}}),
+        )];
         assert!(owners(&plain, "argocd").is_empty() && flux(&plain).is_empty());
         assert!(findings(&plain, &[], &[plain[0].object.clone()]).is_empty());
     }
@@ -281,21 +364,44 @@ mod tests {
     #[test]
     fn an_owner_is_paused_where_it_acts_by_itself() {
         let annotations = json!({"annotations": {ARGO_TRACKING: "shop:apps/Deployment:ns/web"}});
-        let owner = &owners(&[deployment(annotations.clone()), config(annotations)], "argocd")[0];
-        let healing = pause(owner, &json!({"spec": {"syncPolicy": {"automated": {"selfHeal": true}}}})).unwrap();
-        assert_eq!((&healing.frozen, &healing.was, healing.stays), (&json!(false), &json!(true), true));
+        let owner = &owners(
+            &[deployment(annotations.clone()), config(annotations)],
+            "argocd",
+        )[0];
+        let healing = pause(
+            owner,
+            &json!({"spec": {"syncPolicy": {"automated": {"selfHeal": true}}}}),
+        )
+        .unwrap();
+        assert_eq!(
+            (&healing.frozen, &healing.was, healing.stays),
+            (&json!(false), &json!(true), true)
+        );
         assert_eq!(
             healing.why,
             "Application argocd/shop would put back Deployment web, ConfigMap settings"
         );
-        assert_eq!(pause(owner, &json!({"spec": {"syncPolicy": {"automated": {}}}})), None);
+        assert_eq!(
+            pause(owner, &json!({"spec": {"syncPolicy": {"automated": {}}}})),
+            None
+        );
         assert_eq!(pause(owner, &json!({"spec": {}})), None);
         let release = Owner {
-            object: Object::of("helm.toolkit.fluxcd.io", "v2", "HelmRelease", "helmreleases", "shop").within("ns"),
+            object: Object::of(
+                "helm.toolkit.fluxcd.io",
+                "v2",
+                "HelmRelease",
+                "helmreleases",
+                "shop",
+            )
+            .within("ns"),
             for_good: false,
             manages: Vec::new(),
         };
-        assert_eq!(pause(&release, &json!({"spec": {}})).unwrap().was, Value::Null);
+        assert_eq!(
+            pause(&release, &json!({"spec": {}})).unwrap().was,
+            Value::Null
+        );
     }
 
     #[test]
@@ -322,7 +428,11 @@ mod tests {
         let changed = [deployment(metadata)];
         let web = changed[0].object.clone();
         let scaler = |owned: bool| {
-            let owners = if owned { json!([{"kind": "ScaledObject"}]) } else { json!([]) };
+            let owners = if owned {
+                json!([{"kind": "ScaledObject"}])
+            } else {
+                json!([])
+            };
             json!({"metadata": {"name": "web", "ownerReferences": owners}, "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "web"}}})
         };
         let found = findings(&changed, &[scaler(false)], std::slice::from_ref(&web));

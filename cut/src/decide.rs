@@ -1,8 +1,10 @@
-//! The order of things, and nothing else: facts and one look in, one decision out. No clock, no I/O.
+//! The order of things, and nothing else: facts and one look in, one decision out. No clock, no
+//! I/O.
 //!
-//! Every action may be repeated and may happen late. What must be undone one day is recorded before it is done; what is
-//! irreversible happens only after its proof is recorded. `design.md` §4 tells the protocol in words. Here are the beginning and
-//! the ends; the course is in `forward` (to the point of no return), `after` (from there on) and `back`.
+//! Every action may be repeated and may happen late. What must be undone one day is recorded before
+//! it is done; what is irreversible happens only after its proof is recorded. `design.md` §4 tells
+//! the protocol in words. Here are the beginning and the ends; the course is in `forward` (to the
+//! point of no return), `after` (from there on) and `back`.
 
 use shared::{config::Route, postgres::Timeline, readiness::Verdict};
 
@@ -24,7 +26,8 @@ pub fn decide(journal: &Journal, seen: &Observation, limits: &Limits) -> Decisio
     }
     if journal.returned.is_some() {
         let reason = journal.going_back.as_ref().map_or("", |back| &back.reason);
-        return back::restore(journal, start, seen).unwrap_or_else(|| Decision::Refuse(format!("went back: {reason}")));
+        return back::restore(journal, start, seen)
+            .unwrap_or_else(|| Decision::Refuse(format!("went back: {reason}")));
     }
     if let Some(contradiction) = contradiction(journal, start, seen) {
         return Decision::Alarm(contradiction);
@@ -36,7 +39,10 @@ pub fn decide(journal: &Journal, seen: &Observation, limits: &Limits) -> Decisio
         return back::back(journal, start, seen);
     }
     match back::why(journal, start, seen, limits) {
-        Some(reason) => Decision::Record(Fact::GoingBack(GoingBack { at: seen.now, reason })),
+        Some(reason) => Decision::Record(Fact::GoingBack(GoingBack {
+            at: seen.now,
+            reason,
+        })),
         None => forward::before(journal, start, seen, limits),
     }
 }
@@ -52,13 +58,18 @@ fn begin(seen: &Observation, limits: &Limits) -> Decision {
             _ => Decision::NotReady(finding.clone()),
         };
     }
-    let (Sight::Answers(source), Sight::Answers(target), Sight::Answers(patroni)) = (&seen.source, &seen.target, &seen.patroni) else {
+    let (Sight::Answers(source), Sight::Answers(target), Sight::Answers(patroni)) =
+        (&seen.source, &seen.target, &seen.patroni)
+    else {
         return Decision::Wait(seen.silent());
     };
     let Some(leader) = patroni.leader.clone() else {
         return Decision::Wait("the source has no leader".into());
     };
-    let selectors = seen.services.iter().map(|(name, service)| (name.clone(), service.selector.clone()));
+    let selectors = seen
+        .services
+        .iter()
+        .map(|(name, service)| (name.clone(), service.selector.clone()));
     Decision::Record(Fact::Started(Box::new(Start {
         at: seen.now,
         source: source.identity,
@@ -69,23 +80,32 @@ fn begin(seen: &Observation, limits: &Limits) -> Decision {
         replicas: seen.wanted(),
         config: seen.config.clone(),
         services: selectors.collect(),
-        freezes: seen.freezes.iter().map(|standing| standing.now.clone()).collect(),
+        freezes: seen
+            .freezes
+            .iter()
+            .map(|standing| standing.now.clone())
+            .collect(),
         paused: patroni.paused,
         read_only: patroni.read_only.clone(),
     })))
 }
 
-/// The way of ROUTE, or by the Services where the source has poolers, because then no client need notice.
+/// The way of ROUTE, or by the Services where the source has poolers, because then no client need
+/// notice.
 pub fn route(limits: &Limits, seen: &Observation) -> Route {
     Route::of(limits.route, !seen.poolers.is_empty())
 }
 
-/// After a finished cut: what another cutover has done late, on the sight of a cut that was not finished. It would leave the
-/// application without pods, or its clients waiting for ever.
+/// After a finished cut: what another cutover has done late, on the sight of a cut that was not
+/// finished. It would leave the application without pods, or its clients waiting for ever.
 fn late(start: &Start, seen: &Observation) -> Option<Decision> {
-    let held_back = !seen.poolers_that(|state| state != PoolerState::Serving).is_empty();
+    let held_back = !seen
+        .poolers_that(|state| state != PoolerState::Serving)
+        .is_empty();
     match start.route {
-        Route::Config => seen.idle(&start.replicas).then_some(Decision::Do(Action::ScaleUp)),
+        Route::Config => seen
+            .idle(&start.replicas)
+            .then_some(Decision::Do(Action::ScaleUp)),
         Route::Service => held_back.then_some(Decision::Do(Action::ResumePoolers)),
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use shared::{config::Route, kubernetes::services::Selector, postgres::source::Incarnation, readiness::Finding};
+use shared::{
+    config::Route, kubernetes::services::Selector, postgres::source::Incarnation,
+    readiness::Finding,
+};
 
 use crate::journal::Fact;
 
@@ -15,7 +18,8 @@ pub enum Decision {
     Do(Action),
     /// Look again after a pause: this is still missing.
     Wait(String),
-    /// The end before the beginning: this stands against a cut, and waiting does not help. Exit 2 or 3.
+    /// The end before the beginning: this stands against a cut, and waiting does not help. Exit 2
+    /// or 3.
     NotReady(Finding),
     /// The end without a cut: nothing irreversible was done, and nothing is left changed. Exit 3.
     Refuse(String),
@@ -36,9 +40,11 @@ pub enum Action {
     Checkpoint,
     /// One PATCH of Patroni: pause and read-only.
     Hold,
-    /// PAUSE at every pod of the old poolers that lets clients through: they wait from here on. The downtime begins.
+    /// PAUSE at every pod of the old poolers that lets clients through: they wait from here on. The
+    /// downtime begins.
     PausePoolers,
-    /// [`Action::Hold`], and by [`Route::Config`](shared::config::Route::Config) the application to 0 in parallel: the downtime begins.
+    /// [`Action::Hold`], and by [`Route::Config`](shared::config::Route::Config) the application to
+    /// 0 in parallel: the downtime begins.
     Block,
     /// End the client sessions of the source, read its position, and record both.
     EndSessions,

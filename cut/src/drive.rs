@@ -1,4 +1,5 @@
-//! The loop: look, decide, act, look again. It knows no order of things (that is `decide`) and no servers (that is a [`World`]).
+//! The loop: look, decide, act, look again. It knows no order of things (that is `decide`) and no
+//! servers (that is a [`World`]).
 
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ use crate::{
 pub trait World {
     /// Reads the record, and looks at everything.
     async fn observe(&mut self) -> Result<(Journal, Observation)>;
-    /// Adds a fact to the record as it was last read or written, and returns the record. None: somebody else wrote first; look again.
+    /// Adds a fact to the record as it was last read or written, and returns the record. None:
+    /// somebody else wrote first; look again.
     async fn record(&mut self, fact: Fact) -> Result<Option<Journal>>;
     /// Performs an action; returns the fact that it leaves, if that cannot be observed.
     async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>>;
@@ -49,14 +51,16 @@ pub enum Pace {
     Failed,
 }
 
-/// Looks or effects that may fail in a row, [`Pace::Failed`] apart (0.5 s): the API server may be away for some minutes.
+/// Looks or effects that may fail in a row, [`Pace::Failed`] apart (0.5 s): the API server may be
+/// away for some minutes.
 const FAILURES_MAX: u32 = 600;
 /// The same for errors that a person must mend, such as a missing verb.
 const LASTING_FAILURES_MAX: u32 = 30;
 /// Failures in a row that are retried at once.
 const QUICK_RETRIES: u32 = 5;
-/// Past the point of no return clients wait for the end, and the next pod starts only after the Job's back-off: one that is asked to end
-/// still lets them through, if that takes no longer than this. Its pod has ten times as much for its end (manifests/base).
+/// Past the point of no return clients wait for the end, and the next pod starts only after the
+/// Job's back-off: one that is asked to end still lets them through, if that takes no longer than
+/// this. Its pod has ten times as much for its end (manifests/base).
 const LAST_STRETCH: Duration = Duration::from_secs(60);
 /// An effect that has not shown after so many times is waited for like anything else.
 const REPEATS: u32 = 50;
@@ -66,7 +70,8 @@ const LOOKS_MAX: u32 = 100_000;
 /// Drives the cut to one of its ends.
 ///
 /// # Errors
-/// Refused when nothing irreversible was done, Unsafe when a person must look, Transient when another run shall go on.
+/// Refused when nothing irreversible was done, Unsafe when a person must look, Transient when
+/// another run shall go on.
 pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
     let mut failures = Failures::default();
     let mut first_look: Option<jiff::Timestamp> = None;
@@ -79,21 +84,35 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
             Ok(look) => look,
             Err(error) => {
                 failures.add(&error);
-                give_up(past(past_return, error), failures, first_look.is_some(), world).await?;
+                give_up(
+                    past(past_return, error),
+                    failures,
+                    first_look.is_some(),
+                    world,
+                )
+                .await?;
                 continue;
             }
         };
         past_return |= journal.past_return();
-        // Nobody must be left blocked because of, say, a missing verb: `decide` goes back, unless it is past the return.
+        // Nobody must be left blocked because of, say, a missing verb: `decide` goes back, unless
+        // it is past the return.
         seen.abort = seen.abort.or_else(|| hopeless.clone());
-        let waited = seen.now.duration_since(*first_look.get_or_insert(seen.now)).unsigned_abs();
+        let waited = seen
+            .now
+            .duration_since(*first_look.get_or_insert(seen.now))
+            .unsigned_abs();
         if journal.past_return() && journal.finished.is_none() && world.stop_asked() {
-            let asked = seen.now.duration_since(*asked_at.get_or_insert(seen.now)).unsigned_abs();
+            let asked = seen
+                .now
+                .duration_since(*asked_at.get_or_insert(seen.now))
+                .unsigned_abs();
             if journal.serving.is_some() || asked >= LAST_STRETCH {
-                return Err(
-                    Error::transient("asked to end (SIGTERM) past the point of no return; every step so far is recorded")
-                        .hint("start the cutover again: it goes on from here"),
-                );
+                return Err(Error::transient(
+                    "asked to end (SIGTERM) past the point of no return; every \
+                        step so far is recorded",
+                )
+                .hint("start the cutover again: it goes on from here"));
             }
         }
         if world.heading() == Heading::Back
@@ -129,7 +148,8 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
             failures = Failures::default();
         }
     }
-    Err(Error::transient("the cutover did not come to an end").hint("start it again: it goes on from what is recorded"))
+    Err(Error::transient("the cutover did not come to an end")
+        .hint("start it again: it goes on from what is recorded"))
 }
 
 /// What follows a look.
@@ -140,9 +160,14 @@ enum Next {
     End(Result<()>),
 }
 
-/// Decides and acts on one look. What is recorded leads to the next decision at once: its effect is as safe on this look as on a
-/// stale one, and clients are waiting.
-async fn follow(world: &mut impl World, mut journal: Journal, seen: &Observation, limits: &Limits) -> Result<Next> {
+/// Decides and acts on one look. What is recorded leads to the next decision at once: its effect is
+/// as safe on this look as on a stale one, and clients are waiting.
+async fn follow(
+    world: &mut impl World,
+    mut journal: Journal,
+    seen: &Observation,
+    limits: &Limits,
+) -> Result<Next> {
     let mut fresh = true;
     loop {
         let decision = decide(&journal, seen, limits);
@@ -150,7 +175,9 @@ async fn follow(world: &mut impl World, mut journal: Journal, seen: &Observation
             Decision::Record(fact) => fact,
             Decision::Do(action) => {
                 let Some(start) = &journal.started else {
-                    return Err(Error::contradiction("an action before the start was recorded"));
+                    return Err(Error::contradiction(
+                        "an action before the start was recorded",
+                    ));
                 };
                 if let Some(fact) = world.perform(&action, start).await? {
                     world.record(fact).await?;
@@ -158,12 +185,14 @@ async fn follow(world: &mut impl World, mut journal: Journal, seen: &Observation
                 return Ok(Next::Look(Some(action)));
             }
             Decision::Wait(missing) => return Ok(Next::Pause(missing)),
-            // Another cutover may have acted since: only a look that is newer than the record may be the last.
+            // Another cutover may have acted since: only a look that is newer than the record may
+            // be the last.
             _ if !fresh => return Ok(Next::Look(None)),
             end => return Ok(Next::End(ended(end, seen))),
         };
         fresh = false;
-        // Each fact is recorded once, so this comes to an end: a decision is never to record what is recorded.
+        // Each fact is recorded once, so this comes to an end: a decision is never to record what
+        // is recorded.
         match world.record(fact).await? {
             Some(recorded) if recorded != journal => journal = recorded,
             _ => return Ok(Next::Look(None)),
@@ -171,7 +200,8 @@ async fn follow(world: &mut impl World, mut journal: Journal, seen: &Observation
     }
 }
 
-/// The same effect again and again, because what it is to change does not: somebody else changes it back, or a look cannot show it.
+/// The same effect again and again, because what it is to change does not: somebody else changes it
+/// back, or a look cannot show it.
 #[derive(Default)]
 struct Repeated {
     action: Option<Action>,
@@ -190,7 +220,8 @@ impl Repeated {
     }
 }
 
-/// What cannot be refused any more is for a person to look at: "nothing irreversible was done" is no longer true.
+/// What cannot be refused any more is for a person to look at: "nothing irreversible was done" is
+/// no longer true.
 fn past(past_return: bool, error: Error) -> Error {
     match error.kind() {
         ErrorKind::Refused if past_return => error.of_kind(ErrorKind::Unsafe),
@@ -202,16 +233,20 @@ fn past(past_return: bool, error: Error) -> Error {
 fn ended(end: Decision, seen: &Observation) -> Result<()> {
     match end {
         Decision::NotReady(_) => readiness::worst(&seen.readiness),
-        Decision::Refuse(reason) => {
-            Err(Error::refused(reason).hint("the application runs on the source as before; mend the cause and start a new cutover"))
-        }
-        Decision::Alarm(reason) => Err(Error::contradiction(reason)
-            .hint("change nothing by hand before the record cutover-<cluster> and both servers have been compared")),
+        Decision::Refuse(reason) => Err(Error::refused(reason).hint(
+            "the application runs on the source as before; mend \
+                the cause and start a new cutover",
+        )),
+        Decision::Alarm(reason) => Err(Error::contradiction(reason).hint(
+            "change nothing by hand before the record cutover-<cluster> and both servers \
+                have been compared",
+        )),
         _ => Ok(()),
     }
 }
 
-/// Failures in a row. A lasting one between others may pass, too: an API server that has just come back forbids what it will allow.
+/// Failures in a row. A lasting one between others may pass, too: an API server that has just come
+/// back forbids what it will allow.
 #[derive(Clone, Copy, Debug, Default)]
 struct Failures {
     any: u32,
@@ -229,19 +264,31 @@ impl Failures {
     }
 }
 
-/// A failed look or effect is repeated after a pause; what a person must mend ends the program at once while nothing was touched.
-async fn give_up(error: Error, failures: Failures, has_looked: bool, world: &mut impl World) -> Result<()> {
+/// A failed look or effect is repeated after a pause; what a person must mend ends the program at
+/// once while nothing was touched.
+async fn give_up(
+    error: Error,
+    failures: Failures,
+    has_looked: bool,
+    world: &mut impl World,
+) -> Result<()> {
     let lasting_max = if has_looked { LASTING_FAILURES_MAX } else { 0 };
     if failures.any <= FAILURES_MAX && failures.lasting <= lasting_max {
-        // What moves under a look, such as a server that is just ending, is often over at the next one.
-        let pace = if failures.any <= QUICK_RETRIES { Pace::Close } else { Pace::Failed };
+        // What moves under a look, such as a server that is just ending, is often over at the next
+        // one.
+        let pace = if failures.any <= QUICK_RETRIES {
+            Pace::Close
+        } else {
+            Pace::Failed
+        };
         world.pause(&error.to_string(), pace).await;
         return Ok(());
     }
     Err(error.hint("start the cutover again when this is mended: it goes on from what is recorded"))
 }
 
-/// Before anything was changed and past the point of no return a wait has no other end; in between `decide` goes back by itself.
+/// Before anything was changed and past the point of no return a wait has no other end; in between
+/// `decide` goes back by itself.
 fn patience(untouched: bool, waited: Duration, limits: &Limits, missing: &str) -> Result<()> {
     if untouched && waited >= limits.cutover_max {
         return Err(Error::transient(format!("not ready: {missing}"))

@@ -1,6 +1,7 @@
-//! Moments at which a test may do its worst: `FAILPOINT="before Block"` makes a program wait there, the first time, until it is sent
-//! SIGUSR1; `FAILPOINT=each` makes it wait at every moment, and `FAILPOINT=*` makes it name each one that it passes. Only in builds
-//! with debug assertions; released programs hold none of it.
+//! Moments at which a test may do its worst: `FAILPOINT="before Block"` makes a program wait there,
+//! the first time, until it is sent SIGUSR1; `FAILPOINT=each` makes it wait at every moment, and
+//! `FAILPOINT=*` makes it name each one that it passes. Only in builds with debug assertions;
+//! released programs hold none of it.
 
 use shared::report::Reporter;
 

@@ -21,7 +21,10 @@ pub fn before(journal: &Journal, start: &Start, seen: &Observation, limits: &Lim
         return match (seen.against(), &seen.jobs[..]) {
             (Some(finding), _) => Decision::Wait(finding.to_string()),
             (None, []) => Decision::Record(Fact::Blocked(seen.now)),
-            (None, jobs) => Decision::Wait(format!("jobs of the application still run: {}", jobs.join(", "))),
+            (None, jobs) => Decision::Wait(format!(
+                "jobs of the application still run: {}",
+                jobs.join(", ")
+            )),
         };
     };
     let waited = seen.now.duration_since(blocked).unsigned_abs();
@@ -35,18 +38,22 @@ pub fn before(journal: &Journal, start: &Start, seen: &Observation, limits: &Lim
     fence(journal, start, seen)
 }
 
-/// Clients of the old poolers wait: those that are let through again, too. A transaction that does not end in time is ended by the
-/// block.
+/// Clients of the old poolers wait: those that are let through again, too. A transaction that does
+/// not end in time is ended by the block.
 pub fn pause(start: &Start, seen: &Observation, patient: bool) -> Option<Decision> {
     if start.route == Route::Config {
         return None;
     }
-    if !seen.poolers_that(|state| state == PoolerState::Serving).is_empty() {
+    if !seen
+        .poolers_that(|state| state == PoolerState::Serving)
+        .is_empty()
+    {
         return Some(Decision::Do(Action::PausePoolers));
     }
     let busy = seen.poolers_that(|state| matches!(state, PoolerState::Pausing(_)));
     let late: Vec<&str> = busy.into_iter().chain(seen.poolers_silent()).collect();
-    (patient && !late.is_empty()).then(|| Decision::Wait(format!("pausing the poolers: {} not yet", late.join(", "))))
+    (patient && !late.is_empty())
+        .then(|| Decision::Wait(format!("pausing the poolers: {} not yet", late.join(", "))))
 }
 
 /// The block stands, the sessions are ended, the target has caught up; then the fence is recorded.
@@ -54,8 +61,8 @@ fn block(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
     if seen.held() == Some(false) || (start.route == Route::Config && !seen.emptied()) {
         return Decision::Do(Action::Block);
     }
-    // Whether the setting has reached the server yet is not waited for: what is still written is behind the marker and before the
-    // fence, and the proof covers it.
+    // Whether the setting has reached the server yet is not waited for: what is still written is
+    // behind the marker and before the fence, and the proof covers it.
     if seen.held().is_none() || !seen.source.answer().is_some_and(|source| source.primary) {
         return Decision::Wait(format!("the source does not answer ({})", seen.silent()));
     }
@@ -64,16 +71,21 @@ fn block(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
     };
     match &seen.target {
         Sight::Silent(why) => Decision::Wait(format!("the target does not answer: {why}")),
-        Sight::Answers(target) if target.replay.replay < Some(marker.lsn) => Decision::Wait(format!(
-            "the target has replayed {}, the marker is {}",
-            shown(target.replay.replay),
-            marker.lsn
-        )),
-        Sight::Answers(_) => stop(journal, seen).unwrap_or_else(|| Decision::Wait("the source is gone".into())),
+        Sight::Answers(target) if target.replay.replay < Some(marker.lsn) => {
+            Decision::Wait(format!(
+                "the target has replayed {}, the marker is {}",
+                shown(target.replay.replay),
+                marker.lsn
+            ))
+        }
+        Sight::Answers(_) => {
+            stop(journal, seen).unwrap_or_else(|| Decision::Wait("the source is gone".into()))
+        }
     }
 }
 
-/// The source is to be stopped: first its position and this run of it are recorded, then it is done.
+/// The source is to be stopped: first its position and this run of it are recorded, then it is
+/// done.
 fn stop(journal: &Journal, seen: &Observation) -> Option<Decision> {
     let source = seen.source.answer()?;
     let (true, Some(lsn)) = (source.primary, source.insert) else {
@@ -94,7 +106,8 @@ fn stop(journal: &Journal, seen: &Observation) -> Option<Decision> {
     })))
 }
 
-/// The source is stopped, and the target proves that nothing is missing; then the promotion is recorded.
+/// The source is stopped, and the target proves that nothing is missing; then the promotion is
+/// recorded.
 fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
     if seen.held() == Some(false) {
         // Without the pause Patroni starts again what is stopped.
@@ -104,7 +117,8 @@ fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
         return step;
     }
     if let Some(primary) = seen.source_primary() {
-        // Stopping needs an SQL session; a member whose REST API still says running is on its way down.
+        // Stopping needs an SQL session; a member whose REST API still says running is on its way
+        // down.
         return Decision::Wait(format!("{primary} still runs as a primary"));
     }
     let (Some(fenced), Sight::Answers(target)) = (&journal.fenced, &seen.target) else {
@@ -114,7 +128,10 @@ fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
         return Decision::Wait(seen.silent());
     };
     if !patroni.silent.is_empty() {
-        return Decision::Wait(format!("{} does not say whether its server runs", patroni.silent.join(", ")));
+        return Decision::Wait(format!(
+            "{} does not say whether its server runs",
+            patroni.silent.join(", ")
+        ));
     }
     match proof::clean_stop(
         &target.control,

@@ -9,8 +9,9 @@
 //! | Argo CD | `spec.syncPolicy.automated.selfHeal` of the Application | Argo CD, *Automated Sync Policy* |
 //! | the application's CronJobs | `spec.suspend` | Kubernetes |
 //!
-//! A HorizontalPodAutoscaler needs none: it leaves alone what stands at 0 replicas. KEDA's `paused-replicas` is not used, because
-//! it would scale the application down by itself, before the block.
+//! A HorizontalPodAutoscaler needs none: it leaves alone what stands at 0 replicas. KEDA's
+//! `paused-replicas` is not used, because it would scale the application down by itself, before the
+//! block.
 
 use std::fmt;
 
@@ -39,7 +40,8 @@ pub struct Object {
 impl Object {
     /// An object of the migration's own namespace.
     pub fn of(group: &str, version: &str, kind: &str, plural: &str, name: &str) -> Self {
-        let [group, version, kind, plural, name] = [group, version, kind, plural, name].map(str::to_owned);
+        let [group, version, kind, plural, name] =
+            [group, version, kind, plural, name].map(str::to_owned);
         Self {
             group,
             version,
@@ -100,7 +102,12 @@ impl Freeze {
 
     /// An annotation of an object.
     pub fn annotation(object: Object, name: &str, frozen: &str, was: Option<&str>) -> Self {
-        Self::field(object, &["metadata", "annotations", name], json!(frozen), json!(was))
+        Self::field(
+            object,
+            &["metadata", "annotations", name],
+            json!(frozen),
+            json!(was),
+        )
     }
 
     /// Any field of an object.
@@ -131,25 +138,40 @@ impl Freeze {
 
     /// Names the field among all: the same before, during and after.
     pub fn key(&self) -> String {
-        format!("{} {}", self.object, self.field.last().map_or("", String::as_str))
+        format!(
+            "{} {}",
+            self.object,
+            self.field.last().map_or("", String::as_str)
+        )
     }
 
     /// The field's value in an object as the API returned it.
     pub fn read(&self, object: &Value) -> Value {
-        let found = self.field.iter().try_fold(object, |value, key| value.get(key));
+        let found = self
+            .field
+            .iter()
+            .try_fold(object, |value, key| value.get(key));
         found.cloned().unwrap_or_default()
     }
 
     /// The merge patch that gives the field this value, if the object still has this version.
     pub fn patch(&self, value: &Value, version: &str) -> Value {
-        let mut patch = self.field.iter().rev().fold(value.clone(), |inner, key| json!({key: inner}));
+        let mut patch = self
+            .field
+            .iter()
+            .rev()
+            .fold(value.clone(), |inner, key| json!({key: inner}));
         patch["metadata"]["resourceVersion"] = json!(version);
         patch
     }
 
     /// How a person gives it the value that it had.
     pub fn by_hand(&self, namespace: &str) -> String {
-        let patch = self.field.iter().rev().fold(self.was.clone(), |inner, key| json!({key: inner}));
+        let patch = self
+            .field
+            .iter()
+            .rev()
+            .fold(self.was.clone(), |inner, key| json!({key: inner}));
         format!(
             "kubectl patch {}.{} {} -n {} --type merge -p '{patch}'",
             self.object.plural,
@@ -186,7 +208,13 @@ mod tests {
     use super::*;
 
     fn paused(was: Option<&str>) -> Freeze {
-        let object = Object::of("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", "web");
+        let object = Object::of(
+            "keda.sh",
+            "v1alpha1",
+            "ScaledObject",
+            "scaledobjects",
+            "web",
+        );
         Freeze::annotation(object, "autoscaling.keda.sh/paused", "true", was)
     }
 
@@ -197,7 +225,12 @@ mod tests {
             patch,
             json!({"metadata": {"annotations": {"autoscaling.keda.sh/paused": "true"}, "resourceVersion": "7"}})
         );
-        let suspend = Freeze::field(paused(None).object, &["spec", "suspend"], json!(true), Value::Null);
+        let suspend = Freeze::field(
+            paused(None).object,
+            &["spec", "suspend"],
+            json!(true),
+            Value::Null,
+        );
         assert_eq!(
             suspend.patch(&Value::Null, "8"),
             json!({"spec": {"suspend": null}, "metadata": {"resourceVersion": "8"}})

@@ -1,4 +1,5 @@
-//! The facts of a cutover that cannot be observed again, a key each in the ConfigMap `cutover-<cluster>`; present means done.
+//! The facts of a cutover that cannot be observed again, a key each in the ConfigMap
+//! `cutover-<cluster>`; present means done.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,8 @@ use shared::{
 
 use crate::freeze::Freeze;
 
-/// All facts. A key is written once and never removed, until an attempt that went back is followed by a new one.
+/// All facts. A key is written once and never removed, until an attempt that went back is followed
+/// by a new one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Journal {
@@ -31,9 +33,11 @@ pub struct Journal {
     pub promotion: Option<Promotion>,
     /// The target is a primary, its restart is over, and it took a write.
     pub promoted: Option<Promoted>,
-    /// The application points to the target; by its ConfigMap while none of its pods was wanted, or by the Services.
+    /// The application points to the target; by its ConfigMap while none of its pods was wanted, or
+    /// by the Services.
     pub routed: Option<Timestamp>,
-    /// The application works on the target, its pods ready or its poolers resumed: the downtime is over.
+    /// The application works on the target, its pods ready or its poolers resumed: the downtime is
+    /// over.
     pub serving: Option<Timestamp>,
     /// Sessions that still read from the source's standbys were ended.
     pub readers: Option<Readers>,
@@ -43,7 +47,8 @@ pub struct Journal {
     pub going_back: Option<GoingBack>,
     /// Everything is as it was before.
     pub returned: Option<Timestamp>,
-    /// Written by a person who wants it to go back: any text. Heeded until the promotion is recorded.
+    /// Written by a person who wants it to go back: any text. Heeded until the promotion is
+    /// recorded.
     #[serde(deserialize_with = "any_text")]
     pub abort: Option<String>,
 }
@@ -69,13 +74,15 @@ pub struct Start {
     pub leader: String,
     /// The target, a physical copy of it.
     pub target: Identity,
-    /// The target must restart once after its promotion, because its archive_mode is `always` (facts/cnpg.md §2.3).
+    /// The target must restart once after its promotion, because its archive_mode is `always`
+    /// (facts/cnpg.md §2.3).
     pub target_owes_restart: bool,
     /// How the application is brought to the target.
     pub route: Route,
     /// Replica counts of the application's workloads.
     pub replicas: BTreeMap<String, i32>,
-    /// Name of the application's ConfigMap, and the keys that will be changed with the values they had (None: absent).
+    /// Name of the application's ConfigMap, and the keys that will be changed with the values they
+    /// had (None: absent).
     pub config: AppConfig,
     /// The selectors of the source's Services (None: it has none, Patroni writes its Endpoints).
     pub services: BTreeMap<String, Option<Selector>>,
@@ -107,7 +114,8 @@ pub struct Marker {
     pub sessions_ended: Vec<String>,
 }
 
-/// The server that is to be stopped. Written anew when it was started again in between: its shutdown checkpoint must then be a later one.
+/// The server that is to be stopped. Written anew when it was started again in between: its
+/// shutdown checkpoint must then be a later one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fenced {
@@ -207,9 +215,12 @@ impl Fact {
             Self::Promoted(promoted) => Some(promoted.at),
             Self::Readers(readers) => Some(readers.at),
             Self::GoingBack(back) => Some(back.at),
-            Self::Checkpointed(at) | Self::Blocked(at) | Self::Routed(at) | Self::Serving(at) | Self::Finished(at) | Self::Returned(at) => {
-                Some(*at)
-            }
+            Self::Checkpointed(at)
+            | Self::Blocked(at)
+            | Self::Routed(at)
+            | Self::Serving(at)
+            | Self::Finished(at)
+            | Self::Returned(at) => Some(*at),
             Self::Anew => None,
         }
     }

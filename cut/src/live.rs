@@ -85,7 +85,11 @@ pub struct Live {
 impl Live {
     /// Opens nothing yet: every look reconnects what is missing.
     pub fn new(run: Run, settings: Settings, source: Connection, target: Connection) -> Self {
-        let login = kubernetes::poolers::login(&settings.source_cluster, &settings.pooler_user, &settings.pooler_password_file);
+        let login = kubernetes::poolers::login(
+            &settings.source_cluster,
+            &settings.pooler_user,
+            &settings.pooler_password_file,
+        );
         Self {
             postgresqls: zalando::postgresqls(&run.client, &run.namespace),
             clusters: cnpg::clusters(&run.client, &run.namespace),
@@ -130,12 +134,22 @@ impl Live {
 
     /// The promotion was asked for, and the target was still a standby at the last look.
     fn promotes(&self) -> bool {
-        let asked = self.record.as_ref().is_some_and(|record| record.facts.past_return());
-        let standby = |last: &Observation| !last.follows && last.target.answer().is_some_and(|target| target.in_recovery);
+        let asked = self
+            .record
+            .as_ref()
+            .is_some_and(|record| record.facts.past_return());
+        let standby = |last: &Observation| {
+            !last.follows
+                && last
+                    .target
+                    .answer()
+                    .is_some_and(|target| target.in_recovery)
+        };
         asked && self.last.as_ref().is_some_and(standby)
     }
 
-    /// Asks the target alone, and not for long: a look at everything takes time from the promotion, and sees its end later.
+    /// Asks the target alone, and not for long: a look at everything takes time from the promotion,
+    /// and sees its end later.
     async fn until_promoted(&self) {
         let until = Instant::now() + PROMOTION_PAUSE;
         while Instant::now() < until {
@@ -159,19 +173,34 @@ impl Live {
         Record::load(&self.run.client, &self.run.namespace, &self.record_name()).await
     }
 
-    /// An attempt that went back is over: a new run begins anew. Anything else goes on where it stands.
+    /// An attempt that went back is over: a new run begins anew. Anything else goes on where it
+    /// stands.
     pub async fn begin_anew_after_return(&mut self) -> Result<()> {
         let mut record = self.load().await?;
         if record.facts.returned.is_some() && !self.settings.dry_run {
-            let reason = record.facts.going_back.as_ref().map_or("", |back| back.reason.as_str()).to_owned();
-            self.run
-                .report
-                .info(format!("an earlier attempt went back ({reason}); beginning anew"));
+            let reason = record
+                .facts
+                .going_back
+                .as_ref()
+                .map_or("", |back| back.reason.as_str())
+                .to_owned();
+            self.run.report.info(format!(
+                "an earlier attempt went back ({reason}); beginning anew"
+            ));
             let anew = record.facts.with(Fact::Anew);
-            record.save(&self.run.client, &self.run.namespace, anew).await?;
+            record
+                .save(&self.run.client, &self.run.namespace, anew)
+                .await?;
         }
         match record.facts.started {
-            None => receipt::none_yet(&self.run.client, &self.run.namespace, &self.settings.target_cluster).await,
+            None => {
+                receipt::none_yet(
+                    &self.run.client,
+                    &self.run.namespace,
+                    &self.settings.target_cluster,
+                )
+                .await
+            }
             Some(_) => Ok(()),
         }
     }
@@ -183,19 +212,23 @@ impl World for Live {
     }
 
     async fn record(&mut self, fact: Fact) -> Result<Option<Journal>> {
-        // Taken, so that after an error, when it is unknown whether the write arrived, only a new look goes on.
+        // Taken, so that after an error, when it is unknown whether the write arrived, only a new
+        // look goes on.
         let Some(mut record) = self.record.take() else {
             return Ok(None);
         };
         if let Fact::Started(start) = &fact {
             self.try_late_changes().await?;
-            // The guide's own record of the counts comes first: it must never be missing when the journal has begun.
+            // The guide's own record of the counts comes first: it must never be missing when the
+            // journal has begun.
             self.save_replica_counts(start).await?;
         }
         let facts = record.facts.with(fact.clone());
         let moment = format!("record {}", first_word(&format!("{fact:?}")));
         reached(&format!("before {moment}"), &self.run.report).await;
-        let saved = record.save(&self.run.client, &self.run.namespace, facts).await?;
+        let saved = record
+            .save(&self.run.client, &self.run.namespace, facts)
+            .await?;
         reached(&format!("after {moment}"), &self.run.report).await;
         match saved {
             Saved::Yes => {
@@ -205,9 +238,10 @@ impl World for Live {
                 Ok(Some(journal))
             }
             Saved::Conflict => {
-                self.run
-                    .report
-                    .warning("Conflict", "another cutover has written to the record; looking again");
+                self.run.report.warning(
+                    "Conflict",
+                    "another cutover has written to the record; looking again",
+                );
                 Ok(None)
             }
         }
@@ -222,7 +256,10 @@ impl World for Live {
                 // What was asked is still on its way in these sessions.
                 self.source.forget();
                 self.target.forget();
-                Err(Error::transient(format!("{} did not end in time", action.name())))
+                Err(Error::transient(format!(
+                    "{} did not end in time",
+                    action.name()
+                )))
             }
         };
         reached(&format!("after {}", action.name()), &self.run.report).await;
@@ -247,7 +284,8 @@ impl World for Live {
     }
 }
 
-/// A server whose volume hangs takes a statement and never answers; SIGTERM, an abort and the deadline are heeded between effects.
+/// A server whose volume hangs takes a statement and never answers; SIGTERM, an abort and the
+/// deadline are heeded between effects.
 fn effect_max(action: &Action) -> Duration {
     match action {
         // Clients are served meanwhile, and its statements have a limit of their own on each side.

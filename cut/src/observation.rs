@@ -27,7 +27,8 @@ pub struct Observation {
     pub source: Sight<SourceSeen>,
     /// Patroni, by its REST API.
     pub patroni: Sight<PatroniSeen>,
-    /// Before the start: everybody who would undo the cut. After it: the recorded ones, as they stand.
+    /// Before the start: everybody who would undo the cut. After it: the recorded ones, as they
+    /// stand.
     pub freezes: Vec<Standing>,
     /// Jobs of the application's CronJobs that still run.
     pub jobs: Vec<String>,
@@ -47,7 +48,8 @@ pub struct Observation {
     pub apps: BTreeMap<String, Replicas>,
     /// The application's ConfigMap.
     pub config: AppConfig,
-    /// What validate-replication would say; looked at only until the block, because only then it can still be heeded.
+    /// What validate-replication would say; looked at only until the block, because only then it
+    /// can still be heeded.
     pub readiness: Vec<Finding>,
     /// Somebody wants it stopped: SIGTERM or the abort annotation.
     pub abort: Option<String>,
@@ -165,11 +167,14 @@ pub struct TargetSeen {
 }
 
 impl Observation {
-    /// Some workload that had pods stands at 0: what the block leaves. Any other number is somebody else's wish.
+    /// Some workload that had pods stands at 0: what the block leaves. Any other number is somebody
+    /// else's wish.
     pub fn idle(&self, replicas: &BTreeMap<String, i32>) -> bool {
         // One that was deleted meanwhile is nobody's to bring back.
         let at_zero = |name: &String| self.apps.get(name).is_some_and(|app| app.wanted == 0);
-        replicas.iter().any(|(name, recorded)| *recorded > 0 && at_zero(name))
+        replicas
+            .iter()
+            .any(|(name, recorded)| *recorded > 0 && at_zero(name))
     }
 
     /// Workloads that have fewer ready pods than they had, or than are wanted now.
@@ -178,7 +183,10 @@ impl Observation {
             .iter()
             .filter_map(|(name, wanted)| {
                 let ready = |app: &Replicas| if app.followed { app.ready } else { 0 };
-                let (ready, now) = self.apps.get(name).map_or((0, 0), |app| (ready(app), app.wanted));
+                let (ready, now) = self
+                    .apps
+                    .get(name)
+                    .map_or((0, 0), |app| (ready(app), app.wanted));
                 (ready < *wanted.min(&now)).then(|| format!("{name} {ready}/{now}"))
             })
             .collect();
@@ -186,20 +194,44 @@ impl Observation {
     }
 
     /// The first recorded field that does not keep its owner still.
-    pub fn unfrozen<'a>(&self, start: &'a Start, meant: impl Fn(&Freeze) -> bool) -> Option<&'a Freeze> {
-        let acts = |freeze: &&Freeze| self.standing(freeze).is_some_and(|standing| !standing.frozen());
-        start.freezes.iter().filter(|freeze| meant(freeze)).find(acts)
+    pub fn unfrozen<'a>(
+        &self,
+        start: &'a Start,
+        meant: impl Fn(&Freeze) -> bool,
+    ) -> Option<&'a Freeze> {
+        let acts = |freeze: &&Freeze| {
+            self.standing(freeze)
+                .is_some_and(|standing| !standing.frozen())
+        };
+        start
+            .freezes
+            .iter()
+            .filter(|freeze| meant(freeze))
+            .find(acts)
     }
 
     /// The first recorded field that is not as it was.
-    pub fn unlike<'a>(&self, start: &'a Start, meant: impl Fn(&Freeze) -> bool) -> Option<&'a Freeze> {
-        let moved = |freeze: &&Freeze| self.standing(freeze).is_some_and(|standing| !standing.as_recorded(freeze));
-        start.freezes.iter().filter(|freeze| meant(freeze)).find(moved)
+    pub fn unlike<'a>(
+        &self,
+        start: &'a Start,
+        meant: impl Fn(&Freeze) -> bool,
+    ) -> Option<&'a Freeze> {
+        let moved = |freeze: &&Freeze| {
+            self.standing(freeze)
+                .is_some_and(|standing| !standing.as_recorded(freeze))
+        };
+        start
+            .freezes
+            .iter()
+            .filter(|freeze| meant(freeze))
+            .find(moved)
     }
 
     /// A recorded field as it stands.
     pub fn standing(&self, freeze: &Freeze) -> Option<&Standing> {
-        self.freezes.iter().find(|standing| standing.now.key() == freeze.key())
+        self.freezes
+            .iter()
+            .find(|standing| standing.now.key() == freeze.key())
     }
 
     /// Pods of the old poolers in one of these states.
@@ -213,7 +245,10 @@ impl Observation {
 
     /// Pods of the old poolers whose console does not answer.
     pub fn poolers_silent(&self) -> Vec<&str> {
-        let silent = self.poolers.iter().filter(|pooler| pooler.state.answer().is_none());
+        let silent = self
+            .poolers
+            .iter()
+            .filter(|pooler| pooler.state.answer().is_none());
         silent.map(|pooler| pooler.pod.as_str()).collect()
     }
 
@@ -224,9 +259,13 @@ impl Observation {
 
     /// Whose pods nobody has told to end yet: their controller has not come to it.
     pub fn living(&self) -> Option<String> {
-        let living = self.apps.iter().filter(|(_, app)| !app.followed || app.existing > 0);
+        let living = self
+            .apps
+            .iter()
+            .filter(|(_, app)| !app.followed || app.existing > 0);
         let names: Vec<&str> = living.map(|(name, _)| name.as_str()).collect();
-        (!names.is_empty()).then(|| format!("waiting for pods to be told to end: {}", names.join(", ")))
+        (!names.is_empty())
+            .then(|| format!("waiting for pods to be told to end: {}", names.join(", ")))
     }
 
     /// Who does not answer, and why.
@@ -245,20 +284,26 @@ impl Observation {
 
     /// The gravest finding that stands against beginning a cut now.
     pub fn against(&self) -> Option<&Finding> {
-        let standing = self.readiness.iter().filter(|finding| finding.verdict > Verdict::Warning);
+        let standing = self
+            .readiness
+            .iter()
+            .filter(|finding| finding.verdict > Verdict::Warning);
         standing.rev().max_by_key(|finding| finding.verdict)
     }
 
     /// Patroni's configuration holds our block.
     pub fn held(&self) -> Option<bool> {
-        self.patroni
-            .answer()
-            .map(|patroni| patroni.paused == Some(true) && patroni.read_only.as_deref() == Some("on"))
+        self.patroni.answer().map(|patroni| {
+            patroni.paused == Some(true) && patroni.read_only.as_deref() == Some("on")
+        })
     }
 
     /// The application's Deployments, as wanted now.
     pub fn wanted(&self) -> BTreeMap<String, i32> {
-        self.apps.iter().map(|(name, replicas)| (name.clone(), replicas.wanted)).collect()
+        self.apps
+            .iter()
+            .map(|(name, replicas)| (name.clone(), replicas.wanted))
+            .collect()
     }
 
     /// A server of the source that runs as a primary, by its own word or by Patroni's.
@@ -266,6 +311,8 @@ impl Observation {
         if self.source.answer().is_some_and(|source| source.primary) {
             return Some("the source's Service".into());
         }
-        self.patroni.answer().and_then(|patroni| patroni.primaries.first().cloned())
+        self.patroni
+            .answer()
+            .and_then(|patroni| patroni.primaries.first().cloned())
     }
 }

@@ -1,4 +1,5 @@
-//! What is asked before the first effect, and again just before the block: the same checks that validate-replication lists.
+//! What is asked before the first effect, and again just before the block: the same checks that
+//! validate-replication lists.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +41,12 @@ pub struct Sides<'a> {
 ///
 /// # Errors
 /// The databases'.
-pub async fn findings(seen: &Observation, route: Route, sides: &Sides<'_>, settings: &Settings) -> Result<Vec<Finding>> {
+pub async fn findings(
+    seen: &Observation,
+    route: Route,
+    sides: &Sides<'_>,
+    settings: &Settings,
+) -> Result<Vec<Finding>> {
     let mut findings = of_objects(seen, route, sides, settings);
     findings.extend(of_servers(seen, settings));
     if let Some((source, target)) = sides.sessions {
@@ -58,14 +64,26 @@ pub async fn findings(seen: &Observation, route: Route, sides: &Sides<'_>, setti
         if route == Route::Service {
             let owner = sides.cluster.owner();
             let stored = source.password_hash(&owner).await?;
-            let kept = settings.owner_hash_file.as_ref().and_then(|file| read_secret(file).ok());
-            findings.push(by_route::owner_hash(&owner, stored.as_deref(), kept.as_deref()));
+            let kept = settings
+                .owner_hash_file
+                .as_ref()
+                .and_then(|file| read_secret(file).ok());
+            findings.push(by_route::owner_hash(
+                &owner,
+                stored.as_deref(),
+                kept.as_deref(),
+            ));
         }
     }
     Ok(findings)
 }
 
-fn of_objects(seen: &Observation, route: Route, sides: &Sides<'_>, settings: &Settings) -> Vec<Finding> {
+fn of_objects(
+    seen: &Observation,
+    route: Route,
+    sides: &Sides<'_>,
+    settings: &Settings,
+) -> Vec<Finding> {
     let superuser = sides.cluster.superuser();
     let cluster = ClusterSeen {
         follows: seen.follows,
@@ -97,7 +115,10 @@ fn of_objects(seen: &Observation, route: Route, sides: &Sides<'_>, settings: &Se
     }
     if !sides.started {
         let ours = Freeze::zalando_operator(&settings.source_cluster, None).key();
-        let operator = seen.freezes.iter().find(|standing| standing.now.key() == ours);
+        let operator = seen
+            .freezes
+            .iter()
+            .find(|standing| standing.now.key() == ours);
         let controller = operator.and_then(|standing| standing.now.was.as_str());
         findings.push(objects::operator_not_frozen(controller, FROZEN));
     }
@@ -107,7 +128,9 @@ fn of_objects(seen: &Observation, route: Route, sides: &Sides<'_>, settings: &Se
 fn of_application(seen: &Observation, settings: &Settings) -> [Finding; 2] {
     let names: Vec<String> = settings.apps.0.iter().map(ToString::to_string).collect();
     let values = seen.config.values.iter();
-    let data: BTreeMap<String, String> = values.filter_map(|(key, value)| Some((key.clone(), value.clone()?))).collect();
+    let data: BTreeMap<String, String> = values
+        .filter_map(|(key, value)| Some((key.clone(), value.clone()?)))
+        .collect();
     [
         objects::deployments(&names, &[]),
         objects::app_config(&seen.config.name, &data, &settings.app_config_target.0),
@@ -123,7 +146,11 @@ fn of_doors(seen: &Observation, postgresql: &Postgresql, settings: &Settings) ->
         },
     };
     let poolers: Vec<Pooler> = seen.poolers.iter().map(pooler).collect();
-    let mode = postgresql.spec.connection_pooler.as_ref().and_then(|pooler| pooler.mode.as_deref());
+    let mode = postgresql
+        .spec
+        .connection_pooler
+        .as_ref()
+        .and_then(|pooler| pooler.mode.as_deref());
     let names: Vec<String> = settings.services().into_keys().collect();
     [
         by_route::poolers(&poolers),
@@ -139,7 +166,11 @@ fn of_servers(seen: &Observation, settings: &Settings) -> Vec<Finding> {
             identity: source.identity,
             in_recovery: !source.primary,
         }));
-        findings.push(servers::source_writable(if source.read_only { "on" } else { "off" }));
+        findings.push(servers::source_writable(if source.read_only {
+            "on"
+        } else {
+            "off"
+        }));
     }
     if let Sight::Answers(target) = &seen.target {
         findings.push(servers::target_in_recovery(&Server {
@@ -148,10 +179,15 @@ fn of_servers(seen: &Observation, settings: &Settings) -> Vec<Finding> {
         }));
         findings.push(servers::streaming(&target.replay));
         findings.push(servers::replay_not_paused(&target.replay));
-        findings.push(servers::restart_after_promotion(&target.running.archive_mode));
+        findings.push(servers::restart_after_promotion(
+            &target.running.archive_mode,
+        ));
     }
     if let (Sight::Answers(source), Sight::Answers(target)) = (&seen.source, &seen.target) {
-        findings.push(servers::system_identifier(&source.identity, &target.identity));
+        findings.push(servers::system_identifier(
+            &source.identity,
+            &target.identity,
+        ));
         findings.push(servers::major_version(&source.identity, &target.identity));
         findings.push(servers::timeline(&source.identity, &target.identity));
         if let Some(insert) = source.insert {

@@ -1,12 +1,14 @@
-//! The proof that the target holds everything the source has ever written: pure arithmetic on what the target's pg_control says.
+//! The proof that the target holds everything the source has ever written: pure arithmetic on what
+//! the target's pg_control says.
 
 use shared::postgres::{
     Lsn, Timeline,
     target::{ControlCheckpoint, Replay},
 };
 
-/// Bytes of a shutdown checkpoint record in PostgreSQL 17, aligned: XLogRecord (24) + data header (2) + CheckPoint (88) = 114 → 120
-/// (src/include/access/xlogrecord.h, src/include/catalog/pg_control.h; seen in verified.md: checkpoint 0/4000028, replay 0/40000A0).
+/// Bytes of a shutdown checkpoint record in PostgreSQL 17, aligned: XLogRecord (24) + data header
+/// (2) + CheckPoint (88) = 114 → 120 (src/include/access/xlogrecord.h,
+/// src/include/catalog/pg_control.h; seen in verified.md: checkpoint 0/4000028, replay 0/40000A0).
 const SHUTDOWN_RECORD_BYTES: u64 = 120;
 /// XLOG_BLCKSZ.
 const PAGE_BYTES: u64 = 8192;
@@ -15,10 +17,14 @@ const PAGE_HEADER_BYTES: u64 = 24;
 /// SizeOfXLogLongPHD: header of a segment's first page.
 const SEGMENT_HEADER_BYTES: u64 = 40;
 
-/// Where a shutdown checkpoint record that begins at `start` ends: with the page header in between when it crosses a page.
+/// Where a shutdown checkpoint record that begins at `start` ends: with the page header in between
+/// when it crosses a page.
 pub fn end_of_shutdown_checkpoint(start: Lsn, segment_bytes: u64) -> Lsn {
     let start = u64::from(start.0);
-    let (room, mut end) = (PAGE_BYTES - start % PAGE_BYTES, start + SHUTDOWN_RECORD_BYTES);
+    let (room, mut end) = (
+        PAGE_BYTES - start % PAGE_BYTES,
+        start + SHUTDOWN_RECORD_BYTES,
+    );
     if room < SHUTDOWN_RECORD_BYTES {
         let next_page = start + room;
         end += if next_page % segment_bytes == 0 {
@@ -32,13 +38,20 @@ pub fn end_of_shutdown_checkpoint(start: Lsn, segment_bytes: u64) -> Lsn {
 
 /// What is still missing from the proof that `replay` is the end of the source's clean stop.
 ///
-/// All four must hold (design.md §4, 6): the last checkpoint replayed is a shutdown checkpoint (redo = its own position), it is on the
-/// source's timeline, it is later than what the source had
-/// written when it was to be stopped (`since`), and the replay position is the end of exactly that record, so nothing follows it.
+/// All four must hold (design.md §4, 6): the last checkpoint replayed is a shutdown checkpoint
+/// (redo = its own position), it is on the source's timeline, it is later than what the source had
+/// written when it was to be stopped (`since`), and the replay position is the end of exactly that
+/// record, so nothing follows it.
 ///
 /// # Errors
 /// A sentence that says what was wanted and what was found.
-pub fn clean_stop(control: &ControlCheckpoint, replay: &Replay, since: Lsn, timeline: Timeline, segment_bytes: u64) -> Result<Lsn, String> {
+pub fn clean_stop(
+    control: &ControlCheckpoint,
+    replay: &Replay,
+    since: Lsn,
+    timeline: Timeline,
+    segment_bytes: u64,
+) -> Result<Lsn, String> {
     if control.timeline != timeline {
         return Err(format!(
             "the target's last restartpoint is on timeline {}, the source was on {timeline}",
@@ -47,7 +60,8 @@ pub fn clean_stop(control: &ControlCheckpoint, replay: &Replay, since: Lsn, time
     }
     if !control.ends_a_run_after(since) {
         return Err(format!(
-            "the source's shutdown checkpoint has not reached the target (its last restartpoint is {}, the source stood at {since})",
+            "the source's shutdown checkpoint has not reached the target (its last restartpoint is \
+             {}, the source stood at {since})",
             control.checkpoint
         ));
     }
@@ -107,9 +121,18 @@ mod tests {
 
     #[test]
     fn a_record_that_crosses_a_page_ends_after_the_header() {
-        assert_eq!(end_of_shutdown_checkpoint(lsn("0/4001FC0"), SEGMENT), lsn("0/4002050"));
-        assert_eq!(end_of_shutdown_checkpoint(lsn("0/4FFFFC0"), SEGMENT), lsn("0/5000060"));
-        assert_eq!(end_of_shutdown_checkpoint(lsn("0/4001F88"), SEGMENT), lsn("0/4002000"));
+        assert_eq!(
+            end_of_shutdown_checkpoint(lsn("0/4001FC0"), SEGMENT),
+            lsn("0/4002050")
+        );
+        assert_eq!(
+            end_of_shutdown_checkpoint(lsn("0/4FFFFC0"), SEGMENT),
+            lsn("0/5000060")
+        );
+        assert_eq!(
+            end_of_shutdown_checkpoint(lsn("0/4001F88"), SEGMENT),
+            lsn("0/4002000")
+        );
     }
 
     #[test]
@@ -126,7 +149,14 @@ mod tests {
             "something follows the checkpoint"
         );
         assert!(
-            clean_stop(&ok, &at("0/40000A0"), lsn("0/5000000"), Timeline(3), SEGMENT).is_err(),
+            clean_stop(
+                &ok,
+                &at("0/40000A0"),
+                lsn("0/5000000"),
+                Timeline(3),
+                SEGMENT
+            )
+            .is_err(),
             "older than the marker"
         );
         assert!(
@@ -138,6 +168,18 @@ mod tests {
             clean_stop(&online, &at("0/40000A0"), marker, Timeline(3), SEGMENT).is_err(),
             "an online checkpoint"
         );
-        assert!(clean_stop(&ok, &Replay { replay: None, ..at("0/0") }, marker, Timeline(3), SEGMENT).is_err());
+        assert!(
+            clean_stop(
+                &ok,
+                &Replay {
+                    replay: None,
+                    ..at("0/0")
+                },
+                marker,
+                Timeline(3),
+                SEGMENT
+            )
+            .is_err()
+        );
     }
 }

@@ -18,7 +18,13 @@ use crate::journal::{Journal, Start};
 ///
 /// # Errors
 /// The API's; Unsafe when it is another cut's, which nobody may overwrite.
-pub async fn write(client: &Client, namespace: &str, target: &str, start: &Start, journal: &Journal) -> Result<()> {
+pub async fn write(
+    client: &Client,
+    namespace: &str,
+    target: &str,
+    start: &Start,
+    journal: &Journal,
+) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let mut map = ConfigMap {
         immutable: Some(true),
@@ -29,10 +35,12 @@ pub async fn write(client: &Client, namespace: &str, target: &str, start: &Start
     map.metadata.labels = Some(labels());
     match maps.create(&PostParams::default(), &map).await {
         Ok(_) => Ok(()),
-        Err(error) if is_conflict(&error) => match kubernetes::get(&maps, &receipt_of_cut(target)).await? {
-            Some(there) if of(&there) != Some(start.at) => Err(another(target, &there)),
-            _ => Ok(()),
-        },
+        Err(error) if is_conflict(&error) => {
+            match kubernetes::get(&maps, &receipt_of_cut(target)).await? {
+                Some(there) if of(&there) != Some(start.at) => Err(another(target, &there)),
+                _ => Ok(()),
+            }
+        }
         Err(error) => Err(error).context("writing the receipt"),
     }
 }
@@ -44,14 +52,19 @@ fn of(receipt: &ConfigMap) -> Option<Timestamp> {
 }
 
 fn another(target: &str, receipt: &ConfigMap) -> Error {
-    let began = of(receipt).map_or_else(|| "of unknown beginning".to_owned(), |at| format!("that began at {at:.0}"));
+    let began = of(receipt).map_or_else(
+        || "of unknown beginning".to_owned(),
+        |at| format!("that began at {at:.0}"),
+    );
     let name = receipt_of_cut(target);
     Error::contradiction(format!("the receipt {name} is of another cut, {began}")).hint(format!(
-        "keep it (kubectl get configmap {name} -o yaml), delete it, and start the cutover again: it writes the one of this cut"
+        "keep it (kubectl get configmap {name} -o yaml), delete it, and start the cutover again: \
+         it writes the one of this cut"
     ))
 }
 
-/// A receipt without a record: the cluster was cut over before, and is being prepared for another cut.
+/// A receipt without a record: the cluster was cut over before, and is being prepared for another
+/// cut.
 ///
 /// # Errors
 /// The API's; Refused when there is one.
@@ -70,14 +83,18 @@ fn data(start: &Start, journal: &Journal) -> BTreeMap<String, String> {
         ("summary.json".to_owned(), summary),
         ("journal.json".to_owned(), facts),
         ("proof.txt".to_owned(), proof(start, journal)),
-        ("program".to_owned(), format!("cutover {}", env!("CARGO_PKG_VERSION"))),
+        (
+            "program".to_owned(),
+            format!("cutover {}", env!("CARGO_PKG_VERSION")),
+        ),
     ]
     .into()
 }
 
 /// Instants, and ms since the block for each step.
 fn summary(start: &Start, journal: &Journal) -> Value {
-    let since_block = |at: Option<Timestamp>| Some(at?.duration_since(journal.blocked?).as_millis() as i64);
+    let since_block =
+        |at: Option<Timestamp>| Some(at?.duration_since(journal.blocked?).as_millis() as i64);
     json!({
         "source": start.source, "target": start.target, "route": start.route, "replicas": start.replicas,
         "began": start.at, "blocked": journal.blocked, "served": journal.serving,
@@ -89,7 +106,8 @@ fn summary(start: &Start, journal: &Journal) -> Value {
             "routed": since_block(journal.routed),
             "serving": since_block(journal.serving),
         },
-        // From the block to the first write that the target took of ours, and to the first that it could take of a client.
+        // From the block to the first write that the target took of ours, and to the first that it
+        // could take of a client.
         "write_gap_ms": {"proved": since_block(journal.promoted.as_ref().map(|p| p.at)), "clients": since_block(journal.serving)},
         "marker": journal.marker, "promotion": journal.promotion, "promoted": journal.promoted,
         "stragglers": journal.fenced.as_ref().map(|fenced| &fenced.stragglers),
@@ -110,9 +128,16 @@ fn proof(start: &Start, journal: &Journal) -> String {
         return "the cut was not finished".to_owned();
     };
     format!(
-        "The source {} (timeline {}) was stopped cleanly. The last record that it wrote is its shutdown checkpoint at {};\n\
-         the target had replayed exactly to its end, {}, when its promotion was recorded. So everything the source ever\n\
-         acknowledged is on the target, and nothing was written on the source after it. The target is primary on timeline {}.\n",
-        start.source.system_identifier, promotion.timeline, promotion.shutdown_checkpoint, promotion.replayed, promoted.timeline
+        "The source {} (timeline {}) was stopped cleanly. The last record that it wrote is its \
+         shutdown checkpoint at {};\n\
+         the target had replayed exactly to its end, {}, when its promotion was recorded. So \
+         everything the source ever\n\
+         acknowledged is on the target, and nothing was written on the source after it. The target \
+         is primary on timeline {}.\n",
+        start.source.system_identifier,
+        promotion.timeline,
+        promotion.shutdown_checkpoint,
+        promotion.replayed,
+        promoted.timeline
     )
 }

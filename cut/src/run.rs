@@ -21,7 +21,8 @@ use crate::{
 /// Moves the application from the source to the target, or goes on where an earlier run ended.
 ///
 /// # Errors
-/// Refused when the application runs on the source as before, Unsafe when a person must look, Transient when another run goes on.
+/// Refused when the application runs on the source as before, Unsafe when a person must look,
+/// Transient when another run goes on.
 pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
     let (source, target): (Connection, Connection) = (prefixed("SOURCE_")?, prefixed("TARGET_")?);
     let limits = settings.limits();
@@ -30,7 +31,8 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
         return dry_run(&mut world, &settings, &run).await;
     }
     let lease = lease::take(&run.client, &run.namespace, &world.record_name(), "cutover").await;
-    let lease = lease.map_err(|error| error.hint("follow its log; this one has changed nothing"))?;
+    let lease =
+        lease.map_err(|error| error.hint("follow its log; this one has changed nothing"))?;
     let outcome = async {
         world.begin_anew_after_return().await?;
         drive::drive(&mut world, &limits).await?;
@@ -42,7 +44,8 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
     if outcome.is_err()
         && let Ok(journal) = world.journal().await
     {
-        run.report.info(format!("as it stands {}", stops::words(&journal)));
+        run.report
+            .info(format!("as it stands {}", stops::words(&journal)));
     }
     outcome
 }
@@ -62,8 +65,10 @@ pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
             return Ok(());
         }
         Outlook::Possible if settings.dry_run => {
-            run.report
-                .info("a cutover has begun and there is a way back: without DRY_RUN everything that it changed is put back");
+            run.report.info(
+                "a cutover has begun and there is a way back: without DRY_RUN everything \
+                    that it changed is put back",
+            );
             return Ok(());
         }
         Outlook::Possible => {}
@@ -81,7 +86,11 @@ pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
     lease.release().await;
     match outcome {
         // To have gone back is what a cutover is refused for, and what a rollback was asked for.
-        Err(error) if error.kind() == ErrorKind::Refused && world.journal().await?.returned.is_some() => Ok(()),
+        Err(error)
+            if error.kind() == ErrorKind::Refused && world.journal().await?.returned.is_some() =>
+        {
+            Ok(())
+        }
         other => other,
     }
 }
@@ -91,7 +100,9 @@ async fn dry_run(world: &mut Live, settings: &Settings, run: &Run) -> Result<()>
     let (journal, seen) = world.observe().await?;
     if journal.started.is_some() {
         let next = decide::decide(&journal, &seen, &settings.limits());
-        run.report.info(format!("a cutover has begun; the next decision would be {next:?}"));
+        run.report.info(format!(
+            "a cutover has begun; the next decision would be {next:?}"
+        ));
         return Ok(());
     }
     for line in plan::lines(&seen, settings) {

@@ -34,7 +34,8 @@ pub struct Settings {
     pub pooler_user: Text,
     /// Its password.
     pub pooler_password_file: PathBuf,
-    /// The hash that the Cluster gives its owner at the promotion, as prepare-zalando has written it.
+    /// The hash that the Cluster gives its owner at the promotion, as prepare-zalando has written
+    /// it.
     #[serde(default, deserialize_with = "optional")]
     pub owner_hash_file: Option<PathBuf>,
     /// Longest wait for transactions that run through the poolers, in seconds.

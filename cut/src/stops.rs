@@ -1,4 +1,5 @@
-//! What is true when a cutover has stopped, by the last thing on record: said at its end, and told in README by the same words.
+//! What is true when a cutover has stopped, by the last thing on record: said at its end, and told
+//! in README by the same words.
 
 use shared::config::Route;
 
@@ -14,7 +15,8 @@ const STOPS: [Stop; 10] = [
     Stop {
         after: "started",
         happens: |journal| journal.blocked.is_none(),
-        true_then: "the application runs on the source; the Zalando operator and whoever else would interfere are kept still",
+        true_then: "the application runs on the source; the Zalando operator and whoever else \
+            would interfere are kept still",
     },
     Stop {
         after: "blocked",
@@ -24,32 +26,43 @@ const STOPS: [Stop; 10] = [
     Stop {
         after: "fenced",
         happens: |journal| journal.promotion.is_none(),
-        true_then: "the source's server may be stopped; the target has all that was acknowledged before, and is still a standby",
+        true_then: "the source's server may be stopped; the target has all that was acknowledged \
+            before, and is still a standby",
     },
     Stop {
         after: "promotion",
         happens: |journal| journal.promoted.is_none(),
-        true_then: "the source is stopped for good, and the target holds its last record: nothing is missing; the target may be promoting",
+        true_then: "the source is stopped for good, and the target holds its last record: nothing \
+            is missing; the target may be promoting",
     },
     Stop {
         after: "promoted",
         happens: |journal| journal.routed.is_none(),
-        true_then: "the target is a primary whose restart is over, and has taken a write; the application still waits",
+        true_then: "the target is a primary whose restart is over, and has taken a write; the \
+            application still waits",
     },
     Stop {
         after: "routed",
-        happens: |journal| journal.serving.is_none() && journal.started.as_ref().is_some_and(|start| start.route == Route::Config),
+        happens: |journal| {
+            journal.serving.is_none()
+                && journal
+                    .started
+                    .as_ref()
+                    .is_some_and(|start| start.route == Route::Config)
+        },
         true_then: "the application's ConfigMap leads to the target; its pods are not all back",
     },
     Stop {
         after: "routed",
         happens: |journal| journal.serving.is_none(),
-        true_then: "the source's Services lead to the target; the old poolers may still hold clients back",
+        true_then: "the source's Services lead to the target; the old poolers may still hold \
+            clients back",
     },
     Stop {
         after: "serving",
         happens: |journal| journal.finished.is_none(),
-        true_then: "the application runs on the target; who was kept still may not have been given back, the receipt is not written",
+        true_then: "the application runs on the target; who was kept still may not have been given \
+            back, the receipt is not written",
     },
     Stop {
         after: "finished",
@@ -69,13 +82,21 @@ struct Stop {
 /// What is true by this record, and what to do about it.
 pub fn words(journal: &Journal) -> String {
     let stop = stop(journal);
-    format!("(recorded last: {}) {} → {}", stop.after, stop.true_then, to_do(journal))
+    format!(
+        "(recorded last: {}) {} → {}",
+        stop.after,
+        stop.true_then,
+        to_do(journal)
+    )
 }
 
 /// The last row holds for every journal, so there is one.
 fn stop(journal: &Journal) -> &'static Stop {
     let [.., last] = &STOPS;
-    STOPS.iter().find(|stop| (stop.happens)(journal)).unwrap_or(last)
+    STOPS
+        .iter()
+        .find(|stop| (stop.happens)(journal))
+        .unwrap_or(last)
 }
 
 fn to_do(journal: &Journal) -> &'static str {
@@ -108,7 +129,12 @@ mod tests {
                 Outlook::Nothing(_) | Outlook::Possible => "yes",
                 Outlook::TooLate(_) => "no",
             };
-            let row = format!("| `{}` | {} | {back} | {} |", stop.after, stop.true_then, to_do(&journal));
+            let row = format!(
+                "| `{}` | {} | {back} | {} |",
+                stop.after,
+                stop.true_then,
+                to_do(&journal)
+            );
             if !rows.contains(&row) {
                 rows.push(row);
             }
@@ -121,7 +147,10 @@ mod tests {
         let readme = include_str!("../../README.md");
         let table = table();
         assert_eq!(table.len(), STOPS.len(), "{table:#?}");
-        let told: Vec<&str> = readme.lines().filter(|line| table.iter().any(|row| row == line)).collect();
+        let told: Vec<&str> = readme
+            .lines()
+            .filter(|line| table.iter().any(|row| row == line))
+            .collect();
         assert_eq!(told, table, "README should hold:\n{}", table.join("\n"));
     }
 }

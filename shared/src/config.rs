@@ -1,4 +1,5 @@
-//! The environment as typed settings: one flat struct per program, field = variable = key in `settings.env`.
+//! The environment as typed settings: one flat struct per program, field = variable = key in
+//! `settings.env`.
 
 use std::{fmt, path::PathBuf};
 
@@ -27,7 +28,9 @@ pub fn prefixed<C: DeserializeOwned>(prefix: &str) -> Result<C> {
 fn read<C: DeserializeOwned>(variables: &[(String, String)], prefix: &str) -> Result<C> {
     let error = match envy::prefixed(prefix).from_iter(variables.iter().cloned()) {
         Ok(settings) => return Ok(settings),
-        Err(envy::Error::MissingValue(field)) => format!("the variable {prefix}{} is missing", field.to_uppercase()),
+        Err(envy::Error::MissingValue(field)) => {
+            format!("the variable {prefix}{} is missing", field.to_uppercase())
+        }
         Err(envy::Error::Custom(said)) => match culprit::<C>(variables, prefix) {
             Some(name) => format!("the variable {name} cannot be used: {said}"),
             None => format!("a variable cannot be used: {said}"),
@@ -36,13 +39,20 @@ fn read<C: DeserializeOwned>(variables: &[(String, String)], prefix: &str) -> Re
     Err(Error::config(error).hint(WHERE))
 }
 
-/// The variable that cannot be used, which envy does not tell: alone, a good one only lacks the others.
-fn culprit<'a, C: DeserializeOwned>(variables: &'a [(String, String)], prefix: &str) -> Option<&'a str> {
+/// The variable that cannot be used, which envy does not tell: alone, a good one only lacks the
+/// others.
+fn culprit<'a, C: DeserializeOwned>(
+    variables: &'a [(String, String)],
+    prefix: &str,
+) -> Option<&'a str> {
     let unusable = |variable: &&(String, String)| {
         let alone = envy::prefixed(prefix).from_iter::<_, C>([(*variable).clone()]);
         matches!(alone, Err(envy::Error::Custom(_)))
     };
-    variables.iter().find(unusable).map(|(name, _)| name.as_str())
+    variables
+        .iter()
+        .find(unusable)
+        .map(|(name, _)| name.as_str())
 }
 
 /// A text that is not empty: what envy would let pass as "".
@@ -87,11 +97,14 @@ impl std::str::FromStr for Text {
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
-/// The name of a Kubernetes object: an RFC 1123 subdomain, so that a typing mistake is found before the first call.
+/// The name of a Kubernetes object: an RFC 1123 subdomain, so that a typing mistake is found before
+/// the first call.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(String);
 
@@ -119,14 +132,19 @@ impl std::str::FromStr for Name {
     type Err = String;
     fn from_str(value: &str) -> std::result::Result<Self, String> {
         let value = value.trim();
-        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        let edge =
+            |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
         let inside = value
             .chars()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.');
         if value.is_empty() {
             return Err("a Kubernetes name is empty".into());
         }
-        if value.len() > 253 || !inside || !edge(value.chars().next()) || !edge(value.chars().next_back()) {
+        if value.len() > 253
+            || !inside
+            || !edge(value.chars().next())
+            || !edge(value.chars().next_back())
+        {
             return Err(format!(
                 "{value:?} is not a Kubernetes name (lower-case letters, digits, '-' and '.')"
             ));
@@ -137,7 +155,9 @@ impl std::str::FromStr for Name {
 
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
@@ -164,13 +184,18 @@ impl std::str::FromStr for App {
     fn from_str(word: &str) -> std::result::Result<Self, String> {
         match word.split_once('=') {
             None => word.parse().map(Self::Name),
-            Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok(Self::Label(word.to_owned())),
-            Some(_) => Err(format!("{word:?} is neither a name nor a label (key=value)")),
+            Some((key, value)) if !key.is_empty() && !value.is_empty() => {
+                Ok(Self::Label(word.to_owned()))
+            }
+            Some(_) => Err(format!(
+                "{word:?} is neither a name nor a label (key=value)"
+            )),
         }
     }
 }
 
-/// For optional settings that an unset key of the ConfigMap leaves as "": empty is the same as absent.
+/// For optional settings that an unset key of the ConfigMap leaves as "": empty is the same as
+/// absent.
 ///
 /// Use as `#[serde(default, deserialize_with = "shared::config::optional")]`.
 ///
@@ -202,12 +227,14 @@ pub enum ArchiveRestart {
 pub enum Route {
     /// The guide's way: scaled to 0, its ConfigMap changed, scaled up again.
     Config,
-    /// The old poolers are paused, the Services behind them are turned to the target, and the poolers go on.
+    /// The old poolers are paused, the Services behind them are turned to the target, and the
+    /// poolers go on.
     Service,
 }
 
 impl Route {
-    /// The way that was set, or by the Services where the source has poolers, because then no client need notice.
+    /// The way that was set, or by the Services where the source has poolers, because then no
+    /// client need notice.
     pub fn of(set: Option<Self>, poolers: bool) -> Self {
         set.unwrap_or(if poolers { Self::Service } else { Self::Config })
     }
@@ -217,16 +244,21 @@ impl Route {
 ///
 /// # Errors
 /// Another word.
-pub fn route<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Route>, D::Error> {
+pub fn route<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Route>, D::Error> {
     match String::deserialize(deserializer)?.trim() {
         "auto" => Ok(None),
         "config" => Ok(Some(Route::Config)),
         "service" => Ok(Some(Route::Service)),
-        other => Err(D::Error::custom(format!("{other:?} is none of auto, service, config"))),
+        other => Err(D::Error::custom(format!(
+            "{other:?} is none of auto, service, config"
+        ))),
     }
 }
 
-/// How TLS is used; the words of libpq's sslmode. Weaker modes than `require` are not offered: Spilo refuses them anyway.
+/// How TLS is used; the words of libpq's sslmode. Weaker modes than `require` are not offered:
+/// Spilo refuses them anyway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SslMode {
@@ -249,7 +281,8 @@ impl SslMode {
     }
 }
 
-/// One side's connection, read with [`prefixed`] from `SOURCE_*` or `TARGET_*`. The password is a mounted file, never a value.
+/// One side's connection, read with [`prefixed`] from `SOURCE_*` or `TARGET_*`. The password is a
+/// mounted file, never a value.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Connection {
     /// Host name: resolved, sent as SNI, and compared with the certificate.
@@ -293,7 +326,9 @@ pub struct List<T>(pub Vec<T>);
 impl<'de, T: std::str::FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let words = text.split([',', ' ', '\n', '\t']).filter(|word| !word.is_empty());
+        let words = text
+            .split([',', ' ', '\n', '\t'])
+            .filter(|word| !word.is_empty());
         words
             .map(|word| word.parse().map_err(D::Error::custom))
             .collect::<std::result::Result<_, _>>()
@@ -308,12 +343,19 @@ pub struct Pairs(pub std::collections::BTreeMap<String, String>);
 impl<'de> Deserialize<'de> for Pairs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let words = text.split([',', ' ', '\n', '\t']).filter(|word| !word.is_empty());
+        let words = text
+            .split([',', ' ', '\n', '\t'])
+            .filter(|word| !word.is_empty());
         let pair = |word: &str| match word.split_once('=') {
-            Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            Some((key, value)) if !key.is_empty() && !value.is_empty() => {
+                Ok((key.to_owned(), value.to_owned()))
+            }
             _ => Err(D::Error::custom(format!("{word:?} is not KEY=value"))),
         };
-        words.map(pair).collect::<std::result::Result<_, _>>().map(Pairs)
+        words
+            .map(pair)
+            .collect::<std::result::Result<_, _>>()
+            .map(Pairs)
     }
 }
 
@@ -322,7 +364,10 @@ mod tests {
     use super::*;
 
     fn from<C: DeserializeOwned>(pairs: &[(&str, &str)]) -> Result<C> {
-        let pairs: Vec<_> = pairs.iter().map(|(k, v)| (format!("SOURCE_{k}"), (*v).to_owned())).collect();
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(k, v)| (format!("SOURCE_{k}"), (*v).to_owned()))
+            .collect();
         read(&pairs, "SOURCE_")
     }
 
@@ -335,10 +380,22 @@ mod tests {
 
     #[test]
     fn an_empty_text_is_refused_and_an_empty_option_is_none() {
-        let all = [("HOST", " "), ("PASSWORD_FILE", "/p"), ("SSLMODE", "require")];
+        let all = [
+            ("HOST", " "),
+            ("PASSWORD_FILE", "/p"),
+            ("SSLMODE", "require"),
+        ];
         let error = from::<Connection>(&all).unwrap_err().to_string();
-        assert_eq!(error, "the variable SOURCE_HOST cannot be used: it is empty");
-        let all = [("HOST", "h"), ("PASSWORD_FILE", "/p"), ("SSLMODE", "verify-ca"), ("HOSTADDR", "")];
+        assert_eq!(
+            error,
+            "the variable SOURCE_HOST cannot be used: it is empty"
+        );
+        let all = [
+            ("HOST", "h"),
+            ("PASSWORD_FILE", "/p"),
+            ("SSLMODE", "verify-ca"),
+            ("HOSTADDR", ""),
+        ];
         assert_eq!(from::<Connection>(&all).unwrap().hostaddr, None);
     }
 
@@ -375,7 +432,8 @@ mod tests {
 
     #[test]
     fn pairs_need_a_key_and_a_value() {
-        let target: Target = from(&[("APP_CONFIG_TARGET", "DB_HOST=new, REPLICA_DB_HOST=new-ro")]).unwrap();
+        let target: Target =
+            from(&[("APP_CONFIG_TARGET", "DB_HOST=new, REPLICA_DB_HOST=new-ro")]).unwrap();
         assert_eq!(target.app_config_target.0["REPLICA_DB_HOST"], "new-ro");
         assert!(from::<Target>(&[("APP_CONFIG_TARGET", "DB_HOST")]).is_err());
         assert!(from::<Target>(&[("APP_CONFIG_TARGET", "DB_HOST=")]).is_err());

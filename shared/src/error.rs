@@ -1,4 +1,5 @@
-//! One error for all programs: its kind decides the exit code, its chain explains, its hint says what to do next.
+//! One error for all programs: its kind decides the exit code, its chain explains, its hint says
+//! what to do next.
 
 use std::{error::Error as StdError, fmt, process::ExitCode};
 
@@ -11,7 +12,8 @@ pub enum ErrorKind {
     Config,
     /// The state of the clusters does not allow it; nothing irreversible was done. Exit 3.
     Refused,
-    /// What is seen contradicts the record, or something is wrong past the point of no return: a person must look. Exit 4.
+    /// What is seen contradicts the record, or something is wrong past the point of no return: a
+    /// person must look. Exit 4.
     Unsafe,
 }
 
@@ -115,7 +117,8 @@ pub fn exit_code(result: &Result<()>) -> ExitCode {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        let mut cause: Option<&(dyn StdError + 'static)> = self.source.as_ref().map(|s| s.as_ref() as _);
+        let mut cause: Option<&(dyn StdError + 'static)> =
+            self.source.as_ref().map(|s| s.as_ref() as _);
         let mut said = self.message.clone();
         while let Some(error) = cause {
             let text = error.to_string();
@@ -125,7 +128,11 @@ impl fmt::Display for Error {
             }
             said = text;
             // An Error of ours has printed its whole chain already.
-            cause = if error.is::<Error>() { None } else { error.source() };
+            cause = if error.is::<Error>() {
+                None
+            } else {
+                error.source()
+            };
         }
         Ok(())
     }
@@ -150,7 +157,8 @@ impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
 }
 
 impl From<kube::Error> for Error {
-    /// Classifies by HTTP status: what a person must change is Config, what time may heal is Transient.
+    /// Classifies by HTTP status: what a person must change is Config, what time may heal is
+    /// Transient.
     fn from(error: kube::Error) -> Self {
         let status = match error {
             kube::Error::Api(status) => *status,
@@ -158,23 +166,38 @@ impl From<kube::Error> for Error {
         };
         let said = status.message;
         match status.code {
-            401 => Self::config(format!("kubernetes api: {said}"))
-                .hint("the service account's token is not accepted; does the ServiceAccount still exist?"),
-            // An API server that has just started does not know all Roles yet and says that ours is not found; so says one whose
-            // Role is really missing, but that is worth another try, and a Job given up in the middle of a cut is not.
-            403 if said.contains("RBAC: ") && said.contains("not found") => Self::transient(format!("kubernetes api: {said}"))
-                .hint("if this stays: apply the step's manifests again, its Role is missing"),
-            403 => Self::config(format!("kubernetes api: {said}"))
-                .hint("the Role of this step lacks the verb named above, or does not name the object (resourceNames): apply the step's manifests again; where your object has another name, patch the Role as manifests/overlays/example shows"),
-            404 => Self::config(format!("kubernetes api: {said}")).hint("check the names in the ConfigMap replica-migration"),
+            401 => Self::config(format!("kubernetes api: {said}")).hint(
+                "the service account's token is not accepted; does the ServiceAccount still \
+                    exist?",
+            ),
+            // An API server that has just started does not know all Roles yet and says that ours is
+            // not found; so says one whose Role is really missing, but that is worth another try,
+            // and a Job given up in the middle of a cut is not.
+            403 if said.contains("RBAC: ") && said.contains("not found") => {
+                Self::transient(format!(
+                    "kubernetes api: \
+                {said}"
+                ))
+                .hint("if this stays: apply the step's manifests again, its Role is missing")
+            }
+            403 => Self::config(format!("kubernetes api: {said}")).hint(
+                "the Role of this step lacks the verb named above, or does not name the \
+                    object (resourceNames): apply the step's manifests again; where your object \
+                    has another name, patch the Role as manifests/overlays/example shows",
+            ),
+            404 => Self::config(format!("kubernetes api: {said}")).hint(
+                "check the names in the \
+                ConfigMap replica-migration",
+            ),
             400 | 405 | 413 | 415 | 422 => Self::refused(format!("kubernetes api: {said}")),
             _ => Self::transient(format!("kubernetes api: {said}")),
         }
     }
 }
 
-/// What kept an answer from coming. Only these can: naming them, in place of all of kube's errors, leaves its reader of kubeconfig
-/// files out of every program, which can draw the place of a mistake in YAML.
+/// What kept an answer from coming. Only these can: naming them, in place of all of kube's errors,
+/// leaves its reader of kubeconfig files out of every program, which can draw the place of a
+/// mistake in YAML.
 fn without_status(error: kube::Error) -> Source {
     match error {
         kube::Error::Service(cause) => cause,
@@ -203,19 +226,34 @@ impl From<tokio_postgres::Error> for Error {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             let text = chain(&error);
-            // OpenSSL's words for a chain or a name that does not match; waiting does not mend a certificate.
+            // OpenSSL's words for a chain or a name that does not match; waiting does not mend a
+            // certificate.
             if text.contains("certificate verify failed") || text.contains("does not support TLS") {
-                return Self::config("postgresql: tls").hint("the server's certificate does not fit the CA, the host name or the sslmode; run extract-certs, it names the reason").caused_by(error);
+                return Self::config("postgresql: tls")
+                    .hint(
+                        "the server's certificate does not fit \
+                    the CA, the host name or the sslmode; run extract-certs, it names the reason",
+                    )
+                    .caused_by(error);
             }
             return Self::transient("postgresql").caused_by(error);
         };
-        let said = format!("postgresql: {} (SQLSTATE {})", db.message(), db.code().code());
+        let said = format!(
+            "postgresql: {} (SQLSTATE {})",
+            db.message(),
+            db.code().code()
+        );
         match db.code().code() {
-            "28P01" => Self::config(said).hint("the mounted Secret does not hold this role's password"),
-            "28000" => Self::config(said).hint("the server's pg_hba has no line that admits this role from here"),
-            "3D000" => Self::config(said).hint("check the database name in the ConfigMap replica-migration"),
+            "28P01" => {
+                Self::config(said).hint("the mounted Secret does not hold this role's password")
+            }
+            "28000" => Self::config(said)
+                .hint("the server's pg_hba has no line that admits this role from here"),
+            "3D000" => Self::config(said)
+                .hint("check the database name in the ConfigMap replica-migration"),
             code if code.starts_with("42") => Self::config(said),
-            // 57P03 cannot_connect_now, 57P01 admin_shutdown, 55P03 lock_not_available, 57014 query_canceled, 53300 too_many_connections …
+            // 57P03 cannot_connect_now, 57P01 admin_shutdown, 55P03 lock_not_available, 57014
+            // query_canceled, 53300 too_many_connections …
             _ => Self::transient(said),
         }
     }
@@ -251,7 +289,10 @@ mod tests {
     #[test]
     fn chain_reads_from_the_outside_in_and_keeps_kind_and_hint() {
         let inner = Error::config("no such role").hint("run prepare-zalando");
-        let outer = Err::<(), _>(inner).context("reading roles").context("preparing").unwrap_err();
+        let outer = Err::<(), _>(inner)
+            .context("reading roles")
+            .context("preparing")
+            .unwrap_err();
         assert_eq!(outer.to_string(), "preparing: reading roles: no such role");
         assert_eq!(outer.kind(), ErrorKind::Config);
         assert_eq!(outer.next_step(), Some("run prepare-zalando"));
@@ -259,7 +300,10 @@ mod tests {
 
     #[test]
     fn the_hint_that_knows_most_wins() {
-        assert_eq!(Error::refused("x").hint("inner").hint("outer").next_step(), Some("inner"));
+        assert_eq!(
+            Error::refused("x").hint("inner").hint("outer").next_step(),
+            Some("inner")
+        );
     }
 
     #[test]

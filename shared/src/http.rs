@@ -1,6 +1,8 @@
-//! The HTTP client of these programs: hyper over OpenSSL, towards the Kubernetes API, Patroni and buckets.
+//! The HTTP client of these programs: hyper over OpenSSL, towards the Kubernetes API, Patroni and
+//! buckets.
 //!
-//! One type for all of them: hyper is generic over connection and body, and each pair would be another copy of it in a program.
+//! One type for all of them: hyper is generic over connection and body, and each pair would be
+//! another copy of it in a program.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What every Job does around its work: environment, runtime, SIGTERM, the last word and the exit code.
+//! What every Job does around its work: environment, runtime, SIGTERM, the last word and the exit
+//! code.
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -64,7 +65,10 @@ impl Stop {
 
     fn listen() -> Result<Self> {
         let (sender, receiver) = watch::channel(false);
-        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (mut term, mut int) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
         tokio::spawn(async move {
             tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
             let _ = sender.send(true);
@@ -78,9 +82,15 @@ impl Stop {
 /// Runs a Job's work: the only place that knows exit codes.
 ///
 /// A program that does not look at [`Run::stop`] itself passes through [`Run::until_stopped`].
-pub fn main<C: DeserializeOwned>(program: &'static str, work: impl AsyncFnOnce(C, Run) -> Result<()>) -> ExitCode {
+pub fn main<C: DeserializeOwned>(
+    program: &'static str,
+    work: impl AsyncFnOnce(C, Run) -> Result<()>,
+) -> ExitCode {
     start_log();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return exit_code(&Err(error.into())),
     };
@@ -88,7 +98,9 @@ pub fn main<C: DeserializeOwned>(program: &'static str, work: impl AsyncFnOnce(C
         let common = config::load::<Common>();
         let (format, last_word) = common
             .as_ref()
-            .map_or((Format::Text, termination_log()), |c| (c.log_format, c.termination_log.clone()));
+            .map_or((Format::Text, termination_log()), |c| {
+                (c.log_format, c.termination_log.clone())
+            });
         let mut reporter = Reporter::new(program, format);
         let prepared = async {
             let (common, own) = (common?, config::load::<C>()?);
@@ -122,7 +134,10 @@ pub fn main<C: DeserializeOwned>(program: &'static str, work: impl AsyncFnOnce(C
 }
 
 /// Runs work that needs no Kubernetes API, such as an init container of another pod.
-pub fn local<C: DeserializeOwned>(program: &'static str, work: impl FnOnce(C, &Reporter) -> Result<()>) -> ExitCode {
+pub fn local<C: DeserializeOwned>(
+    program: &'static str,
+    work: impl FnOnce(C, &Reporter) -> Result<()>,
+) -> ExitCode {
     start_log();
     let reporter = Reporter::new(program, Format::Text);
     let outcome = config::load::<C>().and_then(|own| work(own, &reporter));
@@ -133,7 +148,8 @@ pub fn local<C: DeserializeOwned>(program: &'static str, work: impl FnOnce(C, &R
 }
 
 impl Run {
-    /// Ends the work with a Transient error when SIGTERM arrives: right for steps whose every effect may be repeated.
+    /// Ends the work with a Transient error when SIGTERM arrives: right for steps whose every
+    /// effect may be repeated.
     ///
     /// # Errors
     /// Whatever the work returns, or that the pod was asked to end.
@@ -147,11 +163,14 @@ impl Run {
 }
 
 fn start_log() {
-    // The libraries' own words, for those who ask with RUST_LOG; ours go through the Reporter. The client logs each failure that
-    // it also returns: while the API server is away, a line for every retry.
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,kube_client=off"))
-        .format_timestamp(None)
-        .init();
+    // The libraries' own words, for those who ask with RUST_LOG; ours go through the Reporter. The
+    // client logs each failure that it also returns: while the API server is away, a line for every
+    // retry.
+    env_logger::Builder::from_env(
+        env_logger::Env::default().default_filter_or("warn,kube_client=off"),
+    )
+    .format_timestamp(None)
+    .init();
 }
 
 fn subject(cluster: &Name, namespace: &str) -> ObjectReference {

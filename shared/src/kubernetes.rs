@@ -1,4 +1,5 @@
-//! The Kubernetes API: the client, how we apply and patch, and the few fields of each resource that are read or written.
+//! The Kubernetes API: the client, how we apply and patch, and the few fields of each resource that
+//! are read or written.
 
 mod client;
 pub mod cnpg;
@@ -33,7 +34,8 @@ where
 {
     match api.get(name).await {
         Ok(object) => Ok(Some(object)),
-        // A 404 for the resource type itself ("the server could not find the requested resource") is not a missing object.
+        // A 404 for the resource type itself ("the server could not find the requested resource")
+        // is not a missing object.
         Err(error) if is_not_found(&error) && !is_unknown_type(&error) => Ok(None),
         Err(error) if is_unknown_type(&error) => Err(Error::config(format!(
             "the api server does not know the resource {}",
@@ -48,7 +50,8 @@ fn is_unknown_type(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404 && status.details.as_ref().is_none_or(|d| d.name.is_empty()))
 }
 
-/// Creates or updates an object that is ours, by server-side apply: the same call twice changes nothing.
+/// Creates or updates an object that is ours, by server-side apply: the same call twice changes
+/// nothing.
 ///
 /// # Errors
 /// The API's, with the object's kind and name.
@@ -56,9 +59,13 @@ pub async fn apply<K>(api: &Api<K>, name: &str, object: &K) -> Result<K>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
 {
-    api.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object))
-        .await
-        .context(format!("applying {} {name}", K::kind(&())))
+    api.patch(
+        name,
+        &PatchParams::apply(FIELD_MANAGER).force(),
+        &Patch::Apply(object),
+    )
+    .await
+    .context(format!("applying {} {name}", K::kind(&())))
 }
 
 /// Changes single fields of somebody else's object by a JSON merge patch.
@@ -74,7 +81,8 @@ where
         .context(format!("patching {} {name}", K::kind(&())))
 }
 
-/// Asks whether [`merge`] would be let through, by permissions, schema and admission webhooks; nothing is kept (*Server-side dry run*).
+/// Asks whether [`merge`] would be let through, by permissions, schema and admission webhooks;
+/// nothing is kept (*Server-side dry run*).
 ///
 /// # Errors
 /// The API's. A webhook that takes part in no dry run is no error: nothing is known then.
@@ -82,10 +90,17 @@ pub async fn try_merge<K>(api: &Api<K>, name: &str, change: serde_json::Value) -
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
-    let params = PatchParams { dry_run: true, ..by_us() };
+    let params = PatchParams {
+        dry_run: true,
+        ..by_us()
+    };
     match api.patch(name, &params, &Patch::Merge(&change)).await {
-        Err(kube::Error::Api(status)) if status.message.contains("does not support dry run") => Ok(()),
-        tried => tried.map(drop).context(format!("trying to patch {} {name}", K::kind(&()))),
+        Err(kube::Error::Api(status)) if status.message.contains("does not support dry run") => {
+            Ok(())
+        }
+        tried => tried
+            .map(drop)
+            .context(format!("trying to patch {} {name}", K::kind(&()))),
     }
 }
 

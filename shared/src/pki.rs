@@ -1,8 +1,11 @@
-//! Certificates as libpq judges them: chains, dates and names. Pure: no network, no clock, openssl parses and verifies.
+//! Certificates as libpq judges them: chains, dates and names. Pure: no network, no clock, openssl
+//! parses and verifies.
 //!
-//! Two clients must be content with the same files: libpq (pg_basebackup, WAL receiver; src/interfaces/libpq/fe-secure-openssl.c)
-//! and pgx (the probe of CNPG's clone Job). So the rules here are the stricter of the two: the chain ends at a self-signed root
-//! that is in the CA file (libpq sets no X509_V_FLAG_PARTIAL_CHAIN), and only subjectAltName counts (Go ignores the common name).
+//! Two clients must be content with the same files: libpq (pg_basebackup, WAL receiver;
+//! src/interfaces/libpq/fe-secure-openssl.c) and pgx (the probe of CNPG's clone Job). So the rules
+//! here are the stricter of the two: the chain ends at a self-signed root that is in the CA file
+//! (libpq sets no X509_V_FLAG_PARTIAL_CHAIN), and only subjectAltName counts (Go ignores the common
+//! name).
 
 #[cfg(test)]
 pub(crate) mod authority;
@@ -34,7 +37,8 @@ impl Bundle {
     /// # Errors
     /// Refused when nothing in it is a certificate.
     pub fn parse(pem: &[u8]) -> Result<Self> {
-        let certificates = X509::stack_from_pem(pem).map_err(|e| Error::refused("it is not PEM").caused_by(e))?;
+        let certificates =
+            X509::stack_from_pem(pem).map_err(|e| Error::refused("it is not PEM").caused_by(e))?;
         if certificates.is_empty() {
             return Err(Error::refused("it holds no certificate"));
         }
@@ -58,7 +62,9 @@ impl Bundle {
     pub fn to_pem(&self) -> Result<String> {
         let mut text = String::new();
         for certificate in &self.certificates {
-            text.push_str(&String::from_utf8_lossy(&certificate.to_pem().map_err(failed)?));
+            text.push_str(&String::from_utf8_lossy(
+                &certificate.to_pem().map_err(failed)?,
+            ));
         }
         Ok(text)
     }
@@ -116,10 +122,13 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 
 /// Whether sslmode verify-full accepts `certificate` for `host`.
 pub fn covers(certificate: &X509Ref, host: &str) -> bool {
-    names(certificate).iter().any(|name| name_matches(name, host))
+    names(certificate)
+        .iter()
+        .any(|name| name_matches(name, host))
 }
 
-/// libpq's rule (fe-secure-common.c): equal without regard to case, or `*.` in front stands for exactly one label.
+/// libpq's rule (fe-secure-common.c): equal without regard to case, or `*.` in front stands for
+/// exactly one label.
 fn name_matches(name: &str, host: &str) -> bool {
     if let (Ok(name), Ok(host)) = (name.parse::<IpAddr>(), host.parse::<IpAddr>()) {
         return name == host;
@@ -128,7 +137,9 @@ fn name_matches(name: &str, host: &str) -> bool {
         return true;
     }
     match (name.strip_prefix("*."), host.split_once('.')) {
-        (Some(tail), Some((label, rest))) => !label.is_empty() && !tail.is_empty() && tail.eq_ignore_ascii_case(rest),
+        (Some(tail), Some((label, rest))) => {
+            !label.is_empty() && !tail.is_empty() && tail.eq_ignore_ascii_case(rest)
+        }
         _ => false,
     }
 }
@@ -160,8 +171,14 @@ pub fn is_self_signed(certificate: &X509Ref) -> bool {
 
 /// Whether `issuer`'s key signed `certificate`; whether it was allowed to is for [`verify`] to say.
 pub fn signed_by(certificate: &X509Ref, issuer: &X509Ref) -> bool {
-    let named = certificate.issuer_name().try_cmp(issuer.subject_name()).is_ok_and(Ordering::is_eq);
-    named && issuer.public_key().is_ok_and(|key| certificate.verify(&key).unwrap_or(false))
+    let named = certificate
+        .issuer_name()
+        .try_cmp(issuer.subject_name())
+        .is_ok_and(Ordering::is_eq);
+    named
+        && issuer
+            .public_key()
+            .is_ok_and(|key| certificate.verify(&key).unwrap_or(false))
 }
 
 /// The subject on one line, such as `CN=mastodon-postgresql`.
@@ -176,7 +193,10 @@ pub fn issuer(certificate: &X509Ref) -> String {
 
 /// The common name, which PostgreSQL's `cert` authentication compares with the role.
 pub fn common_name(certificate: &X509Ref) -> Option<String> {
-    let entry = certificate.subject_name().entries_by_nid(Nid::COMMONNAME).next()?;
+    let entry = certificate
+        .subject_name()
+        .entries_by_nid(Nid::COMMONNAME)
+        .next()?;
     entry.data().to_string().ok()
 }
 
@@ -187,7 +207,11 @@ fn one_line(name: &X509NameRef) -> String {
         format!("{key}={value}")
     };
     let parts: Vec<String> = name.entries().map(part).collect();
-    if parts.is_empty() { "no subject".into() } else { parts.join(", ") }
+    if parts.is_empty() {
+        "no subject".into()
+    } else {
+        parts.join(", ")
+    }
 }
 
 fn failed(error: ErrorStack) -> Error {
@@ -207,7 +231,15 @@ mod tests {
         for host in ["db", "db.ns.svc", "a.wild.svc", "127.0.0.1"] {
             assert!(covers(server.leaf(), host), "{host}");
         }
-        for host in ["d", "db.ns", "wild.svc", ".wild.svc", "a.b.wild.svc", "127.0.0.2", ""] {
+        for host in [
+            "d",
+            "db.ns",
+            "wild.svc",
+            ".wild.svc",
+            "a.b.wild.svc",
+            "127.0.0.2",
+            "",
+        ] {
             assert!(!covers(server.leaf(), host), "{host}");
         }
     }
@@ -215,7 +247,10 @@ mod tests {
     #[test]
     fn a_common_name_alone_covers_nothing_because_pgx_does_not_look_at_it() {
         let (pem, _) = Authority::root("ca", (-1, 100)).server(&[], (-1, 90));
-        assert_eq!(common_name(bundle(&[&pem]).leaf()).as_deref(), Some("nobody"));
+        assert_eq!(
+            common_name(bundle(&[&pem]).leaf()).as_deref(),
+            Some("nobody")
+        );
         assert!(!covers(bundle(&[&pem]).leaf(), "nobody"));
     }
 
@@ -225,7 +260,10 @@ mod tests {
         let (pem, _) = ca.server(&["db"], (-1, 90));
         let both = bundle(&[&ca.pem, &pem]);
         let (first, at) = both.first_to_expire();
-        assert_eq!((subject(first).as_str(), issuer(first).as_str()), ("CN=db", "CN=ca"));
+        assert_eq!(
+            (subject(first).as_str(), issuer(first).as_str()),
+            ("CN=db", "CN=ca")
+        );
         assert!(at.duration_since(in_days(90)).as_secs().abs() < 60);
     }
 
@@ -236,6 +274,8 @@ mod tests {
         assert_eq!(read.certificates().len(), 1);
         assert!(!read.to_pem().unwrap().contains("PRIVATE"));
         assert!(Bundle::parse(key.as_bytes()).is_err());
-        assert!(Bundle::parse(b"-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n").is_err());
+        assert!(
+            Bundle::parse(b"-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n").is_err()
+        );
     }
 }

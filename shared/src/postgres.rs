@@ -51,22 +51,49 @@ impl std::ops::Deref for Session {
 /// Opens a session to `database` as the connection says; `application` becomes application_name.
 ///
 /// # Errors
-/// Config for a wrong password, file, certificate or pg_hba; Transient for a server that does not answer.
-pub async fn connect(connection: &Connection, database: &str, application: &str) -> Result<Session> {
-    connect_with(connection, &Credentials::of(connection)?, database, application).await
+/// Config for a wrong password, file, certificate or pg_hba; Transient for a server that does not
+/// answer.
+pub async fn connect(
+    connection: &Connection,
+    database: &str,
+    application: &str,
+) -> Result<Session> {
+    connect_with(
+        connection,
+        &Credentials::of(connection)?,
+        database,
+        application,
+    )
+    .await
 }
 
-/// As [`connect`], with the credentials at hand instead of in files (for steps that read them by API).
+/// As [`connect`], with the credentials at hand instead of in files (for steps that read them by
+/// API).
 ///
 /// # Errors
 /// As [`connect`]; Config when a client certificate and its key do not belong together.
-pub async fn connect_with(connection: &Connection, credentials: &Credentials, database: &str, application: &str) -> Result<Session> {
-    open(connection, credentials, database, application, Some(&limits())).await
+pub async fn connect_with(
+    connection: &Connection,
+    credentials: &Credentials,
+    database: &str,
+    application: &str,
+) -> Result<Session> {
+    open(
+        connection,
+        credentials,
+        database,
+        application,
+        Some(&limits()),
+    )
+    .await
 }
 
 /// What every session of ours at a server begins with.
 fn limits() -> String {
-    format!("-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS} -c search_path=pg_catalog")
+    format!(
+        "-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS} -c \
+         search_path=pg_catalog"
+    )
 }
 
 async fn open(
@@ -100,8 +127,13 @@ async fn open(
         session.set_verify_hostname(check_name);
         Ok(())
     });
-    let doing = format!("connecting to {} as {}", endpoint(connection), connection.user);
-    // connect_timeout of the library covers TCP only; a server that accepts and says nothing is covered here.
+    let doing = format!(
+        "connecting to {} as {}",
+        endpoint(connection),
+        connection.user
+    );
+    // connect_timeout of the library covers TCP only; a server that accepts and says nothing is
+    // covered here.
     let (client, task) = tokio::time::timeout(CONNECT_TIMEOUT * 2, config.connect(tls))
         .await
         .map_err(|_| Error::transient("no answer within 10 s"))
@@ -184,10 +216,11 @@ impl Lsn {
 
     /// The end of the last record before an insert position, as replay positions are counted.
     ///
-    /// At the start of a page the insert position already lies behind the page's header (24 bytes, 40 at the start of a
-    /// segment: access/xlog_internal.h), while flush and replay stand before it. On an idle server, for example after a
-    /// switch of segments, no replay position would ever reach the position as it is. No record ends there by itself: the
-    /// smallest takes 24 bytes, and of one that began on the page before, no other end lies on the page's start.
+    /// At the start of a page the insert position already lies behind the page's header (24 bytes,
+    /// 40 at the start of a segment: access/xlog_internal.h), while flush and replay stand before
+    /// it. On an idle server, for example after a switch of segments, no replay position would ever
+    /// reach the position as it is. No record ends there by itself: the smallest takes 24 bytes,
+    /// and of one that began on the page before, no other end lies on the page's start.
     #[must_use]
     pub fn last_record_end(self) -> Self {
         const PAGE_BYTES: u64 = 8192;
@@ -208,7 +241,9 @@ impl fmt::Display for Lsn {
 impl std::str::FromStr for Lsn {
     type Err = String;
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        text.parse().map(Self).map_err(|_| format!("{text:?} is not an LSN"))
+        text.parse()
+            .map(Self)
+            .map_err(|_| format!("{text:?} is not an LSN"))
     }
 }
 
@@ -220,7 +255,9 @@ impl Serialize for Lsn {
 
 impl<'de> Deserialize<'de> for Lsn {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -242,7 +279,8 @@ impl Identity {
     }
 }
 
-/// Reads a server's identity. On a standby the timeline is that of the WAL received, on a primary that of the WAL written.
+/// Reads a server's identity. On a standby the timeline is that of the WAL received, on a primary
+/// that of the WAL written.
 ///
 /// # Errors
 /// The database's.
@@ -251,9 +289,11 @@ pub async fn identity(session: &Session) -> Result<Identity> {
         .query_one(
             "select system_identifier,
                     case when pg_is_in_recovery()
-                         then coalesce((select received_tli from pg_stat_wal_receiver where pid is not null),
+                         then coalesce((select received_tli from pg_stat_wal_receiver where pid is \
+             not null),
                                        (select timeline_id from pg_control_checkpoint()))
-                         else ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int
+                         else ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, \
+             8))::bit(32)::int
                     end,
                     current_setting('server_version_num')::int
                from pg_control_system()",
@@ -303,7 +343,8 @@ mod tests {
     #[test]
     fn an_insert_position_behind_a_page_header_is_the_page_start() {
         let end = |text: &str| text.parse::<Lsn>().unwrap().last_record_end().to_string();
-        // As PostgreSQL 17 shows it after pg_switch_wal(): insert 0/3000028, flush and replay 0/3000000.
+        // As PostgreSQL 17 shows it after pg_switch_wal(): insert 0/3000028, flush and replay
+        // 0/3000000.
         assert_eq!(end("0/3000028"), "0/3000000");
         assert_eq!(end("0/3002018"), "0/3002000");
         assert_eq!(end("0/3000030"), "0/3000030");

@@ -1,8 +1,9 @@
-//! What must hold before a cut, as pure verdicts over what was seen: validate-replication lists them all beforehand, and
-//! cutover asks the same functions again before its first effect, so that the two can never disagree.
+//! What must hold before a cut, as pure verdicts over what was seen: validate-replication lists
+//! them all beforehand, and cutover asks the same functions again before its first effect, so that
+//! the two can never disagree.
 //!
-//! A check never decides what happens next. It says what was wanted, what was found, and whether waiting may help;
-//! [`worst`] turns a list of them into the one error that ends a program.
+//! A check never decides what happens next. It says what was wanted, what was found, and whether
+//! waiting may help; [`worst`] turns a list of them into the one error that ends a program.
 
 pub mod objects;
 pub mod route;
@@ -68,7 +69,11 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.verdict {
             Verdict::Ok => write!(f, "{}: {}", self.check, self.found),
-            _ => write!(f, "{}: wanted {}, found {}", self.check, self.wanted, self.found),
+            _ => write!(
+                f,
+                "{}: wanted {}, found {}",
+                self.check, self.wanted, self.found
+            ),
         }
     }
 }
@@ -76,11 +81,16 @@ impl fmt::Display for Finding {
 /// Ok when nothing stands against a cut; warnings do not.
 ///
 /// # Errors
-/// By the gravest verdict: Refused for a blocker, Config for a wrong setting, Transient when waiting may help. The message
-/// names everything of that gravity or more, the hint is that of the first of the gravest.
+/// By the gravest verdict: Refused for a blocker, Config for a wrong setting, Transient when
+/// waiting may help. The message names everything of that gravity or more, the hint is that of the
+/// first of the gravest.
 pub fn worst(findings: &[Finding]) -> Result<()> {
     let against = |finding: &&Finding| finding.verdict > Verdict::Warning;
-    let Some(gravest) = findings.iter().filter(against).max_by_key(|finding| finding.verdict) else {
+    let Some(gravest) = findings
+        .iter()
+        .filter(against)
+        .max_by_key(|finding| finding.verdict)
+    else {
         return Ok(());
     };
     let named: Vec<String> = findings
@@ -95,7 +105,9 @@ pub fn worst(findings: &[Finding]) -> Result<()> {
         Verdict::NotYet | Verdict::Warning | Verdict::Ok => Error::transient(message),
     };
     // max_by_key gives the last of equals; the first is the one that others may follow from.
-    let first = findings.iter().find(|finding| finding.verdict == gravest.verdict);
+    let first = findings
+        .iter()
+        .find(|finding| finding.verdict == gravest.verdict);
     Err(match first.and_then(|finding| finding.hint.clone()) {
         Some(hint) => error.hint(hint),
         None => error,
@@ -105,7 +117,12 @@ pub fn worst(findings: &[Finding]) -> Result<()> {
 /// The first few of many, and how many more there are: a message must stay one line.
 pub fn listed(names: &[String]) -> String {
     const NAMED_MAX: usize = 8;
-    let named = names.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let named = names
+        .iter()
+        .take(NAMED_MAX)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
     match names.len().saturating_sub(NAMED_MAX) {
         0 => named,
         more => format!("{named} and {more} more"),
@@ -139,7 +156,8 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Refused);
         assert_eq!(
             error.to_string(),
-            "not ready for a cut: apps: wanted this, found that; id: wanted this, found that; tli: wanted this, found that"
+            "not ready for a cut: apps: wanted this, found that; id: wanted this, found that; tli: \
+             wanted this, found that"
         );
         assert_eq!(error.next_step(), Some("mend id"));
         assert_eq!(worst(&all[..2]).unwrap_err().kind(), ErrorKind::Config);

@@ -15,7 +15,8 @@ use crate::{
     kubernetes::FIELD_MANAGER,
 };
 
-/// A record as it was last read or written. Fields of `T` that are `None` have no key: present means done.
+/// A record as it was last read or written. Fields of `T` that are `None` have no key: present
+/// means done.
 #[derive(Clone, Debug)]
 pub struct Record<T> {
     name: String,
@@ -46,7 +47,10 @@ impl<T: Serialize + DeserializeOwned + Default> Record<T> {
                 let facts = from_keys(map.data.unwrap_or_default())
                     .context(format!("reading the record {name}"))
                     .map_err(|e| {
-                        e.hint("a key of it was changed by hand or by another version; compare it with the documentation before going on")
+                        e.hint(
+                            "a key of it was changed by hand or by another version; compare it \
+                            with the documentation before going on",
+                        )
                     })?;
                 Ok(Self {
                     name: name.into(),
@@ -111,7 +115,8 @@ pub fn receipt_of_cut(target: &str) -> String {
     format!("{}-receipt", of_cut(target))
 }
 
-/// For steps that prepare a cut: after one the source stays stopped, and whatever they would say about it misleads.
+/// For steps that prepare a cut: after one the source stays stopped, and whatever they would say
+/// about it misleads.
 ///
 /// # Errors
 /// Refused when the promotion of the target is on record; the API's.
@@ -125,15 +130,23 @@ pub async fn refuse_after_cut(client: &Client, namespace: &str, target: &str) ->
     {
         false => Ok(()),
         true => Err(Error::refused(format!(
-            "{target} has been promoted by a cutover (ConfigMap {name}): there is nothing left to prepare, and the source must stay stopped"
+            "{target} has been promoted by a cutover (ConfigMap {name}): there is nothing left to \
+             prepare, and the source must stay stopped"
         ))
-        .hint("start no server of the source; if the cutover has not finished, start it again: it goes on")),
+        .hint(
+            "start no server of the source; if the cutover has not finished, start it again: it \
+            goes on",
+        )),
     }
 }
 
 /// Labels of everything that the programs create, so that a person can list and remove it.
 pub fn labels() -> BTreeMap<String, String> {
-    [("app.kubernetes.io/managed-by".to_owned(), "replica-migration".to_owned())].into()
+    [(
+        "app.kubernetes.io/managed-by".to_owned(),
+        "replica-migration".to_owned(),
+    )]
+    .into()
 }
 
 fn to_keys<T: Serialize>(facts: &T) -> Result<BTreeMap<String, String>> {
@@ -144,7 +157,8 @@ fn to_keys<T: Serialize>(facts: &T) -> Result<BTreeMap<String, String>> {
     Ok(keys.map(|(key, value)| (key, plain(&value))).collect())
 }
 
-/// A text stays plain, so that kubectl get -o yaml reads well, unless it would read as JSON; all else is JSON.
+/// A text stays plain, so that kubectl get -o yaml reads well, unless it would read as JSON; all
+/// else is JSON.
 fn plain(value: &Value) -> String {
     match value.as_str() {
         Some(text) if serde_json::from_str::<Value>(text).is_err() => text.to_owned(),
@@ -155,7 +169,12 @@ fn plain(value: &Value) -> String {
 fn from_keys<T: DeserializeOwned>(keys: BTreeMap<String, String>) -> Result<T> {
     let fields: Map<String, Value> = keys
         .into_iter()
-        .map(|(key, text)| (key, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+        .map(|(key, text)| {
+            (
+                key,
+                serde_json::from_str(&text).unwrap_or(Value::String(text)),
+            )
+        })
         .collect();
     Ok(serde_json::from_value(Value::Object(fields))?)
 }

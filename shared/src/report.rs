@@ -1,4 +1,5 @@
-//! What a person sees: a log line per decision, an Event on the target Cluster, and one last word for `kubectl describe`.
+//! What a person sees: a log line per decision, an Event on the target Cluster, and one last word
+//! for `kubectl describe`.
 
 use std::{
     io::Write as _,
@@ -16,9 +17,11 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::error::{Error, Result};
 
-/// Longest note the API accepts in an Event (events.k8s.io/v1: "Maximal length of the note is 1kB").
+/// Longest note the API accepts in an Event (events.k8s.io/v1: "Maximal length of the note is
+/// 1kB").
 const NOTE_BYTES_MAX: usize = 1024;
-/// The kubelet keeps this much of a termination message (kubernetes.io, *Determine the Reason for Pod Failure*).
+/// The kubelet keeps this much of a termination message (kubernetes.io, *Determine the Reason for
+/// Pod Failure*).
 const LAST_WORD_BYTES_MAX: usize = 4096;
 /// How long the end of a program waits for its Events.
 const EVENTS_FLUSH: Duration = Duration::from_secs(2);
@@ -28,7 +31,8 @@ enum Queued {
     Flush(tokio::sync::oneshot::Sender<()>),
 }
 
-/// Says what happens, in the order in which it happens. Events go out beside the work, never in its way.
+/// Says what happens, in the order in which it happens. Events go out beside the work, never in its
+/// way.
 pub struct Reporter {
     started: Instant,
     json: bool,
@@ -54,7 +58,8 @@ impl Reporter {
         }
     }
 
-    /// From now on steps also become Events on `subject`, posted by a task that ends with the reporter.
+    /// From now on steps also become Events on `subject`, posted by a task that ends with the
+    /// reporter.
     pub fn events_on(&mut self, client: kube::Client, subject: ObjectReference) -> JoinHandle<()> {
         let (sender, mut queue) = mpsc::unbounded_channel();
         self.queue = Some(sender);
@@ -64,13 +69,17 @@ impl Reporter {
             while let Some(item) = queue.recv().await {
                 match item {
                     Queued::Event(event) => {
-                        // A recorder that remembers would count a second Event of the same reason at the first one, and lose its note.
+                        // A recorder that remembers would count a second Event of the same reason
+                        // at the first one, and lose its note.
                         let recorder = Recorder::new(client.clone(), program.into());
                         if let Err(error) = recorder.publish(&event, &subject).await
                             && !std::mem::replace(&mut said, true)
                         {
                             // Said once: an Event is a courtesy, the log is the record.
-                            log::warn!("an event cannot be posted, the log goes on: {}", Error::from(error));
+                            log::warn!(
+                                "an event cannot be posted, the log goes on: {}",
+                                Error::from(error)
+                            );
                         }
                     }
                     Queued::Flush(done) => drop(done.send(())),
@@ -109,7 +118,11 @@ impl Reporter {
     }
 
     fn event(&self, type_: EventType, reason: &str, note: &str) {
-        if let Some(queue) = self.queue.as_ref().filter(|_| !self.events_off.load(Ordering::Relaxed)) {
+        if let Some(queue) = self
+            .queue
+            .as_ref()
+            .filter(|_| !self.events_off.load(Ordering::Relaxed))
+        {
             let note = cut(note, NOTE_BYTES_MAX);
             let event = Event {
                 type_,
@@ -122,7 +135,8 @@ impl Reporter {
         }
     }
 
-    /// A decision carried out: a line and an Event. `reason` is the Event's reason in UpperCamelCase.
+    /// A decision carried out: a line and an Event. `reason` is the Event's reason in
+    /// UpperCamelCase.
     pub fn step(&self, reason: &str, text: impl AsRef<str>) {
         self.line("✓", text.as_ref());
         self.event(EventType::Normal, reason, text.as_ref());
@@ -182,9 +196,17 @@ impl Reporter {
                 self.event(EventType::Warning, "Failed", &text);
             }
         }
-        last.extend(self.facts.lock().expect("no panic while holding it").clone());
+        last.extend(
+            self.facts
+                .lock()
+                .expect("no panic while holding it")
+                .clone(),
+        );
         if termination_log.exists() {
-            let _ = std::fs::write(termination_log, cut(&Value::Object(last).to_string(), LAST_WORD_BYTES_MAX));
+            let _ = std::fs::write(
+                termination_log,
+                cut(&Value::Object(last).to_string(), LAST_WORD_BYTES_MAX),
+            );
         }
         self.flush().await;
     }
@@ -248,7 +270,9 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let reporter = Reporter::new("test", Format::Text);
         reporter.fact("downtime_ms", 12);
-        reporter.close(&Err(Error::refused("no").hint("do this")), &file).await;
+        reporter
+            .close(&Err(Error::refused("no").hint("do this")), &file)
+            .await;
         let said: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         assert_eq!(
             said,

@@ -1,5 +1,6 @@
-//! guide.md's six Deployments as writers of the ledger through the pooler, one more that nobody remembers, straight to the leader, and
-//! by ROUTE=service one that reads through the standbys' pooler.
+//! guide.md's six Deployments as writers of the ledger through the pooler, one more that nobody
+//! remembers, straight to the leader, and by ROUTE=service one that reads through the standbys'
+//! pooler.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -42,7 +43,10 @@ impl Drop for Application {
 
 /// Starts it and waits until every client has a session.
 pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<Application> {
-    println!("\nthe application: six Deployments through {SOURCE}-pooler, and a writer that nobody remembers");
+    println!(
+        "\nthe application: six Deployments through {SOURCE}-pooler, and a writer that nobody \
+         remembers"
+    );
     let config = json!({
         "DB_HOST": format!("{SOURCE}-pooler"), "REPLICA_DB_HOST": format!("{SOURCE}-pooler-repl"),
         "DB_PORT": "5432", "DB_NAME": "mastodon", "DB_USER": "mastodon",
@@ -54,14 +58,21 @@ pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<Application> {
     ];
     objects.extend(DEPLOYMENTS.map(|(name, replicas)| deployment(name, replicas, settings, &[])));
     objects.push(deployment(FORGOTTEN, 1, settings, &[("DB_HOST", SOURCE)]));
-    let mut names: Vec<&str> = DEPLOYMENTS.map(|(name, _)| name).into_iter().chain([FORGOTTEN]).collect();
+    let mut names: Vec<&str> = DEPLOYMENTS
+        .map(|(name, _)| name)
+        .into_iter()
+        .chain([FORGOTTEN])
+        .collect();
     if settings.route == Route::Service {
         // By the other way nobody leads it anywhere: it would go on reading from the source.
         objects.push(deployment(
             READER,
             1,
             settings,
-            &[("DB_HOST", "mastodon-postgresql-pooler-repl"), ("ACT", "look")],
+            &[
+                ("DB_HOST", "mastodon-postgresql-pooler-repl"),
+                ("ACT", "look"),
+            ],
         ));
         names.push(READER);
     }
@@ -87,7 +98,10 @@ fn deployment(name: &str, replicas: u32, settings: &Settings, env: &[(&str, &str
         json!({"name": "CLIENT", "value": name}),
         json!({"name": "DB_PASS", "valueFrom": secret}),
     ];
-    variables.extend(env.iter().map(|(name, value)| json!({"name": name, "value": value})));
+    variables.extend(
+        env.iter()
+            .map(|(name, value)| json!({"name": name, "value": value})),
+    );
     let labels = json!({"app": name, "app.kubernetes.io/part-of": "mastodon"});
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "labels": labels},
@@ -118,10 +132,20 @@ fn deployment(name: &str, replicas: u32, settings: &Settings, env: &[(&str, &str
 /// Follows the pods that run now: their log goes with them when they are scaled away.
 fn listen(kubectl: Kubectl, heard: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let follow = ["logs", "-f", "-l", PART_OF, "--tail=-1", "--max-log-requests=20"];
+        let follow = [
+            "logs",
+            "-f",
+            "-l",
+            PART_OF,
+            "--tail=-1",
+            "--max-log-requests=20",
+        ];
         let ended = kubectl
             .followed(&follow, |line| {
-                heard.lock().unwrap_or_else(PoisonError::into_inner).push(line.to_owned())
+                heard
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(line.to_owned())
             })
             .await;
         if let Err(error) = ended {
@@ -138,35 +162,55 @@ impl Application {
             heard.iter().filter(|line| line.contains(" ack ")).count()
         };
         let wanted = said() + count;
-        until(&format!("{count} more acknowledged writes"), UP, async || {
-            Ok((said() >= wanted).then_some(()))
-        })
+        until(
+            &format!("{count} more acknowledged writes"),
+            UP,
+            async || Ok((said() >= wanted).then_some(())),
+        )
         .await
     }
 
-    /// Ends all clients in order and returns every line of theirs: what the pods that still run have said is asked of them, of the others
-    /// it was heard.
+    /// Ends all clients in order and returns every line of theirs: what the pods that still run
+    /// have said is asked of them, of the others it was heard.
     pub async fn stop(self) -> Result<Vec<String>> {
-        let running = ["get", "pods", "-l", PART_OF, "--field-selector=status.phase=Running"];
+        let running = [
+            "get",
+            "pods",
+            "-l",
+            PART_OF,
+            "--field-selector=status.phase=Running",
+        ];
         let found = self.kubectl.json(&running).await?;
         let found = found["items"].as_array().context("a list of pods")?.iter();
         // One that is being deleted runs still, and may be gone in a moment.
         let stays = found.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-        let pods: Vec<&str> = stays.filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+        let pods: Vec<&str> = stays
+            .filter_map(|pod| pod["metadata"]["name"].as_str())
+            .collect();
         for pod in &pods {
-            self.kubectl.asked(&["exec", pod, "--", "bash", "-c", "kill -USR1 1"]).await?;
+            self.kubectl
+                .asked(&["exec", pod, "--", "bash", "-c", "kill -USR1 1"])
+                .await?;
         }
         let mut lines = Vec::new();
         for pod in &pods {
             let what = format!("the last word of {pod}");
             let said = until(&what, STOP, async || {
                 let said = self.kubectl.asked(&["logs", pod, "--tail=-1"]).await?;
-                Ok(said.lines().last().is_some_and(|line| line.contains(" end ")).then_some(said))
+                Ok(said
+                    .lines()
+                    .last()
+                    .is_some_and(|line| line.contains(" end "))
+                    .then_some(said))
             });
             lines.extend(said.await?.lines().map(str::to_owned));
         }
         let asked = |line: &String| pods.iter().any(|pod| Some(*pod) == line.split(' ').next());
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let heard = self
+            .heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         lines.extend(heard.into_iter().filter(|line| !asked(line)));
         Ok(lines)
     }

@@ -1,6 +1,8 @@
-//! What the clients said, line by line (`writer.sh` tells the words), as attempts for the judge and as counts for the table.
+//! What the clients said, line by line (`writer.sh` tells the words), as attempts for the judge and
+//! as counts for the table.
 //!
-//! Instants are durations since 1970, so that the clients' clocks, the receipt's and the log's are one axis.
+//! Instants are durations since 1970, so that the clients' clocks, the receipt's and the log's are
+//! one axis.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,7 +46,8 @@ impl Said {
         let mut known = BTreeSet::new();
         // A pod that was followed and asked at last has said the same twice.
         for line in lines.into_iter().filter(|line| known.insert(*line)) {
-            said.line(line).with_context(|| format!("a line of a client: {line:?}"))?;
+            said.line(line)
+                .with_context(|| format!("a line of a client: {line:?}"))?;
         }
         Ok(said)
     }
@@ -56,7 +59,8 @@ impl Said {
         match verb {
             "ack" | "no" | "unknown" => {
                 let attempt = attempt(pod, verb, rest)?;
-                // Before its first session a client waits for the source to be ready, as every client does.
+                // Before its first session a client waits for the source to be ready, as every
+                // client does.
                 if entry.opened && !matches!(attempt.outcome, Outcome::Acknowledged(_)) {
                     entry.errors.push(text(&attempt.outcome).to_owned());
                 }
@@ -89,13 +93,19 @@ impl Said {
 fn attempt(pod: &str, verb: &str, rest: &str) -> Result<Attempt> {
     let mut words = rest.splitn(4, ' ');
     let mut word = || words.next().context("a word is missing");
-    let (sequence, sent, answered, rest) = (word()?.parse()?, instant(word()?)?, instant(word()?)?, word()?);
+    let (sequence, sent, answered, rest) = (
+        word()?.parse()?,
+        instant(word()?)?,
+        instant(word()?)?,
+        word()?,
+    );
     let outcome = match verb {
         "ack" => {
             let (address, timeline) = rest.split_once(' ').context("no timeline")?;
             Outcome::Acknowledged(Server {
                 address: address.to_owned(),
-                timeline: u32::from_str_radix(timeline, 16).with_context(|| format!("a timeline: {timeline:?}"))?,
+                timeline: u32::from_str_radix(timeline, 16)
+                    .with_context(|| format!("a timeline: {timeline:?}"))?,
             })
         }
         "unknown" => Outcome::Unknown(rest.to_owned()),
@@ -118,27 +128,40 @@ fn text(outcome: &Outcome) -> &str {
 }
 
 fn after_instant(rest: &str) -> String {
-    rest.split_once(' ').map_or(rest, |(_, text)| text).to_owned()
+    rest.split_once(' ')
+        .map_or(rest, |(_, text)| text)
+        .to_owned()
 }
 
 /// Seconds since 1970 with six digits after the point.
 fn instant(text: &str) -> Result<Duration> {
-    let (seconds, micros) = text.split_once('.').with_context(|| format!("an instant: {text:?}"))?;
+    let (seconds, micros) = text
+        .split_once('.')
+        .with_context(|| format!("an instant: {text:?}"))?;
     Ok(Duration::from_secs(seconds.parse()?) + Duration::from_micros(micros.parse()?))
 }
 
-/// The Deployment of a pod: its name without the two parts that Kubernetes makes up. A client's wait goes over the pods of both sides
-/// of the cut, whose names are not the same.
+/// The Deployment of a pod: its name without the two parts that Kubernetes makes up. A client's
+/// wait goes over the pods of both sides of the cut, whose names are not the same.
 pub fn deployment(pod: &str) -> &str {
     pod.rsplitn(3, '-').nth(2).unwrap_or(pod)
 }
 
-/// Each client's longest stretch without an acknowledged write of its own on the target, by its name as `named` makes it.
-pub fn longest_later(attempts: &[Attempt], target: &BTreeSet<String>, named: impl Fn(&str) -> &str) -> BTreeMap<String, Gap> {
+/// Each client's longest stretch without an acknowledged write of its own on the target, by its
+/// name as `named` makes it.
+pub fn longest_later(
+    attempts: &[Attempt],
+    target: &BTreeSet<String>,
+    named: impl Fn(&str) -> &str,
+) -> BTreeMap<String, Gap> {
     let mut by_client: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     for attempt in attempts {
-        if matches!(&attempt.outcome, Outcome::Acknowledged(server) if target.contains(&server.address)) {
-            by_client.entry(named(&attempt.key.client)).or_default().push(attempt.answered);
+        if matches!(&attempt.outcome, Outcome::Acknowledged(server) if target.contains(&server.address))
+        {
+            by_client
+                .entry(named(&attempt.key.client))
+                .or_default()
+                .push(attempt.answered);
         }
     }
     let longest = by_client.into_iter().filter_map(|(client, mut answered)| {
@@ -159,7 +182,8 @@ mod tests {
     const LINES: &str = "web-6f5b-x2x no 1 100.000000 100.100000 psql: error: connection refused
 web-6f5b-x2x open 100.500000
 web-6f5b-x2x ack 2 101.000000 101.002500 10.0.0.1 0000000A
-web-6f5b-x2x no 3 102.000000 102.001000 ERROR:  25006: cannot execute INSERT in a read-only transaction
+web-6f5b-x2x no 3 102.000000 102.001000 ERROR:  25006: cannot execute INSERT in a read-only \
+        transaction
 web-6f5b-x2x unknown 4 103.000000 103.100000 FATAL:  57P01: terminating connection
 web-6f5b-x2x gone 103.100000 FATAL:  57P01: terminating connection
 web-6f5b-x2x open 104.000000
@@ -178,9 +202,16 @@ reader-1-a unread 101.000000 no answer";
     #[test]
     fn every_row_becomes_an_attempt_once() {
         let said = said();
-        let sequences: Vec<u64> = said.attempts.iter().map(|attempt| attempt.key.sequence).collect();
+        let sequences: Vec<u64> = said
+            .attempts
+            .iter()
+            .map(|attempt| attempt.key.sequence)
+            .collect();
         assert_eq!(sequences, [1, 2, 3, 4, 5, 6]);
-        assert_eq!(said.attempts[1].answered, Duration::from_micros(101_002_500));
+        assert_eq!(
+            said.attempts[1].answered,
+            Duration::from_micros(101_002_500)
+        );
         let server = |address: &str, timeline| {
             Outcome::Acknowledged(Server {
                 address: address.into(),
@@ -188,7 +219,9 @@ reader-1-a unread 101.000000 no answer";
             })
         };
         assert_eq!(said.attempts[1].outcome, server("10.0.0.1", 10));
-        assert!(matches!(&said.attempts[3].outcome, Outcome::Unknown(why) if why.contains("57P01")));
+        assert!(
+            matches!(&said.attempts[3].outcome, Outcome::Unknown(why) if why.contains("57P01"))
+        );
     }
 
     #[test]
@@ -197,7 +230,10 @@ reader-1-a unread 101.000000 no answer";
         let web = &said.pods["web-6f5b-x2x"];
         assert_eq!((web.errors.len(), web.disconnects.len()), (2, 1));
         let reader = &said.pods["reader-1-a"];
-        assert_eq!((reader.errors.as_slice(), reader.reads.len()), (&["no answer".to_owned()][..], 1));
+        assert_eq!(
+            (reader.errors.as_slice(), reader.reads.len()),
+            (&["no answer".to_owned()][..], 1)
+        );
         assert_eq!(said.broken_off(), ["reader-1-a"]);
     }
 

@@ -45,8 +45,19 @@ pub fn judge(report: &mut Report, route: Route, collected: &Collected) -> Result
         Route::Service => |pod| pod,
         Route::Config => clients::deployment,
     };
-    report.verdict = ledger::judge(&said.attempts, on_target, on_source, cut, Duration::from_millis(500));
-    let renamed: Vec<Attempt> = said.attempts.iter().cloned().map(|attempt| renamed(attempt, named)).collect();
+    report.verdict = ledger::judge(
+        &said.attempts,
+        on_target,
+        on_source,
+        cut,
+        Duration::from_millis(500),
+    );
+    let renamed: Vec<Attempt> = said
+        .attempts
+        .iter()
+        .cloned()
+        .map(|attempt| renamed(attempt, named))
+        .collect();
     let gaps = ledger::gap_by_client(&renamed, cut);
     let later = clients::longest_later(&said.attempts, &cut.target, named);
     for (pod, session) in &said.pods {
@@ -74,14 +85,24 @@ fn renamed(mut attempt: Attempt, named: impl Fn(&str) -> &str) -> Attempt {
 
 fn add(client: &mut Client, session: &Pod) {
     client.session.errors.extend(session.errors.iter().cloned());
-    client.session.disconnects.extend(session.disconnects.iter().cloned());
+    client
+        .session
+        .disconnects
+        .extend(session.disconnects.iter().cloned());
 }
 
-/// A reader's wait: from the last row that another server than the target gave to the first of the target, and the longest after it.
-fn of_reader(reads: &[(Duration, String)], target: &BTreeSet<String>) -> (Option<Gap>, Option<Gap>) {
+/// A reader's wait: from the last row that another server than the target gave to the first of the
+/// target, and the longest after it.
+fn of_reader(
+    reads: &[(Duration, String)],
+    target: &BTreeSet<String>,
+) -> (Option<Gap>, Option<Gap>) {
     let mut by_side: BTreeMap<bool, Vec<Duration>> = BTreeMap::new();
     for (at, server) in reads {
-        by_side.entry(target.contains(server)).or_default().push(*at);
+        by_side
+            .entry(target.contains(server))
+            .or_default()
+            .push(*at);
     }
     let (before, after) = (
         by_side.remove(&false).unwrap_or_default(),
@@ -91,7 +112,10 @@ fn of_reader(reads: &[(Duration, String)], target: &BTreeSet<String>) -> (Option
         .iter()
         .max()
         .zip(after.iter().min())
-        .map(|(from, to)| Gap { from: *from, to: *to });
+        .map(|(from, to)| Gap {
+            from: *from,
+            to: *to,
+        });
     let later = after.windows(2).map(|pair| Gap {
         from: pair[0],
         to: pair[1],

@@ -1,4 +1,5 @@
-//! kubectl, called as README tells users to call it: what they would type is shown, what only the judge asks for is not.
+//! kubectl, called as README tells users to call it: what they would type is shown, what only the
+//! judge asks for is not.
 
 use std::{process::Stdio, time::Duration};
 
@@ -41,19 +42,25 @@ impl Kubectl {
     /// Reads an object or a list of them.
     pub async fn json(&self, arguments: &[&str]) -> Result<Value> {
         let text = self.asked(&[arguments, &["-o", "json"]].concat()).await?;
-        serde_json::from_str(&text).with_context(|| format!("what kubectl {} printed", arguments.join(" ")))
+        serde_json::from_str(&text)
+            .with_context(|| format!("what kubectl {} printed", arguments.join(" ")))
     }
 
     /// Waits for what kubectl can wait for.
     pub async fn wait(&self, arguments: &[&str], limit: Duration) -> Result<()> {
         let flag = format!("--timeout={}s", limit.as_secs());
-        self.told(&[arguments, &[&flag]].concat(), "", limit + ANSWER).await.map(drop)
+        self.told(&[arguments, &[&flag]].concat(), "", limit + ANSWER)
+            .await
+            .map(drop)
     }
 
     /// Applies objects of the scenario's own.
     pub async fn apply(&self, objects: &[Value]) -> Result<()> {
-        let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
-        self.told(&["apply", "-f", "-"], &list, ANSWER).await.map(drop)
+        let list =
+            serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+        self.told(&["apply", "-f", "-"], &list, ANSWER)
+            .await
+            .map(drop)
     }
 
     /// With something on standard input.
@@ -67,7 +74,10 @@ impl Kubectl {
                 .stderr(Stdio::piped())
                 .spawn()
                 .context("starting kubectl; install it: https://kubernetes.io/docs/tasks/tools")?;
-            let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
+            let mut stdin = child
+                .stdin
+                .take()
+                .context("kubectl has no standard input")?;
             let writing = async move {
                 // A kubectl that refuses does not read to the end: its own words say why.
                 let _ = stdin.write_all(input.as_bytes()).await;
@@ -79,12 +89,17 @@ impl Kubectl {
             .await
             .with_context(|| format!("{}: no end within {limit:?}", what()))??;
         if !output.status.success() {
-            bail!("{}: {}", what(), String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "{}: {}",
+                what(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Gives each line to `heed` as it comes, until the command ends; its standard error comes back.
+    /// Gives each line to `heed` as it comes, until the command ends; its standard error comes
+    /// back.
     pub async fn followed(&self, arguments: &[&str], mut heed: impl FnMut(&str)) -> Result<String> {
         let mut child = self
             .command(arguments)
@@ -93,7 +108,13 @@ impl Kubectl {
             .stderr(Stdio::piped())
             .spawn()
             .context("starting kubectl")?;
-        let mut lines = BufReader::new(child.stdout.take().context("kubectl has no standard output")?).lines();
+        let mut lines = BufReader::new(
+            child
+                .stdout
+                .take()
+                .context("kubectl has no standard output")?,
+        )
+        .lines();
         while let Some(line) = lines.next_line().await? {
             heed(&line);
         }
@@ -103,13 +124,20 @@ impl Kubectl {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("kubectl");
-        command.args(["-n", &self.namespace]).args(arguments).kill_on_drop(true);
+        command
+            .args(["-n", &self.namespace])
+            .args(arguments)
+            .kill_on_drop(true);
         command
     }
 }
 
 /// Asks until there is an answer. What is not there yet is `None`.
-pub async fn until<T>(what: &str, limit: Duration, mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+pub async fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut ask: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(answer) = ask().await? {

@@ -1,8 +1,11 @@
-//! `make e2e`: the way of README.md on a real cluster with both real operators, under write load, and a verdict.
+//! `make e2e`: the way of README.md on a real cluster with both real operators, under write load,
+//! and a verdict.
 //!
-//! It runs against the cluster of $KUBECONFIG, which must have the Zalando postgres-operator (watching all namespaces), CloudNativePG
-//! and a default storage class; in a namespace of its own, which it removes at the end, also after a failure or Ctrl-C. It calls
-//! `kubectl` as README tells a user to. Every variable is optional but the images, where the cluster cannot pull the defaults:
+//! It runs against the cluster of $KUBECONFIG, which must have the Zalando postgres-operator
+//! (watching all namespaces), CloudNativePG and a default storage class; in a namespace of its own,
+//! which it removes at the end, also after a failure or Ctrl-C. It calls `kubectl` as README tells
+//! a user to. Every variable is optional but the images, where the cluster cannot pull the
+//! defaults:
 //!
 //! | variable | |
 //! |---|---|
@@ -20,7 +23,8 @@
 //! | E2E_AUDIT_LOG | the API server's audit log: the only place that tells what a Job was refused |
 //! | E2E_KEEP | 1: leave everything as it is |
 //!
-//! Where no operator can be had, the same suite runs on the same real control plane without them, over the harness: `tests/it/cutover`.
+//! Where no operator can be had, the same suite runs on the same real control plane without them,
+//! over the harness: `tests/it/cutover`.
 
 mod application;
 mod checks;
@@ -47,7 +51,10 @@ use harness::{ledger::Cut, route::Route, setup::target_directory};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{checks::Receipt, clients::Said, judge::Collected, kubectl::Kubectl, report::Report, settings::Settings, step::Ended};
+use crate::{
+    checks::Receipt, clients::Said, judge::Collected, kubectl::Kubectl, report::Report,
+    settings::Settings, step::Ended,
+};
 
 /// Writes that must be acknowledged before the cut: the application is at work.
 const WRITES_BEFORE: usize = 300;
@@ -87,7 +94,10 @@ async fn run() -> Result<bool> {
         stage::keep_state(&kubectl, &folder).await;
     }
     if settings.keep {
-        println!("\nE2E_KEEP: everything is left in the namespace {}", kubectl.namespace);
+        println!(
+            "\nE2E_KEEP: everything is left in the namespace {}",
+            kubectl.namespace
+        );
     } else {
         tokio::select! {
             () = stage::clear(&kubectl) => {}
@@ -104,7 +114,9 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
     let application = application::up(kubectl, settings).await?;
 
     let overlay = overlay::write(folder, settings)?;
-    kubectl.shown(&["apply", "-k", &overlay.display().to_string()]).await?;
+    kubectl
+        .shown(&["apply", "-k", &overlay.display().to_string()])
+        .await?;
     step::done(kubectl, "prepare-zalando", "prepare-1").await?;
     step::done(kubectl, "extract-certs", "certs-1").await?;
     target::apply_rendered(kubectl, settings).await?;
@@ -117,7 +129,8 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
     let cutover = cutover(kubectl, settings, &mut failures).await?;
     let receipt = Receipt::read(kubectl).await?;
     watch(kubectl, settings, &receipt).await?;
-    // Here come validate-cnpg, on the promoted cluster, and then rollback, with the ledger judged once more.
+    // Here come validate-cnpg, on the promoted cluster, and then rollback, with the ledger judged
+    // once more.
 
     let lines = application.stop().await?;
     fs::write(folder.join("clients.log"), lines.join("\n"))?;
@@ -133,7 +146,8 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
     };
     failures.extend(receipt.failures(&cutover));
     failures.extend(checks::events(kubectl, &cutover).await?);
-    let (permissions, refused) = checks::refused(settings.audit_log.as_deref(), &settings.namespace)?;
+    let (permissions, refused) =
+        checks::refused(settings.audit_log.as_deref(), &settings.namespace)?;
     failures.extend(refused);
     let mut report = Report {
         described: settings.described(),
@@ -151,7 +165,11 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
 }
 
 /// The cut; once more when it was disturbed on purpose and went back.
-async fn cutover(kubectl: &Kubectl, settings: &Settings, failures: &mut Vec<String>) -> Result<Ended> {
+async fn cutover(
+    kubectl: &Kubectl,
+    settings: &Settings,
+    failures: &mut Vec<String>,
+) -> Result<Ended> {
     let kill = settings.kill.is_some().then_some(settings);
     let mut ended = step::run(kubectl, "cutover", "cutover-1", kill).await?;
     if kill.is_some() && ended.killed.is_none() {
@@ -172,9 +190,14 @@ async fn cutover(kubectl: &Kubectl, settings: &Settings, failures: &mut Vec<Stri
 
 /// The time in which nothing may stop anybody again, and CloudNativePG's own end of the promotion.
 async fn watch(kubectl: &Kubectl, settings: &Settings, receipt: &Receipt) -> Result<()> {
-    let now = Timestamp::now().duration_since(Timestamp::UNIX_EPOCH).unsigned_abs();
+    let now = Timestamp::now()
+        .duration_since(Timestamp::UNIX_EPOCH)
+        .unsigned_abs();
     let end = receipt.instant("serving")? + settings.watch;
-    println!("\nwatching the clients until {} s after DOWNTIME ENDS", settings.watch.as_secs());
+    println!(
+        "\nwatching the clients until {} s after DOWNTIME ENDS",
+        settings.watch.as_secs()
+    );
     tokio::time::sleep(end.saturating_sub(now)).await;
     let healthy = [
         "wait",
@@ -198,7 +221,10 @@ fn tell(report: &Report, cutover: &Ended, folder: &Path) -> Result<bool> {
     println!("\n{text}");
     fs::write(folder.join("report.txt"), text)?;
     fs::write(folder.join("cutover.log"), cutover.lines.join("\n"))?;
-    fs::write(folder.join("summary.json"), serde_json::to_string_pretty(&report.summary())?)?;
+    fs::write(
+        folder.join("summary.json"),
+        serde_json::to_string_pretty(&report.summary())?,
+    )?;
     Ok(report.all_failures().is_empty())
 }
 

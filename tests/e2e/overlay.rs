@@ -1,4 +1,5 @@
-//! The overlay of a user's own repository: the base, the component that carries names, the image, and what differs from guide.md.
+//! The overlay of a user's own repository: the base, the component that carries names, the image,
+//! and what differs from guide.md.
 
 use std::{
     fs,
@@ -23,7 +24,10 @@ pub fn write(folder: &Path, settings: &Settings) -> Result<PathBuf> {
             .filter(|part| matches!(part, Component::Normal(_)))
             .count(),
     );
-    let (name, tag) = settings.image.rsplit_once(':').context("E2E_IMAGE has no tag")?;
+    let (name, tag) = settings
+        .image
+        .rsplit_once(':')
+        .context("E2E_IMAGE has no tag")?;
     let namespace = &settings.namespace;
     let restart = settings.archive_restart.as_ref();
     let restart = restart.map_or_else(String::new, |when| format!("  - ARCHIVE_RESTART={when}\n"));
@@ -56,5 +60,8 @@ configMapGenerator:
 }
 
 fn from_root(path: &Path) -> String {
-    path.display().to_string().trim_start_matches('/').to_owned()
+    path.display()
+        .to_string()
+        .trim_start_matches('/')
+        .to_owned()
 }

@@ -55,9 +55,15 @@ impl Report {
         let broken = [
             ("acknowledged writes lost", verdict.lost.len()),
             ("writes found twice", verdict.duplicated.len()),
-            ("writes accepted by the source after it was stopped", verdict.after_fence.len()),
+            (
+                "writes accepted by the source after it was stopped",
+                verdict.after_fence.len(),
+            ),
             ("writes on the source only", verdict.only_on_source.len()),
-            ("writes refused, and yet there", verdict.refused_but_found.len()),
+            (
+                "writes refused, and yet there",
+                verdict.refused_but_found.len(),
+            ),
             ("rows that nobody has sent", verdict.unexplained.len()),
         ];
         let mut failures: Vec<String> = broken
@@ -76,12 +82,21 @@ impl Report {
     }
 
     fn of_client(&self, name: &str, client: &Client) -> Vec<String> {
-        let (errors, gone) = (client.session.errors.len(), client.session.disconnects.len());
+        let (errors, gone) = (
+            client.session.errors.len(),
+            client.session.disconnects.len(),
+        );
         let mut failures = Vec::new();
         if self.unnoticed && client.pooled && errors + gone > 0 {
-            let first = client.session.errors.iter().chain(&client.session.disconnects).next();
+            let first = client
+                .session
+                .errors
+                .iter()
+                .chain(&client.session.disconnects)
+                .next();
             failures.push(format!(
-                "{name} has seen {errors} errors and {gone} ends of its session, the first: {first:?}"
+                "{name} has seen {errors} errors and {gone} ends of its session, the first: \
+                 {first:?}"
             ));
         }
         // By the guide's way nobody leads it anywhere: its writes end with the source.
@@ -89,7 +104,10 @@ impl Report {
             failures.push(format!("{name} was not at work on both sides"));
         }
         if let Some(later) = client.later.filter(|gap| gap.length() > LATER_MAX) {
-            failures.push(format!("{name} waited {} ms again after the cut", later.length().as_millis()));
+            failures.push(format!(
+                "{name} waited {} ms again after the cut",
+                later.length().as_millis()
+            ));
         }
         failures
     }
@@ -97,13 +115,19 @@ impl Report {
     /// The longest wait of a client that comes through the poolers.
     pub fn longest(&self) -> Option<Duration> {
         let pooled = self.clients.values().filter(|client| client.pooled);
-        pooled.filter_map(|client| client.cut.map(|gap| gap.length())).max()
+        pooled
+            .filter_map(|client| client.cut.map(|gap| gap.length()))
+            .max()
     }
 
     /// For the terminal.
     pub fn lines(&self) -> Vec<String> {
         let failures = self.all_failures();
-        let mut lines = vec![format!("{}  {}", if failures.is_empty() { "PASS" } else { "FAIL" }, self.described)];
+        let mut lines = vec![format!(
+            "{}  {}",
+            if failures.is_empty() { "PASS" } else { "FAIL" },
+            self.described
+        )];
         lines.extend(failures.iter().map(|failure| format!("  ✗ {failure}")));
         lines.push(String::new());
         lines.push(format!(
@@ -125,13 +149,15 @@ impl Report {
             ));
         }
         lines.push(format!(
-            "  cut: last acknowledged on the source to first on the target; later: the longest wait in the {} s after it",
+            "  cut: last acknowledged on the source to first on the target; later: the longest \
+             wait in the {} s after it",
             self.watched.as_secs()
         ));
         lines.push(String::new());
         let verdict = &self.verdict;
         lines.push(format!(
-            "  acknowledged {}, found {}, lost {}, twice {}, accepted by the source after the fence {}, unanswered {} of which {} are there",
+            "  acknowledged {}, found {}, lost {}, twice {}, accepted by the source after the \
+             fence {}, unanswered {} of which {} are there",
             verdict.acknowledged,
             verdict.found,
             verdict.lost.len(),
@@ -141,9 +167,14 @@ impl Report {
             verdict.unknown_found
         ));
         if let Some(longest) = self.longest() {
-            let word = if longest <= self.bar { "within" } else { "above" };
+            let word = if longest <= self.bar {
+                "within"
+            } else {
+                "above"
+            };
             lines.push(format!(
-                "  longest wait through the poolers {} ms, {word} the bar of {} ms; load of this machine {}",
+                "  longest wait through the poolers {} ms, {word} the bar of {} ms; load of this \
+                 machine {}",
                 longest.as_millis(),
                 self.bar.as_millis(),
                 self.load
@@ -151,7 +182,11 @@ impl Report {
         }
         lines.push(format!("  permissions: {}", self.permissions));
         lines.push(String::new());
-        lines.extend(self.steps.iter().map(|(name, at)| format!("  {:<52}{:>8}", name, format!("+{at}"))));
+        lines.extend(
+            self.steps
+                .iter()
+                .map(|(name, at)| format!("  {:<52}{:>8}", name, format!("+{at}"))),
+        );
         lines
     }
 
@@ -177,7 +212,10 @@ impl Report {
 }
 
 fn ms(gap: Option<Gap>) -> String {
-    gap.map_or_else(|| "–".to_owned(), |gap| gap.length().as_millis().to_string())
+    gap.map_or_else(
+        || "–".to_owned(),
+        |gap| gap.length().as_millis().to_string(),
+    )
 }
 
 #[cfg(test)]
@@ -226,7 +264,8 @@ mod tests {
         assert_eq!(report.all_failures(), Vec::<String>::new());
         let text = report.lines().join("\n");
         assert!(
-            text.starts_with("PASS") && text.contains("longest wait through the poolers 3100 ms, within"),
+            text.starts_with("PASS")
+                && text.contains("longest wait through the poolers 3100 ms, within"),
             "{text}"
         );
     }
@@ -244,8 +283,24 @@ mod tests {
             |report, key| report.verdict.after_fence = vec![key],
             |report, key| report.verdict.unexplained = vec![key],
             |report, _| report.verdict.gap = None,
-            |report, _| report.clients.get_mut("web").unwrap().session.errors.push("x".into()),
-            |report, _| report.clients.get_mut("web").unwrap().session.disconnects.push("x".into()),
+            |report, _| {
+                report
+                    .clients
+                    .get_mut("web")
+                    .unwrap()
+                    .session
+                    .errors
+                    .push("x".into())
+            },
+            |report, _| {
+                report
+                    .clients
+                    .get_mut("web")
+                    .unwrap()
+                    .session
+                    .disconnects
+                    .push("x".into())
+            },
             |report, _| report.clients.get_mut("web").unwrap().later = gap(1_001),
             |report, _| report.clients.get_mut("web").unwrap().cut = None,
             |report, _| report.failures.push("no receipt".into()),
@@ -254,18 +309,35 @@ mod tests {
             let mut report = passed();
             assert!(web(&mut report).cut.is_some());
             breach(&mut report, key());
-            assert_eq!(report.all_failures().len(), 1, "breach {number}: {:?}", report.all_failures());
+            assert_eq!(
+                report.all_failures().len(),
+                1,
+                "breach {number}: {:?}",
+                report.all_failures()
+            );
         }
     }
 
     #[test]
     fn a_writer_outside_the_poolers_may_be_sent_away_and_so_may_all_by_the_guides_way() {
         let mut report = passed();
-        report.clients.get_mut("forgotten").unwrap().session.errors.push("57P01".into());
+        report
+            .clients
+            .get_mut("forgotten")
+            .unwrap()
+            .session
+            .errors
+            .push("57P01".into());
         assert!(report.all_failures().is_empty());
         report.unnoticed = false;
         report.clients.get_mut("forgotten").unwrap().cut = None;
-        report.clients.get_mut("web").unwrap().session.errors.push("25006".into());
+        report
+            .clients
+            .get_mut("web")
+            .unwrap()
+            .session
+            .errors
+            .push("25006".into());
         assert!(report.all_failures().is_empty());
     }
 

@@ -16,22 +16,25 @@ pub struct Settings {
     pub source_image: Option<String>,
     /// E2E_TARGET_IMAGE: PostgreSQL for CloudNativePG.
     pub target_image: String,
-    /// E2E_WRITER_IMAGE: bash and psql, for the application's clients. Default: the target's image, which has both.
+    /// E2E_WRITER_IMAGE: bash and psql, for the application's clients. Default: the target's image,
+    /// which has both.
     pub writer_image: String,
     /// E2E_ROUTE: service or config.
     pub route: Route,
     /// E2E_KILL: end the cutover's pod once, when its log says this; `1`: when writes are blocked.
     pub kill: Option<String>,
-    /// E2E_KILL_WITH: a program that ends the pod in the place of `kubectl delete pod --force --grace-period=0`; it is given the
-    /// namespace and the pod's name.
+    /// E2E_KILL_WITH: a program that ends the pod in the place of `kubectl delete pod --force
+    /// --grace-period=0`; it is given the namespace and the pod's name.
     pub kill_with: Option<String>,
     /// E2E_KEEP: leave everything as it is at the end.
     pub keep: bool,
     /// E2E_WATCH_SECONDS: how long the clients are watched after DOWNTIME ENDS.
     pub watch: Duration,
-    /// E2E_ARCHIVE_RESTART: the setting ARCHIVE_RESTART, never or before-traffic. Default: that of settings.env.
+    /// E2E_ARCHIVE_RESTART: the setting ARCHIVE_RESTART, never or before-traffic. Default: that of
+    /// settings.env.
     pub archive_restart: Option<String>,
-    /// E2E_SKIP_WAL_ARCHIVING: the Cluster is made with cnpg.io/skipWalArchiving, so that CloudNativePG does not restart it.
+    /// E2E_SKIP_WAL_ARCHIVING: the Cluster is made with cnpg.io/skipWalArchiving, so that
+    /// CloudNativePG does not restart it.
     pub skip_wal_archiving: bool,
     /// E2E_AUDIT_LOG: the API server's audit log, if it can be read here.
     pub audit_log: Option<PathBuf>,
@@ -50,7 +53,9 @@ impl Settings {
     pub fn read() -> Result<Self> {
         let target_image = text("E2E_TARGET_IMAGE").unwrap_or_else(|| TARGET_IMAGE.to_owned());
         Ok(Self {
-            namespace: text("E2E_NAMESPACE").unwrap_or_else(|| format!("e2e-{}", jiff::Timestamp::now().as_second() % 1_000_000)),
+            namespace: text("E2E_NAMESPACE").unwrap_or_else(|| {
+                format!("e2e-{}", jiff::Timestamp::now().as_second() % 1_000_000)
+            }),
             image: text("E2E_IMAGE").unwrap_or_else(|| IMAGE.to_owned()),
             source_image: text("E2E_SOURCE_IMAGE"),
             writer_image: text("E2E_WRITER_IMAGE").unwrap_or_else(|| target_image.clone()),
@@ -93,7 +98,11 @@ impl Settings {
             .kill
             .as_ref()
             .map_or_else(String::new, |at| format!(", the pod ended at {at:?}"));
-        format!("ROUTE={}, {restart}{kill}, namespace {}", self.route.word(), self.namespace)
+        format!(
+            "ROUTE={}, {restart}{kill}, namespace {}",
+            self.route.word(),
+            self.namespace
+        )
     }
 }
 

@@ -1,4 +1,5 @@
-//! The source: a Zalando cluster from a resource like guide.md's, with TLS Secrets, two members and both poolers.
+//! The source: a Zalando cluster from a resource like guide.md's, with TLS Secrets, two members and
+//! both poolers.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -24,16 +25,19 @@ const UP: Duration = Duration::from_secs(600);
 /// The pods of its servers.
 const MEMBERS: &str = "application=spilo,cluster-name=mastodon-postgresql";
 
-/// What guide.md's Mastodon has in its database, and the ledger. No unique constraint there: a row that is twice has to be seen.
+/// What guide.md's Mastodon has in its database, and the ledger. No unique constraint there: a row
+/// that is twice has to be seen.
 const SCHEMA: &str = "set role mastodon;
 create table accounts (id bigserial primary key, username text not null);
 create table statuses (id bigserial primary key, account_id bigint not null, body text not null);
 create table users (id bigserial primary key, email text not null unique);
 insert into accounts (username) select 'account ' || n from generate_series(1, 20000) n;
-insert into statuses (account_id, body) select 1 + n % 20000, repeat(md5(n::text), 8) from generate_series(1, 100000) n;
+insert into statuses (account_id, body) select 1 + n % 20000, repeat(md5(n::text), 8) from \
+    generate_series(1, 100000) n;
 insert into users (email) select n || '@example.org' from generate_series(1, 5000) n;
 create index on statuses (body);
-create table ledger (id bigserial primary key, client text not null, sequence bigint not null, payload text not null,
+create table ledger (id bigserial primary key, client text not null, sequence bigint not null, \
+    payload text not null,
     written_at timestamptz not null default clock_timestamp());
 insert into ledger (client, sequence, payload) values ('e2e', 0, 'so that a reader finds a row');";
 
@@ -55,8 +59,12 @@ pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<()> {
     for pooler in POOLERS {
         kubectl.wait(&["rollout", "status", pooler], UP).await?;
     }
-    // The status says Running when the operator has done its part; the last member may still be copying.
-    until("both members", UP, async || Ok((members(kubectl).await?.len() == 2).then_some(()))).await?;
+    // The status says Running when the operator has done its part; the last member may still be
+    // copying.
+    until("both members", UP, async || {
+        Ok((members(kubectl).await?.len() == 2).then_some(()))
+    })
+    .await?;
     let leader = leader(kubectl).await?;
     let psql = [
         "exec",
@@ -71,10 +79,15 @@ pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<()> {
         "-v",
         "ON_ERROR_STOP=1",
     ];
-    kubectl.told(&psql, SCHEMA, UP).await.context("making the tables").map(drop)
+    kubectl
+        .told(&psql, SCHEMA, UP)
+        .await
+        .context("making the tables")
+        .map(drop)
 }
 
-/// Server certificate and CA as an owner makes them: root, intermediate, a certificate for the server's names only.
+/// Server certificate and CA as an owner makes them: root, intermediate, a certificate for the
+/// server's names only.
 fn secrets(namespace: &str) -> Result<Vec<Value>> {
     let root = Authority::root("mastodon root")?;
     let intermediate = root.intermediate("mastodon databases")?;
@@ -84,12 +97,18 @@ fn secrets(namespace: &str) -> Result<Vec<Value>> {
         &format!(".{namespace}.svc"),
         &format!(".{namespace}.svc.cluster.local"),
     ];
-    let names: Vec<String> = suffixes.iter().map(|suffix| format!("{SOURCE}{suffix}")).collect();
+    let names: Vec<String> = suffixes
+        .iter()
+        .map(|suffix| format!("{SOURCE}{suffix}"))
+        .collect();
     let server = intermediate.server(SOURCE, &names, &[])?;
     let chain = format!("{}{}", server.certificate, intermediate.certificate());
     let secret = |name: &str, data: Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
     Ok(vec![
-        secret("mastodon-postgresql-server", json!({"tls.crt": chain, "tls.key": server.key})),
+        secret(
+            "mastodon-postgresql-server",
+            json!({"tls.crt": chain, "tls.key": server.key}),
+        ),
         secret(
             "mastodon-postgresql-ca",
             json!({"ca.crt": root.certificate(), "tls.crt": intermediate.certificate(), "tls.key": intermediate.key()}),
@@ -129,21 +148,28 @@ pub async fn members(kubectl: &Kubectl) -> Result<BTreeSet<String>> {
             .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
     };
     let pods = pods["items"].as_array().into_iter().flatten().filter(ready);
-    Ok(pods.filter_map(|pod| pod["status"]["podIP"].as_str().map(str::to_owned)).collect())
+    Ok(pods
+        .filter_map(|pod| pod["status"]["podIP"].as_str().map(str::to_owned))
+        .collect())
 }
 
 async fn leader(kubectl: &Kubectl) -> Result<String> {
     let selector = format!("{MEMBERS},spilo-role=master");
     until("the source's leader", UP, async || {
-        let pod = kubectl.asked(&["get", "pods", "-l", &selector, "-o", "name"]).await?;
+        let pod = kubectl
+            .asked(&["get", "pods", "-l", &selector, "-o", "name"])
+            .await?;
         Ok(pod.lines().next().map(str::to_owned))
     })
     .await
 }
 
-/// The ledger as its members have it: the leader is stopped after a cut, the other one still answers.
+/// The ledger as its members have it: the leader is stopped after a cut, the other one still
+/// answers.
 pub async fn rows(kubectl: &Kubectl) -> Result<Vec<Key>> {
-    let pods = kubectl.asked(&["get", "pods", "-l", MEMBERS, "-o", "name"]).await?;
+    let pods = kubectl
+        .asked(&["get", "pods", "-l", MEMBERS, "-o", "name"])
+        .await?;
     let mut all = Vec::new();
     for pod in pods.lines() {
         // A server that is stopped has nothing to say.
@@ -160,10 +186,14 @@ pub async fn rows(kubectl: &Kubectl) -> Result<Vec<Key>> {
 /// The server does not answer.
 pub async fn ledger(kubectl: &Kubectl, place: &[&str]) -> Result<Vec<Key>> {
     let query = "select client, sequence from public.ledger where client <> 'e2e'";
-    let psql = ["psql", "-XAtqU", "postgres", "-d", DATABASE, "-F", " ", "-c", query];
+    let psql = [
+        "psql", "-XAtqU", "postgres", "-d", DATABASE, "-F", " ", "-c", query,
+    ];
     let text = kubectl.asked(&[&["exec"], place, &psql].concat()).await?;
     let key = |line: &str| {
-        let (client, sequence) = line.split_once(' ').with_context(|| format!("a row of the ledger: {line:?}"))?;
+        let (client, sequence) = line
+            .split_once(' ')
+            .with_context(|| format!("a row of the ledger: {line:?}"))?;
         Ok(Key {
             client: client.to_owned(),
             sequence: sequence.parse()?,

@@ -21,7 +21,10 @@ const DOWN: Duration = Duration::from_secs(300);
 
 /// Both operators, a default storage class, and a namespace that nobody has.
 pub async fn set(kubectl: &Kubectl) -> Result<()> {
-    let version = kubectl.asked(&["version"]).await.context("no cluster answers; set KUBECONFIG")?;
+    let version = kubectl
+        .asked(&["version"])
+        .await
+        .context("no cluster answers; set KUBECONFIG")?;
     println!("{}", version.trim().replace('\n', ", "));
     for (kind, operator) in KINDS {
         let found = kubectl.asked(&["get", "crd", kind, "-o", "name"]).await;
@@ -30,15 +33,26 @@ pub async fn set(kubectl: &Kubectl) -> Result<()> {
     let classes = kubectl.json(&["get", "storageclass"]).await?;
     let is_default = "/metadata/annotations/storageclass.kubernetes.io~1is-default-class";
     let mut classes = classes["items"].as_array().into_iter().flatten();
-    if !classes.any(|class| class.pointer(is_default).is_some_and(|value| value == "true")) {
+    if !classes.any(|class| {
+        class
+            .pointer(is_default)
+            .is_some_and(|value| value == "true")
+    }) {
         bail!(
-            "there is no default storage class; mark one: kubectl annotate storageclass NAME storageclass.kubernetes.io/is-default-class=true"
+            "there is no default storage class; mark one: kubectl annotate storageclass NAME \
+             storageclass.kubernetes.io/is-default-class=true"
         );
     }
     let namespace = &kubectl.namespace;
-    kubectl.asked(&["create", "namespace", namespace]).await.with_context(|| {
-        format!("a run wants a namespace of its own; if nobody needs it any more: kubectl delete namespace {namespace}")
-    })?;
+    kubectl
+        .asked(&["create", "namespace", namespace])
+        .await
+        .with_context(|| {
+            format!(
+                "a run wants a namespace of its own; if nobody needs it any more: kubectl delete \
+            namespace {namespace}"
+            )
+        })?;
     until("the namespace's ServiceAccount", DOWN, async || {
         Ok(kubectl.asked(&["get", "sa", "default"]).await.ok())
     })
@@ -68,7 +82,10 @@ pub async fn keep_state(kubectl: &Kubectl, folder: &Path) {
     ];
     let mut text = String::new();
     for question in questions {
-        let answer = kubectl.asked(question).await.unwrap_or_else(|error| format!("{error:#}"));
+        let answer = kubectl
+            .asked(question)
+            .await
+            .unwrap_or_else(|error| format!("{error:#}"));
         text.push_str(&format!("$ kubectl {}\n{answer}\n", question.join(" ")));
     }
     let file = folder.join("state.txt");
@@ -80,7 +97,10 @@ pub async fn keep_state(kubectl: &Kubectl, folder: &Path) {
 
 /// Takes everything away. What is not there any more, or never was, is no reason to stop.
 pub async fn clear(kubectl: &Kubectl) {
-    println!("\nremoving the namespace {} and all in it", kubectl.namespace);
+    println!(
+        "\nremoving the namespace {} and all in it",
+        kubectl.namespace
+    );
     let orders: [&[&str]; 4] = [
         &["delete", "deployments,jobs", "--all", "--wait=false"],
         &[
@@ -90,7 +110,12 @@ pub async fn clear(kubectl: &Kubectl) {
             "--timeout=120s",
         ],
         // The cutover has frozen it, and a frozen operator would leave what it has made.
-        &["annotate", "postgresqls", "--all", "acid.zalan.do/controller-"],
+        &[
+            "annotate",
+            "postgresqls",
+            "--all",
+            "acid.zalan.do/controller-",
+        ],
         &["delete", "postgresqls", "--all", "--timeout=120s"],
     ];
     for order in orders {
@@ -100,14 +125,23 @@ pub async fn clear(kubectl: &Kubectl) {
     }
     // The resource goes at once, and the operator takes down what belongs to it afterwards.
     let gone = until("the Zalando operator's end of it", DOWN, async || {
-        let left = kubectl.asked(&["get", "statefulsets", "-o", "name"]).await?;
+        let left = kubectl
+            .asked(&["get", "statefulsets", "-o", "name"])
+            .await?;
         Ok(left.is_empty().then_some(()))
     });
     if let Err(error) = gone.await {
         println!("  {error:#}");
     }
     let namespace = &kubectl.namespace;
-    if let Err(error) = kubectl.told(&["delete", "namespace", namespace, "--timeout=240s"], "", DOWN).await {
+    if let Err(error) = kubectl
+        .told(
+            &["delete", "namespace", namespace, "--timeout=240s"],
+            "",
+            DOWN,
+        )
+        .await
+    {
         println!("  {error:#}\n  something is left: kubectl get namespace {namespace}");
     }
 }

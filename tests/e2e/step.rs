@@ -23,7 +23,8 @@ pub struct Ended {
     pub job: String,
     /// Its condition that is true: Complete or Failed, with its reason.
     pub condition: String,
-    /// Exit code and last word of each of its pods that is still there, in the order of their starts.
+    /// Exit code and last word of each of its pods that is still there, in the order of their
+    /// starts.
     pub pods: Vec<(i64, Value)>,
     /// What they printed.
     pub lines: Vec<String>,
@@ -40,7 +41,9 @@ impl Ended {
         }
         match self.pods.last() {
             Some((0, word)) if word["verdict"] == "done" => {}
-            Some((code, word)) => failures.push(format!("{}: exit code {code}, last word {word}", self.job)),
+            Some((code, word)) => {
+                failures.push(format!("{}: exit code {code}, last word {word}", self.job))
+            }
             None => failures.push(format!("{} has left no pod", self.job)),
         }
         failures
@@ -53,7 +56,12 @@ impl Ended {
 }
 
 /// Runs a step as the Job `job`. With `kill` its pod is ended once in the middle.
-pub async fn run(kubectl: &Kubectl, step: &str, job: &str, kill: Option<&Settings>) -> Result<Ended> {
+pub async fn run(
+    kubectl: &Kubectl,
+    step: &str,
+    job: &str,
+    kill: Option<&Settings>,
+) -> Result<Ended> {
     let from = format!("--from=cronjob/replica-migration-{step}");
     kubectl.shown(&["create", "job", job, &from]).await?;
     let mut ended = Ended {
@@ -77,9 +85,16 @@ pub async fn run(kubectl: &Kubectl, step: &str, job: &str, kill: Option<&Setting
             ended.lines.push(line.to_owned());
             if let Some(settings) = kill
                 && killing.is_none()
-                && settings.kill.as_ref().is_some_and(|at| line.contains(at.as_str()))
+                && settings
+                    .kill
+                    .as_ref()
+                    .is_some_and(|at| line.contains(at.as_str()))
             {
-                killing = Some(tokio::spawn(end(kubectl.clone(), settings.kill_with.clone(), pod.clone())));
+                killing = Some(tokio::spawn(end(
+                    kubectl.clone(),
+                    settings.kill_with.clone(),
+                    pod.clone(),
+                )));
                 ended.killed = Some(pod.clone());
             }
         };
@@ -89,7 +104,10 @@ pub async fn run(kubectl: &Kubectl, step: &str, job: &str, kill: Option<&Setting
     if let Some(killing) = killing {
         killing.await?.context("ending the pod")?;
     }
-    ended.condition = until(&format!("the end of the Job {job}"), STARTS, async || condition(kubectl, job).await).await?;
+    ended.condition = until(&format!("the end of the Job {job}"), STARTS, async || {
+        condition(kubectl, job).await
+    })
+    .await?;
     ended.pods = pods(kubectl, job).await?;
     Ok(ended)
 }
@@ -97,7 +115,11 @@ pub async fn run(kubectl: &Kubectl, step: &str, job: &str, kill: Option<&Setting
 /// Runs a step that must do its work.
 pub async fn done(kubectl: &Kubectl, step: &str, job: &str) -> Result<Ended> {
     let ended = run(kubectl, step, job, None).await?;
-    anyhow::ensure!(ended.failures().is_empty(), "{}", ended.failures().join("; "));
+    anyhow::ensure!(
+        ended.failures().is_empty(),
+        "{}",
+        ended.failures().join("; ")
+    );
     Ok(ended)
 }
 
@@ -110,7 +132,10 @@ enum Next {
 async fn next(kubectl: &Kubectl, job: &str, followed: &[String]) -> Result<Option<Next>> {
     let list = list(kubectl, job).await?;
     for pod in list["items"].as_array().into_iter().flatten() {
-        let name = format!("pod/{}", pod["metadata"]["name"].as_str().unwrap_or_default());
+        let name = format!(
+            "pod/{}",
+            pod["metadata"]["name"].as_str().unwrap_or_default()
+        );
         let begun = pod["status"]["containerStatuses"][0]["state"]
             .as_object()
             .is_some_and(|state| !state.contains_key("waiting"));
@@ -123,40 +148,64 @@ async fn next(kubectl: &Kubectl, job: &str, followed: &[String]) -> Result<Optio
 
 async fn condition(kubectl: &Kubectl, job: &str) -> Result<Option<String>> {
     let object = kubectl.json(&["get", "job", job]).await?;
-    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-    let mut ends =
-        conditions.filter(|condition| condition["status"] == "True" && (condition["type"] == "Complete" || condition["type"] == "Failed"));
-    Ok(ends
-        .next()
-        .map(|condition| match (condition["type"].as_str(), condition["message"].as_str()) {
+    let conditions = object["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let mut ends = conditions.filter(|condition| {
+        condition["status"] == "True"
+            && (condition["type"] == "Complete" || condition["type"] == "Failed")
+    });
+    Ok(ends.next().map(|condition| {
+        match (condition["type"].as_str(), condition["message"].as_str()) {
             (Some("Complete"), _) => "Complete".to_owned(),
-            (kind, message) => format!("{}: {}", kind.unwrap_or_default(), message.unwrap_or_default()),
-        }))
+            (kind, message) => format!(
+                "{}: {}",
+                kind.unwrap_or_default(),
+                message.unwrap_or_default()
+            ),
+        }
+    }))
 }
 
 async fn list(kubectl: &Kubectl, job: &str) -> Result<Value> {
     let label = format!("batch.kubernetes.io/job-name={job}");
     kubectl
-        .json(&["get", "pods", "-l", &label, "--sort-by=.metadata.creationTimestamp"])
+        .json(&[
+            "get",
+            "pods",
+            "-l",
+            &label,
+            "--sort-by=.metadata.creationTimestamp",
+        ])
         .await
 }
 
 async fn pods(kubectl: &Kubectl, job: &str) -> Result<Vec<(i64, Value)>> {
     let list = list(kubectl, job).await?;
-    let ends = list["items"].as_array().into_iter().flatten().filter_map(|pod| {
-        let state = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
-        let message = state["message"].as_str().unwrap_or_default();
-        // A program that was killed leaves the end of its log in its place.
-        let word = serde_json::from_str(message).unwrap_or_else(|_| Value::String(message.to_owned()));
-        Some((state["exitCode"].as_i64()?, word))
-    });
+    let ends = list["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|pod| {
+            let state = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
+            let message = state["message"].as_str().unwrap_or_default();
+            // A program that was killed leaves the end of its log in its place.
+            let word =
+                serde_json::from_str(message).unwrap_or_else(|_| Value::String(message.to_owned()));
+            Some((state["exitCode"].as_i64()?, word))
+        });
     Ok(ends.collect())
 }
 
-/// Ends a pod without asking it: its object is gone at once, and the node ends what runs in it when it learns of that.
+/// Ends a pod without asking it: its object is gone at once, and the node ends what runs in it when
+/// it learns of that.
 async fn end(kubectl: Kubectl, with: Option<String>, pod: String) -> Result<()> {
     let Some(program) = with else {
-        return kubectl.shown(&["delete", &pod, "--force", "--grace-period=0"]).await.map(drop);
+        return kubectl
+            .shown(&["delete", &pod, "--force", "--grace-period=0"])
+            .await
+            .map(drop);
     };
     let name = pod.trim_start_matches("pod/");
     println!("\n$ {program} {} {name}", kubectl.namespace);

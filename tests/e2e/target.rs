@@ -15,7 +15,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// README's third step.
 pub async fn apply_rendered(kubectl: &Kubectl, settings: &Settings) -> Result<()> {
-    let (get, apply) = (["get", "cm", "database-cluster-replica", "-o", RENDERED], ["apply", "-f", "-"]);
+    let (get, apply) = (
+        ["get", "cm", "database-cluster-replica", "-o", RENDERED],
+        ["apply", "-f", "-"],
+    );
     let namespace = &kubectl.namespace;
     println!(
         "\n$ kubectl -n {namespace} {} | kubectl -n {namespace} {}",
@@ -36,7 +39,8 @@ pub async fn apply_rendered(kubectl: &Kubectl, settings: &Settings) -> Result<()
 /// As one who has no archive yet would have it.
 fn without_archive(rendered: &str) -> Result<String> {
     let documents = serde_yaml_ng::Deserializer::from_str(rendered).map(|document| {
-        let mut object = Value::deserialize(document).context("the rendered manifest is no YAML")?;
+        let mut object =
+            Value::deserialize(document).context("the rendered manifest is no YAML")?;
         if object["kind"] == "Cluster" {
             object["metadata"]["annotations"]["cnpg.io/skipWalArchiving"] = "enabled".into();
         }
@@ -48,7 +52,12 @@ fn without_archive(rendered: &str) -> Result<String> {
 /// Its instances' addresses.
 pub async fn instances(kubectl: &Kubectl) -> Result<BTreeSet<String>> {
     let pods = kubectl
-        .json(&["get", "pods", "-l", "cnpg.io/cluster=database,cnpg.io/podRole=instance"])
+        .json(&[
+            "get",
+            "pods",
+            "-l",
+            "cnpg.io/cluster=database,cnpg.io/podRole=instance",
+        ])
         .await?;
     let addresses = pods["items"]
         .as_array()
@@ -64,12 +73,19 @@ mod tests {
 
     #[test]
     fn the_annotation_stands_beside_those_that_are_there() {
-        let rendered = "kind: Cluster\nmetadata:\n  annotations:\n    cnpg.io/podPatch: x\n---\nkind: Pooler\nmetadata: {}\n";
+        let rendered = "kind: Cluster\nmetadata:\n  annotations:\n    cnpg.io/podPatch: \
+            x\n---\nkind: Pooler\nmetadata: {}\n";
         let changed = without_archive(rendered).unwrap();
-        let documents: Vec<Value> = changed.split("\n---\n").map(|text| serde_json::from_str(text).unwrap()).collect();
+        let documents: Vec<Value> = changed
+            .split("\n---\n")
+            .map(|text| serde_json::from_str(text).unwrap())
+            .collect();
         let annotations = &documents[0]["metadata"]["annotations"];
         assert_eq!(
-            (&annotations["cnpg.io/podPatch"], &annotations["cnpg.io/skipWalArchiving"]),
+            (
+                &annotations["cnpg.io/podPatch"],
+                &annotations["cnpg.io/skipWalArchiving"]
+            ),
             (&"x".into(), &"enabled".into())
         );
         assert_eq!(documents[1]["metadata"], serde_json::json!({}));

@@ -1,5 +1,6 @@
-# One client of the application: a session that lives long, about twenty writes a second, and a line for every row that says what
-# the client knows of it. Every fifth write is a transaction of three rows. It speaks through psql, that is libpq, as Mastodon does.
+# One client of the application: a session that lives long, about twenty writes a second, and a line
+# for every row that says what the client knows of it. Every fifth write is a transaction of three
+# rows. It speaks through psql, that is libpq, as Mastodon does.
 #
 # Lines on standard output, each begun with the pod's name; instants in seconds since 1970:
 #   open AT                                      a session is there
@@ -11,8 +12,9 @@
 #   gone AT WHY                                  a session has ended, and not by this client
 #   end AT                                       it does no more: everything that it knows is said
 #
-# SIGTERM ends it after the answer that it waits for, if that comes before the pod's grace is over: a pooler holds an answer back for as
-# long as it has no server. SIGUSR1 does the same, and it stays to be asked for its log.
+# SIGTERM ends it after the answer that it waits for, if that comes before the pod's grace is over:
+# a pooler holds an answer back for as long as it has no server. SIGUSR1 does the same, and it stays
+# to be asked for its log.
 set -u
 export LC_ALL=C PGCONNECT_TIMEOUT=5 PGAPPNAME=$CLIENT PGSSLMODE=require
 export PGHOST=$DB_HOST PGPORT=$DB_PORT PGDATABASE=$DB_NAME PGUSER=$DB_USER PGPASSWORD=$DB_PASS
@@ -29,7 +31,8 @@ exec {never}<>/tmp/never
 
 say() { printf '%s %s\n' "$HOSTNAME" "$*"; }
 
-# Sends a line of SQL; true when it was answered without an error. `answer` is the last row, `why` what was wrong.
+# Sends a line of SQL; true when it was answered without an error. `answer` is the last row, `why`
+# what was wrong.
 ask() {
   local line part='' last='' waited=0
   answer='' why=''
@@ -44,7 +47,8 @@ ask() {
     esac
     case $line in
       "$mark")
-        # FATAL is the server's last word on a session, and psql notices only at the next line. What it was doing may be done.
+        # FATAL is the server's last word on a session, and psql notices only at the next line. What
+        # it was doing may be done.
         case $why in *FATAL:* | *PANIC:*) close ;; esac
         [ -z "$why" ]; return ;;
       *ERROR:* | *FATAL:* | *PANIC:* | *error:*) why=${why:-$line} ;;
@@ -81,7 +85,8 @@ leave() {
   exit 0
 }
 
-# The row tells who took it: the server's own address, and the timeline of the WAL that it went into.
+# The row tells who took it: the server's own address, and the timeline of the WAL that it went
+# into.
 insert() {
   printf "insert into public.ledger (client, sequence, payload) values ('%s', %d, '%s wrote %d') returning %s, %s;" \
     "$HOSTNAME" "$1" "$CLIENT" "$1" 'host(inet_server_addr())' 'substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)'
@@ -94,7 +99,8 @@ say_rows() {
   for ((each = first; each <= sequence; each++)); do say "$verdict" "$each" "$sent" "$@"; done
 }
 
-# What is known of this turn's rows after an answer, or none. $1: whether what was sent last could commit them.
+# What is known of this turn's rows after an answer, or none. $1: whether what was sent last could
+# commit them.
 settle() {
   local at=$EPOCHREALTIME
   if [ -z "$why" ]; then say_rows ack "$at" "$answer"

@@ -1,8 +1,9 @@
-//! The application: guide.md's six Mastodon Deployments as real objects, run by a small controller, and their clients,
-//! which write rows into a ledger table and remember what they were told about each.
+//! The application: guide.md's six Mastodon Deployments as real objects, run by a small controller,
+//! and their clients, which write rows into a ledger table and remember what they were told about
+//! each.
 //!
-//! Nothing here knows of a migration: pods read the ConfigMap when they start and keep what they read; clients reconnect
-//! by themselves; the controller follows `spec.replicas`.
+//! Nothing here knows of a migration: pods read the ConfigMap when they start and keep what they
+//! read; clients reconnect by themselves; the controller follows `spec.replicas`.
 
 mod deployments;
 pub mod environment;
@@ -101,8 +102,11 @@ impl Settings {
             namespace: namespace.into(),
             config_map: "mastodon-database".into(),
             config: config.map(|(key, value)| (key.into(), value.into())).into(),
-            owner_secret: "mastodon.mastodon-postgresql.credentials.postgresql.acid.zalan.do".into(),
-            deployments: DEPLOYMENTS.map(|(name, replicas)| (name.into(), replicas)).into(),
+            owner_secret: "mastodon.mastodon-postgresql.credentials.postgresql.acid.zalan.do"
+                .into(),
+            deployments: DEPLOYMENTS
+                .map(|(name, replicas)| (name.into(), replicas))
+                .into(),
             writers_per_pod: 1,
         }
     }
@@ -127,11 +131,17 @@ impl Drop for Application {
 }
 
 impl Application {
-    /// Applies the ConfigMap and the Deployments, makes the ledger table, and begins to run what the Deployments say.
+    /// Applies the ConfigMap and the Deployments, makes the ledger table, and begins to run what
+    /// the Deployments say.
     ///
     /// # Errors
     /// The API server refuses an object, or the database cannot be reached with the settings given.
-    pub async fn deploy(client: Client, services: Arc<Services>, settings: Settings, origin: Origin) -> Result<Self> {
+    pub async fn deploy(
+        client: Client,
+        services: Arc<Services>,
+        settings: Settings,
+        origin: Origin,
+    ) -> Result<Self> {
         objects::apply(&client, &settings).await?;
         let log = Log::default();
         let (over, is_over) = watch::channel(false);
@@ -159,13 +169,16 @@ impl Application {
         Ok(this)
     }
 
-    /// A pooler whose first login was refused tries again after seconds (server_login_retry), and holds its clients back meanwhile.
+    /// A pooler whose first login was refused tries again after seconds (server_login_retry), and
+    /// holds its clients back meanwhile.
     async fn first_session(&self) -> Result<Session> {
         let login = self.login().await?;
         let deadline = Instant::now() + FIRST_SESSION_LIMIT;
         loop {
             match login.connect(&self.services, "migrate").await {
-                Err(error) if Instant::now() > deadline => return Err(error).context("connecting as the application"),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(error).context("connecting as the application");
+                }
                 Err(_) => sleep(POLL).await,
                 connected => return connected,
             }
@@ -186,10 +199,13 @@ impl Application {
             }
             anyhow::Ok(())
         };
-        timeout(limit, all_ready).await.context("waiting for the application's pods")?
+        timeout(limit, all_ready)
+            .await
+            .context("waiting for the application's pods")?
     }
 
-    /// A client that no Deployment knows of, connected to one Service by name for ever: the forgotten writer.
+    /// A client that no Deployment knows of, connected to one Service by name for ever: the
+    /// forgotten writer.
     ///
     /// # Errors
     /// The application's login cannot be read.
@@ -214,12 +230,17 @@ impl Application {
     /// The ConfigMap or the Secret cannot be read or lacks a key.
     pub async fn login(&self) -> Result<Login> {
         let container = serde_json::from_value(objects::container("any", &self.settings))?;
-        environment::login(&environment::read(&self.client, &self.settings.namespace, &container).await?)
+        environment::login(
+            &environment::read(&self.client, &self.settings.namespace, &container).await?,
+        )
     }
 
     /// Everything logged so far.
     pub fn attempts(&self) -> Vec<Attempt> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Waits until at least `count` more writes were acknowledged than now.
@@ -246,7 +267,10 @@ impl Application {
                 .into_iter()
                 .rev()
                 .find(|a| !matches!(a.outcome, Outcome::Acknowledged(_)));
-            anyhow::anyhow!("{count} more writes were not acknowledged within {limit:?}; the last failure was {last:?}")
+            anyhow::anyhow!(
+                "{count} more writes were not acknowledged within {limit:?}; the last \
+                failure was {last:?}"
+            )
         })
     }
 
@@ -258,19 +282,27 @@ impl Application {
         // The pods end in order when the controller, which holds them, is gone.
         self.controller.abort();
         self.over.send_replace(true);
-        futures::future::join_all(self.forgotten.drain(..).map(|writer| writer.stop(STOP_LIMIT))).await;
+        futures::future::join_all(
+            self.forgotten
+                .drain(..)
+                .map(|writer| writer.stop(STOP_LIMIT)),
+        )
+        .await;
         let ended = async {
             // Whoever may still write to the log holds it.
             while Arc::strong_count(&self.log) > 1 {
                 sleep(POLL).await;
             }
         };
-        timeout(pod::GRACE * 2, ended).await.context("a client does not end")?;
+        timeout(pod::GRACE * 2, ended)
+            .await
+            .context("a client does not end")?;
         Ok(self.attempts())
     }
 }
 
-/// No unique constraint on client and sequence: a row that is there twice has to be seen, not prevented.
+/// No unique constraint on client and sequence: a row that is there twice has to be seen, not
+/// prevented.
 async fn make_ledger(session: &tokio_postgres::Client) -> Result<()> {
     let ledger = "create table if not exists public.ledger (
             id bigserial primary key,
@@ -279,7 +311,10 @@ async fn make_ledger(session: &tokio_postgres::Client) -> Result<()> {
             payload text not null,
             written_at timestamptz not null default clock_timestamp());
         create index if not exists ledger_by_client on public.ledger (client, sequence)";
-    session.batch_execute(ledger).await.context("making the ledger table")
+    session
+        .batch_execute(ledger)
+        .await
+        .context("making the ledger table")
 }
 
 /// The rows that a server has.

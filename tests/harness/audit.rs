@@ -18,7 +18,8 @@ pub struct Use {
     pub resource: String,
     /// For example `status` or `scale`; "" when there is none.
     pub subresource: String,
-    /// The object's name; "" when the request names none (list, watch; create before Kubernetes has read the body).
+    /// The object's name; "" when the request names none (list, watch; create before Kubernetes has
+    /// read the body).
     pub name: String,
     /// "" for what belongs to the whole cluster.
     pub namespace: String,
@@ -78,7 +79,8 @@ struct Reference {
     api_group: String,
 }
 
-/// Reads the log; requests outside of resources (`/version`, `/apis`) need no Role and are left out.
+/// Reads the log; requests outside of resources (`/version`, `/apis`) need no Role and are left
+/// out.
 ///
 /// # Errors
 /// The file is there but cannot be read, or a line is no audit event.
@@ -95,7 +97,11 @@ fn parse(text: &str) -> Result<BTreeSet<Use>> {
     // The last line may still be in the making.
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
     let lines = complete.lines().filter(|line| !line.is_empty());
-    let uses = lines.map(|line| serde_json::from_str::<Line>(line).context("a line of the audit log").map(used));
+    let uses = lines.map(|line| {
+        serde_json::from_str::<Line>(line)
+            .context("a line of the audit log")
+            .map(used)
+    });
     uses.filter_map(Result::transpose).collect()
 }
 
@@ -140,13 +146,19 @@ mod tests {
     #[test]
     fn complete_lines_about_resources_are_read() {
         let uses: Vec<Use> = parse(LINES).unwrap().into_iter().collect();
-        let [get, patch] = &uses[..] else { panic!("{uses:?}") };
+        let [get, patch] = &uses[..] else {
+            panic!("{uses:?}")
+        };
         assert_eq!(
             (get.service_account(), get.resource.as_str(), get.code),
             (Some("cut"), "secrets", 200)
         );
         assert_eq!(
-            (patch.api_group.as_str(), patch.subresource.as_str(), patch.is_forbidden()),
+            (
+                patch.api_group.as_str(),
+                patch.subresource.as_str(),
+                patch.is_forbidden()
+            ),
             ("postgresql.cnpg.io", "status", true)
         );
     }

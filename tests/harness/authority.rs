@@ -1,4 +1,5 @@
-//! A certificate authority of the harness: every TLS server in it gets its certificate from one of these.
+//! A certificate authority of the harness: every TLS server in it gets its certificate from one of
+//! these.
 
 use std::net::IpAddr;
 
@@ -10,8 +11,8 @@ use openssl::{
     x509::{X509, extension::BasicConstraints as OpensslBasicConstraints},
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 
 /// A CA: root or intermediate.
@@ -52,7 +53,10 @@ impl Authority {
     /// As [`Authority::root`].
     pub fn intermediate(&self, name: &str) -> Result<Self> {
         let (params, key) = (ca(name)?, key()?);
-        let certificate = params.signed_by(&key, &self.issuer).context("signing an intermediate CA")?.pem();
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .context("signing an intermediate CA")?
+            .pem();
         Ok(Self {
             certificate,
             key: key.serialize_pem(),
@@ -74,12 +78,19 @@ impl Authority {
     ///
     /// # Errors
     /// A name is not a DNS name.
-    pub fn server(&self, common_name: &str, names: &[String], addresses: &[IpAddr]) -> Result<Pair> {
+    pub fn server(
+        &self,
+        common_name: &str,
+        names: &[String],
+        addresses: &[IpAddr],
+    ) -> Result<Pair> {
         let mut params = CertificateParams::new(names.to_vec()).context("naming a server")?;
         params
             .subject_alt_names
             .extend(addresses.iter().map(|address| SanType::IpAddress(*address)));
-        params.distinguished_name.push(DnType::CommonName, common_name);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         self.sign(params)
@@ -92,7 +103,10 @@ impl Authority {
     pub fn sign(&self, mut params: CertificateParams) -> Result<Pair> {
         params.use_authority_key_identifier_extension = true;
         let key = key()?;
-        let certificate = params.signed_by(&key, &self.issuer).context("signing a certificate")?.pem();
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .context("signing a certificate")?
+            .pem();
         Ok(Pair {
             certificate,
             key: key.serialize_pem(),
@@ -105,7 +119,10 @@ impl Authority {
 /// # Errors
 /// They are no CA and key.
 pub fn expired(certificate: &str, key: &str) -> Result<String> {
-    let (before, key) = (X509::from_pem(certificate.as_bytes())?, PKey::private_key_from_pem(key.as_bytes())?);
+    let (before, key) = (
+        X509::from_pem(certificate.as_bytes())?,
+        PKey::private_key_from_pem(key.as_bytes())?,
+    );
     let mut after = X509::builder()?;
     after.set_version(2)?;
     after.set_subject_name(before.subject_name())?;

@@ -1,4 +1,5 @@
-//! The API server may be away in the middle of a test; what stands in for operators and kubelets then writes again.
+//! The API server may be away in the middle of a test; what stands in for operators and kubelets
+//! then writes again.
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ where
     }
 }
 
-/// True for an error that says something about the request, false for one about the way to the server or its store.
+/// True for an error that says something about the request, false for one about the way to the
+/// server or its store.
 fn is_answer(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code < 500)
 }

@@ -1,5 +1,6 @@
-//! Those who would undo a cut while it runs: KEDA, Flux's two controllers, Argo CD, and somebody whom nobody can pause. Each does every
-//! fifth of a second what the real one does at its next turn, unless it is told to leave it.
+//! Those who would undo a cut while it runs: KEDA, Flux's two controllers, Argo CD, and somebody
+//! whom nobody can pause. Each does every fifth of a second what the real one does at its next
+//! turn, unless it is told to leave it.
 //!
 //! | imitated | as documented by |
 //! |---|---|
@@ -8,7 +9,8 @@
 //! | a HelmRelease with drift detection puts back what it has installed, unless `spec.suspend` | Flux, *HelmRelease* |
 //! | an Application with `selfHeal` puts back what it tracks | Argo CD, *Automated Sync Policy* |
 //!
-//! Their schemas hold the fields that the projects document and that are read or written here, and nothing else is kept.
+//! Their schemas hold the fields that the projects document and that are read or written here, and
+//! nothing else is kept.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,15 +44,22 @@ pub async fn install(plane: &ControlPlane) -> Result<()> {
     let target = json!({"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "kind": {"type": "string"}}});
     let triggers = json!({"type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
     let flag = json!({"type": "boolean"});
-    let automated = json!({"type": "object", "properties": {"selfHeal": flag, "prune": flag, "enabled": flag}});
+    let automated =
+        json!({"type": "object", "properties": {"selfHeal": flag, "prune": flag, "enabled": flag}});
     let policy = json!({"type": "object", "properties": {"automated": automated}});
     let specs = [
         (
             SCALED_OBJECT,
             json!({"scaleTargetRef": target, "minReplicaCount": {"type": "integer"}, "triggers": triggers}),
         ),
-        (HELM_RELEASE, json!({"suspend": flag, "interval": {"type": "string"}})),
-        (APPLICATION, json!({"project": {"type": "string"}, "syncPolicy": policy})),
+        (
+            HELM_RELEASE,
+            json!({"suspend": flag, "interval": {"type": "string"}}),
+        ),
+        (
+            APPLICATION,
+            json!({"project": {"type": "string"}, "syncPolicy": policy}),
+        ),
     ];
     for ((group, version, kind), properties) in specs {
         let plural = format!("{}s", kind.to_lowercase());
@@ -77,7 +86,8 @@ pub async fn install(plane: &ControlPlane) -> Result<()> {
 pub struct Contender {
     /// Its name as a field manager.
     pub manager: &'static str,
-    /// Whose word counts: kind, namespace, name, and where it says that this one acts. None: nobody can pause it.
+    /// Whose word counts: kind, namespace, name, and where it says that this one acts. None: nobody
+    /// can pause it.
     pub heeds: Option<Heeds>,
     /// What is put back: kind and name, in the migration's namespace.
     pub object: (Kind, String),
@@ -117,8 +127,10 @@ impl Contender {
                         field_manager: Some(self.manager.into()),
                         ..PatchParams::default()
                     };
-                    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource(*kind));
-                    // An API server that is away, or an object that is not there, is met again at the next turn.
+                    let api: Api<DynamicObject> =
+                        Api::namespaced_with(client.clone(), &namespace, &resource(*kind));
+                    // An API server that is away, or an object that is not there, is met again at
+                    // the next turn.
                     let _ = api.patch(name, &params, &Patch::Merge(&self.git)).await;
                 }
                 tokio::time::sleep(TURN).await;
@@ -127,10 +139,15 @@ impl Contender {
     }
 
     async fn acts(&self, client: &Client) -> bool {
-        let Some(heeds) = &self.heeds else { return true };
+        let Some(heeds) = &self.heeds else {
+            return true;
+        };
         let (kind, namespace, name) = &heeds.object;
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource(*kind));
-        let Ok(found) = api.get(name).await else { return false };
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(client.clone(), namespace, &resource(*kind));
+        let Ok(found) = api.get(name).await else {
+            return false;
+        };
         let found = serde_json::to_value(found).unwrap_or_default();
         found.pointer(&heeds.field) != Some(&heeds.still)
     }

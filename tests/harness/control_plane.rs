@@ -1,7 +1,9 @@
-//! A real kube-apiserver over a real etcd on loopback, with RBAC, ServiceAccount tokens and an audit log.
+//! A real kube-apiserver over a real etcd on loopback, with RBAC, ServiceAccount tokens and an
+//! audit log.
 //!
-//! No controller-manager, scheduler or kubelet runs: nobody makes the ServiceAccount `default`, fills Endpoints from a
-//! selector, starts a pod or collects garbage. Who needs one of these does it himself.
+//! No controller-manager, scheduler or kubelet runs: nobody makes the ServiceAccount `default`,
+//! fills Endpoints from a selector, starts a pod or collects garbage. Who needs one of these does
+//! it himself.
 
 mod crds;
 mod servers;
@@ -65,11 +67,23 @@ impl ControlPlane {
         let authority = servers::write_credentials(setup, &instance, &directory)?;
         let admin_token = servers::random_token()?;
         let tokens = format!("{admin_token},admin,admin,system:masters\n");
-        setup.user.write_private(&directory.join("tokens.csv"), &tokens)?;
-        let etcd = Process::start("etcd", servers::etcd(setup, &instance, &directory), &directory.join("etcd.log"))?;
-        let text = servers::kubeconfig(&servers::url(&instance), &authority, &admin_token, "default");
+        setup
+            .user
+            .write_private(&directory.join("tokens.csv"), &tokens)?;
+        let etcd = Process::start(
+            "etcd",
+            servers::etcd(setup, &instance, &directory),
+            &directory.join("etcd.log"),
+        )?;
+        let text = servers::kubeconfig(
+            &servers::url(&instance),
+            &authority,
+            &admin_token,
+            "default",
+        );
         let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(Kubeconfig::from_yaml(&text)?, &options).await?;
+        let config =
+            Config::from_custom_kubeconfig(Kubeconfig::from_yaml(&text)?, &options).await?;
         let admin = Client::try_from(config).context("making the admin's client")?;
         let api_server = Mutex::new(None);
         let plane = Self {
@@ -97,7 +111,8 @@ impl ControlPlane {
         self.setup
     }
 
-    /// A client that may do everything; it belongs to the runtime that called [`ControlPlane::start`].
+    /// A client that may do everything; it belongs to the runtime that called
+    /// [`ControlPlane::start`].
     pub fn admin(&self) -> Client {
         self.admin.clone()
     }
@@ -117,7 +132,8 @@ impl ControlPlane {
         servers::kubeconfig(&self.url(), &self.authority, &self.admin_token, namespace)
     }
 
-    /// A kubeconfig with a fresh token of an existing ServiceAccount; its only context is called `local`.
+    /// A kubeconfig with a fresh token of an existing ServiceAccount; its only context is called
+    /// `local`.
     ///
     /// # Errors
     /// The ServiceAccount does not exist.
@@ -147,20 +163,23 @@ impl ControlPlane {
         let answer = accounts
             .create_token_request(service_account, &PostParams::default(), &request)
             .await;
-        let answer = answer.with_context(|| format!("asking for a token of {namespace}/{service_account}"))?;
+        let answer = answer
+            .with_context(|| format!("asking for a token of {namespace}/{service_account}"))?;
         answer
             .status
             .and_then(|status| status.token)
             .context("a TokenRequest without a token")
     }
 
-    /// Makes a namespace and its ServiceAccount `default`, as the controller-manager would; existing ones are kept.
+    /// Makes a namespace and its ServiceAccount `default`, as the controller-manager would;
+    /// existing ones are kept.
     ///
     /// # Errors
     /// The API server refuses.
     pub async fn namespace(&self, name: &str) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.admin());
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         namespaces
             .patch(name, &apply(), &Patch::Apply(namespace))
             .await
@@ -174,7 +193,8 @@ impl ControlPlane {
     /// The namespace does not exist.
     pub async fn service_account(&self, namespace: &str, name: &str) -> Result<()> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.admin(), namespace);
-        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
+        let account =
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
         accounts
             .patch(name, &apply(), &Patch::Apply(account))
             .await
@@ -182,35 +202,42 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Applies objects of any kind (server side, by force, status included) in their order; the namespace is
-    /// for those that name none.
+    /// Applies objects of any kind (server side, by force, status included) in their order; the
+    /// namespace is for those that name none.
     ///
     /// # Errors
     /// A kind is unknown, or the API server refuses an object.
     pub async fn apply(&self, namespace: &str, objects: &[serde_json::Value]) -> Result<()> {
         let known = self.kinds(objects).await?;
         for object in objects {
-            let object: DynamicObject = serde_json::from_value(object.clone()).context("an object without apiVersion or kind")?;
-            let types = object.types.clone().context("an object without apiVersion or kind")?;
+            let object: DynamicObject = serde_json::from_value(object.clone())
+                .context("an object without apiVersion or kind")?;
+            let types = object
+                .types
+                .clone()
+                .context("an object without apiVersion or kind")?;
             let kind = GroupVersionKind::try_from(&types)?;
             let Some((resource, capabilities)) = known.resolve_gvk(&kind) else {
                 bail!("the API server does not know {kind:?}")
             };
             let api: Api<DynamicObject> = match capabilities.scope {
                 kube::discovery::Scope::Cluster => Api::all_with(self.admin(), &resource),
-                kube::discovery::Scope::Namespaced => {
-                    Api::namespaced_with(self.admin(), object.metadata.namespace.as_deref().unwrap_or(namespace), &resource)
-                }
+                kube::discovery::Scope::Namespaced => Api::namespaced_with(
+                    self.admin(),
+                    object.metadata.namespace.as_deref().unwrap_or(namespace),
+                    &resource,
+                ),
             };
             let name = object.name_any();
             let doing = || format!("applying {} {name}", types.kind);
-            api.patch(&name, &apply(), &Patch::Apply(&object)).await.with_context(doing)?;
+            api.patch(&name, &apply(), &Patch::Apply(&object))
+                .await
+                .with_context(doing)?;
             // A status is not written with the object where it is a subresource of its own.
             if object.data.get("status").is_some()
-                && capabilities
-                    .subresources
-                    .iter()
-                    .any(|(sub, _)| sub.plural == format!("{}/status", resource.plural) || sub.plural == "status")
+                && capabilities.subresources.iter().any(|(sub, _)| {
+                    sub.plural == format!("{}/status", resource.plural) || sub.plural == "status"
+                })
             {
                 api.patch_status(&name, &apply(), &Patch::Apply(&object))
                     .await
@@ -220,7 +247,8 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// The kinds that the API server knows, asked until these are among them: a new one is served before it is listed.
+    /// The kinds that the API server knows, asked until these are among them: a new one is served
+    /// before it is listed.
     async fn kinds(&self, objects: &[serde_json::Value]) -> Result<Discovery> {
         let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
         loop {
@@ -228,7 +256,8 @@ impl ControlPlane {
             let known = known.context("asking which kinds there are")?;
             let is_known = |object: &serde_json::Value| {
                 let types: TypeMeta = serde_json::from_value(object.clone()).unwrap_or_default();
-                GroupVersionKind::try_from(&types).is_ok_and(|kind| known.resolve_gvk(&kind).is_some())
+                GroupVersionKind::try_from(&types)
+                    .is_ok_and(|kind| known.resolve_gvk(&kind).is_some())
             };
             if objects.iter().all(is_known) || Instant::now() > deadline {
                 return Ok(known);
@@ -259,7 +288,11 @@ impl ControlPlane {
     /// It is not ready within a minute.
     pub async fn start_api_server(&self) -> Result<()> {
         let command = servers::api_server(self.setup, &self.instance, &self.directory);
-        let process = Process::start("kube-apiserver", command, &self.directory.join("kube-apiserver.log"))?;
+        let process = Process::start(
+            "kube-apiserver",
+            command,
+            &self.directory.join("kube-apiserver.log"),
+        )?;
         let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
         // It offers no event for being ready: its own way of saying so is this URL.
         while self
@@ -279,7 +312,9 @@ impl ControlPlane {
 
     /// Stops the API server where it is: connections stay open and nothing answers.
     pub fn freeze_api_server(&self) {
-        self.api_server().as_ref().inspect(|process| process.freeze());
+        self.api_server()
+            .as_ref()
+            .inspect(|process| process.freeze());
     }
 
     /// Lets it go on.
@@ -288,7 +323,9 @@ impl ControlPlane {
     }
 
     fn api_server(&self) -> MutexGuard<'_, Option<Process>> {
-        self.api_server.lock().unwrap_or_else(PoisonError::into_inner)
+        self.api_server
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -319,15 +356,22 @@ mod tests {
         let resource = json!({"apiVersion": "acid.zalan.do/v1", "kind": "postgresql", "metadata": {"name": "c"},
             "spec": {"teamId": "t", "numberOfInstances": 2, "postgresql": {"version": "17"}, "volume": {"size": "1Gi"}},
             "status": {"PostgresClusterStatus": "Running"}});
-        plane.apply("mastodon", &[role(&["get"]), binding, resource]).await.unwrap();
+        plane
+            .apply("mastodon", &[role(&["get"]), binding, resource])
+            .await
+            .unwrap();
 
-        let kubeconfig = Kubeconfig::from_yaml(&plane.kubeconfig("mastodon", "reader").await.unwrap()).unwrap();
+        let kubeconfig =
+            Kubeconfig::from_yaml(&plane.kubeconfig("mastodon", "reader").await.unwrap()).unwrap();
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .unwrap();
         let secrets: Api<Secret> = Api::default_namespaced(Client::try_from(config).unwrap());
         assert_eq!(code(secrets.get("absent").await), 404);
-        assert_eq!(code(secrets.list(&kube::api::ListParams::default()).await), 403);
+        assert_eq!(
+            code(secrets.list(&kube::api::ListParams::default()).await),
+            403
+        );
         let uses: Vec<_> = plane
             .audit()
             .unwrap()
@@ -343,7 +387,9 @@ mod tests {
         );
 
         plane.stop_api_server().await;
-        assert!(matches!(secrets.get("absent").await, Err(error) if !matches!(error, kube::Error::Api(_))));
+        assert!(
+            matches!(secrets.get("absent").await, Err(error) if !matches!(error, kube::Error::Api(_)))
+        );
         plane.start_api_server().await.unwrap();
         assert_eq!(code(secrets.get("absent").await), 404);
         let status = http::Request::get("/apis/acid.zalan.do/v1/namespaces/mastodon/postgresqls/c")

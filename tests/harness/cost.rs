@@ -45,15 +45,22 @@ impl Watched {
     }
 }
 
-/// None when it has ended: then it has no memory any more (proc(5), status: VmHWM; stat: utime and stime).
+/// None when it has ended: then it has no memory any more (proc(5), status: VmHWM; stat: utime and
+/// stime).
 fn look(pid: u32) -> Option<Cost> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = peak.trim().trim_end_matches("kB").trim().parse().ok()?;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before it may hold anything, also a bracket.
     let (_, numbers) = stat.rsplit_once(')')?;
-    let ticks = numbers.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
+    let ticks = numbers
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse::<u32>);
     Some(Cost {
         memory_peak_bytes: kilobytes * 1024,
         processor: TICK * ticks.sum::<Result<u32, _>>().ok()?,

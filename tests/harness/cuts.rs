@@ -1,9 +1,11 @@
-//! Many real cuts on one stage, each killed, raced and fought in its own way, and each judged by the ledger. `make test` does what
-//! must be covered for certain (tests/it/cutover/cuts.rs), `make soak` what chance finds (tests/soak).
+//! Many real cuts on one stage, each killed, raced and fought in its own way, and each judged by
+//! the ledger. `make test` does what must be covered for certain (tests/it/cutover/cuts.rs), `make
+//! soak` what chance finds (tests/soak).
 //!
-//! In reading order: [`moments`] at which a cut can be disturbed, [`deed`]s that disturb, the [`scenario`] of one cut, its [`course`] with
-//! the pods that it takes, what a deed does ([`disturb`]), the [`judge`], [`again`] for the next cut on the same stage, one deed at
-//! many moments ([`sweep`]), and the [`tally`] over all.
+//! In reading order: [`moments`] at which a cut can be disturbed, [`deed`]s that disturb, the
+//! [`scenario`] of one cut, its [`course`] with the pods that it takes, what a deed does
+//! ([`disturb`]), the [`judge`], [`again`] for the next cut on the same stage, one deed at many
+//! moments ([`sweep`]), and the [`tally`] over all.
 
 mod again;
 pub mod back;
@@ -76,7 +78,10 @@ impl Lane {
         let target = migration.until_ready().await?;
         let mut selectors = BTreeMap::new();
         for name in SERVICES {
-            selectors.insert(name, migration.objects().get(SERVICE, name).await?["spec"]["selector"].take());
+            selectors.insert(
+                name,
+                migration.objects().get(SERVICE, name).await?["spec"]["selector"].take(),
+            );
         }
         Ok(Self {
             migration,
@@ -94,7 +99,8 @@ impl Lane {
     /// One cut with all that disturbs it, judged.
     ///
     /// # Errors
-    /// A promise is broken, or something does not come to its end; the text says which pods ran and what they said.
+    /// A promise is broken, or something does not come to its end; the text says which pods ran and
+    /// what they said.
     pub async fn run(&mut self, scenario: &Scenario) -> Result<Cut> {
         ensure!(scenario.dcs == self.dcs, "this stage is for {:?}", self.dcs);
         self.prepared(scenario).await?;
@@ -118,7 +124,8 @@ impl Lane {
         Ok((moments, Some(cut)))
     }
 
-    /// Copies the logs of all parts, and the error that they are to explain, to target/cuts; says where they are.
+    /// Copies the logs of all parts, and the error that they are to explain, to target/cuts; says
+    /// where they are.
     pub fn keep_logs(&self, name: &str, error: &anyhow::Error) -> String {
         let to = target_directory().join("cuts").join(name);
         let kept = keep::logs(self.migration.plane.instance().directory(), &to)
@@ -132,9 +139,14 @@ impl Lane {
     /// A cut with these disturbances; with CloudNativePG's restart and without in turn.
     pub fn scenario(&self, route: Route, acts: Vec<Act>) -> Scenario {
         let follows = self.cuts.is_multiple_of(RESTART_EVERY);
-        let in_turn = if follows { Restart::Follows } else { Restart::Spared };
+        let in_turn = if follows {
+            Restart::Follows
+        } else {
+            Restart::Spared
+        };
         Scenario {
-            // To take another target than the one that waits would leave unjudged what was written since the last cut.
+            // To take another target than the one that waits would leave unjudged what was written
+            // since the last cut.
             restart: self.ready.unwrap_or(in_turn),
             acts,
             ..Scenario::quiet(self.dcs, route)
@@ -146,7 +158,9 @@ impl Lane {
         if self.ready == Some(scenario.restart) {
             return Ok(());
         }
-        self.again(scenario.restart).await.context("making the stage ready again")
+        self.again(scenario.restart)
+            .await
+            .context("making the stage ready again")
     }
 
     /// A pod of a step by a route.

@@ -1,5 +1,5 @@
-//! One running harness: its own loopback network and its own directory, so that several run side by side with the ports
-//! that PostgreSQL, Patroni and the API server have in a cluster.
+//! One running harness: its own loopback network and its own directory, so that several run side by
+//! side with the ports that PostgreSQL, Patroni and the API server have in a cluster.
 
 use std::{
     collections::hash_map::RandomState,
@@ -14,7 +14,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::setup::Setup;
 
-/// Whoever listens here owns the network; the kernel gives it up when the process is gone, however it went.
+/// Whoever listens here owns the network; the kernel gives it up when the process is gone, however
+/// it went.
 const CLAIM: (u8, u16) = (254, 4254);
 /// How long the directory of a failed run is kept.
 const LEFT_OVER_AGE: Duration = Duration::from_secs(3600);
@@ -69,8 +70,8 @@ impl Instance {
         Ipv4Addr::new(127, self.a, self.b, host)
     }
 
-    /// The address that stands for the same host in Kubernetes objects, because the API server refuses loopback
-    /// addresses in Endpoints. Nothing listens there.
+    /// The address that stands for the same host in Kubernetes objects, because the API server
+    /// refuses loopback addresses in Endpoints. Nothing listens there.
     pub fn paper_address(&self, host: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, self.a, self.b, host)
     }
@@ -92,7 +93,8 @@ impl Instance {
         &self.directory
     }
 
-    /// A new directory below [`Instance::directory`] that belongs to the servers' user and nobody else.
+    /// A new directory below [`Instance::directory`] that belongs to the servers' user and nobody
+    /// else.
     ///
     /// # Errors
     /// It cannot be made.
@@ -101,7 +103,8 @@ impl Instance {
         for part in Path::new(name) {
             directory.push(part);
             if !directory.exists() {
-                fs::create_dir(&directory).with_context(|| format!("creating {}", directory.display()))?;
+                fs::create_dir(&directory)
+                    .with_context(|| format!("creating {}", directory.display()))?;
                 setup.user.own(&directory)?;
             }
         }
@@ -110,7 +113,8 @@ impl Instance {
 }
 
 impl Drop for Instance {
-    /// Removes the directory, unless a test is failing or `HARNESS_KEEP` is set: then the logs are worth more than the space.
+    /// Removes the directory, unless a test is failing or `HARNESS_KEEP` is set: then the logs are
+    /// worth more than the space.
     fn drop(&mut self) {
         if std::thread::panicking() || env::var_os("HARNESS_KEEP").is_some() {
             eprintln!("the servers' logs are kept in {}", self.directory.display());
@@ -121,8 +125,8 @@ impl Drop for Instance {
     }
 }
 
-/// Removes what runs that failed or were killed have left, an hour later: there was time to read their logs. A directory
-/// whose network is claimed is in use, however old it is.
+/// Removes what runs that failed or were killed have left, an hour later: there was time to read
+/// their logs. A directory whose network is claimed is in use, however old it is.
 fn prune(runs: &Path) {
     for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
         let age = entry
@@ -130,8 +134,12 @@ fn prune(runs: &Path) {
             .and_then(|found| found.modified())
             .ok()
             .and_then(|since| since.elapsed().ok());
-        let network: Option<Ipv4Addr> = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let (Some(age), Some([127, a, b, 0])) = (age, network.map(|network| network.octets())) else {
+        let network: Option<Ipv4Addr> = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let (Some(age), Some([127, a, b, 0])) = (age, network.map(|network| network.octets()))
+        else {
             continue;
         };
         if age > LEFT_OVER_AGE && claim(a, b).is_ok() {
@@ -144,10 +152,12 @@ fn claim(a: u8, b: u8) -> std::io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::new(127, a, b, CLAIM.0), CLAIM.1))
 }
 
-/// What a run that failed or was killed left there goes: holding the network means that nobody uses it.
+/// What a run that failed or was killed left there goes: holding the network means that nobody uses
+/// it.
 fn empty(directory: &Path) -> Result<()> {
     if directory.exists() {
-        fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))?;
+        fs::remove_dir_all(directory)
+            .with_context(|| format!("removing {}", directory.display()))?;
     }
     fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))
 }
@@ -159,10 +169,19 @@ mod tests {
     #[test]
     fn two_instances_share_nothing_and_give_back_everything() {
         let setup = Setup::ready_blocking().unwrap();
-        let (one, other) = (Instance::claim(setup).unwrap(), Instance::claim(setup).unwrap());
+        let (one, other) = (
+            Instance::claim(setup).unwrap(),
+            Instance::claim(setup).unwrap(),
+        );
         assert_ne!(one.address(2), other.address(2));
-        assert_eq!(Instance::real_address(one.paper_address(11)), one.address(11));
-        assert_eq!(Instance::paper_address_of(one.address(11)), one.paper_address(11));
+        assert_eq!(
+            Instance::real_address(one.paper_address(11)),
+            one.address(11)
+        );
+        assert_eq!(
+            Instance::paper_address_of(one.address(11)),
+            one.paper_address(11)
+        );
         let directory = one.directory().to_owned();
         assert!(directory.is_dir());
         drop(one);

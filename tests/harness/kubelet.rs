@@ -1,16 +1,19 @@
-//! Runs a Job of the manifests as a process on this machine, as the Job controller and the kubelet run it, as far as a
-//! program can tell the difference.
+//! Runs a Job of the manifests as a process on this machine, as the Job controller and the kubelet
+//! run it, as far as a program can tell the difference.
 //!
-//! As there: the Job is created through the API server from the CronJob (`kubectl create job --from`) or is the suspended
-//! one set going; the pod's environment (env, envFrom, `$(…)`, downward API) and volumes (Secrets, ConfigMaps, items,
-//! modes) are read from the API server at each start; a missing one stops the start with the kubelet's words; the token
-//! is one of the pod's ServiceAccount; nothing of the caller's environment is passed on; the termination message falls
-//! back to the log; an exit code is judged by podFailurePolicy.
+//! As there: the Job is created through the API server from the CronJob (`kubectl create job
+//! --from`) or is the suspended one set going; the pod's environment (env, envFrom, `$(…)`,
+//! downward API) and volumes (Secrets, ConfigMaps, items, modes) are read from the API server at
+//! each start; a missing one stops the start with the kubelet's words; the token is one of the
+//! pod's ServiceAccount; nothing of the caller's environment is passed on; the termination message
+//! falls back to the log; an exit code is judged by podFailurePolicy.
 //!
-//! Other than there: no container. Mounts lie below a directory of the pod's own and their paths in the environment and in
-//! arguments are rewritten; the program comes from cargo's build directory; `SERVICE_ACCOUNT_DIRECTORY` names the
-//! place of token, CA and namespace; `SOURCE_HOSTADDR` and `TARGET_HOSTADDR` stand in for DNS; resource limits, root file system and priority have no
-//! effect; a failed pod is followed by the next one without a delay, and by nobody unless [`Launch::to_the_end`] is asked.
+//! Other than there: no container. Mounts lie below a directory of the pod's own and their paths in
+//! the environment and in arguments are rewritten; the program comes from cargo's build directory;
+//! `SERVICE_ACCOUNT_DIRECTORY` names the place of token, CA and namespace; `SOURCE_HOSTADDR` and
+//! `TARGET_HOSTADDR` stand in for DNS; resource limits, root file system and priority have no
+//! effect; a failed pod is followed by the next one without a delay, and by nobody unless
+//! [`Launch::to_the_end`] is asked.
 
 mod ended;
 mod environment;
@@ -69,16 +72,31 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    /// A kubelet for the namespace, with the programs that cargo has built beside this one; built now if they are not up to date.
+    /// A kubelet for the namespace, with the programs that cargo has built beside this one; built
+    /// now if they are not up to date.
     ///
     /// # Errors
     /// The programs cannot be built.
-    pub async fn new(plane: &Arc<ControlPlane>, services: &Arc<Services>, namespace: &str) -> Result<Self> {
-        Ok(Self::with_programs(plane, services, namespace, built().await?))
+    pub async fn new(
+        plane: &Arc<ControlPlane>,
+        services: &Arc<Services>,
+        namespace: &str,
+    ) -> Result<Self> {
+        Ok(Self::with_programs(
+            plane,
+            services,
+            namespace,
+            built().await?,
+        ))
     }
 
     /// As [`Kubelet::new`], with programs from a directory.
-    pub fn with_programs(plane: &Arc<ControlPlane>, services: &Arc<Services>, namespace: &str, programs: PathBuf) -> Self {
+    pub fn with_programs(
+        plane: &Arc<ControlPlane>,
+        services: &Arc<Services>,
+        namespace: &str,
+        programs: PathBuf,
+    ) -> Self {
         Self {
             plane: Arc::clone(plane),
             services: Arc::clone(services),
@@ -100,7 +118,11 @@ impl Kubelet {
         let [container] = &pod.containers[..] else {
             bail!("a pod with one container is all that is imitated")
         };
-        let name = format!("{}-{:05}", job.name_any(), self.pods.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "{}-{:05}",
+            job.name_any(),
+            self.pods.fetch_add(1, Ordering::Relaxed)
+        );
         let root = self.directory(&name)?;
         let facts = Facts {
             name: &name,
@@ -109,11 +131,19 @@ impl Kubelet {
             container,
         };
         let sources = Sources::read(&self.plane.admin(), &self.namespace, &pod).await?;
-        let (mut command, termination_log) = self.command(&facts, &pod, &sources, &root, launch).await?;
+        let (mut command, termination_log) =
+            self.command(&facts, &pod, &sources, &root, launch).await?;
         command.current_dir(container.working_dir.as_deref().unwrap_or("/"));
         let (client, namespace) = (self.plane.admin(), self.namespace.clone());
         pods::announce(&client, &namespace, &name, &job.name_any(), &spec.template).await?;
-        let running = Running::start(&name, command, &root.join("log"), termination_log, spec, launch.on_line.clone())?;
+        let running = Running::start(
+            &name,
+            command,
+            &root.join("log"),
+            termination_log,
+            spec,
+            launch.on_line.clone(),
+        )?;
         let end = running.end();
         tokio::spawn(async move { pods::ended(&client, &namespace, &name, end.await).await });
         Ok(running)
@@ -140,7 +170,10 @@ impl Kubelet {
         let user = &self.plane.setup().user;
         let claims = self.instance().subdirectory(self.plane.setup(), "claims")?;
         let mut mounts = volumes::mount(facts, pod, sources, root, &claims, user)?;
-        let said = container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+        let said = container
+            .termination_message_path
+            .as_deref()
+            .unwrap_or("/dev/termination-log");
         let termination_log = root.join(said.trim_start_matches('/'));
         volumes::write(user, root, &termination_log, b"", 0o666)?;
         mounts.push((said.to_owned(), termination_log.clone()));
@@ -170,13 +203,18 @@ impl Kubelet {
             &self.programs,
             program,
             user,
-            &self.instance().subdirectory(self.plane.setup(), "programs")?,
+            &self
+                .instance()
+                .subdirectory(self.plane.setup(), "programs")?,
         )?;
         let mut command = user.command(&program);
         command.args(arguments.iter().map(|word| paths::rewritten(word, &mounts)));
         command.env_clear().envs(environment);
         command
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .env("HOSTNAME", facts.name)
             .env("HOME", "/");
         if pod.automount_service_account_token != Some(false) {
@@ -187,7 +225,11 @@ impl Kubelet {
     }
 
     /// What the kubelet gives to a pod whose ServiceAccount is mounted.
-    async fn service_account(&self, account: &str, root: &Path) -> Result<[(&'static str, String); 3]> {
+    async fn service_account(
+        &self,
+        account: &str,
+        root: &Path,
+    ) -> Result<[(&'static str, String); 3]> {
         let directory = root.join("var/run/secrets/kubernetes.io/serviceaccount");
         let token = self.plane.token(&self.namespace, account).await?;
         let files = [
@@ -202,8 +244,14 @@ impl Kubelet {
         let url: http::Uri = self.plane.url().parse()?;
         Ok([
             ("SERVICE_ACCOUNT_DIRECTORY", directory.display().to_string()),
-            ("KUBERNETES_SERVICE_HOST", url.host().unwrap_or_default().to_owned()),
-            ("KUBERNETES_SERVICE_PORT", url.port_u16().unwrap_or_default().to_string()),
+            (
+                "KUBERNETES_SERVICE_HOST",
+                url.host().unwrap_or_default().to_owned(),
+            ),
+            (
+                "KUBERNETES_SERVICE_PORT",
+                url.port_u16().unwrap_or_default().to_string(),
+            ),
         ])
     }
 
@@ -219,7 +267,9 @@ impl Kubelet {
                     .get(&format!("{side}_PORT"))
                     .and_then(|port| port.parse().ok())
                     .unwrap_or(POSTGRES_PORT);
-                let address = self.names.address(&self.services, self.instance(), host, port)?;
+                let address = self
+                    .names
+                    .address(&self.services, self.instance(), host, port)?;
                 environment.insert(address_key, address.to_string());
             }
         }

@@ -1,7 +1,9 @@
-//! What the application's clients logged, and the verdict that it allows once the rows have been read back.
+//! What the application's clients logged, and the verdict that it allows once the rows have been
+//! read back.
 //!
-//! Pure: no clock, no database. Instants are durations since the run's [`origin`](crate::application::Origin), so that
-//! all clients and the rehearsal's steps share one axis.
+//! Pure: no clock, no database. Instants are durations since the run's
+//! [`origin`](crate::application::Origin), so that all clients and the rehearsal's steps share one
+//! axis.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +35,8 @@ pub struct Server {
 pub enum Outcome {
     /// The commit was confirmed: this row must exist, once, for ever.
     Acknowledged(Server),
-    /// The server said no before anything could be committed, or nothing was sent: this row must not exist.
+    /// The server said no before anything could be committed, or nothing was sent: this row must
+    /// not exist.
     Refused(String),
     /// The connection ended between sending and the answer: the row may or may not exist.
     Unknown(String),
@@ -110,7 +113,8 @@ pub struct Verdict {
     pub after_fence: Vec<Key>,
     /// Rows that only the source has.
     pub only_on_source: Vec<Key>,
-    /// From the last write that the source acknowledged to the first that the target did, over all clients.
+    /// From the last write that the source acknowledged to the first that the target did, over all
+    /// clients.
     pub gap: Option<Gap>,
     /// The same for each client that wrote on both sides.
     pub gap_by_client: BTreeMap<String, Gap>,
@@ -134,9 +138,16 @@ impl Verdict {
     }
 }
 
-/// Judges a run. `on_target` and `on_source` are the rows read back from each side (the source's may be empty when it
-/// cannot be read any more); `pause` is the shortest stretch that counts as a later gap.
-pub fn judge(attempts: &[Attempt], on_target: &[Key], on_source: &[Key], cut: &Cut, pause: Duration) -> Verdict {
+/// Judges a run. `on_target` and `on_source` are the rows read back from each side (the source's
+/// may be empty when it cannot be read any more); `pause` is the shortest stretch that counts as a
+/// later gap.
+pub fn judge(
+    attempts: &[Attempt],
+    on_target: &[Key],
+    on_source: &[Key],
+    cut: &Cut,
+    pause: Duration,
+) -> Verdict {
     let found = counted(on_target);
     let mut verdict = Verdict {
         duplicated: found
@@ -158,12 +169,18 @@ pub fn judge(attempts: &[Attempt], on_target: &[Key], on_source: &[Key], cut: &C
         }
         verdict.acknowledged += usize::from(matches!(attempt.outcome, Outcome::Acknowledged(_)));
         verdict.refused += usize::from(matches!(attempt.outcome, Outcome::Refused(_)));
-        if cut.fenced.is_some_and(|fenced| attempt.sent > fenced) && attempt.acknowledged_by(&cut.source) {
+        if cut.fenced.is_some_and(|fenced| attempt.sent > fenced)
+            && attempt.acknowledged_by(&cut.source)
+        {
             verdict.after_fence.push(attempt.key.clone());
         }
     }
     let sent: BTreeSet<&Key> = attempts.iter().map(|attempt| &attempt.key).collect();
-    verdict.unexplained = found.keys().filter(|key| !sent.contains(*key)).map(|key| (*key).clone()).collect();
+    verdict.unexplained = found
+        .keys()
+        .filter(|key| !sent.contains(*key))
+        .map(|key| (*key).clone())
+        .collect();
     verdict.only_on_source = counted(on_source)
         .keys()
         .filter(|key| !found.contains_key(*key))
@@ -192,14 +209,20 @@ fn gap<'a>(attempts: impl IntoIterator<Item = &'a Attempt>, cut: &Cut) -> Option
             to = Some(to.map_or(attempt.answered, |to: Duration| to.min(attempt.answered)));
         }
     }
-    Some(Gap { from: from?, to: to? })
+    Some(Gap {
+        from: from?,
+        to: to?,
+    })
 }
 
 /// Each client's gap, of those that wrote on both sides.
 pub fn gap_by_client(attempts: &[Attempt], cut: &Cut) -> BTreeMap<String, Gap> {
     let mut by_client: BTreeMap<&str, Vec<&Attempt>> = BTreeMap::new();
     for attempt in attempts {
-        by_client.entry(&attempt.key.client).or_default().push(attempt);
+        by_client
+            .entry(&attempt.key.client)
+            .or_default()
+            .push(attempt);
     }
     by_client
         .into_iter()
@@ -235,10 +258,17 @@ pub struct Bucket {
     pub target: u32,
 }
 
-/// Acknowledged writes per `width` from the origin to the last one, empty slices included: the chart's data.
+/// Acknowledged writes per `width` from the origin to the last one, empty slices included: the
+/// chart's data.
 pub fn series(attempts: &[Attempt], cut: &Cut, width: Duration) -> Vec<Bucket> {
-    let slice = |at: Duration| usize::try_from(at.as_nanos() / width.as_nanos().max(1)).unwrap_or(usize::MAX);
-    let acknowledged = || attempts.iter().filter(|a| matches!(a.outcome, Outcome::Acknowledged(_)));
+    let slice = |at: Duration| {
+        usize::try_from(at.as_nanos() / width.as_nanos().max(1)).unwrap_or(usize::MAX)
+    };
+    let acknowledged = || {
+        attempts
+            .iter()
+            .filter(|a| matches!(a.outcome, Outcome::Acknowledged(_)))
+    };
     let Some(last) = acknowledged().map(|a| slice(a.answered)).max() else {
         return Vec::new();
     };
@@ -297,7 +327,8 @@ mod tests {
 
     const PAUSE: Duration = Duration::from_millis(500);
 
-    /// Two clients, a cut between 1,100 ms and 3,000 ms, a restart of the target between 3,200 and 4,200 ms.
+    /// Two clients, a cut between 1,100 ms and 3,000 ms, a restart of the target between 3,200 and
+    /// 4,200 ms.
     fn run() -> (Vec<Attempt>, Vec<Key>) {
         let attempts = vec![
             attempt("a", 1, 1_000, by(SOURCE, 1)),
@@ -309,7 +340,14 @@ mod tests {
             attempt("a", 3, 3_200, by(TARGET, 2)),
             attempt("a", 4, 4_200, by(TARGET, 2)),
         ];
-        let rows = vec![key("a", 1), key("b", 1), key("b", 2), key("b", 4), key("a", 3), key("a", 4)];
+        let rows = vec![
+            key("a", 1),
+            key("b", 1),
+            key("b", 2),
+            key("b", 4),
+            key("a", 3),
+            key("a", 4),
+        ];
         (attempts, rows)
     }
 
@@ -318,11 +356,20 @@ mod tests {
         let (attempts, rows) = run();
         let verdict = judge(&attempts, &rows, &rows[..2], &cut(2_000), PAUSE);
         assert!(verdict.holds(), "{verdict:?}");
-        assert_eq!((verdict.acknowledged, verdict.found, verdict.refused), (5, 5, 1));
+        assert_eq!(
+            (verdict.acknowledged, verdict.found, verdict.refused),
+            (5, 5, 1)
+        );
         assert_eq!((verdict.unknown_found, verdict.unknown_missing), (1, 1));
         assert_eq!(verdict.gap.unwrap().length(), Duration::from_millis(1_900));
-        assert_eq!(verdict.gap_by_client["a"].length(), Duration::from_millis(2_200));
-        assert_eq!(verdict.gap_by_client["b"].length(), Duration::from_millis(1_900));
+        assert_eq!(
+            verdict.gap_by_client["a"].length(),
+            Duration::from_millis(2_200)
+        );
+        assert_eq!(
+            verdict.gap_by_client["b"].length(),
+            Duration::from_millis(1_900)
+        );
         assert_eq!(
             verdict.later_gaps,
             [Gap {
@@ -348,7 +395,10 @@ mod tests {
         rows.push(key("a", 3));
         let verdict = judge(&attempts, &rows, &[], &cut(2_000), PAUSE);
         assert_eq!(verdict.duplicated, [key("a", 3)]);
-        assert_eq!(verdict.found, 5, "a duplicate does not make up for anything");
+        assert_eq!(
+            verdict.found, 5,
+            "a duplicate does not make up for anything"
+        );
         assert!(!verdict.holds());
     }
 
@@ -372,7 +422,13 @@ mod tests {
     #[test]
     fn rows_that_only_the_source_has_break_the_promise() {
         let (attempts, rows) = run();
-        let verdict = judge(&attempts, &rows, &[key("a", 1), key("x", 9)], &cut(2_000), PAUSE);
+        let verdict = judge(
+            &attempts,
+            &rows,
+            &[key("a", 1), key("x", 9)],
+            &cut(2_000),
+            PAUSE,
+        );
         assert_eq!(verdict.only_on_source, [key("x", 9)]);
         assert!(!verdict.holds());
     }
@@ -389,7 +445,13 @@ mod tests {
 
     #[test]
     fn without_a_write_on_both_sides_there_is_no_gap() {
-        let verdict = judge(&[attempt("a", 1, 10, by(SOURCE, 1))], &[key("a", 1)], &[], &cut(20), PAUSE);
+        let verdict = judge(
+            &[attempt("a", 1, 10, by(SOURCE, 1))],
+            &[key("a", 1)],
+            &[],
+            &cut(20),
+            PAUSE,
+        );
         assert_eq!(verdict.gap, None);
         assert!(verdict.gap_by_client.is_empty());
     }

@@ -1,12 +1,13 @@
-//! The real parts that the tests and `make rehearse` stand on. In reading order:
-//! [`setup`] finds or makes the programs, [`instance`] gives each run its own addresses and directory,
-//! [`authority`] signs certificates, [`process`] runs them and leaves nothing behind, [`cost`] sees what they cost, [`control_plane`] is a real Kubernetes API server, [`audit`] reads
-//! who used which verb on it, [`source`] is a Patroni cluster as the Zalando operator and Spilo leave it,
-//! [`manifests`] renders and applies what users apply, [`kubelet`] runs its Jobs as processes,
-//! [`contenders`] puts back what a cut changes,
-//! [`target`] does to a copy of it what CloudNativePG does,
-//! [`stranger`] is a server that is no copy of it, [`s3`] a bucket to keep backups in,
-//! [`service`] is kube-proxy and DNS, [`application`] the clients that write, [`ledger`] the verdict on what they were told.
+//! The real parts that the tests and `make rehearse` stand on. In reading order: [`setup`] finds or
+//! makes the programs, [`instance`] gives each run its own addresses and directory, [`authority`]
+//! signs certificates, [`process`] runs them and leaves nothing behind, [`cost`] sees what they
+//! cost, [`control_plane`] is a real Kubernetes API server, [`audit`] reads who used which verb on
+//! it, [`source`] is a Patroni cluster as the Zalando operator and Spilo leave it, [`manifests`]
+//! renders and applies what users apply, [`kubelet`] runs its Jobs as processes, [`contenders`]
+//! puts back what a cut changes, [`target`] does to a copy of it what CloudNativePG does,
+//! [`stranger`] is a server that is no copy of it, [`s3`] a bucket to keep backups in, [`service`]
+//! is kube-proxy and DNS, [`application`] the clients that write, [`ledger`] the verdict on what
+//! they were told.
 
 pub mod application;
 pub mod audit;

@@ -1,4 +1,5 @@
-//! The manifests that users apply: rendered by kustomize's own binary or by kubectl's, and applied to the API server.
+//! The manifests that users apply: rendered by kustomize's own binary or by kubectl's, and applied
+//! to the API server.
 
 pub mod access;
 
@@ -44,15 +45,27 @@ pub fn render_by(renderer: Renderer, setup: &Setup, overlay: &Path) -> Result<Ve
     let mut command = std::process::Command::new(program);
     // PATH: git fetches what an overlay names by URL.
     let path = std::env::var_os("PATH").unwrap_or_default();
-    command.arg(verb).arg(overlay).env_clear().env("PATH", path).env("HOME", "/");
+    command
+        .arg(verb)
+        .arg(overlay)
+        .env_clear()
+        .env("PATH", path)
+        .env("HOME", "/");
     let doing = || format!("{} {verb} {}", program.display(), overlay.display());
     let output = command.output().with_context(doing)?;
     if !output.status.success() {
-        bail!("{}: {}", doing(), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{}: {}",
+            doing(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     let documents = serde_yaml_ng::Deserializer::from_slice(&output.stdout);
-    let objects = documents.map(|document| Value::deserialize(document).context("reading what was printed"));
-    objects.filter(|object| !matches!(object, Ok(Value::Null))).collect()
+    let objects =
+        documents.map(|document| Value::deserialize(document).context("reading what was printed"));
+    objects
+        .filter(|object| !matches!(object, Ok(Value::Null)))
+        .collect()
 }
 
 /// The objects of `manifests/overlays/example`: the Mastodon of the guide.
@@ -76,17 +89,29 @@ pub fn example_with(setup: &Setup, components: &[&str]) -> Result<Vec<Value>> {
 /// # Errors
 /// As [`render`].
 pub fn example_set(setup: &Setup, components: &[&str], settings: &[&str]) -> Result<Vec<Value>> {
-    // kustomize follows relative paths only, so the overlay has to lie beside the others: in a copy of them all.
+    // kustomize follows relative paths only, so the overlay has to lie beside the others: in a copy
+    // of them all.
     let copy = tempfile::tempdir()?;
     copied(&folder(), copy.path())?;
     let overlay = copy.path().join("overlays/with");
     std::fs::create_dir_all(&overlay)?;
-    let taken: String = components.iter().map(|name| format!("- ../../components/{name}\n")).collect();
-    let head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../example]\ncomponents:\n";
-    let map = "configMapGenerator:\n- name: replica-migration\n  namespace: mastodon\n  behavior: merge\n  literals:\n";
-    let set: String = settings.iter().map(|setting| format!("  - {setting}\n")).collect();
+    let taken: String = components
+        .iter()
+        .map(|name| format!("- ../../components/{name}\n"))
+        .collect();
+    let head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: \
+        [../example]\ncomponents:\n";
+    let map = "configMapGenerator:\n- name: replica-migration\n  namespace: mastodon\n  behavior: \
+        merge\n  literals:\n";
+    let set: String = settings
+        .iter()
+        .map(|setting| format!("  - {setting}\n"))
+        .collect();
     let own = if settings.is_empty() { "" } else { map };
-    std::fs::write(overlay.join("kustomization.yaml"), format!("{head}{taken}{own}{set}"))?;
+    std::fs::write(
+        overlay.join("kustomization.yaml"),
+        format!("{head}{taken}{own}{set}"),
+    )?;
     render(setup, &overlay)
 }
 
@@ -103,7 +128,8 @@ fn copied(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Renders the example and applies it, as `kubectl apply -k manifests/overlays/example` does; returns its objects.
+/// Renders the example and applies it, as `kubectl apply -k manifests/overlays/example` does;
+/// returns its objects.
 ///
 /// # Errors
 /// As [`render`], or the API server refuses an object.

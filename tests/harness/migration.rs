@@ -1,5 +1,6 @@
-//! A whole migration in the order of guide.md, with everything real that one machine has room for: source, target, application,
-//! and each program as its own Job. `make rehearse` shows it, and the tests of `cutover` disturb it.
+//! A whole migration in the order of guide.md, with everything real that one machine has room for:
+//! source, target, application, and each program as its own Job. `make rehearse` shows it, and the
+//! tests of `cutover` disturb it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -57,7 +58,11 @@ impl Migration {
     ///
     /// # Errors
     /// A part does not come up.
-    pub async fn stage(options: SourceOptions, origin: Origin, tell: impl Fn(&str)) -> Result<Self> {
+    pub async fn stage(
+        options: SourceOptions,
+        origin: Origin,
+        tell: impl Fn(&str),
+    ) -> Result<Self> {
         Self::stage_with(options, Settings::mastodon(NAMESPACE), origin, tell).await
     }
 
@@ -65,14 +70,21 @@ impl Migration {
     ///
     /// # Errors
     /// As there.
-    pub async fn stage_with(options: SourceOptions, settings: Settings, origin: Origin, tell: impl Fn(&str)) -> Result<Self> {
+    pub async fn stage_with(
+        options: SourceOptions,
+        settings: Settings,
+        origin: Origin,
+        tell: impl Fn(&str),
+    ) -> Result<Self> {
         tell("starting etcd and kube-apiserver");
         let plane = Arc::new(ControlPlane::start().await?);
         tell("starting the source: two Patroni members");
         let cluster = options.cluster.clone();
         let secret = secret_name(&cluster, "pooler");
         let source = Source::start(&plane, options).await?;
-        let services = Arc::new(Services::follow(plane.admin(), Arc::clone(plane.instance()), NAMESPACE).await?);
+        let services = Arc::new(
+            Services::follow(plane.admin(), Arc::clone(plane.instance()), NAMESPACE).await?,
+        );
         let programs = built().await?;
         let target = Target::start(Options {
             setup: plane.setup(),
@@ -80,7 +92,11 @@ impl Migration {
             client: plane.admin(),
             services: Arc::clone(&services),
             programs: programs.clone(),
-            hidden: source.members().iter().map(|member| member.place().home.clone()).collect(),
+            hidden: source
+                .members()
+                .iter()
+                .map(|member| member.place().home.clone())
+                .collect(),
         });
         let pooler = |suffix: &str, number: u8, host: u8| {
             let service = format!("{cluster}-pooler{suffix}");
@@ -92,10 +108,12 @@ impl Migration {
             };
             PgBouncer::start(&plane, &services, place, &secret)
         };
-        let poolers = futures::try_join!(pooler("", 0, 0), pooler("", 1, 1), pooler("-repl", 0, 2))?;
+        let poolers =
+            futures::try_join!(pooler("", 0, 0), pooler("", 1, 1), pooler("-repl", 0, 2))?;
         let poolers = [poolers.0, poolers.1, poolers.2];
         tell("starting the application: six Deployments and a client that nobody remembers");
-        let mut application = Application::deploy(plane.admin(), Arc::clone(&services), settings, origin).await?;
+        let mut application =
+            Application::deploy(plane.admin(), Arc::clone(&services), settings, origin).await?;
         application.ready(LIMIT).await?;
         application.forget(FORGOTTEN, &forgotten_host()).await?;
         application.acknowledges(50, LIMIT).await?;
@@ -123,13 +141,25 @@ impl Migration {
     /// # Errors
     /// The API server's.
     pub async fn journal(&self) -> Result<BTreeMap<String, Value>> {
-        let map = self.objects().find(CONFIG_MAP, &format!("cutover-{CLUSTER}")).await?;
+        let map = self
+            .objects()
+            .find(CONFIG_MAP, &format!("cutover-{CLUSTER}"))
+            .await?;
         let facts = map.map(|mut map| map["data"].take());
         let fact = |(key, text): (&String, &Value)| {
             let text = text.as_str().unwrap_or_default();
-            (key.clone(), serde_json::from_str(text).unwrap_or_else(|_| text.into()))
+            (
+                key.clone(),
+                serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+            )
         };
-        Ok(facts.as_ref().and_then(Value::as_object).into_iter().flatten().map(fact).collect())
+        Ok(facts
+            .as_ref()
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .map(fact)
+            .collect())
     }
 
     /// A Job of a step, to be started.
@@ -137,8 +167,9 @@ impl Migration {
         self.kubelet.step(step)
     }
 
-    /// Applies what prepare-zalando has rendered, as its log tells the user, and waits until CNPG has seen it: a person takes longer to
-    /// type the next command, and its pod mounts the CA of the target.
+    /// Applies what prepare-zalando has rendered, as its log tells the user, and waits until CNPG
+    /// has seen it: a person takes longer to type the next command, and its pod mounts the CA of
+    /// the target.
     ///
     /// # Errors
     /// The ConfigMap is missing, the API server refuses what is in it, or nobody acts on it.
@@ -160,18 +191,29 @@ impl Migration {
             .next()
             .context("the rendered manifest is empty")?;
         let mut objects: Vec<Value> = serde_yaml_ng::Deserializer::from_str(&text)
-            .map(|document| serde::Deserialize::deserialize(document).context("the rendered manifest is no YAML"))
+            .map(|document| {
+                serde::Deserialize::deserialize(document)
+                    .context("the rendered manifest is no YAML")
+            })
             .collect::<Result<_>>()?;
         objects.iter_mut().for_each(change);
         self.plane.apply(NAMESPACE, &objects).await?;
         let secrets: Api<Secret> = Api::namespaced(self.plane.admin(), NAMESPACE);
         let authority = format!("{CLUSTER}-ca");
-        let made = await_condition(secrets, &authority, |secret: Option<&Secret>| secret.is_some());
-        tokio::time::timeout(LIMIT, made).await.context("waiting for the target's CA")??;
-        self.services.wait_for(&format!("{CLUSTER}-rw"), LIMIT).await.map(drop)
+        let made = await_condition(secrets, &authority, |secret: Option<&Secret>| {
+            secret.is_some()
+        });
+        tokio::time::timeout(LIMIT, made)
+            .await
+            .context("waiting for the target's CA")??;
+        self.services
+            .wait_for(&format!("{CLUSTER}-rw"), LIMIT)
+            .await
+            .map(drop)
     }
 
-    /// Everything up to a target that is ready for the cut: prepare-zalando, extract-certs, the Cluster, validate-replication.
+    /// Everything up to a target that is ready for the cut: prepare-zalando, extract-certs, the
+    /// Cluster, validate-replication.
     ///
     /// # Errors
     /// A step ends with another exit code than 0.
@@ -180,7 +222,10 @@ impl Migration {
             succeeded(step, &self.step(step).run(LIMIT).await?)?;
         }
         self.apply_rendered().await?;
-        succeeded("validate-replication", &self.step("validate-replication").run(LIMIT).await?)?;
+        succeeded(
+            "validate-replication",
+            &self.step("validate-replication").run(LIMIT).await?,
+        )?;
         self.target.instance(CLUSTER, LIMIT).await
     }
 
@@ -204,7 +249,8 @@ pub fn forgotten_host() -> String {
     format!("mastodon-postgresql.{NAMESPACE}.svc")
 }
 
-/// The ledger's rows on the target, and on the member of the source that still answers (its leader is fenced).
+/// The ledger's rows on the target, and on the member of the source that still answers (its leader
+/// is fenced).
 ///
 /// # Errors
 /// The target cannot be read.

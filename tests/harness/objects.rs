@@ -1,4 +1,5 @@
-//! The namespace's objects of any kind, by kind and name, as a person reads and changes them with kubectl.
+//! The namespace's objects of any kind, by kind and name, as a person reads and changes them with
+//! kubectl.
 
 use anyhow::{Context, Result};
 use kube::{
@@ -85,9 +86,14 @@ impl Objects {
     /// # Errors
     /// The API server's.
     pub async fn list(&self, kind: Kind, labels: &str) -> Result<Vec<Value>> {
-        let list = self.api(kind).list(&ListParams::default().labels(labels)).await;
+        let list = self
+            .api(kind)
+            .list(&ListParams::default().labels(labels))
+            .await;
         let list = list.with_context(|| format!("listing {}", kind.2))?;
-        list.into_iter().map(|object| Ok(serde_json::to_value(object)?)).collect()
+        list.into_iter()
+            .map(|object| Ok(serde_json::to_value(object)?))
+            .collect()
     }
 
     /// Merges into an object; null removes a key.
@@ -95,8 +101,13 @@ impl Objects {
     /// # Errors
     /// The API server's.
     pub async fn patch(&self, kind: Kind, name: &str, change: Value) -> Result<()> {
-        let patched = self.api(kind).patch(name, &PatchParams::default(), &Patch::Merge(change)).await;
-        patched.map(drop).with_context(|| format!("changing {} {name}", kind.2))
+        let patched = self
+            .api(kind)
+            .patch(name, &PatchParams::default(), &Patch::Merge(change))
+            .await;
+        patched
+            .map(drop)
+            .with_context(|| format!("changing {} {name}", kind.2))
     }
 
     /// Removes an object, if it is there.
@@ -106,7 +117,9 @@ impl Objects {
     pub async fn remove(&self, kind: Kind, name: &str) -> Result<()> {
         match self.api(kind).delete(name, &at_once()).await {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            removed => removed.map(drop).with_context(|| format!("removing {} {name}", kind.2)),
+            removed => removed
+                .map(drop)
+                .with_context(|| format!("removing {} {name}", kind.2)),
         }
     }
 
@@ -119,7 +132,9 @@ impl Objects {
             .api(kind)
             .delete_collection(&at_once(), &ListParams::default().labels(labels))
             .await;
-        removed.map(drop).with_context(|| format!("removing {} with {labels}", kind.2))
+        removed
+            .map(drop)
+            .with_context(|| format!("removing {} with {labels}", kind.2))
     }
 }
 

@@ -1,9 +1,11 @@
-//! Child processes that leave nothing behind: not when they are dropped, and not when the harness itself is killed.
+//! Child processes that leave nothing behind: not when they are dropped, and not when the harness
+//! itself is killed.
 //!
-//! The parent-death signal of the kernel would not do: it hangs on the thread that started the child, which in a test runner
-//! ends early, and it does not reach PostgreSQL, which Patroni detaches from itself. So every process carries a mark in
-//! its environment, which its children inherit, and a guard (a shell that waits for the end of a pipe, which the kernel
-//! closes with us) ends all that carries it.
+//! The parent-death signal of the kernel would not do: it hangs on the thread that started the
+//! child, which in a test runner ends early, and it does not reach PostgreSQL, which Patroni
+//! detaches from itself. So every process carries a mark in its environment, which its children
+//! inherit, and a guard (a shell that waits for the end of a pipe, which the kernel closes with us)
+//! ends all that carries it.
 
 use std::{
     fs::{self, File},
@@ -25,8 +27,9 @@ use tokio::sync::watch;
 
 const MARK: &str = "HARNESS_MARK";
 
-/// Ends everything that carries the mark `$1`: Patroni and the like at once, so that nobody starts a server again;
-/// PostgreSQL with SIGINT (a fast shutdown), so that its shared memory is given back; what is left after 5 s with SIGKILL.
+/// Ends everything that carries the mark `$1`: Patroni and the like at once, so that nobody starts
+/// a server again; PostgreSQL with SIGINT (a fast shutdown), so that its shared memory is given
+/// back; what is left after 5 s with SIGKILL.
 const GUARD: &str = r#"
 cat >/dev/null
 marked() { grep -lzs "^HARNESS_MARK=$1:" /proc/[0-9]*/environ | cut -d/ -f3; }
@@ -40,7 +43,8 @@ for pid in $(marked "$1"); do kill -KILL "$pid" 2>/dev/null; done
 /// How long PostgreSQL gets to give back its shared memory when its [`Process`] is dropped.
 const DROP_SECONDS_MAX: u64 = 5;
 
-/// A running child process in a process group of its own, with a log file; ended on drop together with its descendants.
+/// A running child process in a process group of its own, with a log file; ended on drop together
+/// with its descendants.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -53,7 +57,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` with standard output and error appended to `log` and nothing on standard input.
+    /// Starts `command` with standard output and error appended to `log` and nothing on standard
+    /// input.
     ///
     /// # Errors
     /// The log cannot be written or the program cannot be started.
@@ -66,8 +71,8 @@ impl Process {
         Self::start_into(name, command, file, log)
     }
 
-    /// As [`Process::start`], with standard output and error going to `output`, for example the end of a pipe; whoever
-    /// reads from the other end writes the log.
+    /// As [`Process::start`], with standard output and error going to `output`, for example the end
+    /// of a pipe; whoever reads from the other end writes the log.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -90,9 +95,13 @@ impl Process {
         let reaped = std::sync::Arc::new(Mutex::new(false));
         let flag = reaped.clone();
         std::thread::spawn(move || {
-            // Waits without reaping first: the id stays ours until nobody can be about to signal it.
+            // Waits without reaping first: the id stays ours until nobody can be about to signal
+            // it.
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-            while matches!(waitid(WaitId::Pid(pid), options), Err(rustix::io::Errno::INTR)) {}
+            while matches!(
+                waitid(WaitId::Pid(pid), options),
+                Err(rustix::io::Errno::INTR)
+            ) {}
             let mut reaped = lock(&flag);
             let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0));
             *reaped = true;
@@ -126,7 +135,13 @@ impl Process {
     /// Resolves when it has ended; None when it was dropped before.
     pub fn ending(&self) -> impl Future<Output = Option<ExitStatus>> + Send + 'static {
         let mut ended = self.ended.clone();
-        async move { ended.wait_for(Option::is_some).await.ok().and_then(|status| *status) }
+        async move {
+            ended
+                .wait_for(Option::is_some)
+                .await
+                .ok()
+                .and_then(|status| *status)
+        }
     }
 
     /// Sends a signal; to a process that has ended it is none.
@@ -165,7 +180,11 @@ impl Process {
         self.signal(Signal::TERM);
         match tokio::time::timeout(limit, self.wait()).await {
             Ok(status) => Ok(status),
-            Err(_) => bail!("{} did not end within {} s of SIGTERM", self.name, limit.as_secs()),
+            Err(_) => bail!(
+                "{} did not end within {} s of SIGTERM",
+                self.name,
+                limit.as_secs()
+            ),
         }
     }
 
@@ -180,9 +199,13 @@ impl Process {
         with_descendants(marked(&self.mark))
     }
 
-    /// Sends a signal to the whole family, the youngest first: a parent must not replace a child that is being stopped.
+    /// Sends a signal to the whole family, the youngest first: a parent must not replace a child
+    /// that is being stopped.
     pub fn signal_family(&self, signal: Signal) {
-        self.family().into_iter().rev().for_each(|pid| send(pid, signal));
+        self.family()
+            .into_iter()
+            .rev()
+            .for_each(|pid| send(pid, signal));
     }
 
     /// An error with the end of the log, for a process that did not do what was waited for.
@@ -206,11 +229,13 @@ impl Drop for Process {
         let mut asked = false;
         loop {
             let left = marked(&self.mark);
-            let (servers, others): (Vec<u32>, Vec<u32>) = left.iter().partition(|pid| is_postgres(**pid));
+            let (servers, others): (Vec<u32>, Vec<u32>) =
+                left.iter().partition(|pid| is_postgres(**pid));
             let patience = Instant::now() < deadline;
             others.iter().for_each(|pid| send(*pid, Signal::KILL));
             if !asked || !patience {
-                // SIGQUIT is PostgreSQL's immediate shutdown: no checkpoint, but its shared memory is given back.
+                // SIGQUIT is PostgreSQL's immediate shutdown: no checkpoint, but its shared memory
+                // is given back.
                 servers
                     .iter()
                     .for_each(|pid| send(*pid, if patience { Signal::QUIT } else { Signal::KILL }));
@@ -225,7 +250,8 @@ impl Drop for Process {
     }
 }
 
-/// The first line of `text` in a log since its beginning, or the last `lines` of it when there is none.
+/// The first line of `text` in a log since its beginning, or the last `lines` of it when there is
+/// none.
 pub fn tail(log: &Path, lines: usize) -> String {
     let text = fs::read(log)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -235,7 +261,8 @@ pub fn tail(log: &Path, lines: usize) -> String {
 }
 
 fn lock(flag: &Mutex<bool>) -> std::sync::MutexGuard<'_, bool> {
-    flag.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    flag.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn send(pid: u32, signal: Signal) {
@@ -263,9 +290,12 @@ fn marked(mark: &str) -> Vec<u32> {
     processes().filter(carries).collect()
 }
 
-/// Adds the descendants: PostgreSQL's workers write their titles over the environment that would mark them.
+/// Adds the descendants: PostgreSQL's workers write their titles over the environment that would
+/// mark them.
 fn with_descendants(mut family: Vec<u32>) -> Vec<u32> {
-    let mut parents: Vec<(u32, u32)> = processes().filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let mut parents: Vec<(u32, u32)> = processes()
+        .filter_map(|pid| Some((pid, parent(pid)?)))
+        .collect();
     let mut next = 0;
     while let Some(&pid) = family.get(next) {
         let (children, others) = parents.into_iter().partition(|(_, parent)| *parent == pid);
@@ -280,7 +310,8 @@ fn with_descendants(mut family: Vec<u32>) -> Vec<u32> {
     family
 }
 
-/// True while the process runs or is stopped; one that has ended and waits for somebody to take note (a zombie) does not count.
+/// True while the process runs or is stopped; one that has ended and waits for somebody to take
+/// note (a zombie) does not count.
 pub fn is_alive(pid: u32) -> bool {
     status_field(pid, 0).is_some_and(|state| state != "Z")
 }
@@ -289,10 +320,15 @@ fn parent(pid: u32) -> Option<u32> {
     status_field(pid, 1)?.parse().ok()
 }
 
-/// A field of /proc/PID/stat, counted from the one behind the name, which stands in parentheses and may hold anything.
+/// A field of /proc/PID/stat, counted from the one behind the name, which stands in parentheses and
+/// may hold anything.
 fn status_field(pid: u32, number: usize) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(number).map(String::from)
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(number)
+        .map(String::from)
 }
 
 fn processes() -> impl Iterator<Item = u32> {
@@ -302,14 +338,19 @@ fn processes() -> impl Iterator<Item = u32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
-/// Starts the guard of this harness once; returns the part of the mark that all its processes share.
+/// Starts the guard of this harness once; returns the part of the mark that all its processes
+/// share.
 fn guard() -> Result<&'static str> {
     static GUARDED: OnceLock<Result<(String, std::process::Child), String>> = OnceLock::new();
     let started = GUARDED.get_or_init(|| {
-        let since = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos());
+        let since = std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(0, |time| time.as_nanos());
         let mark = format!("{}-{since}", std::process::id());
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", GUARD, "harness-guard", &mark]).env_remove(MARK);
+        shell
+            .args(["-c", GUARD, "harness-guard", &mark])
+            .env_remove(MARK);
         shell
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -346,20 +387,34 @@ mod tests {
 
     #[tokio::test]
     async fn it_tells_how_it_ended_and_keeps_what_it_said() {
-        let process = Process::start("speaker", shell("echo said; exit 3"), &log("speaker")).unwrap();
+        let process =
+            Process::start("speaker", shell("echo said; exit 3"), &log("speaker")).unwrap();
         assert_eq!(process.wait().await.code(), Some(3));
         assert_eq!(tail(process.log(), 1), "said");
-        assert!(process.complain("no").to_string().contains("exit status: 3"));
+        assert!(
+            process
+                .complain("no")
+                .to_string()
+                .contains("exit status: 3")
+        );
         fs::remove_file(process.log()).unwrap();
     }
 
     #[tokio::test]
     async fn a_child_that_ignores_sigterm_is_reported_and_dies_on_drop() {
-        let process = Process::start("deaf", shell("trap '' TERM; echo ready; while :; do sleep 0.1; done"), &log("deaf")).unwrap();
+        let process = Process::start(
+            "deaf",
+            shell("trap '' TERM; echo ready; while :; do sleep 0.1; done"),
+            &log("deaf"),
+        )
+        .unwrap();
         while tail(process.log(), 1) != "ready" {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let error = process.terminate(Duration::from_millis(200)).await.unwrap_err();
+        let error = process
+            .terminate(Duration::from_millis(200))
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), "deaf did not end within 0 s of SIGTERM");
         let pid = process.pid();
         fs::remove_file(process.log()).unwrap();
@@ -369,7 +424,12 @@ mod tests {
 
     #[tokio::test]
     async fn drop_ends_a_grandchild_that_was_detached() {
-        let process = Process::start("parent", shell("setsid sleep 1000 & sleep 1000"), &log("parent")).unwrap();
+        let process = Process::start(
+            "parent",
+            shell("setsid sleep 1000 & sleep 1000"),
+            &log("parent"),
+        )
+        .unwrap();
         while process.family().len() < 3 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -386,7 +446,11 @@ mod tests {
         let (home, log) = (instance.directory(), instance.directory().join("log"));
         let run = |program: &str, arguments: &[&str]| {
             let mut command = setup.postgres(program);
-            command.arg("-D").arg(home.join("data")).args(arguments).current_dir(home);
+            command
+                .arg("-D")
+                .arg(home.join("data"))
+                .args(arguments)
+                .current_dir(home);
             Process::start(program, command, &log).unwrap()
         };
         assert!(run("initdb", &["--no-sync"]).wait().await.success());
@@ -395,9 +459,15 @@ mod tests {
         // The fifth column is the process that made the segment.
         let has_segment = || {
             let table = fs::read_to_string("/proc/sysvipc/shm").unwrap();
-            table.lines().any(|line| line.split_whitespace().nth(4) == Some(pid.as_str()))
+            table
+                .lines()
+                .any(|line| line.split_whitespace().nth(4) == Some(pid.as_str()))
         };
-        while !has_segment() || !fs::read_to_string(&log).unwrap().contains("ready to accept connections") {
+        while !has_segment()
+            || !fs::read_to_string(&log)
+                .unwrap()
+                .contains("ready to accept connections")
+        {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         drop(server);
@@ -410,9 +480,13 @@ mod tests {
         let mut orphan = shell("exec sleep 1000");
         orphan.env(MARK, "guard-test:1");
         let mut orphan = orphan.spawn().unwrap();
-        // Killed, it stays a zombie of this test until it is asked for; the guard must not take it for alive.
+        // Killed, it stays a zombie of this test until it is asked for; the guard must not take it
+        // for alive.
         let mut guard = Command::new("/bin/sh");
-        guard.args(["-c", &script, "harness-guard", "guard-test"]).status().unwrap();
+        guard
+            .args(["-c", &script, "harness-guard", "guard-test"])
+            .status()
+            .unwrap();
         assert_eq!(orphan.wait().unwrap().signal(), Some(9));
     }
 }

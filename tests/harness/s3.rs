@@ -68,7 +68,9 @@ impl S3 {
         instance.subdirectory(setup, &format!("s3/buckets/{bucket}"))?;
         let authority = Authority::root("a bucket")?;
         let pair = authority.server("s3", &[], &[address.into()])?;
-        setup.user.write_private(&home.join("tls.crt"), &pair.certificate)?;
+        setup
+            .user
+            .write_private(&home.join("tls.crt"), &pair.certificate)?;
         setup.user.write_private(&home.join("tls.key"), &pair.key)?;
         let chance = || format!("{:016x}", RandomState::new().build_hasher().finish());
         let (access_key, secret_key) = (chance(), chance() + &chance());
@@ -89,7 +91,10 @@ impl S3 {
 
     async fn answers(&self) -> Result<()> {
         let deadline = Instant::now() + START;
-        while TcpStream::connect((self.place.address, PORT)).await.is_err() {
+        while TcpStream::connect((self.place.address, PORT))
+            .await
+            .is_err()
+        {
             if Instant::now() > deadline || self.process.exit_status().is_some() {
                 return Err(self.process.complain("does not answer"));
             }

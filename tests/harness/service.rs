@@ -1,13 +1,14 @@
-//! What kube-proxy and the cluster's DNS do, for one machine: every Service of the namespace gets a TCP listener of its
-//! own, and its name an address.
+//! What kube-proxy and the cluster's DNS do, for one machine: every Service of the namespace gets a
+//! TCP listener of its own, and its name an address.
 //!
-//! A Service is followed as kube-proxy follows it: with a selector its backends are the ready Pods that match, without
-//! one they are the addresses of the Endpoints object of the same name (which Patroni writes), and of the EndpointSlices that a
-//! selector has left behind. Kubernetes' objects carry
-//! addresses that stand for loopback ones ([`Instance::paper_address`]); the cluster IP of a Service is not used at all.
-//! As with kube-proxy, a change of backends closes no connection that exists, and a Service without backends refuses
-//! new ones. Kinder than the real thing: a change takes effect at once (kube-proxy: up to a second), and every port of
-//! a Service leads to one number only.
+//! A Service is followed as kube-proxy follows it: with a selector its backends are the ready Pods
+//! that match, without one they are the addresses of the Endpoints object of the same name (which
+//! Patroni writes), and of the EndpointSlices that a selector has left behind. Kubernetes' objects
+//! carry addresses that stand for loopback ones ([`Instance::paper_address`]); the cluster IP of a
+//! Service is not used at all. As with kube-proxy, a change of backends closes no connection that
+//! exists, and a Service without backends refuses new ones. Kinder than the real thing: a change
+//! takes effect at once (kube-proxy: up to a second), and every port of a Service leads to one
+//! number only.
 
 mod backends;
 pub mod forwarder;
@@ -102,15 +103,18 @@ impl Services {
         &self.namespace
     }
 
-    /// What the cluster's DNS would answer: the address of a Service by `name`, `name.namespace`, `name.namespace.svc`
-    /// or the full name; none when no such Service exists.
+    /// What the cluster's DNS would answer: the address of a Service by `name`, `name.namespace`,
+    /// `name.namespace.svc` or the full name; none when no such Service exists.
     pub fn resolve(&self, host: &str) -> Option<IpAddr> {
         let name = service_name(host, &self.namespace)?;
-        self.addresses.borrow().get(name).map(|address| IpAddr::V4(*address))
+        self.addresses
+            .borrow()
+            .get(name)
+            .map(|address| IpAddr::V4(*address))
     }
 
-    /// An address where every connection is refused: for who asks for a name that no Service has, because asking a real
-    /// resolver would leave this machine.
+    /// An address where every connection is refused: for who asks for a name that no Service has,
+    /// because asking a real resolver would leave this machine.
     pub fn nobody(&self) -> IpAddr {
         self.nobody.into()
     }
@@ -120,16 +124,22 @@ impl Services {
     /// # Errors
     /// It has none within `limit`.
     pub async fn wait_for(&self, host: &str, limit: Duration) -> Result<IpAddr> {
-        let name = service_name(host, &self.namespace).with_context(|| format!("{host} is no name of the namespace {}", self.namespace))?;
+        let name = service_name(host, &self.namespace)
+            .with_context(|| format!("{host} is no name of the namespace {}", self.namespace))?;
         let mut addresses = self.addresses.clone();
-        let known = timeout(limit, addresses.wait_for(|addresses| addresses.contains_key(name))).await;
+        let known = timeout(
+            limit,
+            addresses.wait_for(|addresses| addresses.contains_key(name)),
+        )
+        .await;
         known.with_context(|| format!("waiting for the service {host}"))??;
         self.resolve(host).context("the service went away at once")
     }
 }
 
 impl Services {
-    /// The Service's address as soon as it is another one than `known`: what a resolver that asks again and again would see.
+    /// The Service's address as soon as it is another one than `known`: what a resolver that asks
+    /// again and again would see.
     pub async fn moved(&self, host: &str, known: Option<IpAddr>) -> Option<IpAddr> {
         let mut addresses = self.addresses.clone();
         while self.resolve(host) == known {
@@ -143,7 +153,10 @@ impl Services {
 
 /// The Service's own name out of the forms that a pod's resolver accepts.
 fn service_name<'a>(host: &'a str, namespace: &str) -> Option<&'a str> {
-    let (name, rest) = host.trim_end_matches('.').split_once('.').unwrap_or((host, ""));
+    let (name, rest) = host
+        .trim_end_matches('.')
+        .split_once('.')
+        .unwrap_or((host, ""));
     let accepted = [
         "".into(),
         namespace.to_owned(),
@@ -174,7 +187,12 @@ impl Proxy {
             self.apply(&cluster);
             for service in cluster.services() {
                 // The API server may be away just now; the next change writes again.
-                let _ = slices.write(&service.name_any(), cluster.selected_by(&service).as_deref()).await;
+                let _ = slices
+                    .write(
+                        &service.name_any(),
+                        cluster.selected_by(&service).as_deref(),
+                    )
+                    .await;
             }
             if cluster.complete()
                 && let Some(ready) = ready.take()
@@ -186,20 +204,34 @@ impl Proxy {
 
     fn apply(&mut self, cluster: &Cluster) {
         let services = cluster.services();
-        let listening: Vec<_> = services.iter().filter(|service| has_address(service)).collect();
+        let listening: Vec<_> = services
+            .iter()
+            .filter(|service| has_address(service))
+            .collect();
         let mut addresses = self.addresses.borrow().clone();
         addresses.retain(|name, _| listening.iter().any(|service| service.name_any() == *name));
         let mut wanted = BTreeMap::new();
         for service in listening {
             let name = service.name_any();
-            let Some(address) = addresses.get(&name).copied().or_else(|| free(&self.instance, &addresses)) else {
+            let Some(address) = addresses
+                .get(&name)
+                .copied()
+                .or_else(|| free(&self.instance, &addresses))
+            else {
                 eprintln!("no address is left for the service {name}");
                 continue;
             };
             addresses.insert(name, address);
-            for port in service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()) {
+            for port in service
+                .spec
+                .iter()
+                .flat_map(|spec| spec.ports.iter().flatten())
+            {
                 if let Ok(number) = u16::try_from(port.port) {
-                    wanted.insert(SocketAddr::from((address, number)), cluster.backends(service, port));
+                    wanted.insert(
+                        SocketAddr::from((address, number)),
+                        cluster.backends(service, port),
+                    );
                 }
             }
         }
@@ -224,7 +256,10 @@ impl Proxy {
 
 /// A headless Service has no address of its own, and neither has an alias.
 fn has_address(service: &Service) -> bool {
-    let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
+    let ip = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.cluster_ip.as_deref());
     ip.is_some_and(|ip| !ip.is_empty() && ip != "None")
 }
 

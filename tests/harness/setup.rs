@@ -1,8 +1,8 @@
-//! Finds or makes the real parts: kube-apiserver, etcd, kustomize and kubectl, PostgreSQL, Patroni and PgBouncer, a locale, a user to
-//! run them.
+//! Finds or makes the real parts: kube-apiserver, etcd, kustomize and kubectl, PostgreSQL, Patroni
+//! and PgBouncer, a locale, a user to run them.
 //!
-//! What has to be built is built once and kept in the user's cache; progress goes to standard error.
-//! A second call finds everything in its place and only looks at a few files.
+//! What has to be built is built once and kept in the user's cache; progress goes to standard
+//! error. A second call finds everything in its place and only looks at a few files.
 
 mod go;
 mod locale;
@@ -52,7 +52,8 @@ impl Setup {
     /// The parts, made on the first call of a process; later calls return the same.
     ///
     /// # Errors
-    /// A tool or library is missing (the text names the command that installs it), or a build or download failed.
+    /// A tool or library is missing (the text names the command that installs it), or a build or
+    /// download failed.
     pub async fn ready() -> Result<&'static Self> {
         tokio::task::spawn_blocking(Self::ready_blocking).await?
     }
@@ -74,8 +75,10 @@ impl Setup {
         let places = Places::choose(&user)?;
         let _alone = places.lock()?;
         let control_plane = go::control_plane(&places, &user)?;
-        let python = python::patroni_and_postgres(&places, &user).context("making the source's servers")?;
-        let postgres_16_bin = python::postgres_16(&places, &python.interpreter).context("fetching another PostgreSQL")?;
+        let python =
+            python::patroni_and_postgres(&places, &user).context("making the source's servers")?;
+        let postgres_16_bin = python::postgres_16(&places, &python.interpreter)
+            .context("fetching another PostgreSQL")?;
         let pgbouncer = tools::need("pgbouncer", "pgbouncer")?;
         let locale_path = locale::en_us(&places).context("finding the locale of the source")?;
         Ok(Self {
@@ -110,19 +113,29 @@ impl Setup {
         go::s3_server(&self.places)
     }
 
-    /// A command for one of the servers: runs as [`Setup::user`] with a clean environment (PATH, HOME, locale).
+    /// A command for one of the servers: runs as [`Setup::user`] with a clean environment (PATH,
+    /// HOME, locale).
     pub fn server(&self, program: impl AsRef<Path>) -> Command {
         let mut command = self.user.command(program.as_ref());
-        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", self.postgres_bin.display());
-        // The spelling is Spilo's: initdb writes it into the databases' datcollate as it stands in LC_ALL.
-        command.env_clear().env("PATH", path).env("HOME", "/").env("LC_ALL", "en_US.utf-8");
+        let path = format!(
+            "{}:/usr/local/bin:/usr/bin:/bin",
+            self.postgres_bin.display()
+        );
+        // The spelling is Spilo's: initdb writes it into the databases' datcollate as it stands in
+        // LC_ALL.
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("HOME", "/")
+            .env("LC_ALL", "en_US.utf-8");
         if let Some(directory) = &self.locale_path {
             command.env("LOCPATH", directory);
         }
         command
     }
 
-    /// A command for one of PostgreSQL's programs (`pg_basebackup`, `postgres`, …), otherwise as [`Setup::server`].
+    /// A command for one of PostgreSQL's programs (`pg_basebackup`, `postgres`, …), otherwise as
+    /// [`Setup::server`].
     pub fn postgres(&self, program: &str) -> Command {
         self.server(self.postgres_bin.join(program))
     }

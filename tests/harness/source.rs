@@ -1,5 +1,6 @@
-//! A PostgreSQL 17 cluster as the Zalando operator 1.15 and Spilo 4.0 leave it: two Patroni members with the API server as
-//! their DCS, and every object, label, Secret, role, setting and file that the programs may look at.
+//! A PostgreSQL 17 cluster as the Zalando operator 1.15 and Spilo 4.0 leave it: two Patroni members
+//! with the API server as their DCS, and every object, label, Secret, role, setting and file that
+//! the programs may look at.
 //!
 //! | imitated | where it was seen |
 //! |---|---|
@@ -59,7 +60,8 @@ impl Source {
     /// Makes the objects, starts the members, and fills the databases.
     ///
     /// # Errors
-    /// An object is refused, or the cluster does not come up; the error holds the end of Patroni's log.
+    /// An object is refused, or the cluster does not come up; the error holds the end of Patroni's
+    /// log.
     pub async fn start(plane: &ControlPlane, options: SourceOptions) -> Result<Self> {
         let (setup, instance) = (plane.setup(), Arc::clone(plane.instance()));
         let credentials = Credentials::random()?;
@@ -67,21 +69,36 @@ impl Source {
         let places = member::places(setup, &instance, &options, certificates.root.is_some())?;
         plane.namespace(&options.namespace).await?;
         plane
-            .apply(&options.namespace, &objects::all(&options, &places, &credentials, &certificates))
+            .apply(
+                &options.namespace,
+                &objects::all(&options, &places, &credentials, &certificates),
+            )
             .await?;
-        let kubeconfig = plane.kubeconfig(&options.namespace, objects::ACCOUNT).await?;
+        let kubeconfig = plane
+            .kubeconfig(&options.namespace, objects::ACCOUNT)
+            .await?;
         for place in &places {
-            setup.user.write_private(&place.home.join("kubeconfig"), &kubeconfig)?;
-            setup.user.write_private(&place.home.join("post_init.sql"), patroni::POST_INIT)?;
+            setup
+                .user
+                .write_private(&place.home.join("kubeconfig"), &kubeconfig)?;
+            setup
+                .user
+                .write_private(&place.home.join("post_init.sql"), patroni::POST_INIT)?;
             setup
                 .user
                 .write_private(&place.tls.join("tls.crt"), &certificates.server.certificate)?;
-            setup.user.write_private(&place.tls.join("tls.key"), &certificates.server.key)?;
             setup
                 .user
-                .write_private(&place.tls.join("ca.crt"), certificates.root.as_deref().unwrap_or_default())?;
+                .write_private(&place.tls.join("tls.key"), &certificates.server.key)?;
+            setup.user.write_private(
+                &place.tls.join("ca.crt"),
+                certificates.root.as_deref().unwrap_or_default(),
+            )?;
         }
-        let members = places.into_iter().map(|place| Member::new(place, setup)).collect();
+        let members = places
+            .into_iter()
+            .map(|place| Member::new(place, setup))
+            .collect();
         let source = Self {
             options,
             credentials,
@@ -89,28 +106,45 @@ impl Source {
             members,
             setup,
         };
-        source.members.iter().try_for_each(|member| source.configure(member, &[]))?;
+        source
+            .members
+            .iter()
+            .try_for_each(|member| source.configure(member, &[]))?;
         source.bring_up().await?;
         Ok(source)
     }
 
-    /// The first member bootstraps the cluster, the others clone it while the databases are being filled.
+    /// The first member bootstraps the cluster, the others clone it while the databases are being
+    /// filled.
     async fn bring_up(&self) -> Result<()> {
-        let (first, others) = self.members.split_first().context("a source without members")?;
+        let (first, others) = self
+            .members
+            .split_first()
+            .context("a source without members")?;
         first.start()?;
-        self.until(first, "no leader", |cluster| rest::leader_name(cluster).is_some())
-            .await?;
+        self.until(first, "no leader", |cluster| {
+            rest::leader_name(cluster).is_some()
+        })
+        .await?;
         others.iter().try_for_each(Member::start)?;
         content::create(self).await?;
         self.healthy().await
     }
 
-    /// Writes a member's postgres.yml, as Spilo does at the start of its pod; an empty `pg_hba` is Spilo's own list.
+    /// Writes a member's postgres.yml, as Spilo does at the start of its pod; an empty `pg_hba` is
+    /// Spilo's own list.
     fn configure(&self, member: &Member, pg_hba: &[String]) -> Result<()> {
-        let configuration = patroni::configuration(&self.options, member.place(), &self.credentials, pg_hba, &self.setup.postgres_bin);
-        self.setup
-            .user
-            .write_private(&member.place().home.join("postgres.yml"), &configuration.to_string())
+        let configuration = patroni::configuration(
+            &self.options,
+            member.place(),
+            &self.credentials,
+            pg_hba,
+            &self.setup.postgres_bin,
+        );
+        self.setup.user.write_private(
+            &member.place().home.join("postgres.yml"),
+            &configuration.to_string(),
+        )
     }
 
     /// What was asked for.
@@ -139,7 +173,8 @@ impl Source {
     /// No member answers, or there is no leader.
     pub async fn leader(&self) -> Result<&Member> {
         let cluster = self.cluster().await?;
-        let name = rest::leader_name(&cluster).with_context(|| format!("no running leader: {cluster}"))?;
+        let name =
+            rest::leader_name(&cluster).with_context(|| format!("no running leader: {cluster}"))?;
         self.members
             .iter()
             .find(|member| member.name() == name)
@@ -166,7 +201,12 @@ impl Source {
         let mut last = anyhow!("a source without members");
         for member in &self.members {
             // A frozen member takes the connection and says nothing.
-            match tokio::time::timeout(Duration::from_secs(2), rest::get(&format!("{}/cluster", member.rest_url()))).await {
+            match tokio::time::timeout(
+                Duration::from_secs(2),
+                rest::get(&format!("{}/cluster", member.rest_url())),
+            )
+            .await
+            {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => last = error,
                 Err(_) => last = anyhow!("{} does not answer", member.name()),
@@ -175,24 +215,33 @@ impl Source {
         Err(last)
     }
 
-    /// PATCH /config: changes Patroni's dynamic configuration; null removes a key. Asked of the leader.
+    /// PATCH /config: changes Patroni's dynamic configuration; null removes a key. Asked of the
+    /// leader.
     ///
     /// # Errors
     /// Patroni refuses, or there is no leader that answers.
     pub async fn patch_configuration(&self, patch: &Value) -> Result<Value> {
-        rest::demand(Method::PATCH, &format!("{}/config", self.leader().await?.rest_url()), patch).await
+        rest::demand(
+            Method::PATCH,
+            &format!("{}/config", self.leader().await?.rest_url()),
+            patch,
+        )
+        .await
     }
 
-    /// Waits until one member leads and all others run and stream from it. Streaming is asked of the leader's server:
-    /// Patroni's members say so themselves only a round or two later (`loop_wait` is 10 s).
+    /// Waits until one member leads and all others run and stream from it. Streaming is asked of
+    /// the leader's server: Patroni's members say so themselves only a round or two later
+    /// (`loop_wait` is 10 s).
     ///
     /// # Errors
     /// Not within 90 s; the error holds the end of a log.
     pub async fn healthy(&self) -> Result<()> {
         let member = self.members.last().context("a source without members")?;
         let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
-        self.until(member, "not all members run", |cluster| rest::all_run(cluster, self.members.len()))
-            .await?;
+        self.until(member, "not all members run", |cluster| {
+            rest::all_run(cluster, self.members.len())
+        })
+        .await?;
         while self.streaming().await.unwrap_or_default() != self.members.len() - 1 {
             if Instant::now() > deadline {
                 return Err(member.complain(&format!("not streaming after {START_SECONDS_MAX} s")));
@@ -205,8 +254,13 @@ impl Source {
     /// How many members stream from the leader.
     async fn streaming(&self) -> Result<usize> {
         let names: Vec<&str> = self.members.iter().map(Member::name).collect();
-        let query = "select count(*) from pg_stat_replication where state = 'streaming' and application_name = any ($1)";
-        let row = self.connect("postgres").await?.query_one(query, &[&names]).await?;
+        let query = "select count(*) from pg_stat_replication where state = 'streaming' and \
+            application_name = any ($1)";
+        let row = self
+            .connect("postgres")
+            .await?
+            .query_one(query, &[&names])
+            .await?;
         Ok(usize::try_from(row.get::<_, i64>(0))?)
     }
 
@@ -217,9 +271,16 @@ impl Source {
     pub async fn switchover(&self) -> Result<()> {
         let (leader, candidate) = (self.leader().await?, self.replica().await?.name());
         let body = json!({"leader": leader.name(), "candidate": candidate});
-        rest::demand(Method::POST, &format!("{}/switchover", leader.rest_url()), &body).await?;
-        self.until(leader, "no switchover", |cluster| rest::leader_name(cluster) == Some(candidate))
-            .await?;
+        rest::demand(
+            Method::POST,
+            &format!("{}/switchover", leader.rest_url()),
+            &body,
+        )
+        .await?;
+        self.until(leader, "no switchover", |cluster| {
+            rest::leader_name(cluster) == Some(candidate)
+        })
+        .await?;
         self.healthy().await
     }
 
@@ -236,7 +297,12 @@ impl Source {
     /// # Errors
     /// A member does not end.
     pub async fn stop(&self) -> Result<()> {
-        let leader = self.leader().await.map(Member::name).unwrap_or_default().to_owned();
+        let leader = self
+            .leader()
+            .await
+            .map(Member::name)
+            .unwrap_or_default()
+            .to_owned();
         for member in self.members.iter().filter(|member| member.name() != leader) {
             member.stop().await?;
         }
@@ -246,12 +312,13 @@ impl Source {
         Ok(())
     }
 
-    /// A connection string of the superuser to an address (a member, or a Service's forwarder). TLS without a check of
-    /// the certificate: the tests' own connections prove nothing about it.
+    /// A connection string of the superuser to an address (a member, or a Service's forwarder). TLS
+    /// without a check of the certificate: the tests' own connections prove nothing about it.
     pub fn connection_string(&self, address: Ipv4Addr, database: &str) -> String {
         let password = &self.credentials.postgres;
         format!(
-            "host={address} port={POSTGRES_PORT} user=postgres password={password} dbname={database} sslmode=require application_name=harness connect_timeout=5"
+            "host={address} port={POSTGRES_PORT} user=postgres password={password} \
+             dbname={database} sslmode=require application_name=harness connect_timeout=5"
         )
     }
 
@@ -273,8 +340,14 @@ impl Source {
         self.connect_to(self.leader().await?, database).await
     }
 
-    /// Waits until the members' view of the cluster is as wanted; `whom` is the member whose log explains why it is not.
-    async fn until(&self, whom: &Member, missing: &str, wanted: impl Fn(&Value) -> bool) -> Result<()> {
+    /// Waits until the members' view of the cluster is as wanted; `whom` is the member whose log
+    /// explains why it is not.
+    async fn until(
+        &self,
+        whom: &Member,
+        missing: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
         loop {
             let seen = self.cluster().await;
@@ -282,8 +355,11 @@ impl Source {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                let seen = seen.map_or_else(|error| error.to_string(), |cluster| cluster.to_string());
-                return Err(whom.complain(&format!("{missing} after {START_SECONDS_MAX} s; {seen}")));
+                let seen =
+                    seen.map_or_else(|error| error.to_string(), |cluster| cluster.to_string());
+                return Err(
+                    whom.complain(&format!("{missing} after {START_SECONDS_MAX} s; {seen}"))
+                );
             }
             tokio::time::sleep(POLL).await;
         }

@@ -1,4 +1,5 @@
-//! How things stand for everybody but the cutover itself: what must be the same again after it has gone back.
+//! How things stand for everybody but the cutover itself: what must be the same again after it has
+//! gone back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,14 +20,16 @@ pub const AT_WORK: usize = 100;
 /// A text and what stood there, by kind and name.
 pub type Standing = BTreeMap<String, Value>;
 
-/// What people have written into the objects, Patroni's configuration, and the source's server. The records of the cutover and its
-/// Lease are left out, and the Jobs that the kubelet makes.
+/// What people have written into the objects, Patroni's configuration, and the source's server. The
+/// records of the cutover and its Lease are left out, and the Jobs that the kubelet makes.
 ///
 /// # Errors
 /// The API server or the source does not answer.
 pub async fn standing(migration: &Migration) -> Result<Standing> {
     let (mut all, objects) = (Standing::new(), migration.objects());
-    for kind in [CONFIG_MAP, SECRET, SERVICE, DEPLOYMENT, ROLE, CNPG, POOLER, POSTGRESQL] {
+    for kind in [
+        CONFIG_MAP, SECRET, SERVICE, DEPLOYMENT, ROLE, CNPG, POOLER, POSTGRESQL,
+    ] {
         for mut object in objects.list(kind, "").await? {
             let metadata = object["metadata"].take();
             object["status"].take();
@@ -47,11 +50,18 @@ pub async fn standing(migration: &Migration) -> Result<Standing> {
 async fn of_the_source(source: &Source, all: &mut Standing) -> Result<()> {
     let leader = source.leader().await?;
     all.insert("leader".into(), leader.name().into());
-    all.insert("patroni".into(), rest::get(&format!("{}/config", leader.rest_url())).await?);
+    all.insert(
+        "patroni".into(),
+        rest::get(&format!("{}/config", leader.rest_url())).await?,
+    );
     let session = source.connect("postgres").await?;
-    let server = "select json_build_object('timeline', timeline_id, 'read_only', current_setting('default_transaction_read_only'))
+    let server = "select json_build_object('timeline', timeline_id, 'read_only', \
+        current_setting('default_transaction_read_only'))
         from pg_control_checkpoint()";
-    all.insert("server".into(), session.query_one(server, &[]).await?.get(0));
+    all.insert(
+        "server".into(),
+        session.query_one(server, &[]).await?.get(0),
+    );
     Ok(())
 }
 
@@ -62,7 +72,13 @@ pub fn differences(before: &Standing, after: &Standing, but: &[&str]) -> Vec<Str
     names
         .into_iter()
         .filter(|name| !but.contains(&name.as_str()) && before.get(*name) != after.get(*name))
-        .map(|name| format!("{name} was {} and is {}", shown(before.get(name)), shown(after.get(name))))
+        .map(|name| {
+            format!(
+                "{name} was {} and is {}",
+                shown(before.get(name)),
+                shown(after.get(name))
+            )
+        })
         .collect()
 }
 
@@ -70,14 +86,25 @@ pub fn differences(before: &Standing, after: &Standing, but: &[&str]) -> Vec<Str
 ///
 /// # Errors
 /// Not so within `limit`, or somebody else takes a write.
-pub async fn runs_on_the_source(application: &Application, source: &Source, limit: std::time::Duration) -> Result<()> {
+pub async fn runs_on_the_source(
+    application: &Application,
+    source: &Source,
+    limit: std::time::Duration,
+) -> Result<()> {
     application.ready(limit).await?;
     let before = application.attempts().len();
     application.acknowledges(AT_WORK, limit).await?;
-    let addresses: BTreeSet<String> = source.members().iter().map(|member| member.address().to_string()).collect();
+    let addresses: BTreeSet<String> = source
+        .members()
+        .iter()
+        .map(|member| member.address().to_string())
+        .collect();
     for attempt in &application.attempts()[before..] {
         if let Outcome::Acknowledged(server) = &attempt.outcome {
-            ensure!(addresses.contains(&server.address), "not by the source: {attempt:?}");
+            ensure!(
+                addresses.contains(&server.address),
+                "not by the source: {attempt:?}"
+            );
         }
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! What a program costs until it calls the API server for the first time, with the settings of the example.
+//! What a program costs until it calls the API server for the first time, with the settings of the
+//! example.
 
 use std::{
     collections::BTreeMap,
@@ -46,7 +47,11 @@ impl Door {
     pub async fn open() -> Result<Self> {
         let account = tempfile::tempdir()?;
         let authority = Authority::root("nobody")?;
-        for (name, text) in [("token", "t"), ("namespace", "n"), ("ca.crt", authority.certificate())] {
+        for (name, text) in [
+            ("token", "t"),
+            ("namespace", "n"),
+            ("ca.crt", authority.certificate()),
+        ] {
             fs::write(account.path().join(name), text)?;
         }
         Ok(Self {
@@ -64,7 +69,10 @@ impl Door {
         let mut command = Command::new(program);
         command.env_clear().envs(self.environment(step)?);
         let begun = Instant::now();
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
         let knocked = timeout(LIMIT, self.listener.accept()).await;
         let elapsed = begun.elapsed();
         let seen = look(child.id());
@@ -101,7 +109,10 @@ impl Door {
         );
         let address = self.listener.local_addr()?;
         for (key, value) in [
-            ("SERVICE_ACCOUNT_DIRECTORY", self.account.path().display().to_string()),
+            (
+                "SERVICE_ACCOUNT_DIRECTORY",
+                self.account.path().display().to_string(),
+            ),
             // final-backup looks at its volume first.
             ("BACKUP_TO", self.account.path().display().to_string()),
             ("KUBERNETES_SERVICE_HOST", address.ip().to_string()),
@@ -118,10 +129,14 @@ impl Door {
 /// Processor time (proc(5), schedstat: nanoseconds) and the most memory so far.
 fn look(pid: u32) -> Result<(Duration, u64)> {
     let schedule = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
-    let nanoseconds = schedule.split(' ').next().and_then(|first| first.parse().ok());
+    let nanoseconds = schedule
+        .split(' ')
+        .next()
+        .and_then(|first| first.parse().ok());
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kilobytes: Option<u64> = peak.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse().ok());
+    let kilobytes: Option<u64> =
+        peak.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse().ok());
     Ok((
         Duration::from_nanos(nanoseconds.context("no time in schedstat")?),
         kilobytes.context("no VmHWM in status")? * 1024,

@@ -72,7 +72,10 @@ impl Stranger {
             // It was built without OpenSSL.
             Major::Other => {
                 let hidden = instance.address(HIDDEN_HOST);
-                (hidden, Some(encrypted(public, hidden, &pair.certificate, &pair.key).await?))
+                (
+                    hidden,
+                    Some(encrypted(public, hidden, &pair.certificate, &pair.key).await?),
+                )
             }
         };
         let mut server = setup.server(bin.join("postgres"));
@@ -83,7 +86,9 @@ impl Stranger {
         server.args(["-c", &format!("unix_socket_directories={}", home.display())]);
         if tls.is_none() {
             for (name, text) in [("server.crt", &pair.certificate), ("server.key", &pair.key)] {
-                setup.user.write_private(&home.join("data").join(name), text)?;
+                setup
+                    .user
+                    .write_private(&home.join("data").join(name), text)?;
             }
             server.args(["-c", "ssl=on"]);
         }
@@ -101,21 +106,36 @@ fn initialize(setup: &Setup, bin: &Path, home: &Path, password: &str) -> Result<
     let (data, file) = (home.join("data"), home.join("password"));
     setup.user.write_private(&file, password)?;
     let mut initdb = setup.server(bin.join("initdb"));
-    initdb.args(["--no-locale", "--no-sync", "-U", "postgres", "-A", "scram-sha-256", "--pwfile"]);
+    initdb.args([
+        "--no-locale",
+        "--no-sync",
+        "-U",
+        "postgres",
+        "-A",
+        "scram-sha-256",
+        "--pwfile",
+    ]);
     run(initdb.arg(file).arg("-D").arg(&data), home)?;
     let statement: PathBuf = home.join("statement");
-    setup.user.write_private(&statement, "create database mastodon\n")?;
+    setup
+        .user
+        .write_private(&statement, "create database mastodon\n")?;
     let mut single = setup.server(bin.join("postgres"));
     single.args(["--single", "-D"]).arg(&data).arg("postgres");
     run(single.stdin(std::fs::File::open(statement)?), home)?;
-    setup
-        .user
-        .write_private(&data.join("pg_hba.conf"), "host all all all scram-sha-256\n")
+    setup.user.write_private(
+        &data.join("pg_hba.conf"),
+        "host all all all scram-sha-256\n",
+    )
 }
 
 fn run(command: &mut Command, home: &Path) -> Result<()> {
     let output = command.current_dir(home).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(())
 }
 
@@ -125,14 +145,22 @@ async fn listens(address: Ipv4Addr, process: &Process) -> Result<()> {
             tokio::time::sleep(POLL).await;
         }
     };
-    timeout(START_LIMIT, waits).await.map_err(|_| process.complain("does not listen"))
+    timeout(START_LIMIT, waits)
+        .await
+        .map_err(|_| process.complain("does not listen"))
 }
 
 /// TLS in front of a server without: answers the request for it and passes on what was meant.
-async fn encrypted(public: Ipv4Addr, hidden: Ipv4Addr, certificate: &str, key: &str) -> Result<JoinHandle<()>> {
+async fn encrypted(
+    public: Ipv4Addr,
+    hidden: Ipv4Addr,
+    certificate: &str,
+    key: &str,
+) -> Result<JoinHandle<()>> {
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
     acceptor.set_certificate(openssl::x509::X509::from_pem(certificate.as_bytes())?.as_ref())?;
-    acceptor.set_private_key(openssl::pkey::PKey::private_key_from_pem(key.as_bytes())?.as_ref())?;
+    acceptor
+        .set_private_key(openssl::pkey::PKey::private_key_from_pem(key.as_bytes())?.as_ref())?;
     let acceptor = acceptor.build();
     let listener = TcpListener::bind(SocketAddr::from((public, PORT)))
         .await
@@ -150,7 +178,10 @@ async fn pass_on(mut client: TcpStream, acceptor: &SslAcceptor, hidden: Ipv4Addr
     // SSLRequest: its length, 8, and 80877103 (PostgreSQL's documentation, *Message Formats*).
     let mut request = [0; 8];
     client.read_exact(&mut request).await?;
-    ensure!(request == [0, 0, 0, 8, 4, 210, 22, 47], "not a request for TLS");
+    ensure!(
+        request == [0, 0, 0, 8, 4, 210, 22, 47],
+        "not a request for TLS"
+    );
     client.write_all(b"S").await?;
     let mut stream = SslStream::new(Ssl::new(acceptor.context())?, client)?;
     Pin::new(&mut stream).accept().await?;

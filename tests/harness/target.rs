@@ -13,14 +13,15 @@
 //! | `streaming_replica` only at the restart ([`roles`]) | §2.1, point 9 |
 //! | fencing by annotation; reload and restart for changed settings ([`manager`]) | §2.5; verified.md, *Fences* |
 //!
-//! **Not imitated**: more than one instance, switchover, failover and the primary's Lease; promotion tokens; demotion
-//! (`enabled` back to true); the webhook's refusals; the rollout when the pod's specification changes (delete the pod
-//! instead); `managed.roles`; backups and a WAL archive (`archive_command` takes its time and throws away,
-//! `restore_command` takes its time and fails); metrics and the status port; PodDisruptionBudgets, volume claims; the
-//! Job's backoffLimit; raising the five settings from pg_control; the glibc of another image: the server is the same
-//! PostgreSQL 17.10 as the source's, on the same machine, so that no collation version differs. The Poolers are
-//! [`crate::service::pooler`]s, without PgBouncer. pg_stat_wal_receiver's conninfo has a `hostaddr` that the real one
-//! has not: it is the harness's DNS.
+//! **Not imitated**: more than one instance, switchover, failover and the primary's Lease;
+//! promotion tokens; demotion (`enabled` back to true); the webhook's refusals; the rollout when
+//! the pod's specification changes (delete the pod instead); `managed.roles`; backups and a WAL
+//! archive (`archive_command` takes its time and throws away, `restore_command` takes its time and
+//! fails); metrics and the status port; PodDisruptionBudgets, volume claims; the Job's
+//! backoffLimit; raising the five settings from pg_control; the glibc of another image: the server
+//! is the same PostgreSQL 17.10 as the source's, on the same machine, so that no collation version
+//! differs. The Poolers are [`crate::service::pooler`]s, without PgBouncer. pg_stat_wal_receiver's
+//! conninfo has a `hostaddr` that the real one has not: it is the harness's DNS.
 
 mod bootstrap;
 mod clone;
@@ -76,8 +77,8 @@ pub struct Options {
     pub services: Arc<Services>,
     /// Where init containers find their programs by name: cargo's directory of built binaries.
     pub programs: PathBuf,
-    /// The home directories of the source's members on this machine, which a pod could not see: paths below them are
-    /// copied as `/home/postgres/…`, as they read at Spilo.
+    /// The home directories of the source's members on this machine, which a pod could not see:
+    /// paths below them are copied as `/home/postgres/…`, as they read at Spilo.
     pub hidden: Vec<PathBuf>,
 }
 
@@ -98,7 +99,10 @@ impl Drop for Target {
 impl Target {
     /// Begins to watch Clusters and Poolers.
     pub fn start(options: Options) -> Self {
-        let (client, namespace) = (options.client.clone(), options.services.namespace().to_owned());
+        let (client, namespace) = (
+            options.client.clone(),
+            options.services.namespace().to_owned(),
+        );
         let (tell, running) = watch::channel(Running::default());
         let task = tokio::spawn(Operator::new(options, tell).run());
         Self {
@@ -115,8 +119,13 @@ impl Target {
     /// It has not within `limit`.
     pub async fn instance(&self, cluster: &str, limit: Duration) -> Result<InstanceHandle> {
         let mut running = self.running.clone();
-        let seen = timeout(limit, running.wait_for(|running| running.contains_key(cluster))).await;
-        let seen = seen.with_context(|| format!("waiting for the Cluster {cluster} to be seen"))??;
+        let seen = timeout(
+            limit,
+            running.wait_for(|running| running.contains_key(cluster)),
+        )
+        .await;
+        let seen =
+            seen.with_context(|| format!("waiting for the Cluster {cluster} to be seen"))??;
         seen.get(cluster).cloned().context("the Cluster is gone")
     }
 
@@ -126,7 +135,11 @@ impl Target {
     /// Something is after `limit`.
     pub async fn gone(&self, cluster: &str, limit: Duration) -> Result<()> {
         let mut running = self.running.clone();
-        let gone = timeout(limit, running.wait_for(|running| !running.contains_key(cluster))).await;
+        let gone = timeout(
+            limit,
+            running.wait_for(|running| !running.contains_key(cluster)),
+        )
+        .await;
         gone.with_context(|| format!("waiting for the Cluster {cluster} to be gone"))??;
         Ok(())
     }
@@ -136,8 +149,11 @@ impl Target {
     /// # Errors
     /// It does not within `limit`; the text holds the log and the server's last words.
     pub async fn phase(&self, cluster: &str, phase: &str, limit: Duration) -> Result<()> {
-        let api: Api<kube::api::DynamicObject> =
-            Api::namespaced_with(self.client.clone(), &self.namespace, &kube::api::ApiResource::erase::<Cluster>(&()));
+        let api: Api<kube::api::DynamicObject> = Api::namespaced_with(
+            self.client.clone(),
+            &self.namespace,
+            &kube::api::ApiResource::erase::<Cluster>(&()),
+        );
         let is = |object: Option<&kube::api::DynamicObject>| {
             object
                 .and_then(|object| object.data["status"]["phase"].as_str())
@@ -145,8 +161,15 @@ impl Target {
         };
         let reached = timeout(limit, await_condition(api, cluster, is)).await;
         if !matches!(reached, Ok(Ok(_))) {
-            let story = self.running.borrow().get(cluster).map(InstanceHandle::story).unwrap_or_default();
-            anyhow::bail!("the Cluster {cluster} did not come to {phase:?} within {limit:?}\n{story}");
+            let story = self
+                .running
+                .borrow()
+                .get(cluster)
+                .map(InstanceHandle::story)
+                .unwrap_or_default();
+            anyhow::bail!(
+                "the Cluster {cluster} did not come to {phase:?} within {limit:?}\n{story}"
+            );
         }
         Ok(())
     }
@@ -215,12 +238,14 @@ impl InstanceHandle {
             .with_context(|| format!("the promotion is not over\n{}", self.story()))?
     }
 
-    /// Kills the server (SIGKILL of the postmaster); the pod's container is started again by itself.
+    /// Kills the server (SIGKILL of the postmaster); the pod's container is started again by
+    /// itself.
     pub async fn kill(&self) {
         self.server.kill().await;
     }
 
-    /// Stops the server where it is, as when its node hangs: its connections stay open, nothing answers.
+    /// Stops the server where it is, as when its node hangs: its connections stay open, nothing
+    /// answers.
     pub fn freeze(&self) {
         self.server.freeze();
     }

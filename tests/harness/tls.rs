@@ -6,7 +6,8 @@ use anyhow::Result;
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use postgres_openssl::MakeTlsConnector;
 
-/// Made once, as a driver does it: it reads all of the machine's CAs, which takes longer than a session.
+/// Made once, as a driver does it: it reads all of the machine's CAs, which takes longer than a
+/// session.
 ///
 /// # Errors
 /// OpenSSL's.

@@ -1,4 +1,5 @@
-//! extract-certs against a real Patroni cluster with TLS and a real API server, as the Job of the manifests runs it.
+//! extract-certs against a real Patroni cluster with TLS and a real API server, as the Job of the
+//! manifests runs it.
 
 mod bad_input;
 mod stage;
@@ -52,7 +53,10 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
         .await;
     assert_eq!(text(&seen), "/CN=standby");
     let walsender = stage
-        .psql("sslcert=tls.crt sslkey=tls.key replication=true", "IDENTIFY_SYSTEM")
+        .psql(
+            "sslcert=tls.crt sslkey=tls.key replication=true",
+            "IDENTIFY_SYSTEM",
+        )
         .await;
     assert!(walsender.status.success(), "{}", text(&walsender));
 
@@ -68,11 +72,19 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
     );
     assert_eq!(stage.state().await, secrets);
 
-    let soon_too_short = stage.job().env("CERT_MIN_DAYS", "120").run(stage::SOON).await.unwrap();
+    let soon_too_short = stage
+        .job()
+        .env("CERT_MIN_DAYS", "120")
+        .run(stage::SOON)
+        .await
+        .unwrap();
     ends(
         &soon_too_short,
         0,
-        &["client certificate: minted", "Unchanged secret: zalando-replication-ca"],
+        &[
+            "client certificate: minted",
+            "Unchanged secret: zalando-replication-ca",
+        ],
     );
     assert_ne!(stage.state().await, secrets);
     stage
@@ -97,7 +109,8 @@ fn text(output: &Output) -> String {
     .to_owned()
 }
 
-/// The shown certificate of the guide's own Job, and why it cannot work: the server's certificate is for servers.
+/// The shown certificate of the guide's own Job, and why it cannot work: the server's certificate
+/// is for servers.
 #[tokio::test]
 async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_later() {
     let stage = Stage::set(SourceOptions {
@@ -111,7 +124,9 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
         ("tls.key", server["tls.key"].as_str()),
         ("note", "by hand"),
     ];
-    stage.create("zalando-replication-tls", "kubernetes.io/tls", &guides).await;
+    stage
+        .create("zalando-replication-tls", "kubernetes.io/tls", &guides)
+        .await;
     stage
         .create(
             "zalando-replication-ca",
@@ -125,18 +140,26 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
         &ended,
         0,
         &[&format!(
-            "client certificate: none, the password suffices: secret {CA_OF_SOURCE} does not hold the CA's private key"
+            "client certificate: none, the password suffices: secret {CA_OF_SOURCE} does not hold \
+             the CA's private key"
         )],
     );
     let tls = stage.secret("zalando-replication-tls").await;
     assert_eq!(tls.type_.as_deref(), Some("Opaque"));
     assert_eq!(stage.keys("zalando-replication-tls").await, ["reason"]);
     assert_eq!(stage.keys("zalando-replication-ca").await, ["ca.crt"]);
-    // The server closes the connection right behind its reason, and libpq may see only that it was closed.
+    // The server closes the connection right behind its reason, and libpq may see only that it was
+    // closed.
     let mut refused = String::new();
     for _ in 0..ATTEMPTS_MAX {
         let ended = stage
-            .psql_with(&[("sslcert", &server["tls.crt"]), ("sslkey", &server["tls.key"])], "select 1")
+            .psql_with(
+                &[
+                    ("sslcert", &server["tls.crt"]),
+                    ("sslkey", &server["tls.key"]),
+                ],
+                "select 1",
+            )
             .await;
         assert!(!ended.status.success());
         refused = text(&ended);
@@ -146,12 +169,19 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
     }
     assert!(refused.contains("unsupported certificate"), "{refused}");
 
-    // A CA of one's own beside the source's: the key is at hand, and the source would refuse what it signs.
-    let (own, source_ca) = (stage::authority("of one's own"), stage.data(CA_OF_SOURCE).await["ca.crt"].clone());
+    // A CA of one's own beside the source's: the key is at hand, and the source would refuse what
+    // it signs.
+    let (own, source_ca) = (
+        stage::authority("of one's own"),
+        stage.data(CA_OF_SOURCE).await["ca.crt"].clone(),
+    );
     stage
         .overwrite(
             CA_OF_SOURCE,
-            &[("ca.crt", &(source_ca.clone() + own.certificate())), ("ca.key", own.key())],
+            &[
+                ("ca.crt", &(source_ca.clone() + own.certificate())),
+                ("ca.key", own.key()),
+            ],
         )
         .await;
     let ended = stage.run().await;
@@ -168,7 +198,9 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
 
     stage.delete("zalando-replication-ca").await;
     let (root, key) = stage.a_root_that_the_source_trusts().await;
-    stage.overwrite(CA_OF_SOURCE, &[("ca.crt", &root), ("ca.key", &key)]).await;
+    stage
+        .overwrite(CA_OF_SOURCE, &[("ca.crt", &root), ("ca.key", &key)])
+        .await;
     let ended = stage.run().await;
     ends(
         &ended,
@@ -179,13 +211,19 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
         ],
     );
     assert_eq!(
-        stage.secret("zalando-replication-tls").await.type_.as_deref(),
+        stage
+            .secret("zalando-replication-tls")
+            .await
+            .type_
+            .as_deref(),
         Some("kubernetes.io/tls")
     );
 
     // Everything that the Role grants was used by now.
     let objects = manifests::example(stage.plane.setup()).unwrap();
-    let of_step = |object: &&serde_json::Value| object["metadata"]["name"] == "replica-migration-extract-certs";
+    let of_step = |object: &&serde_json::Value| {
+        object["metadata"]["name"] == "replica-migration-extract-certs"
+    };
     let objects: Vec<_> = objects.iter().filter(of_step).cloned().collect();
     rbac_is_exact(&stage.plane.audit().unwrap(), &objects).unwrap();
 }
@@ -210,7 +248,12 @@ async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
     );
     assert_eq!(stage.state().await, before);
 
-    let ended = stage.job().env("SOURCE_SSLMODE", "require").run(stage::SOON).await.unwrap();
+    let ended = stage
+        .job()
+        .env("SOURCE_SSLMODE", "require")
+        .run(stage::SOON)
+        .await
+        .unwrap();
     ends(
         &ended,
         0,
@@ -228,9 +271,17 @@ async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
     }
     let written = stage.state().await;
     ends(
-        &stage.job().env("SOURCE_SSLMODE", "require").run(stage::SOON).await.unwrap(),
+        &stage
+            .job()
+            .env("SOURCE_SSLMODE", "require")
+            .run(stage::SOON)
+            .await
+            .unwrap(),
         0,
-        &["Unchanged secret: zalando-replication-ca (no CA certificate: the postgresql resource has no spec.tls"],
+        &[
+            "Unchanged secret: zalando-replication-ca (no CA certificate: the postgresql resource \
+             has no spec.tls",
+        ],
     );
     assert_eq!(stage.state().await, written);
 }

@@ -1,5 +1,5 @@
-//! cutover, black box: its promise under load, what it does when it is killed, raced, fought or misled, and what a bare script does
-//! in its stead.
+//! cutover, black box: its promise under load, what it does when it is killed, raced, fought or
+//! misled, and what a bare script does in its stead.
 
 mod bad_input;
 mod contenders;

@@ -1,4 +1,5 @@
-//! The harness's own kubelet, before anything is concluded from it: a program that tells what it was given.
+//! The harness's own kubelet, before anything is concluded from it: a program that tells what it
+//! was given.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +34,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 const NAMESPACE: &str = "mastodon";
 const SUPERUSER: &str = "postgres.mastodon-postgresql.credentials.postgresql.acid.zalan.do";
 
-/// Tells its environment and files, and ends as DRY_RUN says, which stands for anything that a test wants to tell it.
+/// Tells its environment and files, and ends as DRY_RUN says, which stands for anything that a test
+/// wants to tell it.
 const PROBE: &str = r#"#!/bin/sh
 tr '\0' '\n' </proc/$$/environ | sed 's/^/environment: /'
 for file in "$SOURCE_PASSWORD_FILE" "$TARGET_SSLROOTCERT"; do
@@ -56,11 +58,16 @@ struct Bed {
 async fn bed() -> Bed {
     let plane = Arc::new(ControlPlane::start().await.unwrap());
     manifests::apply_example(&plane).await.unwrap();
-    let secret =
-        |name: &str, data: serde_json::Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
+    let secret = |name: &str, data: serde_json::Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
     let secrets = [
-        secret(SUPERUSER, json!({"username": "postgres", "password": "of the superuser"})),
-        secret("database-ca", json!({"ca.crt": "a CA", "ca.key": "its key"})),
+        secret(
+            SUPERUSER,
+            json!({"username": "postgres", "password": "of the superuser"}),
+        ),
+        secret(
+            "database-ca",
+            json!({"ca.crt": "a CA", "ca.key": "its key"}),
+        ),
     ];
     plane.apply(NAMESPACE, &secrets).await.unwrap();
     let programs = tempfile::tempdir().unwrap();
@@ -92,7 +99,11 @@ fn environment(text: &str) -> std::collections::BTreeMap<&str, &str> {
 async fn a_program_is_given_what_its_manifest_says_and_nothing_else() {
     let bed = bed().await;
     let ended = bed.kubelet.step("cutover").run(LIMIT).await.unwrap();
-    assert_eq!((ended.exit_code, ended.next), (0, Next::Complete), "{ended}");
+    assert_eq!(
+        (ended.exit_code, ended.next),
+        (0, Next::Complete),
+        "{ended}"
+    );
     let text = ended.text();
     let given = environment(&text);
 
@@ -123,17 +134,28 @@ async fn a_program_is_given_what_its_manifest_says_and_nothing_else() {
         assert_eq!(given[key.as_str()], value, "{key}");
     }
     // The superuser's password for both sides; of the target's CA the certificate and not the key.
-    assert!(text.contains("file: 440 of the superuser\nfile: 440 a CA"), "{text}");
+    assert!(
+        text.contains("file: 440 of the superuser\nfile: 440 a CA"),
+        "{text}"
+    );
     let ca = std::path::Path::new(given["TARGET_SSLROOTCERT"]);
     assert_eq!(fs::read_dir(ca.parent().unwrap()).unwrap().count(), 1);
 
-    names_lead_to_services_that_come_later(&bed, given["SOURCE_HOSTADDR"], given["TARGET_HOSTADDR"]).await;
+    names_lead_to_services_that_come_later(
+        &bed,
+        given["SOURCE_HOSTADDR"],
+        given["TARGET_HOSTADDR"],
+    )
+    .await;
     assert!(ended.cost.memory_peak_bytes > 0 && ended.elapsed < LIMIT);
     token_is_of_the_service_account(&given).await;
 
     let jobs: Api<Job> = Api::namespaced(bed.plane.admin(), NAMESPACE);
     let created = jobs.list(&ListParams::default()).await.unwrap().items;
-    let owned: Vec<&Job> = created.iter().filter(|job| job.metadata.owner_references.is_some()).collect();
+    let owned: Vec<&Job> = created
+        .iter()
+        .filter(|job| job.metadata.owner_references.is_some())
+        .collect();
     assert_eq!(owned.len(), 1);
     assert_eq!(
         owned[0].metadata.owner_references.as_ref().unwrap()[0].name,
@@ -147,18 +169,27 @@ async fn names_lead_to_services_that_come_later(bed: &Bed, source: &str, target:
     let refused = TcpStream::connect((target, 5432)).await.unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 
-    let behind = TcpListener::bind((bed.plane.instance().address(99), 5432)).await.unwrap();
+    let behind = TcpListener::bind((bed.plane.instance().address(99), 5432))
+        .await
+        .unwrap();
     let ports = json!([{"name": "postgres", "port": 5432}]);
     let addresses = json!([{"ip": bed.plane.instance().paper_address(99)}]);
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "database-rw"}, "spec": {"ports": ports}});
     let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "database-rw"},
         "subsets": [{"addresses": addresses, "ports": ports}]});
-    bed.plane.apply(NAMESPACE, &[service, endpoints]).await.unwrap();
+    bed.plane
+        .apply(NAMESPACE, &[service, endpoints])
+        .await
+        .unwrap();
     let arrives = async {
-        // Which of the two listeners is there first is chance: a client asks again, as the programs do.
+        // Which of the two listeners is there first is chance: a client asks again, as the programs
+        // do.
         loop {
             let client = TcpStream::connect((target, 5432)).await;
-            if let (Ok(_client), Ok(Ok(_))) = (client, timeout(Duration::from_millis(100), behind.accept()).await) {
+            if let (Ok(_client), Ok(Ok(_))) = (
+                client,
+                timeout(Duration::from_millis(100), behind.accept()).await,
+            ) {
                 return;
             }
         }
@@ -170,10 +201,15 @@ async fn names_lead_to_services_that_come_later(bed: &Bed, source: &str, target:
 async fn token_is_of_the_service_account(given: &BTreeMap<&str, &str>) {
     let file = |name| fs::read(format!("{}/{name}", given["SERVICE_ACCOUNT_DIRECTORY"])).unwrap();
     assert_eq!(file("namespace"), NAMESPACE.as_bytes());
-    let url = format!("https://{}:{}", given["KUBERNETES_SERVICE_HOST"], given["KUBERNETES_SERVICE_PORT"]);
+    let url = format!(
+        "https://{}:{}",
+        given["KUBERNETES_SERVICE_HOST"], given["KUBERNETES_SERVICE_PORT"]
+    );
     let mut config = Config::new(url.parse().unwrap());
     config.default_namespace = NAMESPACE.to_owned();
-    config.root_cert = Some(vec![X509::from_pem(&file("ca.crt")).unwrap().to_der().unwrap()]);
+    config.root_cert = Some(vec![
+        X509::from_pem(&file("ca.crt")).unwrap().to_der().unwrap(),
+    ]);
     config.auth_info.token = Some(String::from_utf8(file("token")).unwrap().into());
     let client = Client::try_from(config).unwrap();
     let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
@@ -189,8 +225,18 @@ async fn token_is_of_the_service_account(given: &BTreeMap<&str, &str>) {
 #[tokio::test]
 async fn a_pod_ends_as_the_kubelet_and_the_job_controller_tell_it() {
     let bed = bed().await;
-    let refused = bed.kubelet.step("cutover").env("DRY_RUN", "refused").run(LIMIT).await.unwrap();
-    assert_eq!((refused.exit_code, refused.next), (3, Next::Failed), "{refused}");
+    let refused = bed
+        .kubelet
+        .step("cutover")
+        .env("DRY_RUN", "refused")
+        .run(LIMIT)
+        .await
+        .unwrap();
+    assert_eq!(
+        (refused.exit_code, refused.next),
+        (3, Next::Failed),
+        "{refused}"
+    );
     assert_eq!(refused.termination_message, "the last word");
 
     let heard = Arc::new(Mutex::new(Vec::new()));
@@ -206,16 +252,42 @@ async fn a_pod_ends_as_the_kubelet_and_the_job_controller_tell_it() {
         (1, Next::Again, 4),
         "backoffLimit 3 is used up: {last}"
     );
-    assert!(last.termination_message.ends_with("to standard error"), "{last}");
-    assert_eq!(heard.lock().unwrap().iter().filter(|line| *line == "to standard error").count(), 4);
+    assert!(
+        last.termination_message.ends_with("to standard error"),
+        "{last}"
+    );
+    assert_eq!(
+        heard
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|line| *line == "to standard error")
+            .count(),
+        4
+    );
 
-    let running = bed.kubelet.step("cutover").env("DRY_RUN", "slow").start().await.unwrap();
+    let running = bed
+        .kubelet
+        .step("cutover")
+        .env("DRY_RUN", "slow")
+        .start()
+        .await
+        .unwrap();
     running.says("ready", LIMIT).await.unwrap();
-    assert!(running.says("what it never says", Duration::from_millis(50)).await.is_err());
+    assert!(
+        running
+            .says("what it never says", Duration::from_millis(50))
+            .await
+            .is_err()
+    );
     assert!(running.wait(Duration::from_millis(50)).await.is_err());
     running.kill();
     let killed = running.wait(LIMIT).await.unwrap();
-    assert_eq!((killed.exit_code, killed.next), (137, Next::Again), "{killed}");
+    assert_eq!(
+        (killed.exit_code, killed.next),
+        (137, Next::Again),
+        "{killed}"
+    );
     assert!(
         running
             .says("what it never says", LIMIT)
@@ -229,16 +301,27 @@ async fn a_pod_ends_as_the_kubelet_and_the_job_controller_tell_it() {
 #[tokio::test]
 async fn a_deleted_pod_is_killed_after_its_grace() {
     let bed = bed().await;
-    let running = bed.kubelet.step("cutover").env("DRY_RUN", "slow").start().await.unwrap();
+    let running = bed
+        .kubelet
+        .step("cutover")
+        .env("DRY_RUN", "slow")
+        .start()
+        .await
+        .unwrap();
     running.says("ready", LIMIT).await.unwrap();
     assert_eq!(running.delete().await.unwrap().exit_code, 143);
 
     let jobs: Api<Job> = Api::namespaced(bed.plane.admin(), NAMESPACE);
-    jobs.delete("replica-migration-extract-certs", &DeleteParams::background())
-        .await
-        .unwrap();
+    jobs.delete(
+        "replica-migration-extract-certs",
+        &DeleteParams::background(),
+    )
+    .await
+    .unwrap();
     let mut job = manifests::example(bed.plane.setup()).unwrap();
-    job.retain(|object| object["kind"] == "Job" && object["metadata"]["name"] == "replica-migration-extract-certs");
+    job.retain(|object| {
+        object["kind"] == "Job" && object["metadata"]["name"] == "replica-migration-extract-certs"
+    });
     job[0]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 1.into();
     bed.plane.apply(NAMESPACE, &job).await.unwrap();
     let deaf = bed
@@ -252,7 +335,12 @@ async fn a_deleted_pod_is_killed_after_its_grace() {
     deaf.says("ready", LIMIT).await.unwrap();
     assert_eq!(deaf.delete().await.unwrap().exit_code, 137);
     assert_eq!(
-        jobs.get("replica-migration-extract-certs").await.unwrap().spec.unwrap().suspend,
+        jobs.get("replica-migration-extract-certs")
+            .await
+            .unwrap()
+            .spec
+            .unwrap()
+            .suspend,
         Some(false)
     );
 }
@@ -261,18 +349,40 @@ async fn a_deleted_pod_is_killed_after_its_grace() {
 async fn a_missing_source_stops_the_start_unless_it_is_optional() {
     let bed = bed().await;
     let secrets: Api<Secret> = Api::namespaced(bed.plane.admin(), NAMESPACE);
-    secrets.delete(SUPERUSER, &DeleteParams::default()).await.unwrap();
-    let ended = bed.kubelet.step("cutover").without("DRY_RUN").run(LIMIT).await.unwrap();
-    assert!(ended.text().contains("no file") && !ended.text().contains("DRY_RUN"), "{ended}");
+    secrets
+        .delete(SUPERUSER, &DeleteParams::default())
+        .await
+        .unwrap();
+    let ended = bed
+        .kubelet
+        .step("cutover")
+        .without("DRY_RUN")
+        .run(LIMIT)
+        .await
+        .unwrap();
+    assert!(
+        ended.text().contains("no file") && !ended.text().contains("DRY_RUN"),
+        "{ended}"
+    );
 
-    let cron_jobs: Api<k8s_openapi::api::batch::v1::CronJob> = Api::namespaced(bed.plane.admin(), NAMESPACE);
-    let volume = json!({"name": "superuser", "secret": {"secretName": SUPERUSER, "optional": false}});
-    let change = json!({"spec": {"jobTemplate": {"spec": {"template": {"spec": {"volumes": [volume]}}}}}});
+    let cron_jobs: Api<k8s_openapi::api::batch::v1::CronJob> =
+        Api::namespaced(bed.plane.admin(), NAMESPACE);
+    let volume =
+        json!({"name": "superuser", "secret": {"secretName": SUPERUSER, "optional": false}});
+    let change =
+        json!({"spec": {"jobTemplate": {"spec": {"template": {"spec": {"volumes": [volume]}}}}}});
     cron_jobs
-        .patch("replica-migration-cutover", &PatchParams::default(), &Patch::Strategic(change))
+        .patch(
+            "replica-migration-cutover",
+            &PatchParams::default(),
+            &Patch::Strategic(change),
+        )
         .await
         .unwrap();
     let error = bed.kubelet.step("cutover").start().await.err().unwrap();
-    let wanted = format!("FailedMount: MountVolume.SetUp failed for volume \"superuser\" : secret {SUPERUSER:?} not found");
+    let wanted = format!(
+        "FailedMount: MountVolume.SetUp failed for volume \"superuser\" : secret {SUPERUSER:?} not \
+         found"
+    );
     assert_eq!(format!("{error:#}"), wanted);
 }

@@ -1,5 +1,8 @@
 //! Black-box tests of the built programs.
-#![allow(clippy::unwrap_used, reason = "a test fails by a panic, in its helpers as well")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by a panic, in its helpers as well"
+)]
 
 mod adopt;
 mod backup;

@@ -1,4 +1,5 @@
-//! What users apply: accepted by a real API server, as strict as promised, and with nothing in it that no program reads.
+//! What users apply: accepted by a real API server, as strict as promised, and with nothing in it
+//! that no program reads.
 
 mod alerts;
 mod components;
@@ -24,7 +25,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-/// The steps in the order of use; each is a folder, a CronJob, a Job, a ServiceAccount, a Role and a RoleBinding.
+/// The steps in the order of use; each is a folder, a CronJob, a Job, a ServiceAccount, a Role and
+/// a RoleBinding.
 const STEPS: [&str; 6] = [
     "prepare-zalando",
     "extract-certs",
@@ -60,16 +62,30 @@ async fn the_api_server_accepts_everything_and_admits_the_pods_as_restricted() {
     plane.namespace(namespace).await.unwrap();
     // Before anything is there: the pod of a Job cannot be changed.
     for component in components::all() {
-        dry_run(&plane.admin(), namespace, &components::rendered(&component).await).await;
+        dry_run(
+            &plane.admin(),
+            namespace,
+            &components::rendered(&component).await,
+        )
+        .await;
     }
     let objects = manifests::apply_example(&plane).await.unwrap();
     dry_run(&plane.admin(), namespace, &objects).await;
-    assert_eq!(manifests::apply_example(&plane).await.unwrap(), objects, "a second apply");
+    assert_eq!(
+        manifests::apply_example(&plane).await.unwrap(),
+        objects,
+        "a second apply"
+    );
 
-    let restricted = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    let restricted =
+        json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
     let namespaces: Api<Namespace> = Api::all(plane.admin());
     namespaces
-        .patch(namespace, &PatchParams::default(), &Patch::Merge(restricted))
+        .patch(
+            namespace,
+            &PatchParams::default(),
+            &Patch::Merge(restricted),
+        )
         .await
         .unwrap();
     let prioritized = components::rendered("priority-class").await;
@@ -90,24 +106,37 @@ async fn the_api_server_accepts_everything_and_admits_the_pods_as_restricted() {
     ] {
         let mut template = specs(&objects, "cutover")[0]["template"].clone();
         *template.pointer_mut(wrong).unwrap() = Value::Null;
-        let error = admit(&plane.admin(), namespace, &template).await.unwrap_err();
+        let error = admit(&plane.admin(), namespace, &template)
+            .await
+            .unwrap_err();
         assert!(
-            error.to_string().contains("violates PodSecurity \"restricted:latest\""),
+            error
+                .to_string()
+                .contains("violates PodSecurity \"restricted:latest\""),
             "{wrong}: {error}"
         );
     }
 }
 
-/// Server-side apply of every object with `dryRun=All`; a field that the API server does not know is an error.
+/// Server-side apply of every object with `dryRun=All`; a field that the API server does not know
+/// is an error.
 async fn dry_run(client: &Client, namespace: &str, objects: &[Value]) {
-    let known = Discovery::new(client.clone()).run_aggregated().await.unwrap();
+    let known = Discovery::new(client.clone())
+        .run_aggregated()
+        .await
+        .unwrap();
     let mut params = PatchParams::apply("somebody-else").force();
     params.dry_run = true;
     params.field_validation = Some(ValidationDirective::Strict);
     for object in objects {
         let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
-        let (types, name) = (object.types.clone().unwrap(), object.metadata.name.clone().unwrap());
-        let (resource, capabilities) = known.resolve_gvk(&GroupVersionKind::try_from(&types).unwrap()).unwrap();
+        let (types, name) = (
+            object.types.clone().unwrap(),
+            object.metadata.name.clone().unwrap(),
+        );
+        let (resource, capabilities) = known
+            .resolve_gvk(&GroupVersionKind::try_from(&types).unwrap())
+            .unwrap();
         let api: Api<DynamicObject> = match capabilities.scope {
             Scope::Cluster => Api::all_with(client.clone(), &resource),
             Scope::Namespaced => Api::namespaced_with(client.clone(), namespace, &resource),
@@ -119,7 +148,9 @@ async fn dry_run(client: &Client, namespace: &str, objects: &[Value]) {
 }
 
 async fn admit(client: &Client, namespace: &str, template: &Value) -> kube::Result<Pod> {
-    let mut pod: Pod = serde_json::from_value(json!({"metadata": template["metadata"], "spec": template["spec"]})).unwrap();
+    let mut pod: Pod =
+        serde_json::from_value(json!({"metadata": template["metadata"], "spec": template["spec"]}))
+            .unwrap();
     pod.metadata.generate_name = Some("try-".into());
     Api::namespaced(client.clone(), namespace)
         .create(
@@ -135,7 +166,8 @@ async fn admit(client: &Client, namespace: &str, template: &Value) -> kube::Resu
 #[tokio::test]
 async fn there_is_one_of_each_kind_for_every_step_and_nothing_else() {
     let objects = example().await;
-    let mut wanted: BTreeSet<(String, String)> = [("ConfigMap".to_owned(), "replica-migration".to_owned())].into();
+    let mut wanted: BTreeSet<(String, String)> =
+        [("ConfigMap".to_owned(), "replica-migration".to_owned())].into();
     for step in STEPS {
         let access = ["ServiceAccount", "Role", "RoleBinding"];
         wanted.extend(access.map(|kind| (kind.to_owned(), format!("replica-migration-{step}"))));
@@ -155,7 +187,9 @@ async fn there_is_one_of_each_kind_for_every_step_and_nothing_else() {
         .unwrap()
         .map(Result::unwrap)
         .filter(|entry| entry.path().is_dir());
-    let folders: BTreeSet<String> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    let folders: BTreeSet<String> = folders
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
     assert_eq!(folders, STEPS.map(str::to_owned).into());
 }
 
@@ -190,19 +224,41 @@ async fn every_job_ends_and_is_repeated_as_promised() {
             let ignored = json!({"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]});
             let failed = json!({"action": "FailJob", "onExitCodes": {"containerName": "step", "operator": "In", "values": given_up}});
             assert_eq!(rules, &json!([ignored, failed]), "{step}");
-            assert!((1..=5).contains(&spec["backoffLimit"].as_i64().unwrap()), "{step}");
+            assert!(
+                (1..=5).contains(&spec["backoffLimit"].as_i64().unwrap()),
+                "{step}"
+            );
             assert_eq!(spec["ttlSecondsAfterFinished"], 7 * 24 * 3600, "{step}");
             let pod = &spec["template"]["spec"];
             assert_eq!(pod["restartPolicy"], "Never", "{step}");
-            assert_eq!(pod["containers"][0]["terminationMessagePolicy"], "FallbackToLogsOnError", "{step}");
-            assert!(pod["terminationGracePeriodSeconds"].as_i64().unwrap() >= 60, "{step}");
+            assert_eq!(
+                pod["containers"][0]["terminationMessagePolicy"], "FallbackToLogsOnError",
+                "{step}"
+            );
+            assert!(
+                pod["terminationGracePeriodSeconds"].as_i64().unwrap() >= 60,
+                "{step}"
+            );
         }
     }
     for spec in specs(&objects, "cutover") {
-        assert_eq!(spec["activeDeadlineSeconds"], Value::Null, "a cut is never killed in the middle");
+        assert_eq!(
+            spec["activeDeadlineSeconds"],
+            Value::Null,
+            "a cut is never killed in the middle"
+        );
         let settings = &named(&objects, "ConfigMap", "replica-migration")["data"];
-        let longest: i64 = settings["CUTOVER_MAX_SECONDS"].as_str().unwrap().parse().unwrap();
-        assert!(spec["template"]["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap() > 2 * longest);
+        let longest: i64 = settings["CUTOVER_MAX_SECONDS"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!(
+            spec["template"]["spec"]["terminationGracePeriodSeconds"]
+                .as_i64()
+                .unwrap()
+                > 2 * longest
+        );
     }
 }
 
@@ -214,27 +270,48 @@ async fn pods_are_closed() {
         for spec in specs(&objects, step) {
             let pod = &spec["template"]["spec"];
             assert_eq!(pod["enableServiceLinks"], false, "{step}");
-            assert_eq!(pod["serviceAccountName"], format!("replica-migration-{step}"));
+            assert_eq!(
+                pod["serviceAccountName"],
+                format!("replica-migration-{step}")
+            );
             assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
             let container = &pod["containers"][0];
-            assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true, "{step}");
+            assert_eq!(
+                container["securityContext"]["readOnlyRootFilesystem"], true,
+                "{step}"
+            );
             assert_eq!(container["command"], json!([format!("/{step}")]));
-            assert!(container["resources"]["limits"]["memory"].is_string() && container["resources"]["limits"]["cpu"].is_null());
-            // The scratch volume is the only one that anything is written to, and ends with its pod.
+            assert!(
+                container["resources"]["limits"]["memory"].is_string()
+                    && container["resources"]["limits"]["cpu"].is_null()
+            );
+            // The scratch volume is the only one that anything is written to, and ends with its
+            // pod.
             let scratch = |volume: &&Value| volume["name"] == "scratch";
             for mount in container["volumeMounts"].as_array().into_iter().flatten() {
-                assert_eq!(mount["readOnly"].as_bool().unwrap_or(false), !scratch(&mount), "{step}: {mount}");
+                assert_eq!(
+                    mount["readOnly"].as_bool().unwrap_or(false),
+                    !scratch(&mount),
+                    "{step}: {mount}"
+                );
             }
             for volume in pod["volumes"].as_array().into_iter().flatten() {
                 if scratch(&volume) {
-                    assert!(volume["emptyDir"].is_object() && step == "final-backup", "{step}: {volume}");
+                    assert!(
+                        volume["emptyDir"].is_object() && step == "final-backup",
+                        "{step}: {volume}"
+                    );
                     continue;
                 }
                 let secret = &volume["secret"];
-                // A Secret is mounted key by key, readable by the pod's group only, and its absence is for the program to tell.
+                // A Secret is mounted key by key, readable by the pod's group only, and its absence
+                // is for the program to tell.
                 let items = secret["items"].as_array().unwrap();
                 let keys: Vec<&Value> = items.iter().map(|item| &item["key"]).collect();
-                assert!(keys.len() == 1 || keys == ["tls.crt", "tls.key"], "{step}: {volume}");
+                assert!(
+                    keys.len() == 1 || keys == ["tls.crt", "tls.key"],
+                    "{step}: {volume}"
+                );
                 assert_eq!(
                     (&secret["defaultMode"], &secret["optional"]),
                     (&json!(0o440), &json!(true)),
@@ -242,7 +319,11 @@ async fn pods_are_closed() {
                 );
             }
         }
-        let account = named(&objects, "ServiceAccount", &format!("replica-migration-{step}"));
+        let account = named(
+            &objects,
+            "ServiceAccount",
+            &format!("replica-migration-{step}"),
+        );
         assert_eq!(account["automountServiceAccountToken"], false);
     }
 }
@@ -255,15 +336,27 @@ async fn roles_are_narrow() {
         let all = [&grant.verb, &grant.api_group, &grant.resource];
         assert!(!all.iter().any(|word| word.as_str() == "*"), "{grant}");
         assert!(
-            !["pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token"].contains(&grant.resource.as_str()),
+            ![
+                "pods/exec",
+                "pods/attach",
+                "pods/portforward",
+                "serviceaccounts/token"
+            ]
+            .contains(&grant.resource.as_str()),
             "{grant}"
         );
         assert_ne!(grant.api_group, "rbac.authorization.k8s.io", "{grant}");
-        assert!(grant.resource != "secrets" || grant.name.is_some(), "{grant}");
+        assert!(
+            grant.resource != "secrets" || grant.name.is_some(),
+            "{grant}"
+        );
         // Kubernetes makes up the names of these, and makes them again where they are needed.
         let slices = grant.verb == "deletecollection" && grant.resource == "endpointslices";
         assert!(
-            ["create", "list"].contains(&grant.verb.as_str()) || grant.resource == "events" || slices || grant.name.is_some(),
+            ["create", "list"].contains(&grant.verb.as_str())
+                || grant.resource == "events"
+                || slices
+                || grant.name.is_some(),
             "{grant}"
         );
     }

@@ -1,4 +1,5 @@
-//! `prepare-zalando` against a real Patroni cluster and a real API server, as the Job of the manifests runs it.
+//! `prepare-zalando` against a real Patroni cluster and a real API server, as the Job of the
+//! manifests runs it.
 
 mod bad_input;
 mod effects;

@@ -1,4 +1,5 @@
-//! The programs as they are released, and the image that they go into, as far as no container engine is needed.
+//! The programs as they are released, and the image that they go into, as far as no container
+//! engine is needed.
 
 use std::{
     collections::BTreeSet,
@@ -29,20 +30,31 @@ fn checkout() -> PathBuf {
 /// The folders of `bins/`: each is a program of this name.
 fn names() -> BTreeSet<String> {
     let folders = fs::read_dir(checkout().join("bins")).unwrap();
-    folders.map(|folder| folder.unwrap().file_name().into_string().unwrap()).collect()
+    folders
+        .map(|folder| folder.unwrap().file_name().into_string().unwrap())
+        .collect()
 }
 
 /// A little-endian number in a file.
 fn number(bytes: &[u8], at: usize, length: usize) -> u64 {
     let bytes = &bytes[at..at + length];
-    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// Types of an ELF file's segments or sections (elf(5)): where the headers are, their size and number, and the type's place.
+/// Types of an ELF file's segments or sections (elf(5)): where the headers are, their size and
+/// number, and the type's place.
 fn types(file: &[u8], [offset, size, count, place]: [usize; 4]) -> Vec<u64> {
-    let (offset, size) = (number(file, offset, 8) as usize, number(file, size, 2) as usize);
+    let (offset, size) = (
+        number(file, offset, 8) as usize,
+        number(file, size, 2) as usize,
+    );
     let count = number(file, count, 2) as usize;
-    (0..count).map(|n| number(file, offset + n * size + place, 4)).collect()
+    (0..count)
+        .map(|n| number(file, offset + n * size + place, 4))
+        .collect()
 }
 
 fn is_static_movable_and_stripped(file: &[u8]) -> Result<(), &'static str> {
@@ -69,12 +81,23 @@ async fn programs_are_small_static_and_all_there() {
     let mut compressed = 0;
     for name in names() {
         let file = fs::read(directory.join(&name)).unwrap();
-        assert!(file.len() as u64 <= PROGRAM_BYTES_MAX, "{name} has {} bytes", file.len());
+        assert!(
+            file.len() as u64 <= PROGRAM_BYTES_MAX,
+            "{name} has {} bytes",
+            file.len()
+        );
         assert_eq!(is_static_movable_and_stripped(&file), Ok(()), "{name}");
-        let gzip = Command::new("gzip").arg("--stdout").arg(directory.join(&name)).output().unwrap();
+        let gzip = Command::new("gzip")
+            .arg("--stdout")
+            .arg(directory.join(&name))
+            .output()
+            .unwrap();
         compressed += gzip.stdout.len();
     }
-    assert!(compressed <= COMPRESSED_BYTES_MAX, "the image's layer has {compressed} bytes");
+    assert!(
+        compressed <= COMPRESSED_BYTES_MAX,
+        "the image's layer has {compressed} bytes"
+    );
     // That it can tell: this very test is neither stripped nor the like.
     let own = fs::read(std::env::current_exe().unwrap()).unwrap();
     assert_eq!(is_static_movable_and_stripped(&own), Err("it has symbols"));
@@ -95,7 +118,10 @@ async fn every_program_is_a_step_or_the_init_container() {
 /// Processor time instead of time: another test may be busy beside it.
 #[tokio::test]
 async fn a_step_calls_the_api_at_once_and_needs_little_memory() {
-    let (directory, door) = (kubelet::released().await.unwrap(), Door::open().await.unwrap());
+    let (directory, door) = (
+        kubelet::released().await.unwrap(),
+        Door::open().await.unwrap(),
+    );
     for step in names().iter().filter(|name| *name != "adopt-pgdata") {
         let mut starts: Vec<Start> = Vec::new();
         for _ in 0..STARTS {
@@ -105,7 +131,10 @@ async fn a_step_calls_the_api_at_once_and_needs_little_memory() {
         let median = starts[STARTS / 2];
         eprintln!("{step}: {median:?}");
         assert!(median.processor <= PROCESSOR_MAX, "{step}: {median:?}");
-        assert!(median.resident_bytes <= RESIDENT_BYTES_MAX, "{step}: {median:?}");
+        assert!(
+            median.resident_bytes <= RESIDENT_BYTES_MAX,
+            "{step}: {median:?}"
+        );
     }
 }
 
@@ -115,7 +144,10 @@ fn the_image_has_the_programs_and_nothing_else() {
     let joined = text.replace("\\\n", " ");
     let (build, last) = joined.rsplit_once("\nFROM ").unwrap();
     let instructions: Vec<&str> = last.lines().filter(|line| !line.starts_with('#')).collect();
-    let verbs: BTreeSet<&str> = instructions[1..].iter().filter_map(|line| line.split(' ').next()).collect();
+    let verbs: BTreeSet<&str> = instructions[1..]
+        .iter()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
     assert_eq!(
         verbs,
         ["ARG", "COPY", "LABEL", "USER"].into(),
@@ -131,9 +163,19 @@ fn the_image_has_the_programs_and_nothing_else() {
     ] {
         assert!(build.contains(wanted), "{wanted}");
     }
-    assert!(instructions.contains(&"COPY --from=build /programs/ /") && instructions.contains(&"USER 65532:65532"));
+    assert!(
+        instructions.contains(&"COPY --from=build /programs/ /")
+            && instructions.contains(&"USER 65532:65532")
+    );
     let label = "org.opencontainers.image.";
-    for wanted in ["title", "description", "licenses", "version", "revision", "base.name"] {
+    for wanted in [
+        "title",
+        "description",
+        "licenses",
+        "version",
+        "revision",
+        "base.name",
+    ] {
         assert!(last.contains(&format!("{label}{wanted}=\"")), "{wanted}");
     }
 }
@@ -168,7 +210,11 @@ fn the_makefile_knows_the_build_arguments() {
             let mut found = lines.filter_map(|line| line.strip_prefix(&format!("{default}{sign}")));
             found.next().map(str::to_owned)
         };
-        assert_eq!(value(&makefile, " ?= "), value(&dockerfile, "="), "{default}");
+        assert_eq!(
+            value(&makefile, " ?= "),
+            value(&dockerfile, "="),
+            "{default}"
+        );
     }
     assert!(Path::new(&checkout().join(".dockerignore")).is_file());
 }

@@ -7,7 +7,9 @@ use std::{
 
 use harness::{
     control_plane::ControlPlane,
-    source::{Checksums, Dcs, Hashes, Member, Source, SourceOptions, Tls, operator::Operator, rest},
+    source::{
+        Checksums, Dcs, Hashes, Member, Source, SourceOptions, Tls, operator::Operator, rest,
+    },
 };
 use http::Method;
 use k8s_openapi::api::core::v1::Pod;
@@ -23,12 +25,22 @@ async fn start(options: SourceOptions) -> (ControlPlane, Source) {
     let plane = ControlPlane::start().await.unwrap();
     let ready = begun.elapsed();
     let source = Source::start(&plane, options).await.unwrap();
-    eprintln!("control plane {ready:.1?}, source {:.1?}", begun.elapsed() - ready);
+    eprintln!(
+        "control plane {ready:.1?}, source {:.1?}",
+        begun.elapsed() - ready
+    );
     (plane, source)
 }
 
 async fn text(source: &Source, database: &str, query: &str) -> String {
-    source.connect(database).await.unwrap().query_one(query, &[]).await.unwrap().get(0)
+    source
+        .connect(database)
+        .await
+        .unwrap()
+        .query_one(query, &[])
+        .await
+        .unwrap()
+        .get(0)
 }
 
 #[tokio::test]
@@ -39,7 +51,10 @@ async fn with_endpoints_it_is_as_spilo_leaves_it_and_switches_over() {
     let pod = pods.get(&leader).await.unwrap();
     assert_eq!(pod.labels()["spilo-role"], "master");
     let status: serde_json::Value = serde_json::from_str(&pod.annotations()["status"]).unwrap();
-    assert_eq!(status["api_url"], format!("{}/patroni", source.leader().await.unwrap().rest_url()));
+    assert_eq!(
+        status["api_url"],
+        format!("{}/patroni", source.leader().await.unwrap().rest_url())
+    );
     for (setting, value) in [
         ("data_checksums", "off"),
         ("password_encryption", "md5"),
@@ -50,19 +65,33 @@ async fn with_endpoints_it_is_as_spilo_leaves_it_and_switches_over() {
         ("wal_level", "replica"),
     ] {
         assert_eq!(
-            text(&source, "mastodon", &format!("select current_setting('{setting}')")).await,
+            text(
+                &source,
+                "mastodon",
+                &format!("select current_setting('{setting}')")
+            )
+            .await,
             value,
             "{setting}"
         );
     }
     assert_eq!(
-        text(&source, "mastodon", "select datcollate from pg_database where datname = 'mastodon'").await,
+        text(
+            &source,
+            "mastodon",
+            "select datcollate from pg_database where datname = 'mastodon'"
+        )
+        .await,
         "en_US.utf-8"
     );
     assert!(
-        text(&source, "postgres", "select rolpassword from pg_authid where rolname = 'mastodon'")
-            .await
-            .starts_with("md5")
+        text(
+            &source,
+            "postgres",
+            "select rolpassword from pg_authid where rolname = 'mastodon'"
+        )
+        .await
+        .starts_with("md5")
     );
     assert!(
         text(&source, "postgres", "select current_setting('hba_file')")
@@ -72,10 +101,21 @@ async fn with_endpoints_it_is_as_spilo_leaves_it_and_switches_over() {
 
     source.switchover().await.unwrap();
     assert_ne!(source.leader().await.unwrap().name(), leader);
-    assert_eq!(pods.get(&leader).await.unwrap().labels()["spilo-role"], "replica");
-    assert_eq!(text(&source, "mastodon", "select count(*)::text from statuses").await, "8000");
+    assert_eq!(
+        pods.get(&leader).await.unwrap().labels()["spilo-role"],
+        "replica"
+    );
+    assert_eq!(
+        text(&source, "mastodon", "select count(*)::text from statuses").await,
+        "8000"
+    );
     source.stop().await.unwrap();
-    assert!(source.members().iter().all(|member| !member.postgres_runs()));
+    assert!(
+        source
+            .members()
+            .iter()
+            .all(|member| !member.postgres_runs())
+    );
 }
 
 #[tokio::test]
@@ -88,11 +128,23 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
         ..Default::default()
     };
     let (_plane, source) = start(options).await;
-    assert_eq!(text(&source, "mastodon", "select current_setting('data_checksums')").await, "on");
+    assert_eq!(
+        text(
+            &source,
+            "mastodon",
+            "select current_setting('data_checksums')"
+        )
+        .await,
+        "on"
+    );
     assert!(
-        text(&source, "postgres", "select rolpassword from pg_authid where rolname = 'mastodon'")
-            .await
-            .starts_with("SCRAM")
+        text(
+            &source,
+            "postgres",
+            "select rolpassword from pg_authid where rolname = 'mastodon'"
+        )
+        .await
+        .starts_with("SCRAM")
     );
     let leader = source.leader().await.unwrap();
     let timeline = "select timeline_id::text from pg_control_checkpoint()";
@@ -101,37 +153,65 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
     let block = json!({"pause": true, "postgresql": {"parameters": {"default_transaction_read_only": "on"}}});
     source.patch_configuration(&block).await.unwrap();
     let read_only = "select current_setting('default_transaction_read_only')";
-    until("read-only", async || text(&source, "postgres", read_only).await == "on").await;
+    until("read-only", async || {
+        text(&source, "postgres", read_only).await == "on"
+    })
+    .await;
 
     // The fence as cutover does it; the answer does not matter, the server is going down under it.
-    let stop = "do $$ begin execute format('copy (select 1) to program %L', format('%s/pg_ctl stop -D %s -m fast -W',
-        (select setting from pg_config() where name = 'BINDIR'), current_setting('data_directory'))); end $$";
+    let stop =
+        "do $$ begin execute format('copy (select 1) to program %L', format('%s/pg_ctl stop \
+        -D %s -m fast -W',
+        (select setting from pg_config() where name = 'BINDIR'), \
+        current_setting('data_directory'))); end $$";
     let client = source.connect_to(leader, "postgres").await.unwrap();
     assert_eq!(leads_in_its_metrics(leader).await, [1, 1]);
     client.batch_execute(stop).await.ok();
     until("the server stopped", async || !leader.postgres_runs()).await;
     assert_eq!(leads_in_its_metrics(leader).await[1], 0);
-    // Longer than a round of Patroni (loop_wait is 10 s): what it does not do in this time it does not do.
+    // Longer than a round of Patroni (loop_wait is 10 s): what it does not do in this time it does
+    // not do.
     let watched = Instant::now();
-    let replica = source.members().iter().find(|member| member.name() != leader.name()).unwrap();
+    let replica = source
+        .members()
+        .iter()
+        .find(|member| member.name() != leader.name())
+        .unwrap();
     let standby = source.connect_to(replica, "postgres").await.unwrap();
     while watched.elapsed() < Duration::from_secs(12) {
-        assert!(!leader.postgres_runs(), "the stopped server was started again");
-        let in_recovery: bool = standby.query_one("select pg_is_in_recovery()", &[]).await.unwrap().get(0);
+        assert!(
+            !leader.postgres_runs(),
+            "the stopped server was started again"
+        );
+        let in_recovery: bool = standby
+            .query_one("select pg_is_in_recovery()", &[])
+            .await
+            .unwrap()
+            .get(0);
         assert!(in_recovery, "the other member was promoted");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 
-    rest::demand(Method::POST, &format!("{}/restart", leader.rest_url()), &json!({}))
-        .await
-        .unwrap();
+    rest::demand(
+        Method::POST,
+        &format!("{}/restart", leader.rest_url()),
+        &json!({}),
+    )
+    .await
+    .unwrap();
     until("the leader is back", async || {
-        source.leader().await.is_ok_and(|now| now.name() == leader.name())
+        source
+            .leader()
+            .await
+            .is_ok_and(|now| now.name() == leader.name())
     })
     .await;
     let undo = json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": null}}});
     source.patch_configuration(&undo).await.unwrap();
-    until("writable", async || text(&source, "postgres", read_only).await == "off").await;
+    until("writable", async || {
+        text(&source, "postgres", read_only).await == "off"
+    })
+    .await;
     source.healthy().await.unwrap();
     assert_eq!(leads_in_its_metrics(leader).await, [1, 1]);
     assert_eq!(leads_in_its_metrics(replica).await, [0, 1]);
@@ -140,21 +220,37 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
     let postmaster = std::fs::read_to_string(leader.place().data.join("postmaster.pid")).unwrap();
     source.kill_leader_postgres().await.unwrap();
     let changed = || {
-        std::fs::read_to_string(leader.place().data.join("postmaster.pid")).is_ok_and(|now| now.lines().next() != postmaster.lines().next())
+        std::fs::read_to_string(leader.place().data.join("postmaster.pid"))
+            .is_ok_and(|now| now.lines().next() != postmaster.lines().next())
     };
-    until("another postmaster", async || changed() && leader.postgres_runs()).await;
-    until("a leader after the crash", async || source.leader().await.is_ok()).await;
+    until("another postmaster", async || {
+        changed() && leader.postgres_runs()
+    })
+    .await;
+    until("a leader after the crash", async || {
+        source.leader().await.is_ok()
+    })
+    .await;
     source.healthy().await.unwrap();
 }
 
-/// The two metrics by which the alert SourceAnswersAgain of manifests/components/prometheus-rules knows a source that leads.
+/// The two metrics by which the alert SourceAnswersAgain of manifests/components/prometheus-rules
+/// knows a source that leads.
 async fn leads_in_its_metrics(member: &Member) -> [u8; 2] {
-    let metrics = rest::get(&format!("{}/metrics", member.rest_url())).await.unwrap();
+    let metrics = rest::get(&format!("{}/metrics", member.rest_url()))
+        .await
+        .unwrap();
     let metrics = metrics.as_str().unwrap();
     ["patroni_primary", "patroni_postgres_running"].map(|metric| {
-        let series = format!("{metric}{{scope=\"mastodon-postgresql\",name=\"{}\"}} ", member.name());
+        let series = format!(
+            "{metric}{{scope=\"mastodon-postgresql\",name=\"{}\"}} ",
+            member.name()
+        );
         let value = metrics.lines().find_map(|line| line.strip_prefix(&series));
-        value.unwrap_or_else(|| panic!("no {series}in {metrics}")).parse().unwrap()
+        value
+            .unwrap_or_else(|| panic!("no {series}in {metrics}"))
+            .parse()
+            .unwrap()
     })
 }
 
@@ -164,7 +260,8 @@ async fn its_operator_follows_the_resource_unless_it_is_frozen() {
     let source = Arc::new(source);
     let operator = Operator::follow(&plane, Arc::clone(&source)).await.unwrap();
     let timeline = "select timeline_id::text from pg_control_checkpoint()";
-    let lines = "select count(*)::text from pg_hba_file_rules where 'streaming_replica' = any (user_name)";
+    let lines =
+        "select count(*)::text from pg_hba_file_rules where 'streaming_replica' = any (user_name)";
     let before = text(&source, "postgres", timeline).await;
 
     change(
@@ -173,9 +270,29 @@ async fn its_operator_follows_the_resource_unless_it_is_frozen() {
     )
     .await;
     until("the parameters are synced", async || operator.syncs() == 1).await;
-    assert_eq!(text(&source, "postgres", "select current_setting('wal_keep_size')").await, "1GB");
-    assert_eq!(text(&source, "postgres", "select current_setting('max_connections')").await, "150");
-    assert_eq!(text(&source, "postgres", timeline).await, before, "a restart is no failover");
+    assert_eq!(
+        text(
+            &source,
+            "postgres",
+            "select current_setting('wal_keep_size')"
+        )
+        .await,
+        "1GB"
+    );
+    assert_eq!(
+        text(
+            &source,
+            "postgres",
+            "select current_setting('max_connections')"
+        )
+        .await,
+        "150"
+    );
+    assert_eq!(
+        text(&source, "postgres", timeline).await,
+        before,
+        "a restart is no failover"
+    );
 
     let pg_hba = [
         "local all all trust",
@@ -185,9 +302,17 @@ async fn its_operator_follows_the_resource_unless_it_is_frozen() {
     ];
     let frozen = json!({"metadata": {"annotations": {"acid.zalan.do/controller": "nobody"}}, "spec": {"patroni": {"pg_hba": pg_hba}}});
     change(&plane, frozen).await;
-    change(&plane, json!({"metadata": {"annotations": {"acid.zalan.do/controller": null}}})).await;
+    change(
+        &plane,
+        json!({"metadata": {"annotations": {"acid.zalan.do/controller": null}}}),
+    )
+    .await;
     // A later change proves that the earlier ones have been seen, and what they led to.
-    change(&plane, json!({"spec": {"postgresql": {"parameters": {"wal_keep_size": "2GB"}}}})).await;
+    change(
+        &plane,
+        json!({"spec": {"postgresql": {"parameters": {"wal_keep_size": "2GB"}}}}),
+    )
+    .await;
     until("the later change is synced", async || operator.syncs() == 2).await;
     assert_eq!(text(&source, "postgres", lines).await, "0");
 
@@ -198,13 +323,24 @@ async fn its_operator_follows_the_resource_unless_it_is_frozen() {
     .await;
     until("the pods are rolled", async || operator.syncs() == 3).await;
     assert_eq!(text(&source, "postgres", lines).await, "1");
-    source.connect("postgres").await.unwrap().batch_execute("checkpoint").await.unwrap();
+    source
+        .connect("postgres")
+        .await
+        .unwrap()
+        .batch_execute("checkpoint")
+        .await
+        .unwrap();
     assert_ne!(
         text(&source, "postgres", timeline).await,
         before,
         "a rolling update ends with a switchover"
     );
-    let status = resources(&plane).get("mastodon-postgresql").await.unwrap().data["status"].clone();
+    let status = resources(&plane)
+        .get("mastodon-postgresql")
+        .await
+        .unwrap()
+        .data["status"]
+        .clone();
     assert_eq!(status["PostgresClusterStatus"], "Running");
 }
 
@@ -214,7 +350,8 @@ async fn a_frozen_leader_says_nothing_and_comes_back() {
     let leader = source.leader().await.unwrap();
     let client = source.connect("postgres").await.unwrap();
     leader.freeze();
-    let answer = tokio::time::timeout(Duration::from_secs(2), client.query_one("select 1", &[])).await;
+    let answer =
+        tokio::time::timeout(Duration::from_secs(2), client.query_one("select 1", &[])).await;
     assert!(answer.is_err(), "a frozen server answered");
     leader.thaw();
     client.query_one("select 1", &[]).await.unwrap();
@@ -223,12 +360,20 @@ async fn a_frozen_leader_says_nothing_and_comes_back() {
 
 fn resources(plane: &ControlPlane) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("acid.zalan.do", "v1", "postgresql");
-    Api::namespaced_with(plane.admin(), "mastodon", &ApiResource::from_gvk_with_plural(&kind, "postgresqls"))
+    Api::namespaced_with(
+        plane.admin(),
+        "mastodon",
+        &ApiResource::from_gvk_with_plural(&kind, "postgresqls"),
+    )
 }
 
 async fn change(plane: &ControlPlane, patch: serde_json::Value) {
     resources(plane)
-        .patch("mastodon-postgresql", &PatchParams::default(), &Patch::Merge(patch))
+        .patch(
+            "mastodon-postgresql",
+            &PatchParams::default(),
+            &Patch::Merge(patch),
+        )
         .await
         .unwrap();
 }

@@ -1,5 +1,6 @@
-//! The harness's own target, before anything is concluded from it: a copy that cannot start, the cure, promotion with and
-//! without the restart, passwords, fences, and the application across all of it.
+//! The harness's own target, before anything is concluded from it: a copy that cannot start, the
+//! cure, promotion with and without the restart, passwords, fences, and the application across all
+//! of it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -57,7 +58,11 @@ impl Bed {
             client: plane.admin(),
             services: Arc::clone(&services),
             programs: kubelet::built().await.unwrap(),
-            hidden: source.members().iter().map(|member| member.place().home.clone()).collect(),
+            hidden: source
+                .members()
+                .iter()
+                .map(|member| member.place().home.clone())
+                .collect(),
         });
         Self {
             plane,
@@ -68,7 +73,11 @@ impl Bed {
     }
 
     fn clusters(&self) -> Api<DynamicObject> {
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("postgresql.cnpg.io", "v1", "Cluster"));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(
+            "postgresql.cnpg.io",
+            "v1",
+            "Cluster",
+        ));
         Api::namespaced_with(self.plane.admin(), NAMESPACE, &resource)
     }
 
@@ -83,13 +92,23 @@ impl Bed {
             .unwrap();
     }
 
-    /// Without it pg_basebackup waits for the checkpoint that it has asked for, which takes its time.
+    /// Without it pg_basebackup waits for the checkpoint that it has asked for, which takes its
+    /// time.
     async fn checkpoint_the_source(&self, instance: &InstanceHandle) {
         let session = self.source.connect("postgres").await.unwrap();
         let waits = "select exists (select from pg_stat_progress_basebackup)";
         let begun = Instant::now();
-        while !session.query_one(waits, &[]).await.unwrap().get::<_, bool>(0) {
-            assert!(begun.elapsed() < SOON, "no base backup begins\n{}", instance.story());
+        while !session
+            .query_one(waits, &[])
+            .await
+            .unwrap()
+            .get::<_, bool>(0)
+        {
+            assert!(
+                begun.elapsed() < SOON,
+                "no base backup begins\n{}",
+                instance.story()
+            );
             sleep(Duration::from_millis(20)).await;
         }
         session.batch_execute("checkpoint").await.unwrap();
@@ -164,20 +183,37 @@ async fn a_clone_of_a_wrong_host_asks_for_ever(bed: &Bed) -> InstanceHandle {
     let mut database = cluster("database");
     database["spec"]["bootstrap"]["pg_basebackup"]["secret"] = json!({"name": "owner"});
     // The guide's host, which no Zalando cluster has.
-    database["spec"]["externalClusters"][0]["connectionParameters"]["host"] = json!(format!("{SOURCE}-rw.{NAMESPACE}.svc"));
-    bed.plane.apply(NAMESPACE, &[owner, database.clone()]).await.unwrap();
-    let instance = bed.target.instance("database", SOON).await.unwrap();
-    instance
-        .says("DB not available, will retry: failed to connect: hostname resolving error", SOON)
+    database["spec"]["externalClusters"][0]["connectionParameters"]["host"] =
+        json!(format!("{SOURCE}-rw.{NAMESPACE}.svc"));
+    bed.plane
+        .apply(NAMESPACE, &[owner, database.clone()])
         .await
         .unwrap();
-    bed.target.phase("database", "Setting up primary", SOON).await.unwrap();
+    let instance = bed.target.instance("database", SOON).await.unwrap();
+    instance
+        .says(
+            "DB not available, will retry: failed to connect: hostname resolving error",
+            SOON,
+        )
+        .await
+        .unwrap();
+    bed.target
+        .phase("database", "Setting up primary", SOON)
+        .await
+        .unwrap();
     let spec = bed.clusters().get("database").await.unwrap().data["spec"].clone();
-    assert_eq!(spec["postgresql"]["parameters"]["archive_mode"], "always", "the webhook's defaults");
-    assert_eq!(spec["postgresql"]["parameters"]["wal_receiver_timeout"], "5s");
+    assert_eq!(
+        spec["postgresql"]["parameters"]["archive_mode"], "always",
+        "the webhook's defaults"
+    );
+    assert_eq!(
+        spec["postgresql"]["parameters"]["wal_receiver_timeout"],
+        "5s"
+    );
     // Its Job asks with what it has read; correcting the Cluster does not help: a new one does.
     deletion_takes_everything_with_it(bed).await;
-    database["spec"]["externalClusters"][0]["connectionParameters"]["host"] = json!(format!("{SOURCE}.{NAMESPACE}.svc"));
+    database["spec"]["externalClusters"][0]["connectionParameters"]["host"] =
+        json!(format!("{SOURCE}.{NAMESPACE}.svc"));
     bed.plane.apply(NAMESPACE, &[database]).await.unwrap();
     bed.target.instance("database", SOON).await.unwrap()
 }
@@ -186,7 +222,11 @@ async fn a_copy_that_names_patronis_files_does_not_start(bed: &Bed, instance: &I
     bed.checkpoint_the_source(instance).await;
     instance.says(PATRONIS_HBA, SOON).await.unwrap();
     bed.target
-        .phase("database", "Waiting for the instances to become active", SOON)
+        .phase(
+            "database",
+            "Waiting for the instances to become active",
+            SOON,
+        )
         .await
         .unwrap();
     let pods: Api<Pod> = Api::namespaced(bed.plane.admin(), NAMESPACE);
@@ -204,8 +244,13 @@ async fn a_copy_that_names_patronis_files_does_not_start(bed: &Bed, instance: &I
 async fn the_cure_lets_it_follow(bed: &Bed, instance: &InstanceHandle) {
     bed.change("database", adopt()).await;
     let pods: Api<Pod> = Api::namespaced(bed.plane.admin(), NAMESPACE);
-    pods.delete("database-1", &DeleteParams::default()).await.unwrap();
-    bed.target.phase("database", "Cluster in healthy state", SOON).await.unwrap();
+    pods.delete("database-1", &DeleteParams::default())
+        .await
+        .unwrap();
+    bed.target
+        .phase("database", "Cluster in healthy state", SOON)
+        .await
+        .unwrap();
     let session = instance.admin("mastodon").await.unwrap();
     bed.until("it streams", async || {
         one(
@@ -230,23 +275,37 @@ async fn the_cure_lets_it_follow(bed: &Bed, instance: &InstanceHandle) {
         );
     }
     let source = bed.source.connect("postgres").await.unwrap();
-    let standby = "select application_name || ' ' || usename from pg_stat_replication where application_name = 'database'";
+    let standby = "select application_name || ' ' || usename from pg_stat_replication where \
+        application_name = 'database'";
     assert_eq!(one(&source, standby).await, "database standby");
     let status = bed.status("database").await;
     assert_eq!(
         status["systemID"],
-        one(&source, "select system_identifier::text from pg_control_system()")
-            .await
-            .as_str()
+        one(
+            &source,
+            "select system_identifier::text from pg_control_system()"
+        )
+        .await
+        .as_str()
     );
-    assert_eq!(status["timelineID"], Value::Null, "empty until the promotion");
-    assert_eq!(status["instancesReportedState"]["database-1"]["isPrimary"], false);
+    assert_eq!(
+        status["timelineID"],
+        Value::Null,
+        "empty until the promotion"
+    );
+    assert_eq!(
+        status["instancesReportedState"]["database-1"]["isPrimary"],
+        false
+    );
     assert_eq!(status["currentPrimary"], "database-1");
 }
 
 /// The query of manifests/components/prometheus-rules, with the rights of CloudNativePG's exporter.
 async fn lag_bytes(session: &tokio_postgres::Client) -> Option<i64> {
-    let text = std::fs::read_to_string(harness::manifests::folder().join("components/prometheus-rules/queries.yaml")).unwrap();
+    let text = std::fs::read_to_string(
+        harness::manifests::folder().join("components/prometheus-rules/queries.yaml"),
+    )
+    .unwrap();
     let map: ConfigMap = serde_yaml_ng::from_str(&text).unwrap();
     let queries: Value = serde_yaml_ng::from_str(&map.data.unwrap()["queries"]).unwrap();
     let query = queries["replica_migration"]["query"].as_str().unwrap();
@@ -259,26 +318,45 @@ async fn lag_bytes(session: &tokio_postgres::Client) -> Option<i64> {
     rows.first().map(|row| row.get(0))
 }
 
-async fn the_monitors_query_tells_how_far_behind_it_is(bed: &Bed, session: &tokio_postgres::Client) {
-    bed.until("nothing is behind", async || lag_bytes(session).await == Some(0)).await;
-    session.batch_execute("select pg_wal_replay_pause()").await.unwrap();
+async fn the_monitors_query_tells_how_far_behind_it_is(
+    bed: &Bed,
+    session: &tokio_postgres::Client,
+) {
+    bed.until("nothing is behind", async || {
+        lag_bytes(session).await == Some(0)
+    })
+    .await;
+    session
+        .batch_execute("select pg_wal_replay_pause()")
+        .await
+        .unwrap();
     let source = bed.source.connect("mastodon").await.unwrap();
     source
         .batch_execute("select pg_logical_emit_message(false, 'lag', repeat('x', 100000))")
         .await
         .unwrap();
     bed.until("100 kB are behind", async || {
-        lag_bytes(session).await.is_some_and(|bytes| bytes >= 100_000)
+        lag_bytes(session)
+            .await
+            .is_some_and(|bytes| bytes >= 100_000)
     })
     .await;
-    session.batch_execute("select pg_wal_replay_resume()").await.unwrap();
-    bed.until("nothing is behind again", async || lag_bytes(session).await == Some(0))
-        .await;
+    session
+        .batch_execute("select pg_wal_replay_resume()")
+        .await
+        .unwrap();
+    bed.until("nothing is behind again", async || {
+        lag_bytes(session).await == Some(0)
+    })
+    .await;
 }
 
 async fn changed_settings_are_reloaded_and_a_fence_stops_it(bed: &Bed, instance: &InstanceHandle) {
-    bed.change("database", json!({"spec": {"postgresql": {"parameters": {"work_mem": "7MB"}}}}))
-        .await;
+    bed.change(
+        "database",
+        json!({"spec": {"postgresql": {"parameters": {"work_mem": "7MB"}}}}),
+    )
+    .await;
     let session = instance.admin("postgres").await.unwrap();
     bed.until("the setting is in force", async || {
         one(&session, "select current_setting('work_mem')").await == "7MB"
@@ -290,26 +368,37 @@ async fn changed_settings_are_reloaded_and_a_fence_stops_it(bed: &Bed, instance:
         json!({"metadata": {"annotations": {"cnpg.io/fencedInstances": "[\"*\"]"}}}),
     )
     .await;
-    bed.until("the fence holds", async || instance.admin("postgres").await.is_err())
-        .await;
+    bed.until("the fence holds", async || {
+        instance.admin("postgres").await.is_err()
+    })
+    .await;
     assert_eq!(
         bed.status("database").await["phase"],
         "Cluster in healthy state",
         "a fence does not show in the phase"
     );
-    bed.change("database", json!({"metadata": {"annotations": {"cnpg.io/fencedInstances": null}}}))
-        .await;
-    bed.until("the fence is lifted", async || instance.admin("postgres").await.is_ok())
-        .await;
+    bed.change(
+        "database",
+        json!({"metadata": {"annotations": {"cnpg.io/fencedInstances": null}}}),
+    )
+    .await;
+    bed.until("the fence is lifted", async || {
+        instance.admin("postgres").await.is_ok()
+    })
+    .await;
     let session = instance.admin("postgres").await.unwrap();
-    assert_ne!(one(&session, "select pg_postmaster_start_time()::text").await, since);
+    assert_ne!(
+        one(&session, "select pg_postmaster_start_time()::text").await,
+        since
+    );
 }
 
 /// The target loses its connection, and the source goes on working.
 async fn the_source_goes_on_alone(bed: &Bed, instance: &InstanceHandle) {
     let mut external = cluster("database")["spec"]["externalClusters"].clone();
     external[0]["connectionParameters"]["host"] = json!("gone");
-    bed.change("database", json!({"spec": {"externalClusters": external}})).await;
+    bed.change("database", json!({"spec": {"externalClusters": external}}))
+        .await;
     let session = instance.admin("postgres").await.unwrap();
     bed.until("it does not stream any more", async || {
         one(
@@ -320,7 +409,11 @@ async fn the_source_goes_on_alone(bed: &Bed, instance: &InstanceHandle) {
             == "0"
     })
     .await;
-    assert_eq!(lag_bytes(&session).await, None, "that is for another alert to tell");
+    assert_eq!(
+        lag_bytes(&session).await,
+        None,
+        "that is for another alert to tell"
+    );
     bed.source
         .connect("mastodon")
         .await
@@ -335,15 +428,20 @@ async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance:
         let session: harness::session::Session = session;
         one(
             &session,
-            &format!("select coalesce(rolpassword, 'none') from pg_authid where rolname = '{role}'"),
+            &format!(
+                "select coalesce(rolpassword, 'none') from pg_authid where rolname = '{role}'"
+            ),
         )
         .await
     };
     let before = hash(instance.admin("postgres").await.unwrap(), "mastodon").await;
     the_source_goes_on_alone(bed, instance).await;
-    bed.change("database", json!({"spec": {"replica": {"enabled": false}}})).await;
+    bed.change("database", json!({"spec": {"replica": {"enabled": false}}}))
+        .await;
     let moments = instance.promoted(SOON).await.unwrap();
-    let since = |moment: Option<tokio::time::Instant>| moment.map(|moment| moment.duration_since(moments.asked.unwrap()));
+    let since = |moment: Option<tokio::time::Instant>| {
+        moment.map(|moment| moment.duration_since(moments.asked.unwrap()))
+    };
     eprintln!(
         "promoting {:?}, primary {:?}, restart {:?} to {:?}, serving {:?}",
         since(moments.promoting),
@@ -357,27 +455,40 @@ async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance:
         primary > Duration::from_millis(600),
         "a promotion is not quicker at CNPG: {primary:?}"
     );
-    assert!(own > Duration::from_millis(2_300) && own < Duration::from_secs(10), "{own:?}");
+    assert!(
+        own > Duration::from_millis(2_300) && own < Duration::from_secs(10),
+        "{own:?}"
+    );
     let session = instance.admin("postgres").await.unwrap();
-    assert_eq!(one(&session, "select pg_is_in_recovery()::text").await, "false");
+    assert_eq!(
+        one(&session, "select pg_is_in_recovery()::text").await,
+        "false"
+    );
     let late = one(
         &instance.admin("mastodon").await.unwrap(),
         "select coalesce(to_regclass('public.late')::text, 'lost')",
     )
     .await;
     assert_eq!(late, "lost", "nobody asks whether the last WAL has arrived");
-    assert_eq!(one(&session, "select current_setting('archive_mode')").await, "on");
+    assert_eq!(
+        one(&session, "select current_setting('archive_mode')").await,
+        "on"
+    );
     assert_eq!(
         one(
             &session,
-            "select count(*)::text from pg_roles where rolname = 'streaming_replica' and rolreplication"
+            "select count(*)::text from pg_roles where rolname = 'streaming_replica' and \
+             rolreplication"
         )
         .await,
         "1"
     );
     let status = bed.status("database").await;
     assert_eq!(status["timelineID"], 2);
-    assert_eq!(status["instancesReportedState"]["database-1"]["isPrimary"], true);
+    assert_eq!(
+        status["instancesReportedState"]["database-1"]["isPrimary"],
+        true
+    );
     assert_eq!(
         status["phase"], "Primary instance is being restarted in-place",
         "healthy comes late"
@@ -387,9 +498,19 @@ async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance:
         before,
         "a hash is kept verbatim"
     );
-    assert_eq!(hash(session, "postgres").await, "none", "enableSuperuserAccess is off");
-    bed.target.phase("database", "Cluster in healthy state", SOON).await.unwrap();
-    assert_eq!(bed.status("database").await["phaseReason"], "Primary instance restarted in-place");
+    assert_eq!(
+        hash(session, "postgres").await,
+        "none",
+        "enableSuperuserAccess is off"
+    );
+    bed.target
+        .phase("database", "Cluster in healthy state", SOON)
+        .await
+        .unwrap();
+    assert_eq!(
+        bed.status("database").await["phaseReason"],
+        "Primary instance restarted in-place"
+    );
     assert!(instance.moments().healthy.is_some());
 
     bed.plane
@@ -397,9 +518,12 @@ async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance:
         .await
         .unwrap();
     let session = instance.admin("postgres").await.unwrap();
-    let made = "select count(*)::text from pg_proc p, pg_roles r where p.proname = 'user_search' and r.rolname = 'cnpg_pooler_pgbouncer'";
-    bed.until("the pooler's role and function are made", async || one(&session, made).await == "1")
-        .await;
+    let made = "select count(*)::text from pg_proc p, pg_roles r where p.proname = 'user_search' \
+        and r.rolname = 'cnpg_pooler_pgbouncer'";
+    bed.until("the pooler's role and function are made", async || {
+        one(&session, made).await == "1"
+    })
+    .await;
 }
 
 async fn a_killed_server_comes_back(bed: &Bed, instance: &InstanceHandle) {
@@ -409,30 +533,44 @@ async fn a_killed_server_comes_back(bed: &Bed, instance: &InstanceHandle) {
     )
     .await;
     instance.kill().await;
-    bed.until("it is back", async || match instance.admin("postgres").await {
-        Ok(session) => one(&session, "select pg_postmaster_start_time()::text").await != since,
-        Err(_) => false,
+    bed.until("it is back", async || {
+        match instance.admin("postgres").await {
+            Ok(session) => one(&session, "select pg_postmaster_start_time()::text").await != since,
+            Err(_) => false,
+        }
     })
     .await;
 }
 
 async fn deletion_takes_everything_with_it(bed: &Bed) {
-    bed.clusters().delete("database", &DeleteParams::default()).await.unwrap();
+    bed.clusters()
+        .delete("database", &DeleteParams::default())
+        .await
+        .unwrap();
     bed.until("the Cluster is gone", async || {
-        bed.target.instance("database", Duration::ZERO).await.is_err()
+        bed.target
+            .instance("database", Duration::ZERO)
+            .await
+            .is_err()
     })
     .await;
     let secrets: Api<Secret> = Api::namespaced(bed.plane.admin(), NAMESPACE);
-    bed.until("the name is gone", async || bed.services.resolve("database-rw").is_none())
-        .await;
+    bed.until("the name is gone", async || {
+        bed.services.resolve("database-rw").is_none()
+    })
+    .await;
     bed.until("the Secrets are gone", async || {
         secrets.get_opt("database-ca").await.unwrap().is_none()
     })
     .await;
-    assert!(secrets.get_opt("owner").await.unwrap().is_some(), "what is not CNPG's stays");
+    assert!(
+        secrets.get_opt("owner").await.unwrap().is_some(),
+        "what is not CNPG's stays"
+    );
 }
 
-/// The application across a cut by hand: source stopped, target promoted without a restart, ConfigMap changed.
+/// The application across a cut by hand: source stopped, target promoted without a restart,
+/// ConfigMap changed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged_is_lost() {
     let bed = Bed::start().await;
@@ -447,7 +585,10 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
     database["spec"]["bootstrap"]["pg_basebackup"]["secret"] =
         json!({"name": format!("mastodon.{SOURCE}.credentials.postgresql.acid.zalan.do")});
     bed.plane
-        .apply(NAMESPACE, &[database, pooler_object("database-pooler-rw", "rw")])
+        .apply(
+            NAMESPACE,
+            &[database, pooler_object("database-pooler-rw", "rw")],
+        )
         .await
         .unwrap();
     let instance = bed.target.instance("database", SOON).await.unwrap();
@@ -464,23 +605,42 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
     .await
     .unwrap();
     let origin = Origin::now();
-    let mut application = Application::deploy(bed.plane.admin(), Arc::clone(&bed.services), Settings::mastodon(NAMESPACE), origin)
-        .await
-        .unwrap();
+    let mut application = Application::deploy(
+        bed.plane.admin(),
+        Arc::clone(&bed.services),
+        Settings::mastodon(NAMESPACE),
+        origin,
+    )
+    .await
+    .unwrap();
     application.ready(SOON).await.unwrap();
     application.forget("forgotten", SOURCE).await.unwrap();
-    bed.target.phase("database", "Cluster in healthy state", SOON).await.unwrap();
+    bed.target
+        .phase("database", "Cluster in healthy state", SOON)
+        .await
+        .unwrap();
     application.acknowledges(200, SOON).await.unwrap();
 
     scale(&bed, 0).await;
-    bed.until("no pod is left", async || no_pods(&bed).await).await;
-    bed.source.patch_configuration(&json!({"pause": true})).await.unwrap();
+    bed.until("no pod is left", async || no_pods(&bed).await)
+        .await;
+    bed.source
+        .patch_configuration(&json!({"pause": true}))
+        .await
+        .unwrap();
     bed.source.stop().await.unwrap();
     let fenced = origin.elapsed();
-    bed.change("database", json!({"spec": {"replica": {"enabled": false}}})).await;
+    bed.change("database", json!({"spec": {"replica": {"enabled": false}}}))
+        .await;
     let moments = instance.promoted(SOON).await.unwrap();
-    assert_eq!(moments.restart_began, None, "archive_mode was off before and is off now");
-    instance.says("could not reconcile extensions for database", SOON).await.unwrap();
+    assert_eq!(
+        moments.restart_began, None,
+        "archive_mode was off before and is off now"
+    );
+    instance
+        .says("could not reconcile extensions for database", SOON)
+        .await
+        .unwrap();
     let session = instance.admin("postgres").await.unwrap();
     assert_eq!(
         one(
@@ -492,15 +652,24 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
         "all after it is left undone"
     );
     assert_eq!(
-        one(&session, "select left(rolpassword, 13) from pg_authid where rolname = 'mastodon'").await,
+        one(
+            &session,
+            "select left(rolpassword, 13) from pg_authid where rolname = 'mastodon'"
+        )
+        .await,
         "SCRAM-SHA-256",
         "cleartext is hashed"
     );
     let config = json!({"data": {"DB_HOST": "database-pooler-rw"}});
-    let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(bed.plane.admin(), NAMESPACE);
-    maps.patch("mastodon-database", &PatchParams::default(), &Patch::Merge(config))
-        .await
-        .unwrap();
+    let maps: Api<k8s_openapi::api::core::v1::ConfigMap> =
+        Api::namespaced(bed.plane.admin(), NAMESPACE);
+    maps.patch(
+        "mastodon-database",
+        &PatchParams::default(),
+        &Patch::Merge(config),
+    )
+    .await
+    .unwrap();
     scale(&bed, 1).await;
     application.acknowledges(100, SOON).await.unwrap();
     let attempts = application.stop().await.unwrap();
@@ -508,7 +677,12 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
     let found = rows_of(&instance).await;
     let address = |address: std::net::Ipv4Addr| address.to_string();
     let cut = Cut {
-        source: bed.source.members().iter().map(|member| address(member.address())).collect(),
+        source: bed
+            .source
+            .members()
+            .iter()
+            .map(|member| address(member.address()))
+            .collect(),
         target: [address(instance.address())].into(),
         fenced: Some(fenced),
     };
@@ -520,11 +694,9 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
         "a client keeps its name: {:?}",
         verdict.gap_by_client
     );
-    assert!(
-        attempts
-            .iter()
-            .any(|a| a.key.client == "forgotten" && a.sent > fenced && matches!(a.outcome, Outcome::Refused(_)))
-    );
+    assert!(attempts.iter().any(|a| a.key.client == "forgotten"
+        && a.sent > fenced
+        && matches!(a.outcome, Outcome::Refused(_))));
     eprintln!(
         "{} acknowledged, gap {:?}, own {:?}",
         verdict.acknowledged,
@@ -539,10 +711,14 @@ fn pooler_object(name: &str, kind: &str) -> Value {
 }
 
 async fn scale(bed: &Bed, replicas: u32) {
-    let deployments: Api<k8s_openapi::api::apps::v1::Deployment> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    let deployments: Api<k8s_openapi::api::apps::v1::Deployment> =
+        Api::namespaced(bed.plane.admin(), NAMESPACE);
     for (name, _) in harness::application::DEPLOYMENTS {
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-        deployments.patch(name, &PatchParams::default(), &patch).await.unwrap();
+        deployments
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
     }
 }
 

@@ -1,4 +1,5 @@
-//! validate-replication, black box: its promise, its progress, and every state that must keep a cut from beginning.
+//! validate-replication, black box: its promise, its progress, and every state that must keep a cut
+//! from beginning.
 
 mod stage;
 
@@ -10,7 +11,9 @@ use harness::{
     stranger::{Major, Stranger},
 };
 use serde_json::{Value, json};
-use stage::{CLUSTER, NAMESPACE, SOON, SOURCE, STEP, Stage, at_target, cluster, deployment, number, until};
+use stage::{
+    CLUSTER, NAMESPACE, SOON, SOURCE, STEP, Stage, at_target, cluster, deployment, number, until,
+};
 
 #[track_caller]
 fn ends(ended: &Ended, code: i32, words: &[&str]) {
@@ -29,7 +32,8 @@ async fn a_target_that_streams_is_ready_and_asking_changes_nothing() {
     let before = stage.everything().await;
     for attempt in ["first", "second"] {
         let ended = stage.run().await;
-        let counts = ["accounts: 200", "statuses: 800", "users: 100"].map(|table| format!("{table} rows (Zalando) ✓ matches (CNPG)"));
+        let counts = ["accounts: 200", "statuses: 800", "users: 100"]
+            .map(|table| format!("{table} rows (Zalando) ✓ matches (CNPG)"));
         let mut words = vec![
             "Checking replication status...",
             "Zalando LSN: 0/",
@@ -63,7 +67,10 @@ async fn a_target_that_streams_is_ready_and_asking_changes_nothing() {
     for one in uses {
         assert!(!one.is_forbidden(), "{one:?}");
         let writes = one.verb != "get" && one.verb != "list";
-        assert!(!writes || (one.resource == "events" && one.verb == "create"), "{one:?}");
+        assert!(
+            !writes || (one.resource == "events" && one.verb == "create"),
+            "{one:?}"
+        );
     }
 }
 
@@ -78,8 +85,10 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
             loop {
                 round += 1;
                 let sql = format!(
-                    "insert into statuses (account_id, text) select 1 + n, 'new' from generate_series(1, 20) n;
-                     delete from statuses where id = {round}; update statuses set text = 'changed' where id = {round} + 2000"
+                    "insert into statuses (account_id, text) select 1 + n, 'new' from \
+                     generate_series(1, 20) n;
+                     delete from statuses where id = {round}; update statuses set text = 'changed' \
+                     where id = {round} + 2000"
                 );
                 session.batch_execute(&sql).await.unwrap();
                 begun.notify_one();
@@ -104,12 +113,22 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
             READY,
         ],
     );
-    assert!(!ended.text().contains("the source wrote nothing"), "{}", ended.text());
+    assert!(
+        !ended.text().contains("the source wrote nothing"),
+        "{}",
+        ended.text()
+    );
 
-    // The same standby without some of its rows: a page of the file is gone, as after a fault of a disk.
+    // The same standby without some of its rows: a page of the file is gone, as after a fault of a
+    // disk.
     let session = stage.source.connect("mastodon").await.unwrap();
-    let file: String = session.query_one("select pg_relation_filepath('users')", &[]).await.unwrap().get(0);
-    // A page that is still dirty in memory would be written back and mend the file: the restartpoint writes them all before.
+    let file: String = session
+        .query_one("select pg_relation_filepath('users')", &[])
+        .await
+        .unwrap()
+        .get(0);
+    // A page that is still dirty in memory would be written back and mend the file: the
+    // restartpoint writes them all before.
     session.batch_execute("checkpoint").await.unwrap();
     let written: String = session
         .query_one("select pg_current_wal_flush_lsn()::text", &[])
@@ -122,7 +141,10 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
     })
     .await;
     at_target(&instance, "checkpoint").await;
-    let file = std::fs::File::options().write(true).open(instance.pgdata().join(file)).unwrap();
+    let file = std::fs::File::options()
+        .write(true)
+        .open(instance.pgdata().join(file))
+        .unwrap();
     file.set_len(8192).unwrap();
     let ended = stage.run_with("KEY_TABLES", "users").await;
     ends(
@@ -138,12 +160,22 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clone_is_followed_to_its_end_and_helped_over_the_checkpoint() {
     let stage = Stage::without_a_cluster(800).await;
-    ends(&stage.run().await, 2, &["there is no Cluster database", "apply the manifest"]);
+    ends(
+        &stage.run().await,
+        2,
+        &["there is no Cluster database", "apply the manifest"],
+    );
 
     stage.apply(cluster()).await;
     // The pod mounts the Secret once, at its start; CNPG makes it a moment after the Cluster.
     stage.target_authority().await;
-    let ended = stage.kubelet.step(STEP).env("VALIDATE_MAX_SECONDS", "60").run(SOON).await.unwrap();
+    let ended = stage
+        .kubelet
+        .step(STEP)
+        .env("VALIDATE_MAX_SECONDS", "60")
+        .run(SOON)
+        .await
+        .unwrap();
     let words = [
         "the clone: waiting for checkpoint to finish",
         "asking the source for one now (CHECKPOINT)",
@@ -152,7 +184,11 @@ async fn a_clone_is_followed_to_its_end_and_helped_over_the_checkpoint() {
     ];
     ends(&ended, 0, &words);
     // Of five minutes that the spread checkpoint would have taken.
-    assert!(ended.elapsed < Duration::from_secs(40), "{:?}", ended.elapsed);
+    assert!(
+        ended.elapsed < Duration::from_secs(40),
+        "{:?}",
+        ended.elapsed
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,10 +196,14 @@ async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
     let stage = Stage::without_a_cluster(80).await;
     let mut wrong = cluster();
     // The guide's host, which no Zalando cluster has.
-    wrong["spec"]["externalClusters"][0]["connectionParameters"]["host"] = json!(format!("{SOURCE}-rw.{NAMESPACE}.svc"));
+    wrong["spec"]["externalClusters"][0]["connectionParameters"]["host"] =
+        json!(format!("{SOURCE}-rw.{NAMESPACE}.svc"));
     stage.apply(wrong).await;
     let instance = stage.target.instance(CLUSTER, SOON).await.unwrap();
-    instance.says("DB not available, will retry", SOON).await.unwrap();
+    instance
+        .says("DB not available, will retry", SOON)
+        .await
+        .unwrap();
     let ended = stage.run_with("VALIDATE_MAX_SECONDS", "33").await;
     let words = [
         "database-1-pgbasebackup has not begun to copy",
@@ -180,16 +220,25 @@ async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
         1,
         &[
             "MB/s, about ",
-            "gave up at the deadline: the target does not accept connections: the clone is being made",
+            "gave up at the deadline: the target does not accept connections: the clone is being \
+             made",
         ],
     );
-    let lines: Vec<_> = ended.log.iter().filter(|line| line.text.contains(" % of ")).collect();
+    let lines: Vec<_> = ended
+        .log
+        .iter()
+        .filter(|line| line.text.contains(" % of "))
+        .collect();
     // The first line, and two after ten seconds each.
     assert_eq!(lines.len(), 3, "{}", ended.text());
 
     let running = stage.kubelet.step(STEP).start().await.unwrap();
     running.says(" % of ", SOON).await.unwrap();
-    ends(&running.delete().await.unwrap(), 1, &["asked to end (SIGTERM)"]);
+    ends(
+        &running.delete().await.unwrap(),
+        1,
+        &["asked to end (SIGTERM)"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,23 +273,57 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
     let before = stage.everything().await;
     let (wrong, foreign) = (
         stage.file("password", "wrong"),
-        stage.file("ca.crt", Authority::root("somebody else").unwrap().certificate()),
+        stage.file(
+            "ca.crt",
+            Authority::root("somebody else").unwrap().certificate(),
+        ),
     );
     let missing = stage.step().without("DATABASE").run(SOON).await.unwrap();
-    ends(&missing, 2, &["the variable DATABASE is missing", "ConfigMap replica-migration"]);
+    ends(
+        &missing,
+        2,
+        &[
+            "the variable DATABASE is missing",
+            "ConfigMap replica-migration",
+        ],
+    );
     for (key, value, words) in [
         ("SOURCE_CLUSTER", "", "a Kubernetes name is empty"),
         ("TARGET_HOST", " ", "it is empty"),
         ("LAG_BYTES_MAX", "much", "much"),
-        ("APP_CONFIG_TARGET", "DB_HOST", "\"DB_HOST\" is not KEY=value"),
-        ("KEY_TABLES", "a.b.c", "\"a.b.c\" is not table or schema.table"),
+        (
+            "APP_CONFIG_TARGET",
+            "DB_HOST",
+            "\"DB_HOST\" is not KEY=value",
+        ),
+        (
+            "KEY_TABLES",
+            "a.b.c",
+            "\"a.b.c\" is not table or schema.table",
+        ),
         // A name that the Role does not know cannot even be asked for.
-        ("SOURCE_CLUSTER", "nobody", "postgresqls.acid.zalan.do \"nobody\" is forbidden"),
-        ("TARGET_CLUSTER", "nobody", "clusters.postgresql.cnpg.io \"nobody\" is forbidden"),
-        ("APPS", "mastodon-web,somebody", "deployments.apps \"somebody\" is forbidden"),
+        (
+            "SOURCE_CLUSTER",
+            "nobody",
+            "postgresqls.acid.zalan.do \"nobody\" is forbidden",
+        ),
+        (
+            "TARGET_CLUSTER",
+            "nobody",
+            "clusters.postgresql.cnpg.io \"nobody\" is forbidden",
+        ),
+        (
+            "APPS",
+            "mastodon-web,somebody",
+            "deployments.apps \"somebody\" is forbidden",
+        ),
         ("APPS", ",", "found APPS is empty"),
         ("APP_CONFIG_TARGET", "NO_SUCH_KEY=x", "NO_SUCH_KEY=(absent)"),
-        ("KEY_TABLES", "accounts,nowhere", "wanted a table nowhere, found none at the source"),
+        (
+            "KEY_TABLES",
+            "accounts,nowhere",
+            "wanted a table nowhere, found none at the source",
+        ),
         ("DATABASE", "nowhere", "database \"nowhere\" does not exist"),
         ("SOURCE_USER", "mastodon", "password authentication failed"),
         (
@@ -277,15 +360,24 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
     ends(
         &stage.run_with("SOURCE_HOSTADDR", &nobody).await,
         1,
-        &["connecting to mastodon-postgresql.mastodon.svc:5432", "refused"],
+        &[
+            "connecting to mastodon-postgresql.mastodon.svc:5432",
+            "refused",
+        ],
     );
     assert_eq!(stage.everything().await, before, "something has changed");
 
-    stage.patch_role(json!({"rules": stage.rules_without("pods").await})).await;
+    stage
+        .patch_role(json!({"rules": stage.rules_without("pods").await}))
+        .await;
     judged(
         &stage,
         2,
-        &["pods is forbidden", "cannot list resource", "apply the step's manifests again"],
+        &[
+            "pods is forbidden",
+            "cannot list resource",
+            "apply the step's manifests again",
+        ],
     )
     .await;
 }
@@ -297,21 +389,41 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         stage.source.patch_configuration(&change).await.unwrap();
     };
     patroni(json!({"pause": true})).await;
-    judged(&stage, 3, &["leader mastodon-postgresql-0, paused", "resume it"]).await;
+    judged(
+        &stage,
+        3,
+        &["leader mastodon-postgresql-0, paused", "resume it"],
+    )
+    .await;
     let read_only = |value: Value| json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": value}}});
     patroni(read_only(json!("on"))).await;
     let session = stage.source.connect("mastodon").await.unwrap();
-    let setting = "select count(*) from pg_settings where name = 'default_transaction_read_only' and reset_val = 'on'";
+    let setting = "select count(*) from pg_settings where name = 'default_transaction_read_only' \
+        and reset_val = 'on'";
     until("read-only", async || number(&session, setting).await == 1).await;
-    judged(&stage, 3, &["default_transaction_read_only of the source: wanted off, found on"]).await;
+    judged(
+        &stage,
+        3,
+        &["default_transaction_read_only of the source: wanted off, found on"],
+    )
+    .await;
     patroni(read_only(Value::Null)).await;
     until("writable", async || number(&session, setting).await == 0).await;
 
-    // As on a machine with another C library: the catalog says that text was sorted by an older one.
+    // As on a machine with another C library: the catalog says that text was sorted by an older
+    // one.
     let older = "update pg_database set datcollversion = '2.28' where datname = current_database();
         create table by_name (name text not null) partition by range (name)";
-    stage.source.connect("mastodon").await.unwrap().batch_execute(older).await.unwrap();
-    let actual = "select pg_database_collation_actual_version(oid) from pg_database where datname = current_database()";
+    stage
+        .source
+        .connect("mastodon")
+        .await
+        .unwrap()
+        .batch_execute(older)
+        .await
+        .unwrap();
+    let actual = "select pg_database_collation_actual_version(oid) from pg_database where datname \
+        = current_database()";
     let row = stage
         .source
         .connect("mastodon")
@@ -321,8 +433,10 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         .await
         .unwrap();
     let provided: String = row.get(0);
-    let made =
-        format!("collations: mastodon made with 2.28, the source provides {provided}, the target {provided}; test strings sort alike");
+    let made = format!(
+        "collations: mastodon made with 2.28, the source provides {provided}, the target \
+         {provided}; test strings sort alike"
+    );
     let words = [
         made.as_str(),
         " indexes of mastodon depend on it (",
@@ -345,7 +459,10 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     .await;
     at_target(&instance, "select pg_wal_replay_resume()").await;
 
-    session.batch_execute("begin; lock table users").await.unwrap();
+    session
+        .batch_execute("begin; lock table users")
+        .await
+        .unwrap();
     judged(
         &stage,
         1,
@@ -358,28 +475,50 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     .await;
     session.batch_execute("rollback").await.unwrap();
 
-    stage.patch_cluster(json!({"spec": {"enableSuperuserAccess": false}})).await;
-    judged(&stage, 3, &["CNPG would remove the password"]).await;
-    stage.patch_cluster(json!({"spec": {"enableSuperuserAccess": true}})).await;
-
-    let controller = |value: Value| json!({"metadata": {"annotations": {"acid.zalan.do/controller": value}}});
     stage
-        .patch(("acid.zalan.do", "v1", "postgresql"), SOURCE, controller(json!("somebody")))
+        .patch_cluster(json!({"spec": {"enableSuperuserAccess": false}}))
+        .await;
+    judged(&stage, 3, &["CNPG would remove the password"]).await;
+    stage
+        .patch_cluster(json!({"spec": {"enableSuperuserAccess": true}}))
+        .await;
+
+    let controller =
+        |value: Value| json!({"metadata": {"annotations": {"acid.zalan.do/controller": value}}});
+    stage
+        .patch(
+            ("acid.zalan.do", "v1", "postgresql"),
+            SOURCE,
+            controller(json!("somebody")),
+        )
         .await;
     judged(&stage, 0, &["acid.zalan.do/controller: somebody", READY]).await;
     stage
-        .patch(("acid.zalan.do", "v1", "postgresql"), SOURCE, controller(Value::Null))
+        .patch(
+            ("acid.zalan.do", "v1", "postgresql"),
+            SOURCE,
+            controller(Value::Null),
+        )
         .await;
 
     stage
-        .patch(("apps", "v1", "Deployment"), "mastodon-web", json!({"spec": {"replicas": 0}}))
+        .patch(
+            ("apps", "v1", "Deployment"),
+            "mastodon-web",
+            json!({"spec": {"replicas": 0}}),
+        )
         .await;
     judged(&stage, 0, &["application: mastodon-web 1 of 0", READY]).await;
-    stage.remove(("apps", "v1", "Deployment"), "mastodon-web").await;
+    stage
+        .remove(("apps", "v1", "Deployment"), "mastodon-web")
+        .await;
     judged(
         &stage,
         2,
-        &["deployments: wanted all of APPS, found no mastodon-web", "correct APPS"],
+        &[
+            "deployments: wanted all of APPS, found no mastodon-web",
+            "correct APPS",
+        ],
     )
     .await;
     stage.apply(deployment("mastodon-web")).await;
@@ -389,14 +528,23 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     judged(
         &stage,
         1,
-        &["wal receiver: wanted streaming, found not streaming", "walsender of the source"],
+        &[
+            "wal receiver: wanted streaming, found not streaming",
+            "walsender of the source",
+        ],
     )
     .await;
     stage.follow(&format!("{SOURCE}.{NAMESPACE}.svc")).await;
     stage.streams(true).await;
     judged(&stage, 0, &[READY]).await;
 
-    for (major, version) in [(Major::Same, ""), (Major::Other, "found 17.10 at the source, 16.2 at the target")] {
+    for (major, version) in [
+        (Major::Same, ""),
+        (
+            Major::Other,
+            "found 17.10 at the source, 16.2 at the target",
+        ),
+    ] {
         let stranger = Stranger::start(&stage.plane, &stage.source.credentials().postgres, major)
             .await
             .unwrap();
@@ -413,7 +561,9 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         ends(&step.run(SOON).await.unwrap(), 3, &words);
     }
 
-    stage.patch_cluster(json!({"spec": {"replica": {"enabled": false}}})).await;
+    stage
+        .patch_cluster(json!({"spec": {"replica": {"enabled": false}}}))
+        .await;
     instance.promoted(SOON).await.unwrap();
     judged(
         &stage,
@@ -439,8 +589,17 @@ async fn it_lives_through_a_failover_and_an_api_server_that_goes_away() {
     let (stage, _instance) = Stage::streaming(80).await;
     stage.follow("nowhere.mastodon.svc").await;
     stage.streams(false).await;
-    let running = stage.kubelet.step(STEP).env("VALIDATE_MAX_SECONDS", "120").start().await.unwrap();
-    running.says("waiting: not ready for a cut: wal receiver", SOON).await.unwrap();
+    let running = stage
+        .kubelet
+        .step(STEP)
+        .env("VALIDATE_MAX_SECONDS", "120")
+        .start()
+        .await
+        .unwrap();
+    running
+        .says("waiting: not ready for a cut: wal receiver", SOON)
+        .await
+        .unwrap();
     stage.source.switchover().await.unwrap();
     stage.plane.stop_api_server().await;
     running.says("kubernetes api", SOON).await.unwrap();

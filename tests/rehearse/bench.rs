@@ -1,6 +1,6 @@
-//! `make bench`: what the programs add to a cut, beside the floor that a bare script reaches on the same kind of stage in the same
-//! run, what a program costs to start, and the backup beside pg_basebackup. Figures of one run, as medians; absolute times are the
-//! machine's.
+//! `make bench`: what the programs add to a cut, beside the floor that a bare script reaches on the
+//! same kind of stage in the same run, what a program costs to start, and the backup beside
+//! pg_basebackup. Figures of one run, as medians; absolute times are the machine's.
 
 mod backup;
 
@@ -27,17 +27,28 @@ const ADDED_MS_MAX: u128 = 500;
 
 /// Runs everything and prints the table.
 pub async fn bench() -> Result<()> {
-    let (mut added, mut waited, mut floors, mut memory) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut added, mut waited, mut floors, mut memory) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 1..=CUTS {
         let (report, peak_bytes) = one_cut().await.with_context(|| format!("cut {round}"))?;
-        ensure!(report.verdict.holds(), "cut {round} has broken a promise: {:?}", report.verdict);
+        ensure!(
+            report.verdict.holds(),
+            "cut {round} has broken a promise: {:?}",
+            report.verdict
+        );
         let own = report.own_time().context("the cut has no times")?;
         added.push(own);
         waited.push(report.verdict.gap.context("the cut has no gap")?.length());
         memory.push(peak_bytes);
-        let script = floor::cut().await.with_context(|| format!("bare script {round}"))?;
+        let script = floor::cut()
+            .await
+            .with_context(|| format!("bare script {round}"))?;
         floors.push(script);
-        println!("cut {round}: added {} ms, bare script {} ms", own.as_millis(), script.as_millis());
+        println!(
+            "cut {round}: added {} ms, bare script {} ms",
+            own.as_millis(),
+            script.as_millis()
+        );
     }
     let starts = starts().await?;
     let ms = |values: &mut Vec<Duration>| {
@@ -48,10 +59,17 @@ pub async fn bench() -> Result<()> {
     memory.sort_unstable();
     println!("\nmedian of {CUTS}, block to the target's first write less the target's own time");
     println!("  cutover                      {added:>6} ms   goal {ADDED_MS_MAX} ms or less");
-    println!("  bare script                  {floor:>6} ms   sql fence, pg_promote, no proof, no record, no way back");
-    println!("  cutover / bare script        {:>6.1}", added as f64 / floor.max(1) as f64);
     println!(
-        "  wait of all clients          {:>6} ms   with the promotion, until they write on the target",
+        "  bare script                  {floor:>6} ms   sql fence, pg_promote, no proof, no \
+         record, no way back"
+    );
+    println!(
+        "  cutover / bare script        {:>6.1}",
+        added as f64 / floor.max(1) as f64
+    );
+    println!(
+        "  wait of all clients          {:>6} ms   with the promotion, until they write on the \
+         target",
         ms(&mut waited)
     );
     println!(
@@ -72,8 +90,14 @@ async fn one_cut() -> Result<(Report, u64)> {
     let target = migration.until_ready().await?;
     let ended = migration.step("cutover").run(STEP).await?;
     succeeded("cutover", &ended)?;
-    migration.application.acknowledges(WRITES_AFTER, STEP).await?;
-    migration.target.phase(CLUSTER, "Cluster in healthy state", STEP).await?;
+    migration
+        .application
+        .acknowledges(WRITES_AFTER, STEP)
+        .await?;
+    migration
+        .target
+        .phase(CLUSTER, "Cluster in healthy state", STEP)
+        .await?;
     let mut report = Report::default();
     cut::judge(migration, target, &mut report, origin).await?;
     Ok((report, ended.cost.memory_peak_bytes))

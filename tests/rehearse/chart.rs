@@ -1,7 +1,9 @@
-//! The chart of the cut as SVG: a row per step, and below it on the same axis the acknowledged writes.
+//! The chart of the cut as SVG: a row per step, and below it on the same axis the acknowledged
+//! writes.
 //!
-//! A step of 50 ms and one of 3 s stand side by side, so every step has a row of its own: no label can meet another.
-//! The same chart is drawn twice, for a page and for a phone; the page shows the one that fits.
+//! A step of 50 ms and one of 3 s stand side by side, so every step has a row of its own: no label
+//! can meet another. The same chart is drawn twice, for a page and for a phone; the page shows the
+//! one that fits.
 
 mod ink;
 mod rows;
@@ -163,20 +165,35 @@ fn gaps(report: &Report) -> impl Iterator<Item = &Gap> {
 
 fn shade(canvas: &Canvas, report: &Report) -> Result<()> {
     for gap in gaps(report) {
-        let (from, to) = (canvas.x(canvas.window.place(gap.from)), canvas.x(canvas.window.place(gap.to)));
-        canvas.block((from, canvas.rows_top), (to, canvas.plot_bottom()), ink::WAIT.mix(0.12))?;
+        let (from, to) = (
+            canvas.x(canvas.window.place(gap.from)),
+            canvas.x(canvas.window.place(gap.to)),
+        );
+        canvas.block(
+            (from, canvas.rows_top),
+            (to, canvas.plot_bottom()),
+            ink::WAIT.mix(0.12),
+        )?;
     }
     Ok(())
 }
 
 fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
     let (_, lower) = canvas.root.split_vertically(canvas.plot_top);
-    let peak = report.series.iter().map(|bucket| bucket.source + bucket.target).max().unwrap_or(0);
+    let peak = report
+        .series
+        .iter()
+        .map(|bucket| bucket.source + bucket.target)
+        .max()
+        .unwrap_or(0);
     let mut chart = ChartBuilder::on(&lower)
         .margin_right(canvas.layout.right)
         .set_label_area_size(LabelAreaPosition::Left, canvas.layout.left)
         .set_label_area_size(LabelAreaPosition::Bottom, canvas.layout.foot)
-        .build_cartesian_2d(canvas.window.from..canvas.window.to, 0..(peak + peak / 12).max(4))?;
+        .build_cartesian_2d(
+            canvas.window.from..canvas.window.to,
+            0..(peak + peak / 12).max(4),
+        )?;
     let label = ink::font().color(&ink::MUTED);
     chart
         .configure_mesh()
@@ -196,10 +213,17 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
         .axis_desc_style(label)
         .draw()?;
     // One upon the other: the source's part covers its own share of the sum.
-    area(&mut chart, canvas, report, ink::TARGET, |bucket| bucket.source + bucket.target)?;
-    area(&mut chart, canvas, report, ink::SOURCE, |bucket| bucket.source)?;
+    area(&mut chart, canvas, report, ink::TARGET, |bucket| {
+        bucket.source + bucket.target
+    })?;
+    area(&mut chart, canvas, report, ink::SOURCE, |bucket| {
+        bucket.source
+    })?;
     if let (Format::Page, Some(width)) = (canvas.format, report.slice_width()) {
-        let lines = ["acknowledged".to_owned(), format!("writes per {}", numbers::ms(width))];
+        let lines = [
+            "acknowledged".to_owned(),
+            format!("writes per {}", numbers::ms(width)),
+        ];
         for (line, y) in lines.iter().zip((canvas.plot_top + 8..).step_by(16)) {
             canvas.text(line, (0, y), HPos::Left, ink::TEXT)?;
         }
@@ -215,13 +239,22 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
 }
 
 /// The steps of a histogram, filled: slices have no gaps between them.
-fn area(chart: &mut Writes, canvas: &Canvas, report: &Report, ink: RGBColor, count: fn(&Bucket) -> u32) -> Result<()> {
+fn area(
+    chart: &mut Writes,
+    canvas: &Canvas,
+    report: &Report,
+    ink: RGBColor,
+    count: fn(&Bucket) -> u32,
+) -> Result<()> {
     let Some(width) = report.slice_width() else {
         return Ok(());
     };
     let window = &canvas.window;
     let points = report.series.iter().flat_map(|bucket| {
-        let (from, to) = (window.place(bucket.start), window.place(bucket.start + width));
+        let (from, to) = (
+            window.place(bucket.start),
+            window.place(bucket.start + width),
+        );
         let count = count(bucket);
         let seen = to > window.from && from < window.to;
         seen.then(|| [(from.max(window.from), count), (to.min(window.to), count)])
@@ -234,22 +267,35 @@ fn area(chart: &mut Writes, canvas: &Canvas, report: &Report, ink: RGBColor, cou
 
 /// A line down from the words of each instant, below all other words.
 fn mark_lines(canvas: &Canvas, report: &Report) -> Result<()> {
-    for (mark, top) in report.marks.iter().zip((0..).step_by(canvas.layout.mark as usize)) {
+    for (mark, top) in report
+        .marks
+        .iter()
+        .zip((0..).step_by(canvas.layout.mark as usize))
+    {
         let x = canvas.x(canvas.window.place(mark.at));
         canvas.line((x, top), (x, canvas.plot_bottom()), ink::TEXT.mix(0.75))?;
     }
     Ok(())
 }
 
-/// The instants, an own line of text each: a later one lies lower, so that no line crosses the words of an earlier one.
+/// The instants, an own line of text each: a later one lies lower, so that no line crosses the
+/// words of an earlier one.
 fn mark_words(canvas: &Canvas, report: &Report) -> Result<()> {
     let step = canvas.layout.mark;
-    for (mark, y) in report.marks.iter().zip((step as i32 / 2..).step_by(step as usize)) {
+    for (mark, y) in report
+        .marks
+        .iter()
+        .zip((step as i32 / 2..).step_by(step as usize))
+    {
         let seconds = canvas.window.place(mark.at);
         let x = canvas.x(seconds);
         let text = format!("{}  {}", mark.name, numbers::signed_seconds(seconds));
         let fits = x + ink::text_width(&text) + 6 <= canvas.layout.width as i32;
-        let (at, side) = if fits { (x + 6, HPos::Left) } else { (x - 6, HPos::Right) };
+        let (at, side) = if fits {
+            (x + 6, HPos::Left)
+        } else {
+            (x - 6, HPos::Right)
+        };
         canvas.text(&text, (at, y), side, ink::TEXT)?;
     }
     Ok(())
@@ -259,26 +305,45 @@ fn mark_words(canvas: &Canvas, report: &Report) -> Result<()> {
 fn waits(canvas: &Canvas, report: &Report) -> Result<()> {
     let band = canvas.plot_top - canvas.layout.band as i32 / 2;
     if let Some(gap) = &report.verdict.gap {
-        let (from, to) = (canvas.x(canvas.window.place(gap.from)), canvas.x(canvas.window.place(gap.to)));
+        let (from, to) = (
+            canvas.x(canvas.window.place(gap.from)),
+            canvas.x(canvas.window.place(gap.to)),
+        );
         // Left of the block's line, where there is one.
-        let from = report.block.map_or(from, |block| from.min(canvas.x(canvas.window.place(block))));
+        let from = report
+            .block
+            .map_or(from, |block| from.min(canvas.x(canvas.window.place(block))));
         canvas.text("source", (from - 6, band), HPos::Right, ink::SOURCE)?;
         canvas.text("target", (to + 6, band), HPos::Left, ink::TARGET)?;
     }
     for (number, gap) in gaps(report).enumerate() {
-        let (from, to) = (canvas.x(canvas.window.place(gap.from)), canvas.x(canvas.window.place(gap.to)));
+        let (from, to) = (
+            canvas.x(canvas.window.place(gap.from)),
+            canvas.x(canvas.window.place(gap.to)),
+        );
         let y = canvas.plot_top + canvas.layout.plot as i32 / 2 - 22 * (number as i32 % 4);
         let short = numbers::ms(gap.length());
         let long = format!("{short} without a write");
-        let text = if ink::text_width(&long) < to - from { long } else { short };
+        let text = if ink::text_width(&long) < to - from {
+            long
+        } else {
+            short
+        };
         canvas.line((from, y), (to, y), ink::WAIT)?;
         for end in [from, to] {
             canvas.line((end, y - 5), (end, y + 5), ink::WAIT)?;
         }
         let half = ink::text_width(&text) / 2;
-        let middle = ((from + to) / 2).clamp(canvas.left() + half, (canvas.right() - half).max(canvas.left() + half));
+        let middle = ((from + to) / 2).clamp(
+            canvas.left() + half,
+            (canvas.right() - half).max(canvas.left() + half),
+        );
         if 2 * half > to - from {
-            canvas.block((middle - half, y - 21), (middle + half, y - 3), ink::SURFACE.mix(0.85))?;
+            canvas.block(
+                (middle - half, y - 21),
+                (middle + half, y - 3),
+                ink::SURFACE.mix(0.85),
+            )?;
         }
         canvas.text(&text, (middle, y - 12), HPos::Center, ink::WAIT)?;
     }

@@ -1,4 +1,5 @@
-//! What the cut was: the receipt's instants on the run's time axis, the ledger against the rows, the target's own times.
+//! What the cut was: the receipt's instants on the run's time axis, the ledger against the rows,
+//! the target's own times.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,7 +21,12 @@ use crate::{
 };
 
 /// Stops the application, reads the rows back, and fills the report.
-pub async fn judge(migration: Migration, target: InstanceHandle, report: &mut Report, origin: Origin) -> Result<()> {
+pub async fn judge(
+    migration: Migration,
+    target: InstanceHandle,
+    report: &mut Report,
+    origin: Origin,
+) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(migration.plane.admin(), NAMESPACE);
     let receipt = maps
         .get(&format!("cutover-{CLUSTER}-receipt"))
@@ -36,22 +42,34 @@ pub async fn judge(migration: Migration, target: InstanceHandle, report: &mut Re
         })
     };
     report.promoting = span(moments.asked, moments.primary);
-    // From primary on CNPG owes the restart, and until the pod is in its Service again nobody can be let in.
-    report.restarting = moments.restart_began.and_then(|_| span(moments.primary, moments.serving));
+    // From primary on CNPG owes the restart, and until the pod is in its Service again nobody can
+    // be let in.
+    report.restarting = moments
+        .restart_began
+        .and_then(|_| span(moments.primary, moments.serving));
     let fenced = steps(report, &axis)?;
 
     let cut = migration.cut(&target, Some(fenced));
     let Migration {
-        mut application, source, ..
+        mut application,
+        source,
+        ..
     } = migration;
     let attempts = application.stop().await?;
     let (on_target, on_source) = harness::migration::rows(&source, &target).await?;
     report.verdict = ledger::judge(&attempts, &on_target, &on_source, &cut, PAUSE);
     report.series = ledger::series(&attempts, &cut, SLICE);
     // The gaps are the application's: the forgotten writer comes and goes as it is let.
-    let (of_application, _): (Vec<_>, Vec<_>) = attempts.iter().cloned().partition(|a| !is_forgotten(&a.key.client));
+    let (of_application, _): (Vec<_>, Vec<_>) = attempts
+        .iter()
+        .cloned()
+        .partition(|a| !is_forgotten(&a.key.client));
     let felt = ledger::judge(&of_application, &[], &[], &cut, PAUSE);
-    (report.verdict.gap, report.verdict.gap_by_client, report.verdict.later_gaps) = (felt.gap, felt.gap_by_client, felt.later_gaps);
+    (
+        report.verdict.gap,
+        report.verdict.gap_by_client,
+        report.verdict.later_gaps,
+    ) = (felt.gap, felt.gap_by_client, felt.later_gaps);
     report.errors = Some(
         of_application
             .iter()
@@ -62,7 +80,12 @@ pub async fn judge(migration: Migration, target: InstanceHandle, report: &mut Re
         .iter()
         .filter(|a| is_forgotten(&a.key.client) && matches!(a.outcome, Outcome::Acknowledged(_)))
         .collect();
-    let lost = report.verdict.lost.iter().filter(|key| is_forgotten(&key.client)).count();
+    let lost = report
+        .verdict
+        .lost
+        .iter()
+        .filter(|key| is_forgotten(&key.client))
+        .count();
     report.forgotten = Some(Forgotten {
         name: harness::migration::FORGOTTEN.into(),
         acknowledged: of_forgotten.len(),
@@ -87,27 +110,56 @@ impl Axis {
     }
 
     fn place(&self, instant: Timestamp) -> Duration {
-        self.at.saturating_sub(self.wall.duration_since(instant).unsigned_abs())
+        self.at
+            .saturating_sub(self.wall.duration_since(instant).unsigned_abs())
     }
 }
 
 /// The journal's instants as steps; returns when the source was proved to be down.
 fn steps(report: &mut Report, axis: &Axis) -> Result<Duration> {
-    let journal: BTreeMap<String, Value> = serde_json::from_str(report.receipt.get("journal.json").context("the receipt has no journal")?)?;
+    let journal: BTreeMap<String, Value> = serde_json::from_str(
+        report
+            .receipt
+            .get("journal.json")
+            .context("the receipt has no journal")?,
+    )?;
     let instant = |key: &str| -> Result<Duration> {
-        let fact = journal.get(key).with_context(|| format!("the journal has no {key}"))?;
+        let fact = journal
+            .get(key)
+            .with_context(|| format!("the journal has no {key}"))?;
         let text = fact
             .as_str()
             .or_else(|| fact.get("at")?.as_str())
             .with_context(|| format!("{key} has no instant"))?;
         Ok(axis.place(text.parse()?))
     };
-    let (blocked, marker, fenced, promotion) = (instant("blocked")?, instant("marker")?, instant("fenced")?, instant("promotion")?);
-    let (promoted, routed, serving) = (instant("promoted")?, instant("routed")?, instant("serving")?);
-    let by_service = journal.get("started").and_then(|start| start.get("route")).and_then(Value::as_str) == Some("service");
+    let (blocked, marker, fenced, promotion) = (
+        instant("blocked")?,
+        instant("marker")?,
+        instant("fenced")?,
+        instant("promotion")?,
+    );
+    let (promoted, routed, serving) = (
+        instant("promoted")?,
+        instant("routed")?,
+        instant("serving")?,
+    );
+    let by_service = journal
+        .get("started")
+        .and_then(|start| start.get("route"))
+        .and_then(Value::as_str)
+        == Some("service");
     let [block, route, serve] = match by_service {
-        true => ["pause poolers, block writes", "the Service leads to the target", "poolers go on"],
-        false => ["block writes, end sessions", "route", "application's pods start"],
+        true => [
+            "pause poolers, block writes",
+            "the Service leads to the target",
+            "poolers go on",
+        ],
+        false => [
+            "block writes, end sessions",
+            "route",
+            "application's pods start",
+        ],
     };
     let promote = match report.restarting {
         Some(_) => "promotion, restart, first write",
@@ -133,7 +185,10 @@ fn steps(report: &mut Report, axis: &Axis) -> Result<Duration> {
         ("POINT OF NO RETURN", promotion),
         ("DOWNTIME ENDS", serving),
     ]
-    .map(|(name, at)| Mark { name: name.into(), at })
+    .map(|(name, at)| Mark {
+        name: name.into(),
+        at,
+    })
     .into();
     (report.block, report.first_write) = (Some(blocked), Some(promoted));
     Ok(promotion)

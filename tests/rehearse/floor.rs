@@ -1,5 +1,6 @@
-//! The floor of a cut: a bare script on the same kind of stage, with SQL only. It blocks, ends the sessions, waits for the replay,
-//! stops the source, promotes and writes. No record, no proof, no way back, nobody to see it through: nothing can be quicker.
+//! The floor of a cut: a bare script on the same kind of stage, with SQL only. It blocks, ends the
+//! sessions, waits for the replay, stops the source, promotes and writes. No record, no proof, no
+//! way back, nobody to see it through: nothing can be quicker.
 
 use std::time::{Duration, Instant};
 
@@ -18,30 +19,42 @@ pub async fn cut() -> Result<Duration> {
     let leader = migration.source.leader().await?;
     let source = migration.source.connect_to(leader, "postgres").await?;
     let new = target.admin("mastodon").await?;
-    migration.source.patch_configuration(&serde_json::json!({"pause": true})).await?;
+    migration
+        .source
+        .patch_configuration(&serde_json::json!({"pause": true}))
+        .await?;
     source.batch_execute("checkpoint").await?;
     new.batch_execute("checkpoint").await?;
     let stop: String = source
         .query_one(
-            "select format('copy (select 1) to program %L', format('%s/pg_ctl stop -D %s -m fast -W',
-                    (select setting from pg_config where name = 'BINDIR'), current_setting('data_directory')))",
+            "select format('copy (select 1) to program %L', format('%s/pg_ctl stop -D %s -m fast \
+             -W',
+                    (select setting from pg_config where name = 'BINDIR'), \
+             current_setting('data_directory')))",
             &[],
         )
         .await?
         .get(0);
 
     let begun = Instant::now();
-    source.batch_execute("alter system set default_transaction_read_only = on").await?;
+    source
+        .batch_execute("alter system set default_transaction_read_only = on")
+        .await?;
     source.batch_execute("select pg_reload_conf()").await?;
     let marker: String = source
         .query_one(
-            "select pg_current_wal_flush_lsn()::text from (select count(pg_terminate_backend(pid)) from pg_stat_activity
+            "select pg_current_wal_flush_lsn()::text from (select count(pg_terminate_backend(pid)) \
+             from pg_stat_activity
               where backend_type = 'client backend' and pid <> pg_backend_pid()) ended",
             &[],
         )
         .await?
         .get(0);
-    until(&new, &format!("select pg_last_wal_replay_lsn() >= '{marker}'")).await?;
+    until(
+        &new,
+        &format!("select pg_last_wal_replay_lsn() >= '{marker}'"),
+    )
+    .await?;
     // Ends with its own server: an error is its answer.
     let _ = source.batch_execute(&stop).await;
     until(
@@ -52,8 +65,10 @@ pub async fn cut() -> Result<Duration> {
     let promoting = Instant::now();
     new.batch_execute("select pg_promote()").await?;
     let promoted = promoting.elapsed();
-    new.batch_execute("insert into public.ledger (client, sequence, payload) values ('script', 1, '')")
-        .await?;
+    new.batch_execute(
+        "insert into public.ledger (client, sequence, payload) values ('script', 1, '')",
+    )
+    .await?;
     let whole = begun.elapsed();
     Ok(whole.saturating_sub(promoted))
 }

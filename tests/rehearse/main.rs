@@ -1,4 +1,5 @@
-//! `make rehearse`: the whole migration on this machine, in the order of guide.md, with a verdict and a page to keep.
+//! `make rehearse`: the whole migration on this machine, in the order of guide.md, with a verdict
+//! and a page to keep.
 
 mod bench;
 mod chart;
@@ -61,7 +62,8 @@ async fn rehearse() -> Result<bool> {
     report.broken = outcome.as_ref().err().map(|error| format!("{error:#}"));
     let file = page_file();
     std::fs::create_dir_all(file.parent().context("no directory for the report")?)?;
-    std::fs::write(&file, report::page(&report)?).with_context(|| format!("writing {}", file.display()))?;
+    std::fs::write(&file, report::page(&report)?)
+        .with_context(|| format!("writing {}", file.display()))?;
     println!();
     for line in report::verdict_lines(&report) {
         println!("{line}");
@@ -71,29 +73,57 @@ async fn rehearse() -> Result<bool> {
 }
 
 async fn migrate(report: &mut Report, origin: Origin) -> Result<()> {
-    let migration = Migration::stage(SourceOptions::default(), origin, |what| println!("      {what}")).await?;
+    let migration = Migration::stage(SourceOptions::default(), origin, |what| {
+        println!("      {what}")
+    })
+    .await?;
     for step in ["prepare-zalando", "extract-certs"] {
         run(&migration, step, &[], report).await?;
     }
-    println!("\n      kubectl apply: the Cluster and its Poolers, as prepare-zalando rendered them");
+    println!(
+        "\n      kubectl apply: the Cluster and its Poolers, as prepare-zalando rendered them"
+    );
     migration.apply_rendered().await?;
     run(&migration, "validate-replication", &[], report).await?;
     run(&migration, "cutover", &[("DRY_RUN", "true")], report).await?;
-    migration.application.acknowledges(WRITES_AFTER, STEP).await?;
+    migration
+        .application
+        .acknowledges(WRITES_AFTER, STEP)
+        .await?;
     let target = migration.target.instance(CLUSTER, STEP).await?;
     run(&migration, "cutover", &[], report).await?;
-    migration.application.acknowledges(WRITES_AFTER, STEP).await?;
-    // CNPG's phase says healthy long after the restart; whatever still happens until then belongs to the verdict.
-    migration.target.phase(CLUSTER, "Cluster in healthy state", STEP).await?;
-    migration.application.acknowledges(WRITES_AFTER, STEP).await?;
+    migration
+        .application
+        .acknowledges(WRITES_AFTER, STEP)
+        .await?;
+    // CNPG's phase says healthy long after the restart; whatever still happens until then belongs
+    // to the verdict.
+    migration
+        .target
+        .phase(CLUSTER, "Cluster in healthy state", STEP)
+        .await?;
+    migration
+        .application
+        .acknowledges(WRITES_AFTER, STEP)
+        .await?;
     cut::judge(migration, target, report, origin).await
 }
 
 /// Runs a step as `kubectl create job --from=cronjob/…` does, and prints its log as it comes.
-async fn run(migration: &Migration, step: &str, changes: &[(&str, &str)], report: &mut Report) -> Result<()> {
+async fn run(
+    migration: &Migration,
+    step: &str,
+    changes: &[(&str, &str)],
+    report: &mut Report,
+) -> Result<()> {
     let dry = if changes.is_empty() { "" } else { " (dry run)" };
-    println!("\n      kubectl create job {step} --from=cronjob/replica-migration-{step} -n {NAMESPACE}{dry}");
-    let mut launch = migration.step(step).on_line(|line| println!("{}", line.text));
+    println!(
+        "\n      kubectl create job {step} --from=cronjob/replica-migration-{step} -n \
+         {NAMESPACE}{dry}"
+    );
+    let mut launch = migration
+        .step(step)
+        .on_line(|line| println!("{}", line.text));
     for (key, value) in changes {
         launch = launch.env(key, value);
     }

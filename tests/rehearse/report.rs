@@ -1,7 +1,8 @@
-//! What a rehearsal found out, and the two ways to show it: a page for a change request ([`page`]) and lines for the
-//! terminal ([`verdict_lines`]).
+//! What a rehearsal found out, and the two ways to show it: a page for a change request ([`page`])
+//! and lines for the terminal ([`verdict_lines`]).
 //!
-//! Pure: no clock, no cluster. All instants lie on the axis of the ledger, durations since the run's origin.
+//! Pure: no clock, no cluster. All instants lie on the axis of the ledger, durations since the
+//! run's origin.
 
 mod annex;
 pub mod budget;
@@ -38,7 +39,8 @@ pub struct Report {
     pub series: Vec<Bucket>,
     /// When the block of the source's writes was asked for: the zero of everything that is shown.
     pub block: Option<Duration>,
-    /// When the target accepted its first write, whoever sent it (the cutover proves one before it routes).
+    /// When the target accepted its first write, whoever sent it (the cutover proves one before it
+    /// routes).
     pub first_write: Option<Duration>,
     /// What the cutover did, in order.
     pub steps: Vec<Step>,
@@ -50,7 +52,8 @@ pub struct Report {
     pub marks: Vec<Mark>,
     /// The writer that nobody told about the migration.
     pub forgotten: Option<Forgotten>,
-    /// Writes of the application that were not acknowledged around the cut: what its clients noticed beside the wait.
+    /// Writes of the application that were not acknowledged around the cut: what its clients
+    /// noticed beside the wait.
     pub errors: Option<usize>,
     /// The receipt that the cutover left: the keys of its ConfigMap.
     pub receipt: BTreeMap<String, String>,
@@ -138,7 +141,8 @@ impl Report {
         self.failures().is_empty()
     }
 
-    /// False when the run ended before there was anything to judge: then no count of zero is good news.
+    /// False when the run ended before there was anything to judge: then no count of zero is good
+    /// news.
     pub fn judged(&self) -> bool {
         self.verdict.acknowledged > 0
     }
@@ -152,18 +156,30 @@ impl Report {
             failures.push(format!("{lost} of {all} acknowledged writes lost"));
         }
         let breaches = [
-            ("accepted by the source after the fence", &verdict.after_fence),
+            (
+                "accepted by the source after the fence",
+                &verdict.after_fence,
+            ),
             ("on the target more than once", &verdict.duplicated),
             ("left behind on the source", &verdict.only_on_source),
             ("refused, and yet there", &verdict.refused_but_found),
             ("sent by nobody", &verdict.unexplained),
         ];
         let broken = breaches.iter().filter(|(_, keys)| !keys.is_empty());
-        failures.extend(broken.map(|(said, keys)| format!("{} {said}", counted(keys.len(), "write", "writes"))));
+        failures.extend(
+            broken.map(|(said, keys)| format!("{} {said}", counted(keys.len(), "write", "writes"))),
+        );
         if let Some(writer) = self.forgotten.as_ref().filter(|writer| writer.lost > 0) {
-            failures.push(format!("{} of the forgotten writer's writes lost", grouped(writer.lost)));
+            failures.push(format!(
+                "{} of the forgotten writer's writes lost",
+                grouped(writer.lost)
+            ));
         }
-        failures.extend(self.broken.as_ref().map(|why| format!("the rehearsal stopped early: {why}")));
+        failures.extend(
+            self.broken
+                .as_ref()
+                .map(|why| format!("the rehearsal stopped early: {why}")),
+        );
         failures.extend(self.programs.iter().filter_map(Program::failure));
         if self.broken.is_none() {
             failures.extend(self.unproved());
@@ -174,7 +190,10 @@ impl Report {
     /// What a run that came to its end must have shown.
     fn unproved(&self) -> impl Iterator<Item = String> {
         [
-            (!self.judged(), "no write was acknowledged, so nothing is proved"),
+            (
+                !self.judged(),
+                "no write was acknowledged, so nothing is proved",
+            ),
             (
                 self.judged() && self.verdict.gap.is_none(),
                 "no write was acknowledged on both sides of the cut",
@@ -189,19 +208,27 @@ impl Report {
     /// The verdict in a sentence or two.
     pub fn summary(&self) -> String {
         let failures = self.failures();
-        let Verdict { acknowledged, found, .. } = self.verdict;
+        let Verdict {
+            acknowledged,
+            found,
+            ..
+        } = self.verdict;
         if !failures.is_empty() {
             return format!("{}.", failures.join("; "));
         }
         let mut text = format!(
-            "{} acknowledged, {} were found exactly once on the new primary; none was accepted by the source after the fence.",
+            "{} acknowledged, {} were found exactly once on the new primary; none was accepted by \
+             the source after the fence.",
             counted(acknowledged, "write was", "writes were"),
             grouped(found),
         );
         if let Some((least, most)) = self.client_waits() {
             text.push_str(&format!(" Clients waited {}", wait(least, most)));
             if let RestartGap::Felt(gap) = self.restart_gap() {
-                text.push_str(&format!(", and {} again when the target restarted", seconds(gap.length())));
+                text.push_str(&format!(
+                    ", and {} again when the target restarted",
+                    seconds(gap.length())
+                ));
             }
             text.push('.');
         }
@@ -231,7 +258,8 @@ mod tests {
         assert_eq!(report.failures(), Vec::<String>::new());
         assert_eq!(
             report.summary(),
-            "4,812 writes were acknowledged, 4,812 were found exactly once on the new primary; none was accepted by the source \
+            "4,812 writes were acknowledged, 4,812 were found exactly once on the new primary; \
+             none was accepted by the source \
              after the fence. Clients waited 3.7 to 4.4 s."
         );
     }
@@ -239,7 +267,10 @@ mod tests {
     #[test]
     fn a_second_wait_is_not_kept_quiet() {
         let summary = odd().summary();
-        assert!(summary.ends_with(", and 1.5 s again when the target restarted."), "{summary}");
+        assert!(
+            summary.ends_with(", and 1.5 s again when the target restarted."),
+            "{summary}"
+        );
     }
 
     #[test]
@@ -247,7 +278,9 @@ mod tests {
         let report = failed();
         assert!(!report.passed());
         assert!(
-            report.summary().starts_with("3 of 4,812 acknowledged writes lost; "),
+            report
+                .summary()
+                .starts_with("3 of 4,812 acknowledged writes lost; "),
             "{}",
             report.summary()
         );
@@ -280,7 +313,12 @@ mod tests {
         for (number, breach) in breaches.iter().enumerate() {
             let mut report = passed();
             breach(&mut report, key());
-            assert_eq!(report.failures().len(), 1, "breach {number}: {:?}", report.failures());
+            assert_eq!(
+                report.failures().len(),
+                1,
+                "breach {number}: {:?}",
+                report.failures()
+            );
         }
     }
 

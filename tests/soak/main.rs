@@ -1,6 +1,7 @@
-//! `make soak`: what takes too long for `make test`, done at each step of a cut, and then a thousand real cuts, each with what its seed
-//! says, several at a time on this machine. One line for each seed; what breaks a promise is told with the command that repeats it, and
-//! its logs are kept.
+//! `make soak`: what takes too long for `make test`, done at each step of a cut, and then a
+//! thousand real cuts, each with what its seed says, several at a time on this machine. One line
+//! for each seed; what breaks a promise is told with the command that repeats it, and its logs are
+//! kept.
 //!
 //! | variable | |
 //! |---|---|
@@ -41,7 +42,9 @@ fn main() -> ExitCode {
     let outcome = harness::interruptible(soak.run());
     println!("\n{}", soak.tally.borrow());
     let broken = soak.broken.borrow();
-    broken.iter().for_each(|replay| println!("broken: {replay}"));
+    broken
+        .iter()
+        .for_each(|replay| println!("broken: {replay}"));
     match outcome {
         Ok(()) if broken.is_empty() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
@@ -69,7 +72,11 @@ impl Soak {
     fn wanted() -> Result<Self> {
         let (seed, cuts) = (variable("SEED")?, variable("CUTS")?);
         let first = seed.unwrap_or(0);
-        let last = if seed.is_some() && cuts.is_none() { first + 1 } else { u64::MAX };
+        let last = if seed.is_some() && cuts.is_none() {
+            first + 1
+        } else {
+            u64::MAX
+        };
         Ok(Self {
             seeds: first..last,
             cuts: cuts.unwrap_or(CUTS),
@@ -83,20 +90,34 @@ impl Soak {
     /// Lanes for each DCS in turn; those of one DCS share its seeds.
     async fn run(&self) -> Result<()> {
         harness::setup::Setup::ready().await?;
-        let kinds = [(Dcs::Endpoints, Route::Service), (Dcs::ConfigMaps, Route::Config)];
+        let kinds = [
+            (Dcs::Endpoints, Route::Service),
+            (Dcs::ConfigMaps, Route::Config),
+        ];
         let kinds = kinds.map(|(dcs, route)| (dcs, route, RefCell::new(self.seeds.clone())));
-        let lanes = kinds.iter().cycle().zip(0..self.lanes).map(|((dcs, route, seeds), number)| {
-            let sweeps = self.sweeps && number < kinds.len() as u64;
-            self.lane(*dcs, sweeps.then_some(*route), seeds)
-        });
+        let lanes = kinds
+            .iter()
+            .cycle()
+            .zip(0..self.lanes)
+            .map(|((dcs, route, seeds), number)| {
+                let sweeps = self.sweeps && number < kinds.len() as u64;
+                self.lane(*dcs, sweeps.then_some(*route), seeds)
+            });
         futures::future::try_join_all(lanes).await.map(drop)
     }
 
-    async fn lane(&self, dcs: Dcs, sweep: Option<Route>, seeds: &RefCell<Range<u64>>) -> Result<()> {
+    async fn lane(
+        &self,
+        dcs: Dcs,
+        sweep: Option<Route>,
+        seeds: &RefCell<Range<u64>>,
+    ) -> Result<()> {
         let mut lane: Option<Lane> = None;
         let mut cuts = 0;
         if let Some(route) = sweep {
-            lane = self.sweep(Lane::stage(dcs).await.context("setting the stage")?, route).await;
+            lane = self
+                .sweep(Lane::stage(dcs).await.context("setting the stage")?, route)
+                .await;
         }
         while let Some(seed) = self.next(dcs, seeds) {
             let mut stage = match lane.take().filter(|_| cuts < STAGE_CUTS) {
@@ -110,7 +131,12 @@ impl Soak {
             match self.cut(&mut stage, seed).await {
                 Ok(()) => lane = Some(stage),
                 Err(error) => {
-                    self.broke(&stage, &format!("seed-{seed}"), format!("make soak SEED={seed}"), &error);
+                    self.broke(
+                        &stage,
+                        &format!("seed-{seed}"),
+                        format!("make soak SEED={seed}"),
+                        &error,
+                    );
                     drop(stage);
                     tokio::time::sleep(REST).await;
                 }
@@ -121,7 +147,8 @@ impl Soak {
 
     /// The next seed for a DCS, as long as there is something to be learned.
     fn next(&self, dcs: Dcs, seeds: &RefCell<Range<u64>>) -> Option<u64> {
-        let enough = self.tally.borrow().cuts() as u64 >= self.cuts || self.broken.borrow().len() >= FAILURES_MAX;
+        let enough = self.tally.borrow().cuts() as u64 >= self.cuts
+            || self.broken.borrow().len() >= FAILURES_MAX;
         if enough {
             return None;
         }
@@ -149,7 +176,11 @@ impl Soak {
         let scenario = Scenario::of(seed);
         let (_, quiet) = lane.moments(scenario.route).await?;
         if let Some(quiet) = quiet {
-            self.count("quiet", &Scenario::quiet(scenario.dcs, scenario.route), &quiet);
+            self.count(
+                "quiet",
+                &Scenario::quiet(scenario.dcs, scenario.route),
+                &quiet,
+            );
         }
         let cut = lane.run(&scenario).await?;
         self.count(&format!("seed {seed}"), &scenario, &cut);
@@ -162,7 +193,10 @@ impl Soak {
     }
 
     fn broke(&self, lane: &Lane, name: &str, replay: String, error: &anyhow::Error) {
-        println!("{name}: BROKEN: {error:#}\nreplay: {replay}\n{}", lane.keep_logs(name, error));
+        println!(
+            "{name}: BROKEN: {error:#}\nreplay: {replay}\n{}",
+            lane.keep_logs(name, error)
+        );
         self.broken.borrow_mut().push(replay);
     }
 }
@@ -173,5 +207,7 @@ fn variable(name: &str) -> Result<Option<u64>> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).with_context(|| format!("{name}={text:?} is no number"))
+    text.parse()
+        .map(Some)
+        .with_context(|| format!("{name}={text:?} is no number"))
 }

@@ -1,21 +1,26 @@
-//! `adopt-pgdata`: makes a data directory that was copied from Patroni one that CNPG's instance manager can start.
+//! `adopt-pgdata`: makes a data directory that was copied from Patroni one that CNPG's instance
+//! manager can start.
 //!
-//! **Promise when it exits 0:** the copy no longer carries Patroni's file locations and standby settings, nor what would fight
-//! the Cluster manifest after promotion; a second run changes nothing.
+//! **Promise when it exits 0:** the copy no longer carries Patroni's file locations and standby
+//! settings, nor what would fight the Cluster manifest after promotion; a second run changes
+//! nothing.
 //!
 //! It also sees to it that the promotion takes no restart, when it is told to: see `archive`.
 //!
-//! It runs as an init container of every instance pod (annotation `cnpg.io/podPatch`), so at every start, long after the
-//! migration, too. It therefore touches only a standby that still has such settings:
+//! It runs as an init container of every instance pod (annotation `cnpg.io/podPatch`), so at every
+//! start, long after the migration, too. It therefore touches only a standby that still has such
+//! settings:
 //! 1. no data directory, or none with a postgresql.conf: nothing to do;
-//! 2. no `standby.signal`: a primary, promoted or not, is not a fresh copy: nothing to do. CNPG's clone Job creates the file
-//!    (pkg/management/postgres/configuration.go, UpdateReplicaConfiguration), and a copy of the source without it would come up
-//!    as a second writable source: better that its start fails;
+//! 2. no `standby.signal`: a primary, promoted or not, is not a fresh copy: nothing to do. CNPG's
+//!    clone Job creates the file (pkg/management/postgres/configuration.go,
+//!    UpdateReplicaConfiguration), and a copy of the source without it would come up as a second
+//!    writable source: better that its start fails;
 //! 3. nothing unwanted in postgresql.conf: adopted already, nothing to do;
-//! 4. otherwise the unwanted settings become comments, in postgresql.conf last of all: its state tells a later run, also one
-//!    after a crash in between, whether the other files are done.
+//! 4. otherwise the unwanted settings become comments, in postgresql.conf last of all: its state
+//!    tells a later run, also one after a crash in between, whether the other files are done.
 //!
-//! And any instance whose archive_mode has become what it is told here loses that line of ours again.
+//! And any instance whose archive_mode has become what it is told here loses that line of ours
+//! again.
 //!
 //! | variable | meaning |
 //! |---|---|
@@ -41,9 +46,11 @@ use shared::{
     report::Reporter,
 };
 
-/// Read last by the server, so stronger than everything that CNPG includes; written by ALTER SYSTEM on the source.
+/// Read last by the server, so stronger than everything that CNPG includes; written by ALTER SYSTEM
+/// on the source.
 const AUTO_CONF: &str = "postgresql.auto.conf";
-/// The original file, which Patroni's includes first: a line taken out of Patroni's file uncovers the one in here.
+/// The original file, which Patroni's includes first: a line taken out of Patroni's file uncovers
+/// the one in here.
 const BASE_CONF: &str = "postgresql.base.conf";
 /// Patroni's own; CNPG appends its includes to it.
 const MAIN_CONF: &str = "postgresql.conf";
@@ -73,13 +80,16 @@ fn main() -> ExitCode {
     })
 }
 
-/// The line about archive_mode has done its work when CNPG itself wants something else than for a replica cluster.
+/// The line about archive_mode has done its work when CNPG itself wants something else than for a
+/// replica cluster.
 fn retire(pgdata: &Path, report: &Reporter) -> Result<()> {
     if let (Some(auto), Some(custom)) = (read(pgdata, AUTO_CONF)?, read(pgdata, CUSTOM_CONF)?)
         && let Some(text) = archive::retired(&auto, &custom)
     {
         overwrite(pgdata, AUTO_CONF, &text)?;
-        report.info(format!("{AUTO_CONF}: archive_mode is {CUSTOM_CONF}'s to set again"));
+        report.info(format!(
+            "{AUTO_CONF}: archive_mode is {CUSTOM_CONF}'s to set again"
+        ));
     }
     Ok(())
 }
@@ -92,7 +102,11 @@ fn adopt(pgdata: &Path, archive_restart: ArchiveRestart, report: &Reporter) -> R
     let Some(main) = read(pgdata, MAIN_CONF)? else {
         return nothing_to_do("no postgresql.conf yet");
     };
-    if !pgdata.join("standby.signal").try_exists().map_err(unusable)? {
+    if !pgdata
+        .join("standby.signal")
+        .try_exists()
+        .map_err(unusable)?
+    {
         return nothing_to_do("not a standby (no standby.signal)");
     }
     let main = conf::without(&main, unwanted::in_any_file);
@@ -105,7 +119,10 @@ fn adopt(pgdata: &Path, archive_restart: ArchiveRestart, report: &Reporter) -> R
             let kept = auto.kept.join(", ");
             report.warning(
                 "Kept",
-                format!("{AUTO_CONF} keeps {kept}: set on the source by ALTER SYSTEM and stronger than the Cluster manifest"),
+                format!(
+                    "{AUTO_CONF} keeps {kept}: set on the source by ALTER SYSTEM and stronger \
+                    than the Cluster manifest"
+                ),
             );
         }
         write(pgdata, AUTO_CONF, &auto, report)?;
@@ -115,12 +132,18 @@ fn adopt(pgdata: &Path, archive_restart: ArchiveRestart, report: &Reporter) -> R
         if let Some(text) = archive::told(&auto) {
             overwrite(pgdata, AUTO_CONF, &text)?;
             report.info(format!(
-                "{AUTO_CONF}: archive_mode = on, as after the promotion, which then takes no restart"
+                "{AUTO_CONF}: archive_mode = on, as after the promotion, which then takes no \
+                 restart"
             ));
         }
     }
     if let Some(base) = read(pgdata, BASE_CONF)? {
-        write(pgdata, BASE_CONF, &conf::without(&base, unwanted::in_any_file), report)?;
+        write(
+            pgdata,
+            BASE_CONF,
+            &conf::without(&base, unwanted::in_any_file),
+            report,
+        )?;
     }
     write(pgdata, MAIN_CONF, &main, report)
 }
@@ -141,7 +164,11 @@ fn write(pgdata: &Path, name: &str, adopted: &conf::Adopted, report: &Reporter) 
     overwrite(pgdata, name, &adopted.text)?;
     let file = pgdata.join(name);
     for (name, reason) in &adopted.taken_out {
-        report.info(format!("taken out of {}: {name}: {}", file.display(), reason.words()));
+        report.info(format!(
+            "taken out of {}: {name}: {}",
+            file.display(),
+            reason.words()
+        ));
     }
     Ok(())
 }
@@ -156,5 +183,9 @@ fn overwrite(pgdata: &Path, name: &str, text: &[u8]) -> Result<()> {
 fn unusable(error: std::io::Error) -> Error {
     Error::config("the data directory cannot be used")
         .caused_by(error)
-        .hint("the init container must run as the owner of PGDATA (uid and gid 26) with the volume pgdata mounted writable; compare the annotation cnpg.io/podPatch with the rendered Cluster manifest")
+        .hint(
+            "the init container must run as the owner of PGDATA (uid and gid 26) with the volume \
+            pgdata mounted writable; compare the annotation cnpg.io/podPatch with the rendered \
+            Cluster manifest",
+        )
 }

@@ -10,7 +10,8 @@ use std::{
 /// Writes `text` in place of `file`, with the same mode and owner.
 ///
 /// # Errors
-/// The system's; the old file is then still there. A temporary file may remain beside it, which the next run removes.
+/// The system's; the old file is then still there. A temporary file may remain beside it, which the
+/// next run removes.
 pub(crate) fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
     // A symbolic link stays one: what it points to is replaced.
     let file = fs::canonicalize(file)?;
@@ -26,7 +27,11 @@ pub(crate) fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
         _ => {}
     }
     // Configuration may hold passwords, so nobody else reads it before it has its own mode.
-    let mut new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let mut new = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)?;
     new.write_all(text)?;
     let ours = new.metadata()?;
     if (ours.uid(), ours.gid()) != (old.uid(), old.gid()) {
@@ -47,7 +52,8 @@ mod tests {
 
     #[test]
     fn mode_and_links_are_kept_and_a_leftover_of_a_crash_does_not_matter() {
-        let directory = std::env::temp_dir().join(format!("adopt-pgdata-replace-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("adopt-pgdata-replace-{}", std::process::id()));
         fs::create_dir_all(directory.join("elsewhere")).unwrap();
         let (file, link) = (directory.join("elsewhere/a.conf"), directory.join("a.conf"));
         fs::write(&file, "old").unwrap();
@@ -56,9 +62,15 @@ mod tests {
         fs::write(directory.join("elsewhere/a.conf.adopt-pgdata"), "half a fi").unwrap();
         replace(&link, b"new").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"new");
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o640);
+        assert_eq!(
+            fs::metadata(&file).unwrap().permissions().mode() & 0o7777,
+            0o640
+        );
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::read_dir(directory.join("elsewhere")).unwrap().count(), 1);
+        assert_eq!(
+            fs::read_dir(directory.join("elsewhere")).unwrap().count(),
+            1
+        );
         fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -3,19 +3,24 @@
 /// Why a setting of the source is unwanted in the copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// A place in the source's container. The first start fails: `FATAL: could not load …/pg_hba.conf`.
+    /// A place in the source's container. The first start fails: `FATAL: could not load
+    /// …/pg_hba.conf`.
     Place,
-    /// How the source followed its own leader, or was told to recover. CNPG leaves out what it does not need, such as a slot, so
-    /// the source's value would stay in force.
+    /// How the source followed its own leader, or was told to recover. CNPG leaves out what it does
+    /// not need, such as a slot, so the source's value would stay in force.
     Standby,
-    /// Stops or blocks writes: after promotion commits would wait for members of the source, or fail as read-only.
+    /// Stops or blocks writes: after promotion commits would wait for members of the source, or
+    /// fail as read-only.
     Writes,
-    /// Patroni hands its own value to the server on the command line, so ALTER SYSTEM had no effect at the source; here it would.
+    /// Patroni hands its own value to the server on the command line, so ALTER SYSTEM had no effect
+    /// at the source; here it would.
     NeverInForce,
-    /// The Cluster manifest sets it (password_encryption: CNPG's last pg_hba rule refuses md5), and this file would beat it. In
-    /// postgresql.base.conf, where Spilo's `auth-host: md5` leaves it, it may stay: custom.conf is read later.
+    /// The Cluster manifest sets it (password_encryption: CNPG's last pg_hba rule refuses md5), and
+    /// this file would beat it. In postgresql.base.conf, where Spilo's `auth-host: md5` leaves it,
+    /// it may stay: custom.conf is read later.
     Manifest,
-    /// CNPG sets it, or forbids it, for itself (pkg/postgres/configuration.go, FixedConfigurationParameters).
+    /// CNPG sets it, or forbids it, for itself (pkg/postgres/configuration.go,
+    /// FixedConfigurationParameters).
     Operator,
 }
 
@@ -26,7 +31,9 @@ impl Reason {
             Self::Place => "names a place or program of the source's container",
             Self::Standby => "tells how the source recovers or follows its own leader",
             Self::Writes => "would hold up writes after promotion",
-            Self::NeverInForce => "was not in force on the source, whose Patroni gives it on the command line",
+            Self::NeverInForce => {
+                "was not in force on the source, whose Patroni gives it on the command line"
+            }
             Self::Manifest => "is the Cluster manifest's to set",
             Self::Operator => "is the operator's to set",
         }
@@ -35,7 +42,8 @@ impl Reason {
 
 use Reason::{Manifest, NeverInForce, Operator, Place, Standby, Writes};
 
-/// Unwanted wherever it stands: what CNPG's custom.conf and override.conf, which are included later, do not set themselves.
+/// Unwanted wherever it stands: what CNPG's custom.conf and override.conf, which are included
+/// later, do not set themselves.
 const IN_ANY_FILE: &[(&str, Reason)] = &[
     ("config_file", Place),
     ("data_directory", Place),
@@ -67,16 +75,19 @@ const IN_ANY_FILE: &[(&str, Reason)] = &[
     ("recovery_target_timeline", Standby),
     ("recovery_target_xid", Standby),
     ("restore_command", Standby),
-    // A block of writes belongs to the server on which it was set: a clone made during one, or after one that was forgotten.
+    // A block of writes belongs to the server on which it was set: a clone made during one, or
+    // after one that was forgotten.
     ("default_transaction_read_only", Writes),
-    // Patroni's synchronous_mode writes the names of the source's members; CNPG overrides them only when it has some of its own.
+    // Patroni's synchronous_mode writes the names of the source's members; CNPG overrides them only
+    // when it has some of its own.
     ("synchronous_standby_names", Writes),
     ("synchronized_standby_slots", Writes),
 ];
 
 /// Unwanted in postgresql.auto.conf only, which beats every file of CNPG's.
 const IN_AUTO_CONF: &[(&str, Reason)] = &[
-    // Patroni, patroni/postgresql/config.py, CMDLINE_OPTIONS. The five that a standby needs as large as its primary are among them.
+    // Patroni, patroni/postgresql/config.py, CMDLINE_OPTIONS. The five that a standby needs as
+    // large as its primary are among them.
     ("cluster_name", NeverInForce),
     ("hot_standby", NeverInForce),
     ("listen_addresses", NeverInForce),
@@ -134,7 +145,9 @@ pub(crate) fn in_auto_conf(name: &str) -> Option<Reason> {
 }
 
 fn look_up(list: &[(&str, Reason)], name: &str) -> Option<Reason> {
-    list.iter().find(|(unwanted, _)| *unwanted == name).map(|(_, reason)| *reason)
+    list.iter()
+        .find(|(unwanted, _)| *unwanted == name)
+        .map(|(_, reason)| *reason)
 }
 
 #[cfg(test)]
@@ -150,14 +163,23 @@ mod tests {
 
     #[test]
     fn tuning_is_kept() {
-        for name in ["work_mem", "shared_buffers", "wal_keep_size", "recovery_prefetch"] {
+        for name in [
+            "work_mem",
+            "shared_buffers",
+            "wal_keep_size",
+            "recovery_prefetch",
+        ] {
             assert_eq!(in_auto_conf(name), None, "{name}");
         }
     }
 
     #[test]
     fn no_name_stands_twice() {
-        let mut names: Vec<&str> = IN_ANY_FILE.iter().chain(IN_AUTO_CONF).map(|(name, _)| *name).collect();
+        let mut names: Vec<&str> = IN_ANY_FILE
+            .iter()
+            .chain(IN_AUTO_CONF)
+            .map(|(name, _)| *name)
+            .collect();
         let all = names.len();
         names.sort_unstable();
         names.dedup();

@@ -4,7 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use openssl::pkey::{PKey, Private};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use shared::{
     kubernetes::source_tls::{Given, Place, Signer},
     pki::Bundle,

@@ -6,7 +6,10 @@ use shared::{
     config::Connection,
     error::{Context as _, Error, ErrorKind, Result},
     job::Run,
-    postgres::{ClientCertificate, Credentials, Session, connect_with, endpoint, replication::identify_system, source::APPLICATION_PREFIX},
+    postgres::{
+        ClientCertificate, Credentials, Session, connect_with, endpoint,
+        replication::identify_system, source::APPLICATION_PREFIX,
+    },
 };
 
 use crate::{Config, client_certificate::Shown, secrets::Login, verdict::Verdict};
@@ -21,12 +24,19 @@ struct Trial<'a> {
     run: &'a Run,
 }
 
-/// Logs in to a database and as a standby, and returns what was shown when it worked. A source that refuses the certificate is
-/// asked again without: it is a courtesy, the password is what admits.
+/// Logs in to a database and as a standby, and returns what was shown when it worked. A source that
+/// refuses the certificate is asked again without: it is a courtesy, the password is what admits.
 ///
 /// # Errors
-/// Config when the login or the source's certificate is refused, Transient when the source does not answer.
-pub(crate) async fn proven(config: &Config, run: &Run, login: &Login, verdict: &Verdict, shown: Shown) -> Result<Shown> {
+/// Config when the login or the source's certificate is refused, Transient when the source does not
+/// answer.
+pub(crate) async fn proven(
+    config: &Config,
+    run: &Run,
+    login: &Login,
+    verdict: &Verdict,
+    shown: Shown,
+) -> Result<Shown> {
     let connection = Connection {
         host: config.source_host.clone(),
         hostaddr: config.source_hostaddr,
@@ -51,13 +61,20 @@ pub(crate) async fn proven(config: &Config, run: &Run, login: &Login, verdict: &
         Ok(()) => shown,
         Err(error) if shown.certificate().is_none() => return Err(explained(error, login)),
         Err(refusal) => {
-            log_in(&trial, None).await.map_err(|error| explained(error, login))?;
-            let reason = format!("the source refuses a certificate signed by its CA, and takes the login without it: {refusal}");
+            log_in(&trial, None)
+                .await
+                .map_err(|error| explained(error, login))?;
+            let reason = format!(
+                "the source refuses a certificate signed by its CA, and takes the login without \
+                 it: {refusal}"
+            );
             run.report.warning("ClientCertificateRefused", &reason);
             Shown::Nothing(reason)
         }
     };
-    replicate(&trial).await.map_err(|error| explained(error, login))?;
+    replicate(&trial)
+        .await
+        .map_err(|error| explained(error, login))?;
     Ok(shown)
 }
 
@@ -80,12 +97,16 @@ async fn log_in(trial: &Trial<'_>, certificate: Option<&ClientCertificate>) -> R
     let client = client.map_or_else(String::new, |name| format!(", client certificate {name}"));
     run.report.step(
         "HandshakeDone",
-        format!("logged in at {} as {user}: sslmode {mode}, {version}{client}", endpoint(connection)),
+        format!(
+            "logged in at {} as {user}: sslmode {mode}, {version}{client}",
+            endpoint(connection)
+        ),
     );
     Ok(())
 }
 
-/// pg_hba.conf treats replication apart from every database. Without a client certificate, as in prepare-zalando's manifest.
+/// pg_hba.conf treats replication apart from every database. Without a client certificate, as in
+/// prepare-zalando's manifest.
 async fn replicate(trial: &Trial<'_>) -> Result<()> {
     let answer = identify_system(&trial.connection, &trial.credentials, &application()).await?;
     trial.run.report.step(
@@ -102,14 +123,24 @@ fn application() -> String {
     format!("{APPLICATION_PREFIX}-extract-certs")
 }
 
-/// The library's hints speak of mounted files and of this step; here certificate and password were just read from Secrets.
+/// The library's hints speak of mounted files and of this step; here certificate and password were
+/// just read from Secrets.
 fn explained(error: Error, login: &Login) -> Error {
     let kind = error.kind();
-    let hint = match (kind, error.to_string().contains("certificate verify failed")) {
+    let hint = match (
+        kind,
+        error.to_string().contains("certificate verify failed"),
+    ) {
         (ErrorKind::Config, true) => {
-            "the source shows another certificate than its secret holds: spilo takes a new one up within five minutes; if it does not, restart the member".to_owned()
+            "the source shows another certificate than its secret holds: spilo takes a new one up \
+             within five minutes; if it does not, restart the member"
+                .to_owned()
         }
-        (ErrorKind::Config, false) => format!("the source does not admit {}; run prepare-zalando again, it writes this login", login.role),
+        (ErrorKind::Config, false) => format!(
+            "the source does not admit {}; run prepare-zalando \
+            again, it writes this login",
+            login.role
+        ),
         _ => "is the source running, and is SOURCE_HOST the Service of its leader?".to_owned(),
     };
     Error::config("trying what the target will use")
@@ -122,7 +153,8 @@ fn explained(error: Error, login: &Login) -> Error {
 async fn encryption(session: &Session) -> Result<(String, Option<String>)> {
     let row = session
         .query_one(
-            "select coalesce(version, 'no tls'), client_dn from pg_stat_ssl where pid = pg_backend_pid()",
+            "select coalesce(version, 'no tls'), client_dn from pg_stat_ssl where pid = \
+             pg_backend_pid()",
             &[],
         )
         .await

@@ -1,14 +1,17 @@
-//! `extract-certs`: puts the files with which the target will trust the source into Secrets, after they have worked once.
+//! `extract-certs`: puts the files with which the target will trust the source into Secrets, after
+//! they have worked once.
 //!
-//! **Promise when it exits 0:** the Secrets `zalando-replication-ca` and `zalando-replication-tls` exist, and a real TLS handshake
-//! and login at the source, with exactly those files, the sslmode of the Cluster manifest and the role that will replicate, has
-//! succeeded. A second run changes nothing.
+//! **Promise when it exits 0:** the Secrets `zalando-replication-ca` and `zalando-replication-tls`
+//! exist, and a real TLS handshake and login at the source, with exactly those files, the sslmode
+//! of the Cluster manifest and the role that will replicate, has succeeded. A second run changes
+//! nothing.
 //!
 //! 1. read which Secrets `spec.tls` of the postgresql resource really names;
 //! 2. judge what is in them as libpq will: chain, dates, names;
 //! 3. read the login that `prepare-zalando` has written;
-//! 4. keep or mint a client certificate where the CA's key is at hand and the source trusts that CA. A server's certificate is
-//!    none: the source answers `tls: unsupported certificate`. The password suffices without one;
+//! 4. keep or mint a client certificate where the CA's key is at hand and the source trusts that
+//!    CA. A server's certificate is none: the source answers `tls: unsupported certificate`. The
+//!    password suffices without one;
 //! 5. log in at the source;
 //! 6. only then write the Secrets.
 //!
@@ -77,7 +80,11 @@ fn main() -> ExitCode {
 async fn extract(config: &Config, run: &Run) -> Result<()> {
     record::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
     run.report.info("Extracting Zalando TLS certificates...");
-    let cr = kubernetes::get(&zalando::postgresqls(&run.client, &run.namespace), &config.source_cluster).await?;
+    let cr = kubernetes::get(
+        &zalando::postgresqls(&run.client, &run.namespace),
+        &config.source_cluster,
+    )
+    .await?;
     let cr = cr.ok_or_else(|| no_such_cluster(config, run))?;
     let tls = source_tls::read(&run.client, &run.namespace, &cr).await?;
 
@@ -101,10 +108,15 @@ async fn extract(config: &Config, run: &Run) -> Result<()> {
 
     let shown = handshake::proven(config, run, &login, &verdict, shown).await?;
     secrets::write(run, verdict.ca(), &shown).await?;
-    run.report.step("CertificatesReady", "Certificates ready for CNPG replication");
+    run.report.step(
+        "CertificatesReady",
+        "Certificates ready for CNPG replication",
+    );
     run.report.fact("sslmode", verdict.sslmode.as_str());
-    run.report
-        .fact("client_certificate", matches!(shown, Shown::Kept(_) | Shown::Minted(_)));
+    run.report.fact(
+        "client_certificate",
+        matches!(shown, Shown::Kept(_) | Shown::Minted(_)),
+    );
     Ok(())
 }
 
@@ -113,5 +125,8 @@ fn no_such_cluster(config: &Config, run: &Run) -> Error {
         "there is no postgresql {} in namespace {}",
         config.source_cluster, run.namespace
     ))
-    .hint("set SOURCE_CLUSTER in the ConfigMap replica-migration to a name that `kubectl get postgresqls` shows")
+    .hint(
+        "set SOURCE_CLUSTER in the ConfigMap replica-migration to a name that `kubectl get \
+        postgresqls` shows",
+    )
 }

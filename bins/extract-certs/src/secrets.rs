@@ -29,7 +29,8 @@ const CLIENT: &str = "zalando-replication-tls";
 const TLS_TYPE: &str = "kubernetes.io/tls";
 /// The type of a Secret that may hold anything.
 const OPAQUE: &str = "Opaque";
-/// CNPG reads a Secret with this label again when it changes (api/v1/cluster_types.go, WatchedLabelName).
+/// CNPG reads a Secret with this label again when it changes (api/v1/cluster_types.go,
+/// WatchedLabelName).
 const WATCHED: &str = "cnpg.io/reload";
 
 /// The replication role and its password. No Debug: it would tell.
@@ -45,13 +46,20 @@ pub(crate) struct Login {
 pub(crate) async fn login(run: &Run) -> Result<Login> {
     let hint = "run prepare-zalando first: it writes this secret";
     let secret = kubernetes::get(&api(run), LOGIN).await?;
-    let secret = secret.ok_or_else(|| Error::refused(format!("secret {LOGIN} does not exist")).hint(hint))?;
+    let secret = secret
+        .ok_or_else(|| Error::refused(format!("secret {LOGIN} does not exist")).hint(hint))?;
     let text = |key: &str| -> Result<Text> {
-        let bytes = secret.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.clone());
+        let bytes = secret
+            .data
+            .as_ref()
+            .and_then(|data| data.get(key))
+            .map(|value| value.0.clone());
         let text = bytes
             .and_then(|bytes| String::from_utf8(bytes).ok())
             .and_then(|text| text.parse().ok());
-        text.ok_or_else(|| Error::refused(format!("secret {LOGIN} has no text under {key}")).hint(hint))
+        text.ok_or_else(|| {
+            Error::refused(format!("secret {LOGIN} has no text under {key}")).hint(hint)
+        })
     };
     Ok(Login {
         role: text("username")?,
@@ -86,18 +94,26 @@ struct Wanted {
 ///
 /// # Errors
 /// The API's.
-pub(crate) async fn write(run: &Run, ca: std::result::Result<&str, &str>, shown: &Shown) -> Result<()> {
+pub(crate) async fn write(
+    run: &Run,
+    ca: std::result::Result<&str, &str>,
+    shown: &Shown,
+) -> Result<()> {
     put(run, &client_secret(shown)).await?;
     put(run, &ca_secret(ca)).await
 }
 
 fn client_secret(shown: &Shown) -> Wanted {
     let (secret, content) = match shown {
-        Shown::Kept(ClientCertificate { chain, key }) | Shown::Minted(ClientCertificate { chain, key }) => (
+        Shown::Kept(ClientCertificate { chain, key })
+        | Shown::Minted(ClientCertificate { chain, key }) => (
             secret(CLIENT, TLS_TYPE, &[("tls.crt", chain), ("tls.key", key)]),
             "client cert + key".to_owned(),
         ),
-        Shown::Nothing(reason) => (secret(CLIENT, OPAQUE, &[("reason", reason)]), format!("no client cert: {reason}")),
+        Shown::Nothing(reason) => (
+            secret(CLIENT, OPAQUE, &[("reason", reason)]),
+            format!("no client cert: {reason}"),
+        ),
     };
     Wanted {
         secret,
@@ -108,8 +124,14 @@ fn client_secret(shown: &Shown) -> Wanted {
 
 fn ca_secret(ca: std::result::Result<&str, &str>) -> Wanted {
     let (secret, content) = match ca {
-        Ok(pem) => (secret(CA, OPAQUE, &[("ca.crt", pem)]), "CA certificate".to_owned()),
-        Err(reason) => (secret(CA, OPAQUE, &[("reason", reason)]), format!("no CA certificate: {reason}")),
+        Ok(pem) => (
+            secret(CA, OPAQUE, &[("ca.crt", pem)]),
+            "CA certificate".to_owned(),
+        ),
+        Err(reason) => (
+            secret(CA, OPAQUE, &[("reason", reason)]),
+            format!("no CA certificate: {reason}"),
+        ),
     };
     Wanted {
         secret,
@@ -138,22 +160,41 @@ fn secret(name: &str, type_: &str, data: &[(&str, &str)]) -> Secret {
 }
 
 /// Makes the Secret what is wanted, and nothing beside it.
-async fn put(run: &Run, Wanted { secret, content, event }: &Wanted) -> Result<()> {
+async fn put(
+    run: &Run,
+    Wanted {
+        secret,
+        content,
+        event,
+    }: &Wanted,
+) -> Result<()> {
     let (secrets, name) = (api(run), secret.name_any());
     let existing = kubernetes::get(&secrets, &name).await?;
-    if existing.as_ref().is_some_and(|existing| holds(existing, secret)) {
-        run.report.info(format!("Unchanged secret: {name} ({content})"));
+    if existing
+        .as_ref()
+        .is_some_and(|existing| holds(existing, secret))
+    {
+        run.report
+            .info(format!("Unchanged secret: {name} ({content})"));
         return Ok(());
     }
-    let verb = if existing.is_some() { "Replaced" } else { "Created" };
+    let verb = if existing.is_some() {
+        "Replaced"
+    } else {
+        "Created"
+    };
     if let Some(existing) = existing.filter(|existing| existing.type_ != secret.type_) {
         give_way(&secrets, &existing).await?;
     }
     let mut written = kubernetes::apply(&secrets, &name, secret).await?;
     let strangers = strangers(&written, secret);
     if !strangers.is_empty() {
-        // Somebody else's keys, which apply leaves alone: a certificate of theirs must not pass for ours.
-        let gone: serde_json::Map<_, _> = strangers.into_iter().map(|key| (key, Value::Null)).collect();
+        // Somebody else's keys, which apply leaves alone: a certificate of theirs must not pass for
+        // ours.
+        let gone: serde_json::Map<_, _> = strangers
+            .into_iter()
+            .map(|key| (key, Value::Null))
+            .collect();
         written = kubernetes::merge(&secrets, &name, json!({"data": gone})).await?;
     }
     if !holds(&written, secret) {
@@ -161,19 +202,22 @@ async fn put(run: &Run, Wanted { secret, content, event }: &Wanted) -> Result<()
             "secret {name} is not what was written; does somebody else write it?"
         )));
     }
-    run.report.step(event, format!("{verb} secret: {name} ({content})"));
+    run.report
+        .step(event, format!("{verb} secret: {name} ({content})"));
     Ok(())
 }
 
-/// The type of a Secret cannot be changed. That of the client certificate's does, when one becomes possible or impossible: this
-/// Secret is deleted, and no other that has its name by now.
+/// The type of a Secret cannot be changed. That of the client certificate's does, when one becomes
+/// possible or impossible: this Secret is deleted, and no other that has its name by now.
 async fn give_way(secrets: &Api<Secret>, existing: &Secret) -> Result<()> {
     let name = existing.name_any();
     if name != CLIENT {
         return Err(Error::refused(format!(
             "secret {name} is of another type than Opaque, and was not made by this step"
         ))
-        .hint(format!("delete it (kubectl delete secret {name}) and run this step again")));
+        .hint(format!(
+            "delete it (kubectl delete secret {name}) and run this step again"
+        )));
     }
     let params = DeleteParams {
         preconditions: Some(Preconditions {
@@ -185,12 +229,17 @@ async fn give_way(secrets: &Api<Secret>, existing: &Secret) -> Result<()> {
     match secrets.delete(&name, &params).await {
         Ok(_) => Ok(()),
         Err(error) if is_not_found(&error) => Ok(()),
-        Err(error) => Err(error).context(format!("deleting secret {name}, which is to be of another type")),
+        Err(error) => Err(error).context(format!(
+            "deleting secret {name}, which is to be of another type"
+        )),
     }
 }
 
 fn holds(existing: &Secret, wanted: &Secret) -> bool {
-    let labelled = wanted.labels().iter().all(|(key, value)| existing.labels().get(key) == Some(value));
+    let labelled = wanted
+        .labels()
+        .iter()
+        .all(|(key, value)| existing.labels().get(key) == Some(value));
     existing.type_ == wanted.type_ && existing.data == wanted.data && labelled
 }
 
@@ -198,7 +247,9 @@ fn holds(existing: &Secret, wanted: &Secret) -> bool {
 fn strangers(written: &Secret, wanted: &Secret) -> Vec<String> {
     let wanted = wanted.data.clone().unwrap_or_default();
     let keys = written.data.iter().flat_map(BTreeMap::keys);
-    keys.filter(|key| !wanted.contains_key(*key)).cloned().collect()
+    keys.filter(|key| !wanted.contains_key(*key))
+        .cloned()
+        .collect()
 }
 
 fn api(run: &Run) -> Api<Secret> {

@@ -20,7 +20,8 @@ pub(crate) struct Wanted<'a> {
 /// Certificates that will do.
 #[derive(Debug)]
 pub(crate) struct Verdict {
-    /// The strongest mode that works for this host, which the Cluster manifest of prepare-zalando has: at least what was wanted.
+    /// The strongest mode that works for this host, which the Cluster manifest of prepare-zalando
+    /// has: at least what was wanted.
     pub(crate) sslmode: SslMode,
     /// The CA file; None when there is nothing to check with.
     pub(crate) ca_pem: Option<String>,
@@ -37,17 +38,21 @@ impl Verdict {
     }
 }
 
-/// Judges as the settings want it: `require` checks nothing, so nothing stands against it but a warning.
+/// Judges as the settings want it: `require` checks nothing, so nothing stands against it but a
+/// warning.
 ///
 /// # Errors
-/// Config when SOURCE_SSLMODE asks for what this host or source cannot give, Refused when the certificates themselves will not do.
+/// Config when SOURCE_SSLMODE asks for what this host or source cannot give, Refused when the
+/// certificates themselves will not do.
 pub(crate) fn judge(tls: &SourceTls, wanted: &Wanted<'_>) -> Result<Verdict> {
     let (sslmode, summary) = tls.best_sslmode(wanted.host);
     let stronger = || format!("SOURCE_SSLMODE could be {}: {summary}", sslmode.as_str());
     let warning = match (tls, wanted.sslmode) {
-        (SourceTls::SelfSigned, SslMode::Require) => {
-            Some("sslmode require encrypts, but nothing proves who the source is: anybody in its network could pose as it".into())
-        }
+        (SourceTls::SelfSigned, SslMode::Require) => Some(
+            "sslmode require encrypts, but nothing proves who the source is: anybody in its \
+                network could pose as it"
+                .into(),
+        ),
         (SourceTls::SelfSigned, mode) => return Err(unverifiable(&summary, mode)),
         (SourceTls::Given(given), SslMode::Require) => match lasting(given, wanted) {
             Err(error) => Some(error.to_string()),
@@ -83,12 +88,17 @@ fn lasting(given: &Given, wanted: &Wanted<'_>) -> Result<()> {
         wanted.days_min
     ))
     .hint("renew it, or lower CERT_MIN_DAYS if the migration will be over sooner"))
-    .context(format!("verifying {} with {}", given.server_at, given.ca_at))
+    .context(format!(
+        "verifying {} with {}",
+        given.server_at, given.ca_at
+    ))
 }
 
 fn unverifiable(reason: &str, mode: SslMode) -> Error {
-    Error::config(format!("SOURCE_SSLMODE is {}, but {reason}", mode.as_str()))
-        .hint("set SOURCE_SSLMODE=require, or give the source a certificate by spec.tls first (that restarts its pods)")
+    Error::config(format!("SOURCE_SSLMODE is {}, but {reason}", mode.as_str())).hint(
+        "set SOURCE_SSLMODE=require, or give the source a certificate by spec.tls first \
+            (that restarts its pods)",
+    )
 }
 
 fn uncovered(given: &Given, host: &str) -> Error {
@@ -132,19 +142,40 @@ mod tests {
     #[test]
     fn what_covers_the_host_and_lasts_passes_without_a_warning() {
         let verdict = judged(&source(&[HOST], 90), SslMode::VerifyFull, 30).unwrap();
-        assert_eq!((verdict.sslmode, verdict.warning.as_deref()), (SslMode::VerifyFull, None));
-        assert!(verdict.ca().unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
+        assert_eq!(
+            (verdict.sslmode, verdict.warning.as_deref()),
+            (SslMode::VerifyFull, None)
+        );
+        assert!(
+            verdict
+                .ca()
+                .unwrap()
+                .starts_with("-----BEGIN CERTIFICATE-----")
+        );
     }
 
     #[test]
     fn an_uncovered_host_is_a_wrong_setting_and_the_hint_names_what_is_covered() {
         let error = judged(&source(&["a.svc", "b.svc"], 90), SslMode::VerifyFull, 30).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
-        assert!(error.next_step().unwrap().contains("(a.svc, b.svc), or SOURCE_SSLMODE=verify-ca"));
+        assert!(
+            error
+                .next_step()
+                .unwrap()
+                .contains("(a.svc, b.svc), or SOURCE_SSLMODE=verify-ca")
+        );
         let verdict = judged(&source(&["a.svc"], 90), SslMode::VerifyCa, 30).unwrap();
-        assert_eq!((verdict.sslmode, verdict.warning), (SslMode::VerifyCa, None));
+        assert_eq!(
+            (verdict.sslmode, verdict.warning),
+            (SslMode::VerifyCa, None)
+        );
         let nameless = judged(&source(&[], 90), SslMode::VerifyFull, 30).unwrap_err();
-        assert!(nameless.next_step().unwrap().starts_with("set SOURCE_SSLMODE=verify-ca"));
+        assert!(
+            nameless
+                .next_step()
+                .unwrap()
+                .starts_with("set SOURCE_SSLMODE=verify-ca")
+        );
     }
 
     #[test]
@@ -152,7 +183,10 @@ mod tests {
         assert!(judged(&source(&[HOST], 30), SslMode::VerifyFull, 30).is_ok());
         let error = judged(&source(&[HOST], 29), SslMode::VerifyFull, 30).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused);
-        assert!(error.to_string().contains("CN=server expires in 29 days"), "{error}");
+        assert!(
+            error.to_string().contains("CN=server expires in 29 days"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -160,7 +194,10 @@ mod tests {
         let root = Authority::root("root", 5);
         let tls = SourceTls::Given(Box::new(given(&root.server(&[HOST], 90), &root, &root)));
         let error = judged(&tls, SslMode::VerifyCa, 30).unwrap_err();
-        assert!(error.to_string().contains("CN=root expires in 5 days"), "{error}");
+        assert!(
+            error.to_string().contains("CN=root expires in 5 days"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -171,7 +208,8 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Refused);
         assert_eq!(
             error.to_string(),
-            "verifying key tls.crt of secret server with key ca.crt of secret ca: the certificate CN=server was not signed by this CA, but by CN=root"
+            "verifying key tls.crt of secret server with key ca.crt of secret ca: the certificate \
+             CN=server was not signed by this CA, but by CN=root"
         );
         let verdict = judged(&tls, SslMode::Require, 30).unwrap();
         assert!(verdict.ca().is_err() && verdict.warning.is_some());
@@ -180,8 +218,17 @@ mod tests {
     #[test]
     fn require_passes_with_a_warning_that_says_what_could_be_had() {
         let verdict = judged(&source(&[HOST], 90), SslMode::Require, 30).unwrap();
-        assert_eq!(verdict.sslmode, SslMode::VerifyFull, "the manifest has the strongest");
-        assert!(verdict.warning.unwrap().starts_with("SOURCE_SSLMODE could be verify-full"));
+        assert_eq!(
+            verdict.sslmode,
+            SslMode::VerifyFull,
+            "the manifest has the strongest"
+        );
+        assert!(
+            verdict
+                .warning
+                .unwrap()
+                .starts_with("SOURCE_SSLMODE could be verify-full")
+        );
         let verdict = judged(&SourceTls::SelfSigned, SslMode::Require, 30).unwrap();
         assert!(verdict.ca().is_err() && verdict.warning.is_some());
     }
@@ -190,10 +237,8 @@ mod tests {
     fn spilos_own_certificate_cannot_be_verified() {
         let error = judged(&SourceTls::SelfSigned, SslMode::VerifyFull, 30).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
-        assert!(
-            error
-                .to_string()
-                .starts_with("SOURCE_SSLMODE is verify-full, but the postgresql resource has no spec.tls")
-        );
+        assert!(error.to_string().starts_with(
+            "SOURCE_SSLMODE is verify-full, but the postgresql resource has no spec.tls"
+        ));
     }
 }

@@ -36,7 +36,10 @@ impl Files {
 
     /// One that nobody has taken.
     pub fn left(&self) -> Option<String> {
-        self.0.keys().min().map(|path| String::from_utf8_lossy(path).into_owned())
+        self.0
+            .keys()
+            .min()
+            .map(|path| String::from_utf8_lossy(path).into_owned())
     }
 
     /// All bytes of all files.
@@ -63,7 +66,9 @@ impl Files {
                 }
                 let read = fs::File::open(&path).and_then(checksum);
                 let seen = read.context(format!("reading {} back", below.display()))?;
-                files.0.insert(below.as_os_str().as_encoded_bytes().into(), seen);
+                files
+                    .0
+                    .insert(below.as_os_str().as_encoded_bytes().into(), seen);
             }
         }
         Ok(files)
@@ -74,7 +79,11 @@ impl Files {
 ///
 /// # Errors
 /// Unsafe when it is no archive, or was damaged on its way.
-pub fn look_through<'a>(archive: impl BufRead + 'a, compression: Compression, unpack: Option<&Path>) -> Result<Files> {
+pub fn look_through<'a>(
+    archive: impl BufRead + 'a,
+    compression: Compression,
+    unpack: Option<&Path>,
+) -> Result<Files> {
     let read: Box<dyn Read + 'a> = match compression {
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(archive)?),
         Compression::Lz4 => Box::new(FrameDecoder::new(archive)),
@@ -85,11 +94,14 @@ pub fn look_through<'a>(archive: impl BufRead + 'a, compression: Compression, un
         // A stream that was cut off says so itself.
         Ok(ours) => ours,
         Err(error) => match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                Error::refused("unpacking the backup")
-                    .caused_by(error)
-                    .hint("the scratch volume must be writable, and large enough; or set VERIFY=stream")
-            }
+            ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem => Error::refused("unpacking the backup")
+                .caused_by(error)
+                .hint(
+                    "the scratch volume must be writable, and large enough; or set VERIFY=stream",
+                ),
             _ => Error::contradiction("the archive cannot be read back").caused_by(error),
         },
     })
@@ -101,7 +113,11 @@ fn entries(read: Box<dyn Read + '_>, unpack: Option<&Path>) -> io::Result<Files>
     let mut files = Files::default();
     for entry in archive.entries()? {
         let mut entry = entry?;
-        let path: Box<[u8]> = entry.path_bytes().strip_prefix(b"./").unwrap_or(&entry.path_bytes()).into();
+        let path: Box<[u8]> = entry
+            .path_bytes()
+            .strip_prefix(b"./")
+            .unwrap_or(&entry.path_bytes())
+            .into();
         if entry.header().entry_type() != EntryType::Regular {
             if let Some(root) = unpack {
                 entry.unpack_in(root)?;
@@ -180,19 +196,26 @@ pub mod tests {
                 encoder.finish().unwrap()
             }
             Compression::Gzip => {
-                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                let mut encoder =
+                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
                 encoder.write_all(&plain).unwrap();
                 encoder.finish().unwrap()
             }
         }
     }
 
-    const ALL: [Compression; 4] = [Compression::None, Compression::Zstd, Compression::Lz4, Compression::Gzip];
+    const ALL: [Compression; 4] = [
+        Compression::None,
+        Compression::Zstd,
+        Compression::Lz4,
+        Compression::Gzip,
+    ];
 
     #[test]
     fn every_compression_is_read_and_its_files_are_summed() {
         for compression in ALL {
-            let mut files = look_through(compressed(compression).as_slice(), compression, None).unwrap();
+            let mut files =
+                look_through(compressed(compression).as_slice(), compression, None).unwrap();
             assert_eq!(files.bytes(), 9);
             assert_eq!(files.take(b"global/1"), Some(CHECK), "{compression:?}");
             assert_eq!(files.take(b"base/5/empty"), Some(Seen { bytes: 0, crc: 0 }));
@@ -205,7 +228,10 @@ pub mod tests {
         for compression in ALL {
             let whole = compressed(compression);
             let cut = &whole[..whole.len().min(1500) - 9];
-            assert!(look_through(cut, compression, None).is_err(), "{compression:?}");
+            assert!(
+                look_through(cut, compression, None).is_err(),
+                "{compression:?}"
+            );
         }
     }
 

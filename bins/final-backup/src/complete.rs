@@ -6,7 +6,8 @@ use shared::postgres::{Identity, Lsn, Timeline, replication::base_backup::Compre
 
 use crate::{place::Stored, restore::Kept, settings::Side};
 
-/// Raised when a reader of before could not read it any more: 2 has CRC-32C in the place of SHA-256.
+/// Raised when a reader of before could not read it any more: 2 has CRC-32C in the place of
+/// SHA-256.
 pub const FORMAT: u32 = 2;
 
 /// All that is known of a finished backup.
@@ -87,7 +88,9 @@ impl Verified {
         match self {
             Self::Stream => "every file compared with the manifest while it came",
             Self::Read => "read back from where it is kept, every file compared with the manifest",
-            Self::Restore => "read back and unpacked, every file on the disk compared with the manifest",
+            Self::Restore => {
+                "read back and unpacked, every file on the disk compared with the manifest"
+            }
         }
     }
 }

@@ -20,7 +20,9 @@ const THREADS_MAX: usize = 8;
 /// # Errors
 /// The stream was cut off, or nobody takes the result.
 pub fn compress(mut drain: Drain, feed: Feed) -> Result<()> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(THREADS_MAX);
     let mut encoder = Encoder::new(Out::new(feed), LEVEL)?;
     encoder.multithread(u32::try_from(threads).unwrap_or(1))?;
     encoder.set_parameter(CParameter::JobSize(JOB_BYTES))?;
@@ -49,7 +51,10 @@ impl Out {
 }
 
 fn nobody() -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the compressed archive is not taken any more")
+    io::Error::new(
+        io::ErrorKind::BrokenPipe,
+        "the compressed archive is not taken any more",
+    )
 }
 
 impl Write for Out {
@@ -64,7 +69,9 @@ impl Write for Out {
 
     fn flush(&mut self) -> io::Result<()> {
         let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_BYTES));
-        self.feed.blocking_send(Bytes::from(full)).map_err(|_| nobody())
+        self.feed
+            .blocking_send(Bytes::from(full))
+            .map_err(|_| nobody())
     }
 }
 
@@ -77,12 +84,19 @@ mod tests {
 
     #[test]
     fn what_was_compressed_is_the_same_again() {
-        let content: Vec<u8> = (0..5_000_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let content: Vec<u8> = (0..5_000_000_u32)
+            .flat_map(|n| (n / 7).to_le_bytes())
+            .collect();
         let ((raw, raw_drain), (packed, packed_drain)) = (pipe(), pipe());
         let compressing = std::thread::spawn(move || compress(raw_drain, packed));
-        let chunks: Vec<Bytes> = content.chunks(CHUNK_BYTES).map(Bytes::copy_from_slice).collect();
+        let chunks: Vec<Bytes> = content
+            .chunks(CHUNK_BYTES)
+            .map(Bytes::copy_from_slice)
+            .collect();
         let sending = std::thread::spawn(move || {
-            chunks.into_iter().for_each(|chunk| raw.blocking_send(chunk).unwrap());
+            chunks
+                .into_iter()
+                .for_each(|chunk| raw.blocking_send(chunk).unwrap());
             raw.blocking_end().unwrap();
         });
         let mut out = Vec::new();

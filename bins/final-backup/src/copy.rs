@@ -1,5 +1,5 @@
-//! The copy itself: the server's stream goes to its place and, at the same time, through the comparison with the manifest; its WAL
-//! comes on a second connection.
+//! The copy itself: the server's stream goes to its place and, at the same time, through the
+//! comparison with the manifest; its WAL comes on a second connection.
 
 use shared::{
     error::{Context as _, Error, Result},
@@ -64,16 +64,27 @@ pub struct Wish {
 /// Copies a server.
 ///
 /// # Errors
-/// Unsafe for damage, Refused for tablespaces and a full volume, Transient for whatever another run may heal. What was written is
-/// for the caller to remove.
-pub async fn copy(server: &Server, seen: &Seen, wish: Wish, place: &Place, report: &Reporter) -> Result<Copied> {
+/// Unsafe for damage, Refused for tablespaces and a full volume, Transient for whatever another run
+/// may heal. What was written is for the caller to remove.
+pub async fn copy(
+    server: &Server,
+    seen: &Seen,
+    wish: Wish,
+    place: &Place,
+    report: &Reporter,
+) -> Result<Copied> {
     let slot = format!("final_backup_{}", std::process::id());
     let mut wal_sender = server.walsender().await?;
     // Before the backup begins, so that the WAL from its beginning on is kept.
     wal_sender.temporary_slot(&slot).await?;
     let base = server.walsender().await?;
-    report.info(format!("asking {} for a checkpoint, and for a base backup", server.name));
-    let (backup, begun) = base.base_backup("final-backup", wish.compress_by.asked()).await?;
+    report.info(format!(
+        "asking {} for a checkpoint, and for a base backup",
+        server.name
+    ));
+    let (backup, begun) = base
+        .base_backup("final-backup", wish.compress_by.asked())
+        .await?;
     if !begun.tablespaces.is_empty() {
         return Err(refuse(&begun.tablespaces));
     }
@@ -105,12 +116,15 @@ pub async fn copy(server: &Server, seen: &Seen, wish: Wish, place: &Place, repor
     };
     let base = async {
         let received = receive(backup, &begun, place, report).await?;
-        let end = wish.until.map_or(received.ended.end, |until| until.max(received.ended.end));
+        let end = wish
+            .until
+            .map_or(received.ended.end, |until| until.max(received.ended.end));
         tell.send(Some(end))
             .map(|()| received)
             .map_err(|_| Error::transient("the stream of wal has ended early"))
     };
-    let (received, (wal, wal_end)) = tokio::try_join!(base, wal).context(format!("copying {}", server.name))?;
+    let (received, (wal, wal_end)) =
+        tokio::try_join!(base, wal).context(format!("copying {}", server.name))?;
     Ok(Copied {
         ended: received.ended,
         wal_end,
@@ -123,8 +137,14 @@ pub async fn copy(server: &Server, seen: &Seen, wish: Wish, place: &Place, repor
 }
 
 fn refuse(tablespaces: &[String]) -> Error {
-    Error::refused(format!("the server has tablespaces outside of its data directory: {}", tablespaces.join(", ")))
-        .hint("move what is in them (alter table … set tablespace pg_default; \\db+ lists them), then drop tablespace; the Zalando operator makes none")
+    Error::refused(format!(
+        "the server has tablespaces outside of its data directory: {}",
+        tablespaces.join(", ")
+    ))
+    .hint(
+        "move what is in them (alter table … set tablespace pg_default; \\db+ lists them), \
+            then drop tablespace; the Zalando operator makes none",
+    )
 }
 
 fn narrate(begun: &Begun, report: &Reporter) {

@@ -1,5 +1,5 @@
-//! What is where the backup shall go: nothing, the rest of a run that did not finish, or a finished backup, which is never
-//! overwritten.
+//! What is where the backup shall go: nothing, the rest of a run that did not finish, or a finished
+//! backup, which is never overwritten.
 
 use shared::{
     error::{Error, Result},
@@ -39,8 +39,10 @@ pub async fn look(place: &Place) -> Result<Found> {
 
 fn judge(entries: &[Entry], complete: Option<&[u8]>, place: &str) -> Result<Found> {
     let else_there = |other: &Entry| {
-        Err(Error::refused(format!("{place} holds something else: {}", other.name))
-            .hint("choose another BACKUP_NAME or BACKUP_TO; nothing there was changed"))
+        Err(
+            Error::refused(format!("{place} holds something else: {}", other.name))
+                .hint("choose another BACKUP_NAME or BACKUP_TO; nothing there was changed"),
+        )
     };
     if let Some(other) = entries.iter().find(|entry| !is_ours(&entry.name)) {
         return else_there(other);
@@ -52,8 +54,11 @@ fn judge(entries: &[Entry], complete: Option<&[u8]>, place: &str) -> Result<Foun
             [other, ..] => else_there(other),
         };
     };
-    let broken = |what: String| Error::contradiction(format!("the backup in {place} is not whole: {what}")).hint(BROKEN);
-    let complete: Complete = serde_json::from_slice(complete).map_err(|error| broken(format!("{COMPLETE}: {error}")))?;
+    let broken = |what: String| {
+        Error::contradiction(format!("the backup in {place} is not whole: {what}")).hint(BROKEN)
+    };
+    let complete: Complete =
+        serde_json::from_slice(complete).map_err(|error| broken(format!("{COMPLETE}: {error}")))?;
     if complete.format != FORMAT {
         return Err(broken(format!(
             "{COMPLETE} has the format {}, and {FORMAT} is known here",
@@ -77,7 +82,8 @@ fn judge(entries: &[Entry], complete: Option<&[u8]>, place: &str) -> Result<Foun
 
 const BROKEN: &str = "find out who changed it; take another backup under another BACKUP_NAME";
 
-/// Whether a finished backup is the one that is asked for now: of this system, which the receipt names, or the server itself before a cut.
+/// Whether a finished backup is the one that is asked for now: of this system, which the receipt
+/// names, or the server itself before a cut.
 ///
 /// # Errors
 /// Refused when it is another one.
@@ -95,15 +101,24 @@ pub fn fits(complete: &Complete, from: Side, cut: &Cut, system: SystemIdentifier
             complete.identity.system_identifier
         ));
     }
-    let Cut::Over(receipt) = cut else { return Ok(()) };
+    let Cut::Over(receipt) = cut else {
+        return Ok(());
+    };
     let whole = match from {
-        Side::Source => complete.identity.timeline == receipt.promotion.timeline && complete.wal_end_lsn >= receipt.promotion.replayed,
+        Side::Source => {
+            complete.identity.timeline == receipt.promotion.timeline
+                && complete.wal_end_lsn >= receipt.promotion.replayed
+        }
         Side::Target => complete.identity.timeline >= receipt.promoted.timeline,
     };
     if !whole {
         return other(format!(
-            "is older than the cut: it ends at {} on timeline {}, the source ended at {} on timeline {}",
-            complete.wal_end_lsn, complete.identity.timeline, receipt.promotion.replayed, receipt.promotion.timeline
+            "is older than the cut: it ends at {} on timeline {}, the source ended at {} on \
+             timeline {}",
+            complete.wal_end_lsn,
+            complete.identity.timeline,
+            receipt.promotion.replayed,
+            receipt.promotion.timeline
         ));
     }
     Ok(())
@@ -117,7 +132,9 @@ pub mod tests {
     };
 
     use super::*;
-    use crate::{complete::Verified, place::Stored, position::tests::seen, receipt::tests::receipt};
+    use crate::{
+        complete::Verified, place::Stored, position::tests::seen, receipt::tests::receipt,
+    };
 
     pub fn complete() -> Complete {
         let lsn = |text: &str| text.parse().unwrap();
@@ -158,17 +175,29 @@ pub mod tests {
     #[test]
     fn what_is_there_is_told_apart() {
         assert_eq!(judged(&[], None), Ok(Found::Nothing));
-        assert_eq!(judged(&[("base.tar.zst.partial", 1), (UNFINISHED, 1)], None), Ok(Found::Unfinished));
+        assert_eq!(
+            judged(&[("base.tar.zst.partial", 1), (UNFINISHED, 1)], None),
+            Ok(Found::Unfinished)
+        );
         assert_eq!(judged(&[("photos", 1)], None), Err(ErrorKind::Refused));
         // What pg_basebackup -Ft leaves.
-        assert_eq!(judged(&[("backup_manifest", 1), ("base.tar", 1)], None), Err(ErrorKind::Refused));
+        assert_eq!(
+            judged(&[("backup_manifest", 1), ("base.tar", 1)], None),
+            Err(ErrorKind::Refused)
+        );
         let whole = [("base.tar.zst", 10), (COMPLETE, 500)];
-        assert_eq!(judged(&whole, Some(&complete())), Ok(Found::Finished(Box::new(complete()))));
+        assert_eq!(
+            judged(&whole, Some(&complete())),
+            Ok(Found::Finished(Box::new(complete())))
+        );
     }
 
     #[test]
     fn a_finished_backup_that_has_changed_is_for_a_person_to_look_at() {
-        for list in [&[("base.tar.zst", 9), (COMPLETE, 500)][..], &[(COMPLETE, 500)]] {
+        for list in [
+            &[("base.tar.zst", 9), (COMPLETE, 500)][..],
+            &[(COMPLETE, 500)],
+        ] {
             assert_eq!(judged(list, Some(&complete())), Err(ErrorKind::Unsafe));
         }
         let later = Complete {

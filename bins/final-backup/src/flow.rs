@@ -1,5 +1,6 @@
-//! Streams of bytes between the parts of a copy, each with a place for a few chunks only: whoever is slow holds up the server, and
-//! nothing piles up in memory. An end is said; a stream that merely stops was cut off.
+//! Streams of bytes between the parts of a copy, each with a place for a few chunks only: whoever
+//! is slow holds up the server, and nothing piles up in memory. An end is said; a stream that
+//! merely stops was cut off.
 
 use std::io::{self, BufRead, Read};
 
@@ -89,11 +90,17 @@ fn cut_off() -> Error {
 
 /// Of two errors at both ends of a stream the one that says why; the other only noticed.
 pub fn cause(one: Error, other: Error) -> Error {
-    if one.to_string().ends_with(CUT_OFF) { other } else { one }
+    if one.to_string().ends_with(CUT_OFF) {
+        other
+    } else {
+        one
+    }
 }
 
 /// A thread or task whose panic is an error like others.
-pub async fn joined<T>(handle: impl Future<Output = Result<Result<T>, tokio::task::JoinError>>) -> Result<T> {
+pub async fn joined<T>(
+    handle: impl Future<Output = Result<Result<T>, tokio::task::JoinError>>,
+) -> Result<T> {
     handle
         .await
         .map_err(|error| Error::transient("a thread has died").caused_by(error))?
@@ -139,7 +146,8 @@ mod tests {
         let read = |end: bool| {
             let (feed, drain) = pipe();
             for chunk in ["ab", "", "cd"] {
-                feed.blocking_send(Bytes::from_static(chunk.as_bytes())).unwrap();
+                feed.blocking_send(Bytes::from_static(chunk.as_bytes()))
+                    .unwrap();
             }
             if end {
                 feed.blocking_end().unwrap();
@@ -150,7 +158,10 @@ mod tests {
             drain.reader().read_to_string(&mut text).map(|_| text)
         };
         assert_eq!(read(true).unwrap(), "abcd");
-        assert_eq!(read(false).unwrap_err().to_string(), "the stream was cut off");
+        assert_eq!(
+            read(false).unwrap_err().to_string(),
+            "the stream was cut off"
+        );
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! The backup manifest: compared with what is in the archive while it is being read, and checked against its own checksum
-//! (PostgreSQL documentation, *Backup Manifest Format*).
+//! The backup manifest: compared with what is in the archive while it is being read, and checked
+//! against its own checksum (PostgreSQL documentation, *Backup Manifest Format*).
 
 use std::io::{self, BufReader, Read};
 
@@ -55,16 +55,23 @@ pub fn compare(manifest: impl Read, mut files: Files) -> Result<Manifest> {
     // Where in the file it was found says nothing to a person.
     let whole = read.map_err(|error| {
         let said = error.to_string();
-        differs(said.rsplit_once(" at line ").map_or(said.as_str(), |(words, _)| words))
+        differs(
+            said.rsplit_once(" at line ")
+                .map_or(said.as_str(), |(words, _)| words),
+        )
     })?;
     if !hashed
         .last_line()
         .is_some_and(|(line, hash)| whole.checksum == hash && line.contains(&hash))
     {
-        return Err(differs("its own checksum is wrong: it was changed after it was written"));
+        return Err(differs(
+            "its own checksum is wrong: it was changed after it was written",
+        ));
     }
     match files.left() {
-        Some(path) => Err(differs(&format!("{path} is in the archive, and not in the manifest"))),
+        Some(path) => Err(differs(&format!(
+            "{path} is in the archive, and not in the manifest"
+        ))),
         None => Ok(whole.manifest),
     }
 }
@@ -97,10 +104,13 @@ impl<'de> Visitor<'de> for Whole<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WholeManifest, A::Error> {
-        let (mut system_identifier, mut files, mut wal, mut checksum) = (None, None, Vec::new(), None);
+        let (mut system_identifier, mut files, mut wal, mut checksum) =
+            (None, None, Vec::new(), None);
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
-                "System-Identifier" => system_identifier = Some(SystemIdentifier(map.next_value()?)),
+                "System-Identifier" => {
+                    system_identifier = Some(SystemIdentifier(map.next_value()?))
+                }
                 "Files" => files = Some(map.next_value_seed(FileList(self.0))?),
                 "WAL-Ranges" => wal = map.next_value()?,
                 "Manifest-Checksum" => checksum = Some(map.next_value()?),
@@ -169,22 +179,41 @@ impl File {
             return Err(format!("{named} is not in the archive"));
         };
         if seen.bytes != self.size {
-            return Err(format!("{named} has {} bytes, and {} in the manifest", seen.bytes, self.size));
+            return Err(format!(
+                "{named} has {} bytes, and {} in the manifest",
+                seen.bytes, self.size
+            ));
         }
-        // As it lies in the memory of the server: every platform of PostgreSQL's images is little-endian.
+        // As it lies in the memory of the server: every platform of PostgreSQL's images is
+        // little-endian.
         let crc = seen.crc.to_le_bytes();
-        match (self.algorithm.as_deref(), self.checksum.as_deref().and_then(from_hex)) {
+        match (
+            self.algorithm.as_deref(),
+            self.checksum.as_deref().and_then(from_hex),
+        ) {
             (Some("CRC32C"), Some(wanted)) if wanted == crc => Ok(()),
-            (Some("CRC32C"), Some(_)) => Err(format!("{named} has another checksum than in the manifest")),
-            (algorithm, _) => Err(format!("{named} has a checksum of the kind {algorithm:?}, not CRC32C")),
+            (Some("CRC32C"), Some(_)) => {
+                Err(format!("{named} has another checksum than in the manifest"))
+            }
+            (algorithm, _) => Err(format!(
+                "{named} has a checksum of the kind {algorithm:?}, not CRC32C"
+            )),
         }
     }
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .map(|c| c.to_digit(16).map(|digit| digit as u8))
+        .collect();
     let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    Some(
+        digits
+            .chunks(2)
+            .map(|pair| pair[0] << 4 | pair[1])
+            .collect(),
+    )
 }
 
 /// Lower-case, as the manifest and sha256sum print it.
@@ -221,7 +250,10 @@ impl<R: Read> Read for &mut Hashed<R> {
         self.last.extend_from_slice(&buffer[..read]);
         // A line end at the very end belongs to the line before it.
         let behind_last = self.last.len().saturating_sub(1);
-        if let Some(end) = self.last[..behind_last].iter().rposition(|byte| *byte == b'\n') {
+        if let Some(end) = self.last[..behind_last]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+        {
             self.hash.update(&self.last[..=end]);
             self.last.drain(..=end);
         }
@@ -240,11 +272,18 @@ pub mod tests {
             .iter()
             .map(|(path, content)| {
                 let crc = hex(&crc32c::crc32c(content).to_le_bytes());
-                format!("{{ \"Path\": \"{path}\", \"Size\": {}, \"Last-Modified\": \"2026-01-01 00:00:00 GMT\", \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"{crc}\" }}", content.len())
+                format!(
+                    "{{ \"Path\": \"{path}\", \"Size\": {}, \"Last-Modified\": \"2026-01-01 \
+                    00:00:00 GMT\", \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"{crc}\" \
+                    }}",
+                    content.len()
+                )
             })
             .collect();
         signed(&format!(
-            "{{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": 7500000000000000123,\n\"Files\": [\n{}],\n\"WAL-Ranges\": [\n{{ \"Timeline\": 1, \"Start-LSN\": \"0/2000028\", \"End-LSN\": \"0/2000158\" }}\n],\n",
+            "{{ \"PostgreSQL-Backup-Manifest-Version\": 2,\n\"System-Identifier\": \
+             7500000000000000123,\n\"Files\": [\n{}],\n\"WAL-Ranges\": [\n{{ \"Timeline\": 1, \
+             \"Start-LSN\": \"0/2000028\", \"End-LSN\": \"0/2000158\" }}\n],\n",
             list.join(",\n")
         ))
     }
@@ -259,7 +298,9 @@ pub mod tests {
     const FILES: [(&str, &[u8]); 2] = [("backup_label", b"START"), ("base/5/1259", b"123456789")];
 
     fn said(text: &str, archive: &[(&str, &[u8])]) -> String {
-        compare(text.as_bytes(), files(archive)).unwrap_err().to_string()
+        compare(text.as_bytes(), files(archive))
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -267,7 +308,10 @@ pub mod tests {
         let text = manifest(&FILES);
         let read = compare(text.as_bytes(), files(&FILES)).unwrap();
         assert_eq!(read.files, 2);
-        assert_eq!(read.system_identifier, Some(SystemIdentifier(7_500_000_000_000_000_123)));
+        assert_eq!(
+            read.system_identifier,
+            Some(SystemIdentifier(7_500_000_000_000_000_123))
+        );
         assert_eq!(read.wal[0].end, "0/2000158".parse().unwrap());
         // However it comes.
         for bytes in [1, 7, 100] {
@@ -283,7 +327,9 @@ pub mod tests {
     fn each_difference_is_named() {
         let text = manifest(&FILES);
         assert!(said(&text, &FILES[..1]).ends_with("base/5/1259 is not in the archive"));
-        assert!(said(&text, &[FILES[0], ("base/5/1259", b"12345678X")]).contains("another checksum"));
+        assert!(
+            said(&text, &[FILES[0], ("base/5/1259", b"12345678X")]).contains("another checksum")
+        );
         assert!(said(&text, &[FILES[0], ("base/5/1259", b"1234")]).contains("has 4 bytes, and 9"));
         let more = [FILES[0], FILES[1], ("base/5/1", b"")];
         assert!(said(&text, &more).contains("base/5/1 is in the archive, and not"));
@@ -292,10 +338,17 @@ pub mod tests {
     #[test]
     fn a_manifest_that_was_changed_betrays_itself() {
         let text = manifest(&FILES);
-        for (from, to) in [("START-LSN", "Start-LSN"), ("0/2000158", "0/2000159"), ("2026-01", "2025-01")] {
+        for (from, to) in [
+            ("START-LSN", "Start-LSN"),
+            ("0/2000158", "0/2000159"),
+            ("2026-01", "2025-01"),
+        ] {
             let changed = text.replace(from, to);
             if changed != text {
-                assert!(said(&changed, &FILES).contains("its own checksum is wrong"), "{from}");
+                assert!(
+                    said(&changed, &FILES).contains("its own checksum is wrong"),
+                    "{from}"
+                );
             }
         }
         assert!(said(&text[..text.len() / 2], &FILES).contains("differ"));

@@ -1,4 +1,5 @@
-//! The members of the source as they are now: where their servers listen, and whether these run as a primary or as a standby.
+//! The members of the source as they are now: where their servers listen, and whether these run as
+//! a primary or as a standby.
 
 use std::net::SocketAddr;
 
@@ -34,7 +35,10 @@ impl Member {
             matches!(
                 own.role.as_str(),
                 "replica" | "sync_standby" | "quorum_standby" | "standby_leader" | "demoted"
-            ) && matches!(own.state.as_str(), "running" | "streaming" | "in archive recovery")
+            ) && matches!(
+                own.state.as_str(),
+                "running" | "streaming" | "in archive recovery"
+            )
         };
         self.own.as_ref().is_some_and(standby)
     }

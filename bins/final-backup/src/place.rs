@@ -1,7 +1,8 @@
 //! Where a backup is kept: a folder of a volume, or a prefix in a bucket.
 //!
-//! In both a backup is the same few files, and is finished when `complete.json` is there, which is written last and names the
-//! others with their checksums. Until then a mark says that it is not: the next run removes what is there and begins anew.
+//! In both a backup is the same few files, and is finished when `complete.json` is there, which is
+//! written last and names the others with their checksums. Until then a mark says that it is not:
+//! the next run removes what is there and begins anew.
 
 mod bucket;
 mod crypto;
@@ -34,22 +35,31 @@ pub const WAL: &str = "pg_wal.tar";
 /// What the server says is in it.
 pub const MANIFEST: &str = "backup_manifest";
 /// All other files that a backup may have.
-const NAMES: [&str; 6] = ["base.tar", "base.tar.zst", "base.tar.lz4", "base.tar.gz", WAL, MANIFEST];
+const NAMES: [&str; 6] = [
+    "base.tar",
+    "base.tar.zst",
+    "base.tar.lz4",
+    "base.tar.gz",
+    WAL,
+    MANIFEST,
+];
 /// What a file in a directory is called until it is whole.
 const PARTIAL: &str = ".partial";
-/// There from before the first file of a backup until the last: without it files of these names are somebody else's, as pg_basebackup's.
+/// There from before the first file of a backup until the last: without it files of these names are
+/// somebody else's, as pg_basebackup's.
 pub const UNFINISHED: &str = "complete.json.partial";
-const UNFINISHED_TEXT: &str = "A backup is being written here, or was until its run was killed. The next run of final-backup removes it.\n";
+const UNFINISHED_TEXT: &str = "A backup is being written here, or was until its run was killed. \
+    The next run of final-backup removes it.\n";
 
 /// Longest wait for writers that have been told to end; within the grace of the pod.
 const WRITERS_END: Duration = Duration::from_secs(20);
 
-/// Writers hold it shared for as long as something of theirs may still arrive: a part that comes to a bucket after its upload was aborted
-/// stays in the store, and a file is there again.
+/// Writers hold it shared for as long as something of theirs may still arrive: a part that comes to
+/// a bucket after its upload was aborted stays in the store, and a file is there again.
 type OnTheirWay = Arc<RwLock<()>>;
 
-/// Waits until nobody writes any more, and keeps it so while the guard is held: what is removed stays removed. A place that hangs is not
-/// waited for.
+/// Waits until nobody writes any more, and keeps it so while the guard is held: what is removed
+/// stays removed. A place that hangs is not waited for.
 async fn none_on_its_way(on_their_way: &OnTheirWay) -> Option<RwLockWriteGuard<'_, ()>> {
     timeout(WRITERS_END, on_their_way.write()).await.ok()
 }
@@ -61,7 +71,8 @@ pub struct Stored {
     pub name: String,
     /// Its size.
     pub bytes: u64,
-    /// Its CRC-32C in eight hexadecimal digits: what the manifest and S3 sum files with, and the processor itself.
+    /// Its CRC-32C in eight hexadecimal digits: what the manifest and S3 sum files with, and the
+    /// processor itself.
     pub crc32c: String,
 }
 
@@ -101,8 +112,14 @@ impl Place {
     /// Config for a file that cannot be read.
     pub fn open(settings: &Settings) -> Result<Self> {
         Ok(match &settings.backup_to {
-            Destination::Directory(volume) => Self::Directory(Directory::new(volume, &settings.backup_name, settings.backup_keep_free_mb)),
-            Destination::Bucket { bucket, prefix } => Self::Bucket(Bucket::new(bucket, prefix, settings)?),
+            Destination::Directory(volume) => Self::Directory(Directory::new(
+                volume,
+                &settings.backup_name,
+                settings.backup_keep_free_mb,
+            )),
+            Destination::Bucket { bucket, prefix } => {
+                Self::Bucket(Bucket::new(bucket, prefix, settings)?)
+            }
         })
     }
 
@@ -144,7 +161,8 @@ impl Place {
     /// Takes a stream as a file of about `bytes` (0: nobody knows), and returns when it is safe.
     ///
     /// # Errors
-    /// Refused when the volume is nearly full; Transient when the stream was cut off. The file is not there then.
+    /// Refused when the volume is nearly full; Transient when the stream was cut off. The file is
+    /// not there then.
     pub async fn store(&self, name: &str, drain: Drain, bytes: u64) -> Result<Stored> {
         match self {
             Self::Directory(directory) => directory.store(name, drain).await,
@@ -215,15 +233,23 @@ pub fn is_ours(name: &str) -> bool {
 /// What is to be removed, in this order.
 fn removable(entries: Vec<Entry>, place: &impl fmt::Display) -> Result<Vec<String>> {
     if entries.iter().any(|entry| entry.name == COMPLETE) {
-        return Err(Error::transient(format!("{place} holds a finished backup by now")).hint("run the step again: it proves that one"));
+        return Err(
+            Error::transient(format!("{place} holds a finished backup by now"))
+                .hint("run the step again: it proves that one"),
+        );
     }
-    let mut names: Vec<String> = entries.into_iter().map(|entry| entry.name).filter(|name| is_ours(name)).collect();
+    let mut names: Vec<String> = entries
+        .into_iter()
+        .map(|entry| entry.name)
+        .filter(|name| is_ours(name))
+        .collect();
     names.sort_by_key(|name| name == UNFINISHED);
     Ok(names)
 }
 
 fn vanished(name: &str) -> Error {
-    Error::contradiction(format!("{name} has vanished")).hint("find out who removed it; take another backup")
+    Error::contradiction(format!("{name} has vanished"))
+        .hint("find out who removed it; take another backup")
 }
 
 #[cfg(test)]

@@ -4,22 +4,31 @@ use shared::error::{Error, Result};
 
 use crate::{receipt::Receipt, server::Seen};
 
-/// A member of the source after a cut: in recovery, on the source's timeline, exactly at its last record.
+/// A member of the source after a cut: in recovery, on the source's timeline, exactly at its last
+/// record.
 ///
 /// # Errors
-/// Refused while it is behind; Unsafe when it is another server, or holds more than the cut knows of.
+/// Refused while it is behind; Unsafe when it is another server, or holds more than the cut knows
+/// of.
 pub fn of_source(name: &str, seen: &Seen, receipt: &Receipt) -> Result<()> {
     same_system(name, seen, receipt)?;
     let (position, end) = (seen.position, receipt.promotion.replayed);
     let (timeline, last) = (seen.identity.timeline, receipt.promotion.timeline);
     if !seen.in_recovery {
-        return Err(Error::contradiction(format!("{name} runs as a primary although the cut is over")).hint(LOOK));
+        return Err(Error::contradiction(format!(
+            "{name} runs as a primary although the cut is over"
+        ))
+        .hint(LOOK));
     }
     if timeline != last {
-        return Err(
-            Error::contradiction(format!("{name} is on timeline {timeline}, and the source ended on timeline {last}"))
-                .hint("it has been promoted, or it follows the target on the way back; copy the target with FROM=target"),
-        );
+        return Err(Error::contradiction(format!(
+            "{name} is on timeline {timeline}, and the source ended \
+                on timeline {last}"
+        ))
+        .hint(
+            "it has been promoted, or it follows the target on the way back; copy the \
+                    target with FROM=target",
+        ));
     }
     if position > end {
         return Err(Error::contradiction(format!(
@@ -28,15 +37,16 @@ pub fn of_source(name: &str, seen: &Seen, receipt: &Receipt) -> Result<()> {
         .hint(LOOK));
     }
     if position < end {
-        return Err(
-            Error::refused(format!("{name} stands at {position} and lacks the end of the source's wal, {end}"))
-                .hint("name another member in BACKUP_MEMBER, or set FROM=target"),
-        );
+        return Err(Error::refused(format!(
+            "{name} stands at {position} and lacks the end of the source's wal, {end}"
+        ))
+        .hint("name another member in BACKUP_MEMBER, or set FROM=target"));
     }
     Ok(())
 }
 
-const LOOK: &str = "somebody has started the source after the cut: find out what was written there, and delete nothing until then";
+const LOOK: &str = "somebody has started the source after the cut: find out what was written \
+    there, and delete nothing until then";
 
 /// The target after a cut: a primary, on its own timeline.
 ///
@@ -45,7 +55,10 @@ const LOOK: &str = "somebody has started the source after the cut: find out what
 pub fn of_target(name: &str, seen: &Seen, receipt: &Receipt) -> Result<()> {
     same_system(name, seen, receipt)?;
     if seen.in_recovery {
-        return Err(Error::refused(format!("{name} is a standby, and not the new primary")).hint("correct TARGET_HOST"));
+        return Err(
+            Error::refused(format!("{name} is a standby, and not the new primary"))
+                .hint("correct TARGET_HOST"),
+        );
     }
     if seen.identity.timeline < receipt.promoted.timeline {
         return Err(Error::contradiction(format!(
@@ -58,14 +71,21 @@ pub fn of_target(name: &str, seen: &Seen, receipt: &Receipt) -> Result<()> {
 }
 
 fn same_system(name: &str, seen: &Seen, receipt: &Receipt) -> Result<()> {
-    let (found, wanted) = (seen.identity.system_identifier, receipt.started.source.system_identifier);
+    let (found, wanted) = (
+        seen.identity.system_identifier,
+        receipt.started.source.system_identifier,
+    );
     if found == wanted {
         return Ok(());
     }
-    Err(
-        Error::contradiction(format!("{name} is the system {found}, and the receipt is about {wanted}"))
-            .hint("the receipt, or the host, is of another cluster; check the names in the ConfigMap replica-migration"),
-    )
+    Err(Error::contradiction(format!(
+        "{name} is the system {found}, and the receipt is about \
+            {wanted}"
+    ))
+    .hint(
+        "the receipt, or the host, is of another cluster; check the names in the \
+                ConfigMap replica-migration",
+    ))
 }
 
 #[cfg(test)]
@@ -94,7 +114,8 @@ pub mod tests {
 
     #[test]
     fn a_member_stands_exactly_at_the_last_record() {
-        let judged = |seen: &Seen| of_source("pg-1", seen, &receipt()).map_err(|error| error.kind());
+        let judged =
+            |seen: &Seen| of_source("pg-1", seen, &receipt()).map_err(|error| error.kind());
         assert_eq!(judged(&seen("0/40000A0")), Ok(()));
         assert_eq!(judged(&seen("0/4000028")), Err(ErrorKind::Refused));
         assert_eq!(judged(&seen("0/40000A8")), Err(ErrorKind::Unsafe));

@@ -45,7 +45,10 @@ impl Progress {
         let left = match self.total - done {
             0 => "nearly done".to_owned(),
             _ if overall < 1.0 => "no end in sight".to_owned(),
-            rest => format!("{} left", duration(Duration::from_secs_f64(rest as f64 / overall))),
+            rest => format!(
+                "{} left",
+                duration(Duration::from_secs_f64(rest as f64 / overall))
+            ),
         };
         Some(format!(
             "{}: {percent} % of {}, {:.1} MB/s, {left}",
@@ -64,18 +67,33 @@ mod tests {
     fn a_line_every_ten_seconds_with_percent_rate_and_time_left() {
         let begun = Instant::now();
         let mut progress = Progress::new("copying", 4_000_000_000, begun);
-        let mut at = |seconds: u64, done: u64| progress.line(begun + Duration::from_secs(seconds), done);
+        let mut at =
+            |seconds: u64, done: u64| progress.line(begun + Duration::from_secs(seconds), done);
         assert_eq!(at(9, 900_000_000), None);
-        assert_eq!(at(10, 1_000_000_000).unwrap(), "copying: 25 % of 4.0 GB, 100.0 MB/s, 30 s left");
+        assert_eq!(
+            at(10, 1_000_000_000).unwrap(),
+            "copying: 25 % of 4.0 GB, 100.0 MB/s, 30 s left"
+        );
         assert_eq!(at(12, 1_000_000_000), None);
-        assert_eq!(at(20, 1_000_000_000).unwrap(), "copying: 25 % of 4.0 GB, 0.0 MB/s, 1 min 0 s left");
-        assert_eq!(at(30, 4_500_000_000).unwrap(), "copying: 100 % of 4.5 GB, 350.0 MB/s, nearly done");
+        assert_eq!(
+            at(20, 1_000_000_000).unwrap(),
+            "copying: 25 % of 4.0 GB, 0.0 MB/s, 1 min 0 s left"
+        );
+        assert_eq!(
+            at(30, 4_500_000_000).unwrap(),
+            "copying: 100 % of 4.5 GB, 350.0 MB/s, nearly done"
+        );
     }
 
     #[test]
     fn an_empty_total_and_a_stalled_start_are_no_division_by_zero() {
         let begun = Instant::now();
-        assert!(Progress::new("a", 0, begun).line(begun + LINE, 0).unwrap().contains("100 %"));
+        assert!(
+            Progress::new("a", 0, begun)
+                .line(begun + LINE, 0)
+                .unwrap()
+                .contains("100 %")
+        );
         assert!(
             Progress::new("a", 100, begun)
                 .line(begun + LINE, 0)

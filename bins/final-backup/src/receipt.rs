@@ -76,23 +76,35 @@ pub async fn read(client: &Client, namespace: &str, target: &str) -> Result<Cut>
             .context(format!("reading the receipt {receipt}"))
             .map(|receipt| Cut::Over(Box::new(receipt)));
     }
-    let facts = kubernetes::get(&maps, &record).await?.and_then(|map| map.data).unwrap_or_default();
+    let facts = kubernetes::get(&maps, &record)
+        .await?
+        .and_then(|map| map.data)
+        .unwrap_or_default();
     let is = |key: &str| facts.contains_key(key);
     Ok(state(is("blocked"), is("returned")))
 }
 
 /// A record that was blocked and has neither been returned nor left a receipt.
 fn state(blocked: bool, returned: bool) -> Cut {
-    if blocked && !returned { Cut::UnderWay } else { Cut::NotYet }
+    if blocked && !returned {
+        Cut::UnderWay
+    } else {
+        Cut::NotYet
+    }
 }
 
 fn parsed(map: ConfigMap) -> Result<Receipt> {
     let journal = map.data.unwrap_or_default().remove("journal.json");
-    let journal = journal.ok_or_else(|| Error::contradiction("it has no journal.json").hint("it was not written by cutover"))?;
+    let journal = journal.ok_or_else(|| {
+        Error::contradiction("it has no journal.json").hint("it was not written by cutover")
+    })?;
     serde_json::from_str(&journal).map_err(|error| {
         Error::contradiction("its journal.json is not what cutover writes")
             .caused_by(error)
-            .hint("was it changed? a receipt is immutable; compare it with the documentation before going on")
+            .hint(
+                "was it changed? a receipt is immutable; compare it with the documentation \
+                before going on",
+            )
     })
 }
 
@@ -104,7 +116,8 @@ pub mod tests {
 
     /// As cutover writes it.
     pub fn journal() -> Value {
-        let identity = json!({"system_identifier": "7500000000000000123", "timeline": 1, "version": 170010});
+        let identity =
+            json!({"system_identifier": "7500000000000000123", "timeline": 1, "version": 170010});
         json!({
             "started": {"at": "2026-01-01T00:00:00Z", "source": identity, "leader": "pg-0", "target": identity, "target_owes_restart": true,
                 "replicas": {"web": 2}, "config": {"name": "c", "values": {}}, "controller": null, "paused": null, "read_only": null},
@@ -125,8 +138,16 @@ pub mod tests {
             data: Some([("journal.json".to_owned(), journal().to_string())].into()),
             ..ConfigMap::default()
         };
-        assert_eq!(parsed(map).unwrap().promotion.replayed, "0/40000A0".parse().unwrap());
-        assert!(parsed(ConfigMap::default()).unwrap_err().to_string().contains("no journal.json"));
+        assert_eq!(
+            parsed(map).unwrap().promotion.replayed,
+            "0/40000A0".parse().unwrap()
+        );
+        assert!(
+            parsed(ConfigMap::default())
+                .unwrap_err()
+                .to_string()
+                .contains("no journal.json")
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What the first connection brings: the archive and the manifest, each on its way to its place and through a look at what is in it.
+//! What the first connection brings: the archive and the manifest, each on its way to its place and
+//! through a look at what is in it.
 
 use std::time::{Duration, Instant};
 
@@ -39,14 +40,20 @@ pub struct Received {
 ///
 /// # Errors
 /// Unsafe for damage; else whatever stopped it.
-pub async fn receive(mut backup: BaseBackup, begun: &Begun, place: &Place, report: &Reporter) -> Result<Received> {
+pub async fn receive(
+    mut backup: BaseBackup,
+    begun: &Begun,
+    place: &Place,
+    report: &Reporter,
+) -> Result<Received> {
     let mut progress = Progress::new("copying", begun.bytes, Instant::now());
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut archive, mut manifest) = (None::<Incoming<Files>>, None::<Incoming<Manifest>>);
     let (mut base, mut done, mut bytes) = (None, 0, 0);
     loop {
-        // One wait for one part, however many ticks come meanwhile: a server that falls silent is noticed in it.
+        // One wait for one part, however many ticks come meanwhile: a server that falls silent is
+        // noticed in it.
         let mut next = Box::pin(backup.next());
         let part = loop {
             tokio::select! {
@@ -72,7 +79,9 @@ pub async fn receive(mut backup: BaseBackup, begun: &Begun, place: &Place, repor
             },
             Some(Part::Progress(bytes)) => done = bytes,
             Some(Part::Manifest) => {
-                let whole = archive.take().ok_or_else(|| Error::transient("the server sent no archive"))?;
+                let whole = archive
+                    .take()
+                    .ok_or_else(|| Error::transient("the server sent no archive"))?;
                 let (stored, files) = whole.end().await?;
                 bytes = files.bytes();
                 base = Some(stored);
@@ -129,7 +138,9 @@ fn incoming_archive(begun: &Begun, place: &Place) -> Incoming<Files> {
     Incoming {
         feeds: vec![to_place, to_look],
         stored,
-        looked: spawn_blocking(move || archive::look_through(look_drain.reader(), compression, None)),
+        looked: spawn_blocking(move || {
+            archive::look_through(look_drain.reader(), compression, None)
+        }),
     }
 }
 

@@ -1,4 +1,5 @@
-//! VERIFY=restore: what is kept is read back, unpacked where there is room, and compared with the manifest once more.
+//! VERIFY=restore: what is kept is read back, unpacked where there is room, and compared with the
+//! manifest once more.
 
 use std::{
     fs, io,
@@ -49,8 +50,8 @@ pub struct Kept<'a> {
 pub struct Scratch<'a> {
     /// An empty volume.
     pub folder: &'a Path,
-    /// How much of it stays free: a node whose disk fills up begins to evict pods, this one among them (the kubelet's
-    /// nodefs.available, 10 % by default).
+    /// How much of it stays free: a node whose disk fills up begins to evict pods, this one among
+    /// them (the kubelet's nodefs.available, 10 % by default).
     pub keep_free_percent: u64,
 }
 
@@ -58,7 +59,12 @@ pub struct Scratch<'a> {
 ///
 /// # Errors
 /// Unsafe when something differs.
-pub async fn prove(place: &Place, kept: &Kept<'_>, scratch: &Scratch<'_>, report: &Reporter) -> Result<Verified> {
+pub async fn prove(
+    place: &Place,
+    kept: &Kept<'_>,
+    scratch: &Scratch<'_>,
+    report: &Reporter,
+) -> Result<Verified> {
     let folder = match room(scratch, kept)? {
         Room::Enough => Some(emptied(scratch.folder)?),
         Room::Less(why) => {
@@ -71,13 +77,23 @@ pub async fn prove(place: &Place, kept: &Kept<'_>, scratch: &Scratch<'_>, report
     };
     let read = Arc::new(AtomicU64::new(0));
     let total: u64 = kept.objects.iter().map(|object| object.bytes).sum();
-    let outcome = narrated(compare(place, kept, folder.clone(), &read), &read, total, report).await;
+    let outcome = narrated(
+        compare(place, kept, folder.clone(), &read),
+        &read,
+        total,
+        report,
+    )
+    .await;
     if let Some(folder) = &folder {
         // What cannot be removed ends with the pod.
         let _ = fs::remove_dir_all(folder);
     }
     outcome.context("proving the backup")?;
-    Ok(if folder.is_some() { Verified::Restore } else { Verified::Read })
+    Ok(if folder.is_some() {
+        Verified::Restore
+    } else {
+        Verified::Read
+    })
 }
 
 enum Room {
@@ -86,11 +102,13 @@ enum Room {
 }
 
 fn room(scratch: &Scratch<'_>, kept: &Kept<'_>) -> Result<Room> {
-    let found = statvfs(scratch.folder).map_err(io::Error::from).map_err(|error| {
-        Error::config(format!("looking at {}", scratch.folder.display()))
-            .caused_by(error)
-            .hint("SCRATCH_DIR is where the Job's manifest mounts an empty volume")
-    })?;
+    let found = statvfs(scratch.folder)
+        .map_err(io::Error::from)
+        .map_err(|error| {
+            Error::config(format!("looking at {}", scratch.folder.display()))
+                .caused_by(error)
+                .hint("SCRATCH_DIR is where the Job's manifest mounts an empty volume")
+        })?;
     let wal: u64 = kept
         .objects
         .iter()
@@ -130,7 +148,12 @@ fn emptied(scratch: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
-async fn narrated<T>(work: impl Future<Output = T>, done: &AtomicU64, total: u64, report: &Reporter) -> T {
+async fn narrated<T>(
+    work: impl Future<Output = T>,
+    done: &AtomicU64,
+    total: u64,
+    report: &Reporter,
+) -> T {
     let mut progress = Progress::new("reading back", total, Instant::now());
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -145,7 +168,12 @@ async fn narrated<T>(work: impl Future<Output = T>, done: &AtomicU64, total: u64
     }
 }
 
-async fn compare(place: &Place, kept: &Kept<'_>, folder: Option<PathBuf>, done: &Arc<AtomicU64>) -> Result<()> {
+async fn compare(
+    place: &Place,
+    kept: &Kept<'_>,
+    folder: Option<PathBuf>,
+    done: &Arc<AtomicU64>,
+) -> Result<()> {
     let (mut files, mut manifest) = (None, None);
     for object in kept.objects {
         let (folder, compression) = (folder.clone(), kept.compression);
@@ -153,24 +181,36 @@ async fn compare(place: &Place, kept: &Kept<'_>, folder: Option<PathBuf>, done: 
             MANIFEST => manifest = Some(object),
             WAL => {
                 let unpack = folder.map(|folder| folder.join("pg_wal"));
-                let look = move |reader: &mut Summing| archive::look_through(BufReader::new(reader), Compression::None, unpack.as_deref());
+                let look = move |reader: &mut Summing| {
+                    archive::look_through(
+                        BufReader::new(reader),
+                        Compression::None,
+                        unpack.as_deref(),
+                    )
+                };
                 drop(read_back(place, object, done, look).await?);
             }
             _ => {
-                let look = move |reader: &mut Summing| archive::look_through(BufReader::new(reader), compression, folder.as_deref());
+                let look = move |reader: &mut Summing| {
+                    archive::look_through(BufReader::new(reader), compression, folder.as_deref())
+                };
                 files = Some(read_back(place, object, done, look).await?);
             }
         }
     }
     let (Some(mut files), Some(manifest)) = (files, manifest) else {
-        return Err(Error::contradiction("the backup has no archive, or no manifest"));
+        return Err(Error::contradiction(
+            "the backup has no archive, or no manifest",
+        ));
     };
     if let Some(folder) = folder {
         files = joined(spawn_blocking(move || Files::below(&folder))).await?;
     }
-    read_back(place, manifest, done, move |reader: &mut Summing| manifest::compare(reader, files))
-        .await
-        .map(drop)
+    read_back(place, manifest, done, move |reader: &mut Summing| {
+        manifest::compare(reader, files)
+    })
+    .await
+    .map(drop)
 }
 
 /// Reads one file to its end, and compares what came with what was written.
@@ -188,15 +228,21 @@ async fn read_back<T: Send + 'static>(
         done: Arc::clone(done),
     };
     let thread = move || look(&mut summing).map(|looked| (looked, summing.crc, summing.bytes));
-    let looked = match tokio::join!(place.read(&stored.name, feed), joined(spawn_blocking(thread))) {
+    let looked = match tokio::join!(
+        place.read(&stored.name, feed),
+        joined(spawn_blocking(thread))
+    ) {
         (Ok(()), looked) => looked,
         (Err(read), Err(looked)) => Err(cause(looked, read)),
         (Err(read), Ok(_)) => Err(read),
     };
     let (looked, crc, bytes) = looked.context(format!("reading {}", stored.name))?;
     if *stored != Stored::new(&stored.name, bytes, crc) {
-        return Err(Error::contradiction(format!("{} is not what was written", stored.name))
-            .hint("its place does not keep what it is given; take another backup to another place"));
+        return Err(
+            Error::contradiction(format!("{} is not what was written", stored.name)).hint(
+                "its place does not keep what it is given; take another backup to another place",
+            ),
+        );
     }
     Ok(looked)
 }

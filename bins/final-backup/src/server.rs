@@ -57,7 +57,8 @@ impl Server {
             position,
         } = walsender.identify_system().await?;
         let mut on = async |setting: &str| Ok::<_, Error>(walsender.show(setting).await? == "on");
-        let (in_recovery, page_checksums) = (on("in_hot_standby").await?, on("data_checksums").await?);
+        let (in_recovery, page_checksums) =
+            (on("in_hot_standby").await?, on("data_checksums").await?);
         let segment_bytes = walsender.show("wal_segment_size").await?;
         let version = walsender.show("server_version_num").await?;
         walsender.close().await;

@@ -98,7 +98,8 @@ impl CompressBy {
     }
 }
 
-/// How the finished backup is proved, beyond the comparison of every file with the manifest while it comes.
+/// How the finished backup is proved, beyond the comparison of every file with the manifest while
+/// it comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
@@ -138,21 +139,28 @@ impl FromStr for Destination {
         }
         match text {
             "" => Err(
-                "it is empty; say /directory of a mounted volume (components/backup-volume) or s3://bucket/prefix (components/s3)".into(),
+                "it is empty; say /directory of a mounted volume (components/backup-volume) or \
+                 s3://bucket/prefix (components/s3)"
+                    .into(),
             ),
             text if text.starts_with('/') => Ok(Self::Directory(text.into())),
-            text => Err(format!("{text:?} is neither /directory nor s3://bucket/prefix")),
+            text => Err(format!(
+                "{text:?} is neither /directory nor s3://bucket/prefix"
+            )),
         }
     }
 }
 
 impl<'de> Deserialize<'de> for Destination {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
-/// Namespace and name of the ConfigMap or OperatorConfiguration that the Zalando operator is configured by.
+/// Namespace and name of the ConfigMap or OperatorConfiguration that the Zalando operator is
+/// configured by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperatorConfig {
     /// Where the operator runs.
@@ -164,7 +172,9 @@ pub struct OperatorConfig {
 impl FromStr for OperatorConfig {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let (namespace, name) = text.split_once('/').ok_or_else(|| format!("{text:?} is not namespace/name"))?;
+        let (namespace, name) = text
+            .split_once('/')
+            .ok_or_else(|| format!("{text:?} is not namespace/name"))?;
         Ok(Self {
             namespace: namespace.parse()?,
             name: name.parse()?,
@@ -185,13 +195,19 @@ mod tests {
     #[test]
     fn a_destination_is_a_directory_or_a_bucket_with_a_prefix() {
         let read = |text: &str| text.parse::<Destination>();
-        assert_eq!(read("/backup").unwrap(), Destination::Directory("/backup".into()));
+        assert_eq!(
+            read("/backup").unwrap(),
+            Destination::Directory("/backup".into())
+        );
         let bucket = |prefix: &str| Destination::Bucket {
             bucket: "b".into(),
             prefix: prefix.into(),
         };
         assert_eq!(read("s3://b").unwrap(), bucket(""));
-        assert_eq!(read(" s3://b/zalando/mastodon/ ").unwrap(), bucket("zalando/mastodon"));
+        assert_eq!(
+            read(" s3://b/zalando/mastodon/ ").unwrap(),
+            bucket("zalando/mastodon")
+        );
         for wrong in ["", "s3://", "s3:///x", "backup", "gs://b"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
@@ -200,7 +216,10 @@ mod tests {
     #[test]
     fn the_operators_configuration_has_a_namespace() {
         let read = |text: &str| text.parse::<OperatorConfig>();
-        assert_eq!(read("zalando/postgres-operator").unwrap().to_string(), "zalando/postgres-operator");
+        assert_eq!(
+            read("zalando/postgres-operator").unwrap().to_string(),
+            "zalando/postgres-operator"
+        );
         assert!(read("postgres-operator").is_err());
         assert!(read("zalando/").is_err());
     }

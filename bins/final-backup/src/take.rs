@@ -1,4 +1,5 @@
-//! Taking a backup, from the choice of the server to the last file; and one that is finished already.
+//! Taking a backup, from the choice of the server to the last file; and one that is finished
+//! already.
 
 use jiff::Timestamp;
 use shared::{
@@ -28,7 +29,12 @@ use crate::{
 pub async fn take(settings: &Settings, run: &Run, cut: &Cut, place: &Place) -> Result<Complete> {
     let lease = format!("final-backup-{}", settings.target_cluster);
     let held = run
-        .until_stopped(lease::take(&run.client, &run.namespace, &lease, "final-backup"))
+        .until_stopped(lease::take(
+            &run.client,
+            &run.namespace,
+            &lease,
+            "final-backup",
+        ))
         .await
         .map_err(|error| error.hint("follow its log; this one has changed nothing"))?;
     let outcome = alone(settings, run, cut, place, &held).await;
@@ -36,25 +42,46 @@ pub async fn take(settings: &Settings, run: &Run, cut: &Cut, place: &Place) -> R
     outcome
 }
 
-/// A finished backup is there: it is proved again, whatever VERIFY says of a new one, and nothing is written.
+/// A finished backup is there: it is proved again, whatever VERIFY says of a new one, and nothing
+/// is written.
 ///
 /// # Errors
 /// Refused when it is another one than this; Unsafe when it is not what it was.
-pub async fn finished(settings: &Settings, run: &Run, cut: &Cut, place: &Place, mut complete: Complete) -> Result<Complete> {
+pub async fn finished(
+    settings: &Settings,
+    run: &Run,
+    cut: &Cut,
+    place: &Place,
+    mut complete: Complete,
+) -> Result<Complete> {
     run.report.info(format!(
         "a backup is complete already: {place}, taken from {} at {}",
         complete.server, complete.finished
     ));
     let system = match cut {
         Cut::Over(receipt) => receipt.started.source.system_identifier,
-        _ => find::find(settings, run, cut).await?.1.identity.system_identifier,
+        _ => {
+            find::find(settings, run, cut)
+                .await?
+                .1
+                .identity
+                .system_identifier
+        }
     };
     existing::fits(&complete, settings.from, cut, system)?;
-    complete.verified = prove(settings, run, place, &complete.kept()).await?.max(complete.verified);
+    complete.verified = prove(settings, run, place, &complete.kept())
+        .await?
+        .max(complete.verified);
     Ok(complete)
 }
 
-async fn alone(settings: &Settings, run: &Run, cut: &Cut, place: &Place, held: &Held) -> Result<Complete> {
+async fn alone(
+    settings: &Settings,
+    run: &Run,
+    cut: &Cut,
+    place: &Place,
+    held: &Held,
+) -> Result<Complete> {
     let looked = run.until_stopped(async {
         let found = existing::look(place).await?;
         if let Found::Finished(complete) = found {
@@ -62,7 +89,9 @@ async fn alone(settings: &Settings, run: &Run, cut: &Cut, place: &Place, held: &
         }
         let (server, seen) = find::find(settings, run, cut).await?;
         if found == Found::Unfinished {
-            run.report.info(format!("removing what an unfinished run has left in {place}"));
+            run.report.info(format!(
+                "removing what an unfinished run has left in {place}"
+            ));
         }
         // An upload to a bucket may have been begun without any trace that can be seen.
         place.clear().await?;
@@ -71,9 +100,15 @@ async fn alone(settings: &Settings, run: &Run, cut: &Cut, place: &Place, held: &
     });
     let (server, seen) = match looked.await? {
         Ok(found) => found,
-        Err(complete) => return run.until_stopped(finished(settings, run, cut, place, *complete)).await,
+        Err(complete) => {
+            return run
+                .until_stopped(finished(settings, run, cut, place, *complete))
+                .await;
+        }
     };
-    let outcome = run.until_stopped(backup(settings, run, cut, place, held, &server, &seen)).await;
+    let outcome = run
+        .until_stopped(backup(settings, run, cut, place, held, &server, &seen))
+        .await;
     if outcome.is_err() {
         tidy(run, place, held).await;
     }
@@ -87,15 +122,26 @@ async fn tidy(run: &Run, place: &Place, held: &Held) {
         place.clear().await
     };
     match removed.await {
-        Ok(()) => run.report.info(format!("what was written to {place} is removed")),
-        // It does not look like a backup, and the next run removes it; or it is one.
-        Err(error) => run
+        Ok(()) => run
             .report
-            .warning("NotRemoved", format!("what was written to {place} is still there: {error}")),
+            .info(format!("what was written to {place} is removed")),
+        // It does not look like a backup, and the next run removes it; or it is one.
+        Err(error) => run.report.warning(
+            "NotRemoved",
+            format!("what was written to {place} is still there: {error}"),
+        ),
     }
 }
 
-async fn backup(settings: &Settings, run: &Run, cut: &Cut, place: &Place, held: &Held, server: &Server, seen: &Seen) -> Result<Complete> {
+async fn backup(
+    settings: &Settings,
+    run: &Run,
+    cut: &Cut,
+    place: &Place,
+    held: &Held,
+    server: &Server,
+    seen: &Seen,
+) -> Result<Complete> {
     let started = Timestamp::now();
     let wish = Wish {
         compress_by: settings.compress_by,
@@ -129,8 +175,13 @@ async fn backup(settings: &Settings, run: &Run, cut: &Cut, place: &Place, held: 
             format!("an upload that was never completed may be left in the bucket: {error}"),
         );
     }
-    place.finish(serde_json::to_vec_pretty(&complete)?.into()).await?;
-    run.report.step("BackupComplete", format!("backup complete: {place}/{COMPLETE}"));
+    place
+        .finish(serde_json::to_vec_pretty(&complete)?.into())
+        .await?;
+    run.report.step(
+        "BackupComplete",
+        format!("backup complete: {place}/{COMPLETE}"),
+    );
     Ok(complete)
 }
 
@@ -142,11 +193,13 @@ fn last_record(settings: &Settings, cut: &Cut) -> Option<Lsn> {
     }
 }
 
-/// A source that was at its end before the copy, and had more to say during it, was started by somebody.
+/// A source that was at its end before the copy, and had more to say during it, was started by
+/// somebody.
 fn nothing_came(copied: &Copied, until: Option<Lsn>) -> Result<()> {
     match until {
         Some(until) if copied.ended.end > until => Err(Error::contradiction(format!(
-            "the copy ends at {}, and the source's last record at {until}: something was written to the source while it was copied",
+            "the copy ends at {}, and the source's last record at {until}: something was written \
+             to the source while it was copied",
             copied.ended.end
         ))
         .hint("find out who has started it, and what was written; delete nothing until then")),
@@ -157,10 +210,12 @@ fn nothing_came(copied: &Copied, until: Option<Lsn>) -> Result<()> {
 /// The manifest is the server's own word on whose files these are.
 fn same_system(copied: &Copied, seen: &Seen) -> Result<()> {
     match copied.manifest.system_identifier {
-        Some(other) if other != seen.identity.system_identifier => Err(Error::contradiction(format!(
-            "the manifest is of the system {other}, and the server said {}",
-            seen.identity.system_identifier
-        ))),
+        Some(other) if other != seen.identity.system_identifier => {
+            Err(Error::contradiction(format!(
+                "the manifest is of the system {other}, and the server said {}",
+                seen.identity.system_identifier
+            )))
+        }
         _ => Ok(()),
     }
 }
@@ -176,7 +231,8 @@ async fn prove(settings: &Settings, run: &Run, place: &Place, kept: &Kept<'_>) -
         keep_free_percent: settings.scratch_keep_free_percent,
     };
     let verified = restore::prove(place, kept, &scratch, &run.report).await?;
-    run.report.step("Verified", format!("verified: {}", verified.words()));
+    run.report
+        .step("Verified", format!("verified: {}", verified.words()));
     Ok(verified)
 }
 

@@ -35,11 +35,17 @@ pub struct Wanted {
     pub segment_bytes: u64,
 }
 
-/// Receives WAL until it reaches `enough`, which is told as soon as it is known, and writes it as an archive. Returns its end.
+/// Receives WAL until it reaches `enough`, which is told as soon as it is known, and writes it as
+/// an archive. Returns its end.
 ///
 /// # Errors
 /// Transient when the stream breaks, ends, or does not come so far.
-pub async fn follow(mut stream: WalStream, wanted: Wanted, tar: &mut Tar, mut enough: watch::Receiver<Option<Lsn>>) -> Result<Lsn> {
+pub async fn follow(
+    mut stream: WalStream,
+    wanted: Wanted,
+    tar: &mut Tar,
+    mut enough: watch::Receiver<Option<Lsn>>,
+) -> Result<Lsn> {
     let mut position = first_of_segment(wanted.start, wanted.segment_bytes);
     let mut pages = Pages::new(position, wanted.segment_bytes);
     let mut deadline = None;
@@ -62,7 +68,8 @@ pub async fn follow(mut stream: WalStream, wanted: Wanted, tar: &mut Tar, mut en
         tokio::select! {
             received = stream.next() => match received? {
                 Received::Wal { start, .. } if start != position => {
-                    return Err(Error::transient(format!("the wal has a gap: {start} follows {position}")));
+                    return Err(Error::transient(format!("the wal has a gap: {start} follows \
+                        {position}")));
                 }
                 Received::Wal { bytes, .. } => {
                     pages.check(&bytes)?;
@@ -74,7 +81,8 @@ pub async fn follow(mut stream: WalStream, wanted: Wanted, tar: &mut Tar, mut en
                 }
                 Received::Keepalive => stream.confirm(position).await?,
                 Received::TimelineEnded => {
-                    return Err(Error::transient(format!("timeline {} ended during the backup: another member was promoted", wanted.timeline))
+                    return Err(Error::transient(format!("timeline {} ended during the backup: \
+                        another member was promoted", wanted.timeline))
                         .hint("run the step again when the source is calm"));
                 }
             },
@@ -83,7 +91,8 @@ pub async fn follow(mut stream: WalStream, wanted: Wanted, tar: &mut Tar, mut en
             },
             () = late => {
                 let end = end.map_or_else(String::new, |end| end.to_string());
-                return Err(Error::transient(format!("the wal stands at {position}, and does not reach {end}")));
+                return Err(Error::transient(format!("the wal stands at {position}, and does not \
+                    reach {end}")));
             }
         }
     }
@@ -99,7 +108,12 @@ pub fn first_of_segment(position: Lsn, segment_bytes: u64) -> Lsn {
 fn segment_name(position: Lsn, wanted: &Wanted) -> String {
     let number = u64::from(position.0) / wanted.segment_bytes;
     let per_half = 0x1_0000_0000 / wanted.segment_bytes;
-    format!("{:08X}{:08X}{:08X}", wanted.timeline.0, number / per_half, number % per_half)
+    format!(
+        "{:08X}{:08X}{:08X}",
+        wanted.timeline.0,
+        number / per_half,
+        number % per_half
+    )
 }
 
 /// An archive that is written as it comes; whoever drains it has the word on what goes wrong.
@@ -134,7 +148,8 @@ impl Tar {
         while !bytes.is_empty() {
             let within = u64::from(position.0) % wanted.segment_bytes;
             if within == 0 {
-                self.header(&segment_name(position, wanted), wanted.segment_bytes).await?;
+                self.header(&segment_name(position, wanted), wanted.segment_bytes)
+                    .await?;
             }
             let room = usize::try_from(wanted.segment_bytes - within).unwrap_or(usize::MAX);
             let part = bytes.split_to(room.min(bytes.len()));
@@ -156,14 +171,16 @@ impl Tar {
         let mut missing = usize::try_from(wanted.segment_bytes - within).unwrap_or_default();
         while missing > 0 {
             let part = missing.min(CHUNK_BYTES);
-            self.send(Bytes::from_static(&[0; CHUNK_BYTES]).slice(..part)).await?;
+            self.send(Bytes::from_static(&[0; CHUNK_BYTES]).slice(..part))
+                .await?;
             missing -= part;
         }
         let end = Lsn((u64::from(position.0) - within + wanted.segment_bytes).into());
         self.done(end, wanted).await
     }
 
-    /// Says that the segment before `end` needs no archiving: a server restored from this would otherwise do it once more.
+    /// Says that the segment before `end` needs no archiving: a server restored from this would
+    /// otherwise do it once more.
     async fn done(&mut self, end: Lsn, wanted: &Wanted) -> Result<()> {
         let inside = Lsn((u64::from(end.0) - 1).into());
         let name = format!("archive_status/{}.done", segment_name(inside, wanted));
@@ -209,7 +226,9 @@ mod tests {
 
     #[test]
     fn segments_are_named_as_postgresql_names_them() {
-        let name = |position: &str, megabytes: u64| segment_name(position.parse().unwrap(), &WANTED(megabytes << 20));
+        let name = |position: &str, megabytes: u64| {
+            segment_name(position.parse().unwrap(), &WANTED(megabytes << 20))
+        };
         assert_eq!(name("0/2000028", 16), "000000030000000000000002");
         assert_eq!(name("1/0", 16), "000000030000000100000000");
         assert_eq!(name("2/40000000", 1024), "000000030000000200000001");
@@ -237,12 +256,18 @@ mod tests {
         });
         let wanted = WANTED(1024);
         let mut tar = Tar::new(feed);
-        tar.file("00000003.history", Bytes::from_static(b"1\t0/0\tno reason\n"))
-            .await
-            .unwrap();
+        tar.file(
+            "00000003.history",
+            Bytes::from_static(b"1\t0/0\tno reason\n"),
+        )
+        .await
+        .unwrap();
         let mut position = wanted.start;
         for bytes in [700, 700] {
-            position = tar.write(position, Bytes::from(vec![7; bytes]), &wanted).await.unwrap();
+            position = tar
+                .write(position, Bytes::from(vec![7; bytes]), &wanted)
+                .await
+                .unwrap();
         }
         tar.fill_segment(position, &wanted).await.unwrap();
         tar.end().await.unwrap();

@@ -1,11 +1,15 @@
-//! Reads what is there of CloudNativePG's roles, and carries out a plan of [`crate::roles`] in one transaction.
+//! Reads what is there of CloudNativePG's roles, and carries out a plan of [`crate::roles`] in one
+//! transaction.
 
 use shared::{
     error::{Context as _, Error, Result},
     postgres::Session,
 };
 
-use crate::roles::{Change, EXPORTER, LOOKUP_BODY, LookupSeen, MARK, POOLER, REPLICA, REWIND_FUNCTIONS, RoleSeen, Seen};
+use crate::roles::{
+    Change, EXPORTER, LOOKUP_BODY, LookupSeen, MARK, POOLER, REPLICA, REWIND_FUNCTIONS, RoleSeen,
+    Seen,
+};
 
 /// What is there; `session` must be connected to database postgres.
 pub async fn seen(session: &Session) -> Result<Seen> {
@@ -32,7 +36,8 @@ pub async fn seen(session: &Session) -> Result<Seen> {
 async fn role(session: &Session, name: &str) -> Result<Option<RoleSeen>> {
     let row = session
         .query_opt(
-            "select coalesce(shobj_description(oid, 'pg_authid') = $2, false), rolcanlogin, rolreplication, rolsuper
+            "select coalesce(shobj_description(oid, 'pg_authid') = $2, false), rolcanlogin, \
+             rolreplication, rolsuper
                from pg_authid where rolname = $1",
             &[&name, &MARK],
         )
@@ -60,27 +65,38 @@ async fn rewind_missing(session: &Session) -> Result<Vec<String>> {
 
 async fn monitors(session: &Session) -> Result<bool> {
     let row = session
-        .query_one("select pg_has_role($1, 'pg_monitor', 'usage')", &[&EXPORTER])
+        .query_one(
+            "select pg_has_role($1, 'pg_monitor', 'usage')",
+            &[&EXPORTER],
+        )
         .await;
-    Ok(row.context(format!("reading the memberships of {EXPORTER}"))?.get(0))
+    Ok(row
+        .context(format!("reading the memberships of {EXPORTER}"))?
+        .get(0))
 }
 
 async fn pooler_enters(session: &Session) -> Result<bool> {
     let row = session
         .query_one(
-            "select has_database_privilege($1, 'postgres', 'connect') and has_schema_privilege($1, 'public', 'usage')",
+            "select has_database_privilege($1, 'postgres', 'connect') and has_schema_privilege($1, \
+             'public', 'usage')",
             &[&POOLER],
         )
         .await;
-    Ok(row.context(format!("reading the rights of {POOLER}"))?.get(0))
+    Ok(row
+        .context(format!("reading the rights of {POOLER}"))?
+        .get(0))
 }
 
 async fn lookup(session: &Session) -> Result<Option<LookupSeen>> {
     let row = session
         .query_opt(
-            "select o.rolsuper, p.prosrc = $1 and p.prosecdef and p.proconfig = array['search_path=pg_catalog, pg_temp'],
-                    exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) where grantee = 0),
-                    coalesce(has_function_privilege((select oid from pg_roles where rolname = $2), p.oid, 'execute'), false)
+            "select o.rolsuper, p.prosrc = $1 and p.prosecdef and p.proconfig = \
+             array['search_path=pg_catalog, pg_temp'],
+                    exists (select from aclexplode(coalesce(p.proacl, acldefault('f', \
+             p.proowner))) where grantee = 0),
+                    coalesce(has_function_privilege((select oid from pg_roles where rolname = $2), \
+             p.oid, 'execute'), false)
                from pg_proc p join pg_roles o on o.oid = p.proowner
               where p.oid = to_regprocedure('public.user_search(text)')",
             &[&LOOKUP_BODY, &POOLER],
@@ -97,13 +113,15 @@ async fn lookup(session: &Session) -> Result<Option<LookupSeen>> {
 
 /// Carries out a plan, all of it or nothing.
 ///
-/// The statements hold no password, but a verifier is not for everybody either: for this transaction the server writes none of
-/// them into its log or its statistics, also when one fails.
+/// The statements hold no password, but a verifier is not for everybody either: for this
+/// transaction the server writes none of them into its log or its statistics, also when one fails.
 pub async fn apply(session: &Session, plan: &[Change]) -> Result<()> {
-    // A message of its own: the server decides before the first statement of a message whether to log the whole of it.
+    // A message of its own: the server decides before the first statement of a message whether to
+    // log the whole of it.
     session
         .batch_execute(
-            "begin; set local log_statement = 'none'; set local log_min_duration_statement = -1; set local log_min_error_statement = 'panic';
+            "begin; set local log_statement = 'none'; set local log_min_duration_statement = -1; \
+             set local log_min_error_statement = 'panic';
              set local log_transaction_sample_rate = 0; set local log_min_duration_sample = -1;
              set local pg_stat_statements.track = 'none'; set local pgaudit.log = 'none'",
         )
@@ -112,10 +130,14 @@ pub async fn apply(session: &Session, plan: &[Change]) -> Result<()> {
     for change in plan {
         if let Err(error) = session.batch_execute(change.sql.reveal()).await {
             let error = Error::from(error);
-            // The first error is the one to report; the server rolls back when the session ends, too.
+            // The first error is the one to report; the server rolls back when the session ends,
+            // too.
             let _ = session.batch_execute("rollback").await;
             return Err(error).context(&change.what);
         }
     }
-    session.batch_execute("commit").await.context("committing the roles")
+    session
+        .batch_execute("commit")
+        .await
+        .context("committing the roles")
 }

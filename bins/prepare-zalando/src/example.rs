@@ -1,4 +1,5 @@
-//! Facts of the source that guide.md speaks of, as the operator 1.15 and Spilo leave it, for the tests of the pure parts.
+//! Facts of the source that guide.md speaks of, as the operator 1.15 and Spilo leave it, for the
+//! tests of the pure parts.
 
 use serde_json::json;
 use shared::{
@@ -21,7 +22,10 @@ pub(crate) fn settings() -> Settings {
         source_auth: SourceAuth::Standby,
         allow_source_rolling_update: false,
         wal_keep_mb: None,
-        target_image: serde_json::from_value(json!("ghcr.io/cloudnative-pg/postgresql:17.10-standard-trixie")).unwrap(),
+        target_image: serde_json::from_value(json!(
+            "ghcr.io/cloudnative-pg/postgresql:17.10-standard-trixie"
+        ))
+        .unwrap(),
         target_storage: "40Gi".parse().unwrap(),
         target_storage_class: None,
         adopt_image: serde_json::from_value(json!("registry/replica-migration:1")).unwrap(),
@@ -133,7 +137,10 @@ pub(crate) fn facts() -> Facts {
             role("standby", false, true),
             role("mastodon", false, false),
         ],
-        databases: vec![database("mastodon", "mastodon"), database("postgres", "postgres")],
+        databases: vec![
+            database("mastodon", "mastodon"),
+            database("postgres", "postgres"),
+        ],
         cnpg_roles: Default::default(),
         login: Login {
             role: "standby".into(),
@@ -156,11 +163,29 @@ pub(crate) fn facts() -> Facts {
         ("cluster_name", "mastodon-postgresql", ""),
         ("checkpoint_timeout", "300", "300"),
         ("checkpoint_completion_target", "0.9", "0.9"),
-        ("shared_preload_libraries", "bg_mon,pg_stat_statements,pgextwlist", ""),
+        (
+            "shared_preload_libraries",
+            "bg_mon,pg_stat_statements,pgextwlist",
+            "",
+        ),
     ] {
         set(&mut facts, name, value, value, boot, "configuration file");
     }
-    set(&mut facts, "wal_keep_size", "2GB", "2048", "0", "configuration file");
-    set(&mut facts, "shared_buffers", "512MB", "65536", "16384", "configuration file");
+    set(
+        &mut facts,
+        "wal_keep_size",
+        "2GB",
+        "2048",
+        "0",
+        "configuration file",
+    );
+    set(
+        &mut facts,
+        "shared_buffers",
+        "512MB",
+        "65536",
+        "16384",
+        "configuration file",
+    );
     facts
 }

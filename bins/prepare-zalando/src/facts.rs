@@ -1,4 +1,5 @@
-//! What was seen of the source, and of the target if there is one already, before anything is changed. No secrets in here.
+//! What was seen of the source, and of the target if there is one already, before anything is
+//! changed. No secrets in here.
 
 use std::collections::BTreeMap;
 
@@ -123,7 +124,8 @@ pub struct Server {
     pub prepared_transactions: u32,
     /// Transactions open for more than five minutes: role, database, minutes.
     pub long_transactions: Vec<(String, String, i64)>,
-    /// WAL written per second since the statistics were reset; None when they are too young to tell.
+    /// WAL written per second since the statistics were reset; None when they are too young to
+    /// tell.
     pub wal_bytes_per_second: Option<u64>,
     /// Libraries loaded into sessions by settings of single roles or databases.
     pub session_libraries: Vec<(String, String)>,
@@ -230,7 +232,10 @@ impl Facts {
     }
     /// A GUC that is a number, in its own unit.
     pub fn number(&self, name: &str) -> u64 {
-        self.settings.get(name).and_then(|setting| setting.raw.parse().ok()).unwrap_or(0)
+        self.settings
+            .get(name)
+            .and_then(|setting| setting.raw.parse().ok())
+            .unwrap_or(0)
     }
     /// A role by name.
     pub fn role(&self, name: &str) -> Option<&Role> {
@@ -246,7 +251,10 @@ impl Facts {
     }
     /// Roles that may log in with an md5 hash.
     pub fn md5_roles(&self) -> Vec<&str> {
-        let md5 = self.roles.iter().filter(|role| role.login && role.hash == Some(Kind::Md5));
+        let md5 = self
+            .roles
+            .iter()
+            .filter(|role| role.login && role.hash == Some(Kind::Md5));
         md5.map(|role| role.name.as_str()).collect()
     }
 }

@@ -1,4 +1,5 @@
-//! What stands in the way, and what the operator should know: pure judgement of the facts, each with what to do about it.
+//! What stands in the way, and what the operator should know: pure judgement of the facts, each
+//! with what to do about it.
 
 pub mod access;
 mod contents;
@@ -21,7 +22,8 @@ pub enum Weight {
 pub struct Finding {
     /// Whether it stops this step.
     pub weight: Weight,
-    /// For Events, UpperCamelCase. Kubernetes counts Events of one reason as one, so each warning has its own.
+    /// For Events, UpperCamelCase. Kubernetes counts Events of one reason as one, so each warning
+    /// has its own.
     pub reason: &'static str,
     /// What was found.
     pub what: String,
@@ -86,7 +88,10 @@ mod tests {
     #[test]
     fn a_source_as_the_operator_leaves_it_is_not_blocked() {
         let found = reasons(&example::facts(), &example::settings());
-        assert!(found.iter().all(|(weight, _)| *weight == Weight::Warning), "{found:?}");
+        assert!(
+            found.iter().all(|(weight, _)| *weight == Weight::Warning),
+            "{found:?}"
+        );
     }
 
     #[test]
@@ -95,8 +100,15 @@ mod tests {
         facts.server.tablespaces = vec!["fast".into()];
         let image = Image::parse(&example::settings().target_image).unwrap();
         let found = all(&facts, &example::settings(), &image);
-        assert_eq!((found[0].weight, found[0].reason), (Weight::Blocker, "Tablespaces"));
-        assert!(found.iter().all(|finding| !finding.what.is_empty() && !finding.remedy.is_empty()));
+        assert_eq!(
+            (found[0].weight, found[0].reason),
+            (Weight::Blocker, "Tablespaces")
+        );
+        assert!(
+            found
+                .iter()
+                .all(|finding| !finding.what.is_empty() && !finding.remedy.is_empty())
+        );
     }
 
     #[test]
@@ -105,12 +117,17 @@ mod tests {
         settings.target_image = serde_json::from_value("own/postgresql:17".into()).unwrap();
         facts.auto_conf.insert("work_mem".into(), "1GB".into());
         for database in &mut facts.databases {
-            database.extensions.extend(["timescaledb", "pg_cron", "hll"].map(String::from));
+            database
+                .extensions
+                .extend(["timescaledb", "pg_cron", "hll"].map(String::from));
             database.unlogged = (1, vec!["public.t".into()]);
             database.event_triggers = vec!["e".into()];
             database.cron_jobs = 1;
         }
-        let mut found: Vec<&str> = reasons(&facts, &settings).iter().map(|(_, reason)| *reason).collect();
+        let mut found: Vec<&str> = reasons(&facts, &settings)
+            .iter()
+            .map(|(_, reason)| *reason)
+            .collect();
         let all = found.len();
         found.sort_unstable();
         found.dedup();
@@ -120,6 +137,9 @@ mod tests {
     #[test]
     fn a_long_list_is_cut() {
         assert_eq!(some(&["a", "b"]), "a, b");
-        assert_eq!(some(&["1", "2", "3", "4", "5", "6", "7"]), "1, 2, 3, 4, 5 and 2 more");
+        assert_eq!(
+            some(&["1", "2", "3", "4", "5", "6", "7"]),
+            "1, 2, 3, 4, 5 and 2 more"
+        );
     }
 }

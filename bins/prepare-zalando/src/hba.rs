@@ -1,7 +1,7 @@
 //! pg_hba.conf: which line decides on a replication login, and where a new line belongs.
 //!
-//! The first line whose type, database, user and address match decides (PostgreSQL documentation, *The pg_hba.conf File*); `all` in
-//! the database column does not match physical replication.
+//! The first line whose type, database, user and address match decides (PostgreSQL documentation,
+//! *The pg_hba.conf File*); `all` in the database column does not match physical replication.
 
 /// A line as pg_hba_file_rules shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,15 +40,21 @@ pub fn replication<'a>(rules: &'a [Rule], role: &str) -> Verdict<'a> {
     let speaks = |rule: &&Rule| {
         matches!(rule.kind.as_str(), "host" | "hostssl")
             && rule.error.is_none()
-            && rule.databases.iter().any(|database| database == "replication")
+            && rule
+                .databases
+                .iter()
+                .any(|database| database == "replication")
             && rule.roles.iter().any(|name| name == "all" || name == role)
     };
     let everywhere = |rule: &Rule| matches!(rule.address.as_deref(), Some("all" | "0.0.0.0"));
     let mut narrow = None;
     for rule in rules.iter().filter(speaks) {
         match (rule.method.as_str(), everywhere(rule)) {
-            ("reject", true) => return narrow.map_or(Verdict::Rejected(rule), Verdict::AdmittedFrom),
-            // A narrower reject may or may not hit the target's pods; the login that is tried afterwards tells.
+            ("reject", true) => {
+                return narrow.map_or(Verdict::Rejected(rule), Verdict::AdmittedFrom);
+            }
+            // A narrower reject may or may not hit the target's pods; the login that is tried
+            // afterwards tells.
             ("reject", false) => {}
             (_, true) => return Verdict::Admitted(rule),
             (_, false) => narrow = narrow.or(Some(rule)),
@@ -69,14 +75,20 @@ pub fn refuses_plaintext(rules: &[Rule]) -> bool {
     plain.is_none_or(|rule| rule.method == "reject")
 }
 
-/// The lines of a file, without comments and empty ones: the list that the CR must spell out, because it replaces Spilo's whole.
+/// The lines of a file, without comments and empty ones: the list that the CR must spell out,
+/// because it replaces Spilo's whole.
 pub fn lines(file: &str) -> Vec<String> {
-    let lines = file.lines().map(|line| line.split('#').next().unwrap_or("").trim());
-    lines.filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    let lines = file
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or("").trim());
+    lines
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
-/// `list` with a line that admits `role` for replication over TLS, behind the last line that speaks of replication; a list that has
-/// one stays as it is.
+/// `list` with a line that admits `role` for replication over TLS, behind the last line that speaks
+/// of replication; a list that has one stays as it is.
 pub fn with_replication(list: &[String], role: &str) -> Vec<String> {
     let has = |line: &str, place: usize, name: &str| {
         line.split_whitespace()
@@ -90,8 +102,14 @@ pub fn with_replication(list: &[String], role: &str) -> Vec<String> {
     {
         return list;
     }
-    let place = list.iter().rposition(|line| has(line, 1, "replication")).map_or(0, |last| last + 1);
-    list.insert(place, format!("hostssl replication {role} all scram-sha-256"));
+    let place = list
+        .iter()
+        .rposition(|line| has(line, 1, "replication"))
+        .map_or(0, |last| last + 1);
+    list.insert(
+        place,
+        format!("hostssl replication {role} all scram-sha-256"),
+    );
     list
 }
 
@@ -130,8 +148,13 @@ hostssl all             all                all                md5
     #[test]
     fn spilo_admits_its_standby_role_and_nobody_else_for_replication() {
         let rules = rules(SPILO);
-        assert!(matches!(replication(&rules, "standby"), Verdict::Admitted(rule) if rule.method == "md5"));
-        assert_eq!(replication(&rules, "streaming_replica"), Verdict::Unmentioned);
+        assert!(
+            matches!(replication(&rules, "standby"), Verdict::Admitted(rule) if rule.method == "md5")
+        );
+        assert_eq!(
+            replication(&rules, "streaming_replica"),
+            Verdict::Unmentioned
+        );
         assert!(refuses_plaintext(&rules));
     }
 
@@ -139,20 +162,40 @@ hostssl all             all                all                md5
     fn the_new_line_stands_behind_the_replication_lines_and_admits_the_role() {
         let list = with_replication(&lines(SPILO), "streaming_replica");
         assert_eq!(list.len(), lines(SPILO).len() + 1);
-        assert_eq!(list[5], "hostssl replication streaming_replica all scram-sha-256");
+        assert_eq!(
+            list[5],
+            "hostssl replication streaming_replica all scram-sha-256"
+        );
         assert!(list[4].starts_with("hostssl replication     standby"));
         let rules = rules(&list.join("\n"));
-        assert_eq!(with_replication(&list, "streaming_replica"), list, "once is enough");
-        assert!(matches!(replication(&rules, "streaming_replica"), Verdict::Admitted(_)));
-        assert!(matches!(replication(&rules, "standby"), Verdict::Admitted(_)));
+        assert_eq!(
+            with_replication(&list, "streaming_replica"),
+            list,
+            "once is enough"
+        );
+        assert!(matches!(
+            replication(&rules, "streaming_replica"),
+            Verdict::Admitted(_)
+        ));
+        assert!(matches!(
+            replication(&rules, "standby"),
+            Verdict::Admitted(_)
+        ));
     }
 
     #[test]
     fn a_reject_in_front_wins_and_an_address_narrows() {
-        let front = rules("hostssl replication all all reject\nhostssl replication standby all md5");
-        assert!(matches!(replication(&front, "standby"), Verdict::Rejected(_)));
-        let narrow = rules("hostssl replication standby 10.0.0.0/8 md5\nhost replication all all reject");
-        assert!(matches!(replication(&narrow, "standby"), Verdict::AdmittedFrom(rule) if rule.line == 0));
+        let front =
+            rules("hostssl replication all all reject\nhostssl replication standby all md5");
+        assert!(matches!(
+            replication(&front, "standby"),
+            Verdict::Rejected(_)
+        ));
+        let narrow =
+            rules("hostssl replication standby 10.0.0.0/8 md5\nhost replication all all reject");
+        assert!(
+            matches!(replication(&narrow, "standby"), Verdict::AdmittedFrom(rule) if rule.line == 0)
+        );
     }
 
     #[test]

@@ -29,6 +29,9 @@ mod tests {
 
     #[test]
     fn debug_shows_nothing_of_it() {
-        assert_eq!(format!("{:?}", Some(Hidden::new("secret"))), "Some(Hidden(…))");
+        assert_eq!(
+            format!("{:?}", Some(Hidden::new("secret"))),
+            "Some(Hidden(…))"
+        );
     }
 }

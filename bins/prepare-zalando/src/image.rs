@@ -1,7 +1,9 @@
-//! What is known of a target image by its name: PostgreSQL's version, the operating system's collations, the extensions in it.
+//! What is known of a target image by its name: PostgreSQL's version, the operating system's
+//! collations, the extensions in it.
 //!
-//! The images of CloudNativePG (repository cloudnative-pg/postgres-containers) are tagged `17.6-standard-trixie`, with a time stamp
-//! between version and kind in tags that do not move; a bare `17` or `17.6` is a system image on bullseye.
+//! The images of CloudNativePG (repository cloudnative-pg/postgres-containers) are tagged
+//! `17.6-standard-trixie`, with a time stamp between version and kind in tags that do not move; a
+//! bare `17` or `17.6` is a system image on bullseye.
 
 /// An image reference, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +29,8 @@ pub enum Kind {
     System,
 }
 
-/// Extensions that every image has: PostgreSQL's own (its documentation, appendix F), as Debian packages them.
+/// Extensions that every image has: PostgreSQL's own (its documentation, appendix F), as Debian
+/// packages them.
 #[rustfmt::skip]
 const CONTRIB: &[&str] = &[
     "amcheck", "autoinc", "bloom", "btree_gin", "btree_gist", "citext", "cube", "dblink", "dict_int", "dict_xsyn", "earthdistance",
@@ -48,8 +51,16 @@ const LIBRARIES: &[&str] = &[
     "basic_archive",
 ];
 
-/// Extensions that Spilo makes for itself in every database (facts/zalando.md §5): nobody misses them after the migration.
-pub const SPILO_OWN: &[&str] = &["pg_auth_mon", "pg_cron", "pg_stat_kcache", "plpython3u", "set_user", "bg_mon"];
+/// Extensions that Spilo makes for itself in every database (facts/zalando.md §5): nobody misses
+/// them after the migration.
+pub const SPILO_OWN: &[&str] = &[
+    "pg_auth_mon",
+    "pg_cron",
+    "pg_stat_kcache",
+    "plpython3u",
+    "set_user",
+    "bg_mon",
+];
 
 impl Image {
     /// Reads an image reference.
@@ -59,12 +70,13 @@ impl Image {
     pub fn parse(reference: &str) -> Result<Self, String> {
         let (path, _digest) = reference.split_once('@').unwrap_or((reference, ""));
         let name = path.rsplit('/').next().unwrap_or(path);
-        let (_, tag) = name
-            .split_once(':')
-            .ok_or_else(|| format!("{reference} has no tag; CloudNativePG reads the version of PostgreSQL from it"))?;
+        let (_, tag) = name.split_once(':').ok_or_else(|| {
+            format!("{reference} has no tag; CloudNativePG reads the version of PostgreSQL from it")
+        })?;
         let mut words = tag.split('-');
-        let (major, minor) = version(words.next().unwrap_or(""))
-            .ok_or_else(|| format!("the tag {tag} does not begin with a version of PostgreSQL, such as 17.6"))?;
+        let (major, minor) = version(words.next().unwrap_or("")).ok_or_else(|| {
+            format!("the tag {tag} does not begin with a version of PostgreSQL, such as 17.6")
+        })?;
         let words: Vec<&str> = words.collect();
         let known = path.ends_with(&format!("cloudnative-pg/postgresql:{tag}"));
         let kind = match () {
@@ -79,7 +91,12 @@ impl Image {
             () if words.contains(&"bullseye") || (known && words.is_empty()) => Some("2.31"),
             () => None,
         };
-        Ok(Self { major, minor, kind, glibc })
+        Ok(Self {
+            major,
+            minor,
+            kind,
+            glibc,
+        })
     }
 
     /// Whether it has this extension; None when that cannot be told from its name.
@@ -94,7 +111,11 @@ impl Image {
 
     /// Whether a library that sessions load is in it.
     pub fn has_library(&self, name: &str) -> bool {
-        let name = name.rsplit('/').next().unwrap_or(name).trim_end_matches(".so");
+        let name = name
+            .rsplit('/')
+            .next()
+            .unwrap_or(name)
+            .trim_end_matches(".so");
         LIBRARIES.contains(&name) || self.has_extension(name) == Some(true)
     }
 
@@ -120,7 +141,10 @@ mod tests {
 
     #[test]
     fn a_tag_tells_version_kind_and_glibc() {
-        let image = Image::parse("ghcr.io/cloudnative-pg/postgresql:17.6-202509151215-standard-trixie@sha256:0123").unwrap();
+        let image = Image::parse(
+            "ghcr.io/cloudnative-pg/postgresql:17.6-202509151215-standard-trixie@sha256:0123",
+        )
+        .unwrap();
         assert_eq!(
             image,
             Image {
@@ -137,13 +161,19 @@ mod tests {
     #[test]
     fn a_bare_tag_is_the_old_system_image() {
         let image = Image::parse("ghcr.io/cloudnative-pg/postgresql:17").unwrap();
-        assert_eq!((image.kind, image.glibc), (Some(Kind::System), Some("2.31")));
+        assert_eq!(
+            (image.kind, image.glibc),
+            (Some(Kind::System), Some("2.31"))
+        );
     }
 
     #[test]
     fn of_a_foreign_image_little_is_known() {
         let image = Image::parse("registry:5000/own/postgresql:17.11").unwrap();
-        assert_eq!((image.minor, image.kind, image.glibc), (Some(11), None, None));
+        assert_eq!(
+            (image.minor, image.kind, image.glibc),
+            (Some(11), None, None)
+        );
         assert_eq!(image.has_extension("timescaledb"), None);
         assert_eq!(image.has_extension("pg_trgm"), Some(true));
         assert!(image.has_locales());

@@ -28,7 +28,8 @@ use crate::{
 /// What the sessions of this step are called in pg_stat_activity.
 pub const APPLICATION: &str = "replica-migration-prepare-zalando";
 
-const UNREACHED: &str = "is SOURCE_HOST the Service of the leader, has it endpoints, and does no NetworkPolicy stand in the way?";
+const UNREACHED: &str = "is SOURCE_HOST the Service of the leader, has it endpoints, and does no \
+    NetworkPolicy stand in the way?";
 
 /// What was read: facts without secrets, the secrets apart, and how to ask for more.
 pub struct Seen {
@@ -65,7 +66,13 @@ impl Reach {
     /// # Errors
     /// As [`postgres::connect`].
     pub async fn open(&self, database: &str) -> Result<Source> {
-        let session = postgres::connect_with(&self.connection, &self.credentials(&self.password), database, APPLICATION).await?;
+        let session = postgres::connect_with(
+            &self.connection,
+            &self.credentials(&self.password),
+            database,
+            APPLICATION,
+        )
+        .await?;
         Ok(Source(session))
     }
 
@@ -82,8 +89,8 @@ impl Reach {
 /// Looks at both sides.
 ///
 /// # Errors
-/// Config for names that lead nowhere; Refused when there is nobody to ask: no leader, a standby, a certificate that cannot be
-/// checked, no superuser.
+/// Config for names that lead nowhere; Refused when there is nobody to ask: no leader, a standby, a
+/// certificate that cannot be checked, no superuser.
 pub async fn everything(run: &Run, settings: &Settings, connection: &Connection) -> Result<Seen> {
     let cr = resource(run, settings).await?;
     let (pod, members) = pods(run, settings).await?;
@@ -99,13 +106,18 @@ pub async fn everything(run: &Run, settings: &Settings, connection: &Connection)
         sslmode: tls.sslmode,
         ..connection.clone()
     };
-    let ca_pem = source_tls.ca_pem()?.filter(|_| tls.sslmode != SslMode::Require);
+    let ca_pem = source_tls
+        .ca_pem()?
+        .filter(|_| tls.sslmode != SslMode::Require);
     let reach = Reach {
         connection,
         ca_pem,
         password: password.clone(),
     };
-    let source = reach.open("postgres").await.map_err(|error| error.hint(UNREACHED))?;
+    let source = reach
+        .open("postgres")
+        .await
+        .map_err(|error| error.hint(UNREACHED))?;
     leads(&source, &reach).await?;
     let replication = replication_password(run, settings).await?;
     let databases = databases(&source, &reach).await?;
@@ -147,7 +159,11 @@ pub async fn everything(run: &Run, settings: &Settings, connection: &Connection)
         replication,
         owner_hash,
     };
-    Ok(Seen { facts, secrets, reach })
+    Ok(Seen {
+        facts,
+        secrets,
+        reach,
+    })
 }
 
 /// The `postgresql` resource.
@@ -159,13 +175,22 @@ pub async fn resource(run: &Run, settings: &Settings) -> Result<Postgresql> {
     kubernetes::get(&zalando::postgresqls(&run.client, &run.namespace), name)
         .await?
         .ok_or_else(|| {
-            Error::config(format!("postgresql {name} does not exist in namespace {}", run.namespace))
-                .hint("correct SOURCE_CLUSTER in the ConfigMap replica-migration, or run this in the namespace of the source")
+            Error::config(format!(
+                "postgresql {name} does not exist in namespace {}",
+                run.namespace
+            ))
+            .hint(
+                "correct SOURCE_CLUSTER in the ConfigMap replica-migration, or run this in \
+                    the namespace of the source",
+            )
         })
 }
 
 fn facts_of(cr: &Postgresql) -> Resource {
-    let (asked, defaults) = (cr.spec.connection_pooler.clone().unwrap_or_default(), Pooler::default());
+    let (asked, defaults) = (
+        cr.spec.connection_pooler.clone().unwrap_or_default(),
+        Pooler::default(),
+    );
     Resource {
         pg_hba: cr
             .spec
@@ -177,7 +202,9 @@ fn facts_of(cr: &Postgresql) -> Resource {
         pooler: Pooler {
             mode: asked.mode.unwrap_or(defaults.mode),
             instances: asked.number_of_instances.unwrap_or(defaults.instances),
-            max_db_connections: asked.max_db_connections.unwrap_or(defaults.max_db_connections),
+            max_db_connections: asked
+                .max_db_connections
+                .unwrap_or(defaults.max_db_connections),
         },
     }
 }
@@ -185,11 +212,18 @@ fn facts_of(cr: &Postgresql) -> Resource {
 /// The leader's pod, and how many members there are.
 async fn pods(run: &Run, settings: &Settings) -> Result<(Pod, u32)> {
     let pods: Api<KubePod> = Api::namespaced(run.client.clone(), &run.namespace);
-    let selector = ListParams::default().labels(&zalando::member_selector(&settings.source_cluster));
-    let list = pods.list(&selector).await.context("listing the members of the source")?;
-    let leader = list
-        .iter()
-        .find(|pod| matches!(pod.labels().get("spilo-role").map(String::as_str), Some("master" | "primary")));
+    let selector =
+        ListParams::default().labels(&zalando::member_selector(&settings.source_cluster));
+    let list = pods
+        .list(&selector)
+        .await
+        .context("listing the members of the source")?;
+    let leader = list.iter().find(|pod| {
+        matches!(
+            pod.labels().get("spilo-role").map(String::as_str),
+            Some("master" | "primary")
+        )
+    });
     let leader = leader.ok_or_else(|| {
         Error::refused(format!(
             "postgresql {} has no leader: none of its {} pods carries the label spilo-role=master",
@@ -202,8 +236,11 @@ async fn pods(run: &Run, settings: &Settings) -> Result<(Pod, u32)> {
     let resources = container.and_then(|container| container.resources.clone());
     let pod = Pod {
         name: leader.name_any(),
-        resources: resources.filter(|resources| resources.get("limits").is_some() || resources.get("requests").is_some()),
-        old_locales: container.and_then(|container| container.value("USE_OLD_LOCALES")) == Some("true"),
+        resources: resources.filter(|resources| {
+            resources.get("limits").is_some() || resources.get("requests").is_some()
+        }),
+        old_locales: container.and_then(|container| container.value("USE_OLD_LOCALES"))
+            == Some("true"),
     };
     Ok((pod, list.items.len() as u32))
 }
@@ -211,10 +248,17 @@ async fn pods(run: &Run, settings: &Settings) -> Result<(Pod, u32)> {
 async fn dynamic_configuration(run: &Run, settings: &Settings) -> Result<serde_json::Value> {
     let members = patroni::members(&run.client, &run.namespace, &settings.source_cluster).await?;
     let leader = members.first().filter(|member| member.leader);
-    let leader =
-        leader.ok_or_else(|| Error::transient("the leader of the source has not written its address into its pod's annotation yet"))?;
+    let leader = leader.ok_or_else(|| {
+        Error::transient(
+            "the leader of the source has not written its address into its pod's annotation yet",
+        )
+    })?;
     let answer = Patroni::default().config(leader).await;
-    answer.map_err(|error| error.hint("every step needs Patroni's REST API: is a NetworkPolicy in the way of port 8008?"))
+    answer.map_err(|error| {
+        error.hint(
+            "every step needs Patroni's REST API: is a NetworkPolicy in the way of port 8008?",
+        )
+    })
 }
 
 fn tls(source: &SourceTls, connection: &Connection) -> Tls {
@@ -228,7 +272,11 @@ fn tls(source: &SourceTls, connection: &Connection) -> Tls {
 }
 
 async fn target(run: &Run, settings: &Settings) -> Result<Option<Target>> {
-    let found = kubernetes::get(&cnpg::clusters(&run.client, &run.namespace), &settings.target_cluster).await?;
+    let found = kubernetes::get(
+        &cnpg::clusters(&run.client, &run.namespace),
+        &settings.target_cluster,
+    )
+    .await?;
     Ok(found.map(|cluster| {
         let status = cluster.status.clone().unwrap_or_default();
         Target {
@@ -242,12 +290,19 @@ async fn target(run: &Run, settings: &Settings) -> Result<Option<Target>> {
 async fn leads(source: &Source, reach: &Reach) -> Result<()> {
     let endpoint = postgres::endpoint(&reach.connection);
     if in_recovery(source).await? {
-        return Err(Error::refused(format!("{endpoint} leads to a standby, not to the leader"))
-            .hint("let SOURCE_HOST name the Service of the leader, which has the name of the postgresql resource"));
+        return Err(
+            Error::refused(format!("{endpoint} leads to a standby, not to the leader")).hint(
+                "let SOURCE_HOST name the Service of the leader, which has the name of the \
+                postgresql resource",
+            ),
+        );
     }
     if !queries::is_superuser(source).await? {
-        return Err(Error::refused(format!("{} is no superuser at {endpoint}", reach.connection.user))
-            .hint("set SOURCE_USER=postgres and mount its Secret"));
+        return Err(Error::refused(format!(
+            "{} is no superuser at {endpoint}",
+            reach.connection.user
+        ))
+        .hint("set SOURCE_USER=postgres and mount its Secret"));
     }
     Ok(())
 }
@@ -261,9 +316,17 @@ pub async fn replication_password(run: &Run, settings: &Settings) -> Result<Opti
     let Some(secret) = kubernetes::get(&secrets, &access::secret(settings)).await? else {
         return Ok(None);
     };
-    let text = |key: &str| Some(String::from_utf8_lossy(&secret.data.as_ref()?.get(key)?.0).trim_end().to_owned());
+    let text = |key: &str| {
+        Some(
+            String::from_utf8_lossy(&secret.data.as_ref()?.get(key)?.0)
+                .trim_end()
+                .to_owned(),
+        )
+    };
     let fits = text("username").as_deref() == Some(settings.source_auth.role());
-    Ok(text("password").filter(|password| fits && !password.is_empty()).map(Hidden::new))
+    Ok(text("password")
+        .filter(|password| fits && !password.is_empty())
+        .map(Hidden::new))
 }
 
 /// What a password is to a stored hash.
@@ -271,7 +334,9 @@ pub fn compare(stored: Option<&Hidden>, password: Option<&Hidden>, role: &str) -
     match (stored, password) {
         (_, None) => Password::NoSecret,
         (None, Some(_)) => Password::Unset,
-        (Some(stored), Some(password)) if scram::matches(stored, password, role) => Password::Matches,
+        (Some(stored), Some(password)) if scram::matches(stored, password, role) => {
+            Password::Matches
+        }
         (Some(_), Some(_)) => Password::Differs,
     }
 }

@@ -1,9 +1,11 @@
-//! `prepare-zalando`: makes the source ready to be followed, and writes the manifest of the Cluster that will follow it.
+//! `prepare-zalando`: makes the source ready to be followed, and writes the manifest of the Cluster
+//! that will follow it.
 //!
-//! **Promise when it exits 0:** the role that the target replicates as can log in, what CloudNativePG will need of roles is there,
-//! the Secrets that the manifest refers to exist, and the ConfigMap `<TARGET_CLUSTER>-cluster-replica` holds a manifest made for
-//! *this* source. Every blocker and warning has been listed. No pod of the source was restarted unless that was asked for.
-//! A second run changes nothing.
+//! **Promise when it exits 0:** the role that the target replicates as can log in, what
+//! CloudNativePG will need of roles is there, the Secrets that the manifest refers to exist, and
+//! the ConfigMap `<TARGET_CLUSTER>-cluster-replica` holds a manifest made for *this* source. Every
+//! blocker and warning has been listed. No pod of the source was restarted unless that was asked
+//! for. A second run changes nothing.
 //!
 //! Its steps:
 //! 1. look at both sides;
@@ -67,8 +69,10 @@ fn main() -> ExitCode {
 
 async fn prepare(settings: &Settings, run: &Run) -> Result<()> {
     let connection: Connection = config::prefixed("SOURCE_")?;
-    let image = Image::parse(&settings.target_image)
-        .map_err(|why| Error::config(format!("TARGET_IMAGE: {why}")).hint("set it in the ConfigMap replica-migration"))?;
+    let image = Image::parse(&settings.target_image).map_err(|why| {
+        Error::config(format!("TARGET_IMAGE: {why}"))
+            .hint("set it in the ConfigMap replica-migration")
+    })?;
     tell::refuse(&run.report, &findings::target::name(settings))?;
     record::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
 
@@ -98,7 +102,11 @@ async fn effects(run: &Run, settings: &Settings, seen: &Seen, image: &Image) -> 
     let written = secrets::write(run, &replication).await?;
     report.step(
         "PasswordStored",
-        format!("password stored in secret {}: {}", replication.name, written.word()),
+        format!(
+            "password stored in secret {}: {}",
+            replication.name,
+            written.word()
+        ),
     );
 
     login::make_roles(run, settings, &source, &password).await?;
@@ -108,14 +116,23 @@ async fn effects(run: &Run, settings: &Settings, seen: &Seen, image: &Image) -> 
         let written = secrets::write(run, &credentials).await?;
         report.step(
             reason,
-            format!("secret {} {} ({})", credentials.name, written.word(), credentials.username),
+            format!(
+                "secret {} {} ({})",
+                credentials.name,
+                written.word(),
+                credentials.username
+            ),
         );
     }
     let manifest = manifest::render(&seen.facts, settings, image);
     let written = publish::write(run, settings, &manifest).await?;
     report.step(
         "ManifestWritten",
-        format!("manifest in configmap {}: {}", settings.manifest_map(), written.word()),
+        format!(
+            "manifest in configmap {}: {}",
+            settings.manifest_map(),
+            written.word()
+        ),
     );
     tell::ready(run, settings, seen);
     Ok(())

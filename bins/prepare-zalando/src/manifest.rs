@@ -1,4 +1,5 @@
-//! The manifest: a Cluster made for this source, and its two Poolers, with a comment at each choice that a reader would wonder about.
+//! The manifest: a Cluster made for this source, and its two Poolers, with a comment at each choice
+//! that a reader would wonder about.
 //!
 //! The same source gives the same text, so that a second run changes nothing.
 
@@ -21,7 +22,8 @@ const UID: u32 = 26;
 const DATA: &str = "/var/lib/postgresql/data";
 /// Role that Patroni's members replicate as.
 const STANDBY: &str = "standby";
-/// Replaying a large copy's WAL takes as long as it takes; CloudNativePG's default would end the pod after an hour.
+/// Replaying a large copy's WAL takes as long as it takes; CloudNativePG's default would end the
+/// pod after an hour.
 const START_SECONDS: u32 = 86_400;
 
 /// The whole text: Cluster and Poolers.
@@ -41,8 +43,10 @@ fn head(yaml: &mut Yaml, facts: &Facts, settings: &Settings) {
     yaml.comment(
         0,
         &format!(
-            "Cluster {}: a physical copy of the Zalando cluster {} (PostgreSQL {}.{}, system identifier {}), made by prepare-zalando from what
-             that server runs with. Change it before it is applied; afterwards only spec.replica.enabled is changed, by the cutover:
+            "Cluster {}: a physical copy of the Zalando cluster {} (PostgreSQL {}.{}, system \
+             identifier {}), made by prepare-zalando from what
+             that server runs with. Change it before it is applied; afterwards only \
+             spec.replica.enabled is changed, by the cutover:
              any other change restarts the only instance.",
             settings.target_cluster,
             settings.source_cluster,
@@ -62,18 +66,25 @@ fn metadata(yaml: &mut Yaml, facts: &Facts, settings: &Settings) {
     yaml.line(1, "annotations:");
     yaml.comment(
         2,
-        "The copied postgresql.conf names Patroni's own pg_hba.conf and pg_ident.conf by their path in the old pod, and PostgreSQL does not start
-         without them. adopt-pgdata takes such lines out before each start; where there are none left it changes nothing.",
+        "The copied postgresql.conf names Patroni's own pg_hba.conf and pg_ident.conf by their \
+         path in the old pod, and PostgreSQL does not start
+         without them. adopt-pgdata takes such lines out before each start; where there are none \
+         left it changes nothing.",
     );
     if settings.archive_restart == ArchiveRestart::Never {
         yaml.comment(
             2,
-            "ARCHIVE_RESTART=never: archive_mode is on from the beginning, not CloudNativePG's always, whose end takes a restart. WAL is archived
+            "ARCHIVE_RESTART=never: archive_mode is on from the beginning, not CloudNativePG's \
+             always, whose end takes a restart. WAL is archived
              from the promotion on; while it follows, the target archives none.",
         );
     }
     let patch = json!([{"op": "add", "path": "/spec/initContainers/-", "value": adopt(settings)}]);
-    yaml.block(2, "cnpg.io/podPatch", &serde_json::to_string_pretty(&patch).unwrap_or_default());
+    yaml.block(
+        2,
+        "cnpg.io/podPatch",
+        &serde_json::to_string_pretty(&patch).unwrap_or_default(),
+    );
 }
 
 /// The init container, as restricted as CloudNativePG's own.
@@ -105,7 +116,8 @@ fn spec(yaml: &mut Yaml, facts: &Facts, settings: &Settings) {
     yaml.line(0, "spec:");
     yaml.comment(
         1,
-        "One until the cutover is over: with one, the promotion is quickest and nothing can fail over beside it. Then scale up.",
+        "One until the cutover is over: with one, the promotion is quickest and nothing can fail \
+         over beside it. Then scale up.",
     );
     yaml.line(1, "instances: 1");
     yaml.entry(1, "imageName", &settings.target_image);
@@ -117,24 +129,31 @@ fn spec(yaml: &mut Yaml, facts: &Facts, settings: &Settings) {
     if let Some(resources) = &facts.pod.resources {
         yaml.comment(
             1,
-            &format!("As pod {} of the source: shared_buffers below was made for it.", facts.pod.name),
+            &format!(
+                "As pod {} of the source: shared_buffers below was made for it.",
+                facts.pod.name
+            ),
         );
         yaml.line(1, &format!("resources: {resources}"));
     }
     yaml.comment(
         1,
-        "CloudNativePG restarts the server once after the promotion. While it waited for open sessions to end by themselves it would let
-         nobody in, and clients wait for the end of it. To be changed at any time after the cutover; that restarts nothing.",
+        "CloudNativePG restarts the server once after the promotion. While it waited for open \
+         sessions to end by themselves it would let
+         nobody in, and clients wait for the end of it. To be changed at any time after the \
+         cutover; that restarts nothing.",
     );
     yaml.line(1, "smartShutdownTimeout: 0");
     yaml.comment(
         1,
-        "Before the first start is over, the WAL written during the copy is replayed; a pod that takes longer than this is killed.",
+        "Before the first start is over, the WAL written during the copy is replayed; a pod that \
+         takes longer than this is killed.",
     );
     yaml.line(1, &format!("startDelay: {START_SECONDS}"));
     yaml.comment(
         1,
-        "With false, CloudNativePG would take the password of postgres away at the promotion, and the later steps log in with it.",
+        "With false, CloudNativePG would take the password of postgres away at the promotion, and \
+         the later steps log in with it.",
     );
     yaml.line(1, "enableSuperuserAccess: true");
     yaml.line(1, "superuserSecret:");
@@ -150,14 +169,16 @@ fn source(yaml: &mut Yaml, facts: &Facts, settings: &Settings) {
     yaml.entry(3, "source", name);
     yaml.comment(
         3,
-        "Both must be said: CloudNativePG would go on with a database and a role called app, and be stuck after the promotion.",
+        "Both must be said: CloudNativePG would go on with a database and a role called app, and \
+         be stuck after the promotion.",
     );
     yaml.entry(3, "database", &settings.database);
     yaml.entry(3, "owner", owner);
     if facts.role(owner).is_some_and(|role| role.hash.is_some()) {
         yaml.comment(
             3,
-            "CloudNativePG sets the owner's password at the promotion. The Secret holds the hash that the source stores, verbatim, so that
+            "CloudNativePG sets the owner's password at the promotion. The Secret holds the hash \
+             that the source stores, verbatim, so that
              nothing changes for whoever is logged in or pools sessions.",
         );
         yaml.line(3, "secret:");
@@ -165,12 +186,14 @@ fn source(yaml: &mut Yaml, facts: &Facts, settings: &Settings) {
     } else {
         yaml.comment(
             3,
-            "No secret: the owner has no password. CloudNativePG gives it a random one at the promotion.",
+            "No secret: the owner has no password. CloudNativePG gives it a random one at the \
+             promotion.",
         );
     }
     yaml.comment(
         1,
-        "enabled: false is the promotion. The cutover does it, when it has proved that nothing is missing; CloudNativePG does not check.",
+        "enabled: false is the promotion. The cutover does it, when it has proved that nothing is \
+         missing; CloudNativePG does not check.",
     );
     yaml.line(1, "replica:");
     yaml.line(2, "enabled: true");
@@ -182,7 +205,10 @@ fn source(yaml: &mut Yaml, facts: &Facts, settings: &Settings) {
 fn external_cluster(yaml: &mut Yaml, facts: &Facts, settings: &Settings, name: &str) {
     yaml.first(1, "name", name);
     yaml.line(2, "connectionParameters:");
-    yaml.comment(3, "The Service of the leader: it is followed through a failover at the source.");
+    yaml.comment(
+        3,
+        "The Service of the leader: it is followed through a failover at the source.",
+    );
     yaml.entry(3, "host", &facts.host);
     yaml.text(3, "port", &facts.port.to_string());
     yaml.entry(3, "user", settings.source_auth.role());
@@ -199,16 +225,17 @@ fn external_cluster(yaml: &mut Yaml, facts: &Facts, settings: &Settings, name: &
     }
     yaml.comment(
         2,
-        "No sslCert and sslKey: the password suffices, and the source refuses a server's certificate that is shown as a client's
+        "No sslCert and sslKey: the password suffices, and the source refuses a server's \
+         certificate that is shown as a client's
          (\"tls: unsupported certificate\").",
     );
 }
 
 fn sentence(text: &str) -> String {
     let mut letters = text.chars();
-    letters
-        .next()
-        .map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+    letters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(letters).collect()
+    })
 }
 
 /// Lines that come before CloudNativePG's last one, `host all all all scram-sha-256`.
@@ -216,17 +243,22 @@ fn pg_hba(yaml: &mut Yaml, facts: &Facts) {
     yaml.line(2, "pg_hba:");
     yaml.comment(
         2,
-        "The way back: after the cutover the old cluster can follow this one, as it followed its own leader.",
+        "The way back: after the cutover the old cluster can follow this one, as it followed its \
+         own leader.",
     );
     yaml.item(2, &format!("hostssl replication {STANDBY} all md5"));
     if hba::refuses_plaintext(&facts.hba) {
-        yaml.comment(2, "As the source does; CloudNativePG would accept connections without TLS.");
+        yaml.comment(
+            2,
+            "As the source does; CloudNativePG would accept connections without TLS.",
+        );
         yaml.item(2, "hostnossl all all all reject");
     }
     if !facts.md5_roles().is_empty() {
         yaml.comment(
             2,
-            "Some passwords are stored as md5, which scram-sha-256 refuses; md5 accepts both. Remove this line when each has been set anew:
+            "Some passwords are stored as md5, which scram-sha-256 refuses; md5 accepts both. \
+             Remove this line when each has been set anew:
              select rolname from pg_authid where rolpassword like 'md5%'.",
         );
         yaml.item(2, "hostssl all all all md5");
@@ -241,7 +273,11 @@ mod tests {
     use serde_yaml_ng::Value as Yml;
 
     fn documents(facts: &Facts, settings: &Settings) -> Vec<Yml> {
-        let text = render(facts, settings, &Image::parse(&settings.target_image).unwrap());
+        let text = render(
+            facts,
+            settings,
+            &Image::parse(&settings.target_image).unwrap(),
+        );
         serde_yaml_ng::Deserializer::from_str(&text)
             .map(|document| Yml::deserialize(document).unwrap())
             .collect()
@@ -252,7 +288,12 @@ mod tests {
         let documents = documents(&example::facts(), &example::settings());
         let names: Vec<_> = documents
             .iter()
-            .map(|d| (d["kind"].as_str().unwrap(), d["metadata"]["name"].as_str().unwrap()))
+            .map(|d| {
+                (
+                    d["kind"].as_str().unwrap(),
+                    d["metadata"]["name"].as_str().unwrap(),
+                )
+            })
             .collect();
         assert_eq!(
             names,
@@ -264,7 +305,10 @@ mod tests {
         );
         let spec = &documents[0]["spec"];
         assert_eq!(spec["bootstrap"]["pg_basebackup"]["owner"], "mastodon");
-        assert_eq!(spec["bootstrap"]["pg_basebackup"]["secret"]["name"], "database-owner");
+        assert_eq!(
+            spec["bootstrap"]["pg_basebackup"]["secret"]["name"],
+            "database-owner"
+        );
         assert_eq!(spec["replica"]["enabled"], true);
         assert_eq!(spec["smartShutdownTimeout"], 0);
         assert_eq!(spec["superuserSecret"]["name"], "database-superuser-source");
@@ -273,26 +317,40 @@ mod tests {
     #[test]
     fn the_pod_patch_is_a_json_patch_that_runs_adopt_pgdata_restricted() {
         let cluster = &documents(&example::facts(), &example::settings())[0];
-        let patch: Value = serde_json::from_str(cluster["metadata"]["annotations"]["cnpg.io/podPatch"].as_str().unwrap()).unwrap();
+        let patch: Value = serde_json::from_str(
+            cluster["metadata"]["annotations"]["cnpg.io/podPatch"]
+                .as_str()
+                .unwrap(),
+        )
+        .unwrap();
         assert_eq!(patch[0]["path"], "/spec/initContainers/-");
         let container = &patch[0]["value"];
         assert_eq!(container["command"], json!(["/adopt-pgdata"]));
-        assert_eq!(container["env"][1], json!({"name": "ARCHIVE_RESTART", "value": "never"}));
+        assert_eq!(
+            container["env"][1],
+            json!({"name": "ARCHIVE_RESTART", "value": "never"})
+        );
         assert_eq!(container["securityContext"]["runAsUser"], 26);
-        assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
+        assert_eq!(
+            container["securityContext"]["capabilities"]["drop"],
+            json!(["ALL"])
+        );
     }
 
     #[test]
     fn the_source_is_reached_as_it_can_be_checked() {
         let (mut facts, mut settings) = (example::facts(), example::settings());
-        let of = |facts: &Facts, settings: &Settings| documents(facts, settings)[0]["spec"]["externalClusters"][0].clone();
+        let of = |facts: &Facts, settings: &Settings| {
+            documents(facts, settings)[0]["spec"]["externalClusters"][0].clone()
+        };
         let cluster = of(&facts, &settings);
         assert_eq!(cluster["connectionParameters"]["sslmode"], "verify-full");
         assert_eq!(cluster["connectionParameters"]["user"], "standby");
         assert_eq!(cluster["connectionParameters"]["port"], "5432");
         assert_eq!(cluster["sslRootCert"]["name"], "zalando-replication-ca");
         assert!(cluster.get("sslCert").is_none() && cluster.get("sslKey").is_none());
-        (facts.tls.sslmode, settings.source_auth) = (SslMode::Require, SourceAuth::StreamingReplica);
+        (facts.tls.sslmode, settings.source_auth) =
+            (SslMode::Require, SourceAuth::StreamingReplica);
         let cluster = of(&facts, &settings);
         assert_eq!(cluster["connectionParameters"]["user"], "streaming_replica");
         assert!(
@@ -322,7 +380,10 @@ mod tests {
                 .len()
         };
         assert_eq!(hba(&facts), 3);
-        facts.roles.iter_mut().for_each(|role| role.hash = Some(crate::scram::Kind::Scram));
+        facts
+            .roles
+            .iter_mut()
+            .for_each(|role| role.hash = Some(crate::scram::Kind::Scram));
         assert_eq!(hba(&facts), 2);
     }
 

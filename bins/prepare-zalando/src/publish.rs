@@ -40,7 +40,8 @@ pub async fn write(run: &Run, settings: &Settings, text: &str) -> Result<Written
 pub fn next_command(namespace: &str, settings: &Settings) -> String {
     let key = settings.manifest_key().replace('.', "\\.");
     format!(
-        "kubectl get configmap {} -n {namespace} -o jsonpath='{{.data.{key}}}' | kubectl apply -f -",
+        "kubectl get configmap {} -n {namespace} -o jsonpath='{{.data.{key}}}' | kubectl apply -f \
+         -",
         settings.manifest_map()
     )
 }
@@ -50,7 +51,11 @@ fn maps(run: &Run) -> Api<ConfigMap> {
 }
 
 fn judge(found: Option<&ConfigMap>, settings: &Settings, text: &str) -> Written {
-    match found.map(|map| map.data.as_ref().and_then(|data| data.get(&settings.manifest_key()))) {
+    match found.map(|map| {
+        map.data
+            .as_ref()
+            .and_then(|data| data.get(&settings.manifest_key()))
+    }) {
         None => Written::Created,
         Some(Some(held)) if held == text => Written::Unchanged,
         Some(_) => Written::Changed,

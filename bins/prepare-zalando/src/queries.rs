@@ -22,7 +22,9 @@ const RATE_SECONDS_MIN: i32 = 600;
 
 /// Whether this session may see and do everything.
 pub async fn is_superuser(session: &Session) -> Result<bool> {
-    let row = session.query_one("select current_setting('is_superuser')::bool", &[]).await;
+    let row = session
+        .query_one("select current_setting('is_superuser')::bool", &[])
+        .await;
     Ok(row.context("asking for the rights of this session")?.get(0))
 }
 
@@ -30,9 +32,12 @@ pub async fn is_superuser(session: &Session) -> Result<bool> {
 pub async fn settings(session: &Session) -> Result<BTreeMap<String, Setting>> {
     let rows = session
         .query(
-            "select s.name, coalesce(f.setting, current_setting(s.name, true), ''), coalesce(f.setting, s.setting, ''), coalesce(s.boot_val, ''),
-                    case when f.setting is null then s.source else 'configuration file' end, s.pending_restart
-               from pg_settings s left join pg_file_settings f on s.source = 'client' and f.name = s.name and f.applied",
+            "select s.name, coalesce(f.setting, current_setting(s.name, true), ''), \
+             coalesce(f.setting, s.setting, ''), coalesce(s.boot_val, ''),
+                    case when f.setting is null then s.source else 'configuration file' end, \
+             s.pending_restart
+               from pg_settings s left join pg_file_settings f on s.source = 'client' and f.name = \
+             s.name and f.applied",
             &[],
         )
         .await
@@ -64,7 +69,8 @@ pub async fn auto_conf(session: &Session) -> Result<BTreeMap<String, String>> {
 pub async fn hba_rules(session: &Session) -> Result<Vec<Rule>> {
     let rows = session
         .query(
-            "select coalesce(line_number, 0), coalesce(type, ''), coalesce(database, '{}'), coalesce(user_name, '{}'), address,
+            "select coalesce(line_number, 0), coalesce(type, ''), coalesce(database, '{}'), \
+             coalesce(user_name, '{}'), address,
                     coalesce(auth_method, ''), error
                from pg_hba_file_rules order by line_number",
             &[],
@@ -85,7 +91,9 @@ pub async fn hba_rules(session: &Session) -> Result<Vec<Rule>> {
 
 /// pg_hba.conf as it is written.
 pub async fn hba_file(session: &Session) -> Result<String> {
-    let row = session.query_one("select pg_read_file(current_setting('hba_file'))", &[]).await;
+    let row = session
+        .query_one("select pg_read_file(current_setting('hba_file'))", &[])
+        .await;
     Ok(row.context("reading pg_hba.conf of the source")?.get(0))
 }
 
@@ -93,7 +101,8 @@ pub async fn hba_file(session: &Session) -> Result<String> {
 pub async fn roles(session: &Session) -> Result<Vec<Role>> {
     let rows = session
         .query(
-            "select rolname::text, rolcanlogin, rolsuper, rolreplication, coalesce(rolvaliduntil < now(), false), rolpassword
+            "select rolname::text, rolcanlogin, rolsuper, rolreplication, coalesce(rolvaliduntil < \
+             now(), false), rolpassword
                from pg_authid where rolname !~ '^pg_' order by rolname",
             &[],
         )
@@ -113,17 +122,23 @@ pub async fn roles(session: &Session) -> Result<Vec<Role>> {
 /// A role's stored hash; None when there is no such role, or it has no password.
 pub async fn stored_hash(session: &Session, role: &str) -> Result<Option<Hidden>> {
     let row = session
-        .query_opt("select rolpassword from pg_authid where rolname = $1", &[&role])
+        .query_opt(
+            "select rolpassword from pg_authid where rolname = $1",
+            &[&role],
+        )
         .await;
     let row = row.context(format!("reading how the password of {role} is stored"))?;
-    Ok(row.and_then(|row| row.get::<_, Option<String>>(0)).map(Hidden::new))
+    Ok(row
+        .and_then(|row| row.get::<_, Option<String>>(0))
+        .map(Hidden::new))
 }
 
 /// Databases that can be connected to; what is in them is for [`contents`].
 pub async fn databases(session: &Session) -> Result<Vec<Database>> {
     let rows = session
         .query(
-            "select datname::text, pg_get_userbyid(datdba)::text, pg_database_size(oid), datlocprovider::text, datcollate,
+            "select datname::text, pg_get_userbyid(datdba)::text, pg_database_size(oid), \
+             datlocprovider::text, datcollate,
                     datcollversion, pg_database_collation_actual_version(oid)
                from pg_database where datallowconn order by datname",
             &[],
@@ -148,11 +163,14 @@ pub async fn contents(session: &Session, database: &mut Database) -> Result<()> 
     let doing = format!("looking into database {}", database.name);
     let row = session
         .query_one(
-            "with unlogged as (select oid::regclass::text as name from pg_class where relpersistence = 'u' and relkind = 'r')
-             select (select coalesce(array_agg(extname::text order by extname), '{}') from pg_extension),
+            "with unlogged as (select oid::regclass::text as name from pg_class where \
+             relpersistence = 'u' and relkind = 'r')
+             select (select coalesce(array_agg(extname::text order by extname), '{}') from \
+             pg_extension),
                     (select count(*) from unlogged),
                     (select coalesce((array_agg(name order by name))[1:5], '{}') from unlogged),
-                    (select coalesce(array_agg(evtname::text order by evtname), '{}') from pg_event_trigger where evtenabled <> 'D'),
+                    (select coalesce(array_agg(evtname::text order by evtname), '{}') from \
+             pg_event_trigger where evtenabled <> 'D'),
                     to_regclass('cron.job') is not null",
             &[],
         )
@@ -163,14 +181,17 @@ pub async fn contents(session: &Session, database: &mut Database) -> Result<()> 
     database.event_triggers = row.get(3);
     database.collated_indexes = collated_indexes(session).await.context(&doing)?;
     if row.get(4) {
-        let jobs = session.query_one("select count(*) from cron.job where active", &[]).await;
+        let jobs = session
+            .query_one("select count(*) from cron.job where active", &[])
+            .await;
         database.cron_jobs = jobs.context(&doing)?.get::<_, i64>(0) as u32;
     }
     Ok(())
 }
 
-/// Indexes whose order the operating system (or ICU) decides: a column collates with something else than C, POSIX or the builtin
-/// provider's. OID 100 is the database's own collation; objects of PostgreSQL itself have OIDs below 16384 and collate with C.
+/// Indexes whose order the operating system (or ICU) decides: a column collates with something else
+/// than C, POSIX or the builtin provider's. OID 100 is the database's own collation; objects of
+/// PostgreSQL itself have OIDs below 16384 and collate with C.
 async fn collated_indexes(session: &Session) -> Result<u32> {
     let row = session
         .query_one(
@@ -180,8 +201,10 @@ async fn collated_indexes(session: &Session) -> Result<u32> {
                       join pg_collation c on c.oid = used.oid
                       join pg_database d on d.datname = current_database()
                      where case when c.collprovider = 'd'
-                                then d.datlocprovider <> 'b' and (d.datlocprovider = 'i' or d.datcollate not in ('C', 'POSIX'))
-                                else c.collprovider <> 'b' and coalesce(c.collcollate, '') not in ('C', 'POSIX') end)",
+                                then d.datlocprovider <> 'b' and (d.datlocprovider = 'i' or \
+             d.datcollate not in ('C', 'POSIX'))
+                                else c.collprovider <> 'b' and coalesce(c.collcollate, '') not in \
+             ('C', 'POSIX') end)",
             &[],
         )
         .await
@@ -189,19 +212,23 @@ async fn collated_indexes(session: &Session) -> Result<u32> {
     Ok(row.get::<_, i64>(0) as u32)
 }
 
-/// Facts of the server that are no GUCs; `target` is what the target calls itself in pg_stat_replication.
+/// Facts of the server that are no GUCs; `target` is what the target calls itself in
+/// pg_stat_replication.
 pub async fn server(session: &Session, target: &str) -> Result<Server> {
     let identity = shared::postgres::identity(session).await?;
     let row = session
         .query_one(
-            "select (select coalesce(array_agg(spcname::text), '{}') from pg_tablespace where spcname not in ('pg_default', 'pg_global')),
-                    (select coalesce(array_agg(slot_name::text), '{}') from pg_replication_slots where slot_type = 'logical'),
+            "select (select coalesce(array_agg(spcname::text), '{}') from pg_tablespace where \
+             spcname not in ('pg_default', 'pg_global')),
+                    (select coalesce(array_agg(slot_name::text), '{}') from pg_replication_slots \
+             where slot_type = 'logical'),
                     (select count(*) from pg_replication_slots),
                     (select count(*) from pg_stat_replication),
                     exists (select from pg_stat_replication where application_name = $1),
                     (select count(*) from pg_prepared_xacts),
                     (select case when extract(epoch from now() - stats_reset)::float8 >= $2
-                                 then (wal_bytes / extract(epoch from now() - stats_reset))::bigint end from pg_stat_wal)",
+                                 then (wal_bytes / extract(epoch from now() - \
+             stats_reset))::bigint end from pg_stat_wal)",
             &[&target, &f64::from(RATE_SECONDS_MIN)],
         )
         .await
@@ -223,27 +250,36 @@ pub async fn server(session: &Session, target: &str) -> Result<Server> {
 async fn long_transactions(session: &Session) -> Result<Vec<(String, String, i64)>> {
     let rows = session
         .query(
-            "select coalesce(usename::text, ''), coalesce(datname::text, ''), (extract(epoch from now() - xact_start) / 60)::bigint
+            "select coalesce(usename::text, ''), coalesce(datname::text, ''), (extract(epoch from \
+             now() - xact_start) / 60)::bigint
                from pg_stat_activity
-              where backend_type = 'client backend' and xact_start < now() - make_interval(mins => $1) order by xact_start",
+              where backend_type = 'client backend' and xact_start < now() - make_interval(mins => \
+             $1) order by xact_start",
             &[&LONG_MINUTES],
         )
         .await
         .context("looking for long transactions")?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    Ok(rows
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect())
 }
 
 /// Libraries that a setting of a role or a database, or of everybody, loads into sessions.
 async fn session_libraries(session: &Session) -> Result<Vec<(String, String)>> {
     let rows = session
         .query(
-            "select coalesce('role ' || r.rolname, '') || coalesce(' database ' || d.datname, ''), split_part(c.entry, '=', 2)
-               from pg_db_role_setting s left join pg_roles r on r.oid = s.setrole left join pg_database d on d.oid = s.setdatabase,
+            "select coalesce('role ' || r.rolname, '') || coalesce(' database ' || d.datname, ''), \
+             split_part(c.entry, '=', 2)
+               from pg_db_role_setting s left join pg_roles r on r.oid = s.setrole left join \
+             pg_database d on d.oid = s.setdatabase,
                     unnest(s.setconfig) as c(entry)
-              where split_part(c.entry, '=', 1) in ('session_preload_libraries', 'local_preload_libraries')
+              where split_part(c.entry, '=', 1) in ('session_preload_libraries', \
+             'local_preload_libraries')
               union all
              select 'the configuration', setting from pg_settings
-              where name in ('session_preload_libraries', 'local_preload_libraries') and setting <> ''",
+              where name in ('session_preload_libraries', 'local_preload_libraries') and setting \
+             <> ''",
             &[],
         )
         .await

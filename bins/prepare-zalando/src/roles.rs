@@ -1,7 +1,9 @@
-//! What CloudNativePG's replicas, metrics and poolers log in as. It makes these roles itself, but only on a primary, and for some of it
-//! only at that primary's next start: on the target they must come from the source (facts/cnpg.md §2.6, §7, §9).
+//! What CloudNativePG's replicas, metrics and poolers log in as. It makes these roles itself, but
+//! only on a primary, and for some of it only at that primary's next start: on the target they must
+//! come from the source (facts/cnpg.md §2.6, §7, §9).
 //!
-//! [`plan`] compares what is there with what is needed. An empty plan is both "nothing to do" and "it was done".
+//! [`plan`] compares what is there with what is needed. An empty plan is both "nothing to do" and
+//! "it was done".
 
 use crate::{hidden::Hidden, settings::SourceAuth};
 
@@ -13,14 +15,16 @@ pub const REPLICA: &str = "streaming_replica";
 pub const EXPORTER: &str = "cnpg_metrics_exporter";
 /// Its name for the role that its poolers look passwords up with.
 pub const POOLER: &str = "cnpg_pooler_pgbouncer";
-/// What pg_rewind calls when a replica that was ahead rejoins (PostgreSQL documentation, pg_rewind, *Notes*).
+/// What pg_rewind calls when a replica that was ahead rejoins (PostgreSQL documentation, pg_rewind,
+/// *Notes*).
 pub const REWIND_FUNCTIONS: [&str; 4] = [
     "pg_catalog.pg_ls_dir(text, boolean, boolean)",
     "pg_catalog.pg_stat_file(text, boolean)",
     "pg_catalog.pg_read_binary_file(text)",
     "pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean)",
 ];
-/// Body of the lookup function. CloudNativePG compares the text with its own and replaces the function when a letter differs.
+/// Body of the lookup function. CloudNativePG compares the text with its own and replaces the
+/// function when a letter differs.
 pub const LOOKUP_BODY: &str = "SELECT usename, passwd FROM pg_catalog.pg_shadow WHERE usename=$1;";
 
 /// What is there, read from database postgres.
@@ -90,7 +94,8 @@ fn change(what: impl Into<String>, sql: impl Into<String>) -> Change {
     }
 }
 
-/// Why the plan cannot be carried out: roles and functions that are somebody else's and not what is needed.
+/// Why the plan cannot be carried out: roles and functions that are somebody else's and not what is
+/// needed.
 pub fn obstacles(seen: &Seen, auth: SourceAuth) -> Vec<(String, String)> {
     let mut found = vec![];
     let foreign = |role: &Option<RoleSeen>| role.clone().filter(|role| !role.ours);
@@ -109,12 +114,20 @@ pub fn obstacles(seen: &Seen, auth: SourceAuth) -> Vec<(String, String)> {
             ));
         }
     }
-    if seen.lookup.as_ref().is_some_and(|lookup| !lookup.owned_by_superuser) {
-        let what = "function public.user_search(text) exists and its owner is no superuser: CloudNativePG's poolers would trust it";
+    if seen
+        .lookup
+        .as_ref()
+        .is_some_and(|lookup| !lookup.owned_by_superuser)
+    {
+        let what = "function public.user_search(text) exists and its owner is no superuser: \
+            CloudNativePG's poolers would trust it";
         found.push((what.into(), "find out whose it is, then drop it".into()));
     }
-    // Without a password of its own nobody can log in as it, so only the role that the target uses must be fit for that.
-    if auth == SourceAuth::StreamingReplica && seen.replica.as_ref().is_some_and(|role| role.superuser) {
+    // Without a password of its own nobody can log in as it, so only the role that the target uses
+    // must be fit for that.
+    if auth == SourceAuth::StreamingReplica
+        && seen.replica.as_ref().is_some_and(|role| role.superuser)
+    {
         found.push((
             format!("role {REPLICA} is a superuser"),
             format!("alter role {REPLICA} nosuperuser"),
@@ -123,7 +136,8 @@ pub fn obstacles(seen: &Seen, auth: SourceAuth) -> Vec<(String, String)> {
     found
 }
 
-/// What is missing. `verifier` is set when the replicas' role needs a password that it does not have yet.
+/// What is missing. `verifier` is set when the replicas' role needs a password that it does not
+/// have yet.
 pub fn plan(seen: &Seen, verifier: Option<&Hidden>) -> Vec<Change> {
     let mut plan = replica(seen);
     if let Some(verifier) = verifier {
@@ -188,14 +202,21 @@ fn pooler(seen: &Seen) -> Vec<Change> {
     let mut plan = vec![];
     match &seen.pooler {
         None => plan.extend(created(POOLER, "login")),
-        Some(role) if role.ours && !role.login => {
-            plan.push(change(format!("role {POOLER} given login"), format!("alter role {POOLER} login")))
-        }
+        Some(role) if role.ours && !role.login => plan.push(change(
+            format!("role {POOLER} given login"),
+            format!("alter role {POOLER} login"),
+        )),
         Some(_) => {}
     }
     if seen.pooler.is_none() || !seen.pooler_enters {
-        let sql = format!("grant connect on database postgres to {POOLER}; grant usage on schema public to {POOLER}");
-        plan.push(change(format!("role {POOLER} may connect to database postgres"), sql));
+        let sql = format!(
+            "grant connect on database postgres to {POOLER}; grant usage on schema public to \
+             {POOLER}"
+        );
+        plan.push(change(
+            format!("role {POOLER} may connect to database postgres"),
+            sql,
+        ));
     }
     let lookup = seen.lookup.clone().unwrap_or(LookupSeen {
         owned_by_superuser: true,
@@ -203,10 +224,13 @@ fn pooler(seen: &Seen) -> Vec<Change> {
         ..LookupSeen::default()
     });
     if !lookup.right {
-        // Name and type of the parameter and the result are CloudNativePG's: it could not replace the function otherwise.
+        // Name and type of the parameter and the result are CloudNativePG's: it could not replace
+        // the function otherwise.
         let sql = format!(
-            "create or replace function public.user_search(uname text) returns table (usename name, passwd text)
-                 language sql security definer set search_path = pg_catalog, pg_temp as '{LOOKUP_BODY}'"
+            "create or replace function public.user_search(uname text) returns table (usename \
+             name, passwd text)
+                 language sql security definer set search_path = pg_catalog, pg_temp as \
+             '{LOOKUP_BODY}'"
         );
         plan.push(change("function public.user_search created", sql));
     }
@@ -228,9 +252,13 @@ fn pooler(seen: &Seen) -> Vec<Change> {
 /// No password: such a role logs in with a certificate or by peer, or not at all.
 fn created(name: &str, attributes: &str) -> Vec<Change> {
     vec![change(
-        format!("role {name} created with {}", attributes.replace(' ', " and ")),
         format!(
-            "create role {name} nosuperuser nocreatedb nocreaterole nobypassrls inherit {attributes}; comment on role {name} is '{MARK}'"
+            "role {name} created with {}",
+            attributes.replace(' ', " and ")
+        ),
+        format!(
+            "create role {name} nosuperuser nocreatedb nocreaterole nobypassrls inherit \
+             {attributes}; comment on role {name} is '{MARK}'"
         ),
     )]
 }
@@ -282,7 +310,10 @@ mod tests {
                 .count(),
             3
         );
-        assert_eq!(sql.iter().filter(|sql| sql.contains(" password ")).count(), 0);
+        assert_eq!(
+            sql.iter().filter(|sql| sql.contains(" password ")).count(),
+            0
+        );
         let place = |text: &str| {
             sql.iter()
                 .position(|sql| sql.contains(text))

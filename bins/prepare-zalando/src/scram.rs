@@ -1,14 +1,18 @@
-//! Stored passwords as PostgreSQL keeps them in pg_authid.rolpassword, computed and compared on this side of the connection, so
-//! that no password is ever part of a statement.
+//! Stored passwords as PostgreSQL keeps them in pg_authid.rolpassword, computed and compared on
+//! this side of the connection, so that no password is ever part of a statement.
 //!
-//! Formats: `md5` + hex(md5(password + role)), and `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` with the keys of
-//! RFC 5802 §3 (PostgreSQL documentation, catalog pg_authid).
+//! Formats: `md5` + hex(md5(password + role)), and
+//! `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` with the keys of RFC 5802 §3
+//! (PostgreSQL documentation, catalog pg_authid).
 
-use openssl::{base64, hash::MessageDigest, memcmp, pkcs5, pkey::PKey, rand, sha::sha256, sign::Signer};
+use openssl::{
+    base64, hash::MessageDigest, memcmp, pkcs5, pkey::PKey, rand, sha::sha256, sign::Signer,
+};
 
 use crate::hidden::Hidden;
 
-/// Letters and digits only: such a password is the same before and after SASLprep, and survives every shell and URL.
+/// Letters and digits only: such a password is the same before and after SASLprep, and survives
+/// every shell and URL.
 const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 /// As long as the operator's own.
 const PASSWORD_CHARS: usize = 64;
@@ -32,12 +36,17 @@ pub fn kind(stored: &str) -> Option<Kind> {
 }
 
 fn is_digest(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    text.len() == 32
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// A verifier with a fresh salt.
 pub fn verifier(password: &Hidden) -> Hidden {
-    Hidden::new(postgres_protocol::password::scram_sha_256(password.reveal().as_bytes()))
+    Hidden::new(postgres_protocol::password::scram_sha_256(
+        password.reveal().as_bytes(),
+    ))
 }
 
 /// Whether `stored` is the hash of `password` for `role`.
@@ -48,7 +57,9 @@ pub fn matches(stored: &Hidden, password: &Hidden, role: &str) -> bool {
             postgres_protocol::password::md5(password.as_bytes(), role).as_bytes(),
             stored.as_bytes(),
         ),
-        Some(Kind::Scram) => parsed(stored).is_some_and(|verifier| verifier.accepts(password).unwrap_or(false)),
+        Some(Kind::Scram) => {
+            parsed(stored).is_some_and(|verifier| verifier.accepts(password).unwrap_or(false))
+        }
         None => false,
     }
 }
@@ -62,8 +73,11 @@ pub fn new_password() -> Result<Hidden, openssl::error::ErrorStack> {
     while password.len() < PASSWORD_CHARS {
         let mut bytes = [0; PASSWORD_CHARS];
         rand::rand_bytes(&mut bytes)?;
-        // Bytes beyond the last whole multiple of the alphabet are thrown away, so that each letter is as likely as any other.
-        let fair = bytes.iter().filter(|byte| usize::from(**byte) < 256 - 256 % ALPHABET.len());
+        // Bytes beyond the last whole multiple of the alphabet are thrown away, so that each letter
+        // is as likely as any other.
+        let fair = bytes
+            .iter()
+            .filter(|byte| usize::from(**byte) < 256 - 256 % ALPHABET.len());
         let missing = PASSWORD_CHARS - password.len();
         password.extend(
             fair.take(missing)
@@ -88,12 +102,14 @@ fn parsed(stored: &str) -> Option<Verifier> {
         salt: base64::decode_block(salt).ok()?,
         stored_key: base64::decode_block(stored_key).ok()?,
     };
-    (verifier.stored_key.len() == 32 && base64::decode_block(server_key).ok()?.len() == 32).then_some(verifier)
+    (verifier.stored_key.len() == 32 && base64::decode_block(server_key).ok()?.len() == 32)
+        .then_some(verifier)
 }
 
 impl Verifier {
-    /// StoredKey = H(HMAC(Hi(password, salt, iterations), "Client Key")). Passwords outside ASCII would need SASLprep first; the
-    /// operator and this step make none, and a false "no" is found by the login that follows.
+    /// StoredKey = H(HMAC(Hi(password, salt, iterations), "Client Key")). Passwords outside ASCII
+    /// would need SASLprep first; the operator and this step make none, and a false "no" is found
+    /// by the login that follows.
     fn accepts(&self, password: &str) -> Result<bool, openssl::error::ErrorStack> {
         let mut salted = [0; 32];
         pkcs5::pbkdf2_hmac(
@@ -103,7 +119,8 @@ impl Verifier {
             MessageDigest::sha256(),
             &mut salted,
         )?;
-        let client_key = Signer::new(MessageDigest::sha256(), &*PKey::hmac(&salted)?)?.sign_oneshot_to_vec(b"Client Key")?;
+        let client_key = Signer::new(MessageDigest::sha256(), &*PKey::hmac(&salted)?)?
+            .sign_oneshot_to_vec(b"Client Key")?;
         Ok(same(&sha256(&client_key), &self.stored_key))
     }
 }
@@ -122,8 +139,16 @@ mod tests {
     #[test]
     fn the_example_of_the_rfc_is_recognised() {
         assert_eq!(kind(RFC_7677), Some(Kind::Scram));
-        assert!(matches(&Hidden::new(RFC_7677), &Hidden::new("pencil"), "any"));
-        assert!(!matches(&Hidden::new(RFC_7677), &Hidden::new("pencils"), "any"));
+        assert!(matches(
+            &Hidden::new(RFC_7677),
+            &Hidden::new("pencil"),
+            "any"
+        ));
+        assert!(!matches(
+            &Hidden::new(RFC_7677),
+            &Hidden::new("pencils"),
+            "any"
+        ));
     }
 
     #[test]
@@ -131,8 +156,15 @@ mod tests {
         let password = new_password().unwrap();
         let (one, other) = (verifier(&password), verifier(&password));
         assert_ne!(one.reveal(), other.reveal());
-        assert!(matches(&one, &password, "streaming_replica") && matches(&other, &password, "streaming_replica"));
-        assert!(!matches(&one, &new_password().unwrap(), "streaming_replica"));
+        assert!(
+            matches(&one, &password, "streaming_replica")
+                && matches(&other, &password, "streaming_replica")
+        );
+        assert!(!matches(
+            &one,
+            &new_password().unwrap(),
+            "streaming_replica"
+        ));
         assert_eq!(password.reveal().len(), PASSWORD_CHARS);
     }
 

@@ -72,7 +72,9 @@ pub async fn write(run: &Run, wanted: &Credentials) -> Result<Written> {
         return Ok(written);
     }
     // The type of a Secret cannot be changed: one that somebody made by hand keeps its own.
-    let kind = found.and_then(|secret| secret.type_).unwrap_or_else(|| TYPE.into());
+    let kind = found
+        .and_then(|secret| secret.type_)
+        .unwrap_or_else(|| TYPE.into());
     let mut labels = labels();
     labels.insert(RELOAD.into(), "true".into());
     let secret = Secret {
@@ -88,10 +90,11 @@ pub async fn write(run: &Run, wanted: &Credentials) -> Result<Written> {
     let held = kubernetes::apply(&secrets, &wanted.name, &secret).await?;
     match judge(Some(&held), &data) {
         Written::Unchanged => Ok(written),
-        _ => Err(
-            Error::contradiction(format!("secret {} holds something else than was just written", wanted.name))
-                .hint("something changes it as soon as it is written: find out what"),
-        ),
+        _ => Err(Error::contradiction(format!(
+            "secret {} holds something else than was just written",
+            wanted.name
+        ))
+        .hint("something changes it as soon as it is written: find out what")),
     }
 }
 

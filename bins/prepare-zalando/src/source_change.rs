@@ -1,7 +1,9 @@
-//! What must be changed in the `postgresql` resource, when it was asked for: wal_keep_size, and a line in pg_hba.
+//! What must be changed in the `postgresql` resource, when it was asked for: wal_keep_size, and a
+//! line in pg_hba.
 //!
-//! wal_keep_size goes through Patroni's configuration and is a reload. pg_hba is part of the pods' environment: the operator recreates
-//! every pod and switches over, and the list in the resource replaces Spilo's whole (facts/zalando.md §2).
+//! wal_keep_size goes through Patroni's configuration and is a reload. pg_hba is part of the pods'
+//! environment: the operator recreates every pod and switches over, and the list in the resource
+//! replaces Spilo's whole (facts/zalando.md §2).
 
 use serde_json::{Value, json};
 use shared::kubernetes::zalando::PostgresqlSpec;
@@ -27,9 +29,11 @@ impl Needed {
         *self == Self::default()
     }
 
-    /// What is still missing, in words; None when the server has it all. `wal_keep_mb` and `rules` are the server's now.
+    /// What is still missing, in words; None when the server has it all. `wal_keep_mb` and `rules`
+    /// are the server's now.
     pub fn missing(&self, wal_keep_mb: u64, rules: &[Rule]) -> Option<String> {
-        let unmentioned = |role: &&str| matches!(hba::replication(rules, role), Verdict::Unmentioned);
+        let unmentioned =
+            |role: &&str| matches!(hba::replication(rules, role), Verdict::Unmentioned);
         let role = self
             .admitted
             .filter(unmentioned)
@@ -47,12 +51,16 @@ pub fn needed(facts: &Facts, settings: &Settings) -> Needed {
     let role = settings.source_auth.role();
     let unmentioned = matches!(hba::replication(&facts.hba, role), Verdict::Unmentioned);
     Needed {
-        wal_keep_mb: settings.wal_keep_mb.filter(|mb| u64::from(*mb) > facts.number("wal_keep_size")),
-        admitted: (settings.source_auth == SourceAuth::StreamingReplica && unmentioned).then_some(role),
+        wal_keep_mb: settings
+            .wal_keep_mb
+            .filter(|mb| u64::from(*mb) > facts.number("wal_keep_size")),
+        admitted: (settings.source_auth == SourceAuth::StreamingReplica && unmentioned)
+            .then_some(role),
     }
 }
 
-/// The merge patch of the resource's spec; None when it asks for all of it already. `running` is the server's own pg_hba.conf.
+/// The merge patch of the resource's spec; None when it asks for all of it already. `running` is
+/// the server's own pg_hba.conf.
 pub fn patch(spec: &PostgresqlSpec, needed: &Needed, running: &str) -> Option<Value> {
     let mut change = json!({});
     if let Some(mb) = needed.wal_keep_mb {
@@ -81,7 +89,8 @@ mod tests {
     use super::*;
     use crate::example;
 
-    const RUNNING: &str = "# Patroni's\nlocal all all trust\nhostssl replication standby all md5\nhostssl all all all md5\n";
+    const RUNNING: &str = "# Patroni's\nlocal all all trust\nhostssl replication standby all \
+        md5\nhostssl all all all md5\n";
 
     fn both() -> Needed {
         Needed {
@@ -117,7 +126,9 @@ mod tests {
             ..rules[0].clone()
         };
         assert_eq!(
-            both().missing(2048, std::slice::from_ref(&admitted)).as_deref(),
+            both()
+                .missing(2048, std::slice::from_ref(&admitted))
+                .as_deref(),
             Some("wal_keep_size of 4096 MB")
         );
         assert_eq!(both().missing(4096, &[admitted]), None);
@@ -128,8 +139,14 @@ mod tests {
         let patch = patch(&PostgresqlSpec::default(), &both(), RUNNING).unwrap();
         let list = patch["spec"]["patroni"]["pg_hba"].as_array().unwrap();
         assert_eq!(list.len(), 4);
-        assert_eq!(list[2], "hostssl replication streaming_replica all scram-sha-256");
-        assert_eq!(patch["spec"]["postgresql"]["parameters"]["wal_keep_size"], "4096MB");
+        assert_eq!(
+            list[2],
+            "hostssl replication streaming_replica all scram-sha-256"
+        );
+        assert_eq!(
+            patch["spec"]["postgresql"]["parameters"]["wal_keep_size"],
+            "4096MB"
+        );
     }
 
     #[test]

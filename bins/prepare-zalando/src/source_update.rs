@@ -24,9 +24,11 @@ use crate::{
     source_change::{self, Needed},
 };
 
-/// Every pod ends, starts and catches up, one after the other; a large one takes minutes for its shutdown checkpoint alone.
+/// Every pod ends, starts and catches up, one after the other; a large one takes minutes for its
+/// shutdown checkpoint alone.
 const ROLLING: Duration = Duration::from_secs(1800);
-/// The operator hands a parameter on to Patroni at once, Patroni to the servers within its loop_wait.
+/// The operator hands a parameter on to Patroni at once, Patroni to the servers within its
+/// loop_wait.
 const RELOAD: Duration = Duration::from_secs(300);
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -34,18 +36,35 @@ const INTERVAL: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// The API's; Transient when the source does not have it in time.
-pub async fn carry_out(run: &Run, settings: &Settings, reach: &Reach, needed: &Needed) -> Result<()> {
+pub async fn carry_out(
+    run: &Run,
+    settings: &Settings,
+    reach: &Reach,
+    needed: &Needed,
+) -> Result<()> {
     let cr = inspect::resource(run, settings).await?;
     let running = queries::hba_file(&*reach.open("postgres").await?).await?;
     let name = &settings.source_cluster;
     if let Some(mut patch) = source_change::patch(&cr.spec, needed, &running) {
-        // Whoever changes the resource at the same moment must not lose his change: the API server refuses ours then.
+        // Whoever changes the resource at the same moment must not lose his change: the API server
+        // refuses ours then.
         patch["metadata"] = serde_json::json!({"resourceVersion": cr.metadata.resource_version});
-        kubernetes::merge(&zalando::postgresqls(&run.client, &run.namespace), name, patch).await?;
-        run.report
-            .step("SourceChanged", format!("postgresql {name} asks for {}", words(needed)));
+        kubernetes::merge(
+            &zalando::postgresqls(&run.client, &run.namespace),
+            name,
+            patch,
+        )
+        .await?;
+        run.report.step(
+            "SourceChanged",
+            format!("postgresql {name} asks for {}", words(needed)),
+        );
     }
-    let limit = if needed.admitted.is_some() { ROLLING } else { RELOAD };
+    let limit = if needed.admitted.is_some() {
+        ROLLING
+    } else {
+        RELOAD
+    };
     until(Instant::now() + limit, INTERVAL, async || {
         let missing = match missing(run, settings, reach, needed).await {
             Ok(None) => return Ok(Seen::Ready(())),
@@ -54,22 +73,44 @@ pub async fn carry_out(run: &Run, settings: &Settings, reach: &Reach, needed: &N
             Err(error) if error.kind() == ErrorKind::Transient => error.to_string(),
             Err(error) => return Err(error),
         };
-        run.report.waiting(format!("waiting for the operator: {missing}"));
+        run.report
+            .waiting(format!("waiting for the operator: {missing}"));
         Ok(Seen::NotYet(missing))
     })
     .await
-    .map_err(|error| error.hint("look into the log of the postgres-operator; run this step again when the source is as wanted"))?;
-    run.report.step("SourceUpdated", format!("the source runs with {}", words(needed)));
+    .map_err(|error| {
+        error.hint(
+            "look into the log of the postgres-operator; run this step again \
+        when the source is as wanted",
+        )
+    })?;
+    run.report.step(
+        "SourceUpdated",
+        format!("the source runs with {}", words(needed)),
+    );
     Ok(())
 }
 
 fn words(needed: &Needed) -> String {
-    let wal = needed.wal_keep_mb.map(|mb| format!("wal_keep_size {mb} MB"));
-    let hba = needed.admitted.map(|role| format!("a line of pg_hba for {role}"));
-    [wal, hba].into_iter().flatten().collect::<Vec<_>>().join(" and ")
+    let wal = needed
+        .wal_keep_mb
+        .map(|mb| format!("wal_keep_size {mb} MB"));
+    let hba = needed
+        .admitted
+        .map(|role| format!("a line of pg_hba for {role}"));
+    [wal, hba]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" and ")
 }
 
-async fn missing(run: &Run, settings: &Settings, reach: &Reach, needed: &Needed) -> Result<Option<String>> {
+async fn missing(
+    run: &Run,
+    settings: &Settings,
+    reach: &Reach,
+    needed: &Needed,
+) -> Result<Option<String>> {
     let leader = reach.open("postgres").await?;
     if in_recovery(&leader).await? {
         return Ok(Some("a leader".into()));
@@ -89,12 +130,20 @@ async fn missing(run: &Run, settings: &Settings, reach: &Reach, needed: &Needed)
     }
 }
 
-/// The operator hands pg_hba to the pods in an environment variable, so a pod's specification tells whether it is a new one.
+/// The operator hands pg_hba to the pods in an environment variable, so a pod's specification tells
+/// whether it is a new one.
 async fn unrolled(run: &Run, settings: &Settings, role: &str) -> Result<Option<String>> {
-    let wanted = inspect::resource(run, settings).await?.spec.number_of_instances as usize;
+    let wanted = inspect::resource(run, settings)
+        .await?
+        .spec
+        .number_of_instances as usize;
     let pods: Api<Pod> = Api::namespaced(run.client.clone(), &run.namespace);
-    let selector = ListParams::default().labels(&zalando::member_selector(&settings.source_cluster));
-    let list = pods.list(&selector).await.context("listing the members of the source")?;
+    let selector =
+        ListParams::default().labels(&zalando::member_selector(&settings.source_cluster));
+    let list = pods
+        .list(&selector)
+        .await
+        .context("listing the members of the source")?;
     let new = list
         .iter()
         .filter(|pod| {

@@ -20,7 +20,8 @@ use crate::{
 pub fn what_was_seen(report: &Reporter, facts: &Facts) {
     let identity = facts.server.identity;
     report.info(format!(
-        "source: leader {} of {} members, PostgreSQL {}.{}, timeline {}, system identifier {}, {} databases, {} MiB",
+        "source: leader {} of {} members, PostgreSQL {}.{}, timeline {}, system identifier {}, {} \
+         databases, {} MiB",
         facts.pod.name,
         facts.members,
         identity.major(),
@@ -30,12 +31,19 @@ pub fn what_was_seen(report: &Reporter, facts: &Facts) {
         facts.databases.len(),
         facts.bytes() >> 20
     ));
-    report.info(format!("tls: sslmode {}: {}", facts.tls.sslmode.as_str(), facts.tls.reason));
+    report.info(format!(
+        "tls: sslmode {}: {}",
+        facts.tls.sslmode.as_str(),
+        facts.tls.reason
+    ));
 }
 
 /// A line for each warning; in a dry run no Event, which would be a change.
 pub fn warnings(report: &Reporter, settings: &Settings, found: &[Finding]) {
-    for finding in found.iter().filter(|finding| finding.weight == Weight::Warning) {
+    for finding in found
+        .iter()
+        .filter(|finding| finding.weight == Weight::Warning)
+    {
         let text = format!("{} → {}", finding.what, finding.remedy);
         match settings.dry_run {
             true => report.info(format!("warning: {text}")),
@@ -44,12 +52,16 @@ pub fn warnings(report: &Reporter, settings: &Settings, found: &[Finding]) {
     }
 }
 
-/// Refuses when there is a blocker: one is the error itself, several are listed and then named together.
+/// Refuses when there is a blocker: one is the error itself, several are listed and then named
+/// together.
 ///
 /// # Errors
 /// Refused.
 pub fn refuse(report: &Reporter, found: &[Finding]) -> Result<()> {
-    let blockers: Vec<&Finding> = found.iter().filter(|finding| finding.weight == Weight::Blocker).collect();
+    let blockers: Vec<&Finding> = found
+        .iter()
+        .filter(|finding| finding.weight == Weight::Blocker)
+        .collect();
     match blockers.as_slice() {
         [] => Ok(()),
         [one] => Err(Error::refused(&one.what).hint(&one.remedy)),
@@ -58,8 +70,10 @@ pub fn refuse(report: &Reporter, found: &[Finding]) -> Result<()> {
                 report.info(format!("blocker: {} → {}", finding.what, finding.remedy));
             }
             let all: Vec<&str> = many.iter().map(|finding| finding.what.as_str()).collect();
-            Err(Error::refused(format!("{} blockers: {}", many.len(), all.join("; ")))
-                .hint("what to do about each stands above; nothing was changed"))
+            Err(
+                Error::refused(format!("{} blockers: {}", many.len(), all.join("; ")))
+                    .hint("what to do about each stands above; nothing was changed"),
+            )
         }
     }
 }
@@ -68,7 +82,13 @@ pub fn refuse(report: &Reporter, found: &[Finding]) -> Result<()> {
 ///
 /// # Errors
 /// The API's, while comparing.
-pub async fn plan(run: &Run, settings: &Settings, seen: &Seen, needed: &Needed, image: &Image) -> Result<()> {
+pub async fn plan(
+    run: &Run,
+    settings: &Settings,
+    seen: &Seen,
+    needed: &Needed,
+    image: &Image,
+) -> Result<()> {
     let report = &run.report;
     if let Some(mb) = needed.wal_keep_mb {
         report.info(format!(
@@ -83,7 +103,12 @@ pub async fn plan(run: &Run, settings: &Settings, seen: &Seen, needed: &Needed, 
         ));
     }
     let password = login::password(run, settings).await?;
-    for change in login::plan(settings, &seen.facts.cnpg_roles, seen.facts.login.password, &password) {
+    for change in login::plan(
+        settings,
+        &seen.facts.cnpg_roles,
+        seen.facts.login.password,
+        &password,
+    ) {
         report.info(format!("would do: {}", change.what));
     }
     let mut credentials: Vec<_> = login::promoted(settings, seen)
@@ -123,12 +148,18 @@ fn would(written: secrets::Written) -> &'static str {
 /// The end of the log.
 pub fn ready(run: &Run, settings: &Settings, seen: &Seen) {
     let report = &run.report;
-    report.fact("system_identifier", seen.facts.server.identity.system_identifier.to_string());
+    report.fact(
+        "system_identifier",
+        seen.facts.server.identity.system_identifier.to_string(),
+    );
     report.fact("sslmode", seen.facts.tls.sslmode.as_str());
     report.fact("manifest", settings.manifest_map());
     report.step("Ready", "ready for replication setup");
     if settings.source_auth == SourceAuth::Standby {
-        report.info("the target replicates as standby: nothing of the source's pg_hba was changed, no pod restarted");
+        report.info(
+            "the target replicates as standby: nothing of the source's pg_hba was changed, \
+            no pod restarted",
+        );
     }
     report.info("next: run replica-migration-extract-certs, then read the manifest and apply it:");
     report.info(publish::next_command(&run.namespace, settings));

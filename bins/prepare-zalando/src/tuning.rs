@@ -1,13 +1,15 @@
 //! Which GUCs of the source go into the manifest, and why.
 //!
-//! They would still be in force at first, because Patroni's postgresql.conf is copied with the data; but nobody would see them, and
-//! they would be gone with that file. What the manifest says can be read, and stays.
+//! They would still be in force at first, because Patroni's postgresql.conf is copied with the
+//! data; but nobody would see them, and they would be gone with that file. What the manifest says
+//! can be read, and stays.
 
 use std::collections::BTreeMap;
 
 use crate::{facts::Facts, image::Image};
 
-/// A standby must have at least what its primary has, and a primary followed on the way back at most: they are set equal.
+/// A standby must have at least what its primary has, and a primary followed on the way back at
+/// most: they are set equal.
 pub const HOT_STANDBY: [&str; 5] = [
     "max_connections",
     "max_worker_processes",
@@ -16,7 +18,8 @@ pub const HOT_STANDBY: [&str; 5] = [
     "max_locks_per_transaction",
 ];
 
-/// GUCs that CloudNativePG fixes (facts/cnpg.md §4.1) and that would break the copy when ALTER SYSTEM has set them.
+/// GUCs that CloudNativePG fixes (facts/cnpg.md §4.1) and that would break the copy when ALTER
+/// SYSTEM has set them.
 #[rustfmt::skip]
 pub const FIXED: &[&str] = &[
     "allow_system_table_mods", "archive_cleanup_command", "archive_command", "archive_mode", "cluster_name", "config_file",
@@ -32,7 +35,8 @@ pub const FIXED: &[&str] = &[
     "syslog_split_messages", "temp_tablespaces", "unix_socket_directories", "unix_socket_group", "unix_socket_permissions",
 ];
 
-/// What a team tunes for its load or its application's sake. Log settings that only Spilo wants are not among them.
+/// What a team tunes for its load or its application's sake. Log settings that only Spilo wants are
+/// not among them.
 #[rustfmt::skip]
 const WORTH_KEEPING: &[&str] = &[
     // memory and disk
@@ -64,12 +68,16 @@ const WORTH_KEEPING: &[&str] = &[
     "track_activity_query_size", "track_functions", "track_io_timing", "track_wal_io_timing",
 ];
 
-/// GUCs of libraries that CloudNativePG loads by itself when it sees one of them (facts/cnpg.md §2.2).
+/// GUCs of libraries that CloudNativePG loads by itself when it sees one of them (facts/cnpg.md
+/// §2.2).
 const MANAGED_PREFIXES: [&str; 3] = ["pg_stat_statements.", "auto_explain.", "pgaudit."];
 
 /// The five, with the source's values.
 pub fn hot_standby(facts: &Facts) -> BTreeMap<&'static str, String> {
-    HOT_STANDBY.into_iter().map(|name| (name, facts.number(name).to_string())).collect()
+    HOT_STANDBY
+        .into_iter()
+        .map(|name| (name, facts.number(name).to_string()))
+        .collect()
 }
 
 /// What somebody has set at the source to something else than PostgreSQL's own default.
@@ -79,32 +87,53 @@ pub fn worth_keeping(facts: &Facts) -> BTreeMap<&str, &str> {
             setting.source.as_str(),
             "configuration file" | "command line" | "environment variable"
         );
-        set && !setting.raw.eq_ignore_ascii_case(&setting.boot) && WORTH_KEEPING.iter().any(|worth| worth.eq_ignore_ascii_case(name))
+        set && !setting.raw.eq_ignore_ascii_case(&setting.boot)
+            && WORTH_KEEPING
+                .iter()
+                .any(|worth| worth.eq_ignore_ascii_case(name))
     });
-    chosen.map(|(name, setting)| (name.as_str(), setting.value.as_str())).collect()
+    chosen
+        .map(|(name, setting)| (name.as_str(), setting.value.as_str()))
+        .collect()
 }
 
-/// GUCs of managed libraries that the image has: with one that it lacks the server would not start. Where the extension is there but none of its GUCs is set, one is made up: without any, CloudNativePG
-/// drops the extension after the promotion, or is stuck when something depends on it.
+/// GUCs of managed libraries that the image has: with one that it lacks the server would not start.
+/// Where the extension is there but none of its GUCs is set, one is made up: without any,
+/// CloudNativePG drops the extension after the promotion, or is stuck when something depends on it.
 pub fn managed(facts: &Facts, image: &Image) -> BTreeMap<String, String> {
-    let lacking = |name: &str| name.starts_with("pgaudit.") && image.has_extension("pgaudit") == Some(false);
+    let lacking =
+        |name: &str| name.starts_with("pgaudit.") && image.has_extension("pgaudit") == Some(false);
     let set = facts.settings.iter().filter(|(name, setting)| {
-        let ours = MANAGED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !lacking(name);
+        let ours = MANAGED_PREFIXES
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+            && !lacking(name);
         ours && setting.source == "configuration file" && setting.raw != setting.boot
     });
-    let mut managed: BTreeMap<String, String> = set.map(|(name, setting)| (name.clone(), setting.value.clone())).collect();
+    let mut managed: BTreeMap<String, String> = set
+        .map(|(name, setting)| (name.clone(), setting.value.clone()))
+        .collect();
     let installed = |name: &str| {
-        facts
-            .databases
-            .iter()
-            .any(|database| database.extensions.iter().any(|extension| extension == name))
+        facts.databases.iter().any(|database| {
+            database
+                .extensions
+                .iter()
+                .any(|extension| extension == name)
+        })
     };
     for (extension, guc, value) in [
         ("pg_stat_statements", "pg_stat_statements.track", "top"),
         ("pgaudit", "pgaudit.log", "none"),
     ] {
-        if installed(extension) && !lacking(guc) && !managed.keys().any(|name| name.starts_with(&format!("{extension}."))) {
-            let value = Some(facts.setting(guc)).filter(|value| !value.is_empty()).unwrap_or(value);
+        if installed(extension)
+            && !lacking(guc)
+            && !managed
+                .keys()
+                .any(|name| name.starts_with(&format!("{extension}.")))
+        {
+            let value = Some(facts.setting(guc))
+                .filter(|value| !value.is_empty())
+                .unwrap_or(value);
             managed.insert(guc.into(), value.into());
         }
     }
@@ -127,35 +156,69 @@ mod tests {
     #[test]
     fn what_differs_from_the_default_is_kept_and_what_a_session_set_is_not() {
         let mut facts = example::facts();
-        let mut set =
-            |name: &str, value: &str, raw: &str, boot: &str, source: &str| example::set(&mut facts, name, value, raw, boot, source);
+        let mut set = |name: &str, value: &str, raw: &str, boot: &str, source: &str| {
+            example::set(&mut facts, name, value, raw, boot, source)
+        };
         set("work_mem", "16MB", "16384", "4096", "configuration file");
         set("random_page_cost", "4", "4", "4", "configuration file");
         set("statement_timeout", "30s", "30000", "0", "client");
-        set("DateStyle", "ISO, MDY", "iso, mdy", "ISO, MDY", "configuration file");
+        set(
+            "DateStyle",
+            "ISO, MDY",
+            "iso, mdy",
+            "ISO, MDY",
+            "configuration file",
+        );
         let kept = worth_keeping(&facts);
         assert_eq!(kept.get("work_mem"), Some(&"16MB"));
-        for name in ["random_page_cost", "statement_timeout", "DateStyle", "log_statement"] {
+        for name in [
+            "random_page_cost",
+            "statement_timeout",
+            "DateStyle",
+            "log_statement",
+        ] {
             assert!(!kept.contains_key(name), "{name}");
         }
     }
 
     #[test]
     fn an_installed_managed_extension_never_stays_without_a_guc() {
-        let (mut facts, image) = (example::facts(), Image::parse("postgresql:17.6-minimal-trixie").unwrap());
-        facts.settings.retain(|name, _| !name.starts_with("pg_stat_statements."));
+        let (mut facts, image) = (
+            example::facts(),
+            Image::parse("postgresql:17.6-minimal-trixie").unwrap(),
+        );
+        facts
+            .settings
+            .retain(|name, _| !name.starts_with("pg_stat_statements."));
         facts.databases[0].extensions = vec!["pg_stat_statements".into()];
         assert_eq!(
-            managed(&facts, &image).get("pg_stat_statements.track").map(String::as_str),
+            managed(&facts, &image)
+                .get("pg_stat_statements.track")
+                .map(String::as_str),
             Some("top")
         );
-        facts.databases.iter_mut().for_each(|database| database.extensions.clear());
+        facts
+            .databases
+            .iter_mut()
+            .for_each(|database| database.extensions.clear());
         assert!(managed(&facts, &image).is_empty());
         facts.databases[0].extensions = vec!["pgaudit".into()];
-        assert!(managed(&facts, &image).is_empty(), "a minimal image has no pgaudit");
-        example::set(&mut facts, "pg_stat_statements.max", "10000", "10000", "5000", "configuration file");
+        assert!(
+            managed(&facts, &image).is_empty(),
+            "a minimal image has no pgaudit"
+        );
+        example::set(
+            &mut facts,
+            "pg_stat_statements.max",
+            "10000",
+            "10000",
+            "5000",
+            "configuration file",
+        );
         assert_eq!(
-            managed(&facts, &image).get("pg_stat_statements.max").map(String::as_str),
+            managed(&facts, &image)
+                .get("pg_stat_statements.max")
+                .map(String::as_str),
             Some("10000")
         );
     }

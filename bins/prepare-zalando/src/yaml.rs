@@ -22,12 +22,18 @@ impl Yaml {
 
     /// `key: value`, the value quoted where YAML would take it for something else than this text.
     pub fn entry(&mut self, depth: usize, key: &str, value: &str) {
-        self.line(depth, &format!("{}: {}", plain_or_quoted(key), plain_or_quoted(value)));
+        self.line(
+            depth,
+            &format!("{}: {}", plain_or_quoted(key), plain_or_quoted(value)),
+        );
     }
 
     /// `key: "value"`, always quoted: GUCs are texts even when they look like numbers or booleans.
     pub fn text(&mut self, depth: usize, key: &str, value: &str) {
-        self.line(depth, &format!("{}: {}", plain_or_quoted(key), quoted(value)));
+        self.line(
+            depth,
+            &format!("{}: {}", plain_or_quoted(key), quoted(value)),
+        );
     }
 
     /// The first entry of an item that is a map.
@@ -120,7 +126,12 @@ mod tests {
         yaml.entry(0, "key", "value");
         let text = yaml.into_text();
         assert!(text.lines().all(|line| line.len() <= COLUMNS));
-        assert_eq!(text.lines().filter(|line| line.trim_start().starts_with('#')).count(), 3);
+        assert_eq!(
+            text.lines()
+                .filter(|line| line.trim_start().starts_with('#'))
+                .count(),
+            3
+        );
         let value: serde_yaml_ng::Value = serde_yaml_ng::from_str(&text).unwrap();
         assert_eq!(value["key"].as_str(), Some("value"));
     }

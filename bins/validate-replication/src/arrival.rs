@@ -1,4 +1,5 @@
-//! The wait for a target that accepts connections: what it shows meanwhile, and the one effect of this step, a CHECKPOINT.
+//! The wait for a target that accepts connections: what it shows meanwhile, and the one effect of
+//! this step, a CHECKPOINT.
 
 use std::time::Duration;
 
@@ -24,19 +25,29 @@ const POD_PATCH: &str = "cnpg.io/podPatch";
 const POLL: Duration = Duration::from_secs(1);
 /// One line of progress in so long, and one for each phase.
 const LINE: Duration = Duration::from_secs(10);
-/// A spread checkpoint takes minutes (checkpoint_completion_target of checkpoint_timeout); ours is fast.
+/// A spread checkpoint takes minutes (checkpoint_completion_target of checkpoint_timeout); ours is
+/// fast.
 const WAITS_FOR_CHECKPOINT: &str = "waiting for checkpoint to finish";
 
 /// Connects to the target; while it does not answer, says how far the clone is.
 ///
 /// # Errors
-/// Config for a wrong login or certificate; Refused when CNPG has given up; Transient at the deadline, with the likely cause.
-pub async fn wait(run: &Run, settings: &Settings, ends: &Ends, source: Source, deadline: Instant) -> Result<Target> {
+/// Config for a wrong login or certificate; Refused when CNPG has given up; Transient at the
+/// deadline, with the likely cause.
+pub async fn wait(
+    run: &Run,
+    settings: &Settings,
+    ends: &Ends,
+    source: Source,
+    deadline: Instant,
+) -> Result<Target> {
     let mut watch = Watch::new(run, settings, ends, source);
     let outcome = until(deadline, POLL, async || watch.probe().await).await;
     outcome.map_err(|error| match (error.kind(), watch.cure.take()) {
         (ErrorKind::Transient, Some(cure)) => error.hint(cure),
-        (ErrorKind::Transient, None) => error.hint("run this step again; VALIDATE_MAX_SECONDS is the longest that it waits for the clone"),
+        (ErrorKind::Transient, None) => error.hint(
+            "run this step again; VALIDATE_MAX_SECONDS is the longest that it waits for the clone",
+        ),
         _ => error,
     })
 }
@@ -86,7 +97,8 @@ impl<'a> Watch<'a> {
         }
         let seen = match self.look(refusal.clone()).await {
             Ok(seen) => seen,
-            // What was allowed a moment ago will be again: an API server that starts refuses until it has read its Roles.
+            // What was allowed a moment ago will be again: an API server that starts refuses until
+            // it has read its Roles.
             Err(error) if error.kind() == ErrorKind::Transient || self.looked => {
                 self.run.report.waiting(format!("waiting: {error}"));
                 return Ok(Seen::NotYet(error.to_string()));
@@ -94,20 +106,27 @@ impl<'a> Watch<'a> {
             Err(error) => return Err(error),
         };
         self.looked = true;
-        let missing = match clone::stage(&seen) {
-            Stage::GivenUp(what) => {
-                return Err(Error::refused(format!("the target cannot be cloned: {what}"))
-                    .hint("read the log of its pods, delete the Cluster, mend the cause, and apply the manifest again"));
-            }
-            Stage::Copying(backup) => self.copying(&backup).await,
-            Stage::Stuck { what, cure } => self.stuck(what, cure),
-            // A crash loop looks well between two crashes: its cause stays said until the copy begins.
-            Stage::Coming(what) => {
-                self.run.report.waiting(format!("waiting for the target: {what}"));
-                what
-            }
-        };
-        Ok(Seen::NotYet(format!("the target does not accept connections: {missing}")))
+        let missing =
+            match clone::stage(&seen) {
+                Stage::GivenUp(what) => {
+                    return Err(Error::refused(format!("the target cannot be cloned: {what}"))
+                    .hint("read the log of its pods, delete the Cluster, mend the cause, and apply \
+                        the manifest again"));
+                }
+                Stage::Copying(backup) => self.copying(&backup).await,
+                Stage::Stuck { what, cure } => self.stuck(what, cure),
+                // A crash loop looks well between two crashes: its cause stays said until the copy
+                // begins.
+                Stage::Coming(what) => {
+                    self.run
+                        .report
+                        .waiting(format!("waiting for the target: {what}"));
+                    what
+                }
+            };
+        Ok(Seen::NotYet(format!(
+            "the target does not accept connections: {missing}"
+        )))
     }
 
     /// One look at the Cluster, its pods and the source.
@@ -129,14 +148,18 @@ impl<'a> Watch<'a> {
             refusal,
         };
         if seen.knocks() {
-            seen.knocking = self.knocking_since.get_or_insert_with(Instant::now).elapsed();
+            seen.knocking = self
+                .knocking_since
+                .get_or_insert_with(Instant::now)
+                .elapsed();
         } else {
             self.knocking_since = None;
         }
         Ok(seen)
     }
 
-    /// The base backup at the source; a source that fails over meanwhile is asked again at the next probe.
+    /// The base backup at the source; a source that fails over meanwhile is asked again at the next
+    /// probe.
     async fn backup(&mut self) -> Option<BaseBackup> {
         if self.source.is_none() {
             self.source = self.ends.source().await.ok();
@@ -169,9 +192,10 @@ impl<'a> Watch<'a> {
         if self.checkpoint.is_some() {
             return;
         }
-        self.run
-            .report
-            .info("the clone waits for the source's next checkpoint, which takes minutes; asking the source for one now (CHECKPOINT)");
+        self.run.report.info(
+            "the clone waits for the source's next checkpoint, which takes minutes; asking \
+                the source for one now (CHECKPOINT)",
+        );
         let (report, session) = (self.run.report.clone(), self.ends.source().await);
         self.checkpoint = Some(tokio::spawn(async move {
             let outcome = match session {
@@ -221,14 +245,20 @@ async fn pods(run: &Run, cluster: &str) -> Result<Vec<PodSeen>> {
 
 fn pod_seen(pod: &Pod) -> PodSeen {
     let status = &pod.status;
-    let containers = status.init_container_statuses.iter().chain(&status.container_statuses);
+    let containers = status
+        .init_container_statuses
+        .iter()
+        .chain(&status.container_statuses);
     let unschedulable = status
         .conditions
         .iter()
         .find(|condition| condition.reason.as_deref() == Some("Unschedulable"));
     PodSeen {
         name: pod.name_any(),
-        clones: pod.labels().get("cnpg.io/jobRole").is_some_and(|role| role == "pgbasebackup"),
+        clones: pod
+            .labels()
+            .get("cnpg.io/jobRole")
+            .is_some_and(|role| role == "pgbasebackup"),
         stuck: containers
             .filter_map(stuck)
             .next()
@@ -240,7 +270,8 @@ fn pod_seen(pod: &Pod) -> PodSeen {
 /// A container that waits for its turn is not stuck.
 fn stuck(container: &ContainerStatus) -> Option<(String, String)> {
     let reason = container.state.waiting.as_ref()?.reason.clone()?;
-    (!matches!(reason.as_str(), "ContainerCreating" | "PodInitializing")).then(|| (container.name.clone(), reason))
+    (!matches!(reason.as_str(), "ContainerCreating" | "PodInitializing"))
+        .then(|| (container.name.clone(), reason))
 }
 
 #[cfg(test)]
@@ -249,7 +280,10 @@ mod tests {
     use serde_json::json;
 
     fn seen(status: serde_json::Value) -> PodSeen {
-        pod_seen(&serde_json::from_value(json!({"metadata": {"name": "database-1"}, "status": status})).unwrap())
+        pod_seen(
+            &serde_json::from_value(json!({"metadata": {"name": "database-1"}, "status": status}))
+                .unwrap(),
+        )
     }
 
     #[test]
@@ -257,7 +291,10 @@ mod tests {
         let waiting = |name: &str, reason: &str| json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 3, "state": {"waiting": {"reason": reason}}});
         let pod = seen(json!({"phase": "Pending",
             "initContainerStatuses": [waiting("adopt-pgdata", "CrashLoopBackOff")], "containerStatuses": [waiting("postgres", "PodInitializing")]}));
-        assert_eq!(pod.stuck, Some(("adopt-pgdata".into(), "CrashLoopBackOff".into())));
+        assert_eq!(
+            pod.stuck,
+            Some(("adopt-pgdata".into(), "CrashLoopBackOff".into()))
+        );
         assert_eq!(
             seen(json!({"containerStatuses": [waiting("postgres", "ContainerCreating")]})).stuck,
             None
@@ -266,7 +303,9 @@ mod tests {
 
     #[test]
     fn a_pod_without_a_node_is_stuck() {
-        let pod = seen(json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}));
+        let pod = seen(
+            json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}),
+        );
         assert_eq!(pod.stuck, Some(("-".into(), "Unschedulable".into())));
     }
 }

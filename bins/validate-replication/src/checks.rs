@@ -1,4 +1,5 @@
-//! The verdicts over one look: those that cutover asks, too (shared::readiness), and some that only this step tells.
+//! The verdicts over one look: those that cutover asks, too (shared::readiness), and some that only
+//! this step tells.
 
 use shared::{
     error::Error,
@@ -29,10 +30,14 @@ pub fn servers(seen: &Servers, settings: &Settings) -> Vec<Finding> {
         archiving(seen.archiving_fails.as_deref()),
         roles(&seen.roles_missing),
     ];
-    // What a promoted target does not replay is not said beside it: it would hide the one thing that matters.
+    // What a promoted target does not replay is not said beside it: it would hide the one thing
+    // that matters.
     if target.in_recovery {
         findings.push(of_servers::streaming(&seen.replay));
-        findings.push(walsender(seen.walsender.as_deref(), &settings.target_cluster));
+        findings.push(walsender(
+            seen.walsender.as_deref(),
+            &settings.target_cluster,
+        ));
         findings.push(of_servers::replay_not_paused(&seen.replay));
         findings.push(of_servers::no_apply_delay(&seen.apply_delay));
         findings.extend(
@@ -44,8 +49,8 @@ pub fn servers(seen: &Servers, settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// Over what the objects say, and over the way that leads the application to the target: `doors` are the findings about poolers and
-/// Services, None where its ConfigMap is changed.
+/// Over what the objects say, and over the way that leads the application to the target: `doors`
+/// are the findings about poolers and Services, None where its ConfigMap is changed.
 pub fn objects(seen: &Objects, doors: Option<Vec<Finding>>, settings: &Settings) -> Vec<Finding> {
     let mut findings = vec![
         of_objects::replica_mode(&seen.cluster),
@@ -77,10 +82,16 @@ pub fn no_config(name: &str, error: &Error) -> Finding {
     let hint = error
         .next_step()
         .unwrap_or("correct APP_CONFIGMAP in the ConfigMap replica-migration");
-    Finding::ok("application's configuration", format!("the ConfigMap {name}"), error.to_string()).but(Verdict::Misconfigured, hint)
+    Finding::ok(
+        "application's configuration",
+        format!("the ConfigMap {name}"),
+        error.to_string(),
+    )
+    .but(Verdict::Misconfigured, hint)
 }
 
-/// The target streams from this very source, and not from one of its standbys: the fence is proved by what the leader sent last.
+/// The target streams from this very source, and not from one of its standbys: the fence is proved
+/// by what the leader sent last.
 fn walsender(state: Option<&str>, cluster: &str) -> Finding {
     let finding = Finding::ok(
         "walsender of the source",
@@ -90,27 +101,39 @@ fn walsender(state: Option<&str>, cluster: &str) -> Finding {
     if state == Some("streaming") {
         return finding;
     }
-    finding.but(Verdict::NotYet, "the target must follow the server that SOURCE_HOST leads to, the leader: compare spec.externalClusters of the Cluster with SOURCE_HOST")
+    finding.but(
+        Verdict::NotYet,
+        "the target must follow the server that SOURCE_HOST leads to, the \
+        leader: compare spec.externalClusters of the Cluster with SOURCE_HOST",
+    )
 }
 
 fn archiving(fails: Option<&str>) -> Finding {
     let finding = Finding::ok(
         "archiver of the source",
         "no failing WAL archive",
-        fails.map_or_else(|| "not failing".to_owned(), |file| format!("fails at {file}")),
+        fails.map_or_else(
+            || "not failing".to_owned(),
+            |file| format!("fails at {file}"),
+        ),
     );
     match fails {
         None => finding,
         Some(_) => finding.but(
             Verdict::Warning,
-            "the source keeps all WAL since then, and its own backups cannot be restored to now: mend the archive, or know it",
+            "the source keeps all WAL since then, and its own backups cannot be restored to now: \
+             mend the archive, or know it",
         ),
     }
 }
 
 fn roles(missing: &[String]) -> Finding {
     if missing.is_empty() {
-        return Finding::ok("roles for cnpg", "created on the source beforehand", "present");
+        return Finding::ok(
+            "roles for cnpg",
+            "created on the source beforehand",
+            "present",
+        );
     }
     Finding::ok(
         "roles for cnpg",
@@ -119,7 +142,8 @@ fn roles(missing: &[String]) -> Finding {
     )
     .but(
         Verdict::Warning,
-        "run prepare-zalando again: without them the poolers refuse their first clients after the cut, and replicas cannot join before it",
+        "run prepare-zalando again: without them the poolers refuse their first clients after the \
+         cut, and replicas cannot join before it",
     )
 }
 
@@ -129,7 +153,8 @@ fn apps_up(lacking: &[String]) -> Finding {
     }
     Finding::ok("application", "all Deployments up", listed(lacking)).but(
         Verdict::Warning,
-        "these counts are what cutover records and restores: bring the application up first, or know it",
+        "these counts are what cutover records and restores: bring the application up first, or \
+         know it",
     )
 }
 
@@ -139,8 +164,14 @@ mod tests {
 
     #[test]
     fn a_target_that_follows_a_standby_is_waited_for() {
-        assert_eq!(walsender(Some("streaming"), "database").verdict, Verdict::Ok);
-        assert_eq!(walsender(Some("catchup"), "database").verdict, Verdict::NotYet);
+        assert_eq!(
+            walsender(Some("streaming"), "database").verdict,
+            Verdict::Ok
+        );
+        assert_eq!(
+            walsender(Some("catchup"), "database").verdict,
+            Verdict::NotYet
+        );
         let finding = walsender(None, "database");
         assert_eq!(
             (finding.verdict, finding.to_string().as_str()),
@@ -154,19 +185,36 @@ mod tests {
     #[test]
     fn what_does_not_stop_a_cut_is_said() {
         assert_eq!(archiving(None).verdict, Verdict::Ok);
-        assert_eq!(archiving(Some("000000010000000000000003")).verdict, Verdict::Warning);
+        assert_eq!(
+            archiving(Some("000000010000000000000003")).verdict,
+            Verdict::Warning
+        );
         assert_eq!(roles(&[]).verdict, Verdict::Ok);
-        assert_eq!(roles(&["cnpg_pooler_pgbouncer".into()]).verdict, Verdict::Warning);
+        assert_eq!(
+            roles(&["cnpg_pooler_pgbouncer".into()]).verdict,
+            Verdict::Warning
+        );
         assert_eq!(apps_up(&[]).verdict, Verdict::Ok);
         assert_eq!(apps_up(&["web 0 of 2".into()]).verdict, Verdict::Warning);
     }
 
     #[test]
     fn an_error_about_the_configmap_keeps_its_words_and_its_cure() {
-        let finding = no_config("m", &Error::config("the ConfigMap m does not exist").hint("correct it"));
+        let finding = no_config(
+            "m",
+            &Error::config("the ConfigMap m does not exist").hint("correct it"),
+        );
         assert_eq!(
-            (finding.verdict, finding.found.as_str(), finding.hint.as_deref()),
-            (Verdict::Misconfigured, "the ConfigMap m does not exist", Some("correct it"))
+            (
+                finding.verdict,
+                finding.found.as_str(),
+                finding.hint.as_deref()
+            ),
+            (
+                Verdict::Misconfigured,
+                "the ConfigMap m does not exist",
+                Some("correct it")
+            )
         );
     }
 }

@@ -1,7 +1,8 @@
-//! How far the target is on its way to a server that answers, told from what the source, the Cluster and its pods show.
+//! How far the target is on its way to a server that answers, told from what the source, the
+//! Cluster and its pods show.
 //!
-//! CNPG says nothing itself when a clone cannot begin: its Job asks for ever and the phase stays the same (verified.md, *What
-//! stops the guide's way*, 1 to 6). So the likely cause is named here.
+//! CNPG says nothing itself when a clone cannot begin: its Job asks for ever and the phase stays
+//! the same (verified.md, *What stops the guide's way*, 1 to 6). So the likely cause is named here.
 
 use std::time::Duration;
 
@@ -32,7 +33,8 @@ pub struct PodSeen {
     pub clones: bool,
     /// `status.phase`.
     pub phase: String,
-    /// First container that waits for something graver than its start: its name and the reason, such as CrashLoopBackOff.
+    /// First container that waits for something graver than its start: its name and the reason,
+    /// such as CrashLoopBackOff.
     pub stuck: Option<(String, String)>,
 }
 
@@ -64,7 +66,8 @@ pub enum Stage {
     GivenUp(String),
     /// The copy is being made.
     Copying(BaseBackup),
-    /// Something stands in the way that somebody must look at, although a later attempt may succeed.
+    /// Something stands in the way that somebody must look at, although a later attempt may
+    /// succeed.
     Stuck {
         /// What is seen.
         what: String,
@@ -83,7 +86,11 @@ pub fn stage(seen: &CloneSeen) -> Stage {
     if let Some(backup) = &seen.backup {
         return Stage::Copying(backup.clone());
     }
-    if let Some((pod, (container, reason))) = seen.pods.iter().find_map(|pod| Some((pod, pod.stuck.as_ref()?))) {
+    if let Some((pod, (container, reason))) = seen
+        .pods
+        .iter()
+        .find_map(|pod| Some((pod, pod.stuck.as_ref()?)))
+    {
         return Stage::Stuck {
             what: format!("pod {}, container {container}: {reason}", pod.name),
             cure: cure(seen, container, reason),
@@ -97,9 +104,15 @@ pub fn stage(seen: &CloneSeen) -> Stage {
         return Stage::Coming(format!("the Job {job} logs in to the source"));
     }
     Stage::Stuck {
-        what: format!("the Job {job} has not begun to copy for {} s", seen.knocking.as_secs()),
+        what: format!(
+            "the Job {job} has not begun to copy for {} s",
+            seen.knocking.as_secs()
+        ),
         cure: format!(
-            "it repeats \"DB not available, will retry\" for ever when it cannot log in: kubectl logs job/{job} shows why (host name, pg_hba, password or certificate); run extract-certs and prepare-zalando again, delete the Cluster and apply its manifest again, because the Job keeps what it began with"
+            "it repeats \"DB not available, will retry\" for ever when it cannot log in: kubectl \
+             logs job/{job} shows why (host name, pg_hba, password or certificate); run \
+             extract-certs and prepare-zalando again, delete the Cluster and apply its manifest \
+             again, because the Job keeps what it began with"
         ),
     }
 }
@@ -107,7 +120,11 @@ pub fn stage(seen: &CloneSeen) -> Stage {
 impl CloneSeen {
     /// The clone's pod runs, or cannot be seen, and the source gives no base backup.
     pub fn knocks(&self) -> bool {
-        let runs = self.pods.iter().filter(|pod| pod.clones).all(|pod| pod.phase == "Running");
+        let runs = self
+            .pods
+            .iter()
+            .filter(|pod| pod.clones)
+            .all(|pod| pod.phase == "Running");
         self.phase == SETTING_UP && runs && self.backup.is_none()
     }
 }
@@ -115,11 +132,20 @@ impl CloneSeen {
 fn cure(seen: &CloneSeen, container: &str, reason: &str) -> String {
     match reason {
         "CrashLoopBackOff" | "Error" if !seen.patched => {
-            "the Cluster lacks the annotation cnpg.io/podPatch: PostgreSQL cannot start with Patroni's hba_file and ident_file; apply the manifest of prepare-zalando again".into()
+            "the Cluster lacks the annotation cnpg.io/podPatch: PostgreSQL cannot start with \
+             Patroni's hba_file and ident_file; apply the manifest of prepare-zalando again"
+                .into()
         }
-        "CrashLoopBackOff" | "Error" => format!("kubectl logs of the container {container} shows why; a \"could not load …/pg_hba.conf\" means that adopt-pgdata has not run"),
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => "the image cannot be pulled: correct TARGET_IMAGE or ADOPT_IMAGE and apply the manifest again".into(),
-        "Unschedulable" => "no node or volume fits: kubectl describe shows what it waits for".into(),
+        "CrashLoopBackOff" | "Error" => format!(
+            "kubectl logs of the container {container} shows \
+            why; a \"could not load …/pg_hba.conf\" means that adopt-pgdata has not run"
+        ),
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => "the image cannot be pulled: \
+            correct TARGET_IMAGE or ADOPT_IMAGE and apply the manifest again"
+            .into(),
+        "Unschedulable" => {
+            "no node or volume fits: kubectl describe shows what it waits for".into()
+        }
         _ => "kubectl describe of the pod shows what it waits for".into(),
     }
 }
@@ -127,7 +153,8 @@ fn cure(seen: &CloneSeen, container: &str, reason: &str) -> String {
 /// Whether an answer of the target means that it will never let us in, and what to do then.
 pub fn hopeless(refusal: &str) -> Option<&'static str> {
     refusal.contains("locale is incompatible").then_some(
-        "the target's image has not the locale of the database: set TARGET_IMAGE to a standard image (the minimal ones have no en_US), run prepare-zalando and clone again",
+        "the target's image has not the locale of the database: set TARGET_IMAGE to a standard \
+         image (the minimal ones have no en_US), run prepare-zalando and clone again",
     )
 }
 
@@ -139,7 +166,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// The line for a backup seen at `at` (since any fixed instant): percent, MB/s since the line before, time left at the mean rate.
+    /// The line for a backup seen at `at` (since any fixed instant): percent, MB/s since the line
+    /// before, time left at the mean rate.
     pub fn line(&mut self, at: Duration, backup: &BaseBackup) -> String {
         if backup.phase != "streaming database files" {
             *self = Self::default();
@@ -150,17 +178,28 @@ impl Pace {
         let last = self.last.replace((at, streamed));
         let rate = last.map_or(0.0, |last| rate(last, (at, streamed)));
         let Some(total) = backup.bytes_total.filter(|total| *total > 0) else {
-            return format!("the clone: {} copied, {:.1} MB/s", size(streamed), rate / 1e6);
+            return format!(
+                "the clone: {} copied, {:.1} MB/s",
+                size(streamed),
+                rate / 1e6
+            );
         };
         // The estimate was made at the beginning; the data may have grown since.
         let percent = (streamed.saturating_mul(100) / total).min(100);
         let mean = self::rate(first, (at, streamed));
         let left = match total.saturating_sub(streamed) {
             0 => "finishing".to_owned(),
-            remaining if mean > 0.0 => format!("about {} left", duration(Duration::from_secs_f64((remaining as f64 / mean).ceil()))),
+            remaining if mean > 0.0 => format!(
+                "about {} left",
+                duration(Duration::from_secs_f64((remaining as f64 / mean).ceil()))
+            ),
             _ => "time left not known yet".to_owned(),
         };
-        format!("the clone: {percent} % of {}, {:.1} MB/s, {left}", size(total), rate / 1e6)
+        format!(
+            "the clone: {percent} % of {}, {:.1} MB/s, {left}",
+            size(total),
+            rate / 1e6
+        )
     }
 }
 
@@ -264,7 +303,13 @@ mod tests {
             ..seen()
         };
         assert!(cure_of(&crashing).contains("cnpg.io/podPatch"));
-        assert!(cure_of(&CloneSeen { patched: true, ..crashing }).contains("adopt-pgdata"));
+        assert!(
+            cure_of(&CloneSeen {
+                patched: true,
+                ..crashing
+            })
+            .contains("adopt-pgdata")
+        );
         let image = CloneSeen {
             pods: vec![pod(false, Some(("adopt-pgdata", "ImagePullBackOff")))],
             ..seen()
@@ -275,14 +320,19 @@ mod tests {
     #[test]
     fn what_cnpg_calls_unrecoverable_is_given_up() {
         let phase = "Cluster is unrecoverable and needs manual intervention".to_owned();
-        assert!(matches!(stage(&CloneSeen { phase, ..seen() }), Stage::GivenUp(_)));
+        assert!(matches!(
+            stage(&CloneSeen { phase, ..seen() }),
+            Stage::GivenUp(_)
+        ));
         let waiting = CloneSeen {
             phase: "Waiting for the instances to become active".into(),
             ..seen()
         };
         assert_eq!(
             stage(&waiting),
-            Stage::Coming("phase \"Waiting for the instances to become active\", connection refused".into())
+            Stage::Coming(
+                "phase \"Waiting for the instances to become active\", connection refused".into()
+            )
         );
         assert!(hopeless("FATAL: database locale is incompatible with operating system").is_some());
         assert!(hopeless("the database system is starting up").is_none());

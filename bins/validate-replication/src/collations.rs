@@ -1,9 +1,10 @@
 //! Whether text sorts alike on both sides, and which indexes it touches if not.
 //!
-//! The copy brings indexes that were sorted by the source's C library or ICU. Where the target's sorts differently they are
-//! wrong until rebuilt, which a standby cannot do (facts/zalando.md §6, facts/cnpg.md §11). The versions that PostgreSQL knows
-//! may say too much, since most strings sort the same, or too little, since Spilo can exchange the locale behind them
-//! (USE_OLD_LOCALES): so some strings that are known to have moved are sorted on both sides, too.
+//! The copy brings indexes that were sorted by the source's C library or ICU. Where the target's
+//! sorts differently they are wrong until rebuilt, which a standby cannot do (facts/zalando.md §6,
+//! facts/cnpg.md §11). The versions that PostgreSQL knows may say too much, since most strings sort
+//! the same, or too little, since Spilo can exchange the locale behind them (USE_OLD_LOCALES): so
+//! some strings that are known to have moved are sorted on both sides, too.
 
 use shared::{
     quantity::size,
@@ -13,10 +14,12 @@ use shared::{
 /// Indexes of the database's default collation carry this collation (pg_collation's row `default`).
 pub const DEFAULT_OID: u32 = 100;
 
-/// Strings whose order has changed between versions of the C library or ICU, or differs between languages.
+/// Strings whose order has changed between versions of the C library or ICU, or differs between
+/// languages.
 pub const PROBES: [&str; 44] = [
-    "a", "A", "b", "B", "aa", "a a", "a-a", "a+a", "a_a", "a.a", "aA", "ab", "1", "11", "1-1", "1 1", "2", "10", "_x", "x", "#1", "@a",
-    "$a", "co-op", "coop", "CO-OP", "e", "é", "E", "É", "z", "Z", "ss", "ß", "ä", "ae", "az", "ø", "o", "ł", "l", "½", "日", "🙂",
+    "a", "A", "b", "B", "aa", "a a", "a-a", "a+a", "a_a", "a.a", "aA", "ab", "1", "11", "1-1",
+    "1 1", "2", "10", "_x", "x", "#1", "@a", "$a", "co-op", "coop", "CO-OP", "e", "é", "E", "É",
+    "z", "Z", "ss", "ß", "ä", "ae", "az", "ø", "o", "ł", "l", "½", "日", "🙂",
 ];
 
 /// A collation as one server tells of it.
@@ -26,7 +29,8 @@ pub struct Collation {
     pub oid: u32,
     /// Its name, or that of the database.
     pub name: String,
-    /// Version that the catalog recorded when it was made; None for those without versions, such as C.
+    /// Version that the catalog recorded when it was made; None for those without versions, such as
+    /// C.
     pub recorded: Option<String>,
     /// Version that this server's library provides.
     pub provided: Option<String>,
@@ -69,11 +73,17 @@ pub struct Touched {
 
 /// The collations that differ. What has no version on any side, such as C, never does.
 pub fn differences(source: &[Collation], target: &[Collation]) -> Vec<Difference> {
-    let pairs = source
-        .iter()
-        .filter_map(|one| Some((one, target.iter().find(|other| other.oid == one.oid && other.name == one.name)?)));
+    let pairs = source.iter().filter_map(|one| {
+        Some((
+            one,
+            target
+                .iter()
+                .find(|other| other.oid == one.oid && other.name == one.name)?,
+        ))
+    });
     let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "no version".into());
-    let differing = pairs.filter(|(one, other)| one.provided != other.provided || one.recorded != other.provided);
+    let differing = pairs
+        .filter(|(one, other)| one.provided != other.provided || one.recorded != other.provided);
     let words = |(one, other): (&Collation, &Collation)| Difference {
         oid: one.oid,
         words: format!(
@@ -87,7 +97,8 @@ pub fn differences(source: &[Collation], target: &[Collation]) -> Vec<Difference
     differing.map(words).collect()
 }
 
-/// The collations of the application's database by which its indexes may be sorted differently at the target.
+/// The collations of the application's database by which its indexes may be sorted differently at
+/// the target.
 pub fn in_question(database: &str, source: &Sorting, target: &Sorting) -> Vec<Difference> {
     let own = |sorting: &Sorting| {
         sorting
@@ -109,33 +120,66 @@ pub fn in_question(database: &str, source: &Sorting, target: &Sorting) -> Vec<Di
 }
 
 /// The verdict: never a blocker, because the cure is a rebuild after the cut.
-pub fn finding(database: &str, source: &Sorting, target: &Sorting, differing: &[Difference], touched: &Touched) -> Finding {
+pub fn finding(
+    database: &str,
+    source: &Sorting,
+    target: &Sorting,
+    differing: &[Difference],
+    touched: &Touched,
+) -> Finding {
     let wanted = "the same versions of all collations on both sides";
-    let moved = source.order.iter().zip(&target.order).filter(|(one, other)| one != other).count();
-    let words = |differences: &[Difference]| differences.iter().map(|one| one.words.clone()).collect::<Vec<_>>();
+    let moved = source
+        .order
+        .iter()
+        .zip(&target.order)
+        .filter(|(one, other)| one != other)
+        .count();
+    let words = |differences: &[Difference]| {
+        differences
+            .iter()
+            .map(|one| one.words.clone())
+            .collect::<Vec<_>>()
+    };
     if differing.is_empty() {
         let elsewhere = words(&differences(&source.databases, &target.databases));
         if elsewhere.is_empty() {
-            return Finding::ok("collations", wanted, "the same versions, and test strings sort alike");
+            return Finding::ok(
+                "collations",
+                wanted,
+                "the same versions, and test strings sort alike",
+            );
         }
         return Finding::ok("collations", wanted, listed(&elsewhere)).but(
             Verdict::Warning,
-            "other databases of the cluster: after the cut reindex them and alter database … refresh collation version",
+            "other databases of the cluster: after the cut reindex them and alter database … \
+             refresh collation version",
         );
     }
     let order = match moved {
         0 => "test strings sort alike all the same".to_owned(),
-        _ => format!("test strings sort differently ({moved} of {} places)", source.order.len()),
+        _ => format!(
+            "test strings sort differently ({moved} of {} places)",
+            source.order.len()
+        ),
     };
-    let mut found = format!("{}; {order}; {}", listed(&words(differing)), indexes(database, touched));
+    let mut found = format!(
+        "{}; {order}; {}",
+        listed(&words(differing)),
+        indexes(database, touched)
+    );
     if !touched.range_partitioned.is_empty() {
-        found.push_str(&format!("; partitioned by ranges of text: {}", listed(&touched.range_partitioned)));
+        found.push_str(&format!(
+            "; partitioned by ranges of text: {}",
+            listed(&touched.range_partitioned)
+        ));
     }
-    let after = "right after the cut: reindex (concurrently) these indexes, then alter database … refresh collation version";
+    let after = "right after the cut: reindex (concurrently) these indexes, then alter database … \
+        refresh collation version";
     let hint = match moved {
         0 => format!("{after}; or use a TARGET_IMAGE with the source's C library"),
         _ => format!(
-            "{after}; until then unique indexes may let duplicates in and searches may miss rows: plan it into the window, or use a TARGET_IMAGE with the source's C library"
+            "{after}; until then unique indexes may let duplicates in and searches may miss rows: \
+             plan it into the window, or use a TARGET_IMAGE with the source's C library"
         ),
     };
     Finding::ok("collations", wanted, found).but(Verdict::Warning, hint)
@@ -146,7 +190,11 @@ fn indexes(database: &str, touched: &Touched) -> String {
         return format!("no index of {database} depends on it");
     }
     let more = touched.indexes.saturating_sub(touched.names.len() as u64);
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let more = if more == 0 {
+        String::new()
+    } else {
+        format!(" and {more} more")
+    };
     format!(
         "{} indexes of {database} depend on it ({} unique, {}): {}{more}",
         touched.indexes,
@@ -171,14 +219,23 @@ mod tests {
 
     fn sorting(provided: &str, order: &[&str]) -> Sorting {
         Sorting {
-            databases: vec![collation("app", Some("2.36"), Some(provided)), collation("c", None, None)],
+            databases: vec![
+                collation("app", Some("2.36"), Some(provided)),
+                collation("c", None, None),
+            ],
             named: vec![],
             order: order.iter().map(|s| (*s).to_owned()).collect(),
         }
     }
 
     fn judge(source: &Sorting, target: &Sorting, touched: &Touched) -> Finding {
-        finding("app", source, target, &in_question("app", source, target), touched)
+        finding(
+            "app",
+            source,
+            target,
+            &in_question("app", source, target),
+            touched,
+        )
     }
 
     #[test]
@@ -201,14 +258,19 @@ mod tests {
         assert_eq!(finding.verdict, Verdict::Warning);
         assert_eq!(
             finding.found,
-            "app made with 2.36, the source provides 2.36, the target 2.41; test strings sort alike all the same; \
-             3 indexes of app depend on it (1 unique, 8 kB): i, j and 1 more; partitioned by ranges of text: p"
+            "app made with 2.36, the source provides 2.36, the target 2.41; test strings sort \
+             alike all the same; \
+             3 indexes of app depend on it (1 unique, 8 kB): i, j and 1 more; partitioned by \
+             ranges of text: p"
         );
     }
 
     #[test]
     fn an_order_that_differs_counts_more_than_versions_that_agree() {
-        let (source, target) = (sorting("2.35", &["11", "1-1"]), sorting("2.35", &["1-1", "11"]));
+        let (source, target) = (
+            sorting("2.35", &["11", "1-1"]),
+            sorting("2.35", &["1-1", "11"]),
+        );
         let source = Sorting {
             databases: vec![collation("app", Some("2.35"), Some("2.35"))],
             ..source
@@ -218,7 +280,11 @@ mod tests {
             ..target
         };
         let finding = judge(&source, &target, &Touched::default());
-        assert!(finding.found.contains("sort differently (2 of 2 places)"), "{}", finding.found);
+        assert!(
+            finding.found.contains("sort differently (2 of 2 places)"),
+            "{}",
+            finding.found
+        );
         assert!(finding.hint.unwrap().contains("duplicates"));
     }
 
@@ -226,11 +292,18 @@ mod tests {
     fn other_databases_are_named_and_a_stale_record_at_the_source_too() {
         let mut source = sorting("2.36", &["a"]);
         let mut target = source.clone();
-        source.databases.push(collation("other", Some("2.36"), Some("2.36")));
-        target.databases.push(collation("other", Some("2.36"), Some("2.41")));
+        source
+            .databases
+            .push(collation("other", Some("2.36"), Some("2.36")));
+        target
+            .databases
+            .push(collation("other", Some("2.36"), Some("2.41")));
         let finding = judge(&source, &target, &Touched::default());
         assert_eq!(
-            (finding.verdict, finding.found.starts_with("other made with 2.36")),
+            (
+                finding.verdict,
+                finding.found.starts_with("other made with 2.36")
+            ),
             (Verdict::Warning, true)
         );
         let stale = vec![collation("app", Some("2.31"), Some("2.36"))];

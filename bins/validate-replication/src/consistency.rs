@@ -25,7 +25,10 @@ const WATCHED: Duration = Duration::from_secs(1);
 /// Compares what both sides hold.
 pub async fn check(settings: &Settings, settled: &Settled) -> Result<Vec<Finding>> {
     let sides = &settled.sides;
-    let mut findings = vec![movement(sides).await?, sorting(&settings.database, sides).await?];
+    let mut findings = vec![
+        movement(sides).await?,
+        sorting(&settings.database, sides).await?,
+    ];
     findings.extend(counting::compare(sides, &settings.key_tables.0).await?);
     Ok(findings)
 }
@@ -53,7 +56,8 @@ async fn movement(sides: &Sides) -> Result<Finding> {
 
 async fn sorting(database: &str, sides: &Sides) -> Result<Finding> {
     let (source, target): (&Session, &Session) = (&sides.source, &sides.target);
-    let (source, at_target) = futures::try_join!(catalog::sorting(source), catalog::sorting(target))?;
+    let (source, at_target) =
+        futures::try_join!(catalog::sorting(source), catalog::sorting(target))?;
     let differing = collations::in_question(database, &source, &at_target);
     let touched = if differing.is_empty() {
         Touched::default()
@@ -61,5 +65,7 @@ async fn sorting(database: &str, sides: &Sides) -> Result<Finding> {
         let oids: Vec<u32> = differing.iter().map(|one| one.oid).collect();
         catalog::touched(target, &oids).await?
     };
-    Ok(collations::finding(database, &source, &at_target, &differing, &touched))
+    Ok(collations::finding(
+        database, &source, &at_target, &differing, &touched,
+    ))
 }

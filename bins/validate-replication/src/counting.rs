@@ -19,7 +19,8 @@ use crate::{
 
 /// Longest count of one table on one side.
 const COUNT_SECONDS_MAX: u64 = 600;
-/// Longest wait for the target to replay the position of a snapshot; its lag was small a moment ago.
+/// Longest wait for the target to replay the position of a snapshot; its lag was small a moment
+/// ago.
 const REPLAY_SECONDS_MAX: u64 = 60;
 /// Longest wait for the source to show a deletion that the target shows already.
 const ANOMALY_SECONDS_MAX: u64 = 10;
@@ -31,7 +32,10 @@ pub async fn compare(sides: &Sides, tables: &[TableName]) -> Result<Vec<Finding>
         return Ok(vec![counts::nothing_named()]);
     }
     let longer = format!("set statement_timeout = '{COUNT_SECONDS_MAX}s'");
-    futures::try_join!(sides.source.batch_execute(&longer), sides.target.batch_execute(&longer))?;
+    futures::try_join!(
+        sides.source.batch_execute(&longer),
+        sides.target.batch_execute(&longer)
+    )?;
     let mut findings = Vec::with_capacity(tables.len());
     for name in tables {
         let candidates = catalog::candidates(&sides.source, name).await?;
@@ -39,7 +43,9 @@ pub async fn compare(sides: &Sides, tables: &[TableName]) -> Result<Vec<Finding>
             Ok(table) => match counted(sides, name, table).await {
                 Ok(counted) => counts::compare(&counted),
                 // A table that is locked or too large must not hide what the others show.
-                Err(error) if error.kind() == ErrorKind::Transient => counts::not_counted(name, &error),
+                Err(error) if error.kind() == ErrorKind::Transient => {
+                    counts::not_counted(name, &error)
+                }
                 Err(error) => return Err(error),
             },
             Err(finding) => *finding,
@@ -73,18 +79,27 @@ async fn counted(sides: &Sides, name: &TableName, table: &Candidate) -> Result<C
 
 /// Waits until the target has replayed `lsn`.
 pub async fn replayed(target: &Target, lsn: Lsn) -> Result<()> {
-    until(Instant::now() + Duration::from_secs(REPLAY_SECONDS_MAX), POLL, async || {
-        let replay = target.replay().await?.replay;
-        Ok(match replay {
-            Some(replayed) if replayed >= lsn => Seen::Ready(()),
-            Some(replayed) => Seen::NotYet(format!("the target has replayed {replayed}, wanted is the source's {lsn}")),
-            None => Seen::NotYet(format!("the target has replayed nothing, wanted is the source's {lsn}")),
-        })
-    })
+    until(
+        Instant::now() + Duration::from_secs(REPLAY_SECONDS_MAX),
+        POLL,
+        async || {
+            let replay = target.replay().await?.replay;
+            Ok(match replay {
+                Some(replayed) if replayed >= lsn => Seen::Ready(()),
+                Some(replayed) => Seen::NotYet(format!(
+                    "the target has replayed {replayed}, wanted is the source's {lsn}"
+                )),
+                None => Seen::NotYet(format!(
+                    "the target has replayed nothing, wanted is the source's {lsn}"
+                )),
+            })
+        },
+    )
     .await
 }
 
-/// A count on a standby may be ended by the replay that it stands in the way of (SQLSTATE 40001); then it is asked again.
+/// A count on a standby may be ended by the replay that it stands in the way of (SQLSTATE 40001);
+/// then it is asked again.
 async fn at_target(target: &Target, quoted: &str, xid: i64) -> Result<Count> {
     const ATTEMPTS: u32 = 3;
     let mut last = Error::transient("not counted");
@@ -95,5 +110,8 @@ async fn at_target(target: &Target, quoted: &str, xid: i64) -> Result<Count> {
             Err(error) => return Err(error),
         }
     }
-    Err(last.hint("replay on the target ends long queries (max_standby_streaming_delay); run this step again when the source is quieter"))
+    Err(last.hint(
+        "replay on the target ends long queries (max_standby_streaming_delay); run this \
+        step again when the source is quieter",
+    ))
 }

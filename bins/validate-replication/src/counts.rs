@@ -1,18 +1,22 @@
-//! Row counts of two servers that never stand still, compared at positions where they are comparable.
+//! Row counts of two servers that never stand still, compared at positions where they are
+//! comparable.
 //!
-//! A standby shows the source as it was at its replay position, and a busy source has gone on meanwhile, so two plain counts
-//! prove nothing. Three counts in a chain do:
+//! A standby shows the source as it was at its replay position, and a busy source has gone on
+//! meanwhile, so two plain counts prove nothing. Three counts in a chain do:
 //!
-//! 1. at the source, in one snapshot whose oldest running transaction is X: all rows, and those written before X (*kept*);
-//!    then the source's insert LSN is read, which no commit of that snapshot lies behind;
+//! 1. at the source, in one snapshot whose oldest running transaction is X: all rows, and those
+//!    written before X (*kept*); then the source's insert LSN is read, which no commit of that
+//!    snapshot lies behind;
 //! 2. at the target, once it has replayed that LSN: the rows written before X that it has;
 //! 3. at the source again: the rows written before X that are still there.
 //!
-//! Row versions written before X can only become fewer: what is inserted or updated later is written by X or a later
-//! transaction, on a physical copy under the same transaction number. The target's view lies between the source's two, so
-//! `first >= target >= again` always holds on a faithful copy, however busy the table; and when nothing was updated or deleted
-//! in between, all three are equal: an exact proof. (A transaction is visible on a standby a moment before the primary shows
-//! it, so the third count is repeated for a while before it counts against the target.)
+//! Row versions written before X can only become fewer: what is inserted or updated later is
+//! written by X or a later transaction, on a physical copy under the same transaction number. The
+//! target's view lies between the source's two, so `first >= target >= again` always holds on a
+//! faithful copy, however busy the table; and when nothing was updated or deleted in between, all
+//! three are equal: an exact proof. (A transaction is visible on a standby a moment before the
+//! primary shows it, so the third count is repeated for a while before it counts against the
+//! target.)
 
 use shared::{
     error::Error,
@@ -47,7 +51,8 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// The chain may still close: the target has seen a deletion that the source will show in a moment.
+    /// The chain may still close: the target has seen a deletion that the source will show in a
+    /// moment.
     pub fn target_is_ahead(&self) -> bool {
         self.target.kept < self.again.kept
     }
@@ -90,7 +95,8 @@ pub fn compare(counted: &Counted) -> Finding {
     )
     .but(
         Verdict::Blocker,
-        "the target is no faithful copy: do not cut; keep its volume for a look with pg_amcheck, and clone again",
+        "the target is no faithful copy: do not cut; keep its volume for a look with pg_amcheck, \
+         and clone again",
     )
 }
 
@@ -101,7 +107,8 @@ pub struct Candidate {
     pub schema: String,
     /// Schema and name, quoted for SQL.
     pub quoted: String,
-    /// pg_class.relkind: r, p and m have rows of their own or of their partitions, all else does not.
+    /// pg_class.relkind: r, p and m have rows of their own or of their partitions, all else does
+    /// not.
     pub kind: char,
     /// pg_class.relpersistence: u is unlogged.
     pub persistence: char,
@@ -111,9 +118,14 @@ pub struct Candidate {
 ///
 /// # Errors
 /// The finding that says so.
-pub fn resolve<'a>(name: &TableName, candidates: &'a [Candidate]) -> Result<&'a Candidate, Box<Finding>> {
+pub fn resolve<'a>(
+    name: &TableName,
+    candidates: &'a [Candidate],
+) -> Result<&'a Candidate, Box<Finding>> {
     let wanted = || Finding::ok(CHECK, format!("a table {name}"), "");
-    let wrong = |found: String, verdict, hint: &str| Err(Box::new(Finding { found, ..wanted() }.but(verdict, hint)));
+    let wrong = |found: String, verdict, hint: &str| {
+        Err(Box::new(Finding { found, ..wanted() }.but(verdict, hint)))
+    };
     let one = match candidates {
         [] => {
             return wrong(
@@ -123,10 +135,16 @@ pub fn resolve<'a>(name: &TableName, candidates: &'a [Candidate]) -> Result<&'a 
             );
         }
         [one] => one,
-        several => match several.iter().find(|candidate| candidate.schema == "public") {
+        several => match several
+            .iter()
+            .find(|candidate| candidate.schema == "public")
+        {
             Some(public) => public,
             None => {
-                let schemas: Vec<&str> = several.iter().map(|candidate| candidate.schema.as_str()).collect();
+                let schemas: Vec<&str> = several
+                    .iter()
+                    .map(|candidate| candidate.schema.as_str())
+                    .collect();
                 return wrong(
                     format!("one in each of {}", schemas.join(", ")),
                     Verdict::Misconfigured,
@@ -146,7 +164,8 @@ pub fn resolve<'a>(name: &TableName, candidates: &'a [Candidate]) -> Result<&'a 
         return wrong(
             "an unlogged table".into(),
             Verdict::Blocker,
-            "its rows are not replicated: alter table … set logged on the source, or take it out of KEY_TABLES",
+            "its rows are not replicated: alter table … set logged on the source, or take it out \
+             of KEY_TABLES",
         );
     }
     Ok(one)
@@ -154,16 +173,23 @@ pub fn resolve<'a>(name: &TableName, candidates: &'a [Candidate]) -> Result<&'a 
 
 /// The table could not be counted now.
 pub fn not_counted(table: &TableName, error: &Error) -> Finding {
-    let hint = error
-        .next_step()
-        .unwrap_or("run this step again when the servers are quieter, or name smaller tables in KEY_TABLES");
-    Finding::ok(CHECK, format!("the rows of {table} counted"), error.to_string()).but(Verdict::NotYet, hint)
+    let hint = error.next_step().unwrap_or(
+        "run this step again when the servers are quieter, or name smaller tables in KEY_TABLES",
+    );
+    Finding::ok(
+        CHECK,
+        format!("the rows of {table} counted"),
+        error.to_string(),
+    )
+    .but(Verdict::NotYet, hint)
 }
 
 /// No table is named: nothing about the data itself is compared.
 pub fn nothing_named() -> Finding {
-    Finding::ok(CHECK, "the tables that matter", "KEY_TABLES is empty")
-        .but(Verdict::Warning, "name the application's main tables in KEY_TABLES")
+    Finding::ok(CHECK, "the tables that matter", "KEY_TABLES is empty").but(
+        Verdict::Warning,
+        "name the application's main tables in KEY_TABLES",
+    )
 }
 
 /// 1234567 as 1,234,567.
@@ -195,10 +221,17 @@ mod tests {
 
     #[test]
     fn a_quiet_table_matches_exactly() {
-        let finding = compare(&counted((123_456, 123_456), (123_456, 123_456), (123_456, 123_456)));
+        let finding = compare(&counted(
+            (123_456, 123_456),
+            (123_456, 123_456),
+            (123_456, 123_456),
+        ));
         assert_eq!(
             (finding.verdict, finding.found.as_str()),
-            (Verdict::Ok, "accounts: 123,456 rows (Zalando) ✓ matches (CNPG)")
+            (
+                Verdict::Ok,
+                "accounts: 123,456 rows (Zalando) ✓ matches (CNPG)"
+            )
         );
     }
 
@@ -206,17 +239,30 @@ mod tests {
     fn inserts_meanwhile_do_not_blur_the_proof() {
         let finding = compare(&counted((1000, 998), (1010, 998), (1020, 998)));
         assert_eq!(finding.verdict, Verdict::Ok);
-        assert!(finding.found.contains("none of the first is missing"), "{}", finding.found);
+        assert!(
+            finding.found.contains("none of the first is missing"),
+            "{}",
+            finding.found
+        );
     }
 
     #[test]
     fn updates_and_deletions_widen_it_and_a_missing_row_still_shows() {
-        assert_eq!(compare(&counted((1000, 1000), (1000, 990), (1000, 980))).verdict, Verdict::Ok);
+        assert_eq!(
+            compare(&counted((1000, 1000), (1000, 990), (1000, 980))).verdict,
+            Verdict::Ok
+        );
         let missing = counted((1000, 1000), (979, 979), (1000, 980));
         assert_eq!(compare(&missing).verdict, Verdict::Blocker);
         assert!(missing.target_is_ahead());
-        assert_eq!(compare(&counted((1000, 1000), (1001, 1001), (1000, 980))).verdict, Verdict::Blocker);
-        assert_eq!(compare(&counted((1000, 1000), (999, 999), (1000, 1000))).verdict, Verdict::Blocker);
+        assert_eq!(
+            compare(&counted((1000, 1000), (1001, 1001), (1000, 980))).verdict,
+            Verdict::Blocker
+        );
+        assert_eq!(
+            compare(&counted((1000, 1000), (999, 999), (1000, 1000))).verdict,
+            Verdict::Blocker
+        );
     }
 
     fn candidate(schema: &str, kind: char, persistence: char) -> Candidate {
@@ -238,15 +284,30 @@ mod tests {
                 .map_err(|finding| finding.verdict)
         };
         assert_eq!(verdict(&[table("app")]), Ok("app".into()));
-        assert_eq!(verdict(&[table("app"), table("public")]), Ok("public".into()));
-        assert_eq!(verdict(&[table("app"), table("old")]), Err(Verdict::Misconfigured));
+        assert_eq!(
+            verdict(&[table("app"), table("public")]),
+            Ok("public".into())
+        );
+        assert_eq!(
+            verdict(&[table("app"), table("old")]),
+            Err(Verdict::Misconfigured)
+        );
         assert_eq!(verdict(&[]), Err(Verdict::Misconfigured));
-        assert_eq!(verdict(&[candidate("app", 'v', 'p')]), Err(Verdict::Misconfigured));
-        assert_eq!(verdict(&[candidate("app", 'r', 'u')]), Err(Verdict::Blocker));
+        assert_eq!(
+            verdict(&[candidate("app", 'v', 'p')]),
+            Err(Verdict::Misconfigured)
+        );
+        assert_eq!(
+            verdict(&[candidate("app", 'r', 'u')]),
+            Err(Verdict::Blocker)
+        );
     }
 
     #[test]
     fn thousands_are_grouped() {
-        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(
+            [0, 999, 1000, 1_234_567].map(grouped),
+            ["0", "999", "1,000", "1,234,567"]
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The ways to the source that a cut by the Services turns: poolers, Services, and the owner's password. None of it matters to a cut by
-//! the application's ConfigMap.
+//! The ways to the source that a cut by the Services turns: poolers, Services, and the owner's
+//! password. None of it matters to a cut by the application's ConfigMap.
 
 use shared::{
     config::Route,
@@ -19,7 +19,12 @@ use crate::{look::Objects, settings::Settings};
 ///
 /// # Errors
 /// The API's and the database's; Config for consoles that refuse the password.
-pub async fn findings(run: &Run, settings: &Settings, source: &Source, objects: &Objects) -> Result<Option<Vec<Finding>>> {
+pub async fn findings(
+    run: &Run,
+    settings: &Settings,
+    source: &Source,
+    objects: &Objects,
+) -> Result<Option<Vec<Finding>>> {
     if settings.route == Some(Route::Config) {
         return Ok(None);
     }
@@ -35,7 +40,10 @@ pub async fn findings(run: &Run, settings: &Settings, source: &Source, objects: 
         services::read(&run.client, &run.namespace, &names, false),
         source.password_hash(&objects.owner)
     )?;
-    let kept = settings.owner_hash_file.as_ref().and_then(|file| read_secret(file).ok());
+    let kept = settings
+        .owner_hash_file
+        .as_ref()
+        .and_then(|file| read_secret(file).ok());
     let mode = objects.pool_mode.as_deref();
     Ok(Some(vec![
         by_route::poolers(&poolers),
@@ -47,13 +55,22 @@ pub async fn findings(run: &Run, settings: &Settings, source: &Source, objects: 
 
 /// A console that refuses the password is a wrong setting; one that does not answer is a finding.
 async fn pooler(settings: &Settings, pod: &PoolerPod) -> Result<Pooler> {
-    let mut login = poolers::login(&settings.source_cluster, &settings.pooler_user, &settings.pooler_password_file);
+    let mut login = poolers::login(
+        &settings.source_cluster,
+        &settings.pooler_user,
+        &settings.pooler_password_file,
+    );
     if let Some(address) = pod.address {
         (login.hostaddr, login.port) = (Some(address.ip()), address.port());
     }
     let password = read_secret(&login.password_file)?;
     let application = format!("{APPLICATION_PREFIX} validate-replication");
-    let asked = async { Console::open(&login, &password, &application).await?.state().await };
+    let asked = async {
+        Console::open(&login, &password, &application)
+            .await?
+            .state()
+            .await
+    };
     let paused = match asked.await {
         Ok(state) => Ok(state.paused),
         Err(error) if error.kind() == ErrorKind::Config => return Err(error),

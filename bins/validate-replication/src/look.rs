@@ -24,8 +24,13 @@ use shared::{
 
 use crate::{catalog, sessions::Sides, settings::Settings};
 
-/// Roles that CNPG looks for on the primary and that must have come with the copy (verified.md, facts/cnpg.md §2.6, §7, §9).
-pub const CNPG_ROLES: [&str; 3] = ["streaming_replica", "cnpg_pooler_pgbouncer", "cnpg_metrics_exporter"];
+/// Roles that CNPG looks for on the primary and that must have come with the copy (verified.md,
+/// facts/cnpg.md §2.6, §7, §9).
+pub const CNPG_ROLES: [&str; 3] = [
+    "streaming_replica",
+    "cnpg_pooler_pgbouncer",
+    "cnpg_metrics_exporter",
+];
 
 /// What the servers say.
 #[derive(Clone, Debug)]
@@ -92,17 +97,30 @@ pub async fn resources(run: &Run, settings: &Settings) -> Result<(Postgresql, Cl
     let postgresqls = zalando::postgresqls(&run.client, &run.namespace);
     let clusters = cnpg::clusters(&run.client, &run.namespace);
     let (source, target) = (&settings.source_cluster, &settings.target_cluster);
-    let (postgresql, cluster) = futures::try_join!(kubernetes::get(&postgresqls, source), kubernetes::get(&clusters, target))?;
+    let (postgresql, cluster) = futures::try_join!(
+        kubernetes::get(&postgresqls, source),
+        kubernetes::get(&clusters, target)
+    )?;
     let missing = |kind: &str, name: &Name, cure: &str| {
-        Error::config(format!("there is no {kind} {name} in the namespace {}", run.namespace)).hint(cure)
+        Error::config(format!(
+            "there is no {kind} {name} in the namespace {}",
+            run.namespace
+        ))
+        .hint(cure)
     };
-    let postgresql =
-        postgresql.ok_or_else(|| missing("postgresql", source, "correct SOURCE_CLUSTER in the ConfigMap replica-migration"))?;
+    let postgresql = postgresql.ok_or_else(|| {
+        missing(
+            "postgresql",
+            source,
+            "correct SOURCE_CLUSTER in the ConfigMap replica-migration",
+        )
+    })?;
     let cluster = cluster.ok_or_else(|| {
         missing(
             "Cluster",
             target,
-            "apply the manifest that prepare-zalando rendered, or correct TARGET_CLUSTER in the ConfigMap replica-migration",
+            "apply the manifest that prepare-zalando rendered, or correct TARGET_CLUSTER in the \
+             ConfigMap replica-migration",
         )
     })?;
     Ok((postgresql, cluster))
@@ -111,7 +129,18 @@ pub async fn resources(run: &Run, settings: &Settings) -> Result<(Postgresql, Cl
 /// Asks both servers, the source's position before the target's.
 pub async fn servers(sides: &Sides, settings: &Settings) -> Result<Servers> {
     let Sides { source, target } = sides;
-    let (of_source, standby, hot_source, read_only, prepared, base_backups, archiving_fails, walsender, super_source, tablespaces) = futures::try_join!(
+    let (
+        of_source,
+        standby,
+        hot_source,
+        read_only,
+        prepared,
+        base_backups,
+        archiving_fails,
+        walsender,
+        super_source,
+        tablespaces,
+    ) = futures::try_join!(
         source.identity(),
         in_recovery(source),
         hot_standby(source),
@@ -125,9 +154,21 @@ pub async fn servers(sides: &Sides, settings: &Settings) -> Result<Servers> {
     )?;
     let (source_lsn, source_flushed) = match standby {
         true => (None, None),
-        false => (Some(source.insert_lsn().await?), Some(catalog::flush_lsn(source).await?)),
+        false => (
+            Some(source.insert_lsn().await?),
+            Some(catalog::flush_lsn(source).await?),
+        ),
     };
-    let (of_target, target_standby, replay, hot_target, apply_delay, running, super_target, roles_missing) = futures::try_join!(
+    let (
+        of_target,
+        target_standby,
+        replay,
+        hot_target,
+        apply_delay,
+        running,
+        super_target,
+        roles_missing,
+    ) = futures::try_join!(
         target.identity(),
         target.in_recovery(),
         target.replay(),
@@ -177,14 +218,20 @@ pub async fn objects(run: &Run, settings: &Settings, rest: &Patroni) -> Result<O
     let ((postgresql, cluster), (apps_missing, apps_lacking)) = (resources?, apps?);
     let config = match config.and_then(workloads::changeable) {
         Ok(map) => Ok((map.name_any(), map.data.unwrap_or_default())),
-        Err(error) if error.kind() == ErrorKind::Config => Err(crate::checks::no_config(&settings.app_configmap, &error)),
+        Err(error) if error.kind() == ErrorKind::Config => {
+            Err(crate::checks::no_config(&settings.app_configmap, &error))
+        }
         Err(error) => return Err(error),
     };
     Ok(Objects {
         cluster: cluster.seen(),
         superuser: cluster.superuser(),
         owner: cluster.owner(),
-        pool_mode: postgresql.spec.connection_pooler.as_ref().and_then(|pooler| pooler.mode.clone()),
+        pool_mode: postgresql
+            .spec
+            .connection_pooler
+            .as_ref()
+            .and_then(|pooler| pooler.mode.clone()),
         controller: postgresql.annotations().get(CONTROLLER).cloned(),
         patroni: patroni?,
         apps_missing,
@@ -217,7 +264,9 @@ async fn patroni_seen(run: &Run, settings: &Settings, rest: &Patroni) -> Result<
 /// The words of APPS that nothing answers to, and the workloads that lack pods.
 async fn apps(run: &Run, settings: &Settings) -> Result<(Vec<String>, Vec<String>)> {
     let (found, missing) = workloads::find(&run.client, &run.namespace, &settings.apps.0).await?;
-    let replicas = found.iter().map(|(name, workload)| (name, &workload.replicas));
+    let replicas = found
+        .iter()
+        .map(|(name, workload)| (name, &workload.replicas));
     let lacking = replicas
         .filter(|(_, replicas)| replicas.wanted == 0 || replicas.ready < replicas.wanted)
         .map(|(name, replicas)| format!("{name} {} of {}", replicas.ready, replicas.wanted));

@@ -25,18 +25,25 @@ pub struct Moved {
 pub fn progress(moved: &Moved) -> Finding {
     let wanted = format!("the source's {} replayed", moved.source);
     let Some(replayed) = moved.replayed.filter(|replayed| *replayed >= moved.source) else {
-        let found = moved
-            .replayed
-            .map_or_else(|| "nothing replayed".to_owned(), |lsn| format!("replay stands at {lsn}"));
+        let found = moved.replayed.map_or_else(
+            || "nothing replayed".to_owned(),
+            |lsn| format!("replay stands at {lsn}"),
+        );
         return Finding::ok("lsn progress", wanted, found).but(
             Verdict::NotYet,
-            "a long query on the target may hold the replay (pg_stat_activity there), or its disk is slow; run this step again",
+            "a long query on the target may hold the replay (pg_stat_activity there), or its disk \
+             is slow; run this step again",
         );
     };
     let seconds = moved.within.as_secs_f64();
     let found = match moved.bytes {
-        0 => format!("the source wrote nothing in {seconds:.1} s; the target has replayed all, {replayed}"),
-        bytes => format!("the source wrote {} in {seconds:.1} s, the target follows: {replayed}", size(bytes)),
+        0 => format!(
+            "the source wrote nothing in {seconds:.1} s; the target has replayed all, {replayed}"
+        ),
+        bytes => format!(
+            "the source wrote {} in {seconds:.1} s, the target follows: {replayed}",
+            size(bytes)
+        ),
     };
     Finding::ok("lsn progress", wanted, found)
 }
@@ -56,7 +63,11 @@ mod tests {
         };
         assert!(progress(&moved).found.contains("wrote nothing in 1.0 s"));
         assert_eq!(
-            progress(&Moved { bytes: 2_500_000, ..moved }).found,
+            progress(&Moved {
+                bytes: 2_500_000,
+                ..moved
+            })
+            .found,
             "the source wrote 2.5 MB in 1.0 s, the target follows: 0/5000000"
         );
         assert_eq!(
@@ -67,6 +78,13 @@ mod tests {
             .verdict,
             Verdict::NotYet
         );
-        assert_eq!(progress(&Moved { replayed: None, ..moved }).verdict, Verdict::NotYet);
+        assert_eq!(
+            progress(&Moved {
+                replayed: None,
+                ..moved
+            })
+            .verdict,
+            Verdict::NotYet
+        );
     }
 }

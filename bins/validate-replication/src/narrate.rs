@@ -47,37 +47,51 @@ pub fn status(run: &Run, settled: &Settled) {
 
 /// The data is compared now.
 pub fn data_begins(run: &Run) {
-    run.report.step("ValidatingData", "Validating data consistency...");
+    run.report
+        .step("ValidatingData", "Validating data consistency...");
 }
 
 /// The data is not compared, and why.
 pub fn data_skipped(run: &Run) {
-    run.report.info("data is compared once replication is as wanted");
+    run.report
+        .info("data is compared once replication is as wanted");
 }
 
 /// A line each; what is not as wanted also becomes an Event.
 pub fn findings(run: &Run, findings: &[Finding]) {
     for (index, finding) in findings.iter().enumerate() {
         let hint = finding.hint.as_deref().unwrap_or_default();
-        let before = findings[..index].iter().filter(|earlier| earlier.check == finding.check).count();
+        let before = findings[..index]
+            .iter()
+            .filter(|earlier| earlier.check == finding.check)
+            .count();
         let reason = reason(finding.check, before);
         match finding.verdict {
             // As in the guide: the table's name stands first.
-            Verdict::Ok if finding.check == counts::CHECK => run.report.info(format!("  {}", finding.found)),
+            Verdict::Ok if finding.check == counts::CHECK => {
+                run.report.info(format!("  {}", finding.found))
+            }
             Verdict::Ok => run.report.info(format!("  {finding}")),
-            Verdict::Warning => run
-                .report
-                .warning(&reason, format!("  {}: {} → {hint}", finding.check, finding.found)),
-            Verdict::NotYet | Verdict::Misconfigured | Verdict::Blocker => run.report.warning(&reason, format!("  {finding} → {hint}")),
+            Verdict::Warning => run.report.warning(
+                &reason,
+                format!("  {}: {} → {hint}", finding.check, finding.found),
+            ),
+            Verdict::NotYet | Verdict::Misconfigured | Verdict::Blocker => {
+                run.report.warning(&reason, format!("  {finding} → {hint}"))
+            }
         }
     }
 }
 
-/// The Event's reason for a check: its words in UpperCamelCase, numbered where a check has several findings, because Events
-/// with the same reason are taken for one that is repeated.
+/// The Event's reason for a check: its words in UpperCamelCase, numbered where a check has several
+/// findings, because Events with the same reason are taken for one that is repeated.
 fn reason(check: &str, before: usize) -> String {
-    let words = check.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
-    let mut reason: String = words.map(|word| word[..1].to_ascii_uppercase() + &word[1..]).collect();
+    let words = check
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty());
+    let mut reason: String = words
+        .map(|word| word[..1].to_ascii_uppercase() + &word[1..])
+        .collect();
     if before > 0 {
         reason.push_str(&(before + 1).to_string());
     }
@@ -86,20 +100,29 @@ fn reason(check: &str, before: usize) -> String {
 
 /// The verdict, when it is good; the bad one is the error that ends the program.
 pub fn end(run: &Run, findings: &[Finding]) {
-    let count = |wanted: fn(Verdict) -> bool| findings.iter().filter(|finding| wanted(finding.verdict)).count();
+    let count = |wanted: fn(Verdict) -> bool| {
+        findings
+            .iter()
+            .filter(|finding| wanted(finding.verdict))
+            .count()
+    };
     let warnings = count(|verdict| verdict == Verdict::Warning);
     let missing = count(|verdict| verdict > Verdict::Warning);
     run.report.fact("warnings", warnings);
     run.report.fact("missing", missing);
     match (missing, warnings) {
-        (0, 0) => run.report.step("ReadyForCutover", "Replication is healthy and ready for cutover"),
+        (0, 0) => run.report.step(
+            "ReadyForCutover",
+            "Replication is healthy and ready for cutover",
+        ),
         (0, _) => run.report.step(
             "ReadyForCutover",
             format!("Replication is healthy and ready for cutover ({warnings} warnings above)"),
         ),
-        _ => run
-            .report
-            .warning("NotReady", format!("{missing} of {} checks stand against a cut", findings.len())),
+        _ => run.report.warning(
+            "NotReady",
+            format!("{missing} of {} checks stand against a cut", findings.len()),
+        ),
     }
 }
 
@@ -110,7 +133,10 @@ mod tests {
     #[test]
     fn a_check_becomes_a_reason_of_its_own() {
         assert_eq!(reason("hot-standby settings", 0), "HotStandbySettings");
-        assert_eq!(reason("application's configuration", 0), "ApplicationSConfiguration");
+        assert_eq!(
+            reason("application's configuration", 0),
+            "ApplicationSConfiguration"
+        );
         assert_eq!(reason("row counts", 1), "RowCounts2");
     }
 }

@@ -68,7 +68,12 @@ impl Ends {
 
 /// No statement of this step may write; CHECKPOINT is no write in this sense.
 async fn read_only(connection: &Connection, database: &str) -> Result<Session> {
-    let session = connect(connection, database, &format!("{APPLICATION_PREFIX} validate-replication")).await?;
+    let session = connect(
+        connection,
+        database,
+        &format!("{APPLICATION_PREFIX} validate-replication"),
+    )
+    .await?;
     session
         .batch_execute("set session characteristics as transaction read only")
         .await?;

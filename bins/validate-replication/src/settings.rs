@@ -26,7 +26,8 @@ pub struct Settings {
     pub app_configmap: Name,
     /// Its keys and values after the cut.
     pub app_config_target: Pairs,
-    /// How the application will be brought to the target; None: by the Services where the source has poolers.
+    /// How the application will be brought to the target; None: by the Services where the source
+    /// has poolers.
     #[serde(deserialize_with = "shared::config::route")]
     pub route: Option<Route>,
     /// The user of the poolers' consoles.
@@ -92,7 +93,11 @@ mod tests {
     fn a_table_may_name_its_schema_and_nothing_more() {
         let table: TableName = "app.users".parse().unwrap();
         assert_eq!(
-            (table.schema.as_deref(), table.table.as_str(), table.to_string().as_str()),
+            (
+                table.schema.as_deref(),
+                table.table.as_str(),
+                table.to_string().as_str()
+            ),
             (Some("app"), "users", "app.users")
         );
         assert_eq!("users".parse::<TableName>().unwrap().schema, None);

@@ -1,4 +1,5 @@
-//! The wait until nothing is left that waiting could help: a standby that has just started catches up first.
+//! The wait until nothing is left that waiting could help: a standby that has just started catches
+//! up first.
 
 use std::time::Duration;
 
@@ -40,7 +41,12 @@ pub struct Settled {
 ///
 /// # Errors
 /// Config at once; Transient when no complete look succeeded in time.
-pub async fn wait(run: &Run, settings: &Settings, ends: &Ends, deadline: Instant) -> Result<Settled> {
+pub async fn wait(
+    run: &Run,
+    settings: &Settings,
+    ends: &Ends,
+    deadline: Instant,
+) -> Result<Settled> {
     let mut watch = Watch {
         run,
         settings,
@@ -53,8 +59,12 @@ pub async fn wait(run: &Run, settings: &Settings, ends: &Ends, deadline: Instant
     let outcome = until(deadline, POLL, async || {
         let seen = match watch.look().await {
             Ok(seen) => seen,
-            // What was allowed a moment ago will be again: an API server that starts refuses until it has read its Roles.
-            Err(error) if (error.kind() == ErrorKind::Transient || last.is_some()) && watch.lag.patient() => {
+            // What was allowed a moment ago will be again: an API server that starts refuses until
+            // it has read its Roles.
+            Err(error)
+                if (error.kind() == ErrorKind::Transient || last.is_some())
+                    && watch.lag.patient() =>
+            {
                 run.report.waiting(format!("waiting: {error}"));
                 return Ok(Seen::NotYet(error.to_string()));
             }
@@ -118,9 +128,13 @@ impl Watch<'_> {
     /// What is still missing, if it is worth waiting for; says so.
     fn missing(&mut self, (servers, of_servers, of_objects): &Look) -> Option<String> {
         let all: Vec<Finding> = of_servers.iter().chain(of_objects).cloned().collect();
-        let waitable = worst(&all).err().filter(|error| error.kind() == ErrorKind::Transient)?;
-        // A lag is a number that moves: it gets its own lines, and the others are said when they change.
-        let (lags, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|finding| finding.check == LAG);
+        let waitable = worst(&all)
+            .err()
+            .filter(|error| error.kind() == ErrorKind::Transient)?;
+        // A lag is a number that moves: it gets its own lines, and the others are said when they
+        // change.
+        let (lags, others): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|finding| finding.check == LAG);
         if let Err(error) = worst(&others) {
             self.run.report.waiting(format!("waiting: {error}"));
         }
@@ -196,11 +210,16 @@ mod tests {
         tokio::time::advance(Duration::from_secs(10)).await;
         assert_eq!(
             lag.seen(Instant::now(), 400_000_000).unwrap(),
-            "the target catches up: 400.0 MB behind, 10.0 MB/s faster than the source writes, about 40 s left"
+            "the target catches up: 400.0 MB behind, 10.0 MB/s faster than the source writes, \
+             about 40 s left"
         );
         tokio::time::advance(Duration::from_secs(119)).await;
         assert!(lag.patient());
-        assert!(lag.seen(Instant::now(), 450_000_000).unwrap().ends_with("not getting closer"));
+        assert!(
+            lag.seen(Instant::now(), 450_000_000)
+                .unwrap()
+                .ends_with("not getting closer")
+        );
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(!lag.patient());
         assert_eq!(lag.seen(Instant::now(), 399_000_000), None);

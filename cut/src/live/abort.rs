@@ -28,12 +28,18 @@ pub async fn asked(run: &Run, journal: &Journal) -> Result<Option<String>> {
         return Ok(Some("asked to end (SIGTERM)".to_owned()));
     }
     if journal.abort.is_some() {
-        return Ok(Some("asked to go back (key abort of the record)".to_owned()));
+        return Ok(Some(
+            "asked to go back (key abort of the record)".to_owned(),
+        ));
     }
     let cron_jobs: Api<CronJob> = Api::namespaced(run.client.clone(), &run.namespace);
     let found = kubernetes::get(&cron_jobs, CRON_JOB).await?;
-    let value = found.as_ref().and_then(|found| found.annotations().get(ANNOTATION));
-    Ok(value
-        .filter(|value| *value != "false")
-        .map(|_| format!("asked to go back (kubectl annotate cronjob/{CRON_JOB} {ANNOTATION}- takes that back)")))
+    let value = found
+        .as_ref()
+        .and_then(|found| found.annotations().get(ANNOTATION));
+    Ok(value.filter(|value| *value != "false").map(|_| {
+        format!(
+            "asked to go back (kubectl annotate cronjob/{CRON_JOB} {ANNOTATION}- takes that back)"
+        )
+    }))
 }

@@ -39,8 +39,14 @@ impl Live {
     pub(super) async fn act(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
         let (client, namespace) = (self.run.client.clone(), self.run.namespace.clone());
         match action {
-            Action::Freeze(key) => self.set_field(start, key, |freeze| freeze.frozen.clone()).await?,
-            Action::Thaw(key) => self.set_field(start, key, |freeze| freeze.was.clone()).await?,
+            Action::Freeze(key) => {
+                self.set_field(start, key, |freeze| freeze.frozen.clone())
+                    .await?
+            }
+            Action::Thaw(key) => {
+                self.set_field(start, key, |freeze| freeze.was.clone())
+                    .await?
+            }
             Action::Checkpoint => return self.checkpoint().await.map(Some),
             Action::PausePoolers => {
                 let seen = self.last()?.poolers.clone();
@@ -53,15 +59,18 @@ impl Live {
             Action::Restartpoint => self.restartpoint().await?,
             Action::Promote => cnpg::promote(&self.clusters, &self.settings.target_cluster).await?,
             Action::ProveWrite => return self.prove_write().await.map(Some),
-            Action::Route => self.point_to(start, &some(&self.settings.app_config_target.0)).await?,
+            Action::Route => {
+                self.point_to(start, &some(&self.settings.app_config_target.0))
+                    .await?
+            }
             Action::Unroute => self.point_to(start, &start.config.values).await?,
             Action::ScaleDown => self.scale(&nothing(start)).await?,
             Action::ScaleUp => self.scale(&self.idle(start)?).await?,
             Action::TurnServices => {
                 let turned = self.turned()?;
-                let each = turned
-                    .iter()
-                    .map(|(name, selector)| services::select(&client, &namespace, name, Some(selector)));
+                let each = turned.iter().map(|(name, selector)| {
+                    services::select(&client, &namespace, name, Some(selector))
+                });
                 futures::future::try_join_all(each).await?;
             }
             Action::ReturnServices => {
@@ -81,8 +90,7 @@ impl Live {
             Action::WriteReceipt => return self.write_receipt(start).await.map(Some),
             Action::RestartSource => self.patroni.restart(self.member(&start.leader)?).await?,
             Action::Unblock => {
-                let change =
-                    json!({"pause": start.paused, "postgresql": {"parameters": {"default_transaction_read_only": start.read_only}}});
+                let change = json!({"pause": start.paused, "postgresql": {"parameters": {"default_transaction_read_only": start.read_only}}});
                 self.patch_patroni(&change).await?;
             }
         }
@@ -98,7 +106,12 @@ impl Live {
     }
 
     /// Gives a recorded field a value, if its object still is as it was seen.
-    async fn set_field(&self, start: &Start, key: &str, value: impl Fn(&Freeze) -> Value) -> Result<()> {
+    async fn set_field(
+        &self,
+        start: &Start,
+        key: &str,
+        value: impl Fn(&Freeze) -> Value,
+    ) -> Result<()> {
         let Some(freeze) = start.freezes.iter().find(|freeze| freeze.key() == key) else {
             return Err(Error::contradiction(format!("{key} is not recorded")));
         };
@@ -122,7 +135,13 @@ impl Live {
     }
 
     async fn scale(&self, wanted: &BTreeMap<String, i32>) -> Result<()> {
-        workloads::scale(&self.run.client, &self.run.namespace, wanted, &self.last()?.apps).await
+        workloads::scale(
+            &self.run.client,
+            &self.run.namespace,
+            wanted,
+            &self.last()?.apps,
+        )
+        .await
     }
 
     async fn checkpoint(&self) -> Result<Fact> {
@@ -152,11 +171,15 @@ impl Live {
         Ok(Fact::Marker(Marker {
             at,
             lsn,
-            sessions_ended: self.pods.named(&self.run.client, &self.run.namespace, &ended).await,
+            sessions_ended: self
+                .pods
+                .named(&self.run.client, &self.run.namespace, &ended)
+                .await,
         }))
     }
 
-    /// Stops the run of the server that was decided on. The session ends with that run, so a late stop cannot hit another.
+    /// Stops the run of the server that was decided on. The session ends with that run, so a late
+    /// stop cannot hit another.
     async fn stop(&self, incarnation: Incarnation) -> Result<()> {
         let source = self.source.session()?;
         match source.incarnation().await {
@@ -166,11 +189,15 @@ impl Live {
         }
     }
 
-    /// Again and again for a moment: asking the target alone is quicker than a look at everything, which must follow in any case. What
-    /// is waited for is a shutdown checkpoint behind the source's position; what it proves is for `decide`.
+    /// Again and again for a moment: asking the target alone is quicker than a look at everything,
+    /// which must follow in any case. What is waited for is a shutdown checkpoint behind the
+    /// source's position; what it proves is for `decide`.
     async fn restartpoint(&self) -> Result<()> {
         let target = self.target.session()?;
-        let fenced = self.record.as_ref().and_then(|record| record.facts.fenced.as_ref());
+        let fenced = self
+            .record
+            .as_ref()
+            .and_then(|record| record.facts.fenced.as_ref());
         let since = fenced.map(|fenced| fenced.lsn);
         let until = Instant::now() + RESTARTPOINTS;
         loop {
@@ -184,8 +211,8 @@ impl Live {
         }
     }
 
-    /// The source's standbys go on answering reads with what will be ever older: their sessions are ended, as far as they can be
-    /// reached, and come back through the turned Service.
+    /// The source's standbys go on answering reads with what will be ever older: their sessions are
+    /// ended, as far as they can be reached, and come back through the turned Service.
     async fn end_readers(&mut self) -> Readers {
         let (service, database) = (&self.service_at, &self.settings.database);
         let each = self.members.iter().map(|member| async move {
@@ -198,10 +225,18 @@ impl Live {
             });
             asked.await.ok()
         });
-        let ended: Vec<_> = futures::future::join_all(each).await.into_iter().flatten().flatten().collect();
+        let ended: Vec<_> = futures::future::join_all(each)
+            .await
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
         Readers {
             at: now(),
-            ended: self.pods.named(&self.run.client, &self.run.namespace, &ended).await,
+            ended: self
+                .pods
+                .named(&self.run.client, &self.run.namespace, &ended)
+                .await,
         }
     }
 
@@ -214,7 +249,11 @@ impl Live {
         }))
     }
 
-    async fn point_to(&self, start: &Start, values: &BTreeMap<String, Option<String>>) -> Result<()> {
+    async fn point_to(
+        &self,
+        start: &Start,
+        values: &BTreeMap<String, Option<String>>,
+    ) -> Result<()> {
         let maps: Api<ConfigMap> = Api::namespaced(self.run.client.clone(), &self.run.namespace);
         kubernetes::merge(&maps, &start.config.name, json!({"data": values}))
             .await
@@ -240,7 +279,8 @@ impl Live {
             .ok_or_else(|| Error::transient(format!("the member {name} has no pod")))
     }
 
-    /// The ConfigMap `cutover-replica-counts` of guide.md, from which a person can restore the counts by hand.
+    /// The ConfigMap `cutover-replica-counts` of guide.md, from which a person can restore the
+    /// counts by hand.
     pub(super) async fn save_replica_counts(&self, start: &Start) -> Result<()> {
         let maps: Api<ConfigMap> = Api::namespaced(self.run.client.clone(), &self.run.namespace);
         let mut map = ConfigMap::default();
@@ -261,9 +301,16 @@ impl Live {
 }
 
 fn nothing(start: &Start) -> BTreeMap<String, i32> {
-    start.replicas.keys().map(|name| (name.clone(), 0)).collect()
+    start
+        .replicas
+        .keys()
+        .map(|name| (name.clone(), 0))
+        .collect()
 }
 
 fn some(values: &BTreeMap<String, String>) -> BTreeMap<String, Option<String>> {
-    values.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect()
+    values
+        .iter()
+        .map(|(key, value)| (key.clone(), Some(value.clone())))
+        .collect()
 }

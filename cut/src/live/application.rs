@@ -46,8 +46,13 @@ impl Application {
     /// # Errors
     /// The API's about workloads.
     pub async fn see(run: &Run, settings: &Settings, journal: &Journal) -> Result<Self> {
-        let recorded = journal.started.as_ref().map(|start| start.config.name.as_str());
-        let name = recorded.filter(|name| !name.is_empty()).unwrap_or(&settings.app_configmap);
+        let recorded = journal
+            .started
+            .as_ref()
+            .map(|start| start.config.name.as_str());
+        let name = recorded
+            .filter(|name| !name.is_empty())
+            .unwrap_or(&settings.app_configmap);
         let (found, map) = futures::join!(
             workloads::find(&run.client, &run.namespace, &settings.apps.0),
             workloads::find_config(&run.client, &run.namespace, name)
@@ -61,7 +66,10 @@ impl Application {
         if let Some(start) = &journal.started {
             found.retain(|name, _| start.replicas.contains_key(name));
         }
-        let mut changed: Vec<Changed> = found.iter().map(|(name, workload)| changed_workload(name, workload)).collect();
+        let mut changed: Vec<Changed> = found
+            .iter()
+            .map(|(name, workload)| changed_workload(name, workload))
+            .collect();
         if let Ok(map) = &map {
             changed.push(Changed {
                 object: Object::of("", "v1", "ConfigMap", "configmaps", &map.name_any()),
@@ -69,17 +77,32 @@ impl Application {
                 for_good: true,
             });
         }
-        // What was recorded must be seen to come back, and what the settings say by now to be there.
-        let recorded = journal.started.iter().flat_map(|start| start.config.values.keys());
-        let keys: BTreeSet<&String> = settings.app_config_target.0.keys().chain(recorded).collect();
+        // What was recorded must be seen to come back, and what the settings say by now to be
+        // there.
+        let recorded = journal
+            .started
+            .iter()
+            .flat_map(|start| start.config.values.keys());
+        let keys: BTreeSet<&String> = settings
+            .app_config_target
+            .0
+            .keys()
+            .chain(recorded)
+            .collect();
         Ok(Self {
-            replicas: found.into_iter().map(|(name, workload)| (name, workload.replicas)).collect(),
+            replicas: found
+                .into_iter()
+                .map(|(name, workload)| (name, workload.replicas))
+                .collect(),
             missing,
             config: map.map(|map| {
                 let data = map.data.clone().unwrap_or_default();
                 AppConfig {
                     name: map.name_any(),
-                    values: keys.into_iter().map(|key| (key.clone(), data.get(key).cloned())).collect(),
+                    values: keys
+                        .into_iter()
+                        .map(|key| (key.clone(), data.get(key).cloned()))
+                        .collect(),
                 }
             }),
             changed,
@@ -91,7 +114,10 @@ impl Application {
     /// # Errors
     /// There is none, or it may not be read.
     pub fn config_for(&mut self, route: Route) -> Result<AppConfig> {
-        match (route, std::mem::replace(&mut self.config, Ok(AppConfig::default()))) {
+        match (
+            route,
+            std::mem::replace(&mut self.config, Ok(AppConfig::default())),
+        ) {
             (Route::Config, config) => config,
             (Route::Service, config) => Ok(config.unwrap_or_default()),
         }
@@ -104,8 +130,15 @@ impl Application {
     pub fn complete_for(&self, route: Route) -> Result<()> {
         match (route, &self.missing[..]) {
             (Route::Service, _) | (Route::Config, []) => Ok(()),
-            (Route::Config, missing) => Err(Error::config(format!("the Deployment {} does not exist", missing.join(", ")))
-                .hint("correct APPS in the ConfigMap replica-migration; StatefulSets take manifests/components/statefulsets")),
+            (Route::Config, missing) => Err(Error::config(format!(
+                "the Deployment {} does not \
+                exist",
+                missing.join(", ")
+            ))
+            .hint(
+                "correct APPS in the ConfigMap replica-migration; StatefulSets take \
+                    manifests/components/statefulsets",
+            )),
         }
     }
 }

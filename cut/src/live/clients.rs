@@ -10,9 +10,20 @@ use shared::{kubernetes::pods::Pod, postgres::source::ClientSession};
 pub struct Pods(BTreeMap<String, String>);
 
 impl Pods {
-    /// `pod role application` of each session; an address that no pod of the namespace has stands for itself.
-    pub async fn named(&mut self, client: &Client, namespace: &str, sessions: &[ClientSession]) -> Vec<String> {
-        let strange = |session: &ClientSession| session.address.as_ref().is_some_and(|address| !self.0.contains_key(address));
+    /// `pod role application` of each session; an address that no pod of the namespace has stands
+    /// for itself.
+    pub async fn named(
+        &mut self,
+        client: &Client,
+        namespace: &str,
+        sessions: &[ClientSession],
+    ) -> Vec<String> {
+        let strange = |session: &ClientSession| {
+            session
+                .address
+                .as_ref()
+                .is_some_and(|address| !self.0.contains_key(address))
+        };
         if sessions.iter().any(strange) {
             self.read(client, namespace, sessions).await;
         }
@@ -26,7 +37,10 @@ impl Pods {
             let address = |pod: &Pod| Some((pod.status.pod_ip.clone()?, pod.name_any()));
             self.0.extend(list.iter().filter_map(address));
         }
-        for address in sessions.iter().filter_map(|session| session.address.clone()) {
+        for address in sessions
+            .iter()
+            .filter_map(|session| session.address.clone())
+        {
             self.0.entry(address.clone()).or_insert(address);
         }
     }

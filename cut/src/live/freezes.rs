@@ -51,9 +51,15 @@ impl Where<'_> {
 
     /// All objects of this object's kind; none where the kind is not installed.
     async fn list(&self, like: &Object, labels: Option<&str>) -> Result<Vec<Value>> {
-        let params = labels.map_or_else(ListParams::default, |labels| ListParams::default().labels(labels));
+        let params = labels.map_or_else(ListParams::default, |labels| {
+            ListParams::default().labels(labels)
+        });
         match self.api(like).list(&params).await {
-            Ok(list) => Ok(list.items.into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?),
+            Ok(list) => Ok(list
+                .items
+                .into_iter()
+                .map(serde_json::to_value)
+                .collect::<Result<_, _>>()?),
             Err(error) if is_not_found(&error) => Ok(Vec::new()),
             Err(error) => Err(error).context(format!("listing {}.{}", like.plural, like.group)),
         }
@@ -63,42 +69,68 @@ impl Where<'_> {
     async fn standing(&self, freeze: &Freeze) -> Result<(Standing, Vec<String>)> {
         let found = self.get(&freeze.object).await?;
         let now = Freeze {
-            was: found.as_ref().map_or(Value::Null, |object| freeze.read(object)),
+            was: found
+                .as_ref()
+                .map_or(Value::Null, |object| freeze.read(object)),
             ..freeze.clone()
         };
-        let version = found.as_ref().and_then(|object| object["metadata"]["resourceVersion"].as_str());
+        let version = found
+            .as_ref()
+            .and_then(|object| object["metadata"]["resourceVersion"].as_str());
         let version = version.map(str::to_owned);
-        Ok((Standing { now, version }, found.as_ref().map(active_jobs).unwrap_or_default()))
+        Ok((
+            Standing { now, version },
+            found.as_ref().map(active_jobs).unwrap_or_default(),
+        ))
     }
 
     /// How these fields stand now, and the Jobs of the application that run.
     ///
     /// # Errors
     /// The API's.
-    pub async fn read(&self, freezes: impl Iterator<Item = &Freeze>) -> Result<(Vec<Standing>, Vec<String>)> {
-        let each = futures::future::try_join_all(freezes.map(|freeze| self.standing(freeze))).await?;
+    pub async fn read(
+        &self,
+        freezes: impl Iterator<Item = &Freeze>,
+    ) -> Result<(Vec<Standing>, Vec<String>)> {
+        let each =
+            futures::future::try_join_all(freezes.map(|freeze| self.standing(freeze))).await?;
         let (standing, jobs): (Vec<_>, Vec<_>) = each.into_iter().unzip();
         Ok((standing, jobs.concat()))
     }
 
-    /// Gives a field this value where its object still is as it was seen: a write that comes late must not hit what has moved.
+    /// Gives a field this value where its object still is as it was seen: a write that comes late
+    /// must not hit what has moved.
     ///
     /// # Errors
     /// The API's; Transient when it has moved.
     pub async fn set(&self, freeze: &Freeze, value: &Value, version: &str) -> Result<()> {
         let patch = Patch::Merge(freeze.patch(value, version));
-        match self.api(&freeze.object).patch(&freeze.object.name, &by_us(), &patch).await {
+        match self
+            .api(&freeze.object)
+            .patch(&freeze.object.name, &by_us(), &patch)
+            .await
+        {
             Ok(_) => Ok(()),
-            Err(error) if is_conflict(&error) => Err(Error::transient(format!("{} has just been changed", freeze.object))),
+            Err(error) if is_conflict(&error) => Err(Error::transient(format!(
+                "{} has just been changed",
+                freeze.object
+            ))),
             Err(error) => Err(error).context(format!("patching {}", freeze.object)),
         }
     }
 
-    /// Who would undo a change of these objects. `cron_jobs` are names, `labels` selects more of them.
+    /// Who would undo a change of these objects. `cron_jobs` are names, `labels` selects more of
+    /// them.
     ///
     /// # Errors
     /// The API's; Config for a CronJob that does not exist.
-    pub async fn find(&self, changed: &[Changed], argo: &str, cron_jobs: &[String], labels: Option<&str>) -> Result<Contenders> {
+    pub async fn find(
+        &self,
+        changed: &[Changed],
+        argo: &str,
+        cron_jobs: &[String],
+        labels: Option<&str>,
+    ) -> Result<Contenders> {
         let workloads: Vec<Object> = changed
             .iter()
             .map(|one| one.object.clone())
@@ -110,11 +142,17 @@ impl Where<'_> {
             self.cron_jobs(cron_jobs, labels)
         )?;
         let mut all = Contenders::default();
-        let freezes = contenders::flux(changed).into_iter().chain(owners.freezes).chain(keda.freezes);
-        let freezes: Vec<Freeze> = freezes.chain(cron_jobs.iter().map(contenders::cron_job)).collect();
+        let freezes = contenders::flux(changed)
+            .into_iter()
+            .chain(owners.freezes)
+            .chain(keda.freezes);
+        let freezes: Vec<Freeze> = freezes
+            .chain(cron_jobs.iter().map(contenders::cron_job))
+            .collect();
         (all.standing, _) = self.read(freezes.iter()).await?;
         all.findings = contenders::findings(changed, &scalers, &workloads);
-        all.findings.extend(owners.findings.into_iter().chain(keda.findings));
+        all.findings
+            .extend(owners.findings.into_iter().chain(keda.findings));
         Ok(all)
     }
 
@@ -124,19 +162,30 @@ impl Where<'_> {
             match self.get(&owner.object).await {
                 Ok(Some(object)) => found.freezes.extend(contenders::pause(&owner, &object)),
                 Ok(None) => {}
-                Err(error) => found.findings.push(unreadable(&owner.object, &owner.manages.join(", "), error)?),
+                Err(error) => found.findings.push(unreadable(
+                    &owner.object,
+                    &owner.manages.join(", "),
+                    error,
+                )?),
             }
         }
         Ok(found)
     }
 
-    /// HorizontalPodAutoscalers and KEDA's ScaledObjects; without workloads that are scaled nobody is asked.
+    /// HorizontalPodAutoscalers and KEDA's ScaledObjects; without workloads that are scaled nobody
+    /// is asked.
     async fn scalers(&self, workloads: &[Object]) -> Result<(Vec<Value>, Found)> {
         let mut found = Found::default();
         if workloads.is_empty() {
             return Ok((Vec::new(), found));
         }
-        let scaler = Object::of("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "");
+        let scaler = Object::of(
+            "autoscaling",
+            "v2",
+            "HorizontalPodAutoscaler",
+            "horizontalpodautoscalers",
+            "",
+        );
         let scaled = Object::of("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", "");
         let scalers = self.list(&scaler, None).await?;
         // KEDA's autoscalers tell of it; without any nothing is asked that nobody has granted.
@@ -144,7 +193,9 @@ impl Where<'_> {
         if !by_keda.is_empty() {
             match self.list(&scaled, None).await {
                 Ok(objects) => found.freezes = contenders::keda(&objects, workloads),
-                Err(error) => found.findings.push(unreadable(&scaled, &by_keda.join(", "), error)?),
+                Err(error) => found
+                    .findings
+                    .push(unreadable(&scaled, &by_keda.join(", "), error)?),
             }
         }
         Ok((scalers, found))
@@ -155,7 +206,8 @@ impl Where<'_> {
         for name in names {
             let object = Object::of("batch", "v1", "CronJob", "cronjobs", name);
             all.push(self.get(&object).await?.ok_or_else(|| {
-                Error::config(format!("the CronJob {name} does not exist")).hint("correct APP_CRONJOBS in the ConfigMap replica-migration")
+                Error::config(format!("the CronJob {name} does not exist"))
+                    .hint("correct APP_CRONJOBS in the ConfigMap replica-migration")
             })?);
         }
         if labels.is_some() {
@@ -178,13 +230,21 @@ fn unreadable(object: &Object, manages: &str, error: Error) -> Result<Finding> {
         return Err(error);
     }
     let found = format!("{} manages {manages}, and {error}", object.kind);
-    Ok(Finding::ok("owners of what is changed", "every owner can be paused", found).but(
+    Ok(Finding::ok(
+        "owners of what is changed",
+        "every owner can be paused",
+        found,
+    )
+    .but(
         Verdict::Misconfigured,
-        "take manifests/components/keda or flux into your overlay, or apply manifests/gitops/argo in Argo CD's namespace; or pause it by hand and remove its mark from the objects",
+        "take manifests/components/keda or flux into your overlay, or apply manifests/gitops/argo \
+         in Argo CD's namespace; or pause it by hand and remove its mark from the objects",
     ))
 }
 
 fn active_jobs(object: &Value) -> Vec<String> {
     let active = object["status"]["active"].as_array().into_iter().flatten();
-    active.filter_map(|job| job["name"].as_str().map(str::to_owned)).collect()
+    active
+        .filter_map(|job| job["name"].as_str().map(str::to_owned))
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! A session that is opened beforehand; one that has ended is opened again beside the looks, which do not wait for it.
+//! A session that is opened beforehand; one that has ended is opened again beside the looks, which
+//! do not wait for it.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -23,7 +24,9 @@ pub trait Dial: Sized + Send + 'static {
 
 impl Dial for Source {
     async fn dial(at: Connection, database: Text) -> Result<Self> {
-        postgres::connect(&at, &database, APPLICATION).await.map(Self)
+        postgres::connect(&at, &database, APPLICATION)
+            .await
+            .map(Self)
     }
 
     fn ended(&self) -> bool {
@@ -33,7 +36,9 @@ impl Dial for Source {
 
 impl Dial for Target {
     async fn dial(at: Connection, database: Text) -> Result<Self> {
-        postgres::connect(&at, &database, APPLICATION).await.map(Self)
+        postgres::connect(&at, &database, APPLICATION)
+            .await
+            .map(Self)
     }
 
     fn ended(&self) -> bool {
@@ -84,8 +89,8 @@ impl<T: Dial> Line<T> {
 
     /// Sees to it that the session is open or being opened; says why it is not open.
     ///
-    /// Only the first attempt at an address is waited for. A server that is stopping or starting keeps a new session waiting for
-    /// long, and everything else has been seen by then.
+    /// Only the first attempt at an address is waited for. A server that is stopping or starting
+    /// keeps a new session waiting for long, and everything else has been seen by then.
     ///
     /// # Errors
     /// Those of opening it.
@@ -93,13 +98,16 @@ impl<T: Dial> Line<T> {
         self.session.take_if(|session| session.ended());
         if self.session.is_none() {
             let (at, database) = (self.at.clone(), self.database.clone());
-            let opening = self.opening.get_or_insert_with(|| tokio::spawn(limited(T::dial(at, database))));
+            let opening = self
+                .opening
+                .get_or_insert_with(|| tokio::spawn(limited(T::dial(at, database))));
             if let Some(why) = self.tried.as_ref().filter(|_| !opening.is_finished()) {
                 return Err(Error::transient(why.clone()));
             }
             let opened = opening.await;
             self.opening = None;
-            let opened = opened.unwrap_or_else(|ended| Err(Error::transient("connecting").caused_by(ended)));
+            let opened =
+                opened.unwrap_or_else(|ended| Err(Error::transient("connecting").caused_by(ended)));
             self.tried = Some(
                 opened
                     .as_ref()
@@ -116,9 +124,9 @@ impl<T: Dial> Line<T> {
     /// # Errors
     /// It is not.
     pub fn session(&self) -> Result<&T> {
-        self.session
-            .as_ref()
-            .ok_or_else(|| Error::transient(format!("no session to {}", postgres::endpoint(&self.at))))
+        self.session.as_ref().ok_or_else(|| {
+            Error::transient(format!("no session to {}", postgres::endpoint(&self.at)))
+        })
     }
 
     /// Forgets a session that does not answer.
@@ -134,5 +142,10 @@ impl<T: Dial> Line<T> {
 pub async fn limited<T>(question: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(LOOK_TIMEOUT, question)
         .await
-        .unwrap_or_else(|_| Err(Error::transient(format!("no answer within {} s", LOOK_TIMEOUT.as_secs()))))
+        .unwrap_or_else(|_| {
+            Err(Error::transient(format!(
+                "no answer within {} s",
+                LOOK_TIMEOUT.as_secs()
+            )))
+        })
 }

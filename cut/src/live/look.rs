@@ -6,7 +6,9 @@ use kube::{Resource as _, ResourceExt as _};
 use shared::{
     config::{Name, Route},
     error::{Error, ErrorKind, Result},
-    kubernetes::{self, cnpg::Cluster, patroni, poolers, services, zalando::CONTROLLER, zalando::Postgresql},
+    kubernetes::{
+        self, cnpg::Cluster, patroni, poolers, services, zalando::CONTROLLER, zalando::Postgresql,
+    },
     readiness::Finding,
 };
 
@@ -27,7 +29,8 @@ use crate::{
     preflight::{self, Sides},
 };
 
-/// What is asked for in a look. While clients wait, what has no say is not asked: each call is time.
+/// What is asked for in a look. While clients wait, what has no say is not asked: each call is
+/// time.
 #[derive(Clone, Copy)]
 struct Asked {
     /// The application's workloads and its ConfigMap.
@@ -73,7 +76,11 @@ impl Live {
             self.source.lead_to(address);
         }
         let (run, settings) = (&self.run, &self.settings);
-        let (client, namespace, cluster) = (&run.client, run.namespace.as_str(), &settings.source_cluster);
+        let (client, namespace, cluster) = (
+            &run.client,
+            run.namespace.as_str(),
+            &settings.source_cluster,
+        );
         let (source, target, patroni, poolers, services, door, objects, application, abort) = futures::join!(
             see(&mut self.source, servers::source),
             see(&mut self.target, servers::target),
@@ -88,13 +95,19 @@ impl Live {
             }),
             async {
                 match asked.door {
-                    true => servers::door(&self.service_at, &self.target_at, &settings.database).await,
+                    true => {
+                        servers::door(&self.service_at, &self.target_at, &settings.database).await
+                    }
                     false => Err(Error::transient("nobody has asked")),
                 }
             },
             async {
                 futures::try_join!(
-                    existing(&self.postgresqls, &settings.source_cluster, "SOURCE_CLUSTER"),
+                    existing(
+                        &self.postgresqls,
+                        &settings.source_cluster,
+                        "SOURCE_CLUSTER"
+                    ),
                     existing(&self.clusters, &settings.target_cluster, "TARGET_CLUSTER")
                 )
             },
@@ -106,7 +119,8 @@ impl Live {
             },
             abort::asked(run, &journal),
         );
-        let ((postgresql, cluster), mut application, poolers): ((Postgresql, Cluster), _, _) = (objects?, application?, poolers?);
+        let ((postgresql, cluster), mut application, poolers): ((Postgresql, Cluster), _, _) =
+            (objects?, application?, poolers?);
         let began = journal.blocked.is_some();
         let (patroni, members) = match patroni {
             Ok((seen, members)) => (Sight::Answers(seen), members),
@@ -133,10 +147,10 @@ impl Live {
             },
         };
         self.members = members;
-        let route = journal
-            .started
-            .as_ref()
-            .map_or_else(|| decide::route(&self.settings.limits(), &seen), |start| start.route);
+        let route = journal.started.as_ref().map_or_else(
+            || decide::route(&self.settings.limits(), &seen),
+            |start| start.route,
+        );
         if journal.started.is_none() {
             application.complete_for(route)?;
         }
@@ -144,7 +158,14 @@ impl Live {
         seen.stragglers = self.came_back(&journal, &seen).await;
         self.narrate_stragglers(&seen.stragglers);
         let (standing, jobs, findings) = self
-            .contenders(&journal, asked, route, &application.changed, &postgresql, &cluster)
+            .contenders(
+                &journal,
+                asked,
+                route,
+                &application.changed,
+                &postgresql,
+                &cluster,
+            )
             .await?;
         (seen.freezes, seen.jobs) = (standing, jobs);
         if asked.readiness {
@@ -163,18 +184,24 @@ impl Live {
         Ok((journal, seen))
     }
 
-    /// Where the source's leader listens, by the members as last seen; of one without a leader the recorded one counts.
+    /// Where the source's leader listens, by the members as last seen; of one without a leader the
+    /// recorded one counts.
     async fn source_address(&mut self, recorded: &str) -> Result<Option<SocketAddr>> {
         if self.members.is_empty() {
-            self.members = patroni::members(&self.run.client, &self.run.namespace, &self.settings.source_cluster).await?;
+            self.members = patroni::members(
+                &self.run.client,
+                &self.run.namespace,
+                &self.settings.source_cluster,
+            )
+            .await?;
         }
         let leader = self.members.iter().find(|member| member.leader);
         let meant = leader.or_else(|| self.members.iter().find(|member| member.name == recorded));
         Ok(meant.and_then(|member| member.server))
     }
 
-    /// Everybody who would undo the cut before it starts; after that the recorded ones, or of them the Zalando operator alone while
-    /// nothing else has a say.
+    /// Everybody who would undo the cut before it starts; after that the recorded ones, or of them
+    /// the Zalando operator alone while nothing else has a say.
     async fn contenders(
         &self,
         journal: &Journal,
@@ -194,7 +221,10 @@ impl Live {
             version: postgresql.meta().resource_version.clone(),
         };
         if let Some(start) = &journal.started {
-            let others = start.freezes.iter().filter(|freeze| freeze.key() != operator.now.key());
+            let others = start
+                .freezes
+                .iter()
+                .filter(|freeze| freeze.key() != operator.now.key());
             let (mut standing, jobs) = match asked.others {
                 true => place.read(others).await?,
                 false => (Vec::new(), Vec::new()),
@@ -203,7 +233,13 @@ impl Live {
             return Ok((standing, jobs, Vec::new()));
         }
         let target = Changed {
-            object: Object::of("postgresql.cnpg.io", "v1", "Cluster", "clusters", &self.settings.target_cluster),
+            object: Object::of(
+                "postgresql.cnpg.io",
+                "v1",
+                "Cluster",
+                "clusters",
+                &self.settings.target_cluster,
+            ),
             metadata: cluster.metadata.clone(),
             for_good: true,
         };
@@ -211,11 +247,22 @@ impl Live {
         let (mut cron_jobs, mut labels) = (Vec::new(), None);
         if route == Route::Config {
             changed.extend(application.iter().cloned());
-            cron_jobs = self.settings.app_cronjobs.0.iter().map(ToString::to_string).collect();
+            cron_jobs = self
+                .settings
+                .app_cronjobs
+                .0
+                .iter()
+                .map(ToString::to_string)
+                .collect();
             labels = shared::kubernetes::workloads::selector(&self.settings.apps.0);
         }
         let found = place
-            .find(&changed, &self.settings.argocd_namespace, &cron_jobs, labels.as_deref())
+            .find(
+                &changed,
+                &self.settings.argocd_namespace,
+                &cron_jobs,
+                labels.as_deref(),
+            )
             .await?;
         let standing = [operator].into_iter().chain(found.standing).collect();
         Ok((standing, Vec::new(), found.findings))
@@ -223,10 +270,18 @@ impl Live {
 
     /// Clients that were seen at the source after its sessions were ended, so far.
     async fn came_back(&mut self, journal: &Journal, seen: &Observation) -> Vec<String> {
-        let mut all = self.last.as_ref().map_or_else(Vec::new, |last| last.stragglers.clone());
-        let Some(source) = seen.source.answer() else { return all };
+        let mut all = self
+            .last
+            .as_ref()
+            .map_or_else(Vec::new, |last| last.stragglers.clone());
+        let Some(source) = seen.source.answer() else {
+            return all;
+        };
         // Asked from the start on, so that the names are known when clients wait.
-        let names = self.pods.named(&self.run.client, &self.run.namespace, &source.clients).await;
+        let names = self
+            .pods
+            .named(&self.run.client, &self.run.namespace, &source.clients)
+            .await;
         if journal.marker.is_some() {
             all.extend(names);
             all.sort_unstable();
@@ -244,7 +299,8 @@ async fn when<T: Default>(asked: bool, question: impl Future<Output = Result<T>>
     }
 }
 
-/// Silence is part of a look; what a person must mend (a password, a certificate) is an error while nothing was touched.
+/// Silence is part of a look; what a person must mend (a password, a certificate) is an error while
+/// nothing was touched.
 fn sight<S: Dial, T>(seen: Result<T>, line: &mut Line<S>, began: bool) -> Result<Sight<T>> {
     match seen {
         Ok(seen) => Ok(Sight::Answers(seen)),
@@ -256,8 +312,12 @@ fn sight<S: Dial, T>(seen: Result<T>, line: &mut Line<S>, began: bool) -> Result
     }
 }
 
-/// As [`sight`]: a console that refuses the password is a wrong setting, one that does not answer is part of the look.
-fn pooler_sights(asked: Vec<(String, Result<PoolerState>)>, began: bool) -> Result<Vec<PoolerSeen>> {
+/// As [`sight`]: a console that refuses the password is a wrong setting, one that does not answer
+/// is part of the look.
+fn pooler_sights(
+    asked: Vec<(String, Result<PoolerState>)>,
+    began: bool,
+) -> Result<Vec<PoolerSeen>> {
     let sight = |(pod, state): (String, Result<PoolerState>)| match state {
         Ok(state) => Ok(PoolerSeen {
             pod,
@@ -280,7 +340,10 @@ fn heeded(error: Error) -> Result<String> {
     }
 }
 
-async fn see<S: Dial, T>(line: &mut Line<S>, question: impl AsyncFnOnce(&S) -> Result<T>) -> Result<T> {
+async fn see<S: Dial, T>(
+    line: &mut Line<S>,
+    question: impl AsyncFnOnce(&S) -> Result<T>,
+) -> Result<T> {
     let session = line.open().await?;
     limited(question(session)).await
 }
@@ -290,7 +353,8 @@ where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
     kubernetes::get(api, name).await?.ok_or_else(|| {
-        Error::config(format!("the {} {name} does not exist", K::kind(&())))
-            .hint(format!("correct {setting} in the ConfigMap replica-migration"))
+        Error::config(format!("the {} {name} does not exist", K::kind(&()))).hint(format!(
+            "correct {setting} in the ConfigMap replica-migration"
+        ))
     })
 }

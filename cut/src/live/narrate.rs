@@ -25,26 +25,39 @@ impl Live {
             Action::Freeze(key) => format!("keeping still: {key}"),
             Action::Thaw(key) => format!("giving back: {key}"),
             Action::Checkpoint => {
-                "checkpoint on the source, restartpoint on the target, so that those in the downtime are short".to_owned()
+                "checkpoint on the source, restartpoint on the target, so that those in the \
+                 downtime are short"
+                    .to_owned()
             }
-            Action::PausePoolers => "pausing the old poolers: their clients wait from here on".to_owned(),
-            Action::Hold => "setting pause and read-only in patroni again: somebody had lifted them".to_owned(),
+            Action::PausePoolers => {
+                "pausing the old poolers: their clients wait from here on".to_owned()
+            }
+            Action::Hold => "setting pause and read-only in patroni again: somebody had lifted \
+                them"
+                .to_owned(),
             Action::Block => format!("blocking writes at {source}: patroni's pause and read-only"),
             Action::EndSessions => "ending the client sessions of the source".to_owned(),
             Action::Fence(_) => "stopping the source's server".to_owned(),
             Action::Promote => format!("promoting {target}"),
             Action::ProveWrite => format!("proving a write on {target}"),
             Action::Route => "pointing the application to the target".to_owned(),
-            Action::ScaleDown => "scaling the application to 0 again: it was started with its old configuration".to_owned(),
+            Action::ScaleDown => "scaling the application to 0 again: it was started with its old \
+                configuration"
+                .to_owned(),
             Action::TurnServices => format!("turning the Services of {source} to {target}"),
             Action::ResumePoolers => "letting the clients of the old poolers through".to_owned(),
-            Action::EndReaders => "ending the sessions that still read from the source's standbys".to_owned(),
+            Action::EndReaders => "ending the sessions that still read from the source's \
+                standbys"
+                .to_owned(),
             Action::ScaleUp => "scaling the application to its recorded replicas".to_owned(),
             Action::WriteReceipt => "writing the receipt".to_owned(),
             Action::RestartSource => "going back: starting the source's server".to_owned(),
             Action::Unblock => "going back: lifting pause and read-only at the source".to_owned(),
             Action::Unroute => "going back: pointing the application to the source".to_owned(),
-            Action::ReturnServices => format!("going back: leading the Services of {source} to it again"),
+            Action::ReturnServices => format!(
+                "going back: leading the Services of {source} to it \
+                again"
+            ),
             // Repeated every few milliseconds until the shutdown checkpoint has arrived.
             Action::Restartpoint => return,
         };
@@ -56,15 +69,25 @@ impl Live {
         let report = &self.run.report;
         let route = journal.started.as_ref().map(|start| start.route);
         let at = fact.at().unwrap_or_else(now);
-        let since_block = journal.blocked.map_or(0, |blocked| at.duration_since(blocked).as_millis());
+        let since_block = journal
+            .blocked
+            .map_or(0, |blocked| at.duration_since(blocked).as_millis());
         match fact {
             Fact::Started(start) => {
                 report.step("Started", started(start));
                 self.narrate_warnings();
             }
             Fact::Anew | Fact::Finished(_) => {}
-            Fact::Blocked(_) => report.step("Blocking", "DOWNTIME BEGINS: from here on writes wait or are refused"),
-            Fact::Checkpointed(_) => report.step("Checkpointed", "both sides have just written a checkpoint"),
+            Fact::Blocked(_) => report.step(
+                "Blocking",
+                "DOWNTIME BEGINS: from here on writes wait \
+                or are refused",
+            ),
+            Fact::Checkpointed(_) => report.step(
+                "Checkpointed",
+                "both sides have just written a \
+                checkpoint",
+            ),
             Fact::Marker(marker) => {
                 report.step(
                     "WritesBlocked",
@@ -80,20 +103,28 @@ impl Live {
             }
             Fact::Fenced(_) => report.step(
                 "CaughtUp",
-                format!("+{since_block} ms the target has replayed the marker; from here the source is stopped"),
+                format!(
+                    "+{since_block} ms the target has replayed the marker; from here the \
+                    source is stopped"
+                ),
             ),
             Fact::Promotion(promotion) => {
-                report.fact("shutdown_checkpoint", promotion.shutdown_checkpoint.to_string());
+                report.fact(
+                    "shutdown_checkpoint",
+                    promotion.shutdown_checkpoint.to_string(),
+                );
                 report.step(
                     "Fenced",
                     format!(
-                        "+{since_block} ms the source is down; its shutdown checkpoint {} is the last record and the target has replayed it (to {}): nothing is missing",
+                        "+{since_block} ms the source is down; its shutdown checkpoint {} is the \
+                         last record and the target has replayed it (to {}): nothing is missing",
                         promotion.shutdown_checkpoint, promotion.replayed
                     ),
                 );
                 report.step(
                     "PointOfNoReturn",
-                    "POINT OF NO RETURN: the promotion is recorded, from here there is only forward",
+                    "POINT OF NO RETURN: the promotion is recorded, from here there is only \
+                     forward",
                 );
             }
             Fact::Promoted(promoted) => {
@@ -105,7 +136,8 @@ impl Live {
                 report.step(
                     "Promoted",
                     format!(
-                        "+{since_block} ms the target is primary on timeline {}{restart}, a write is proved",
+                        "+{since_block} ms the target is primary on timeline {}{restart}, a write \
+                         is proved",
                         promoted.timeline
                     ),
                 );
@@ -120,25 +152,48 @@ impl Live {
             Fact::Serving(_) => {
                 report.fact("downtime_ms", json!(since_block));
                 let what = match route {
-                    Some(Route::Service) => "the old poolers let their clients through to the target",
+                    Some(Route::Service) => {
+                        "the old poolers let their clients through to the \
+                        target"
+                    }
                     _ => "the application is ready on the target",
                 };
-                report.step("Serving", format!("DOWNTIME ENDS: {what}, {since_block} ms after the block"));
+                report.step(
+                    "Serving",
+                    format!(
+                        "DOWNTIME ENDS: {what}, {since_block} ms after the \
+                    block"
+                    ),
+                );
             }
             Fact::Readers(readers) => {
                 if !readers.ended.is_empty() {
                     let names = listed(&readers.ended);
-                    report.step("ReadersEnded", format!("sessions at the source's standbys were ended: {names}"));
+                    report.step(
+                        "ReadersEnded",
+                        format!(
+                            "sessions at the source's standbys were \
+                        ended: {names}"
+                        ),
+                    );
                 }
             }
-            Fact::GoingBack(back) => report.warning("GoingBack", format!("GOING BACK: {}", back.reason)),
+            Fact::GoingBack(back) => {
+                report.warning("GoingBack", format!("GOING BACK: {}", back.reason))
+            }
             Fact::Returned(_) => {
                 let after = if journal.blocked.is_some() {
                     format!("DOWNTIME ENDS after {since_block} ms: ")
                 } else {
                     String::new()
                 };
-                report.step("Returned", format!("{after}the application runs on the source as before"));
+                report.step(
+                    "Returned",
+                    format!(
+                        "{after}the application runs on the source as \
+                    before"
+                    ),
+                );
             }
         }
     }
@@ -149,15 +204,23 @@ impl Live {
             return;
         };
         let report = &self.run.report;
-        if let (Some(blocked), Some(serving), Some(promoted)) = (journal.blocked, journal.serving, &journal.promoted) {
-            report.fact("downtime_ms", serving.duration_since(blocked).as_millis() as u64);
+        if let (Some(blocked), Some(serving), Some(promoted)) =
+            (journal.blocked, journal.serving, &journal.promoted)
+        {
+            report.fact(
+                "downtime_ms",
+                serving.duration_since(blocked).as_millis() as u64,
+            );
             report.fact("timeline", promoted.timeline.0);
         }
         report.info(self.receipt());
     }
 
     fn receipt(&self) -> String {
-        let (name, namespace) = (receipt_of_cut(&self.settings.target_cluster), &self.run.namespace);
+        let (name, namespace) = (
+            receipt_of_cut(&self.settings.target_cluster),
+            &self.run.namespace,
+        );
         format!("receipt: kubectl get configmap {name} -n {namespace} -o yaml")
     }
 
@@ -170,27 +233,42 @@ impl Live {
         }
     }
 
-    /// Who came back to the source after its sessions were ended: their writes are refused, and somebody should know them.
+    /// Who came back to the source after its sessions were ended: their writes are refused, and
+    /// somebody should know them.
     pub(super) fn narrate_stragglers(&self, now: &[String]) {
         let before = self.last.as_ref().map_or(&[][..], |last| &last.stragglers);
-        let new: Vec<String> = now.iter().filter(|name| !before.contains(name)).cloned().collect();
+        let new: Vec<String> = now
+            .iter()
+            .filter(|name| !before.contains(name))
+            .cloned()
+            .collect();
         if !new.is_empty() {
-            self.run.report.info(format!("came back to the source: {}", listed(&new)));
+            self.run
+                .report
+                .info(format!("came back to the source: {}", listed(&new)));
         }
     }
 
     /// An abort that comes too late is answered, once.
     pub(super) fn narrate_late_abort(&mut self, journal: &Journal, seen: &Observation) {
-        if let Some(why) = seen.abort.as_ref().filter(|_| journal.past_return() && !self.told_too_late) {
+        if let Some(why) = seen
+            .abort
+            .as_ref()
+            .filter(|_| journal.past_return() && !self.told_too_late)
+        {
             self.told_too_late = true;
             self.run.report.warning(
                 "TooLateToGoBack",
-                format!("{why}, and that is no longer possible: the promotion is recorded, the target may have taken writes; going on"),
+                format!(
+                    "{why}, and that is no longer possible: the promotion is recorded, the \
+                    target may have taken writes; going on"
+                ),
             );
         }
     }
 
-    /// The fields that stay as they are, because their owners would undo the cut, and how they are given back one day.
+    /// The fields that stay as they are, because their owners would undo the cut, and how they are
+    /// given back one day.
     fn narrate_what_stays(&self, start: &Start) {
         let ours = start
             .freezes
@@ -211,7 +289,11 @@ impl Live {
 
     /// The receipt, immutable; a rerun finds it written.
     pub(super) async fn write_receipt(&self, start: &Start) -> Result<Fact> {
-        let journal = self.record.as_ref().map(|record| record.facts.clone()).unwrap_or_default();
+        let journal = self
+            .record
+            .as_ref()
+            .map(|record| record.facts.clone())
+            .unwrap_or_default();
         receipt::write(
             &self.run.client,
             &self.run.namespace,
@@ -233,7 +315,8 @@ fn started(start: &Start) -> String {
         Route::Service => "by the source's Services",
     };
     format!(
-        "recorded: system {}, timeline {}, leader {}, {} workloads with {pods} replicas, route {route}, to be kept still: {}",
+        "recorded: system {}, timeline {}, leader {}, {} workloads with {pods} replicas, route \
+         {route}, to be kept still: {}",
         start.source.system_identifier,
         start.source.timeline,
         start.leader,

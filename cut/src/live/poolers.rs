@@ -31,10 +31,12 @@ impl Poolers {
     /// Asks every pod for its state, at the same time.
     pub async fn look(&mut self, pods: &[PoolerPod]) -> Vec<(String, Result<PoolerState>)> {
         let none: Text = "pgbouncer".parse().expect("a name that is not empty");
-        self.lines.retain(|name, _| pods.iter().any(|pod| pod.name == *name));
+        self.lines
+            .retain(|name, _| pods.iter().any(|pod| pod.name == *name));
         for pod in pods {
             let line = self.lines.entry(pod.name.clone());
-            line.or_insert_with(|| Line::new(self.login.clone(), &none)).lead_to(pod.address);
+            line.or_insert_with(|| Line::new(self.login.clone(), &none))
+                .lead_to(pod.address);
         }
         let each = self.lines.iter_mut().map(|(pod, line)| async move {
             let asked = async { limited(line.open().await?.state()).await }.await;
@@ -48,13 +50,16 @@ impl Poolers {
 
     /// PAUSE at every pod that lets clients through.
     pub async fn pause(&mut self, seen: &[PoolerSeen]) -> Result<()> {
-        let each = self.meant(seen, |state| state == PoolerState::Serving).map(|line| async move {
-            // A console that still waits for the end of a transaction answers nothing else: the next look opens another.
-            if !line.session()?.pause().await? {
-                line.forget();
-            }
-            Ok(())
-        });
+        let each = self
+            .meant(seen, |state| state == PoolerState::Serving)
+            .map(|line| async move {
+                // A console that still waits for the end of a transaction answers nothing else: the
+                // next look opens another.
+                if !line.session()?.pause().await? {
+                    line.forget();
+                }
+                Ok(())
+            });
         futures::future::join_all(each).await.into_iter().collect()
     }
 
@@ -66,7 +71,11 @@ impl Poolers {
         futures::future::join_all(each).await.into_iter().collect()
     }
 
-    fn meant(&mut self, seen: &[PoolerSeen], is: impl Fn(PoolerState) -> bool) -> impl Iterator<Item = &mut Line<Console>> {
+    fn meant(
+        &mut self,
+        seen: &[PoolerSeen],
+        is: impl Fn(PoolerState) -> bool,
+    ) -> impl Iterator<Item = &mut Line<Console>> {
         let is_meant = move |pod: &str| {
             let states = seen
                 .iter()
@@ -74,7 +83,10 @@ impl Poolers {
                 .filter_map(|pooler| pooler.state.answer());
             states.copied().any(&is)
         };
-        self.lines.iter_mut().filter(move |(pod, _)| is_meant(pod)).map(|(_, line)| line)
+        self.lines
+            .iter_mut()
+            .filter(move |(pod, _)| is_meant(pod))
+            .map(|(_, line)| line)
     }
 }
 

@@ -21,7 +21,11 @@ pub async fn source(source: &Source) -> Result<SourceSeen> {
         source.client_sessions(),
         source.incarnation()
     )?;
-    let insert = if standby { None } else { Some(source.insert_lsn().await?) };
+    let insert = if standby {
+        None
+    } else {
+        Some(source.insert_lsn().await?)
+    };
     Ok(SourceSeen {
         identity,
         primary: !standby,
@@ -34,7 +38,8 @@ pub async fn source(source: &Source) -> Result<SourceSeen> {
 
 /// The target.
 pub async fn target(target: &Target) -> Result<TargetSeen> {
-    // Control first, replay after it: were replay read first, it could be older than the checkpoint it is compared with.
+    // Control first, replay after it: were replay read first, it could be older than the checkpoint
+    // it is compared with.
     let (control, identity, in_recovery, running, segment_bytes) = futures::try_join!(
         target.control_checkpoint(),
         target.identity(),
@@ -53,8 +58,8 @@ pub async fn target(target: &Target) -> Result<TargetSeen> {
     })
 }
 
-/// Who answers behind the source's Service: each time a new connection, because an old one stays where it is. It shows the
-/// target's certificate, which does not know this name.
+/// Who answers behind the source's Service: each time a new connection, because an old one stays
+/// where it is. It shows the target's certificate, which does not know this name.
 pub async fn door(service: &Connection, target: &Connection, database: &Text) -> Result<DoorSeen> {
     let mut at = target.clone();
     (at.host, at.hostaddr, at.port) = (service.host.clone(), service.hostaddr, service.port);
@@ -73,10 +78,17 @@ pub async fn door(service: &Connection, target: &Connection, database: &Text) ->
 }
 
 /// Patroni, by every member's own word.
-pub async fn patroni(patroni: &Patroni, client: &Client, namespace: &str, cluster: &Name) -> Result<(PatroniSeen, Vec<Member>)> {
+pub async fn patroni(
+    patroni: &Patroni,
+    client: &Client,
+    namespace: &str,
+    cluster: &Name,
+) -> Result<(PatroniSeen, Vec<Member>)> {
     let members = patroni::members(client, namespace, cluster).await?;
     let Some(first) = members.first() else {
-        return Err(Error::transient(format!("no member of {cluster} has introduced itself")));
+        return Err(Error::transient(format!(
+            "no member of {cluster} has introduced itself"
+        )));
     };
     let states = futures::future::join_all(members.iter().map(|member| patroni.state(member)));
     let (config, states) = futures::join!(config_of_any(patroni, &members, first), states);
@@ -90,7 +102,10 @@ pub async fn patroni(patroni: &Patroni, client: &Client, namespace: &str, cluste
                 Value::Bool(on) => Some(if *on { "on" } else { "off" }.to_owned()),
                 _ => None,
             }),
-        leader: members.iter().find(|member| member.leader).map(|member| member.name.clone()),
+        leader: members
+            .iter()
+            .find(|member| member.leader)
+            .map(|member| member.name.clone()),
         primaries: Vec::new(),
         unlocked: false,
         starting: false,

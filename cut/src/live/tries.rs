@@ -1,5 +1,5 @@
-//! What comes behind the point of no return is tried before anything is touched: a policy that forbids it, or a webhook that is
-//! away, would be met there with the application stopped.
+//! What comes behind the point of no return is tried before anything is touched: a policy that
+//! forbids it, or a webhook that is away, would be met there with the application stopped.
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
@@ -19,7 +19,9 @@ impl Live {
     /// # Errors
     /// What would have stopped the cut.
     pub async fn try_late_changes(&self) -> Result<()> {
-        self.tried().await.context("trying what the cut changes at its end")
+        self.tried()
+            .await
+            .context("trying what the cut changes at its end")
     }
 
     async fn tried(&self) -> Result<()> {
@@ -37,9 +39,10 @@ impl Live {
                 }
             }
         }
-        self.run
-            .report
-            .info("the promotion and the change of route would be let through: the API server was asked, and kept nothing");
+        self.run.report.info(
+            "the promotion and the change of route would be let through: the API server was \
+                asked, and kept nothing",
+        );
         Ok(())
     }
 }

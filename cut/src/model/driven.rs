@@ -1,4 +1,5 @@
-//! The real `drive` over the small world, alone: from its start to its end, and with an effect that it is not allowed.
+//! The real `drive` over the small world, alone: from its start to its end, and with an effect that
+//! it is not allowed.
 
 use shared::{
     config::Route,
@@ -48,7 +49,8 @@ impl World for Driven {
         if self.forbidden && *action == Action::Block {
             (self.world.paused, self.world.read_only) = (true, true);
             return Err(Error::config(
-                "kubernetes api: deployments.apps is forbidden: cannot patch resource deployments/scale",
+                "kubernetes api: deployments.apps is forbidden: cannot patch resource \
+                 deployments/scale",
             ));
         }
         let versions = Versions::of(&self.world);
@@ -70,7 +72,9 @@ impl World for Driven {
 pub fn journals(route: Route) -> Vec<Journal> {
     let mut driven = Driven::new(route, false);
     let limits = driven.world.limits();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     runtime.block_on(drive(&mut driven, &limits)).unwrap();
     driven.journals
 }

@@ -30,10 +30,17 @@ impl Versions {
 
 impl World {
     /// An effect; returns the fact that it leaves.
-    pub fn perform(&mut self, action: &Action, start: &Start, seen: Option<Versions>) -> Option<Fact> {
+    pub fn perform(
+        &mut self,
+        action: &Action,
+        start: &Start,
+        seen: Option<Versions>,
+    ) -> Option<Fact> {
         self.recorded_first(action);
         match action {
-            Action::Freeze(key) | Action::Thaw(key) => self.set_field(key, start, matches!(action, Action::Freeze(_)), seen),
+            Action::Freeze(key) | Action::Thaw(key) => {
+                self.set_field(key, start, matches!(action, Action::Freeze(_)), seen)
+            }
             Action::Checkpoint => return Some(Fact::Checkpointed(at(0))),
             Action::PausePoolers => self.held_back = true,
             Action::Hold => (self.paused, self.read_only) = (true, true),
@@ -57,7 +64,12 @@ impl World {
                 self.source_up = false;
             }
             Action::EndSessions | Action::Fence(_) => {}
-            Action::Restartpoint => self.control = self.wal[..self.replayed].iter().rposition(|r| *r == Wal::Shutdown).or(self.control),
+            Action::Restartpoint => {
+                self.control = self.wal[..self.replayed]
+                    .iter()
+                    .rposition(|r| *r == Wal::Shutdown)
+                    .or(self.control)
+            }
             Action::Promote => self.follows = false,
             Action::ProveWrite if self.primary => {
                 self.target_wrote = true;
@@ -92,7 +104,8 @@ impl World {
             }
             Action::Unblock => {
                 self.reopened();
-                (self.paused, self.read_only) = (start.paused == Some(true), start.read_only.is_some());
+                (self.paused, self.read_only) =
+                    (start.paused == Some(true), start.read_only.is_some());
             }
         }
         None
@@ -106,23 +119,28 @@ impl World {
             Action::Fence(_) => journal.fenced.is_some(),
             Action::Promote | Action::TurnServices | Action::ProveWrite => journal.past_return(),
             Action::Route | Action::ScaleDown => journal.promoted.is_some(),
-            Action::RestartSource | Action::Unblock | Action::Unroute | Action::ReturnServices => journal.going_back.is_some(),
+            Action::RestartSource | Action::Unblock | Action::Unroute | Action::ReturnServices => {
+                journal.going_back.is_some()
+            }
             _ => journal.started.is_some(),
         };
         if !recorded {
-            self.wrong.get_or_insert("S5: an effect came before its record");
+            self.wrong
+                .get_or_insert("S5: an effect came before its record");
         }
     }
 
     /// S4: after the point of no return nobody of ours reopens the source.
     fn reopened(&mut self) {
         if self.journal().past_return() {
-            self.wrong.get_or_insert("S4: the source is reopened after the point of no return");
+            self.wrong
+                .get_or_insert("S4: the source is reopened after the point of no return");
         }
     }
 
-    /// S9: the pause is lifted when the primary that runs is the leader's; after a while it is, whatever Patroni says. Between a look
-    /// and the effect no order of steps helps against a lock that goes, so this is asked of drivers that see what is.
+    /// S9: the pause is lifted when the primary that runs is the leader's; after a while it is,
+    /// whatever Patroni says. Between a look and the effect no order of steps helps against a lock
+    /// that goes, so this is asked of drivers that see what is.
     pub fn led_by_its_leader(&mut self, action: &Action) {
         let now = at(i64::from(self.clock) * 1_000);
         let just_now = self.journal().going_back.is_some_and(|back| back.at == now);
@@ -135,16 +153,21 @@ impl World {
     /// S7: clients are let through to the target only when its restart is over.
     fn traffic(&mut self, to_target: bool) {
         if to_target && !(self.primary && self.restarted) {
-            self.wrong
-                .get_or_insert("S7: traffic is let through to a target that is no restarted primary");
+            self.wrong.get_or_insert(
+                "S7: traffic is let through to a target that is no restarted primary",
+            );
         }
         if !to_target && self.journal().past_return() {
-            self.wrong.get_or_insert("S7: traffic is let through to the source that was left");
+            self.wrong
+                .get_or_insert("S7: traffic is let through to the source that was left");
         }
     }
 
     fn set_field(&mut self, key: &str, start: &Start, frozen: bool, seen: Option<Versions>) {
-        let recorded = start.freezes.iter().find(|freeze: &&Freeze| freeze.key() == key);
+        let recorded = start
+            .freezes
+            .iter()
+            .find(|freeze: &&Freeze| freeze.key() == key);
         let set = recorded.is_some_and(|freeze| frozen || freeze.was == freeze.frozen);
         let operator = key.starts_with("postgresql");
         let (object, version) = match operator {
@@ -165,7 +188,8 @@ impl World {
         }
     }
 
-    /// Who runs the application's pods comes to it. What was asked for and taken back meanwhile has never been.
+    /// Who runs the application's pods comes to it. What was asked for and taken back meanwhile has
+    /// never been.
     pub fn follow(&mut self) {
         self.followed = true;
         if self.pods != self.scaled.set {
@@ -199,9 +223,15 @@ impl World {
             return Some("S1: source and target both accept writes".into());
         }
         let written = self.wal.iter().filter(|r| **r == Wal::Write).count();
-        let survived = self.wal[..self.replayed].iter().filter(|r| **r == Wal::Write).count();
+        let survived = self.wal[..self.replayed]
+            .iter()
+            .filter(|r| **r == Wal::Write)
+            .count();
         if self.primary && survived < written {
-            return Some(format!("S2: {} acknowledged writes are missing on the target", written - survived));
+            return Some(format!(
+                "S2: {} acknowledged writes are missing on the target",
+                written - survived
+            ));
         }
         if self.follows && self.paused && self.journal().started.is_none() {
             return Some("S3: the source is blocked and nothing is recorded".into());
@@ -212,11 +242,18 @@ impl World {
     /// What must hold when a driver has ended without a cut.
     pub fn restored(&self) -> Option<String> {
         if self.held_back {
-            return Some(format!("S8: an end without a cut leaves a pooler paused: {self:?}"));
+            return Some(format!(
+                "S8: an end without a cut leaves a pooler paused: {self:?}"
+            ));
         }
         // Before the block Patroni's election is nobody's but Patroni's.
         let elected = !self.standby || !self.has(|journal| journal.blocked.is_some());
-        let source = self.source_up && elected && !self.paused && !self.read_only && !self.operator.set && !self.scaler.set;
+        let source = self.source_up
+            && elected
+            && !self.paused
+            && !self.read_only
+            && !self.operator.set
+            && !self.scaler.set;
         let ok = source && self.scaled.set && !self.routed && self.turned == 0;
         (!ok).then(|| format!("S3: an end without a cut leaves {self:?}"))
     }
@@ -224,7 +261,9 @@ impl World {
     /// What must hold when a driver says that the cut is done.
     pub fn cut(&self) -> Option<String> {
         if self.held_back {
-            return Some(format!("S8: a finished cut leaves a pooler paused: {self:?}"));
+            return Some(format!(
+                "S8: a finished cut leaves a pooler paused: {self:?}"
+            ));
         }
         let target = self.primary && self.restarted && self.target_wrote;
         let application = match self.route {

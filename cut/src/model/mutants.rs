@@ -25,7 +25,8 @@ pub enum Mutant {
     NoCompareAndSwap,
     /// The Zalando operator is not kept still.
     NoFrozenOperator,
-    /// The autoscaler is not kept still, and nobody looks whether pods came up with the old configuration.
+    /// The autoscaler is not kept still, and nobody looks whether pods came up with the old
+    /// configuration.
     NoFrozenScaler,
     /// Pods that were scaled down are taken to be told to end.
     NoWaitForPods,
@@ -79,7 +80,9 @@ impl Mutant {
     pub fn decide(self, journal: &Journal, seen: &Observation, world: &World) -> Decision {
         let limits = world.limits();
         let decision = decide(journal, seen, &limits);
-        let Some(start) = &journal.started else { return decision };
+        let Some(start) = &journal.started else {
+            return decision;
+        };
         let promotion = || {
             let target = seen.target.answer()?;
             Some(Decision::Record(Fact::Promotion(Promotion {
@@ -91,24 +94,50 @@ impl Mutant {
             })))
         };
         let instead = match (self, &decision) {
-            (Self::NoFence, Decision::Do(Action::Fence(_) | Action::Restartpoint)) if !journal.past_return() => promotion(),
+            (Self::NoFence, Decision::Do(Action::Fence(_) | Action::Restartpoint))
+                if !journal.past_return() =>
+            {
+                promotion()
+            }
             (Self::NoCatchUp, Decision::Do(Action::Restartpoint)) => promotion(),
-            (Self::NoFrozenScaler, Decision::Do(Action::ScaleDown)) => Some(Decision::Record(Fact::Routed(seen.now))),
-            (Self::NoRecordOfTheFence, Decision::Record(Fact::Fenced(fenced))) => Some(Decision::Do(Action::Fence(fenced.incarnation))),
-            (Self::NoRecordOfThePromotion, Decision::Record(Fact::Promotion(_))) if seen.follows => Some(Decision::Do(Action::Promote)),
-            (Self::NoRecordOfTheReturn, Decision::Record(Fact::GoingBack(_))) => Some(back(journal, start, seen)),
-            (Self::NoDoor, Decision::Wait(why)) if why.contains("does not lead") => Some(Decision::Record(Fact::Routed(seen.now))),
-            (Self::NoLeaderLock, Decision::Wait(why)) if why.contains("patroni has not") => Some(Decision::Do(Action::Unblock)),
-            (Self::NoElection, Decision::Do(Action::Unblock)) if seen.source.answer().is_some_and(|source| !source.primary) => {
+            (Self::NoFrozenScaler, Decision::Do(Action::ScaleDown)) => {
+                Some(Decision::Record(Fact::Routed(seen.now)))
+            }
+            (Self::NoRecordOfTheFence, Decision::Record(Fact::Fenced(fenced))) => {
+                Some(Decision::Do(Action::Fence(fenced.incarnation)))
+            }
+            (Self::NoRecordOfThePromotion, Decision::Record(Fact::Promotion(_)))
+                if seen.follows =>
+            {
+                Some(Decision::Do(Action::Promote))
+            }
+            (Self::NoRecordOfTheReturn, Decision::Record(Fact::GoingBack(_))) => {
+                Some(back(journal, start, seen))
+            }
+            (Self::NoDoor, Decision::Wait(why)) if why.contains("does not lead") => {
+                Some(Decision::Record(Fact::Routed(seen.now)))
+            }
+            (Self::NoLeaderLock, Decision::Wait(why)) if why.contains("patroni has not") => {
+                Some(Decision::Do(Action::Unblock))
+            }
+            (Self::NoElection, Decision::Do(Action::Unblock))
+                if seen.source.answer().is_some_and(|source| !source.primary) =>
+            {
                 Some(Decision::Do(Action::RestartSource))
             }
-            (Self::NoResumeOnReturn, Decision::Do(Action::ResumePoolers)) if journal.going_back.is_some() => {
+            (Self::NoResumeOnReturn, Decision::Do(Action::ResumePoolers))
+                if journal.going_back.is_some() =>
+            {
                 Some(match &journal.returned {
                     None => Decision::Record(Fact::Returned(seen.now)),
                     Some(_) => Decision::Refuse("went back".into()),
                 })
             }
-            (Self::NoLateResume, Decision::Do(Action::ResumePoolers)) if journal.finished.is_some() => Some(Decision::Done),
+            (Self::NoLateResume, Decision::Do(Action::ResumePoolers))
+                if journal.finished.is_some() =>
+            {
+                Some(Decision::Done)
+            }
             _ => None,
         };
         instead.unwrap_or(decision)

@@ -13,7 +13,8 @@ use crate::{
 /// Rounds of one driver alone that must be enough to come to an end.
 const ROUNDS_MAX: usize = 200;
 
-/// More than any search of these tests takes: one that does not end must not take the machine's memory.
+/// More than any search of these tests takes: one that does not end must not take the machine's
+/// memory.
 const STATES_MAX: usize = 5_000_000;
 
 /// What a search saw.
@@ -35,7 +36,8 @@ enum Driver {
     Ended,
 }
 
-/// What a driver goes by: numbers of the record and the look, and the versions that its writes carry.
+/// What a driver goes by: numbers of the record and the look, and the versions that its writes
+/// carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Sight {
     journal: usize,
@@ -83,7 +85,10 @@ pub fn search(mutant: Mutant, route: Route, disturbances: u8) -> Found {
     let mut queue = VecDeque::from([0]);
     let mut ends = 0;
     while let Some(index) = queue.pop_front() {
-        assert!(search.states.len() < STATES_MAX, "{mutant:?} on {route:?} does not come to an end");
+        assert!(
+            search.states.len() < STATES_MAX,
+            "{mutant:?} on {route:?} does not come to an end"
+        );
         let state = search.states[index].clone();
         for (step, next) in search.steps(&state) {
             let mut next = match next {
@@ -125,7 +130,11 @@ impl Search {
             index = *parent;
         }
         steps.reverse();
-        let trace: Vec<String> = steps.iter().enumerate().map(|(n, step)| format!("  {}. {step}", n + 1)).collect();
+        let trace: Vec<String> = steps
+            .iter()
+            .enumerate()
+            .map(|(n, step)| format!("  {}. {step}", n + 1))
+            .collect();
         Found {
             states: self.states.len(),
             ends,
@@ -135,7 +144,11 @@ impl Search {
 
     /// Everything that can happen next; an end that breaks a promise is an error.
     fn steps(&mut self, state: &State) -> Vec<Step> {
-        let happens = state.world.course().into_iter().chain(state.world.disturbances());
+        let happens = state
+            .world
+            .course()
+            .into_iter()
+            .chain(state.world.disturbances());
         let mut next: Vec<Step> = happens
             .map(|(name, world)| {
                 let drivers = state.drivers;
@@ -154,7 +167,10 @@ impl Search {
             Driver::Ended => return Vec::new(),
             Driver::Ready => {
                 let (decision, next) = self.look(state, driver);
-                return vec![(format!("the {name} cutover looks and decides: {decision}"), next)];
+                return vec![(
+                    format!("the {name} cutover looks and decides: {decision}"),
+                    next,
+                )];
             }
             Driver::Decided(sight) => sight,
         };
@@ -167,7 +183,10 @@ impl Search {
         if state.world.may(Disturbance::LostAnswer) {
             let mut lost = self.act(state, driver, sight, false);
             lost.world.spend(Disturbance::LostAnswer);
-            next.push((format!("the {name} cutover acts and the answer is lost: {doing}"), Ok(lost)));
+            next.push((
+                format!("the {name} cutover acts and the answer is lost: {doing}"),
+                Ok(lost),
+            ));
         }
         if state.world.may(Disturbance::Crash) {
             let mut crashed = state.clone();
@@ -178,14 +197,21 @@ impl Search {
                 Ok(crashed),
             ));
         }
-        if matches!(decision, Decision::Do(Action::TurnServices | Action::ReturnServices)) && state.world.may(Disturbance::HalfDone) {
+        if matches!(
+            decision,
+            Decision::Do(Action::TurnServices | Action::ReturnServices)
+        ) && state.world.may(Disturbance::HalfDone)
+        {
             let mut half = self.act(state, driver, sight, false);
             half.world.turned = match half.world.turned {
                 0 => state.world.turned.min(1),
                 _ => state.world.turned.max(1),
             };
             half.world.spend(Disturbance::HalfDone);
-            next.push((format!("the {name} cutover is killed in the middle of it: {doing}"), Ok(half)));
+            next.push((
+                format!("the {name} cutover is killed in the middle of it: {doing}"),
+                Ok(half),
+            ));
         }
         next
     }
@@ -195,7 +221,8 @@ impl Search {
         let look = match self.numbers.get(&world.visible()) {
             Some(look) => *look,
             None => {
-                self.looks.push(self.mutant.blinded(world.look(), &self.states[0].world));
+                self.looks
+                    .push(self.mutant.blinded(world.look(), &self.states[0].world));
                 self.numbers.insert(world.visible(), self.looks.len() - 1);
                 self.looks.len() - 1
             }
@@ -210,13 +237,17 @@ impl Search {
         let mut next = state.clone();
         let broken = match &decision {
             Decision::Done => next.world.cut().filter(|_| alone(&next, driver)),
-            Decision::Refuse(_) | Decision::NotReady(_) if world.has(|journal| journal.started.is_some()) => {
+            Decision::Refuse(_) | Decision::NotReady(_)
+                if world.has(|journal| journal.started.is_some()) =>
+            {
                 next.world.restored().filter(|_| alone(&next, driver))
             }
             _ => None,
         };
         next.drivers[driver] = match &decision {
-            Decision::Done | Decision::Refuse(_) | Decision::NotReady(_) | Decision::Alarm(_) => Driver::Ended,
+            Decision::Done | Decision::Refuse(_) | Decision::NotReady(_) | Decision::Alarm(_) => {
+                Driver::Ended
+            }
             Decision::Wait(_) => Driver::Ready,
             Decision::Record(_) | Decision::Do(_) => Driver::Decided(sight),
         };
@@ -226,10 +257,14 @@ impl Search {
     fn decision(&mut self, world: &World, sight: Sight) -> Decision {
         let (mutant, looks) = (self.mutant, &self.looks);
         let decide = || mutant.decide(&World::journal_of(sight.journal), &looks[sight.look], world);
-        self.decisions.entry((sight.journal, sight.look)).or_insert_with(decide).clone()
+        self.decisions
+            .entry((sight.journal, sight.look))
+            .or_insert_with(decide)
+            .clone()
     }
 
-    /// As `drive::follow`: what was recorded leads to the next decision on the same look, an effect to a new look.
+    /// As `drive::follow`: what was recorded leads to the next decision on the same look, an effect
+    /// to a new look.
     fn act(&mut self, state: &State, driver: usize, sight: Sight, answered: bool) -> State {
         let mut next = state.clone();
         let checked = self.mutant != Mutant::NoCompareAndSwap;
@@ -242,7 +277,8 @@ impl Search {
                     read: next.world.version,
                     ..sight
                 };
-                let goes_on = |decision: Decision| matches!(decision, Decision::Record(_) | Decision::Do(_));
+                let goes_on =
+                    |decision: Decision| matches!(decision, Decision::Record(_) | Decision::Do(_));
                 if written && answered && goes_on(self.decision(&state.world, after)) {
                     next.drivers[driver] = Driver::Decided(after);
                 }
@@ -292,7 +328,8 @@ impl Search {
             }
             state = next?;
             // Time passes while one waits, or tries the same thing again and again.
-            let waits = step.contains("Wait(") && !trail.iter().any(|before: &String| before.contains("Wait("));
+            let waits = step.contains("Wait(")
+                && !trail.iter().any(|before: &String| before.contains("Wait("));
             state.world.clock += u8::from(waits || trail.len() % 60 == 59);
             trail.push(step);
         }
@@ -303,7 +340,8 @@ impl Search {
     }
 }
 
-/// Nobody else is in the middle of something: what another driver is about to do is not this one's end.
+/// Nobody else is in the middle of something: what another driver is about to do is not this one's
+/// end.
 fn alone(state: &State, driver: usize) -> bool {
     matches!(state.drivers[1 - driver], Driver::Ended)
 }

@@ -22,7 +22,9 @@ use crate::{
     decision::Limits,
     freeze::{Freeze, Object, Standing},
     journal::{AppConfig, Fact, Journal},
-    observation::{DoorSeen, Observation, PatroniSeen, PoolerSeen, PoolerState, Sight, SourceSeen, TargetSeen},
+    observation::{
+        DoorSeen, Observation, PatroniSeen, PoolerSeen, PoolerState, Sight, SourceSeen, TargetSeen,
+    },
 };
 
 /// A WAL record. Each takes 120 bytes here, so that positions are exact and none crosses a page.
@@ -62,13 +64,15 @@ pub struct World {
     pub route: Route,
     pub wal: Vec<Wal>,
     pub source_up: bool,
-    /// Its server is a standby: Patroni has lost its DCS and demoted its leader. Only an election makes it a primary again.
+    /// Its server is a standby: Patroni has lost its DCS and demoted its leader. Only an election
+    /// makes it a primary again.
     pub standby: bool,
     pub incarnation: u8,
     pub timeline: u32,
     pub paused: bool,
     pub read_only: bool,
-    /// The server that runs holds the leader lock: Patroni gives it up for a stopped one, and takes it again when its loop comes.
+    /// The server that runs holds the leader lock: Patroni gives it up for a stopped one, and takes
+    /// it again when its loop comes.
     pub locked: bool,
     /// The Zalando operator's annotation.
     pub operator: Versioned,
@@ -114,10 +118,13 @@ thread_local! {
 
 pub fn number_of(journal: Journal) -> usize {
     JOURNALS.with_borrow_mut(|journals| {
-        journals.iter().position(|known| *known == journal).unwrap_or_else(|| {
-            journals.push(journal);
-            journals.len() - 1
-        })
+        journals
+            .iter()
+            .position(|known| *known == journal)
+            .unwrap_or_else(|| {
+                journals.push(journal);
+                journals.len() - 1
+            })
     })
 }
 
@@ -131,14 +138,23 @@ pub fn start_of(record: usize) -> Lsn {
 
 /// What keeps the autoscaler still.
 pub fn scaler() -> Freeze {
-    let object = Object::of("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", "web");
+    let object = Object::of(
+        "keda.sh",
+        "v1alpha1",
+        "ScaledObject",
+        "scaledobjects",
+        "web",
+    );
     Freeze::annotation(object, "autoscaling.keda.sh/paused", "true", None)
 }
 
 /// The two Services after the cut.
 pub fn selectors() -> BTreeMap<String, Selector> {
     let target = Selector::from([("cnpg.io/cluster".to_owned(), "target".to_owned())]);
-    BTreeMap::from([("pg".to_owned(), target.clone()), ("pg-repl".to_owned(), target)])
+    BTreeMap::from([
+        ("pg".to_owned(), target.clone()),
+        ("pg-repl".to_owned(), target),
+    ])
 }
 
 impl World {
@@ -165,7 +181,10 @@ impl World {
             primary: false,
             restarted: false,
             target_wrote: false,
-            scaled: Versioned { set: true, version: 0 },
+            scaled: Versioned {
+                set: true,
+                version: 0,
+            },
             pods: true,
             followed: true,
             old_pods: true,
@@ -194,7 +213,8 @@ impl World {
         self.source_up && !self.standby
     }
 
-    /// The part of the world that a look shows: what is the same in two of these is the same in their looks.
+    /// The part of the world that a look shows: what is the same in two of these is the same in
+    /// their looks.
     pub fn visible(&self) -> Self {
         Self {
             journal: 0,
@@ -228,8 +248,13 @@ impl World {
             patroni: Sight::Answers(PatroniSeen {
                 paused: self.paused.then_some(true),
                 read_only: self.read_only.then(|| "on".to_owned()),
-                leader: (!self.standby).then(|| if self.timeline == 1 { "a" } else { "b" }.to_owned()),
-                primaries: if self.serves() { vec!["a".into()] } else { Vec::new() },
+                leader: (!self.standby)
+                    .then(|| if self.timeline == 1 { "a" } else { "b" }.to_owned()),
+                primaries: if self.serves() {
+                    vec!["a".into()]
+                } else {
+                    Vec::new()
+                },
                 // Only a primary is asked who holds the lock.
                 unlocked: self.serves() && !self.locked,
                 starting: false,
@@ -254,12 +279,19 @@ impl World {
     fn freezes(&self) -> Vec<Standing> {
         let standing = |freeze: Freeze, object: Versioned| Standing {
             now: Freeze {
-                was: if object.set { freeze.frozen.clone() } else { Value::Null },
+                was: if object.set {
+                    freeze.frozen.clone()
+                } else {
+                    Value::Null
+                },
                 ..freeze
             },
             version: Some(object.version.to_string()),
         };
-        let mut all = vec![standing(Freeze::zalando_operator("pg", Some(FROZEN)), self.operator)];
+        let mut all = vec![standing(
+            Freeze::zalando_operator("pg", Some(FROZEN)),
+            self.operator,
+        )];
         if self.route == Route::Config {
             all.push(standing(scaler(), self.scaler));
         }
@@ -291,7 +323,11 @@ impl World {
             pod: "pg-pooler".into(),
             state: Sight::Answers(state),
         };
-        if self.route == Route::Service { vec![pooler] } else { Vec::new() }
+        if self.route == Route::Service {
+            vec![pooler]
+        } else {
+            Vec::new()
+        }
     }
 
     /// A new primary that is about to be restarted still answers.
@@ -318,7 +354,11 @@ impl World {
     }
 
     fn target_timeline(&self) -> u32 {
-        if self.primary { self.timeline + 1 } else { self.timeline }
+        if self.primary {
+            self.timeline + 1
+        } else {
+            self.timeline
+        }
     }
 
     fn target(&self) -> TargetSeen {

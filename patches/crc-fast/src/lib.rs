@@ -1,5 +1,6 @@
-//! Stands in for the crate of this name, whose tables for forty algorithms are 0.7 MB of a program. object_store wants one algorithm of
-//! it, for a checksum beside that of the signature, which nobody here asks for.
+//! Stands in for the crate of this name, whose tables for forty algorithms are 0.7 MB of a program.
+//! object_store wants one algorithm of it, for a checksum beside that of the signature, which
+//! nobody here asks for.
 
 /// What object_store may ask for.
 #[derive(Clone, Copy, Debug)]

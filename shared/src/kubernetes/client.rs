@@ -1,7 +1,8 @@
 //! The client of a Job's ServiceAccount, from what the kubelet gives to a pod.
 //!
-//! kube also finds its way by a kubeconfig, whose plugins run other programs. A Job has no use for that, and its YAML, JSONPath and
-//! regular expressions were a seventh of each program: the stack below is kube's own without them.
+//! kube also finds its way by a kubeconfig, whose plugins run other programs. A Job has no use for
+//! that, and its YAML, JSONPath and regular expressions were a seventh of each program: the stack
+//! below is kube's own without them.
 
 use std::{
     fs,
@@ -43,22 +44,31 @@ const LIMITS: Limits = Limits {
 /// # Errors
 /// Config when this is no pod, or one without a token.
 pub fn client() -> Result<(Client, String)> {
-    let directory = std::env::var_os(DIRECTORY_VARIABLE).map_or_else(|| DIRECTORY.into(), PathBuf::from);
+    let directory =
+        std::env::var_os(DIRECTORY_VARIABLE).map_or_else(|| DIRECTORY.into(), PathBuf::from);
     let address = address()?;
     let namespace = read(&directory, "namespace")?.trim().to_owned();
-    let tls = trusting(&read(&directory, "ca.crt")?).map_err(|error| unusable("the CA of the ServiceAccount").caused_by(error))?;
-    bearer(&directory).map_err(|error| unusable("the token of the ServiceAccount").caused_by(error))?;
-    let client = build(address, tls, directory, &namespace).map_err(|error| unusable("tls").caused_by(error))?;
+    let tls = trusting(&read(&directory, "ca.crt")?)
+        .map_err(|error| unusable("the CA of the ServiceAccount").caused_by(error))?;
+    bearer(&directory)
+        .map_err(|error| unusable("the token of the ServiceAccount").caused_by(error))?;
+    let client = build(address, tls, directory, &namespace)
+        .map_err(|error| unusable("tls").caused_by(error))?;
     Ok((client, namespace))
 }
 
 fn unusable(what: &str) -> Error {
-    Error::config(format!("finding the kubernetes api: {what}")).hint("run this as a Job of manifests/")
+    Error::config(format!("finding the kubernetes api: {what}"))
+        .hint("run this as a Job of manifests/")
 }
 
 fn address() -> Result<Uri> {
-    let variable = |name: &str| std::env::var(name).map_err(|error| unusable(name).caused_by(error));
-    url(&variable("KUBERNETES_SERVICE_HOST")?, &variable("KUBERNETES_SERVICE_PORT")?)
+    let variable =
+        |name: &str| std::env::var(name).map_err(|error| unusable(name).caused_by(error));
+    url(
+        &variable("KUBERNETES_SERVICE_HOST")?,
+        &variable("KUBERNETES_SERVICE_PORT")?,
+    )
 }
 
 fn url(host: &str, port: &str) -> Result<Uri> {
@@ -66,12 +76,14 @@ fn url(host: &str, port: &str) -> Result<Uri> {
         Ok(address) => format!("https://[{address}]:{port}"),
         Err(_) => format!("https://{host}:{port}"),
     };
-    url.parse::<Uri>().map_err(|error| unusable(&url).caused_by(error))
+    url.parse::<Uri>()
+        .map_err(|error| unusable(&url).caused_by(error))
 }
 
 fn read(directory: &Path, name: &str) -> Result<String> {
     let file = directory.join(name);
-    fs::read_to_string(&file).map_err(|error| unusable(&file.display().to_string()).caused_by(error))
+    fs::read_to_string(&file)
+        .map_err(|error| unusable(&file.display().to_string()).caused_by(error))
 }
 
 /// Trusts the cluster's CA and nobody else, as Go does: an intermediate CA in the file is enough.
@@ -87,7 +99,12 @@ fn trusting(authority: &str) -> Result<SslConnectorBuilder, ErrorStack> {
 }
 
 /// The order of the layers is that of kube's own builder.
-fn build(address: Uri, tls: SslConnectorBuilder, directory: PathBuf, namespace: &str) -> Result<Client, ErrorStack> {
+fn build(
+    address: Uri,
+    tls: SslConnectorBuilder,
+    directory: PathBuf,
+    namespace: &str,
+) -> Result<Client, ErrorStack> {
     let http = http_client(tls, LIMITS)?;
     let service = ServiceBuilder::new()
         .layer(BaseUriLayer::new(address))
@@ -95,14 +112,18 @@ fn build(address: Uri, tls: SslConnectorBuilder, directory: PathBuf, namespace: 
         .filter(move |request| authorized(request, &directory))
         .map_err(BoxError::from)
         // As an error of ours: the body's own brings along all that kube can fail in.
-        .map_request(|request: Request<Body>| request.map(|body| request_body(body.map_err(Error::from))))
+        .map_request(|request: Request<Body>| {
+            request.map(|body| request_body(body.map_err(Error::from)))
+        })
         .service(http);
     Ok(ClientBuilder::new(service, namespace).build())
 }
 
 /// The token is read for every request, because the kubelet renews it.
 fn authorized(mut request: Request<Body>, directory: &Path) -> Result<Request<Body>, BoxError> {
-    request.headers_mut().insert(AUTHORIZATION, bearer(directory)?);
+    request
+        .headers_mut()
+        .insert(AUTHORIZATION, bearer(directory)?);
     Ok(request)
 }
 
@@ -122,7 +143,10 @@ mod tests {
         for (host, wanted) in [
             ("10.96.0.1", "https://10.96.0.1:6443/"),
             ("fd00::1", "https://[fd00::1]:6443/"),
-            ("kubernetes.default.svc", "https://kubernetes.default.svc:6443/"),
+            (
+                "kubernetes.default.svc",
+                "https://kubernetes.default.svc:6443/",
+            ),
         ] {
             assert_eq!(url(host, "6443").unwrap().to_string(), wanted);
         }
@@ -136,7 +160,8 @@ mod tests {
 
     #[test]
     fn the_token_is_read_anew_and_never_printed() {
-        let directory = std::env::temp_dir().join(format!("service-account-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("service-account-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         for token in ["first", "second\n"] {
             fs::write(directory.join("token"), token).unwrap();

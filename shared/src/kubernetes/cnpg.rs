@@ -11,7 +11,8 @@ use crate::{
     readiness::objects::{ClusterSeen, SuperuserSeen},
 };
 
-/// The part of `spec` that the steps look at; the manifest itself is rendered by prepare-zalando as text for people.
+/// The part of `spec` that the steps look at; the manifest itself is rendered by prepare-zalando as
+/// text for people.
 #[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize)]
 #[kube(
     group = "postgresql.cnpg.io",
@@ -101,7 +102,8 @@ pub struct PostgresConfiguration {
     pub parameters: BTreeMap<String, String>,
 }
 
-/// The part of `status` that the steps look at. CNPG's phase says nothing about replication (verified.md, *"Healthy" is not "done"*).
+/// The part of `status` that the steps look at. CNPG's phase says nothing about replication
+/// (verified.md, *"Healthy" is not "done"*).
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterStatus {
@@ -128,12 +130,19 @@ pub struct ClusterStatus {
 impl Cluster {
     /// True while the Cluster follows a source.
     pub fn follows(&self) -> bool {
-        self.spec.replica.as_ref().is_some_and(|replica| replica.enabled == Some(true))
+        self.spec
+            .replica
+            .as_ref()
+            .is_some_and(|replica| replica.enabled == Some(true))
     }
 
     /// The role whose password CNPG sets at the promotion; empty when the manifest names none.
     pub fn owner(&self) -> String {
-        let copied = self.spec.bootstrap.clone().and_then(|bootstrap| bootstrap.pg_basebackup);
+        let copied = self
+            .spec
+            .bootstrap
+            .clone()
+            .and_then(|bootstrap| bootstrap.pg_basebackup);
         copied.unwrap_or_default().owner
     }
 
@@ -146,8 +155,11 @@ impl Cluster {
             instances: self.spec.instances,
             ready_instances: status.ready_instances,
             phase: status.phase,
-            skip_wal_archiving: annotation("cnpg.io/skipWalArchiving").is_some_and(|value| value == "enabled"),
-            fenced: annotation("cnpg.io/fencedInstances").filter(|value| value.trim() != "[]").cloned(),
+            skip_wal_archiving: annotation("cnpg.io/skipWalArchiving")
+                .is_some_and(|value| value == "enabled"),
+            fenced: annotation("cnpg.io/fencedInstances")
+                .filter(|value| value.trim() != "[]")
+                .cloned(),
         }
     }
 
@@ -155,7 +167,11 @@ impl Cluster {
     pub fn superuser(&self) -> SuperuserSeen {
         SuperuserSeen {
             enabled: self.spec.enable_superuser_access == Some(true),
-            secret: self.spec.superuser_secret.as_ref().map(|secret| secret.name.clone()),
+            secret: self
+                .spec
+                .superuser_secret
+                .as_ref()
+                .map(|secret| secret.name.clone()),
         }
     }
 }
@@ -165,7 +181,8 @@ pub fn clusters(client: &Client, namespace: &str) -> Api<Cluster> {
     Api::namespaced(client.clone(), namespace)
 }
 
-/// Asks CNPG to promote the designated primary. CNPG does not check that the source's last WAL has arrived: the caller has proved it.
+/// Asks CNPG to promote the designated primary. CNPG does not check that the source's last WAL has
+/// arrived: the caller has proved it.
 ///
 /// # Errors
 /// The API's.

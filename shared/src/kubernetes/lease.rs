@@ -1,7 +1,8 @@
 //! One run of a step at a time: a Lease, so that a second one is refused at once and in words.
 //!
-//! It is a courtesy and no guard: a pod that was stopped for a while may wake up as a second one. What protects the data of a cutover
-//! is the compare-and-swap on the record; who has no record asks [`Held::confirm`] before an effect that would harm another one.
+//! It is a courtesy and no guard: a pod that was stopped for a while may wake up as a second one.
+//! What protects the data of a cutover is the compare-and-swap on the record; who has no record
+//! asks [`Held::confirm`] before an effect that would harm another one.
 
 use std::time::Duration;
 
@@ -47,8 +48,8 @@ impl Drop for Held {
     }
 }
 
-/// Takes the Lease: at once when it is free or its holder's pod has ended, else when the holder no longer renews it. `step` is what
-/// another holder is, for people.
+/// Takes the Lease: at once when it is free or its holder's pod has ended, else when the holder no
+/// longer renews it. `step` is what another holder is, for people.
 ///
 /// # Errors
 /// Refused while another one renews it.
@@ -62,22 +63,36 @@ pub async fn take(client: &Client, namespace: &str, name: &str, step: &str) -> R
     let deadline = Instant::now() + DURATION * 3;
     wait::until(deadline, POLL, async || {
         let found = super::get(&api, name).await?;
-        let spec = found.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default();
-        if let Some(other) = spec.holder_identity.clone().filter(|other| !other.is_empty())
+        let spec = found
+            .as_ref()
+            .and_then(|lease| lease.spec.clone())
+            .unwrap_or_default();
+        if let Some(other) = spec
+            .holder_identity
+            .clone()
+            .filter(|other| !other.is_empty())
             && !ended(client, namespace, &other).await
         {
-            // As in client-go, only the own clock counts: the holder is dead when nothing moved for the duration.
-            let moved = last_seen.as_ref().is_none_or(|(renewed, _)| *renewed != spec.renew_time);
+            // As in client-go, only the own clock counts: the holder is dead when nothing moved for
+            // the duration.
+            let moved = last_seen
+                .as_ref()
+                .is_none_or(|(renewed, _)| *renewed != spec.renew_time);
             if moved && last_seen.is_some() {
                 renewals += 1;
             }
             if renewals >= 2 {
-                return Err(Error::refused(format!("another {step} is running: {other}")));
+                return Err(Error::refused(format!(
+                    "another {step} is running: {other}"
+                )));
             }
             if moved {
                 last_seen = Some((spec.renew_time.clone(), Instant::now()));
             }
-            if last_seen.as_ref().is_some_and(|(_, since)| since.elapsed() < DURATION) {
+            if last_seen
+                .as_ref()
+                .is_some_and(|(_, since)| since.elapsed() < DURATION)
+            {
                 return Ok(Seen::NotYet(format!("the lease {name} is held by {other}")));
             }
         }
@@ -94,17 +109,27 @@ pub async fn take(client: &Client, namespace: &str, name: &str, step: &str) -> R
     })
 }
 
-/// Clients wait while a successor waits: a pod that has ended, as Kubernetes tells, holds nothing any more.
+/// Clients wait while a successor waits: a pod that has ended, as Kubernetes tells, holds nothing
+/// any more.
 async fn ended(client: &Client, namespace: &str, holder: &str) -> bool {
-    let Some((pod, _)) = holder.split_once(OF_POD) else { return false };
+    let Some((pod, _)) = holder.split_once(OF_POD) else {
+        return false;
+    };
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    // Listed, because that is what the Role allows. One that was deleted says nothing: its program may still be ending.
-    let list = pods.list(&ListParams::default().fields(&format!("metadata.name={pod}"))).await;
-    list.is_ok_and(|list| list.iter().any(|pod| matches!(pod.status.phase.as_str(), "Succeeded" | "Failed")))
+    // Listed, because that is what the Role allows. One that was deleted says nothing: its program
+    // may still be ending.
+    let list = pods
+        .list(&ListParams::default().fields(&format!("metadata.name={pod}")))
+        .await;
+    list.is_ok_and(|list| {
+        list.iter()
+            .any(|pod| matches!(pod.status.phase.as_str(), "Succeeded" | "Failed"))
+    })
 }
 
 impl Held {
-    /// Asks the API server whether this one still holds it: what the renewal saw last is old for a pod that has just woken up.
+    /// Asks the API server whether this one still holds it: what the renewal saw last is old for a
+    /// pod that has just woken up.
     ///
     /// # Errors
     /// Transient when another one does, and when nobody answers for [`ANSWER`].
@@ -115,9 +140,15 @@ impl Held {
                 Err(error) => Seen::NotYet(error.to_string()),
             })
         });
-        match holder.await.context(format!("asking who holds the lease {}", self.name))? {
+        match holder
+            .await
+            .context(format!("asking who holds the lease {}", self.name))?
+        {
             Some(holder) if holder == self.holder => Ok(()),
-            _ => Err(Error::transient("another one has taken over while this one was held up").hint("run the step again")),
+            _ => Err(
+                Error::transient("another one has taken over while this one was held up")
+                    .hint("run the step again"),
+            ),
         }
     }
 
@@ -142,7 +173,9 @@ async fn renew(api: Api<Lease>, name: String, holder: String) {
     loop {
         tokio::time::sleep(RENEWAL).await;
         match super::get(&api, &name).await {
-            Ok(Some(lease)) if held_by(&lease) == Some(&holder) => drop(write(&api, &name, Some(lease), &holder).await),
+            Ok(Some(lease)) if held_by(&lease) == Some(&holder) => {
+                drop(write(&api, &name, Some(lease), &holder).await)
+            }
             // An API server that is away is not another holder.
             Err(_) => {}
             Ok(_) => return,
@@ -150,7 +183,12 @@ async fn renew(api: Api<Lease>, name: String, holder: String) {
     }
 }
 
-async fn write(api: &Api<Lease>, name: &str, found: Option<Lease>, holder: &str) -> Result<Seen<()>> {
+async fn write(
+    api: &Api<Lease>,
+    name: &str,
+    found: Option<Lease>,
+    holder: &str,
+) -> Result<Seen<()>> {
     let exists = found.is_some();
     let mut lease = found.unwrap_or_default();
     lease.metadata.name = Some(name.to_owned());
@@ -169,7 +207,9 @@ async fn write(api: &Api<Lease>, name: &str, found: Option<Lease>, holder: &str)
     };
     match answer {
         Ok(_) => Ok(Seen::Ready(())),
-        Err(error) if is_conflict(&error) => Ok(Seen::NotYet("the lease has just been taken".into())),
+        Err(error) if is_conflict(&error) => {
+            Ok(Seen::NotYet("the lease has just been taken".into()))
+        }
         Err(error) => Err(error).context(format!("writing the lease {name}")),
     }
 }

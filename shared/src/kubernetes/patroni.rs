@@ -53,10 +53,18 @@ pub async fn members(client: &Client, namespace: &str, cluster: &str) -> Result<
 }
 
 fn member(pod: &Pod) -> Option<Member> {
-    // Patroni writes its own view into the pod's annotation `status`; its addresses are its own to say.
+    // Patroni writes its own view into the pod's annotation `status`; its addresses are its own to
+    // say.
     let status: Value = serde_json::from_str(pod.annotations().get("status")?).ok()?;
-    let api = status.get("api_url")?.as_str()?.trim_end_matches("/patroni").to_owned();
-    let server = status.get("conn_url").and_then(Value::as_str).and_then(server);
+    let api = status
+        .get("api_url")?
+        .as_str()?
+        .trim_end_matches("/patroni")
+        .to_owned();
+    let server = status
+        .get("conn_url")
+        .and_then(Value::as_str)
+        .and_then(server);
     let role = pod.labels().get("spilo-role").map(String::as_str);
     Some(Member {
         name: pod.name_any(),
@@ -103,10 +111,14 @@ pub struct OwnState {
 impl OwnState {
     /// Its server runs, or is about to or has not quite ended, and is no standby.
     ///
-    /// A server stopped behind Patroni's back is `unknown` until its next loop (patroni/api.py, get_postgresql_status).
+    /// A server stopped behind Patroni's back is `unknown` until its next loop (patroni/api.py,
+    /// get_postgresql_status).
     pub fn runs_as_primary(&self) -> bool {
         matches!(self.role.as_str(), "primary" | "master" | "promoted")
-            && matches!(self.state.as_str(), "running" | "starting" | "restarting" | "stopping")
+            && matches!(
+                self.state.as_str(),
+                "running" | "starting" | "restarting" | "stopping"
+            )
     }
 
     /// Its server is on its way to run.
@@ -129,7 +141,8 @@ pub struct ClusterView {
 /// Calls Patroni; keeps connections between calls.
 #[derive(Clone, Default)]
 pub struct Patroni {
-    /// Made by the first call: OpenSSL reads all the CAs that everybody trusts for it, which no start should wait for.
+    /// Made by the first call: OpenSSL reads all the CAs that everybody trusts for it, which no
+    /// start should wait for.
     http: OnceLock<Http>,
 }
 
@@ -138,8 +151,10 @@ impl Patroni {
         if let Some(http) = self.http.get() {
             return Ok(http);
         }
-        let made = SslConnector::builder(SslMethod::tls_client()).and_then(|tls| http_client(tls, LIMITS));
-        let made = made.map_err(|error| Error::config("setting up calls to patroni").caused_by(error))?;
+        let made =
+            SslConnector::builder(SslMethod::tls_client()).and_then(|tls| http_client(tls, LIMITS));
+        let made =
+            made.map_err(|error| Error::config("setting up calls to patroni").caused_by(error))?;
         Ok(self.http.get_or_init(|| made))
     }
 
@@ -148,28 +163,36 @@ impl Patroni {
     /// # Errors
     /// Transient when the member does not answer.
     pub async fn config(&self, member: &Member) -> Result<Value> {
-        Ok(serde_json::from_slice(&self.call(member, Method::GET, "/config", None).await?)?)
+        Ok(serde_json::from_slice(
+            &self.call(member, Method::GET, "/config", None).await?,
+        )?)
     }
 
-    /// Merges into the dynamic configuration; null removes a key. Takes effect at once on all members.
+    /// Merges into the dynamic configuration; null removes a key. Takes effect at once on all
+    /// members.
     ///
     /// # Errors
     /// Transient when the member does not answer; the change may have been made all the same.
     pub async fn patch_config(&self, member: &Member, change: &Value) -> Result<()> {
-        self.call(member, Method::PATCH, "/config", Some(change)).await.map(drop)
+        self.call(member, Method::PATCH, "/config", Some(change))
+            .await
+            .map(drop)
     }
 
     /// What a member says of its own server; it asks the server for each answer.
     ///
-    /// GET /health and not GET /patroni, which has the same body: that one asks a server that is down again and again, for
-    /// seconds, before it answers (patroni/api.py 4.0.4, `get_postgresql_status(retry)`).
+    /// GET /health and not GET /patroni, which has the same body: that one asks a server that is
+    /// down again and again, for seconds, before it answers (patroni/api.py 4.0.4,
+    /// `get_postgresql_status(retry)`).
     ///
     /// # Errors
     /// Transient when the member does not answer.
     pub async fn state(&self, member: &Member) -> Result<OwnState> {
         // 503 is part of the answer here: it is the status of a member whose server does not run.
         let doing = format!("patroni of {}: GET /health", member.name);
-        let (_, answer) = self.exchange(member, Method::GET, "/health", None, &doing).await?;
+        let (_, answer) = self
+            .exchange(member, Method::GET, "/health", None, &doing)
+            .await?;
         serde_json::from_slice(&answer).map_err(|error| Error::transient(doing).caused_by(error))
     }
 
@@ -178,7 +201,9 @@ impl Patroni {
     /// # Errors
     /// Transient when the member does not answer.
     pub async fn cluster(&self, member: &Member) -> Result<ClusterView> {
-        Ok(serde_json::from_slice(&self.call(member, Method::GET, "/cluster", None).await?)?)
+        Ok(serde_json::from_slice(
+            &self.call(member, Method::GET, "/cluster", None).await?,
+        )?)
     }
 
     /// Starts the member's server, also one that was stopped while paused (verified.md, *Fences*).
@@ -186,12 +211,23 @@ impl Patroni {
     /// # Errors
     /// Transient when the member does not answer or could not start it.
     pub async fn restart(&self, member: &Member) -> Result<()> {
-        self.call(member, Method::POST, "/restart", Some(&serde_json::json!({})))
-            .await
-            .map(drop)
+        self.call(
+            member,
+            Method::POST,
+            "/restart",
+            Some(&serde_json::json!({})),
+        )
+        .await
+        .map(drop)
     }
 
-    async fn call(&self, member: &Member, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes> {
+    async fn call(
+        &self,
+        member: &Member,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Bytes> {
         let doing = format!("patroni of {}: {method} {path}", member.name);
         let (status, answer) = self.exchange(member, method, path, body, &doing).await?;
         if status == StatusCode::OK {
@@ -209,22 +245,36 @@ impl Patroni {
         body: Option<&Value>,
         doing: &str,
     ) -> Result<(StatusCode, Bytes)> {
-        let failed = |cause: Box<dyn std::error::Error + Send + Sync>| Error::transient(doing.to_owned()).caused_by(cause);
+        let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
+            Error::transient(doing.to_owned()).caused_by(cause)
+        };
         let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", member.api))
             .header("content-type", "application/json");
-        let request = request.body(request_body(Full::new(bytes))).map_err(|e| failed(e.into()))?;
+        let request = request
+            .body(request_body(Full::new(bytes)))
+            .map_err(|e| failed(e.into()))?;
         let http = self.http()?;
         tokio::time::timeout(CALL_TIMEOUT, async {
             let response = http.request(request).await.map_err(|e| failed(e.into()))?;
             let status = response.status();
-            let answer = response.into_body().collect().await.map_err(|e| failed(e.into()))?.to_bytes();
+            let answer = response
+                .into_body()
+                .collect()
+                .await
+                .map_err(|e| failed(e.into()))?
+                .to_bytes();
             Ok((status, answer))
         })
         .await
-        .map_err(|_| Error::transient(format!("{doing}: no answer within {} s", CALL_TIMEOUT.as_secs())))?
+        .map_err(|_| {
+            Error::transient(format!(
+                "{doing}: no answer within {} s",
+                CALL_TIMEOUT.as_secs()
+            ))
+        })?
     }
 }
 

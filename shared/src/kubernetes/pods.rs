@@ -1,4 +1,5 @@
-//! Pods, as far as anybody here reads them. Their whole type, with every kind of volume, is half a megabyte of program.
+//! Pods, as far as anybody here reads them. Their whole type, with every kind of volume, is half a
+//! megabyte of program.
 
 use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::Resource;
@@ -111,7 +112,10 @@ pub struct Waiting {
 impl Pod {
     /// The container of a name.
     pub fn container(&self, name: &str) -> Option<&Container> {
-        self.spec.containers.iter().find(|container| container.name == name)
+        self.spec
+            .containers
+            .iter()
+            .find(|container| container.name == name)
     }
 }
 

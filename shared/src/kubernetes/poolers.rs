@@ -1,4 +1,5 @@
-//! The poolers that the Zalando operator runs in front of a cluster (facts/zalando.md §7): PgBouncers behind Services of their own.
+//! The poolers that the Zalando operator runs in front of a cluster (facts/zalando.md §7):
+//! PgBouncers behind Services of their own.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -57,8 +58,14 @@ fn runs(pod: &Pod) -> bool {
 
 fn pooler(pod: &Pod) -> PoolerPod {
     let ip = pod.status.pod_ip.as_deref().and_then(|ip| ip.parse().ok());
-    let ports = pod.spec.containers.iter().flat_map(|container| &container.ports);
-    let port = ports.map(|port| port.container_port).find_map(|port| u16::try_from(port).ok());
+    let ports = pod
+        .spec
+        .containers
+        .iter()
+        .flat_map(|container| &container.ports);
+    let port = ports
+        .map(|port| port.container_port)
+        .find_map(|port| u16::try_from(port).ok());
     PoolerPod {
         name: pod.name_any(),
         address: ip.map(|ip| SocketAddr::new(ip, port.unwrap_or(PORT))),

@@ -51,16 +51,23 @@ pub type Selector = BTreeMap<String, String>;
 /// The slices that Kubernetes makes for a Service with a selector.
 const BY_SELECTOR: &str = "endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io";
 
-/// The Services that the Zalando operator makes for a cluster, and what shall stand behind them: the new primary, and any instance
-/// that answers. Replicas come later, and until then reads go to the primary, too (labels: facts/cnpg.md §6).
+/// The Services that the Zalando operator makes for a cluster, and what shall stand behind them:
+/// the new primary, and any instance that answers. Replicas come later, and until then reads go to
+/// the primary, too (labels: facts/cnpg.md §6).
 pub fn turned(source: &str, target: &str) -> BTreeMap<String, Selector> {
     let selector = |key: &str, value: &str| {
         let cluster = ("cnpg.io/cluster".to_owned(), target.to_owned());
         Selector::from([cluster, (key.to_owned(), value.to_owned())])
     };
     BTreeMap::from([
-        (source.to_owned(), selector("cnpg.io/instanceRole", "primary")),
-        (format!("{source}-repl"), selector("cnpg.io/podRole", "instance")),
+        (
+            source.to_owned(),
+            selector("cnpg.io/instanceRole", "primary"),
+        ),
+        (
+            format!("{source}-repl"),
+            selector("cnpg.io/podRole", "instance"),
+        ),
     ])
 }
 
@@ -69,9 +76,11 @@ pub fn turned(source: &str, target: &str) -> BTreeMap<String, Selector> {
 pub struct ServiceSeen {
     /// Its selector; None: somebody else writes its Endpoints, as Patroni does for the leader.
     pub selector: Option<Selector>,
-    /// The port that its pods must listen on, by its target port or its name; None where it has other ports than PostgreSQL's.
+    /// The port that its pods must listen on, by its target port or its name; None where it has
+    /// other ports than PostgreSQL's.
     pub port: Option<i32>,
-    /// EndpointSlices that a selector has left behind: traffic still goes there. Looked for only where there is no selector.
+    /// EndpointSlices that a selector has left behind: traffic still goes there. Looked for only
+    /// where there is no selector.
     pub leftovers: Vec<String>,
 }
 
@@ -79,7 +88,12 @@ pub struct ServiceSeen {
 ///
 /// # Errors
 /// The API's.
-pub async fn read(client: &Client, namespace: &str, names: &[String], with_leftovers: bool) -> Result<BTreeMap<String, ServiceSeen>> {
+pub async fn read(
+    client: &Client,
+    namespace: &str,
+    names: &[String],
+    with_leftovers: bool,
+) -> Result<BTreeMap<String, ServiceSeen>> {
     let api: Api<Service> = Api::namespaced(client.clone(), namespace);
     let each = names.iter().map(|name| {
         let api = &api;
@@ -94,7 +108,11 @@ pub async fn read(client: &Client, namespace: &str, names: &[String], with_lefto
             Ok::<_, Error>(Some((name.clone(), seen)))
         }
     });
-    Ok(futures::future::try_join_all(each).await?.into_iter().flatten().collect())
+    Ok(futures::future::try_join_all(each)
+        .await?
+        .into_iter()
+        .flatten()
+        .collect())
 }
 
 fn seen(service: &Service) -> ServiceSeen {
@@ -119,9 +137,17 @@ fn seen(service: &Service) -> ServiceSeen {
 ///
 /// # Errors
 /// The API's.
-pub async fn select(client: &Client, namespace: &str, name: &str, selector: Option<&Selector>) -> Result<()> {
+pub async fn select(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    selector: Option<&Selector>,
+) -> Result<()> {
     let api: Api<Service> = Api::namespaced(client.clone(), namespace);
-    let before = api.get(name).await.context(format!("reading Service {name}"))?;
+    let before = api
+        .get(name)
+        .await
+        .context(format!("reading Service {name}"))?;
     let before = before.spec.selector;
     // In a merge patch null removes: the whole selector, or each label that the new one has not.
     let labels = selector.map(|wanted| {
@@ -129,17 +155,26 @@ pub async fn select(client: &Client, namespace: &str, name: &str, selector: Opti
             .keys()
             .filter(|key| !wanted.contains_key(*key))
             .map(|key| (key.clone(), None));
-        let there = wanted.iter().map(|(key, value)| (key.clone(), Some(value.clone())));
+        let there = wanted
+            .iter()
+            .map(|(key, value)| (key.clone(), Some(value.clone())));
         gone.chain(there).collect::<BTreeMap<_, Option<String>>>()
     });
-    super::merge(&api, name, json!({"spec": {"selector": labels}})).await.map(drop)
+    super::merge(&api, name, json!({"spec": {"selector": labels}}))
+        .await
+        .map(drop)
 }
 
 /// Asks whether [`select`] would be let through.
 ///
 /// # Errors
 /// The API's.
-pub async fn try_select(client: &Client, namespace: &str, name: &str, selector: &Selector) -> Result<()> {
+pub async fn try_select(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    selector: &Selector,
+) -> Result<()> {
     let api: Api<Service> = Api::namespaced(client.clone(), namespace);
     super::try_merge(&api, name, json!({"spec": {"selector": selector}})).await
 }
@@ -151,8 +186,12 @@ pub async fn try_select(client: &Client, namespace: &str, name: &str, selector: 
 pub async fn remove_slices(client: &Client, namespace: &str, service: &str) -> Result<()> {
     let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
     // By label: their names are made up by Kubernetes, so no Role can name them.
-    let removed = api.delete_collection(&DeleteParams::default(), &of_service(service)).await;
-    removed.context(format!("removing the EndpointSlices of {service}")).map(drop)
+    let removed = api
+        .delete_collection(&DeleteParams::default(), &of_service(service))
+        .await;
+    removed
+        .context(format!("removing the EndpointSlices of {service}"))
+        .map(drop)
 }
 
 async fn slices(client: &Client, namespace: &str, service: &str) -> Result<Vec<String>> {
@@ -163,5 +202,7 @@ async fn slices(client: &Client, namespace: &str, service: &str) -> Result<Vec<S
 }
 
 fn of_service(service: &str) -> ListParams {
-    ListParams::default().labels(&format!("kubernetes.io/service-name={service},{BY_SELECTOR}"))
+    ListParams::default().labels(&format!(
+        "kubernetes.io/service-name={service},{BY_SELECTOR}"
+    ))
 }

@@ -1,5 +1,5 @@
-//! The application: its Deployments and StatefulSets by name or label, their wanted and ready replicas, and the ConfigMap that tells
-//! them where the database is.
+//! The application: its Deployments and StatefulSets by name or label, their wanted and ready
+//! replicas, and the ConfigMap that tells them where the database is.
 
 use std::collections::BTreeMap;
 
@@ -75,7 +75,8 @@ pub struct Replicas {
     pub ready: i32,
     /// `status.replicas`: pods that exist and were not told to end.
     pub existing: i32,
-    /// The controller has seen what is wanted. Until then the other two numbers are of what was wanted before.
+    /// The controller has seen what is wanted. Until then the other two numbers are of what was
+    /// wanted before.
     pub followed: bool,
     /// `metadata.resourceVersion`, for a change that must not hit what has moved since.
     pub version: String,
@@ -94,12 +95,19 @@ pub struct Workload {
 ///
 /// # Errors
 /// The API's; Config for two of one name.
-pub async fn find(client: &Client, namespace: &str, apps: &[App]) -> Result<(BTreeMap<String, Workload>, Vec<String>)> {
+pub async fn find(
+    client: &Client,
+    namespace: &str,
+    apps: &[App],
+) -> Result<(BTreeMap<String, Workload>, Vec<String>)> {
     let named = apps.iter().filter_map(|app| match app {
         App::Name(name) => Some(by_name(client, namespace, name)),
         App::Label(_) => None,
     });
-    let (named, labelled) = futures::try_join!(futures::future::try_join_all(named), by_labels(client, namespace, apps))?;
+    let (named, labelled) = futures::try_join!(
+        futures::future::try_join_all(named),
+        by_labels(client, namespace, apps)
+    )?;
     let (mut found, mut missing) = (BTreeMap::new(), Vec::new());
     for (name, workload) in named {
         match workload {
@@ -114,8 +122,14 @@ pub async fn find(client: &Client, namespace: &str, apps: &[App]) -> Result<(BTr
             .insert(name.clone(), workload)
             .is_some_and(|other| other.replicas.kind != kind)
         {
-            return Err(Error::config(format!("both a Deployment and a StatefulSet are called {name}"))
-                .hint("select them by a label of one of the two, or rename one: the record knows them by name"));
+            return Err(Error::config(format!(
+                "both a Deployment and a StatefulSet are called \
+                {name}"
+            ))
+            .hint(
+                "select them by a label of one of the two, or rename one: the record knows \
+                    them by name",
+            ));
         }
     }
     if let Some(selector) = selector(apps).filter(|_| found.is_empty()) {
@@ -134,7 +148,11 @@ pub fn selector(apps: &[App]) -> Option<String> {
     (!all.is_empty()).then_some(all)
 }
 
-async fn by_name(client: &Client, namespace: &str, name: &str) -> Result<(String, Option<Workload>)> {
+async fn by_name(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<(String, Option<Workload>)> {
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     if let Some(found) = super::get(&deployments, name).await? {
         return Ok((name.to_owned(), Some(of_deployment(found))));
@@ -165,11 +183,16 @@ async fn by_labels(client: &Client, namespace: &str, apps: &[App]) -> Result<Vec
 
 async fn list<K>(client: &Client, namespace: &str, selector: &str) -> Result<Vec<K>>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     let found = api.list(&ListParams::default().labels(selector)).await;
-    Ok(found.context(format!("listing {} with {selector}", K::plural(&())))?.items)
+    Ok(found
+        .context(format!("listing {} with {selector}", K::plural(&())))?
+        .items)
 }
 
 fn of_deployment(found: Deployment) -> Workload {
@@ -177,7 +200,12 @@ fn of_deployment(found: Deployment) -> Workload {
 }
 
 fn of_set(found: StatefulSet) -> Workload {
-    workload(Kind::StatefulSet, found.metadata, &found.spec, &found.status)
+    workload(
+        Kind::StatefulSet,
+        found.metadata,
+        &found.spec,
+        &found.status,
+    )
 }
 
 fn workload(kind: Kind, metadata: ObjectMeta, spec: &Spec, status: &Status) -> Workload {
@@ -194,14 +222,23 @@ fn workload(kind: Kind, metadata: ObjectMeta, spec: &Spec, status: &Status) -> W
     }
 }
 
-/// Sets `spec.replicas` of many workloads at once, through the scale subresource only, where they still are as `seen`.
+/// Sets `spec.replicas` of many workloads at once, through the scale subresource only, where they
+/// still are as `seen`.
 ///
-/// The version makes a scaling that comes late harmless: it must not stop an application that another has started since.
+/// The version makes a scaling that comes late harmless: it must not stop an application that
+/// another has started since.
 ///
 /// # Errors
 /// The API's, a conflict among them; some may have been scaled all the same.
-pub async fn scale(client: &Client, namespace: &str, wanted: &BTreeMap<String, i32>, seen: &BTreeMap<String, Replicas>) -> Result<()> {
-    let moving = wanted.iter().filter_map(|(name, replicas)| Some((name, replicas, seen.get(name)?)));
+pub async fn scale(
+    client: &Client,
+    namespace: &str,
+    wanted: &BTreeMap<String, i32>,
+    seen: &BTreeMap<String, Replicas>,
+) -> Result<()> {
+    let moving = wanted
+        .iter()
+        .filter_map(|(name, replicas)| Some((name, replicas, seen.get(name)?)));
     let each = moving
         .filter(|(_, replicas, seen)| seen.wanted != **replicas)
         .map(|(name, replicas, seen)| async move {
@@ -216,12 +253,20 @@ pub async fn scale(client: &Client, namespace: &str, wanted: &BTreeMap<String, i
     futures::future::join_all(each).await.into_iter().collect()
 }
 
-async fn scale_one<K>(client: &Client, namespace: &str, name: &str, change: &serde_json::Value) -> Result<()>
+async fn scale_one<K>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    change: &serde_json::Value,
+) -> Result<()>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    Ok(api.patch_scale(name, &by_us(), &Patch::Merge(change)).await.map(drop)?)
+    Ok(api
+        .patch_scale(name, &by_us(), &Patch::Merge(change))
+        .await
+        .map(drop)?)
 }
 
 /// A ConfigMap that can be pointed elsewhere.
@@ -230,10 +275,11 @@ where
 /// Config for one that is immutable: past the point of no return that would be too late to learn.
 pub fn changeable(map: ConfigMap) -> Result<ConfigMap> {
     match map.immutable {
-        Some(true) => Err(
-            Error::config(format!("the ConfigMap {} is immutable: the cut cannot change it", map.name_any()))
-                .hint("make it anew without `immutable`, or cut by the Services (ROUTE=service)"),
-        ),
+        Some(true) => Err(Error::config(format!(
+            "the ConfigMap {} is immutable: the cut cannot change it",
+            map.name_any()
+        ))
+        .hint("make it anew without `immutable`, or cut by the Services (ROUTE=service)")),
         _ => Ok(map),
     }
 }
@@ -251,19 +297,24 @@ pub async fn find_config(client: &Client, namespace: &str, name: &str) -> Result
         .list(&ListParams::default())
         .await
         .context(format!("looking for the ConfigMap {name}"))?;
-    let mut hashed: Vec<ConfigMap> = list.items.into_iter().filter(|map| is_hashed(&map.name_any(), name)).collect();
+    let mut hashed: Vec<ConfigMap> = list
+        .items
+        .into_iter()
+        .filter(|map| is_hashed(&map.name_any(), name))
+        .collect();
     match hashed.len() {
         1 => Ok(hashed.remove(0)),
-        0 => {
-            Err(Error::config(format!("the ConfigMap {name} does not exist"))
-                .hint("correct APP_CONFIGMAP in the ConfigMap replica-migration"))
-        }
+        0 => Err(
+            Error::config(format!("the ConfigMap {name} does not exist"))
+                .hint("correct APP_CONFIGMAP in the ConfigMap replica-migration"),
+        ),
         _ => {
             let names: Vec<String> = hashed.iter().map(ResourceExt::name_any).collect();
-            Err(
-                Error::config(format!("more than one ConfigMap could be {name}: {}", names.join(", ")))
-                    .hint("name the one that the Deployments use in APP_CONFIGMAP"),
-            )
+            Err(Error::config(format!(
+                "more than one ConfigMap could be {name}: {}",
+                names.join(", ")
+            ))
+            .hint("name the one that the Deployments use in APP_CONFIGMAP"))
         }
     }
 }
@@ -273,7 +324,9 @@ fn is_hashed(found: &str, name: &str) -> bool {
     found
         .strip_prefix(name)
         .and_then(|rest| rest.strip_prefix('-'))
-        .is_some_and(|hash| hash.len() == 10 && hash.chars().all(|c| "bcdfghkmt24567892".contains(c)))
+        .is_some_and(|hash| {
+            hash.len() == 10 && hash.chars().all(|c| "bcdfghkmt24567892".contains(c))
+        })
 }
 
 #[cfg(test)]
@@ -282,8 +335,14 @@ mod tests {
 
     #[test]
     fn a_hashed_name_is_recognised_and_a_longer_name_is_not() {
-        assert!(is_hashed("mastodon-database-5f7h9k2mbt", "mastodon-database"));
-        assert!(!is_hashed("mastodon-database-connection", "mastodon-database"));
+        assert!(is_hashed(
+            "mastodon-database-5f7h9k2mbt",
+            "mastodon-database"
+        ));
+        assert!(!is_hashed(
+            "mastodon-database-connection",
+            "mastodon-database"
+        ));
         assert!(!is_hashed("mastodon-database", "mastodon-database"));
     }
 }

@@ -1,4 +1,5 @@
-//! Zalando's `postgresql` resource and the names that its operator gives to things (facts/zalando.md §1, §4).
+//! Zalando's `postgresql` resource and the names that its operator gives to things
+//! (facts/zalando.md §1, §4).
 
 use std::collections::BTreeMap;
 
@@ -62,7 +63,11 @@ pub struct ConnectionPooler {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number_of_instances: Option<u32>,
     /// Server connections of all pods of a pooler together.
-    #[serde(default, skip_serializing_if = "Option::is_none", rename = "maxDBConnections")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        rename = "maxDBConnections"
+    )]
     pub max_db_connections: Option<u32>,
 }
 
@@ -110,7 +115,8 @@ pub struct PostgresqlStatus {
     pub cluster_status: String,
 }
 
-/// The CR's annotation that tells which operator owns it; any foreign value freezes ours (facts/zalando.md §8.1).
+/// The CR's annotation that tells which operator owns it; any foreign value freezes ours
+/// (facts/zalando.md §8.1).
 pub const CONTROLLER: &str = "acid.zalan.do/controller";
 /// What we write there.
 pub const FROZEN: &str = "frozen-by-replica-migration";
@@ -123,7 +129,9 @@ pub fn postgresqls(client: &Client, namespace: &str) -> Api<Postgresql> {
 impl Postgresql {
     /// The operator leaves this resource alone.
     pub fn frozen(&self) -> bool {
-        self.annotations().get(CONTROLLER).is_some_and(|value| value == FROZEN)
+        self.annotations()
+            .get(CONTROLLER)
+            .is_some_and(|value| value == FROZEN)
     }
 }
 
@@ -132,14 +140,21 @@ impl Postgresql {
 /// # Errors
 /// The API's.
 pub async fn set_controller(api: &Api<Postgresql>, name: &str, value: Option<&str>) -> Result<()> {
-    super::merge(api, name, json!({"metadata": {"annotations": {CONTROLLER: value}}}))
-        .await
-        .map(drop)
+    super::merge(
+        api,
+        name,
+        json!({"metadata": {"annotations": {CONTROLLER: value}}}),
+    )
+    .await
+    .map(drop)
 }
 
 /// Name of the Secret that the operator makes for a role.
 pub fn credentials_secret(cluster: &str, role: &str) -> String {
-    format!("{}.{cluster}.credentials.postgresql.acid.zalan.do", role.replace('_', "-"))
+    format!(
+        "{}.{cluster}.credentials.postgresql.acid.zalan.do",
+        role.replace('_', "-")
+    )
 }
 
 /// Selects the members' pods and not the poolers', which carry some of the same labels.

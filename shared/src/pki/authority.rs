@@ -3,7 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 
 use super::Bundle;
 
@@ -42,10 +45,18 @@ impl Authority {
     }
 
     /// A certificate and its key, PEM.
-    pub(crate) fn leaf(&self, purpose: ExtendedKeyUsagePurpose, names: &[&str], days: Days) -> (String, String) {
+    pub(crate) fn leaf(
+        &self,
+        purpose: ExtendedKeyUsagePurpose,
+        names: &[&str],
+        days: Days,
+    ) -> (String, String) {
         let (mut params, key) = named(names.first().unwrap_or(&"nobody"), names, days);
         params.extended_key_usages = vec![purpose];
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+        (
+            params.signed_by(&key, &self.issuer).unwrap().pem(),
+            key.serialize_pem(),
+        )
     }
 
     pub(crate) fn server(&self, names: &[&str], days: Days) -> (String, String) {

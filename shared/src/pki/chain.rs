@@ -1,4 +1,5 @@
-//! Chains: whether one leads from a certificate to a root that is trusted, and what is wrong with it when it does not.
+//! Chains: whether one leads from a certificate to a root that is trusted, and what is wrong with
+//! it when it does not.
 
 use std::fmt;
 
@@ -69,12 +70,17 @@ impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Expired { subject, at } => write!(f, "the certificate {subject} expired at {at}"),
-            Self::NotYetValid { subject, at } => write!(f, "the certificate {subject} is valid only from {at}"),
+            Self::NotYetValid { subject, at } => {
+                write!(f, "the certificate {subject} is valid only from {at}")
+            }
             Self::NoRoot { subject } => write!(
                 f,
                 "the root that signed {subject} is missing, and libpq accepts no chain without it"
             ),
-            Self::Foreign { subject, issuer } => write!(f, "the certificate {subject} was not signed by this CA, but by {issuer}"),
+            Self::Foreign { subject, issuer } => write!(
+                f,
+                "the certificate {subject} was not signed by this CA, but by {issuer}"
+            ),
             Self::Other { subject, reason } => write!(f, "the certificate {subject}: {reason}"),
         }
     }
@@ -82,12 +88,17 @@ impl fmt::Display for Flaw {
 
 impl std::error::Error for Flaw {}
 
-/// Whether `chain`'s first certificate is valid at `now` for `purpose`, with the rest of it as help and `anchors` as the CA file.
-/// Returns the path from it to the root.
+/// Whether `chain`'s first certificate is valid at `now` for `purpose`, with the rest of it as help
+/// and `anchors` as the CA file. Returns the path from it to the root.
 ///
 /// # Errors
 /// The first flaw that OpenSSL finds.
-pub fn verify(chain: &Bundle, anchors: &Bundle, purpose: Purpose, now: Timestamp) -> std::result::Result<Bundle, Flaw> {
+pub fn verify(
+    chain: &Bundle,
+    anchors: &Bundle,
+    purpose: Purpose,
+    now: Timestamp,
+) -> std::result::Result<Bundle, Flaw> {
     let ran = || -> std::result::Result<_, ErrorStack> {
         let store = store(anchors, purpose, now)?;
         let mut untrusted = Stack::new()?;
@@ -96,7 +107,9 @@ pub fn verify(chain: &Bundle, anchors: &Bundle, purpose: Purpose, now: Timestamp
         }
         X509StoreContext::new()?.init(&store, chain.leaf(), &untrusted, |context| {
             context.verify_cert()?;
-            let path = context.chain().map(|path| path.iter().map(ToOwned::to_owned).collect::<Vec<_>>());
+            let path = context
+                .chain()
+                .map(|path| path.iter().map(ToOwned::to_owned).collect::<Vec<_>>());
             Ok((
                 context.error(),
                 context.current_cert().map(ToOwned::to_owned),
@@ -109,7 +122,9 @@ pub fn verify(chain: &Bundle, anchors: &Bundle, purpose: Purpose, now: Timestamp
         reason,
     };
     match ran().map_err(|error| about_leaf(error.to_string()))? {
-        (X509VerifyResult::OK, _, certificates) if !certificates.is_empty() => Ok(Bundle { certificates }),
+        (X509VerifyResult::OK, _, certificates) if !certificates.is_empty() => {
+            Ok(Bundle { certificates })
+        }
         (reason, Some(certificate), _) => Err(flaw(reason, &certificate)),
         (reason, None, _) => Err(about_leaf(reason.error_string().to_owned())),
     }
@@ -134,7 +149,9 @@ fn flaw(reason: X509VerifyResult, certificate: &X509Ref) -> Flaw {
             at: begins(certificate),
         },
         ISSUER_OF_A_CA_MISSING => Flaw::NoRoot { subject },
-        SELF_SIGNED_LEAF | SELF_SIGNED_IN_CHAIN | ISSUER_MISSING => Flaw::Foreign { subject, issuer },
+        SELF_SIGNED_LEAF | SELF_SIGNED_IN_CHAIN | ISSUER_MISSING => {
+            Flaw::Foreign { subject, issuer }
+        }
         _ => Flaw::Other {
             subject,
             reason: reason.error_string().to_owned(),
@@ -142,13 +159,16 @@ fn flaw(reason: X509VerifyResult, certificate: &X509Ref) -> Flaw {
     }
 }
 
-/// The issuers of `certificate` that are in `pool`, from its own upwards; the last is the root when it is there.
+/// The issuers of `certificate` that are in `pool`, from its own upwards; the last is the root when
+/// it is there.
 pub fn issuers(certificate: &X509Ref, pool: &[X509]) -> Vec<X509> {
     let mut path: Vec<X509> = Vec::new();
     // A path is never longer than the pool.
     for _ in pool {
         let last = path.last().map_or(certificate, AsRef::as_ref);
-        let next = pool.iter().find(|issuer| !is_self_signed(last) && signed_by(last, issuer));
+        let next = pool
+            .iter()
+            .find(|issuer| !is_self_signed(last) && signed_by(last, issuer));
         match next.cloned() {
             Some(issuer) => path.push(issuer),
             None => break,
@@ -157,7 +177,11 @@ pub fn issuers(certificate: &X509Ref, pool: &[X509]) -> Vec<X509> {
     path
 }
 
-fn store(anchors: &Bundle, purpose: Purpose, now: Timestamp) -> std::result::Result<X509Store, ErrorStack> {
+fn store(
+    anchors: &Bundle,
+    purpose: Purpose,
+    now: Timestamp,
+) -> std::result::Result<X509Store, ErrorStack> {
     let mut builder = X509StoreBuilder::new()?;
     let mut rules = X509VerifyParam::new()?;
     rules.set_time(now.as_second());
@@ -185,7 +209,13 @@ mod tests {
     const LONG: (i64, i64) = (-10, 1000);
 
     fn flaw(chain: &[&str], anchors: &[&str]) -> Flaw {
-        verify(&bundle(chain), &bundle(anchors), Purpose::Server, in_days(0)).unwrap_err()
+        verify(
+            &bundle(chain),
+            &bundle(anchors),
+            Purpose::Server,
+            in_days(0),
+        )
+        .unwrap_err()
     }
 
     /// The same table was seen with psql 17.10 against a server of the same version.
@@ -194,23 +224,43 @@ mod tests {
         let root = Authority::root("root", LONG);
         let between = root.below("between", LONG);
         let (leaf, _) = between.server(&["db"], LONG);
-        let ok = |chain: &[&str], anchors: &[&str]| verify(&bundle(chain), &bundle(anchors), Purpose::Server, in_days(0)).is_ok();
+        let ok = |chain: &[&str], anchors: &[&str]| {
+            verify(
+                &bundle(chain),
+                &bundle(anchors),
+                Purpose::Server,
+                in_days(0),
+            )
+            .is_ok()
+        };
         assert!(ok(&[&leaf, &between.pem], &[&root.pem]));
         assert!(ok(&[&leaf], &[&between.pem, &root.pem]));
         let no_root = Flaw::NoRoot {
             subject: "CN=between".into(),
         };
         assert_eq!(flaw(&[&leaf, &between.pem], &[&between.pem]), no_root);
-        assert_eq!(flaw(&[&leaf, &between.pem, &root.pem], &[&between.pem]), no_root);
+        assert_eq!(
+            flaw(&[&leaf, &between.pem, &root.pem], &[&between.pem]),
+            no_root
+        );
         assert!(matches!(flaw(&[&leaf], &[&root.pem]), Flaw::Foreign { .. }));
-        let path = verify(&bundle(&[&leaf, &between.pem]), &bundle(&[&root.pem]), Purpose::Server, in_days(0)).unwrap();
+        let path = verify(
+            &bundle(&[&leaf, &between.pem]),
+            &bundle(&[&root.pem]),
+            Purpose::Server,
+            in_days(0),
+        )
+        .unwrap();
         let subjects: Vec<String> = path.certificates().iter().map(|one| subject(one)).collect();
         assert_eq!(subjects, ["CN=db", "CN=between", "CN=root"]);
     }
 
     #[test]
     fn a_foreign_ca_and_a_self_signed_server_are_told_apart_from_their_own() {
-        let (root, other) = (Authority::root("root", LONG), Authority::root("other", LONG));
+        let (root, other) = (
+            Authority::root("root", LONG),
+            Authority::root("other", LONG),
+        );
         let (leaf, _) = root.server(&["db"], LONG);
         let foreign = Flaw::Foreign {
             subject: "CN=db".into(),
@@ -219,22 +269,56 @@ mod tests {
         assert_eq!(flaw(&[&leaf], &[&other.pem]), foreign);
         let (own, _) = self_signed(&["db"], LONG);
         assert!(matches!(flaw(&[&own], &[&root.pem]), Flaw::Foreign { .. }));
-        assert!(verify(&bundle(&[&own]), &bundle(&[&own]), Purpose::Server, in_days(0)).is_ok());
+        assert!(
+            verify(
+                &bundle(&[&own]),
+                &bundle(&[&own]),
+                Purpose::Server,
+                in_days(0)
+            )
+            .is_ok()
+        );
         // The same name is not the same CA.
         let namesake = Authority::root("root", LONG);
-        assert!(verify(&bundle(&[&leaf]), &bundle(&[&namesake.pem]), Purpose::Server, in_days(0)).is_err());
+        assert!(
+            verify(
+                &bundle(&[&leaf]),
+                &bundle(&[&namesake.pem]),
+                Purpose::Server,
+                in_days(0)
+            )
+            .is_err()
+        );
     }
 
     #[test]
     fn dates_count_on_every_certificate_of_the_chain() {
-        let (root, ended) = (Authority::root("root", LONG), Authority::root("ended", (-10, -1)));
+        let (root, ended) = (
+            Authority::root("root", LONG),
+            Authority::root("ended", (-10, -1)),
+        );
         let (leaf, _) = root.server(&["db"], (-10, -1));
-        assert!(matches!(flaw(&[&leaf], &[&root.pem]), Flaw::Expired { subject, .. } if subject == "CN=db"));
+        assert!(
+            matches!(flaw(&[&leaf], &[&root.pem]), Flaw::Expired { subject, .. } if subject == "CN=db")
+        );
         let (leaf, _) = ended.server(&["db"], LONG);
-        assert!(matches!(flaw(&[&leaf], &[&ended.pem]), Flaw::Expired { subject, .. } if subject == "CN=ended"));
+        assert!(
+            matches!(flaw(&[&leaf], &[&ended.pem]), Flaw::Expired { subject, .. } if subject == "CN=ended")
+        );
         let (leaf, _) = root.server(&["db"], (1, 10));
-        assert!(matches!(flaw(&[&leaf], &[&root.pem]), Flaw::NotYetValid { .. }));
-        assert!(verify(&bundle(&[&leaf]), &bundle(&[&root.pem]), Purpose::Server, in_days(2)).is_ok());
+        assert!(matches!(
+            flaw(&[&leaf], &[&root.pem]),
+            Flaw::NotYetValid { .. }
+        ));
+        assert!(
+            verify(
+                &bundle(&[&leaf]),
+                &bundle(&[&root.pem]),
+                Purpose::Server,
+                in_days(2)
+            )
+            .is_ok()
+        );
     }
 
     #[test]
@@ -242,7 +326,9 @@ mod tests {
         let root = Authority::root("root", LONG);
         let (server, _) = root.server(&["db"], LONG);
         let (client, _) = root.leaf(ExtendedKeyUsagePurpose::ClientAuth, &["standby"], LONG);
-        let verdict = |pem: &str, purpose| verify(&bundle(&[pem]), &bundle(&[&root.pem]), purpose, in_days(0)).is_ok();
+        let verdict = |pem: &str, purpose| {
+            verify(&bundle(&[pem]), &bundle(&[&root.pem]), purpose, in_days(0)).is_ok()
+        };
         assert!(verdict(&server, Purpose::Server) && !verdict(&server, Purpose::Client));
         assert!(verdict(&client, Purpose::Client) && !verdict(&client, Purpose::Server));
     }
@@ -254,7 +340,10 @@ mod tests {
         let (leaf, _) = between.server(&["db"], LONG);
         let pool = bundle(&[&root.pem, &leaf, &between.pem]);
         let found = issuers(bundle(&[&leaf]).leaf(), pool.certificates());
-        assert_eq!(found.iter().map(|one| subject(one)).collect::<Vec<_>>(), ["CN=between", "CN=root"]);
+        assert_eq!(
+            found.iter().map(|one| subject(one)).collect::<Vec<_>>(),
+            ["CN=between", "CN=root"]
+        );
         assert!(issuers(bundle(&[&root.pem]).leaf(), pool.certificates()).is_empty());
     }
 }

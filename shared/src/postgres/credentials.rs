@@ -1,4 +1,5 @@
-//! What a login is made of, beside where it leads: libpq's password, sslrootcert, sslcert and sslkey.
+//! What a login is made of, beside where it leads: libpq's password, sslrootcert, sslcert and
+//! sslkey.
 
 use std::path::Path;
 
@@ -35,15 +36,16 @@ impl Credentials {
 
 fn authority(connection: &Connection) -> Result<Option<Vec<u8>>> {
     match &connection.sslrootcert {
-        // Without a certificate that can be checked there is no CA file, and `require` does without, as in libpq.
+        // Without a certificate that can be checked there is no CA file, and `require` does
+        // without, as in libpq.
         Some(file) if connection.sslmode == SslMode::Require && !file.exists() => Ok(None),
         Some(file) => Ok(Some(std::fs::read(file).map_err(|e| unreadable(file, e))?)),
         None => Ok(None),
     }
 }
 
-/// As in libpq, no certificate is shown when the file is missing: extract-certs says why it could make none. One without its key is
-/// an error.
+/// As in libpq, no certificate is shown when the file is missing: extract-certs says why it could
+/// make none. One without its key is an error.
 fn client(connection: &Connection) -> Result<Option<ClientCertificate>> {
     let (Some(chain), Some(key)) = (&connection.sslcert, &connection.sslkey) else {
         return Ok(None);

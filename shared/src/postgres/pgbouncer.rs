@@ -1,5 +1,5 @@
-//! The admin console of a PgBouncer: a virtual database `pgbouncer` that knows a few commands and the simple query protocol
-//! (pgbouncer.org, *Usage*, *Admin console*).
+//! The admin console of a PgBouncer: a virtual database `pgbouncer` that knows a few commands and
+//! the simple query protocol (pgbouncer.org, *Usage*, *Admin console*).
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::{
 
 /// The virtual database.
 const DATABASE: &str = "pgbouncer";
-/// How long a PAUSE is waited for; it stays in force when it takes longer, and also when its session ends.
+/// How long a PAUSE is waited for; it stays in force when it takes longer, and also when its
+/// session ends.
 const PAUSE_ANSWER: Duration = Duration::from_millis(500);
 
 /// Whether clients are let through.
@@ -29,7 +30,8 @@ pub struct State {
 pub struct Console(Session);
 
 impl Console {
-    /// Logs in at one pod's own address. Its certificate is made by itself and names no address, so it is not checked.
+    /// Logs in at one pod's own address. Its certificate is made by itself and names no address, so
+    /// it is not checked.
     ///
     /// # Errors
     /// As [`super::connect`].
@@ -62,16 +64,19 @@ impl Console {
 
     async fn paused(&self) -> Result<bool> {
         match self.0.simple_query("show state").await {
-            Ok(messages) => Ok(rows(messages)
-                .iter()
-                .any(|row| row.first() == Some(&"paused".into()) && row.get(1) == Some(&"yes".into()))),
-            Err(error) if error.as_db_error().is_some_and(unknown_command) => self.paused_by_refusal().await,
+            Ok(messages) => Ok(rows(messages).iter().any(|row| {
+                row.first() == Some(&"paused".into()) && row.get(1) == Some(&"yes".into())
+            })),
+            Err(error) if error.as_db_error().is_some_and(unknown_command) => {
+                self.paused_by_refusal().await
+            }
             Err(error) => Err(error).context("asking a pooler for its state"),
         }
     }
 
-    /// Before 1.19 there is no SHOW STATE. KILL of the console's own database is refused in any case and changes nothing, and the
-    /// pause is the first reason for it that is looked at (src/admin.c, admin_cmd_kill).
+    /// Before 1.19 there is no SHOW STATE. KILL of the console's own database is refused in any
+    /// case and changes nothing, and the pause is the first reason for it that is looked at
+    /// (src/admin.c, admin_cmd_kill).
     async fn paused_by_refusal(&self) -> Result<bool> {
         let refusal = self.0.simple_query("kill pgbouncer").await.err();
         let said = refusal
@@ -81,11 +86,14 @@ impl Console {
         match said {
             Some(text) if text.contains("already suspended/paused") => Ok(true),
             Some(text) if text.contains("cannot kill admin db") => Ok(false),
-            _ => Err(Error::transient("a pooler does not say whether it is paused")),
+            _ => Err(Error::transient(
+                "a pooler does not say whether it is paused",
+            )),
         }
     }
 
-    /// Holds back new transactions; returns whether all that ran have ended by now. It stays in force also when not.
+    /// Holds back new transactions; returns whether all that ran have ended by now. It stays in
+    /// force also when not.
     ///
     /// # Errors
     /// The console's.
@@ -113,9 +121,10 @@ impl Console {
 /// PgBouncer refuses a login with 08P01 (protocol violation), whatever the reason.
 fn refused(error: Error) -> Error {
     match error.to_string().contains("authentication failed") {
-        true => error
-            .of_kind(ErrorKind::Config)
-            .hint("the mounted Secret does not hold the password of the poolers' console; check POOLER_USER, or set ROUTE=config"),
+        true => error.of_kind(ErrorKind::Config).hint(
+            "the mounted Secret does not hold the password of the poolers' console; check \
+                POOLER_USER, or set ROUTE=config",
+        ),
         false => error,
     }
 }
@@ -123,14 +132,18 @@ fn refused(error: Error) -> Error {
 impl Session {
     async fn rows(&self, command: &str) -> Result<Vec<Vec<String>>> {
         let messages = self.simple_query(command).await;
-        messages.map(rows).context(format!("asking a pooler: {command}"))
+        messages
+            .map(rows)
+            .context(format!("asking a pooler: {command}"))
     }
 }
 
 fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<Vec<String>> {
     let texts = |row: tokio_postgres::SimpleQueryRow| {
         let columns = 0..row.len();
-        columns.map(|column| row.get(column).unwrap_or_default().to_owned()).collect()
+        columns
+            .map(|column| row.get(column).unwrap_or_default().to_owned())
+            .collect()
     };
     let rows = messages.into_iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(texts(row)),
@@ -145,5 +158,7 @@ fn unknown_command(error: &DbError) -> bool {
 }
 
 fn says(error: &tokio_postgres::Error, words: &str) -> bool {
-    error.as_db_error().is_some_and(|error| error.message().contains(words))
+    error
+        .as_db_error()
+        .is_some_and(|error| error.message().contains(words))
 }

@@ -1,9 +1,11 @@
-//! The replication protocol, as pg_basebackup and a WAL receiver speak it. tokio-postgres cannot ask for a walsender (startup
-//! parameter `replication`), and a login to a database says nothing about it: pg_hba.conf treats the two apart.
+//! The replication protocol, as pg_basebackup and a WAL receiver speak it. tokio-postgres cannot
+//! ask for a walsender (startup parameter `replication`), and a login to a database says nothing
+//! about it: pg_hba.conf treats the two apart.
 //!
-//! postgres-protocol builds and parses the messages, postgres-openssl encrypts the stream; the commands are those of the
-//! PostgreSQL documentation, *Streaming Replication Protocol*. In reading order: [`login`] and the messages below it ([`wire`]),
-//! here the commands with a plain answer, then [`base_backup`] and [`wal`], which answer with a stream.
+//! postgres-protocol builds and parses the messages, postgres-openssl encrypts the stream; the
+//! commands are those of the PostgreSQL documentation, *Streaming Replication Protocol*. In reading
+//! order: [`login`] and the messages below it ([`wire`]), here the commands with a plain answer,
+//! then [`base_backup`] and [`wal`], which answer with a stream.
 
 pub mod base_backup;
 mod login;
@@ -39,7 +41,8 @@ pub struct Answer {
     pub system_identifier: SystemIdentifier,
     /// Timeline that it writes, or follows.
     pub timeline: Timeline,
-    /// End of its WAL: flushed on a primary; received or replayed, whichever is later, on a standby.
+    /// End of its WAL: flushed on a primary; received or replayed, whichever is later, on a
+    /// standby.
     pub position: Lsn,
 }
 
@@ -51,8 +54,13 @@ pub struct Walsender {
 /// Logs in as a walsender would be asked for by a standby, and asks who the server is.
 ///
 /// # Errors
-/// Config for a role, password, certificate or pg_hba that does not let it in; Transient for a server that does not answer.
-pub async fn identify_system(connection: &Connection, credentials: &Credentials, application: &str) -> Result<Answer> {
+/// Config for a role, password, certificate or pg_hba that does not let it in; Transient for a
+/// server that does not answer.
+pub async fn identify_system(
+    connection: &Connection,
+    credentials: &Credentials,
+    application: &str,
+) -> Result<Answer> {
     let mut walsender = Walsender::connect(connection, credentials, application).await?;
     let answer = walsender.identify_system().await?;
     walsender.close().await;
@@ -63,10 +71,23 @@ impl Walsender {
     /// Connects, logs in, and is ready for a command. `application` becomes application_name.
     ///
     /// # Errors
-    /// Config for a role, password, certificate or pg_hba that does not let it in; Transient for a server that does not answer.
-    pub async fn connect(connection: &Connection, credentials: &Credentials, application: &str) -> Result<Self> {
-        let doing = format!("logging in to {} as {} for replication", endpoint(connection), connection.user);
-        let answer = timeout(CONNECT_TIMEOUT * 2, login::login(connection, credentials, application)).await;
+    /// Config for a role, password, certificate or pg_hba that does not let it in; Transient for a
+    /// server that does not answer.
+    pub async fn connect(
+        connection: &Connection,
+        credentials: &Credentials,
+        application: &str,
+    ) -> Result<Self> {
+        let doing = format!(
+            "logging in to {} as {} for replication",
+            endpoint(connection),
+            connection.user
+        );
+        let answer = timeout(
+            CONNECT_TIMEOUT * 2,
+            login::login(connection, credentials, application),
+        )
+        .await;
         let wire = answer
             .map_err(|_| Error::transient("no answer within 10 s"))
             .and_then(|answer| answer)
@@ -85,7 +106,10 @@ impl Walsender {
     /// # Errors
     /// Transient when it does not answer, or with something else.
     pub async fn identify_system(&mut self) -> Result<Answer> {
-        let rows = self.rows("IDENTIFY_SYSTEM").await.context("asking who the server is")?;
+        let rows = self
+            .rows("IDENTIFY_SYSTEM")
+            .await
+            .context("asking who the server is")?;
         rows.first()
             .and_then(answer)
             .ok_or_else(|| Error::transient("IDENTIFY_SYSTEM was answered with something else"))
@@ -96,10 +120,13 @@ impl Walsender {
     /// # Errors
     /// Config for a setting that does not exist.
     pub async fn show(&mut self, setting: &str) -> Result<String> {
-        let rows = self.rows(&format!("SHOW {setting}")).await.context(format!("reading {setting}"))?;
-        rows.first()
-            .and_then(|row| row.text(0))
-            .ok_or_else(|| Error::transient(format!("SHOW {setting} was answered with something else")))
+        let rows = self
+            .rows(&format!("SHOW {setting}"))
+            .await
+            .context(format!("reading {setting}"))?;
+        rows.first().and_then(|row| row.text(0)).ok_or_else(|| {
+            Error::transient(format!("SHOW {setting} was answered with something else"))
+        })
     }
 
     /// A command that answers with rows.
@@ -116,7 +143,12 @@ impl Walsender {
                 }
             }
         });
-        let silent = |_| Failure::from(Error::transient(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())));
+        let silent = |_| {
+            Failure::from(Error::transient(format!(
+                "no answer within {} s",
+                ANSWER_TIMEOUT.as_secs()
+            )))
+        };
         Ok(answer.await.map_err(silent).and_then(|answer| answer)?)
     }
 }
@@ -127,7 +159,8 @@ struct Row(Vec<Option<Bytes>>);
 impl Row {
     fn new(row: &DataRowBody) -> std::io::Result<Self> {
         let bytes = row.buffer_bytes();
-        let column = |range: Option<std::ops::Range<usize>>| Ok(range.map(|range| bytes.slice(range)));
+        let column =
+            |range: Option<std::ops::Range<usize>>| Ok(range.map(|range| bytes.slice(range)));
         row.ranges().map(column).collect().map(Self)
     }
 
@@ -157,7 +190,10 @@ mod tests {
     use super::*;
 
     fn row(texts: &[&'static str]) -> Row {
-        Row(texts.iter().map(|text| Some(Bytes::from_static(text.as_bytes()))).collect())
+        Row(texts
+            .iter()
+            .map(|text| Some(Bytes::from_static(text.as_bytes())))
+            .collect())
     }
 
     #[test]

@@ -13,8 +13,10 @@ use crate::{
 pub async fn hot_standby(session: &Session) -> Result<HotStandby> {
     let row = session
         .query_one(
-            "select current_setting('max_connections')::int, current_setting('max_worker_processes')::int,
-                    current_setting('max_wal_senders')::int, current_setting('max_prepared_transactions')::int,
+            "select current_setting('max_connections')::int, \
+             current_setting('max_worker_processes')::int,
+                    current_setting('max_wal_senders')::int, \
+             current_setting('max_prepared_transactions')::int,
                     current_setting('max_locks_per_transaction')::int",
             &[],
         )

@@ -33,8 +33,11 @@ pub struct ClientSession {
 }
 
 /// The columns of [`ClientSession::of`].
-const SESSION: &str = "pid, coalesce(usename::text, '') as role, coalesce(application_name, '') as application,
-     host(client_addr) as address, extract(epoch from clock_timestamp() - xact_start)::bigint as transaction_s";
+const SESSION: &str =
+    "pid, coalesce(usename::text, '') as role, coalesce(application_name, '') as \
+    application,
+     host(client_addr) as address, extract(epoch from clock_timestamp() - xact_start)::bigint as \
+    transaction_s";
 
 impl ClientSession {
     fn of(row: &tokio_postgres::Row) -> Self {
@@ -62,8 +65,10 @@ impl Incarnation {
 /// Names of our own sessions begin with this, so that no step ends another's.
 pub const APPLICATION_PREFIX: &str = "replica-migration";
 
-/// Who clients are: not walsenders or workers, not ours, not Patroni's own sessions on the Unix socket.
-const CLIENTS: &str = "backend_type = 'client backend' and pid <> pg_backend_pid() and application_name not like 'replica-migration%'
+/// Who clients are: not walsenders or workers, not ours, not Patroni's own sessions on the Unix
+/// socket.
+const CLIENTS: &str = "backend_type = 'client backend' and pid <> pg_backend_pid() and \
+    application_name not like 'replica-migration%'
      and not (client_addr is null and application_name like 'Patroni%')";
 
 impl Source {
@@ -75,8 +80,8 @@ impl Source {
         identity(self).await
     }
 
-    /// End of the last WAL record inserted, flushed or not: nothing that was acknowledged lies behind it, and the target's
-    /// replay reaches it also when the source writes nothing more.
+    /// End of the last WAL record inserted, flushed or not: nothing that was acknowledged lies
+    /// behind it, and the target's replay reaches it also when the source writes nothing more.
     ///
     /// # Errors
     /// The database's; it fails on a standby.
@@ -89,18 +94,23 @@ impl Source {
         .last_record_end())
     }
 
-    /// Writes a marker into the WAL and flushes it: everything before it is on its way to the target at once.
+    /// Writes a marker into the WAL and flushes it: everything before it is on its way to the
+    /// target at once.
     ///
-    /// [`Source::insert_lsn`] alone is no mark to wait for: WAL that no commit has waited for (hint bits set by a reader, with
-    /// wal_log_hints) stays unflushed, and so unsent, until the walwriter wakes up, after up to 5 s when it slept, or until the
-    /// next snapshot of running transactions, after up to 15 s. The message is no change of data: it is allowed in a read-only
-    /// transaction, and replaying it does nothing.
+    /// [`Source::insert_lsn`] alone is no mark to wait for: WAL that no commit has waited for (hint
+    /// bits set by a reader, with wal_log_hints) stays unflushed, and so unsent, until the
+    /// walwriter wakes up, after up to 5 s when it slept, or until the next snapshot of running
+    /// transactions, after up to 15 s. The message is no change of data: it is allowed in a
+    /// read-only transaction, and replaying it does nothing.
     ///
     /// # Errors
     /// The database's; it fails on a standby.
     pub async fn marker(&self) -> Result<Lsn> {
         let row = self
-            .query_one("select pg_logical_emit_message(false, 'replica-migration', 'marker', true)", &[])
+            .query_one(
+                "select pg_logical_emit_message(false, 'replica-migration', 'marker', true)",
+                &[],
+            )
             .await;
         Ok(Lsn(row.context("writing a marker at the source")?.get(0)))
     }
@@ -111,20 +121,31 @@ impl Source {
     /// The database's.
     pub async fn read_only_by_default(&self) -> Result<bool> {
         let row = self
-            .query_one("select current_setting('default_transaction_read_only')::bool", &[])
+            .query_one(
+                "select current_setting('default_transaction_read_only')::bool",
+                &[],
+            )
             .await;
-        Ok(row.context("reading default_transaction_read_only of the source")?.get(0))
+        Ok(row
+            .context("reading default_transaction_read_only of the source")?
+            .get(0))
     }
 
-    /// When this incarnation of the server started, in microseconds since 1970 by its own clock: two starts never have the same.
+    /// When this incarnation of the server started, in microseconds since 1970 by its own clock:
+    /// two starts never have the same.
     ///
     /// # Errors
     /// The database's.
     pub async fn incarnation(&self) -> Result<Incarnation> {
         let row = self
-            .query_one("select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint", &[])
+            .query_one(
+                "select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint",
+                &[],
+            )
             .await;
-        Ok(Incarnation(row.context("asking when the source was started")?.get(0)))
+        Ok(Incarnation(
+            row.context("asking when the source was started")?.get(0),
+        ))
     }
 
     /// A fast checkpoint, so that the one of a later stop is short.
@@ -143,7 +164,10 @@ impl Source {
     /// The database's.
     pub async fn client_sessions(&self) -> Result<Vec<ClientSession>> {
         let sql = format!("select {SESSION} from pg_stat_activity where {CLIENTS} order by pid");
-        let rows = self.query(&sql, &[]).await.context("listing the client sessions of the source")?;
+        let rows = self
+            .query(&sql, &[])
+            .await
+            .context("listing the client sessions of the source")?;
         Ok(rows.iter().map(ClientSession::of).collect())
     }
 
@@ -153,7 +177,10 @@ impl Source {
     /// The database's.
     pub async fn password_hash(&self, role: &str) -> Result<Option<String>> {
         let row = self
-            .query_opt("select rolpassword from pg_authid where rolname = $1", &[&role])
+            .query_opt(
+                "select rolpassword from pg_authid where rolname = $1",
+                &[&role],
+            )
             .await;
         Ok(row
             .context("reading the owner's stored password of the source")?
@@ -165,7 +192,9 @@ impl Source {
     /// # Errors
     /// The database's.
     pub async fn prepared_transactions(&self) -> Result<Vec<String>> {
-        let rows = self.query("select gid from pg_prepared_xacts order by prepared", &[]).await;
+        let rows = self
+            .query("select gid from pg_prepared_xacts order by prepared", &[])
+            .await;
         Ok(rows
             .context("listing the prepared transactions of the source")?
             .iter()
@@ -178,8 +207,12 @@ impl Source {
     /// # Errors
     /// The database's.
     pub async fn tablespaces(&self) -> Result<Vec<String>> {
-        let sql = "select spcname::text from pg_tablespace where spcname not in ('pg_default', 'pg_global') order by 1";
-        let rows = self.query(sql, &[]).await.context("listing the tablespaces of the source")?;
+        let sql = "select spcname::text from pg_tablespace where spcname not in ('pg_default', \
+            'pg_global') order by 1";
+        let rows = self
+            .query(sql, &[])
+            .await
+            .context("listing the tablespaces of the source")?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
@@ -188,7 +221,8 @@ impl Source {
     /// # Errors
     /// The database's.
     pub async fn base_backups(&self) -> Result<Vec<String>> {
-        let sql = "select coalesce(nullif(a.application_name, ''), a.usename::text, 'pid ' || p.pid) || ': ' || p.phase
+        let sql = "select coalesce(nullif(a.application_name, ''), a.usename::text, 'pid ' || \
+            p.pid) || ': ' || p.phase
                      from pg_stat_progress_basebackup p left join pg_stat_activity a using (pid)";
         let rows = self.query(sql, &[]).await;
         Ok(rows
@@ -203,26 +237,39 @@ impl Source {
     /// # Errors
     /// The database's.
     pub async fn end_client_sessions(&self) -> Result<Vec<ClientSession>> {
-        // Listed first, and ended outside the filter: a planner may call what stands in a WHERE for rows that others would remove.
+        // Listed first, and ended outside the filter: a planner may call what stands in a WHERE for
+        // rows that others would remove.
         let sql = format!(
             "with clients as materialized (select {SESSION} from pg_stat_activity where {CLIENTS})
-             select pid, role, application, address, transaction_s, pg_terminate_backend(pid) from clients"
+             select pid, role, application, address, transaction_s, pg_terminate_backend(pid) from \
+             clients"
         );
-        let rows = self.query(&sql, &[]).await.context("ending the client sessions of the source")?;
-        Ok(rows.iter().filter(|row| row.get(5)).map(ClientSession::of).collect())
+        let rows = self
+            .query(&sql, &[])
+            .await
+            .context("ending the client sessions of the source")?;
+        Ok(rows
+            .iter()
+            .filter(|row| row.get(5))
+            .map(ClientSession::of)
+            .collect())
     }
 
-    /// Stops the server cleanly from inside: `pg_ctl stop` as the server's own user, so that no pods/exec is needed.
+    /// Stops the server cleanly from inside: `pg_ctl stop` as the server's own user, so that no
+    /// pods/exec is needed.
     ///
     /// The statement may answer, or fail because its own server ends: both mean that it was heard
-    /// (COPY … TO PROGRAM, and verified.md, *Fences*). Whether the server is down is for the caller to observe.
+    /// (COPY … TO PROGRAM, and verified.md, *Fences*). Whether the server is down is for the caller
+    /// to observe.
     ///
     /// # Errors
-    /// Config when the role may not run programs; Transient when the connection broke before the answer.
+    /// Config when the role may not run programs; Transient when the connection broke before the
+    /// answer.
     pub async fn stop_server(&self) -> Result<()> {
         let row = self
             .query_one(
-                "select (select setting from pg_config where name = 'BINDIR'), current_setting('data_directory')",
+                "select (select setting from pg_config where name = 'BINDIR'), \
+                 current_setting('data_directory')",
                 &[],
             )
             .await
@@ -234,10 +281,21 @@ impl Source {
             shell_quoted(&data)
         );
         let literal = command.replace('\'', "''");
-        match self.batch_execute(&format!("copy (select 1) to program '{literal}'")).await {
+        match self
+            .batch_execute(&format!("copy (select 1) to program '{literal}'"))
+            .await
+        {
             Ok(()) => Ok(()),
-            // 57P01 admin_shutdown: the stop has reached our own session; 38000: the program's child was ended by it.
-            Err(error) if error.is_closed() || error.code().is_some_and(|c| matches!(c.code(), "57P01" | "38000")) => Ok(()),
+            // 57P01 admin_shutdown: the stop has reached our own session; 38000: the program's
+            // child was ended by it.
+            Err(error)
+                if error.is_closed()
+                    || error
+                        .code()
+                        .is_some_and(|c| matches!(c.code(), "57P01" | "38000")) =>
+            {
+                Ok(())
+            }
             Err(error) => Err(Error::from(error)).context("stopping the source"),
         }
     }

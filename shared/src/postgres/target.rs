@@ -20,7 +20,8 @@ impl Deref for Target {
 /// Where a standby stands in the WAL it follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replay {
-    /// End of the WAL received and flushed by the WAL receiver since it started; None when it never streamed.
+    /// End of the WAL received and flushed by the WAL receiver since it started; None when it never
+    /// streamed.
     pub receive: Option<Lsn>,
     /// End of the last record replayed.
     pub replay: Option<Lsn>,
@@ -62,7 +63,8 @@ impl ControlCheckpoint {
 }
 
 impl Running {
-    /// CNPG runs a standby cluster with archive_mode `always`, and restarts it when that is no longer wanted (facts/cnpg.md §2.3).
+    /// CNPG runs a standby cluster with archive_mode `always`, and restarts it when that is no
+    /// longer wanted (facts/cnpg.md §2.3).
     pub fn owes_restart(&self) -> bool {
         self.archive_mode == "always"
     }
@@ -94,7 +96,8 @@ impl Target {
             .query_one(
                 "select pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(),
                         exists (select from pg_stat_wal_receiver where status = 'streaming'),
-                        case when pg_is_in_recovery() then pg_get_wal_replay_pause_state() <> 'not paused' else false end",
+                        case when pg_is_in_recovery() then pg_get_wal_replay_pause_state() <> 'not \
+                 paused' else false end",
                 &[],
             )
             .await
@@ -107,7 +110,8 @@ impl Target {
         })
     }
 
-    /// A checkpoint; on a standby a restartpoint, which brings pg_control up to the last checkpoint record replayed.
+    /// A checkpoint; on a standby a restartpoint, which brings pg_control up to the last checkpoint
+    /// record replayed.
     ///
     /// # Errors
     /// The database's.
@@ -123,7 +127,10 @@ impl Target {
     /// The database's.
     pub async fn control_checkpoint(&self) -> Result<ControlCheckpoint> {
         let row = self
-            .query_one("select checkpoint_lsn, redo_lsn, timeline_id from pg_control_checkpoint()", &[])
+            .query_one(
+                "select checkpoint_lsn, redo_lsn, timeline_id from pg_control_checkpoint()",
+                &[],
+            )
             .await
             .context("reading pg_control of the target")?;
         Ok(ControlCheckpoint {
@@ -152,13 +159,17 @@ impl Target {
     pub async fn running(&self) -> Result<Running> {
         let row = self
             .query_one(
-                "select current_setting('archive_mode'), (select count(*) from pg_settings where pending_restart),
-                        (extract(epoch from pg_postmaster_start_time()) * 1000)::bigint, (extract(epoch from clock_timestamp()) * 1000)::bigint",
+                "select current_setting('archive_mode'), (select count(*) from pg_settings where \
+                 pending_restart),
+                        (extract(epoch from pg_postmaster_start_time()) * 1000)::bigint, \
+                 (extract(epoch from clock_timestamp()) * 1000)::bigint",
                 &[],
             )
             .await
             .context("reading how the target runs")?;
-        let instant = |column: usize| Timestamp::from_millisecond(row.get(column)).unwrap_or(Timestamp::UNIX_EPOCH);
+        let instant = |column: usize| {
+            Timestamp::from_millisecond(row.get(column)).unwrap_or(Timestamp::UNIX_EPOCH)
+        };
         Ok(Running {
             archive_mode: row.get(0),
             pending_restart: row.get(1),
@@ -172,7 +183,8 @@ impl Target {
     /// # Errors
     /// The database's, for example 25006 when the server is still read-only.
     pub async fn prove_write(&self) -> Result<()> {
-        // A transactional message is WAL that must be flushed before the commit returns; it is no object that could be left behind.
+        // A transactional message is WAL that must be flushed before the commit returns; it is no
+        // object that could be left behind.
         self.batch_execute(
             "begin read write; set local synchronous_commit = on;
              select pg_logical_emit_message(true, 'replica-migration', 'write proved'); commit",

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Finding, Verdict, listed};
 
-const APPLY_AGAIN: &str = "apply the manifest that prepare-zalando rendered (ConfigMap <cluster>-cluster-replica)";
+const APPLY_AGAIN: &str =
+    "apply the manifest that prepare-zalando rendered (ConfigMap <cluster>-cluster-replica)";
 
 /// The Cluster as its resource tells of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,7 +18,8 @@ pub struct ClusterSeen {
     pub ready_instances: u32,
     /// `status.phase`.
     pub phase: String,
-    /// Annotation `cnpg.io/skipWalArchiving: enabled`: archive_mode is off before and after the promotion.
+    /// Annotation `cnpg.io/skipWalArchiving: enabled`: archive_mode is off before and after the
+    /// promotion.
     pub skip_wal_archiving: bool,
     /// Annotation `cnpg.io/fencedInstances`, unless it is an empty list.
     pub fenced: Option<String>,
@@ -48,13 +50,19 @@ pub fn replica_mode(cluster: &ClusterSeen) -> Finding {
     if cluster.follows {
         return Finding::ok("cluster", "in replica mode", "in replica mode");
     }
-    Finding::ok("cluster", "in replica mode", "spec.replica.enabled is not true").but(
+    Finding::ok(
+        "cluster",
+        "in replica mode",
+        "spec.replica.enabled is not true",
+    )
+    .but(
         Verdict::Blocker,
         format!("it has been promoted, or it was never made to follow: {APPLY_AGAIN}"),
     )
 }
 
-/// Exactly one instance, and it is ready: verified.md saw promotions with two take 25 s instead of 8.
+/// Exactly one instance, and it is ready: verified.md saw promotions with two take 25 s instead of
+/// 8.
 pub fn one_instance(cluster: &ClusterSeen) -> Finding {
     let found = format!(
         "{} of {} ready, phase {:?}",
@@ -72,7 +80,8 @@ pub fn one_instance(cluster: &ClusterSeen) -> Finding {
     }
     finding.but(
         Verdict::Warning,
-        "a promotion with one instance is quicker; set spec.instances to 1 and add the others after the cut",
+        "a promotion with one instance is quicker; set spec.instances to 1 and add the others \
+         after the cut",
     )
 }
 
@@ -82,12 +91,14 @@ pub fn not_fenced(cluster: &ClusterSeen) -> Finding {
         None => Finding::ok("fencing", "no instance fenced", "no instance fenced"),
         Some(fenced) => Finding::ok("fencing", "no instance fenced", fenced.clone()).but(
             Verdict::Blocker,
-            "remove the annotation cnpg.io/fencedInstances from the Cluster: a fenced instance is never promoted",
+            "remove the annotation cnpg.io/fencedInstances from the Cluster: a fenced instance is \
+             never promoted",
         ),
     }
 }
 
-/// The superuser's password outlives the promotion: the cut proves a write with it afterwards (facts/cnpg.md §2.2).
+/// The superuser's password outlives the promotion: the cut proves a write with it afterwards
+/// (facts/cnpg.md §2.2).
 pub fn superuser_kept(superuser: &SuperuserSeen) -> Finding {
     let finding = Finding::ok(
         "superuser after the promotion",
@@ -134,47 +145,73 @@ pub fn wal_archive(cluster: &ClusterSeen) -> Finding {
     }
     .but(
         Verdict::Warning,
-        "no point-in-time recovery until the annotation is removed after the cut, which may restart the target once",
+        "no point-in-time recovery until the annotation is removed after the cut, which may \
+         restart the target once",
     )
 }
 
-/// The Zalando operator owns this resource and nobody has frozen it. `controller` is the annotation acid.zalan.do/controller,
-/// `ours` the value that cutover itself writes there.
+/// The Zalando operator owns this resource and nobody has frozen it. `controller` is the annotation
+/// acid.zalan.do/controller, `ours` the value that cutover itself writes there.
 pub fn operator_not_frozen(controller: Option<&str>, ours: &str) -> Finding {
     let wanted = "not frozen by anybody";
     match controller {
         None => Finding::ok("zalando operator", wanted, "not frozen"),
-        Some(value) if value == ours => Finding::ok("zalando operator", wanted, "frozen by an earlier cutover").but(
+        Some(value) if value == ours => Finding::ok(
+            "zalando operator",
+            wanted,
+            "frozen by an \
+            earlier cutover",
+        )
+        .but(
             Verdict::Warning,
             "an earlier cutover has begun: run cutover again, it goes on or goes back where it can",
         ),
-        // The same annotation names the owning operator where several run (CONTROLLER_ID), so this is not a blocker by itself.
-        Some(value) => Finding::ok("zalando operator", wanted, format!("acid.zalan.do/controller: {value}")).but(
+        // The same annotation names the owning operator where several run (CONTROLLER_ID), so this
+        // is not a blocker by itself.
+        Some(value) => Finding::ok(
+            "zalando operator",
+            wanted,
+            format!(
+                "acid.zalan.do/controller: \
+            {value}"
+            ),
+        )
+        .but(
             Verdict::Warning,
-            "right if this is your operator's CONTROLLER_ID (cutover puts it back); otherwise somebody else has frozen it: ask them first",
+            "right if this is your operator's CONTROLLER_ID (cutover puts it back); otherwise \
+             somebody else has frozen it: ask them first",
         ),
     }
 }
 
-/// Patroni leads, answers, and nobody has paused it: cutover's block, fence and way back all go through it.
+/// Patroni leads, answers, and nobody has paused it: cutover's block, fence and way back all go
+/// through it.
 pub fn patroni(seen: &PatroniSeen) -> Finding {
     let wanted = "a leader whose REST API answers, not paused";
     let Some(leader) = &seen.leader else {
-        return Finding::ok("patroni", wanted, "no member with the label spilo-role=master").but(
+        return Finding::ok(
+            "patroni",
+            wanted,
+            "no member with the label spilo-role=master",
+        )
+        .but(
             Verdict::NotYet,
-            "check SOURCE_CLUSTER; if it is right, the source has no leader now: wait for its failover",
+            "check SOURCE_CLUSTER; if it is right, the source has no leader now: wait for its \
+             failover",
         );
     };
     if let Some(why) = &seen.unreachable {
         return Finding::ok("patroni", wanted, format!("leader {leader}: {why}")).but(
             Verdict::NotYet,
-            "port 8008 of the source's pods must be reachable from this namespace; look at its NetworkPolicies",
+            "port 8008 of the source's pods must be reachable from this namespace; look at its \
+             NetworkPolicies",
         );
     }
     if seen.paused {
         return Finding::ok("patroni", wanted, format!("leader {leader}, paused")).but(
             Verdict::Blocker,
-            "a cut that was stopped, or somebody else, has paused it: run cutover again, or resume it (patronictl resume)",
+            "a cut that was stopped, or somebody else, has paused it: run cutover again, or resume \
+             it (patronictl resume)",
         );
     }
     Finding::ok("patroni", wanted, format!("leader {leader}, not paused"))
@@ -182,13 +219,20 @@ pub fn patroni(seen: &PatroniSeen) -> Finding {
 
 /// Every Deployment of APPS exists.
 pub fn deployments(wanted: &[String], missing: &[String]) -> Finding {
-    let finding = Finding::ok("deployments", "all of APPS", format!("all {} of APPS", wanted.len()));
+    let finding = Finding::ok(
+        "deployments",
+        "all of APPS",
+        format!("all {} of APPS", wanted.len()),
+    );
     if wanted.is_empty() {
         return Finding {
             found: "APPS is empty".into(),
             ..finding
         }
-        .but(Verdict::Misconfigured, "name the Deployments that use the database in APPS");
+        .but(
+            Verdict::Misconfigured,
+            "name the Deployments that use the database in APPS",
+        );
     }
     if missing.is_empty() {
         return finding;
@@ -197,11 +241,19 @@ pub fn deployments(wanted: &[String], missing: &[String]) -> Finding {
         found: format!("no {}", listed(missing)),
         ..finding
     }
-    .but(Verdict::Misconfigured, "correct APPS in the ConfigMap replica-migration")
+    .but(
+        Verdict::Misconfigured,
+        "correct APPS in the ConfigMap replica-migration",
+    )
 }
 
-/// The application's ConfigMap has every key that the cut will change; `wanted` is APP_CONFIG_TARGET.
-pub fn app_config(name: &str, data: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> Finding {
+/// The application's ConfigMap has every key that the cut will change; `wanted` is
+/// APP_CONFIG_TARGET.
+pub fn app_config(
+    name: &str,
+    data: &BTreeMap<String, String>,
+    wanted: &BTreeMap<String, String>,
+) -> Finding {
     let spelled: Vec<String> = wanted
         .keys()
         .map(|key| format!("{key}={}", data.get(key).map_or("(absent)", String::as_str)))
@@ -212,7 +264,10 @@ pub fn app_config(name: &str, data: &BTreeMap<String, String>, wanted: &BTreeMap
         spelled.join(", "),
     );
     if wanted.is_empty() {
-        return finding.but(Verdict::Misconfigured, "name the keys and the target's values in APP_CONFIG_TARGET");
+        return finding.but(
+            Verdict::Misconfigured,
+            "name the keys and the target's values in APP_CONFIG_TARGET",
+        );
     }
     if !wanted.keys().all(|key| data.contains_key(key)) {
         return finding.but(
@@ -220,10 +275,14 @@ pub fn app_config(name: &str, data: &BTreeMap<String, String>, wanted: &BTreeMap
             "correct APP_CONFIG_TARGET or APP_CONFIGMAP in the ConfigMap replica-migration",
         );
     }
-    if wanted.iter().all(|(key, value)| data.get(key) == Some(value)) {
+    if wanted
+        .iter()
+        .all(|(key, value)| data.get(key) == Some(value))
+    {
         return finding.but(
             Verdict::Warning,
-            "the application is configured for the target already: pods that restart now find a read-only server",
+            "the application is configured for the target already: pods that restart now find a \
+             read-only server",
         );
     }
     finding
@@ -303,14 +362,23 @@ mod tests {
         };
         assert_eq!(superuser_kept(&seen(true, Some("s"))).verdict, Verdict::Ok);
         assert_eq!(superuser_kept(&seen(true, None)).verdict, Verdict::Blocker);
-        assert_eq!(superuser_kept(&seen(false, Some("s"))).verdict, Verdict::Blocker);
+        assert_eq!(
+            superuser_kept(&seen(false, Some("s"))).verdict,
+            Verdict::Blocker
+        );
     }
 
     #[test]
     fn who_owns_the_source_is_said() {
         assert_eq!(operator_not_frozen(None, "us").verdict, Verdict::Ok);
-        assert_eq!(operator_not_frozen(Some("us"), "us").verdict, Verdict::Warning);
-        assert_eq!(operator_not_frozen(Some("them"), "us").verdict, Verdict::Warning);
+        assert_eq!(
+            operator_not_frozen(Some("us"), "us").verdict,
+            Verdict::Warning
+        );
+        assert_eq!(
+            operator_not_frozen(Some("them"), "us").verdict,
+            Verdict::Warning
+        );
     }
 
     #[test]
@@ -337,7 +405,14 @@ mod tests {
             .verdict,
             Verdict::NotYet
         );
-        assert_eq!(patroni(&PatroniSeen { paused: true, ..seen }).verdict, Verdict::Blocker);
+        assert_eq!(
+            patroni(&PatroniSeen {
+                paused: true,
+                ..seen
+            })
+            .verdict,
+            Verdict::Blocker
+        );
     }
 
     #[test]
@@ -346,7 +421,10 @@ mod tests {
         assert_eq!(deployments(&names, &[]).verdict, Verdict::Ok);
         assert_eq!(deployments(&[], &[]).verdict, Verdict::Misconfigured);
         let finding = deployments(&names, &names[1..]);
-        assert_eq!((finding.verdict, finding.found.as_str()), (Verdict::Misconfigured, "no sidekiq"));
+        assert_eq!(
+            (finding.verdict, finding.found.as_str()),
+            (Verdict::Misconfigured, "no sidekiq")
+        );
     }
 
     #[test]
@@ -359,14 +437,22 @@ mod tests {
         };
         let wanted = map(&[("DB_HOST", "new"), ("REPLICA_DB_HOST", "new-ro")]);
         assert_eq!(
-            app_config("m", &map(&[("DB_HOST", "old"), ("REPLICA_DB_HOST", "old")]), &wanted).verdict,
+            app_config(
+                "m",
+                &map(&[("DB_HOST", "old"), ("REPLICA_DB_HOST", "old")]),
+                &wanted
+            )
+            .verdict,
             Verdict::Ok
         );
         assert_eq!(
             app_config("m", &map(&[("DB_HOST", "old")]), &wanted).verdict,
             Verdict::Misconfigured
         );
-        assert_eq!(app_config("m", &map(&[]), &BTreeMap::new()).verdict, Verdict::Misconfigured);
+        assert_eq!(
+            app_config("m", &map(&[]), &BTreeMap::new()).verdict,
+            Verdict::Misconfigured
+        );
         assert_eq!(app_config("m", &wanted, &wanted).verdict, Verdict::Warning);
     }
 }

@@ -1,5 +1,5 @@
-//! What must hold for a cut by the Services: the source's poolers can be paused, its Services can be turned, and everybody can
-//! still log in afterwards.
+//! What must hold for a cut by the Services: the source's poolers can be paused, its Services can
+//! be turned, and everybody can still log in afterwards.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,8 @@ pub fn poolers(seen: &[Pooler]) -> Finding {
         let found = format!("paused: {}", listed(&paused));
         return Finding { found, ..finding }.but(
             Verdict::Blocker,
-            "somebody has paused them, or a cutover that was stopped: run cutover again, or RESUME on their consoles",
+            "somebody has paused them, or a cutover that was stopped: run cutover again, or RESUME \
+             on their consoles",
         );
     }
     let silent: Vec<String> = seen
@@ -50,11 +51,13 @@ pub fn poolers(seen: &[Pooler]) -> Finding {
     let found = format!("no answer from {}", listed(&silent));
     Finding { found, ..finding }.but(
         Verdict::NotYet,
-        "wait for the pods; if they stay silent, look at their log and at NetworkPolicies, or set ROUTE=config",
+        "wait for the pods; if they stay silent, look at their log and at NetworkPolicies, or set \
+         ROUTE=config",
     )
 }
 
-/// How the poolers hand out their connections; None when the operator's default, transaction, holds.
+/// How the poolers hand out their connections; None when the operator's default, transaction,
+/// holds.
 pub fn pool_mode(mode: Option<&str>) -> Finding {
     let mode = mode.unwrap_or("transaction");
     let finding = Finding::ok("pool mode", "transaction", mode);
@@ -63,7 +66,8 @@ pub fn pool_mode(mode: Option<&str>) -> Finding {
     }
     finding.but(
         Verdict::Warning,
-        "a session pooler is paused only when its clients have left: after PAUSE_MAX_SECONDS their sessions are ended and they see one error",
+        "a session pooler is paused only when its clients have left: after PAUSE_MAX_SECONDS their \
+         sessions are ended and they see one error",
     )
 }
 
@@ -75,8 +79,13 @@ pub fn services(wanted: &[String], seen: &BTreeMap<String, ServiceSeen>) -> Find
         Some(_) => format!("{name} does not lead to port {PORT} alone"),
     };
     let found: Vec<String> = wanted.iter().map(spelled).collect();
-    let finding = Finding::ok("services", format!("each with one port that leads to {PORT}"), found.join(", "));
-    let leads = |service: Option<&ServiceSeen>| service.is_none_or(|service| service.port == Some(PORT));
+    let finding = Finding::ok(
+        "services",
+        format!("each with one port that leads to {PORT}"),
+        found.join(", "),
+    );
+    let leads =
+        |service: Option<&ServiceSeen>| service.is_none_or(|service| service.port == Some(PORT));
     let first = wanted.first().and_then(|name| seen.get(name));
     match first.is_some() && wanted.iter().all(|name| leads(seen.get(name))) {
         true => finding,
@@ -87,19 +96,27 @@ pub fn services(wanted: &[String], seen: &BTreeMap<String, ServiceSeen>) -> Find
     }
 }
 
-/// The owner's stored hash is the one that CloudNativePG sets at the promotion; otherwise poolers that know the old one drop every
-/// client (verified.md, *No client need notice*). `kept` is the Secret's, None when it cannot be read.
+/// The owner's stored hash is the one that CloudNativePG sets at the promotion; otherwise poolers
+/// that know the old one drop every client (verified.md, *No client need notice*). `kept` is the
+/// Secret's, None when it cannot be read.
 pub fn owner_hash(owner: &str, stored: Option<&str>, kept: Option<&str>) -> Finding {
     let wanted = "the same in the database and in the Secret of the Cluster's bootstrap";
     let found = match (stored, kept) {
-        (Some(stored), Some(kept)) if stored == kept => return Finding::ok("owner's password", wanted, format!("{owner}: kept as it is")),
+        (Some(stored), Some(kept)) if stored == kept => {
+            return Finding::ok(
+                "owner's password",
+                wanted,
+                format!("{owner}: kept as it is"),
+            );
+        }
         (Some(_), Some(_)) => format!("{owner}: it has been set anew since prepare-zalando"),
         (None, _) => format!("{owner}: the role has none, or does not exist"),
         (_, None) => format!("{owner}: the Secret is not there"),
     };
     Finding::ok("owner's password", wanted, found).but(
         Verdict::Blocker,
-        "run prepare-zalando again: it writes the hash as it is now; the Zalando operator 2.x salts it anew at each sync",
+        "run prepare-zalando again: it writes the hash as it is now; the Zalando operator 2.x \
+         salts it anew at each sync",
     )
 }
 
@@ -118,8 +135,14 @@ mod tests {
     fn poolers_answer_and_are_not_paused_by_anybody() {
         assert_eq!(poolers(&[]).verdict, Verdict::Ok);
         assert_eq!(poolers(&[pooler(Ok(false))]).verdict, Verdict::Ok);
-        assert_eq!(poolers(&[pooler(Ok(false)), pooler(Ok(true))]).verdict, Verdict::Blocker);
-        assert_eq!(poolers(&[pooler(Err("refused".into()))]).verdict, Verdict::NotYet);
+        assert_eq!(
+            poolers(&[pooler(Ok(false)), pooler(Ok(true))]).verdict,
+            Verdict::Blocker
+        );
+        assert_eq!(
+            poolers(&[pooler(Err("refused".into()))]).verdict,
+            Verdict::NotYet
+        );
         assert_eq!(pool_mode(None).verdict, Verdict::Ok);
         assert_eq!(pool_mode(Some("session")).verdict, Verdict::Warning);
     }
@@ -131,9 +154,17 @@ mod tests {
             ..ServiceSeen::default()
         };
         let names = ["pg".to_owned(), "pg-repl".to_owned()];
-        let both = |repl| BTreeMap::from([("pg".to_owned(), leading(Some(5432))), ("pg-repl".to_owned(), leading(repl))]);
+        let both = |repl| {
+            BTreeMap::from([
+                ("pg".to_owned(), leading(Some(5432))),
+                ("pg-repl".to_owned(), leading(repl)),
+            ])
+        };
         assert_eq!(services(&names, &both(Some(5432))).verdict, Verdict::Ok);
-        assert_eq!(services(&names, &both(Some(6432))).verdict, Verdict::Blocker);
+        assert_eq!(
+            services(&names, &both(Some(6432))).verdict,
+            Verdict::Blocker
+        );
         let without_replicas = BTreeMap::from([("pg".to_owned(), leading(Some(5432)))]);
         assert_eq!(services(&names, &without_replicas).verdict, Verdict::Ok);
         assert_eq!(services(&names, &BTreeMap::new()).verdict, Verdict::Blocker);
@@ -141,8 +172,15 @@ mod tests {
 
     #[test]
     fn a_hash_that_has_changed_is_a_blocker_and_is_never_said() {
-        assert_eq!(owner_hash("app", Some("md5a"), Some("md5a")).verdict, Verdict::Ok);
-        for (stored, kept) in [(Some("md5a"), Some("md5b")), (None, Some("md5a")), (Some("md5a"), None)] {
+        assert_eq!(
+            owner_hash("app", Some("md5a"), Some("md5a")).verdict,
+            Verdict::Ok
+        );
+        for (stored, kept) in [
+            (Some("md5a"), Some("md5b")),
+            (None, Some("md5a")),
+            (Some("md5a"), None),
+        ] {
             let finding = owner_hash("app", stored, kept);
             assert_eq!(finding.verdict, Verdict::Blocker);
             assert!(!finding.to_string().contains("md5"), "{finding}");

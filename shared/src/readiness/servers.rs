@@ -1,4 +1,5 @@
-//! What the two servers must be before a cut: the target a streaming physical copy of a primary source, close behind it.
+//! What the two servers must be before a cut: the target a streaming physical copy of a primary
+//! source, close behind it.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,8 @@ pub const MAJOR: u32 = 17;
 /// The check of [`lag`], whose number moves all the time.
 pub const LAG: &str = "lag";
 
-const CLONE_AGAIN: &str = "this target can never follow this source: delete the Cluster and its volume and clone again";
+const CLONE_AGAIN: &str =
+    "this target can never follow this source: delete the Cluster and its volume and clone again";
 
 /// A server as it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +24,8 @@ pub struct Server {
     pub in_recovery: bool,
 }
 
-/// The five settings that a standby needs as large as its primary has them (PostgreSQL documentation, *Hot Standby,
-/// Administrator's Overview*).
+/// The five settings that a standby needs as large as its primary has them (PostgreSQL
+/// documentation, *Hot Standby, Administrator's Overview*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the fields are PostgreSQL's own settings")]
 pub struct HotStandby {
@@ -59,11 +61,14 @@ pub fn system_identifier(source: &Identity, target: &Identity) -> Finding {
     }
     finding.but(
         Verdict::Blocker,
-        format!("the target was made from another server; check SOURCE_* and TARGET_*, or {CLONE_AGAIN}"),
+        format!(
+            "the target was made from another server; check SOURCE_* and TARGET_*, or {CLONE_AGAIN}"
+        ),
     )
 }
 
-/// The target is on the source's timeline: neither behind a failover of the source, nor promoted on its own.
+/// The target is on the source's timeline: neither behind a failover of the source, nor promoted on
+/// its own.
 pub fn timeline(source: &Identity, target: &Identity) -> Finding {
     let finding = Finding::ok(
         "timeline",
@@ -72,12 +77,20 @@ pub fn timeline(source: &Identity, target: &Identity) -> Finding {
     );
     match target.timeline.cmp(&source.timeline) {
         std::cmp::Ordering::Equal => on_both_sides(finding, source.timeline),
-        // A failover of the source begins a timeline; a target that was not ahead of the fork follows within seconds.
+        // A failover of the source begins a timeline; a target that was not ahead of the fork
+        // follows within seconds.
         std::cmp::Ordering::Less => finding.but(
             Verdict::NotYet,
-            "the source has failed over; if the target's log says that the new timeline forked off before its position, clone again",
+            "the source has failed over; if the target's log says that the new timeline forked off \
+             before its position, clone again",
         ),
-        std::cmp::Ordering::Greater => finding.but(Verdict::Blocker, format!("the target has been promoted before; {CLONE_AGAIN}")),
+        std::cmp::Ordering::Greater => finding.but(
+            Verdict::Blocker,
+            format!(
+                "the target has been \
+            promoted before; {CLONE_AGAIN}"
+            ),
+        ),
     }
 }
 
@@ -86,14 +99,19 @@ pub fn major_version(source: &Identity, target: &Identity) -> Finding {
     let finding = Finding::ok(
         "version",
         format!("PostgreSQL {MAJOR} on both sides"),
-        format!("{} at the source, {} at the target", spelled(source), spelled(target)),
+        format!(
+            "{} at the source, {} at the target",
+            spelled(source),
+            spelled(target)
+        ),
     );
     if source.major() == MAJOR && target.major() == MAJOR {
         return finding;
     }
     finding.but(
         Verdict::Blocker,
-        "physical replication works within one major version only; upgrade the source first or correct TARGET_IMAGE",
+        "physical replication works within one major version only; upgrade the source first or \
+         correct TARGET_IMAGE",
     )
 }
 
@@ -115,7 +133,8 @@ pub fn source_is_primary(source: &Server) -> Finding {
     }
     Finding::ok("source", "a primary", "a standby").but(
         Verdict::NotYet,
-        "SOURCE_HOST must lead to the leader; during a failover wait, and after a cut with a way back kept open there is nothing left to do",
+        "SOURCE_HOST must lead to the leader; during a failover wait, and after a cut with a way \
+         back kept open there is nothing left to do",
     )
 }
 
@@ -124,9 +143,15 @@ pub fn target_in_recovery(target: &Server) -> Finding {
     if target.in_recovery {
         return Finding::ok("target", "a standby", "a standby");
     }
-    Finding::ok("target", "a standby", format!("a primary on timeline {}", target.identity.timeline)).but(
+    Finding::ok(
+        "target",
+        "a standby",
+        format!("a primary on timeline {}", target.identity.timeline),
+    )
+    .but(
         Verdict::Blocker,
-        "the target has been promoted already: look at the ConfigMap cutover-<cluster>-receipt; without one, somebody else did it, and the target must be cloned again",
+        "the target has been promoted already: look at the ConfigMap cutover-<cluster>-receipt; \
+         without one, somebody else did it, and the target must be cloned again",
     )
 }
 
@@ -135,14 +160,20 @@ pub fn streaming(replay: &Replay) -> Finding {
     let finding = Finding::ok(
         "wal receiver",
         "streaming",
-        if replay.streaming { "streaming" } else { "not streaming" },
+        if replay.streaming {
+            "streaming"
+        } else {
+            "not streaming"
+        },
     );
     if replay.streaming {
         return finding;
     }
     finding.but(
         Verdict::NotYet,
-        "read the log of the target's pod: a refused login is mended by prepare-zalando or extract-certs, a \"requested WAL segment … has already been removed\" only by cloning again with a larger WAL_KEEP_MB",
+        "read the log of the target's pod: a refused login is mended by prepare-zalando or \
+         extract-certs, a \"requested WAL segment … has already been removed\" only by cloning \
+         again with a larger WAL_KEEP_MB",
     )
 }
 
@@ -153,7 +184,8 @@ pub fn replay_not_paused(replay: &Replay) -> Finding {
     }
     Finding::ok("replay", "running", "paused").but(
         Verdict::Blocker,
-        "if it was paused by hand: select pg_wal_replay_resume() on the target; if the source's max_connections or alike was raised, raise the Cluster's too",
+        "if it was paused by hand: select pg_wal_replay_resume() on the target; if the source's \
+         max_connections or alike was raised, raise the Cluster's too",
     )
 }
 
@@ -165,17 +197,25 @@ pub fn no_apply_delay(delay: &str) -> Finding {
     }
     finding.but(
         Verdict::Blocker,
-        "remove spec.replica.minApplyDelay from the Cluster: the cut would wait for it while the application is down",
+        "remove spec.replica.minApplyDelay from the Cluster: the cut would wait for it while the \
+         application is down",
     )
 }
 
 /// The login may do what a cut needs: a checkpoint, ending sessions, stopping the server.
 pub fn superuser(superuser_of: &SuperuserOf) -> Finding {
-    let finding = Finding::ok("login", "superuser on both sides", "superuser on both sides");
-    let lacking: Vec<&str> = [("SOURCE_USER", superuser_of.source), ("TARGET_USER", superuser_of.target)]
-        .into_iter()
-        .filter_map(|(name, superuser)| (!superuser).then_some(name))
-        .collect();
+    let finding = Finding::ok(
+        "login",
+        "superuser on both sides",
+        "superuser on both sides",
+    );
+    let lacking: Vec<&str> = [
+        ("SOURCE_USER", superuser_of.source),
+        ("TARGET_USER", superuser_of.target),
+    ]
+    .into_iter()
+    .filter_map(|(name, superuser)| (!superuser).then_some(name))
+    .collect();
     if lacking.is_empty() {
         return finding;
     }
@@ -185,7 +225,8 @@ pub fn superuser(superuser_of: &SuperuserOf) -> Finding {
     }
     .but(
         Verdict::Misconfigured,
-        "name postgres there, with the password of the Secret postgres.<cluster>.credentials.postgresql.acid.zalan.do",
+        "name postgres there, with the password of the Secret \
+         postgres.<cluster>.credentials.postgresql.acid.zalan.do",
     )
 }
 
@@ -198,11 +239,12 @@ pub struct SuperuserOf {
     pub target: bool,
 }
 
-/// Bytes from what the source has inserted to what the target has replayed. `source` must have been read before `replay`,
-/// so that a busy source never makes the lag look smaller than it was.
+/// Bytes from what the source has inserted to what the target has replayed. `source` must have been
+/// read before `replay`, so that a busy source never makes the lag look smaller than it was.
 pub fn lag(source: Lsn, replay: &Replay, lag_bytes_max: u64) -> Finding {
     let wanted = format!("at most {lag_bytes_max} bytes");
-    let hint = "the target needs time, a faster network or disk, or less load on the source; LAG_BYTES_MAX is the limit";
+    let hint = "the target needs time, a faster network or disk, or less load on the source; \
+        LAG_BYTES_MAX is the limit";
     let Some(replayed) = replay.replay else {
         return Finding::ok(LAG, wanted, "nothing replayed yet").but(Verdict::NotYet, hint);
     };
@@ -210,7 +252,10 @@ pub fn lag(source: Lsn, replay: &Replay, lag_bytes_max: u64) -> Finding {
     let finding = Finding::ok(
         LAG,
         wanted,
-        format!("{bytes} bytes from {source} inserted at the source to {replayed} replayed at the target"),
+        format!(
+            "{bytes} bytes from {source} inserted at the source to {replayed} replayed at the \
+             target"
+        ),
     );
     if bytes <= lag_bytes_max {
         finding
@@ -219,12 +264,15 @@ pub fn lag(source: Lsn, replay: &Replay, lag_bytes_max: u64) -> Finding {
     }
 }
 
-/// The target's five settings are the source's: smaller ones stop the replay, larger ones the way back.
+/// The target's five settings are the source's: smaller ones stop the replay, larger ones the way
+/// back.
 pub fn hot_standby(source: &HotStandby, target: &HotStandby) -> Finding {
     let pairs = source.named().into_iter().zip(target.named());
-    let differing: Vec<_> = pairs.filter(|((_, source), (_, target))| source != target).collect();
-    let wanted =
-        "the source's max_connections, max_worker_processes, max_wal_senders, max_prepared_transactions and max_locks_per_transaction";
+    let differing: Vec<_> = pairs
+        .filter(|((_, source), (_, target))| source != target)
+        .collect();
+    let wanted = "the source's max_connections, max_worker_processes, max_wal_senders, \
+        max_prepared_transactions and max_locks_per_transaction";
     if differing.is_empty() {
         return Finding::ok("hot-standby settings", wanted, "equal on both sides");
     }
@@ -233,26 +281,33 @@ pub fn hot_standby(source: &HotStandby, target: &HotStandby) -> Finding {
         .map(|((name, source), (_, target))| format!("{name} {target} instead of {source}"))
         .collect();
     let finding = Finding::ok("hot-standby settings", wanted, spelled.join(", "));
-    if differing.iter().any(|((_, source), (_, target))| target < source) {
+    if differing
+        .iter()
+        .any(|((_, source), (_, target))| target < source)
+    {
         return finding.but(
             Verdict::Blocker,
-            "raise them in the Cluster's spec.postgresql.parameters to the source's; the target restarts once",
+            "raise them in the Cluster's spec.postgresql.parameters to the source's; the target \
+             restarts once",
         );
     }
     finding.but(
         Verdict::Warning,
-        "the cut works, but going back would restart every member of the source; set them equal in the Cluster's spec.postgresql.parameters",
+        "the cut works, but going back would restart every member of the source; set them equal in \
+         the Cluster's spec.postgresql.parameters",
     )
 }
 
-/// Nothing waits for its second phase: a prepared transaction would cross the cut without anybody who remembers it.
+/// Nothing waits for its second phase: a prepared transaction would cross the cut without anybody
+/// who remembers it.
 pub fn no_prepared_transactions(prepared: &[String]) -> Finding {
     if prepared.is_empty() {
         return Finding::ok("prepared transactions", "none", "none");
     }
     Finding::ok("prepared transactions", "none", super::listed(prepared)).but(
         Verdict::NotYet,
-        "let their transaction manager finish them, or commit prepared / rollback prepared on the source",
+        "let their transaction manager finish them, or commit prepared / rollback prepared on the \
+         source",
     )
 }
 
@@ -261,9 +316,15 @@ pub fn no_tablespaces(names: &[String]) -> Finding {
     if names.is_empty() {
         return Finding::ok("tablespaces", "none beside the default ones", "none");
     }
-    Finding::ok("tablespaces", "none beside the default ones", super::listed(names)).but(
+    Finding::ok(
+        "tablespaces",
+        "none beside the default ones",
+        super::listed(names),
+    )
+    .but(
         Verdict::Blocker,
-        "move their objects to pg_default and drop them on the source, then copy the target anew if it has stopped",
+        "move their objects to pg_default and drop them on the source, then copy the target anew \
+         if it has stopped",
     )
 }
 
@@ -272,26 +333,34 @@ pub fn no_base_backup(running: &[String]) -> Finding {
     if running.is_empty() {
         return Finding::ok("base backups", "none running", "none running");
     }
-    Finding::ok("base backups", "none running", super::listed(running)).but(Verdict::NotYet, "wait until it is done, or end it")
+    Finding::ok("base backups", "none running", super::listed(running))
+        .but(Verdict::NotYet, "wait until it is done, or end it")
 }
 
 /// New transactions may write: a source that is read-only already was blocked by somebody.
 pub fn source_writable(read_only_by_default: &str) -> Finding {
-    let finding = Finding::ok("default_transaction_read_only of the source", "off", read_only_by_default);
+    let finding = Finding::ok(
+        "default_transaction_read_only of the source",
+        "off",
+        read_only_by_default,
+    );
     if read_only_by_default == "off" {
         return finding;
     }
     finding.but(
         Verdict::Blocker,
-        "a cut that was stopped, or somebody else, has blocked writes: run cutover again or lift it in Patroni's configuration",
+        "a cut that was stopped, or somebody else, has blocked writes: run cutover again or lift \
+         it in Patroni's configuration",
     )
 }
 
-/// Whether CNPG's restart after the promotion lies within the downtime: a target that follows runs with archive_mode `always`, unless
-/// adopt-pgdata has given it the later value.
+/// Whether CNPG's restart after the promotion lies within the downtime: a target that follows runs
+/// with archive_mode `always`, unless adopt-pgdata has given it the later value.
 pub fn restart_after_promotion(archive_mode: &str) -> Finding {
     let found = match archive_mode {
-        "always" => "archive_mode changes with the promotion: CNPG restarts the target once, 1 to 2 s of the downtime".to_owned(),
+        "always" => "archive_mode changes with the promotion: CNPG restarts the target once, 1 to \
+            2 s of the downtime"
+            .to_owned(),
         mode => format!("none: archive_mode is {mode} before and after it"),
     };
     Finding::ok("restart after the promotion", "known before the cut", found)
@@ -329,7 +398,11 @@ mod tests {
 
     #[test]
     fn another_servers_copy_is_a_blocker() {
-        let (source, copy, other) = (identity(7, 3, 170_010), identity(7, 3, 170_011), identity(8, 3, 170_010));
+        let (source, copy, other) = (
+            identity(7, 3, 170_010),
+            identity(7, 3, 170_011),
+            identity(8, 3, 170_010),
+        );
         assert_eq!(system_identifier(&source, &copy).verdict, Verdict::Ok);
         assert_eq!(system_identifier(&source, &other).verdict, Verdict::Blocker);
     }
@@ -345,13 +418,19 @@ mod tests {
     #[test]
     fn only_seventeen_on_both_sides_passes() {
         let version = |version| identity(7, 1, version);
-        assert_eq!(major_version(&version(170_010), &version(170_011)).verdict, Verdict::Ok);
+        assert_eq!(
+            major_version(&version(170_010), &version(170_011)).verdict,
+            Verdict::Ok
+        );
         let finding = major_version(&version(160_009), &version(170_011));
         assert_eq!(
             (finding.verdict, finding.found.as_str()),
             (Verdict::Blocker, "16.9 at the source, 17.11 at the target")
         );
-        assert_eq!(major_version(&version(180_001), &version(180_001)).verdict, Verdict::Blocker);
+        assert_eq!(
+            major_version(&version(180_001), &version(180_001)).verdict,
+            Verdict::Blocker
+        );
     }
 
     #[test]
@@ -403,11 +482,23 @@ mod tests {
     #[test]
     fn lag_counts_from_the_insert_position_to_the_replayed_one() {
         let source: Lsn = "0/5000100".parse().unwrap();
-        assert_eq!(lag(source, &replay(Some("0/5000000")), 256).verdict, Verdict::Ok);
-        assert_eq!(lag(source, &replay(Some("0/5000000")), 255).verdict, Verdict::NotYet);
+        assert_eq!(
+            lag(source, &replay(Some("0/5000000")), 256).verdict,
+            Verdict::Ok
+        );
+        assert_eq!(
+            lag(source, &replay(Some("0/5000000")), 255).verdict,
+            Verdict::NotYet
+        );
         // Replay read later may be ahead of what the source had then.
-        assert_eq!(lag(source, &replay(Some("0/5000200")), 0).verdict, Verdict::Ok);
-        assert_eq!(lag(source, &replay(None), u64::MAX).verdict, Verdict::NotYet);
+        assert_eq!(
+            lag(source, &replay(Some("0/5000200")), 0).verdict,
+            Verdict::Ok
+        );
+        assert_eq!(
+            lag(source, &replay(None), u64::MAX).verdict,
+            Verdict::NotYet
+        );
     }
 
     #[test]
@@ -438,9 +529,15 @@ mod tests {
     #[test]
     fn what_is_under_way_on_the_source_is_waited_for() {
         assert_eq!(no_prepared_transactions(&[]).verdict, Verdict::Ok);
-        assert_eq!(no_prepared_transactions(&["gid-1".into()]).verdict, Verdict::NotYet);
+        assert_eq!(
+            no_prepared_transactions(&["gid-1".into()]).verdict,
+            Verdict::NotYet
+        );
         assert_eq!(no_base_backup(&[]).verdict, Verdict::Ok);
-        assert_eq!(no_base_backup(&["of 127.0.0.1".into()]).verdict, Verdict::NotYet);
+        assert_eq!(
+            no_base_backup(&["of 127.0.0.1".into()]).verdict,
+            Verdict::NotYet
+        );
         assert_eq!(source_writable("off").verdict, Verdict::Ok);
         assert_eq!(source_writable("on").verdict, Verdict::Blocker);
     }

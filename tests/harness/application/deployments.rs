@@ -1,9 +1,10 @@
-//! The Deployment controller and the kubelet in one: follows `spec.replicas` and the pod template, makes Pod objects,
-//! runs a pod's clients, and reports as the real ones do: a pod that is being deleted no longer counts in the status,
-//! but goes on working until it has stopped.
+//! The Deployment controller and the kubelet in one: follows `spec.replicas` and the pod template,
+//! makes Pod objects, runs a pod's clients, and reports as the real ones do: a pod that is being
+//! deleted no longer counts in the status, but goes on working until it has stopped.
 //!
-//! Not imitated: ReplicaSets, surge and unavailability limits of a rolling update (new pods are started first, old ones
-//! deleted when all of them are ready), probes, restarts of a container that fails.
+//! Not imitated: ReplicaSets, surge and unavailability limits of a rolling update (new pods are
+//! started first, old ones deleted when all of them are ready), probes, restarts of a container
+//! that fails.
 
 use std::{
     collections::BTreeMap,
@@ -69,7 +70,8 @@ struct Application {
 /// Runs until it is dropped; pods end with it.
 pub(super) async fn run(shared: Shared) {
     let api: Api<Deployment> = Api::namespaced(shared.client.clone(), &shared.namespace);
-    let labelled = watcher::Config::default().labels(&format!("app.kubernetes.io/part-of={PART_OF}"));
+    let labelled =
+        watcher::Config::default().labels(&format!("app.kubernetes.io/part-of={PART_OF}"));
     let mut changes = watcher(api, labelled).default_backoff().boxed();
     let (tell, mut news) = mpsc::unbounded_channel();
     let mut applications: BTreeMap<String, Application> = BTreeMap::new();
@@ -118,9 +120,19 @@ pub(super) async fn run(shared: Shared) {
 }
 
 impl Application {
-    async fn reconcile(&mut self, shared: &Shared, tell: &mpsc::UnboundedSender<News>) -> Result<()> {
-        let Some(object) = self.object.clone() else { return Ok(()) };
-        let wanted = object.spec.replicas.and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+    async fn reconcile(
+        &mut self,
+        shared: &Shared,
+        tell: &mpsc::UnboundedSender<News>,
+    ) -> Result<()> {
+        let Some(object) = self.object.clone() else {
+            return Ok(());
+        };
+        let wanted = object
+            .spec
+            .replicas
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(1);
         let template = template_hash(&object);
         for slot in 0..wanted {
             let runs = self
@@ -159,7 +171,15 @@ impl Application {
                 .map(|writer| Identity::new(format!("{}/{slot}/{writer}", object.name_any())))
                 .collect()
         });
-        let pod = Running::create(shared.clone(), object, template, self.made, slot, identities.clone()).await?;
+        let pod = Running::create(
+            shared.clone(),
+            object,
+            template,
+            self.made,
+            slot,
+            identities.clone(),
+        )
+        .await?;
         let (alive, ended) = mpsc::channel(1);
         let state = PodState {
             slot,
@@ -191,7 +211,11 @@ impl Application {
             }],
         }});
         let api: Api<Deployment> = Api::namespaced(shared.client.clone(), &shared.namespace);
-        let (name, params, status) = (object.name_any(), PatchParams::default(), Patch::Merge(status));
+        let (name, params, status) = (
+            object.name_any(),
+            PatchParams::default(),
+            Patch::Merge(status),
+        );
         match insist(|| api.patch_status(&name, &params, &status)).await {
             // Deleted meanwhile; the watch says so.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
@@ -202,7 +226,9 @@ impl Application {
 
 fn template_hash(object: &Deployment) -> String {
     let mut hasher = DefaultHasher::new();
-    serde_json::to_string(&object.spec.template).unwrap_or_default().hash(&mut hasher);
+    serde_json::to_string(&object.spec.template)
+        .unwrap_or_default()
+        .hash(&mut hasher);
     format!("{:x}", hasher.finish())[..8].to_owned()
 }
 
@@ -220,7 +246,13 @@ mod tests {
 
     #[test]
     fn a_change_of_the_template_is_seen() {
-        assert_eq!(template_hash(&deployment("a")), template_hash(&deployment("a")));
-        assert_ne!(template_hash(&deployment("a")), template_hash(&deployment("b")));
+        assert_eq!(
+            template_hash(&deployment("a")),
+            template_hash(&deployment("a"))
+        );
+        assert_ne!(
+            template_hash(&deployment("a")),
+            template_hash(&deployment("b"))
+        );
     }
 }

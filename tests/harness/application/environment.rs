@@ -1,5 +1,5 @@
-//! A pod's environment as the kubelet would build it at its start, from `envFrom` and `env` of the pod template. A
-//! running pod keeps what it was started with, whatever happens to the ConfigMap.
+//! A pod's environment as the kubelet would build it at its start, from `envFrom` and `env` of the
+//! pod template. A running pod keeps what it was started with, whatever happens to the ConfigMap.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,12 @@ use super::login::Login;
 /// Variables by name.
 pub type Environment = BTreeMap<String, String>;
 
-/// Reads what the container's specification names; later sources win over earlier ones, `env` over `envFrom`.
+/// Reads what the container's specification names; later sources win over earlier ones, `env` over
+/// `envFrom`.
 ///
 /// # Errors
-/// An object or key that is not optional is missing: the kubelet would leave the pod in CreateContainerConfigError.
+/// An object or key that is not optional is missing: the kubelet would leave the pod in
+/// CreateContainerConfigError.
 pub async fn read(client: &Client, namespace: &str, container: &Container) -> Result<Environment> {
     let reader = Reader {
         config_maps: Api::namespaced(client.clone(), namespace),
@@ -62,12 +64,23 @@ impl Reader {
     async fn all_of(&self, source: &EnvFromSource) -> Result<Environment> {
         let prefix = source.prefix.clone().unwrap_or_default();
         let (found, name, optional) = match (&source.config_map_ref, &source.secret_ref) {
-            (Some(reference), _) => (self.config_map(&reference.name).await?, &reference.name, reference.optional),
-            (None, Some(reference)) => (self.secret(&reference.name).await?, &reference.name, reference.optional),
+            (Some(reference), _) => (
+                self.config_map(&reference.name).await?,
+                &reference.name,
+                reference.optional,
+            ),
+            (None, Some(reference)) => (
+                self.secret(&reference.name).await?,
+                &reference.name,
+                reference.optional,
+            ),
             (None, None) => bail!("envFrom names neither a ConfigMap nor a Secret"),
         };
         match found {
-            Some(data) => Ok(data.into_iter().map(|(key, value)| (format!("{prefix}{key}"), value)).collect()),
+            Some(data) => Ok(data
+                .into_iter()
+                .map(|(key, value)| (format!("{prefix}{key}"), value))
+                .collect()),
             None if optional == Some(true) => Ok(Environment::new()),
             None => bail!("{name:?} not found"),
         }
@@ -78,14 +91,27 @@ impl Reader {
             return Ok(Some(variable.value.clone().unwrap_or_default()));
         };
         let (data, key, optional) = if let Some(reference) = &from.config_map_key_ref {
-            (self.config_map(&reference.name).await?, &reference.key, reference.optional)
+            (
+                self.config_map(&reference.name).await?,
+                &reference.key,
+                reference.optional,
+            )
         } else if let Some(reference) = &from.secret_key_ref {
-            (self.secret(&reference.name).await?, &reference.key, reference.optional)
+            (
+                self.secret(&reference.name).await?,
+                &reference.key,
+                reference.optional,
+            )
         } else {
-            bail!("the source of the variable {} is not imitated", variable.name);
+            bail!(
+                "the source of the variable {} is not imitated",
+                variable.name
+            );
         };
         match data.and_then(|mut data| data.remove(key)) {
-            None if optional != Some(true) => bail!("couldn't find key {key} for the variable {}", variable.name),
+            None if optional != Some(true) => {
+                bail!("couldn't find key {key} for the variable {}", variable.name)
+            }
             value => Ok(value),
         }
     }
@@ -133,8 +159,15 @@ mod tests {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
         let found = login(&environment).unwrap();
-        assert_eq!(format!("{found:?}"), "mastodon@pooler:5432/mastodon", "the password is not printed");
+        assert_eq!(
+            format!("{found:?}"),
+            "mastodon@pooler:5432/mastodon",
+            "the password is not printed"
+        );
         environment.remove("DB_HOST");
-        assert_eq!(login(&environment).unwrap_err().to_string(), "the variable DB_HOST is not set");
+        assert_eq!(
+            login(&environment).unwrap_err().to_string(),
+            "the variable DB_HOST is not set"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! How a client reaches the database: what its environment said when it started, resolved anew for every session.
+//! How a client reaches the database: what its environment said when it started, resolved anew for
+//! every session.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -27,12 +28,17 @@ pub struct Login {
 
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}@{}:{}/{}", self.user, self.host, self.port, self.dbname)
+        write!(
+            f,
+            "{}@{}:{}/{}",
+            self.user, self.host, self.port, self.dbname
+        )
     }
 }
 
 impl Login {
-    /// Opens a session through the Service that the host names, encrypted as Spilo demands it (sslmode=require).
+    /// Opens a session through the Service that the host names, encrypted as Spilo demands it
+    /// (sslmode=require).
     ///
     /// # Errors
     /// No such Service, or the server refuses.
@@ -60,7 +66,9 @@ impl Login {
             .application_name(application_name)
             .ssl_mode(SslMode::Require)
             .connect_timeout(CONNECT_LIMIT);
-        let connected = timeout(CONNECT_LIMIT, config.connect(unchecked()?)).await.context("no answer")??;
+        let connected = timeout(CONNECT_LIMIT, config.connect(unchecked()?))
+            .await
+            .context("no answer")??;
         Ok(Session::begin(connected))
     }
 }

@@ -26,7 +26,11 @@ pub(super) fn is_ready(deployment: &Deployment) -> bool {
 /// Applies the ConfigMap and the Deployments.
 pub(super) async fn apply(client: &Client, settings: &Settings) -> Result<()> {
     let apply = PatchParams::apply(FIELD_MANAGER).force();
-    let config: serde_json::Map<_, _> = settings.config.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    let config: serde_json::Map<_, _> = settings
+        .config
+        .iter()
+        .map(|(key, value)| (key.clone(), json!(value)))
+        .collect();
     let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": settings.config_map}, "data": config});
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), &settings.namespace);
     api.patch(&settings.config_map, &apply, &Patch::Apply(object))
@@ -43,7 +47,8 @@ pub(super) async fn apply(client: &Client, settings: &Settings) -> Result<()> {
 }
 
 fn deployment(name: &str, replicas: u32, settings: &Settings) -> serde_json::Value {
-    let labels = json!({"app": name, "app.kubernetes.io/name": name, "app.kubernetes.io/part-of": PART_OF});
+    let labels =
+        json!({"app": name, "app.kubernetes.io/name": name, "app.kubernetes.io/part-of": PART_OF});
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": {"name": name, "labels": labels},

@@ -83,7 +83,9 @@ impl Running {
         match insist(|| pods.create(&params, &pod)).await {
             // An answer that was lost on the way.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
-            created => drop(created.with_context(|| format!("creating the pod {}", pod.name_any()))?),
+            created => {
+                drop(created.with_context(|| format!("creating the pod {}", pod.name_any()))?)
+            }
         }
         let stop = STOP[slot as usize % STOP.len()];
         Ok(Self {
@@ -101,7 +103,12 @@ impl Running {
     }
 
     /// A pod's life: starts, becomes ready, works until it is told to end, takes its time to stop.
-    pub(super) async fn live(self, mut alive: mpsc::Receiver<()>, application: String, tell: mpsc::UnboundedSender<News>) {
+    pub(super) async fn live(
+        self,
+        mut alive: mpsc::Receiver<()>,
+        application: String,
+        tell: mpsc::UnboundedSender<News>,
+    ) {
         let name = self.pod.name_any();
         let writers = tokio::select! {
             writers = self.begin() => writers,
@@ -147,8 +154,21 @@ impl Running {
             sleep(CONFIG_AGAIN).await;
         };
         sleep(START.saturating_sub(started.elapsed())).await;
-        let Shared { services, log, origin, .. } = &self.shared;
-        let start = |identity: &Identity| Writer::start(identity.clone(), login.clone(), Arc::clone(services), Arc::clone(log), *origin);
+        let Shared {
+            services,
+            log,
+            origin,
+            ..
+        } = &self.shared;
+        let start = |identity: &Identity| {
+            Writer::start(
+                identity.clone(),
+                login.clone(),
+                Arc::clone(services),
+                Arc::clone(log),
+                *origin,
+            )
+        };
         let writers = self.identities.iter().map(start).collect();
         sleep(READY).await;
         self.status("Running", None).await;
@@ -162,16 +182,24 @@ impl Running {
             .as_ref()
             .and_then(|spec| spec.containers.first())
             .context("the pod has no container")?;
-        environment::login(&environment::read(&self.shared.client, &self.shared.namespace, container).await?)
+        environment::login(
+            &environment::read(&self.shared.client, &self.shared.namespace, container).await?,
+        )
     }
 
     async fn status(&self, phase: &str, waiting: Option<&str>) {
         let ready = if waiting.is_none() { "True" } else { "False" };
         let now = jiff::Timestamp::now().to_string();
-        let container = self.pod.spec.as_ref().and_then(|spec| spec.containers.first());
+        let container = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.containers.first());
         let state = match waiting {
             None => json!({"running": {"startedAt": now}}),
-            Some(message) => json!({"waiting": {"reason": "CreateContainerConfigError", "message": message}}),
+            Some(message) => {
+                json!({"waiting": {"reason": "CreateContainerConfigError", "message": message}})
+            }
         };
         let status = json!({"status": {
             "phase": phase,
@@ -181,7 +209,11 @@ impl Running {
                 "imageID": "", "ready": waiting.is_none(), "restartCount": 0, "state": state,
             }],
         }});
-        let (name, params, status) = (self.name(), PatchParams::default(), Patch::Strategic(status));
+        let (name, params, status) = (
+            self.name(),
+            PatchParams::default(),
+            Patch::Strategic(status),
+        );
         // Refused only when it is gone already.
         let _ = insist(|| self.pods.patch_status(&name, &params, &status)).await;
     }

@@ -1,5 +1,5 @@
-//! One client of the database: a long-lived session, about twenty writes a second, and a log that says of every row
-//! whether it was acknowledged, refused, or left unknown.
+//! One client of the database: a long-lived session, about twenty writes a second, and a log that
+//! says of every row whether it was acknowledged, refused, or left unknown.
 
 use std::{
     sync::{
@@ -27,13 +27,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Every fifth write is a transaction of three rows, committed as one.
 const TRANSACTION_EVERY: u64 = 5;
 const TRANSACTION_ROWS: u64 = 3;
-/// A client that hears nothing for so long gives the session up; longer than any pause of a pooler in a cut.
+/// A client that hears nothing for so long gives the session up; longer than any pause of a pooler
+/// in a cut.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// The log that all writers of a run share.
 pub type Log = Arc<Mutex<Vec<Attempt>>>;
 
-/// Who a writer is: stays the same when its pod is replaced, so that its rows can be counted across a cut.
+/// Who a writer is: stays the same when its pod is replaced, so that its rows can be counted across
+/// a cut.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The client's name in the ledger.
@@ -67,7 +69,13 @@ impl Drop for Writer {
 
 impl Writer {
     /// Begins to write with `login`, resolving its host anew for every session, as a driver does.
-    pub fn start(identity: Identity, login: Login, services: Arc<Services>, log: Log, origin: Origin) -> Self {
+    pub fn start(
+        identity: Identity,
+        login: Login,
+        services: Arc<Services>,
+        log: Log,
+        origin: Origin,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let client = Worker {
             identity,
@@ -83,8 +91,8 @@ impl Writer {
         }
     }
 
-    /// Lets it finish the write that is under way and waits for its end; what is not answered within `limit` is cut off,
-    /// as SIGKILL would.
+    /// Lets it finish the write that is under way and waits for its end; what is not answered
+    /// within `limit` is cut off, as SIGKILL would.
     pub async fn stop(mut self, limit: Duration) {
         self.stop.store(true, Ordering::Relaxed);
         if timeout(limit, &mut self.task).await.is_err() {
@@ -119,7 +127,11 @@ impl UnderWay<'_> {
 
     fn write(&mut self, outcome: &Outcome) {
         let answered = self.worker.origin.elapsed();
-        let mut log = self.worker.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = self
+            .worker
+            .log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         log.extend(self.keys.drain(..).map(|key| Attempt {
             key,
             sent: self.sent,
@@ -172,7 +184,11 @@ impl Worker {
             .collect();
         let session = match self.session.take() {
             Some(session) => Ok(session),
-            None => self.login.connect(&self.services, &self.identity.client).await,
+            None => {
+                self.login
+                    .connect(&self.services, &self.identity.client)
+                    .await
+            }
         };
         let mut under_way = UnderWay {
             worker: self,
@@ -208,8 +224,8 @@ struct Failure {
 }
 
 impl From<tokio_postgres::Error> for Failure {
-    /// An ERROR leaves the session usable and the transaction rolled back. FATAL, PANIC and a broken connection may
-    /// come after a commit that was not reported any more.
+    /// An ERROR leaves the session usable and the transaction rolled back. FATAL, PANIC and a
+    /// broken connection may come after a commit that was not reported any more.
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
             Some(db) => Self {
@@ -228,12 +244,19 @@ impl From<tokio_postgres::Error> for Failure {
 fn classify(result: Result<Server, Failure>, sent_commit: bool) -> (Outcome, bool) {
     match result {
         Ok(server) => (Outcome::Acknowledged(server), true),
-        Err(Failure { text, session_ended: true }) if sent_commit => (Outcome::Unknown(text), false),
-        Err(Failure { text, session_ended }) => (Outcome::Refused(text), !session_ended),
+        Err(Failure {
+            text,
+            session_ended: true,
+        }) if sent_commit => (Outcome::Unknown(text), false),
+        Err(Failure {
+            text,
+            session_ended,
+        }) => (Outcome::Refused(text), !session_ended),
     }
 }
 
-/// The row tells who took it: the server's own address, and the timeline of the WAL that it went into.
+/// The row tells who took it: the server's own address, and the timeline of the WAL that it went
+/// into.
 const INSERT: &str = "insert into public.ledger (client, sequence, payload) values ($1, $2, $3) \
     returning host(inet_server_addr()), substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)";
 
@@ -271,8 +294,11 @@ async fn one(session: &Client, client: &str, sequence: u64) -> Result<Server, Fa
     // Unnamed and in one message: works through a pooler in transaction mode, too.
     let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
     let payload = format!("{client} wrote {sequence}");
-    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
-        [(&client, Type::TEXT), (&sequence, Type::INT8), (&payload, Type::TEXT)];
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] = [
+        (&client, Type::TEXT),
+        (&sequence, Type::INT8),
+        (&payload, Type::TEXT),
+    ];
     let rows = session.query_typed(INSERT, &parameters).await?;
     let [row] = rows.as_slice() else {
         return Err(Failure {
@@ -304,10 +330,25 @@ mod tests {
             address: "127.0.0.1".into(),
             timeline: 1,
         };
-        assert_eq!(classify(Ok(server.clone()), true), (Outcome::Acknowledged(server), true));
-        assert_eq!(classify(failure(true), true), (Outcome::Unknown("x".into()), false));
-        assert_eq!(classify(failure(true), false), (Outcome::Refused("x".into()), false));
-        assert_eq!(classify(failure(false), true), (Outcome::Refused("x".into()), true));
-        assert_eq!(classify(failure(false), false), (Outcome::Refused("x".into()), true));
+        assert_eq!(
+            classify(Ok(server.clone()), true),
+            (Outcome::Acknowledged(server), true)
+        );
+        assert_eq!(
+            classify(failure(true), true),
+            (Outcome::Unknown("x".into()), false)
+        );
+        assert_eq!(
+            classify(failure(true), false),
+            (Outcome::Refused("x".into()), false)
+        );
+        assert_eq!(
+            classify(failure(false), true),
+            (Outcome::Refused("x".into()), true)
+        );
+        assert_eq!(
+            classify(failure(false), false),
+            (Outcome::Refused("x".into()), true)
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The resources of the two operators, and of the Prometheus operator: their own schemas when the folder `shared/crds` lies
-//! beside the checkout, else schemas of ours that accept every field.
+//! The resources of the two operators, and of the Prometheus operator: their own schemas when the
+//! folder `shared/crds` lies beside the checkout, else schemas of ours that accept every field.
 
 use std::{
     fs,
@@ -16,10 +16,30 @@ const RESOURCES: [(&str, &str, &str, &str); 7] = [
     ("postgresql.cnpg.io", "clusters", "Cluster", "ClusterList"),
     ("postgresql.cnpg.io", "poolers", "Pooler", "PoolerList"),
     ("postgresql.cnpg.io", "backups", "Backup", "BackupList"),
-    ("postgresql.cnpg.io", "scheduledbackups", "ScheduledBackup", "ScheduledBackupList"),
-    ("acid.zalan.do", "postgresqls", "postgresql", "postgresqlList"),
-    ("monitoring.coreos.com", "podmonitors", "PodMonitor", "PodMonitorList"),
-    ("monitoring.coreos.com", "prometheusrules", "PrometheusRule", "PrometheusRuleList"),
+    (
+        "postgresql.cnpg.io",
+        "scheduledbackups",
+        "ScheduledBackup",
+        "ScheduledBackupList",
+    ),
+    (
+        "acid.zalan.do",
+        "postgresqls",
+        "postgresql",
+        "postgresqlList",
+    ),
+    (
+        "monitoring.coreos.com",
+        "podmonitors",
+        "PodMonitor",
+        "PodMonitorList",
+    ),
+    (
+        "monitoring.coreos.com",
+        "prometheusrules",
+        "PrometheusRule",
+        "PrometheusRuleList",
+    ),
 ];
 const ESTABLISHED_SECONDS_MAX: u64 = 30;
 const URL: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -29,7 +49,10 @@ pub(super) async fn install(admin: &Client) -> Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/crds");
     let bodies = RESOURCES.map(|resource| definition(&folder, resource));
     futures::future::try_join_all(bodies.into_iter().map(|body| create(admin, body))).await?;
-    futures::future::try_join_all(RESOURCES.map(|(group, plural, ..)| served(admin, group, "v1", plural))).await?;
+    futures::future::try_join_all(
+        RESOURCES.map(|(group, plural, ..)| served(admin, group, "v1", plural)),
+    )
+    .await?;
     Ok(())
 }
 
@@ -43,7 +66,8 @@ fn definition(folder: &Path, (group, plural, kind, list): (&str, &str, &str, &st
 fn permissive(group: &str, plural: &str, kind: &str, list: &str) -> Value {
     let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let properties = json!({"spec": anything, "status": anything});
-    let scale = json!({"specReplicasPath": ".spec.instances", "statusReplicasPath": ".status.instances"});
+    let scale =
+        json!({"specReplicasPath": ".spec.instances", "statusReplicasPath": ".status.instances"});
     let subresources = if group != "postgresql.cnpg.io" {
         json!({"status": {}})
     } else {
@@ -75,14 +99,18 @@ async fn create(admin: &Client, body: String) -> Result<()> {
     Ok(())
 }
 
-/// Waits until objects of the kind can be listed: being established is said a moment before it is true.
+/// Waits until objects of the kind can be listed: being established is said a moment before it is
+/// true.
 pub(crate) async fn served(admin: &Client, group: &str, version: &str, plural: &str) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(ESTABLISHED_SECONDS_MAX);
     loop {
-        let list = http::Request::get(format!("/apis/{group}/{version}/{plural}?limit=1")).body(Vec::new())?;
+        let list = http::Request::get(format!("/apis/{group}/{version}/{plural}?limit=1"))
+            .body(Vec::new())?;
         match admin.request::<Value>(list).await {
             Ok(_) => return Ok(()),
-            Err(error) if Instant::now() > deadline => bail!("{plural}.{group} is not served: {error}"),
+            Err(error) if Instant::now() > deadline => {
+                bail!("{plural}.{group} is not served: {error}")
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }

@@ -11,8 +11,10 @@ use crate::{authority::Authority, instance::Instance, setup::Setup};
 const PORT: u16 = 6443;
 const ETCD_PORT: u16 = 2379;
 
-/// Who did what is all that is asked of the log; the harness itself, `system:` users and health checks are left out.
-const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
+/// Who did what is all that is asked of the log; the harness itself, `system:` users and health
+/// checks are left out.
+const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: \
+    [RequestReceived]\nrules:\n\
     - {level: Metadata, userGroups: ['system:serviceaccounts']}\n- {level: None}\n";
 
 pub(super) fn url(instance: &Instance) -> String {
@@ -21,7 +23,10 @@ pub(super) fn url(instance: &Instance) -> String {
 
 pub(super) fn etcd(setup: &Setup, instance: &Instance, directory: &Path) -> Command {
     let mut command = setup.server(&setup.etcd);
-    let (clients, peers) = (etcd_url(instance), format!("http://{}:{}", instance.address(HOST), ETCD_PORT + 1));
+    let (clients, peers) = (
+        etcd_url(instance),
+        format!("http://{}:{}", instance.address(HOST), ETCD_PORT + 1),
+    );
     command
         .args(["--name", "default", "--log-level", "warn"])
         .arg("--data-dir")
@@ -66,7 +71,10 @@ pub(super) fn api_server(setup: &Setup, instance: &Instance, directory: &Path) -
         ("token-auth-file", file("tokens.csv")),
         ("tls-cert-file", file("server.crt")),
         ("tls-private-key-file", file("server.key")),
-        ("service-account-issuer", "https://kubernetes.default.svc.cluster.local".into()),
+        (
+            "service-account-issuer",
+            "https://kubernetes.default.svc.cluster.local".into(),
+        ),
         ("service-account-key-file", file("accounts.pub")),
         ("service-account-signing-key-file", file("accounts.key")),
         ("audit-policy-file", file("audit-policy.yaml")),
@@ -80,11 +88,18 @@ pub(super) fn api_server(setup: &Setup, instance: &Instance, directory: &Path) -
 }
 
 /// Writes keys, certificates and the audit policy; returns the CA's certificate.
-pub(super) fn write_credentials(setup: &Setup, instance: &Instance, directory: &Path) -> Result<String> {
+pub(super) fn write_credentials(
+    setup: &Setup,
+    instance: &Instance,
+    directory: &Path,
+) -> Result<String> {
     let authority = Authority::root("harness control plane")?;
-    let names: Vec<String> = ["localhost", "kubernetes", "kubernetes.default.svc"].map(String::from).into();
+    let names: Vec<String> = ["localhost", "kubernetes", "kubernetes.default.svc"]
+        .map(String::from)
+        .into();
     let server = authority.server("kube-apiserver", &names, &[instance.address(HOST).into()])?;
-    let accounts = rcgen::KeyPair::generate().context("generating the key of the ServiceAccounts' tokens")?;
+    let accounts =
+        rcgen::KeyPair::generate().context("generating the key of the ServiceAccounts' tokens")?;
     for (name, text) in [
         ("server.crt", server.certificate.as_str()),
         ("server.key", &server.key),

@@ -1,4 +1,5 @@
-//! A finished migration becomes one that is ready for its cut, on the same stage: what is expensive (API server, source, poolers) stays.
+//! A finished migration becomes one that is ready for its cut, on the same stage: what is expensive
+//! (API server, source, poolers) stays.
 
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use super::{LIMIT, Lane, scenario::Restart};
 use crate::{
     application::{Application, Origin, login::Login},
     migration::{CLUSTER, FORGOTTEN, forgotten_host},
-    objects::{CNPG, CONFIG_MAP, CRON_JOB, JOB, LEASE, POD, POSTGRESQL, SERVICE, SERVICE_NAME, SLICE},
+    objects::{
+        CNPG, CONFIG_MAP, CRON_JOB, JOB, LEASE, POD, POSTGRESQL, SERVICE, SERVICE_NAME, SLICE,
+    },
     service::pgbouncer::PgBouncer,
     source::{Member, rest},
     target::InstanceHandle,
@@ -21,23 +24,34 @@ const POLL: Duration = Duration::from_millis(50);
 /// Two of Patroni's loops: what it has not done then it will not do.
 const LOOPS: Duration = Duration::from_secs(20);
 /// What the programs have recorded.
-const RECORDS: [&str; 3] = ["cutover-database", "cutover-database-receipt", "cutover-replica-counts"];
+const RECORDS: [&str; 3] = [
+    "cutover-database",
+    "cutover-database-receipt",
+    "cutover-replica-counts",
+];
 
 impl Lane {
-    /// After the clients were stopped and judged: another target, of the kind that is wanted, follows the source again.
+    /// After the clients were stopped and judged: another target, of the kind that is wanted,
+    /// follows the source again.
     pub(super) async fn again(&mut self, restart: Restart) -> Result<()> {
         self.ready = None;
         self.migration.application.stop().await?;
         let objects = self.migration.objects();
         objects.remove(CNPG, CLUSTER).await?;
-        let (gone, reopened) = futures::join!(self.migration.target.gone(CLUSTER, LIMIT), self.reopen());
+        let (gone, reopened) =
+            futures::join!(self.migration.target.gone(CLUSTER, LIMIT), self.reopen());
         gone.and(reopened)?;
         self.forget_the_cut().await?;
-        // One that was refused at the stopped source or at the target that is gone lets nobody in for seconds.
+        // One that was refused at the stopped source or at the target that is gone lets nobody in
+        // for seconds.
         self.other_poolers().await?;
         let session = self.migration.source.connect("mastodon").await?;
-        session.batch_execute("truncate public.ledger restart identity; checkpoint").await?;
-        self.migration.apply_rendered_with(|object| mark(object, restart)).await?;
+        session
+            .batch_execute("truncate public.ledger restart identity; checkpoint")
+            .await?;
+        self.migration
+            .apply_rendered_with(|object| mark(object, restart))
+            .await?;
         self.target = self.migration.target.instance(CLUSTER, LIMIT).await?;
         let (written, streams) = futures::join!(
             restarted(
@@ -62,13 +76,28 @@ impl Lane {
     /// The leader's server runs and takes writes, as before any cut.
     async fn reopen(&self) -> Result<()> {
         let source = &self.migration.source;
-        let started = self.migration.journal().await?.remove("started").unwrap_or_default();
-        let leader = source.members().iter().find(|member| started["leader"] == member.name());
-        let leader = leader.or(source.members().first()).context("a source without members")?;
+        let started = self
+            .migration
+            .journal()
+            .await?
+            .remove("started")
+            .unwrap_or_default();
+        let leader = source
+            .members()
+            .iter()
+            .find(|member| started["leader"] == member.name());
+        let leader = leader
+            .or(source.members().first())
+            .context("a source without members")?;
         let open = async {
             // Asked again: Patroni may be in the middle of a loop.
             while !leader.postgres_runs() {
-                let _ = rest::request(Method::POST, &format!("{}/restart", leader.rest_url()), Some(&json!({}))).await;
+                let _ = rest::request(
+                    Method::POST,
+                    &format!("{}/restart", leader.rest_url()),
+                    Some(&json!({})),
+                )
+                .await;
                 sleep(POLL).await;
             }
             let settled = async {
@@ -76,13 +105,17 @@ impl Lane {
                     sleep(POLL).await;
                 }
             };
-            // A change that comes to Patroni in the middle of a restart never comes to the server: it is compared only with one that
-            // runs (reload_config in postgresql/config.py).
+            // A change that comes to Patroni in the middle of a restart never comes to the server:
+            // it is compared only with one that runs (reload_config in postgresql/config.py).
             let _ = timeout(LOOPS, settled).await;
             let lifted = json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": null}}});
-            while rest::demand(Method::PATCH, &format!("{}/config", leader.rest_url()), &lifted)
-                .await
-                .is_err()
+            while rest::demand(
+                Method::PATCH,
+                &format!("{}/config", leader.rest_url()),
+                &lifted,
+            )
+            .await
+            .is_err()
             {
                 sleep(POLL).await;
             }
@@ -95,20 +128,26 @@ impl Lane {
             .map_err(|_| leader.complain("does not take writes again"))
     }
 
-    /// Patroni's loop has come to the server as it runs now: what it brings later would come after what is lifted here.
+    /// Patroni's loop has come to the server as it runs now: what it brings later would come after
+    /// what is lifted here.
     async fn settled(&self, leader: &Member) -> Result<bool> {
         let health = rest::get(&format!("{}/health", leader.rest_url())).await?;
         let config = rest::get(&format!("{}/config", leader.rest_url())).await?;
         let session = self.migration.source.connect_to(leader, "postgres").await?;
-        let in_force: String = session.query_one("show default_transaction_read_only", &[]).await?.get(0);
+        let in_force: String = session
+            .query_one("show default_transaction_read_only", &[])
+            .await?
+            .get(0);
         let wanted = config.pointer("/postgresql/parameters/default_transaction_read_only");
-        Ok(health["cluster_unlocked"].is_null() && wanted.is_none_or(|wanted| *wanted == in_force.as_str()))
+        Ok(health["cluster_unlocked"].is_null()
+            && wanted.is_none_or(|wanted| *wanted == in_force.as_str()))
     }
 
     /// Whether the source takes writes, at the leader's own address.
     async fn takes_writes(&self) -> Result<bool> {
         let session = self.migration.source.connect("postgres").await?;
-        let open = "select not pg_is_in_recovery() and not current_setting('default_transaction_read_only')::bool";
+        let open = "select not pg_is_in_recovery() and not \
+            current_setting('default_transaction_read_only')::bool";
         Ok(session.query_one(open, &[]).await?.get(0))
     }
 
@@ -117,10 +156,18 @@ impl Lane {
         let objects = self.migration.objects();
         let annotation = |key: &str| json!({"metadata": {"annotations": {key: null}}});
         objects
-            .patch(POSTGRESQL, super::SERVICES[0], annotation("acid.zalan.do/controller"))
+            .patch(
+                POSTGRESQL,
+                super::SERVICES[0],
+                annotation("acid.zalan.do/controller"),
+            )
             .await?;
         objects
-            .patch(CRON_JOB, "replica-migration-cutover", annotation("replica-migration/abort"))
+            .patch(
+                CRON_JOB,
+                "replica-migration-cutover",
+                annotation("replica-migration/abort"),
+            )
             .await?;
         for name in RECORDS {
             objects.remove(CONFIG_MAP, name).await?;
@@ -129,26 +176,33 @@ impl Lane {
         for job in objects.list(JOB, "").await? {
             // The suspended Jobs of the manifests have no owner.
             if job["metadata"]["ownerReferences"].is_array() {
-                objects.remove(JOB, job["metadata"]["name"].as_str().unwrap_or_default()).await?;
+                objects
+                    .remove(JOB, job["metadata"]["name"].as_str().unwrap_or_default())
+                    .await?;
             }
         }
         objects.remove_all(POD, "job-name").await?;
         for (name, selector) in &self.selectors {
             // A merge leaves the keys of the other selector.
-            objects.patch(SERVICE, name, json!({"spec": {"selector": null}})).await?;
+            objects
+                .patch(SERVICE, name, json!({"spec": {"selector": null}}))
+                .await?;
             if selector.is_null() {
                 let slices = format!("{SERVICE_NAME}={name}");
                 while !objects.list(SLICE, &slices).await?.is_empty() {
                     objects.remove_all(SLICE, &slices).await?;
                 }
             } else {
-                objects.patch(SERVICE, name, json!({"spec": {"selector": selector}})).await?;
+                objects
+                    .patch(SERVICE, name, json!({"spec": {"selector": selector}}))
+                    .await?;
             }
         }
         Ok(())
     }
 
-    /// Every pooler in another pod. One that logs in before the Service leads to the source again is where it was.
+    /// Every pooler in another pod. One that logs in before the Service leads to the source again
+    /// is where it was.
     pub(super) async fn other_poolers(&mut self) -> Result<()> {
         self.leads_to_the_source().await?;
         futures::future::try_join_all(self.migration.poolers.iter_mut().map(PgBouncer::replace))
@@ -156,8 +210,8 @@ impl Lane {
             .map(drop)
     }
 
-    /// The Service that everybody goes through leads to a server that takes writes. Asked past the poolers: one login of theirs that
-    /// fails costs seconds.
+    /// The Service that everybody goes through leads to a server that takes writes. Asked past the
+    /// poolers: one login of theirs that fails costs seconds.
     async fn leads_to_the_source(&self) -> Result<()> {
         let login = Login {
             host: forgotten_host(),
@@ -179,13 +233,18 @@ impl Lane {
                         .await?;
                     anyhow::Ok((row.get::<_, String>(0), row.get::<_, bool>(1)))
                 };
-                if asked.await.is_ok_and(|(address, standby)| !standby && source.contains(&address)) {
+                if asked
+                    .await
+                    .is_ok_and(|(address, standby)| !standby && source.contains(&address))
+                {
                     return;
                 }
                 sleep(POLL).await;
             }
         };
-        timeout(LIMIT, leads).await.context("the Service does not lead to the source again")
+        timeout(LIMIT, leads)
+            .await
+            .context("the Service does not lead to the source again")
     }
 }
 
@@ -197,10 +256,18 @@ async fn restarted(
     client: kube::Client,
 ) -> Result<Origin> {
     let origin = Origin::now();
-    *application = Application::deploy(client, std::sync::Arc::clone(services), settings.clone(), origin).await?;
+    *application = Application::deploy(
+        client,
+        std::sync::Arc::clone(services),
+        settings.clone(),
+        origin,
+    )
+    .await?;
     application.forget(FORGOTTEN, &forgotten_host()).await?;
     application.ready(LIMIT).await?;
-    application.acknowledges(crate::standing::AT_WORK, LIMIT).await?;
+    application
+        .acknowledges(crate::standing::AT_WORK, LIMIT)
+        .await?;
     Ok(origin)
 }
 
@@ -212,7 +279,8 @@ fn mark(object: &mut Value, restart: Restart) {
 
 /// The copy waits for a spread checkpoint: one that is asked for starts it at once.
 async fn hurry(source: &tokio_postgres::Client) -> Result<()> {
-    let waits = "select exists (select from pg_stat_progress_basebackup where phase = 'waiting for checkpoint to finish')";
+    let waits = "select exists (select from pg_stat_progress_basebackup where phase = 'waiting for \
+        checkpoint to finish')";
     loop {
         if source.query_one(waits, &[]).await?.get(0) {
             source.batch_execute("checkpoint").await?;
@@ -227,7 +295,10 @@ async fn streams(target: &InstanceHandle) -> Result<()> {
     let follows = async {
         loop {
             if let Ok(session) = target.admin("postgres").await
-                && session.query_one(sql, &[]).await.is_ok_and(|row| row.get(0))
+                && session
+                    .query_one(sql, &[])
+                    .await
+                    .is_ok_and(|row| row.get(0))
             {
                 return;
             }

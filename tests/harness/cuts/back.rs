@@ -1,4 +1,5 @@
-//! The way back from as far as there is one, by rollback as a Job, which is killed on its way as well.
+//! The way back from as far as there is one, by rollback as a Job, which is killed on its way as
+//! well.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -29,8 +30,9 @@ pub struct Back {
 }
 
 impl Lane {
-    /// A cutover is killed as late as there is a way back, somebody meddles with what leads to the source, and rollback puts everything
-    /// back, one pod after the other being killed at these moments.
+    /// A cutover is killed as late as there is a way back, somebody meddles with what leads to the
+    /// source, and rollback puts everything back, one pod after the other being killed at these
+    /// moments.
     ///
     /// # Errors
     /// It does not, or not everything is as it was.
@@ -38,21 +40,36 @@ impl Lane {
         let scenario = Scenario::quiet(self.dcs, route);
         self.prepared(&scenario).await?;
         let mut course = Course::begin(self, &scenario).await?;
-        let cutover = course.lane.pod("cutover", route).env("FAILPOINT", LAST_MOMENT).start().await?;
+        let cutover = course
+            .lane
+            .pod("cutover", route)
+            .env("FAILPOINT", LAST_MOMENT)
+            .start()
+            .await?;
         cutover.says(&waits_at(Some(LAST_MOMENT)), LIMIT).await?;
         cutover.kill();
         cutover.wait(LIMIT).await?;
         course.lane.meddle(route).await?;
         let mut hit = Vec::new();
         for moment in kills {
-            let rollback = course.lane.pod("rollback", route).env("FAILPOINT", moment).start().await?;
+            let rollback = course
+                .lane
+                .pod("rollback", route)
+                .env("FAILPOINT", moment)
+                .start()
+                .await?;
             if rollback.says(&waits_at(Some(moment)), LIMIT).await.is_ok() {
                 rollback.kill();
                 hit.push(moment.clone());
             }
             rollback.wait(LIMIT).await?;
         }
-        let ended = course.lane.pod("rollback", route).env("FAILPOINT", "*").run(LIMIT).await?;
+        let ended = course
+            .lane
+            .pod("rollback", route)
+            .env("FAILPOINT", "*")
+            .run(LIMIT)
+            .await?;
         ensure!(ended.exit_code == 0, "rollback: {ended}");
         let journal = course.lane.migration.journal().await?;
         ensure!(
@@ -69,17 +86,26 @@ impl Lane {
         })
     }
 
-    /// What a person might do in the window and forget to undo: it is the cutover's own field that is changed.
+    /// What a person might do in the window and forget to undo: it is the cutover's own field that
+    /// is changed.
     async fn meddle(&self, route: Route) -> Result<()> {
         let objects = self.migration.objects();
         match route {
             Route::Service => {
                 let selector = json!({"cnpg.io/cluster": CLUSTER});
-                objects.patch(SERVICE, SERVICES[0], json!({"spec": {"selector": selector}})).await
+                objects
+                    .patch(
+                        SERVICE,
+                        SERVICES[0],
+                        json!({"spec": {"selector": selector}}),
+                    )
+                    .await
             }
             Route::Config => {
                 let host = json!({"data": {"DB_HOST": "database-pooler-rw"}});
-                objects.patch(CONFIG_MAP, &self.settings.config_map, host).await
+                objects
+                    .patch(CONFIG_MAP, &self.settings.config_map, host)
+                    .await
             }
         }
     }

@@ -22,8 +22,9 @@ use crate::{
 
 /// Pods after the last disturbance until one must have exited 0.
 const QUIET_PODS_MAX: usize = 6;
-/// What a pod's container may end with: done, not yet, refused, SIGKILL, SIGTERM before the program could hear it. Never 2 or 4:
-/// nothing here is a wrong setting, and nothing is to be mended by a person.
+/// What a pod's container may end with: done, not yet, refused, SIGKILL, SIGTERM before the program
+/// could hear it. Never 2 or 4: nothing here is a wrong setting, and nothing is to be mended by a
+/// person.
 const ENDS: [i32; 5] = [0, 1, 3, 137, 143];
 /// As in the source's own standing; a failover changes both.
 const OF_THE_LEADER: [&str; 2] = ["leader", "server"];
@@ -44,7 +45,8 @@ pub struct Cut {
     pub pods: Vec<Pod>,
     /// Moments at which something was done.
     pub hit: Vec<String>,
-    /// From the decision to go back to the first write that the source took again, for each attempt that went back.
+    /// From the decision to go back to the first write that the source took again, for each attempt
+    /// that went back.
     pub ways_back: Vec<Duration>,
     /// The ledger's.
     pub judged: Judged,
@@ -109,7 +111,10 @@ impl<'a> Course<'a> {
             }
         }
         for _ in 0..QUIET_PODS_MAX {
-            let launch = self.lane.pod("cutover", self.scenario.route).env("FAILPOINT", "*");
+            let launch = self
+                .lane
+                .pod("cutover", self.scenario.route)
+                .env("FAILPOINT", "*");
             let ended = launch.run(LIMIT).await?;
             let code = ended.exit_code;
             self.ended("undisturbed", ended, Alone::Yes).await?;
@@ -122,12 +127,20 @@ impl<'a> Course<'a> {
 
     /// What became of it: judged whether or not it came to its end.
     pub async fn judged(self, outcome: Result<()>) -> Result<Cut> {
-        let story: Vec<String> = self.pods.iter().map(|pod| format!("--- {}: {}", pod.story, pod.ended)).collect();
+        let story: Vec<String> = self
+            .pods
+            .iter()
+            .map(|pod| format!("--- {}: {}", pod.story, pod.ended))
+            .collect();
         let told = || format!("{}\n{}", self.scenario, story.join("\n"));
         outcome.with_context(told)?;
         let judged = judge::judge(self.lane).await.with_context(told)?;
         Ok(Cut {
-            log: self.pods.last().map(|pod| pod.ended.log.clone()).unwrap_or_default(),
+            log: self
+                .pods
+                .last()
+                .map(|pod| pod.ended.log.clone())
+                .unwrap_or_default(),
             pods: self.pods,
             hit: self.hit,
             ways_back: self.ways_back,
@@ -137,12 +150,22 @@ impl<'a> Course<'a> {
     }
 
     async fn finished(&self) -> Result<bool> {
-        Ok(self.lane.migration.journal().await?.contains_key("finished"))
+        Ok(self
+            .lane
+            .migration
+            .journal()
+            .await?
+            .contains_key("finished"))
     }
 
     /// One pod, and what an act does to it.
     async fn disturbed(&mut self, act: &Act) -> Result<()> {
-        let moments = self.lane.moments.get(&self.scenario.route).cloned().unwrap_or_default();
+        let moments = self
+            .lane
+            .moments
+            .get(&self.scenario.route)
+            .cloned()
+            .unwrap_or_default();
         self.moved |= act.deed.moves_the_leader();
         let launch = self.lane.pod("cutover", self.scenario.route);
         let launch = match act.deed.seconds_max() {
@@ -160,7 +183,11 @@ impl<'a> Course<'a> {
             }
         };
         self.lane.mend(act.deed).await.context("mending")?;
-        let alone = if ends.len() == 1 { Alone::Yes } else { Alone::No };
+        let alone = if ends.len() == 1 {
+            Alone::Yes
+        } else {
+            Alone::No
+        };
         for (story, ended) in ends {
             self.ended(&story, ended, alone).await?;
         }
@@ -168,33 +195,55 @@ impl<'a> Course<'a> {
     }
 
     /// It waits at the moment, unless it ends before; then the deed is done.
-    async fn at_one(&mut self, deed: Deed, moment: &str, moments: &Moments, pod: Running) -> Result<Vec<(String, Ended)>> {
+    async fn at_one(
+        &mut self,
+        deed: Deed,
+        moment: &str,
+        moments: &Moments,
+        pod: Running,
+    ) -> Result<Vec<(String, Ended)>> {
         let waits = moments::waits_at(Some(moment));
         if pod.says(&waits, LIMIT).await.is_err() {
             return Ok(vec![(format!("no {moment}"), pod.wait(LIMIT).await?)]);
         }
         self.hit.push(moment.to_owned());
         let story = format!("{deed} {moment}");
-        let mut others = self.lane.strike(deed, &pod, moments.from(moment), self.scenario.route).await?;
+        let mut others = self
+            .lane
+            .strike(deed, &pod, moments.from(moment), self.scenario.route)
+            .await?;
         others.insert(0, (story, pod.wait(LIMIT).await?));
         Ok(others)
     }
 
     /// It waits at every moment; at each that the deed is meant for, that is done.
-    async fn at_each(&mut self, deed: Deed, moments: &Moments, pod: Running) -> Result<Vec<(String, Ended)>> {
+    async fn at_each(
+        &mut self,
+        deed: Deed,
+        moments: &Moments,
+        pod: Running,
+    ) -> Result<Vec<(String, Ended)>> {
         let (first, last) = deed.phases();
         let (mut from, mut struck) = (0, BTreeSet::new());
-        while let Ok(line) = pod.says_next(&mut from, &moments::waits_at(None), LIMIT).await {
+        while let Ok(line) = pod
+            .says_next(&mut from, &moments::waits_at(None), LIMIT)
+            .await
+        {
             let moment = moments::named(&line.text).unwrap_or_default();
             // Once at each: an effect that is struck whenever it is tried is never performed.
             if (first..=last).contains(&moments.phase(&moment)) && struck.insert(moment.clone()) {
-                self.lane.strike(deed, &pod, Vec::new(), self.scenario.route).await?;
+                self.lane
+                    .strike(deed, &pod, Vec::new(), self.scenario.route)
+                    .await?;
                 self.hit.push(moment);
             } else {
                 pod.go_on();
             }
         }
-        Ok(vec![(format!("{deed} at each moment"), pod.wait(LIMIT).await?)])
+        Ok(vec![(
+            format!("{deed} at each moment"),
+            pod.wait(LIMIT).await?,
+        )])
     }
 
     /// Judges a pod's end: its exit code, and after a return that everything is as it was.
@@ -209,16 +258,24 @@ impl<'a> Course<'a> {
         let journal = self.lane.migration.journal().await?;
         // A rollback that finds nothing begun has nothing to do.
         let nothing_begun = story.starts_with("rollback") && !journal.contains_key("started");
-        if code == 0 && !nothing_begun && !journal.contains_key("finished") && !journal.contains_key("returned") {
+        if code == 0
+            && !nothing_begun
+            && !journal.contains_key("finished")
+            && !journal.contains_key("returned")
+        {
             bail!("it exits 0, and nothing is finished");
         }
         if code == 3 && alone == Alone::Yes {
             let untouched = !journal.contains_key("started");
             let too_late = journal.contains_key("promotion") && story.contains("rollback");
-            ensure!(untouched || too_late || journal.contains_key("returned"), "refused in the middle");
+            ensure!(
+                untouched || too_late || journal.contains_key("returned"),
+                "refused in the middle"
+            );
         }
         if (code == 0 || code == 3) && journal.contains_key("returned") {
-            self.returned(&journal["going-back"], journal.contains_key("blocked")).await?;
+            self.returned(&journal["going-back"], journal.contains_key("blocked"))
+                .await?;
         }
         Ok(())
     }
@@ -226,14 +283,17 @@ impl<'a> Course<'a> {
     /// The application runs on the source, and everything is as it was.
     pub async fn returned(&mut self, going_back: &Value, blocked: bool) -> Result<()> {
         if self.moved {
-            // A failover takes Patroni's time, and the next attempt needs a leader and a target that follows it.
+            // A failover takes Patroni's time, and the next attempt needs a leader and a target
+            // that follows it.
             self.lane.migration.source.healthy().await?;
-            // While no Service could be changed a pooler may have logged in at the old leader, which is a standby now, and it keeps
-            // such a connection for an hour (server_lifetime): that is mended by whoever runs it.
+            // While no Service could be changed a pooler may have logged in at the old leader,
+            // which is a standby now, and it keeps such a connection for an hour (server_lifetime):
+            // that is mended by whoever runs it.
             self.lane.other_poolers().await?;
         }
         let lane = &self.lane;
-        standing::runs_on_the_source(&lane.migration.application, &lane.migration.source, LIMIT).await?;
+        standing::runs_on_the_source(&lane.migration.application, &lane.migration.source, LIMIT)
+            .await?;
         let now = standing::standing(&lane.migration).await?;
         let but = if self.moved { &OF_THE_LEADER[..] } else { &[] };
         let differences = standing::differences(&self.before, &now, but);

@@ -1,4 +1,5 @@
-//! What disturbs a cut, and at which moments it may: nothing here is done, see [`disturb`](super::disturb).
+//! What disturbs a cut, and at which moments it may: nothing here is done, see
+//! [`disturb`](super::disturb).
 
 use std::{fmt, time::Duration};
 
@@ -31,7 +32,8 @@ pub enum Deed {
     RollBackMeanwhile,
     /// The pod hangs until a second one has done everything, then it wakes up.
     Hang,
-    /// A second one comes to a later moment (a share of those), because the Lease was deleted; then the first goes on, then the second.
+    /// A second one comes to a later moment (a share of those), because the Lease was deleted; then
+    /// the first goes on, then the second.
     Overtake(f64),
     /// A second one is started from the start on, and is told that it is the second.
     Second,
@@ -55,12 +57,14 @@ pub enum Deed {
     TargetHangs(Duration),
     /// SIGKILL of the leader's server.
     LeaderCrashes,
-    /// The leader's node is lost, with Patroni and server, until the pod has ended. Not among those by chance: a failover costs what the
-    /// standbys had not received, whoever begins it, so it is done where nobody writes any more.
+    /// The leader's node is lost, with Patroni and server, until the pod has ended. Not among those
+    /// by chance: a failover costs what the standbys had not received, whoever begins it, so it is
+    /// done where nobody writes any more.
     LeaderLost,
     /// Somebody moves the source's leadership.
     Switchover,
-    /// Replay at the target is paused, so that it cannot catch up: it must go back at CUTOVER_MAX_SECONDS.
+    /// Replay at the target is paused, so that it cannot catch up: it must go back at
+    /// CUTOVER_MAX_SECONDS.
     ReplayPaused,
     /// The pod of an old pooler is replaced.
     PoolerReplaced,
@@ -83,7 +87,10 @@ impl Deed {
         let hangs = Duration::from_millis(chance.u64(HANGS_MS));
         let all = [
             (6, Self::Kill),
-            (5, Self::KillSoon(Duration::from_millis(chance.u64(SOON_MS)))),
+            (
+                5,
+                Self::KillSoon(Duration::from_millis(chance.u64(SOON_MS))),
+            ),
             (4, Self::Terminate),
             (3, Self::RollBack),
             (1, Self::RollBackMeanwhile),
@@ -103,8 +110,14 @@ impl Deed {
             (2, Self::LeaderCrashes),
             (2, Self::Switchover),
             (2, Self::ReplayPaused),
-            (if route == Route::Service { 2 } else { 0 }, Self::PoolerReplaced),
-            (if route == Route::Service { 2 } else { 0 }, Self::PoolersResumed),
+            (
+                if route == Route::Service { 2 } else { 0 },
+                Self::PoolerReplaced,
+            ),
+            (
+                if route == Route::Service { 2 } else { 0 },
+                Self::PoolersResumed,
+            ),
             (2, Self::BlockLifted),
             (2, Self::ReadOnlyLifted),
             (2, Self::SourceStarted),
@@ -120,12 +133,16 @@ impl Deed {
         Self::Kill
     }
 
-    /// The first and the last phase in which it may happen: what no order of steps helps against is left out (design.md §4).
+    /// The first and the last phase in which it may happen: what no order of steps helps against is
+    /// left out (design.md §4).
     pub fn phases(self) -> (Phase, Phase) {
         match self {
-            // A pause that is lifted when the server is stopped starts it again, or promotes another member.
+            // A pause that is lifted when the server is stopped starts it again, or promotes
+            // another member.
             Self::BlockLifted => (Phase::BeforeBlock, Phase::Blocked),
-            Self::LeaderCrashes | Self::Switchover | Self::ReplayPaused => (Phase::BeforeBlock, Phase::Blocked),
+            Self::LeaderCrashes | Self::Switchover | Self::ReplayPaused => {
+                (Phase::BeforeBlock, Phase::Blocked)
+            }
             Self::LeaderLost => (Phase::Blocked, Phase::Blocked),
             Self::SourceStarted => (Phase::Fenced, Phase::PastReturn),
             // There is only one at the very start.
@@ -136,7 +153,11 @@ impl Deed {
 
     /// CUTOVER_MAX_SECONDS, where a cut can end in nothing else.
     pub fn seconds_max(self) -> Option<&'static str> {
-        matches!(self, Self::ReplayPaused | Self::LeaderCrashes | Self::LeaderLost).then_some("5")
+        matches!(
+            self,
+            Self::ReplayPaused | Self::LeaderCrashes | Self::LeaderLost
+        )
+        .then_some("5")
     }
 
     /// After it another member may lead, on another timeline.

@@ -1,4 +1,5 @@
-//! What a deed does to a pod that waits at a moment, and to everything around it. Every one lets the pod go on, or ends it.
+//! What a deed does to a pod that waits at a moment, and to everything around it. Every one lets
+//! the pod go on, or ends it.
 
 use std::time::Duration;
 
@@ -17,11 +18,18 @@ use crate::{
 
 /// So long the late one may act before the other goes on.
 const HEAD_START: Duration = Duration::from_millis(1_500);
-const OUR_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'replica-migration%'";
+const OUR_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity where \
+    application_name like 'replica-migration%'";
 
 impl Lane {
     /// Does it; returns the other pods that it took. `later`: the moments from this one on.
-    pub(super) async fn strike(&mut self, deed: Deed, pod: &Running, later: Vec<&str>, route: Route) -> Result<Vec<(String, Ended)>> {
+    pub(super) async fn strike(
+        &mut self,
+        deed: Deed,
+        pod: &Running,
+        later: Vec<&str>,
+        route: Route,
+    ) -> Result<Vec<(String, Ended)>> {
         match deed {
             Deed::Kill | Deed::RollBack => pod.kill(),
             Deed::KillSoon(after) => {
@@ -38,7 +46,10 @@ impl Lane {
         }
         match deed {
             Deed::Kill | Deed::KillSoon(_) | Deed::Terminate => Ok(Vec::new()),
-            Deed::RollBack => Ok(vec![("rollback".into(), self.pod("rollback", route).run(LIMIT).await?)]),
+            Deed::RollBack => Ok(vec![(
+                "rollback".into(),
+                self.pod("rollback", route).run(LIMIT).await?,
+            )]),
             Deed::RollBackMeanwhile => self.meanwhile("rollback", pod, route).await,
             Deed::Hang => self.meanwhile("cutover", pod, route).await,
             Deed::Overtake(share) => self.overtaken(pod, &chosen(later, share), route).await,
@@ -52,7 +63,12 @@ impl Lane {
     }
 
     /// The pod hangs until another one has come to its end.
-    async fn meanwhile(&self, step: &str, pod: &Running, route: Route) -> Result<Vec<(String, Ended)>> {
+    async fn meanwhile(
+        &self,
+        step: &str,
+        pod: &Running,
+        route: Route,
+    ) -> Result<Vec<(String, Ended)>> {
         pod.freeze();
         let other = self.pod(step, route).run(LIMIT).await;
         pod.go_on();
@@ -60,10 +76,23 @@ impl Lane {
         Ok(vec![(format!("{step} meanwhile"), other?)])
     }
 
-    /// A second one comes to a moment of its own; then the first goes on with what it saw long ago, and then the second.
-    async fn overtaken(&self, pod: &Running, moment: &str, route: Route) -> Result<Vec<(String, Ended)>> {
-        self.migration.objects().remove(LEASE, "cutover-database").await?;
-        let second = self.pod("cutover", route).env("FAILPOINT", moment).start().await?;
+    /// A second one comes to a moment of its own; then the first goes on with what it saw long ago,
+    /// and then the second.
+    async fn overtaken(
+        &self,
+        pod: &Running,
+        moment: &str,
+        route: Route,
+    ) -> Result<Vec<(String, Ended)>> {
+        self.migration
+            .objects()
+            .remove(LEASE, "cutover-database")
+            .await?;
+        let second = self
+            .pod("cutover", route)
+            .env("FAILPOINT", moment)
+            .start()
+            .await?;
         let came = second.says(&waits_at(Some(moment)), LIMIT).await.is_ok();
         pod.go_on();
         let _ = timeout(HEAD_START, pod.wait(LIMIT)).await;
@@ -88,8 +117,26 @@ impl Lane {
                 sleep(time).await;
                 plane.thaw_api_server();
             }
-            Deed::PatroniHangs(time) => hang(self.leader().await?, pod, time, Member::freeze_patroni, Member::thaw_patroni).await,
-            Deed::LeaderHangs(time) => hang(self.leader().await?, pod, time, Member::freeze, Member::thaw).await,
+            Deed::PatroniHangs(time) => {
+                hang(
+                    self.leader().await?,
+                    pod,
+                    time,
+                    Member::freeze_patroni,
+                    Member::thaw_patroni,
+                )
+                .await
+            }
+            Deed::LeaderHangs(time) => {
+                hang(
+                    self.leader().await?,
+                    pod,
+                    time,
+                    Member::freeze,
+                    Member::thaw,
+                )
+                .await
+            }
             Deed::TargetHangs(time) => {
                 self.target.freeze();
                 pod.go_on();
@@ -116,7 +163,8 @@ impl Lane {
                 }
             }
             Deed::TargetSessions => self.at_target(OUR_SESSIONS).await,
-            Deed::Receiver => self.at_target("select pg_terminate_backend(pid) from pg_stat_wal_receiver").await,
+            Deed::Receiver => self.at_target("select pg_terminate_backend(pid) from \
+                pg_stat_wal_receiver").await,
             Deed::ReplayPaused => self.at_target("select pg_wal_replay_pause()").await,
             Deed::LeaderCrashes => self.leader().await?.kill_postgres()?,
             Deed::LeaderLost => {
@@ -155,7 +203,12 @@ impl Lane {
             }
             Deed::LeaderCrashes | Deed::Switchover => self.target_follows().await,
             Deed::LeaderLost => {
-                let mut lost = self.migration.source.members().iter().filter(|member| !member.postgres_runs());
+                let mut lost = self
+                    .migration
+                    .source
+                    .members()
+                    .iter()
+                    .filter(|member| !member.postgres_runs());
                 lost.try_for_each(Member::start)?;
                 self.target_follows().await
             }
@@ -165,7 +218,10 @@ impl Lane {
 
     async fn annotate(&self, value: serde_json::Value) -> Result<()> {
         let change = json!({"metadata": {"annotations": {"replica-migration/abort": value}}});
-        self.migration.objects().patch(CRON_JOB, "replica-migration-cutover", change).await
+        self.migration
+            .objects()
+            .patch(CRON_JOB, "replica-migration-cutover", change)
+            .await
     }
 
     /// The member that leads, or was the leader when the cut began.
@@ -173,9 +229,16 @@ impl Lane {
         if let Ok(leader) = self.migration.source.leader().await {
             return Ok(leader);
         }
-        let started = self.migration.journal().await?.remove("started").unwrap_or_default();
+        let started = self
+            .migration
+            .journal()
+            .await?
+            .remove("started")
+            .unwrap_or_default();
         let members = self.migration.source.members();
-        let recorded = members.iter().find(|member| started["leader"] == member.name());
+        let recorded = members
+            .iter()
+            .find(|member| started["leader"] == member.name());
         recorded.context("no member leads, and none is recorded")
     }
 
@@ -198,7 +261,8 @@ impl Lane {
         rest::demand(Method::PATCH, &url, change).await.map(drop)
     }
 
-    /// A failover is over, and the target is on the new leader's timeline; past the return there is nobody to follow.
+    /// A failover is over, and the target is on the new leader's timeline; past the return there is
+    /// nobody to follow.
     async fn target_follows(&self) -> Result<()> {
         if !self.migration.journal().await?.contains_key("returned") {
             return Ok(());
@@ -207,7 +271,13 @@ impl Lane {
     }
 }
 
-async fn hang(member: &Member, pod: &Running, time: Duration, freeze: fn(&Member), thaw: fn(&Member)) {
+async fn hang(
+    member: &Member,
+    pod: &Running,
+    time: Duration,
+    freeze: fn(&Member),
+    thaw: fn(&Member),
+) {
     freeze(member);
     pod.go_on();
     sleep(time).await;

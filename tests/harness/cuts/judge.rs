@@ -1,4 +1,5 @@
-//! The end of a cut: the clients work on the target, then they end, and the ledger says what they were promised and what is there.
+//! The end of a cut: the clients work on the target, then they end, and the ledger says what they
+//! were promised and what is there.
 
 use std::time::Duration;
 
@@ -42,7 +43,11 @@ pub(super) async fn judge(lane: &mut Lane) -> Result<Judged> {
     let migration = &mut lane.migration;
     migration.application.ready(LIMIT).await?;
     migration.application.acknowledges(AT_WORK, LIMIT).await?;
-    let promotion = migration.journal().await?.remove("promotion").unwrap_or_default();
+    let promotion = migration
+        .journal()
+        .await?
+        .remove("promotion")
+        .unwrap_or_default();
     let proved = instant(&promotion["at"])?;
     let fenced = place(lane, proved);
     let cut = lane.migration.cut(&lane.target, Some(fenced));
@@ -50,21 +55,32 @@ pub(super) async fn judge(lane: &mut Lane) -> Result<Judged> {
     lane.ready = None;
     let (on_target, on_source) = rows(&lane.migration.source, &lane.target).await?;
     let verdict = ledger::judge(&attempts, &on_target, &on_source, &cut, PAUSE);
-    let acknowledged = |attempt: &&ledger::Attempt| matches!(attempt.outcome, Outcome::Acknowledged(_));
+    let acknowledged =
+        |attempt: &&ledger::Attempt| matches!(attempt.outcome, Outcome::Acknowledged(_));
     let mut clients: Vec<&str> = attempts
         .iter()
         .filter(acknowledged)
         .map(|attempt| attempt.key.client.as_str())
         .collect();
-    let forgotten = clients.iter().filter(|client| client.starts_with(FORGOTTEN)).count();
+    let forgotten = clients
+        .iter()
+        .filter(|client| client.starts_with(FORGOTTEN))
+        .count();
     clients.sort_unstable();
     clients.dedup();
-    ensure!(verdict.holds() && verdict.gap.is_some(), "a promise is broken: {verdict:?}");
+    ensure!(
+        verdict.holds() && verdict.gap.is_some(),
+        "a promise is broken: {verdict:?}"
+    );
     ensure!(
         forgotten > FORGOTTEN_AT_WORK,
         "the forgotten writer was not at work: {forgotten} writes"
     );
-    ensure!(clients.len() > 8, "only {} clients were at work: {clients:?}", clients.len());
+    ensure!(
+        clients.len() > 8,
+        "only {} clients were at work: {clients:?}",
+        clients.len()
+    );
     nobody_waits(lane).await?;
     let writers = clients.len();
     Ok(Judged { verdict, writers })
@@ -88,8 +104,14 @@ async fn nobody_waits(lane: &Lane) -> Result<()> {
 pub(super) fn way_back(lane: &Lane, going_back: &Value) -> Result<Option<Duration>> {
     let decided = place(lane, instant(&going_back["at"])?);
     let attempts = lane.migration.application.attempts();
-    let taken = |attempt: &&ledger::Attempt| matches!(attempt.outcome, Outcome::Acknowledged(_)) && attempt.sent >= decided;
-    let first = attempts.iter().filter(taken).map(|attempt| attempt.answered).min();
+    let taken = |attempt: &&ledger::Attempt| {
+        matches!(attempt.outcome, Outcome::Acknowledged(_)) && attempt.sent >= decided
+    };
+    let first = attempts
+        .iter()
+        .filter(taken)
+        .map(|attempt| attempt.answered)
+        .min();
     Ok(first.map(|first| first.saturating_sub(decided)))
 }
 

@@ -1,5 +1,5 @@
-//! The moments at which a cut can be disturbed, as `FAILPOINT=*` makes the program name them (cut/src/failpoint.rs). None is listed
-//! here: a new action or fact is there by itself.
+//! The moments at which a cut can be disturbed, as `FAILPOINT=*` makes the program name them
+//! (cut/src/failpoint.rs). None is listed here: a new action or fact is there by itself.
 
 use crate::kubelet::Line;
 
@@ -48,12 +48,21 @@ impl Moments {
 
     /// Those from one of them on.
     pub fn from(&self, moment: &str) -> Vec<&str> {
-        self.0.iter().map(String::as_str).skip_while(|known| *known != moment).collect()
+        self.0
+            .iter()
+            .map(String::as_str)
+            .skip_while(|known| *known != moment)
+            .collect()
     }
 
     /// The phase that a moment belongs to.
     pub fn phase(&self, moment: &str) -> Phase {
-        let place = |moment: &str| self.0.iter().position(|known| known == moment).unwrap_or(usize::MAX);
+        let place = |moment: &str| {
+            self.0
+                .iter()
+                .position(|known| known == moment)
+                .unwrap_or(usize::MAX)
+        };
         let is_behind = |landmark: &str| place(moment) >= place(landmark);
         match () {
             () if is_behind("after record Promotion") => Phase::PastReturn,
@@ -72,7 +81,10 @@ pub fn named(line: &str) -> Option<String> {
 
 /// What the program says when it waits at a moment; at any, without one.
 pub fn waits_at(moment: Option<&str>) -> String {
-    moment.map_or_else(|| NAMED.to_owned(), |moment| format!("{NAMED}{moment}{WAITING}"))
+    moment.map_or_else(
+        || NAMED.to_owned(),
+        |moment| format!("{NAMED}{moment}{WAITING}"),
+    )
 }
 
 #[cfg(test)]
@@ -99,7 +111,10 @@ mod tests {
     fn each_is_listed_once_and_belongs_to_a_phase() {
         let moments = moments();
         assert_eq!(moments.all().len(), 5);
-        assert_eq!(moments.between(Phase::BeforeBlock, Phase::BeforeBlock), ["before Freeze"]);
+        assert_eq!(
+            moments.between(Phase::BeforeBlock, Phase::BeforeBlock),
+            ["before Freeze"]
+        );
         assert_eq!(
             moments.between(Phase::Blocked, Phase::Fenced),
             ["after record Blocked", "before Fence", "after Fence"]

@@ -55,10 +55,15 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// The scenario of a seed. Even ones are for Endpoints as DCS, odd ones for ConfigMaps, so that a stage serves many.
+    /// The scenario of a seed. Even ones are for Endpoints as DCS, odd ones for ConfigMaps, so that
+    /// a stage serves many.
     pub fn of(seed: u64) -> Self {
         let mut chance = Rng::with_seed(seed);
-        let route = if chance.bool() { Route::Service } else { Route::Config };
+        let route = if chance.bool() {
+            Route::Service
+        } else {
+            Route::Config
+        };
         let acts = (0..chance.usize(1..=ACTS_MAX)).map(|_| Act {
             deed: Deed::any(&mut chance, route),
             at: At::Share(chance.f64()),
@@ -68,7 +73,11 @@ impl Scenario {
             dcs: dcs(seed),
             route,
             acts: acts.collect(),
-            restart: if chance.bool() { Restart::Follows } else { Restart::Spared },
+            restart: if chance.bool() {
+                Restart::Follows
+            } else {
+                Restart::Spared
+            },
         }
     }
 
@@ -86,7 +95,11 @@ impl Scenario {
 
 /// The DCS of a seed's scenario.
 pub fn dcs(seed: u64) -> Dcs {
-    if seed.is_multiple_of(2) { Dcs::Endpoints } else { Dcs::ConfigMaps }
+    if seed.is_multiple_of(2) {
+        Dcs::Endpoints
+    } else {
+        Dcs::ConfigMaps
+    }
 }
 
 impl Act {
@@ -124,11 +137,16 @@ impl Act {
     }
 }
 
-/// The moment at a share of these; by their names, so that a seed means the same whatever came first.
+/// The moment at a share of these; by their names, so that a seed means the same whatever came
+/// first.
 pub fn chosen(mut moments: Vec<&str>, share: f64) -> String {
     moments.sort_unstable();
     let number = (share * moments.len() as f64) as usize;
-    moments.get(number).or(moments.last()).map(ToString::to_string).unwrap_or_default()
+    moments
+        .get(number)
+        .or(moments.last())
+        .map(ToString::to_string)
+        .unwrap_or_default()
 }
 
 impl fmt::Display for Scenario {
@@ -160,7 +178,13 @@ mod tests {
         let names: std::collections::BTreeSet<String> = all
             .iter()
             .flat_map(|scenario| &scenario.acts)
-            .map(|act| format!("{:?}", act.deed).split('(').next().unwrap_or_default().to_owned())
+            .map(|act| {
+                format!("{:?}", act.deed)
+                    .split('(')
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned()
+            })
             .collect();
         assert!(names.len() >= Deed::KINDS, "{names:?}");
     }

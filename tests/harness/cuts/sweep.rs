@@ -1,5 +1,5 @@
-//! One deed at each of many moments, several in one cut, each by a pod later than the one before; what a cut did not come to, because
-//! it was through already, has a cut of its own.
+//! One deed at each of many moments, several in one cut, each by a pod later than the one before;
+//! what a cut did not come to, because it was through already, has a cut of its own.
 
 use anyhow::{Result, ensure};
 
@@ -41,7 +41,9 @@ impl Lane {
             left.retain(|moment| !hit.contains(moment));
         }
         for moment in left {
-            let hit = self.deed_at(route, deed, std::slice::from_ref(&moment), &mut seen).await?;
+            let hit = self
+                .deed_at(route, deed, std::slice::from_ref(&moment), &mut seen)
+                .await?;
             ensure!(hit.contains(&moment), "{deed}: it never came to {moment}");
         }
         Ok(())
@@ -51,7 +53,11 @@ impl Lane {
     ///
     /// # Errors
     /// As [`Lane::at_all`].
-    pub async fn sweep(&mut self, route: Route, mut seen: impl FnMut(&Scenario, &Cut)) -> Result<()> {
+    pub async fn sweep(
+        &mut self,
+        route: Route,
+        mut seen: impl FnMut(&Scenario, &Cut),
+    ) -> Result<()> {
         let (moments, quiet) = self.moments(route).await?;
         if let Some(quiet) = quiet {
             seen(&Scenario::quiet(self.dcs, route), &quiet);
@@ -61,7 +67,9 @@ impl Lane {
             let steps: Vec<String> = moments
                 .between(first, last)
                 .into_iter()
-                .filter(|moment| moment.starts_with("before ") && !moment.starts_with("before record "))
+                .filter(|moment| {
+                    moment.starts_with("before ") && !moment.starts_with("before record ")
+                })
                 .map(ToOwned::to_owned)
                 .collect();
             self.at_all(route, deed, &steps, STEPS, &mut seen).await?;
@@ -77,14 +85,18 @@ impl Lane {
         moments: &[String],
         seen: &mut impl FnMut(&Scenario, &Cut),
     ) -> Result<Vec<String>> {
-        let scenario = self.scenario(route, moments.iter().map(|moment| Act::at(deed, moment)).collect());
+        let scenario = self.scenario(
+            route,
+            moments.iter().map(|moment| Act::at(deed, moment)).collect(),
+        );
         let cut = self.run(&scenario).await?;
         seen(&scenario, &cut);
         Ok(cut.hit)
     }
 }
 
-/// Moments in as few hands as it takes with at most so many in each; in each they stay in their order, and lie far apart.
+/// Moments in as few hands as it takes with at most so many in each; in each they stay in their
+/// order, and lie far apart.
 pub fn dealt(moments: &[String], most: usize) -> Vec<Vec<String>> {
     let hands = moments.len().div_ceil(most);
     let hand = |first| moments.iter().skip(first).step_by(hands).cloned().collect();
@@ -98,7 +110,10 @@ mod tests {
     #[test]
     fn moments_are_dealt_in_their_order() {
         let moments = ["a", "b", "c", "d", "e"].map(String::from);
-        assert_eq!(dealt(&moments, 2), [vec!["a", "d"], vec!["b", "e"], vec!["c"]]);
+        assert_eq!(
+            dealt(&moments, 2),
+            [vec!["a", "d"], vec!["b", "e"], vec!["c"]]
+        );
         assert!(dealt(&[], 2).is_empty());
     }
 }

@@ -55,7 +55,8 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} cuts, {} of them to the end and {} back, with {} pods: {} writes acknowledged, {} unanswered, lost {}, duplicated {}",
+            "{} cuts, {} of them to the end and {} back, with {} pods: {} writes acknowledged, {} \
+             unanswered, lost {}, duplicated {}",
             self.cuts(),
             self.ended,
             self.ways_back.len(),
@@ -108,7 +109,11 @@ impl Spread {
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [p50, p99, max] = [self.p50, self.p99, self.max].map(|time| time.as_secs_f64());
-        write!(f, "p50 {p50:6.2} s   p99 {p99:6.2} s   max {max:6.2} s   of {}", self.count)
+        write!(
+            f,
+            "p50 {p50:6.2} s   p99 {p99:6.2} s   max {max:6.2} s   of {}",
+            self.count
+        )
     }
 }
 

@@ -34,9 +34,18 @@ pub struct Ended {
 }
 
 impl Ended {
-    pub(super) fn new(spec: &JobSpec, status: ExitStatus, termination_log: &Path, log: Vec<Line>, elapsed: Duration, cost: Cost) -> Self {
+    pub(super) fn new(
+        spec: &JobSpec,
+        status: ExitStatus,
+        termination_log: &Path,
+        log: Vec<Line>,
+        elapsed: Duration,
+        cost: Cost,
+    ) -> Self {
         // As a container's status has it.
-        let exit_code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        let exit_code = status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         let written = std::fs::read(termination_log).unwrap_or_default();
         let termination_message = message(spec, exit_code, &written, &log);
         Self {
@@ -80,9 +89,11 @@ impl fmt::Display for Ended {
 
 /// As the kubelet makes it (kubernetes.io, *Determine the Reason for Pod Failure*).
 fn message(spec: &JobSpec, exit_code: i32, written: &[u8], log: &[Line]) -> String {
-    let policy = only_container(spec).and_then(|container| container.termination_message_policy.as_deref());
+    let policy =
+        only_container(spec).and_then(|container| container.termination_message_policy.as_deref());
     if !written.is_empty() || exit_code == 0 || policy != Some("FallbackToLogsOnError") {
-        return String::from_utf8_lossy(&written[..written.len().min(MESSAGE_BYTES_MAX)]).into_owned();
+        return String::from_utf8_lossy(&written[..written.len().min(MESSAGE_BYTES_MAX)])
+            .into_owned();
     }
     let last = joined(&log[log.len().saturating_sub(FALLBACK_LINES_MAX)..]);
     let from = last.len().saturating_sub(FALLBACK_BYTES_MAX);
@@ -102,12 +113,19 @@ mod tests {
 
     fn told(policy: &str, exit_code: i32, written: &str) -> String {
         let container = json!({"name": "step", "terminationMessagePolicy": policy});
-        let spec = serde_json::from_value(json!({"template": {"spec": {"containers": [container]}}})).unwrap();
+        let spec =
+            serde_json::from_value(json!({"template": {"spec": {"containers": [container]}}}))
+                .unwrap();
         let said = |text: &str| Line {
             at: Timestamp::now(),
             text: text.to_owned(),
         };
-        message(&spec, exit_code, written.as_bytes(), &[said("one"), said("two")])
+        message(
+            &spec,
+            exit_code,
+            written.as_bytes(),
+            &[said("one"), said("two")],
+        )
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The environment of a container, by the rules of the kubelet (kubernetes pkg/kubelet/kubelet_pods.go, makeEnvironmentVariables).
+//! The environment of a container, by the rules of the kubelet (kubernetes
+//! pkg/kubelet/kubelet_pods.go, makeEnvironmentVariables).
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,10 @@ pub(super) struct Facts<'a> {
 }
 
 /// envFrom in its order, then env in its order; a later one wins.
-pub(super) fn environment(facts: &Facts<'_>, sources: &Sources) -> Result<BTreeMap<String, String>> {
+pub(super) fn environment(
+    facts: &Facts<'_>,
+    sources: &Sources,
+) -> Result<BTreeMap<String, String>> {
     let mut environment = BTreeMap::new();
     for from in facts.container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
@@ -33,7 +37,10 @@ pub(super) fn environment(facts: &Facts<'_>, sources: &Sources) -> Result<BTreeM
     }
     for variable in facts.container.env.iter().flatten() {
         let value = match &variable.value_from {
-            None => Some(expand(variable.value.as_deref().unwrap_or_default(), &environment)),
+            None => Some(expand(
+                variable.value.as_deref().unwrap_or_default(),
+                &environment,
+            )),
             Some(from) => value_from(from, facts, sources)?,
         };
         if let Some(value) = value {
@@ -43,9 +50,16 @@ pub(super) fn environment(facts: &Facts<'_>, sources: &Sources) -> Result<BTreeM
     Ok(environment)
 }
 
-fn object<'a>(all: &'a BTreeMap<String, Data>, kind: &str, name: &str, optional: Option<bool>) -> Result<Option<&'a Data>> {
+fn object<'a>(
+    all: &'a BTreeMap<String, Data>,
+    kind: &str,
+    name: &str,
+    optional: Option<bool>,
+) -> Result<Option<&'a Data>> {
     match all.get(name) {
-        None if optional != Some(true) => bail!("CreateContainerConfigError: {kind} {name:?} not found"),
+        None if optional != Some(true) => {
+            bail!("CreateContainerConfigError: {kind} {name:?} not found")
+        }
         found => Ok(found),
     }
 }
@@ -54,9 +68,17 @@ fn value_from(from: &EnvVarSource, facts: &Facts<'_>, sources: &Sources) -> Resu
     let (all, kind, reference) = if let Some(field) = &from.field_ref {
         return field_of(field, facts).map(Some);
     } else if let Some(key) = &from.config_map_key_ref {
-        (&sources.config_maps, "ConfigMap", (&key.name, &key.key, key.optional))
+        (
+            &sources.config_maps,
+            "ConfigMap",
+            (&key.name, &key.key, key.optional),
+        )
     } else if let Some(key) = &from.secret_key_ref {
-        (&sources.secrets, "Secret", (&key.name, &key.key, key.optional))
+        (
+            &sources.secrets,
+            "Secret",
+            (&key.name, &key.key, key.optional),
+        )
     } else {
         bail!("a valueFrom of a kind that is not imitated")
     };
@@ -82,16 +104,28 @@ pub(super) fn field_of(field: &ObjectFieldSelector, facts: &Facts<'_>) -> Result
     };
     let path = field.field_path.as_str();
     if let Some(key) = quoted(path, "metadata.labels['") {
-        return Ok(metadata.labels.unwrap_or_default().remove(&key).unwrap_or_default());
+        return Ok(metadata
+            .labels
+            .unwrap_or_default()
+            .remove(&key)
+            .unwrap_or_default());
     }
     if let Some(key) = quoted(path, "metadata.annotations['") {
-        return Ok(metadata.annotations.unwrap_or_default().remove(&key).unwrap_or_default());
+        return Ok(metadata
+            .annotations
+            .unwrap_or_default()
+            .remove(&key)
+            .unwrap_or_default());
     }
     match path {
         "metadata.name" => Ok(facts.name.to_owned()),
         "metadata.namespace" => Ok(facts.namespace.to_owned()),
         "spec.serviceAccountName" => {
-            let account = facts.template.spec.as_ref().and_then(|pod| pod.service_account_name.clone());
+            let account = facts
+                .template
+                .spec
+                .as_ref()
+                .and_then(|pod| pod.service_account_name.clone());
             Ok(account.unwrap_or_else(|| "default".to_owned()))
         }
         other => bail!("the field {other} of the downward API is not imitated"),
@@ -102,18 +136,23 @@ fn text(value: &[u8], key: &str) -> Result<String> {
     String::from_utf8(value.to_vec()).with_context(|| format!("the value of {key} is no text"))
 }
 
-/// `$(NAME)` becomes the value of NAME when there is one, `$$` becomes `$` (kubernetes third_party/forked/golang/expansion).
+/// `$(NAME)` becomes the value of NAME when there is one, `$$` becomes `$` (kubernetes
+/// third_party/forked/golang/expansion).
 pub(super) fn expand(text: &str, environment: &BTreeMap<String, String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         rest = &rest[at + 1..];
-        let name = rest.strip_prefix('(').and_then(|inner| inner.split_once(')'));
+        let name = rest
+            .strip_prefix('(')
+            .and_then(|inner| inner.split_once(')'));
         if let Some(behind) = rest.strip_prefix('$') {
             out.push('$');
             rest = behind;
-        } else if let Some((value, behind)) = name.and_then(|(name, behind)| Some((environment.get(name)?, behind))) {
+        } else if let Some((value, behind)) =
+            name.and_then(|(name, behind)| Some((environment.get(name)?, behind)))
+        {
             out.push_str(value);
             rest = behind;
         } else {
@@ -160,7 +199,8 @@ mod tests {
     #[test]
     fn env_wins_over_env_from_and_sees_what_came_before() {
         let container = json!({"name": "c", "envFrom": [{"configMapRef": {"name": "m"}}], "env": [
-            {"name": "PORT", "value": "2"}, {"name": "URL", "value": "$(HOST):$(PORT) $$(HOST) $(NONE)"},
+            {"name": "PORT", "value": "2"}, {"name": "URL", "value": "$(HOST):$(PORT) $$(HOST) \
+                $(NONE)"},
             {"name": "SECRET", "valueFrom": {"secretKeyRef": {"name": "s", "key": "password"}}},
             {"name": "WHERE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
             {"name": "LABEL", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['a']"}}},
@@ -168,7 +208,10 @@ mod tests {
             {"name": "MAYBE", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "none", "optional": true}}},
         ]});
         let environment = built(container, &sources()).unwrap();
-        let pairs: Vec<(&str, &str)> = environment.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let pairs: Vec<(&str, &str)> = environment
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
         let wanted = [
             ("AS", "sa"),
             ("HOST", "h"),
@@ -185,11 +228,17 @@ mod tests {
     fn what_is_missing_is_told_as_the_kubelet_tells_it() {
         let from = |reference: Value| json!({"name": "c", "envFrom": [reference]});
         let error = built(from(json!({"configMapRef": {"name": "none"}})), &sources()).unwrap_err();
-        assert_eq!(error.to_string(), "CreateContainerConfigError: configmap \"none\" not found");
+        assert_eq!(
+            error.to_string(),
+            "CreateContainerConfigError: configmap \"none\" not found"
+        );
         assert!(
-            built(from(json!({"configMapRef": {"name": "none", "optional": true}})), &sources())
-                .unwrap()
-                .is_empty()
+            built(
+                from(json!({"configMapRef": {"name": "none", "optional": true}})),
+                &sources()
+            )
+            .unwrap()
+            .is_empty()
         );
         let key = json!({"name": "c", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "user"}}}]});
         let error = built(key, &sources()).unwrap_err();

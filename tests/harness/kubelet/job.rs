@@ -21,7 +21,13 @@ pub enum Origin {
 }
 
 /// The Job as the API server has it, with all defaults filled in.
-pub(super) async fn create(client: &Client, namespace: &str, name: &str, origin: Origin, new_name: &str) -> Result<Job> {
+pub(super) async fn create(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    origin: Origin,
+    new_name: &str,
+) -> Result<Job> {
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
     match origin {
         Origin::SuspendedJob => {
@@ -32,7 +38,10 @@ pub(super) async fn create(client: &Client, namespace: &str, name: &str, origin:
         }
         Origin::CronJob => {
             let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), namespace);
-            let cron_job = cron_jobs.get(name).await.with_context(|| format!("reading the CronJob {name}"))?;
+            let cron_job = cron_jobs
+                .get(name)
+                .await
+                .with_context(|| format!("reading the CronJob {name}"))?;
             let job = from(&cron_job, new_name)?;
             jobs.create(&PostParams::default(), &job)
                 .await

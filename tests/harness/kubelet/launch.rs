@@ -53,7 +53,8 @@ impl<'a> Launch<'a> {
         self
     }
 
-    /// A variable that differs from the manifests. Its value is passed on as it is: no mount path in it is rewritten.
+    /// A variable that differs from the manifests. Its value is passed on as it is: no mount path
+    /// in it is rewritten.
     #[must_use]
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.changes.push((key.to_owned(), Some(value.to_owned())));
@@ -77,13 +78,15 @@ impl<'a> Launch<'a> {
     /// Creates the Job and starts its first pod.
     ///
     /// # Errors
-    /// The Job cannot be created, or the pod cannot be started: with the kubelet's words where it would say something.
+    /// The Job cannot be created, or the pod cannot be started: with the kubelet's words where it
+    /// would say something.
     pub async fn start(self) -> Result<Running> {
         let job = self.job().await?;
         self.kubelet.start(&job, &self).await
     }
 
-    /// Starts it and waits for its end, which must come within `limit`. One pod, whatever its exit code.
+    /// Starts it and waits for its end, which must come within `limit`. One pod, whatever its exit
+    /// code.
     ///
     /// # Errors
     /// As [`Launch::start`] and [`Running::wait`].
@@ -91,12 +94,17 @@ impl<'a> Launch<'a> {
         self.start().await?.wait(limit).await
     }
 
-    /// Starts pod after pod until the Job is complete or has failed, as the Job controller does: the last pod's end, and how
-    /// many pods there were. `each` is called with every pod that runs, for example to kill it.
+    /// Starts pod after pod until the Job is complete or has failed, as the Job controller does:
+    /// the last pod's end, and how many pods there were. `each` is called with every pod that runs,
+    /// for example to kill it.
     ///
     /// # Errors
     /// As [`Launch::start`] and [`Running::wait`], whose `limit` is for each pod.
-    pub async fn to_the_end(self, limit: Duration, each: impl AsyncFn(u32, &Running)) -> Result<(Ended, u32)> {
+    pub async fn to_the_end(
+        self,
+        limit: Duration,
+        each: impl AsyncFn(u32, &Running),
+    ) -> Result<(Ended, u32)> {
         let job = self.job().await?;
         let backoff_limit = job
             .spec

@@ -1,7 +1,8 @@
 //! Names that no Service has yet when a pod asks for them.
 //!
-//! A program resolves a name again at each attempt, so in a cluster a Service that is made later is found. Here it is given
-//! an address once: one where connections are refused until the Service is there, and that leads to it from then on.
+//! A program resolves a name again at each attempt, so in a cluster a Service that is made later is
+//! found. Here it is given an address once: one where connections are refused until the Service is
+//! there, and that leads to it from then on.
 
 use std::{
     collections::BTreeMap,
@@ -34,7 +35,13 @@ struct Given {
 
 impl Names {
     /// The address of the Service, or one that will lead to it.
-    pub(super) fn address(&self, services: &Arc<Services>, instance: &Instance, host: &str, port: u16) -> Result<IpAddr> {
+    pub(super) fn address(
+        &self,
+        services: &Arc<Services>,
+        instance: &Instance,
+        host: &str,
+        port: u16,
+    ) -> Result<IpAddr> {
         if let Some(known) = services.resolve(host) {
             return Ok(known);
         }
@@ -43,9 +50,16 @@ impl Names {
         if let Some(given) = given.get(&asked) {
             return Ok(given.address);
         }
-        let number = HOSTS.clone().nth(given.len()).context("too many names that no Service has")?;
+        let number = HOSTS
+            .clone()
+            .nth(given.len())
+            .context("too many names that no Service has")?;
         let address = IpAddr::from(instance.address(number));
-        let task = tokio::spawn(lead(Arc::clone(services), host.to_owned(), SocketAddr::new(address, port)));
+        let task = tokio::spawn(lead(
+            Arc::clone(services),
+            host.to_owned(),
+            SocketAddr::new(address, port),
+        ));
         given.insert(asked, Given { address, task });
         Ok(address)
     }
@@ -65,6 +79,11 @@ async fn lead(services: Arc<Services>, host: String, from: SocketAddr) {
     let mut known = None;
     loop {
         known = services.moved(&host, known).await;
-        tell.send_replace(known.iter().map(|service| SocketAddr::new(*service, from.port())).collect());
+        tell.send_replace(
+            known
+                .iter()
+                .map(|service| SocketAddr::new(*service, from.port()))
+                .collect(),
+        );
     }
 }

@@ -2,20 +2,26 @@
 
 use std::path::PathBuf;
 
-/// `text` with every mount path in it replaced by where it lies on this machine. A path counts where it stands as one: at the
-/// beginning or behind a character that belongs to no path, and up to its end or a slash.
+/// `text` with every mount path in it replaced by where it lies on this machine. A path counts
+/// where it stands as one: at the beginning or behind a character that belongs to no path, and up
+/// to its end or a slash.
 pub(super) fn rewritten(text: &str, mounts: &[(String, PathBuf)]) -> String {
     let mut longest_first: Vec<&(String, PathBuf)> = mounts.iter().collect();
     longest_first.sort_by_key(|(mount, _)| std::cmp::Reverse(mount.len()));
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while !rest.is_empty() {
-        let begins = !out.ends_with(|before: char| before.is_alphanumeric() || "/._-".contains(before));
-        let found = longest_first.iter().filter(|_| begins).find_map(|(mount, place)| {
-            let behind = rest.strip_prefix(mount.as_str())?;
-            let ends = !behind.starts_with(|next: char| next.is_alphanumeric() || "._-".contains(next));
-            ends.then_some((place, behind))
-        });
+        let begins =
+            !out.ends_with(|before: char| before.is_alphanumeric() || "/._-".contains(before));
+        let found = longest_first
+            .iter()
+            .filter(|_| begins)
+            .find_map(|(mount, place)| {
+                let behind = rest.strip_prefix(mount.as_str())?;
+                let ends = !behind
+                    .starts_with(|next: char| next.is_alphanumeric() || "._-".contains(next));
+                ends.then_some((place, behind))
+            });
         match found {
             Some((place, behind)) => {
                 out.push_str(&place.to_string_lossy());

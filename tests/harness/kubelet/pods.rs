@@ -11,7 +11,13 @@ use serde_json::json;
 use crate::away::insist;
 
 /// Makes it, running.
-pub(super) async fn announce(client: &Client, namespace: &str, name: &str, job: &str, template: &PodTemplateSpec) -> Result<()> {
+pub(super) async fn announce(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    job: &str,
+    template: &PodTemplateSpec,
+) -> Result<()> {
     let mut spec = serde_json::to_value(&template.spec)?;
     spec["nodeName"] = "node0".into();
     // No controller makes ServiceAccounts' tokens here, and the kubelet mounts its own.
@@ -22,7 +28,9 @@ pub(super) async fn announce(client: &Client, namespace: &str, name: &str, job: 
         .await
         .with_context(|| format!("making the pod {name}"))?;
     let change = Patch::Merge(json!({"status": {"phase": "Running"}}));
-    api.patch_status(name, &PatchParams::default(), &change).await.map(drop)?;
+    api.patch_status(name, &PatchParams::default(), &change)
+        .await
+        .map(drop)?;
     Ok(())
 }
 

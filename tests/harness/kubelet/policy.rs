@@ -15,12 +15,16 @@ pub enum Next {
     Again,
 }
 
-/// The verdict on an exit code (128 + signal for a killed process). Disruptions of nodes do not happen here.
+/// The verdict on an exit code (128 + signal for a killed process). Disruptions of nodes do not
+/// happen here.
 pub(super) fn next(spec: &JobSpec, exit_code: i32) -> Next {
     if exit_code == 0 {
         return Next::Complete;
     }
-    let rules = spec.pod_failure_policy.iter().flat_map(|policy| &policy.rules);
+    let rules = spec
+        .pod_failure_policy
+        .iter()
+        .flat_map(|policy| &policy.rules);
     let name = only_container(spec).map(|container| container.name.as_str());
     match rules
         .into_iter()
@@ -33,10 +37,20 @@ pub(super) fn next(spec: &JobSpec, exit_code: i32) -> Next {
 }
 
 fn applies(rule: &PodFailurePolicyRule, container: Option<&str>, exit_code: i32) -> bool {
-    let Some(codes) = &rule.on_exit_codes else { return false };
-    let concerned = codes.container_name.as_deref().is_none_or(|name| Some(name) == container);
+    let Some(codes) = &rule.on_exit_codes else {
+        return false;
+    };
+    let concerned = codes
+        .container_name
+        .as_deref()
+        .is_none_or(|name| Some(name) == container);
     let listed = codes.values.contains(&exit_code);
-    concerned && if codes.operator == "NotIn" { !listed } else { listed }
+    concerned
+        && if codes.operator == "NotIn" {
+            !listed
+        } else {
+            listed
+        }
 }
 
 #[cfg(test)]
@@ -58,7 +72,14 @@ mod tests {
         let verdicts: Vec<Next> = [0, 1, 2, 3, 4, 137].map(|code| next(&spec, code)).into();
         assert_eq!(
             verdicts,
-            [Next::Complete, Next::Again, Next::Failed, Next::Failed, Next::Failed, Next::Again]
+            [
+                Next::Complete,
+                Next::Again,
+                Next::Failed,
+                Next::Failed,
+                Next::Failed,
+                Next::Again
+            ]
         );
     }
 }

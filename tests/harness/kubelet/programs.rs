@@ -14,14 +14,17 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::setup::ServerUser;
 
-/// The directory of the programs, of the same profile as the running one. Under cargo they are built first, so that nobody
-/// judges yesterday's programs; a build that has nothing to do takes a moment.
+/// The directory of the programs, of the same profile as the running one. Under cargo they are
+/// built first, so that nobody judges yesterday's programs; a build that has nothing to do takes a
+/// moment.
 ///
 /// # Errors
 /// They cannot be built.
 pub async fn built() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let made = tokio::task::spawn_blocking(|| BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))));
+    let made = tokio::task::spawn_blocking(|| {
+        BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")))
+    });
     made.await?.clone().map_err(|error| anyhow!(error))
 }
 
@@ -37,7 +40,8 @@ pub async fn program(name: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// The directory of the programs as they are released, built when they are not there; that takes minutes.
+/// The directory of the programs as they are released, built when they are not there; that takes
+/// minutes.
 ///
 /// # Errors
 /// They cannot be built.
@@ -45,7 +49,10 @@ pub async fn released() -> Result<PathBuf> {
     tokio::task::spawn_blocking(|| {
         cargo_build(true)?;
         let profile = directory()?;
-        Ok(profile.parent().context("a build directory without a parent")?.join("release"))
+        Ok(profile
+            .parent()
+            .context("a build directory without a parent")?
+            .join("release"))
     })
     .await?
 }
@@ -61,7 +68,9 @@ fn directory() -> Result<PathBuf> {
     let running = env::current_exe().context("asking for the own program")?;
     let directory = running.parent().context("a program without a directory")?;
     // Test programs lie one directory below the others.
-    let above = directory.parent().filter(|_| directory.file_name() == Some(OsStr::new("deps")));
+    let above = directory
+        .parent()
+        .filter(|_| directory.file_name() == Some(OsStr::new("deps")));
     Ok(above.unwrap_or(directory).to_owned())
 }
 
@@ -71,7 +80,14 @@ fn cargo_build(release: bool) -> Result<()> {
         return Ok(());
     };
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--workspace", "--bins", "--exclude", "tests"]);
+    command.args([
+        "build",
+        "--quiet",
+        "--workspace",
+        "--bins",
+        "--exclude",
+        "tests",
+    ]);
     command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     if release {
         command.arg("--release");
@@ -82,8 +98,14 @@ fn cargo_build(release: bool) -> Result<()> {
     Ok(())
 }
 
-/// The program that `command` of a container names, in a place that the servers' user can run it from.
-pub(super) fn find(programs: &Path, command: &str, user: &ServerUser, reachable: &Path) -> Result<PathBuf> {
+/// The program that `command` of a container names, in a place that the servers' user can run it
+/// from.
+pub(super) fn find(
+    programs: &Path,
+    command: &str,
+    user: &ServerUser,
+    reachable: &Path,
+) -> Result<PathBuf> {
     let name = command
         .strip_prefix('/')
         .filter(|name| !name.contains('/'))
@@ -91,7 +113,8 @@ pub(super) fn find(programs: &Path, command: &str, user: &ServerUser, reachable:
     let built = programs.join(name);
     if !built.is_file() {
         bail!(
-            "RunContainerError: exec: {command:?}: stat {command}: no such file or directory (no program {})",
+            "RunContainerError: exec: {command:?}: stat {command}: no such file or directory (no \
+             program {})",
             built.display()
         );
     }

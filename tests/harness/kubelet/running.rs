@@ -121,7 +121,8 @@ impl Running {
         self.says_next(&mut 0, text, limit).await
     }
 
-    /// As [`Running::says`], from the line with this number on; the number is then that of the line behind the one found.
+    /// As [`Running::says`], from the line with this number on; the number is then that of the line
+    /// behind the one found.
     ///
     /// # Errors
     /// As there.
@@ -132,7 +133,10 @@ impl Running {
                 let now = *said.borrow_and_update();
                 let found = {
                     let lines = self.output.lines();
-                    let number = lines.iter().skip(*from).position(|line| line.text.contains(text));
+                    let number = lines
+                        .iter()
+                        .skip(*from)
+                        .position(|line| line.text.contains(text));
                     *from = number.map_or(lines.len(), |number| *from + number + 1);
                     number.map(|_| lines[*from - 1].clone())
                 };
@@ -145,8 +149,13 @@ impl Running {
         };
         match timeout(limit, search).await {
             Ok(Some(line)) => Ok(line),
-            Ok(None) => Err(self.process.complain(&format!("ended without saying {text:?}"))),
-            Err(_) => Err(self.process.complain(&format!("did not say {text:?} within {} s", limit.as_secs()))),
+            Ok(None) => Err(self
+                .process
+                .complain(&format!("ended without saying {text:?}"))),
+            Err(_) => Err(self.process.complain(&format!(
+                "did not say {text:?} within {} s",
+                limit.as_secs()
+            ))),
         }
     }
 
@@ -187,7 +196,10 @@ impl Running {
     /// As [`Running::wait`].
     pub async fn delete(&self) -> Result<Ended> {
         self.terminate();
-        if timeout(grace(&self.spec), self.process.wait()).await.is_err() {
+        if timeout(grace(&self.spec), self.process.wait())
+            .await
+            .is_err()
+        {
             self.kill();
         }
         self.wait(Duration::from_secs(OUTPUT_SECONDS_MAX)).await
@@ -196,26 +208,55 @@ impl Running {
     /// Waits for its end.
     ///
     /// # Errors
-    /// It still runs after `limit`; the error holds the end of its log, and it goes on running until it is dropped.
+    /// It still runs after `limit`; the error holds the end of its log, and it goes on running
+    /// until it is dropped.
     pub async fn wait(&self, limit: Duration) -> Result<Ended> {
         let Ok(status) = timeout(limit, self.process.wait()).await else {
-            return Err(self.process.complain(&format!("still running after {} s", limit.as_secs())));
+            return Err(self
+                .process
+                .complain(&format!("still running after {} s", limit.as_secs())));
         };
         let mut said = self.said.clone();
-        let over = timeout(Duration::from_secs(OUTPUT_SECONDS_MAX), said.wait_for(|said| said.over.is_some())).await;
+        let over = timeout(
+            Duration::from_secs(OUTPUT_SECONDS_MAX),
+            said.wait_for(|said| said.over.is_some()),
+        )
+        .await;
         let Ok(over) = over.map(|said| said.ok().and_then(|said| said.over)) else {
-            bail!("{} has ended, but something that it started keeps its output open", self.name);
+            bail!(
+                "{} has ended, but something that it started keeps its output open",
+                self.name
+            );
         };
-        let elapsed = over.map_or_else(|| self.started.elapsed(), |over| over.duration_since(self.started));
+        let elapsed = over.map_or_else(
+            || self.started.elapsed(),
+            |over| over.duration_since(self.started),
+        );
         let cost = self.watched.cost();
-        Ok(Ended::new(&self.spec, status, &self.termination_log, self.lines(), elapsed, cost))
+        Ok(Ended::new(
+            &self.spec,
+            status,
+            &self.termination_log,
+            self.lines(),
+            elapsed,
+            cost,
+        ))
     }
 }
 
-fn listen(reader: PipeReader, mut log: File, output: &Output, tell: &watch::Sender<Said>, on_line: Option<&Mutex<OnLine>>) {
+fn listen(
+    reader: PipeReader,
+    mut log: File,
+    output: &Output,
+    tell: &watch::Sender<Said>,
+    on_line: Option<&Mutex<OnLine>>,
+) {
     let mut reader = BufReader::new(reader);
     let mut bytes = Vec::new();
-    while reader.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+    while reader
+        .read_until(b'\n', &mut bytes)
+        .is_ok_and(|read| read > 0)
+    {
         // A full disk must not take the lines away from those who wait for them.
         log.write_all(&bytes).ok();
         let line = Line {

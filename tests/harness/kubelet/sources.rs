@@ -23,7 +23,10 @@ impl Sources {
         let mut sources = Self::default();
         let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
         for name in secrets {
-            let found = api.get_opt(&name).await.with_context(|| format!("reading the Secret {name}"))?;
+            let found = api
+                .get_opt(&name)
+                .await
+                .with_context(|| format!("reading the Secret {name}"))?;
             if let Some(secret) = found {
                 let data = secret
                     .data
@@ -36,15 +39,24 @@ impl Sources {
         }
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         for name in config_maps {
-            let found = api.get_opt(&name).await.with_context(|| format!("reading the ConfigMap {name}"))?;
+            let found = api
+                .get_opt(&name)
+                .await
+                .with_context(|| format!("reading the ConfigMap {name}"))?;
             if let Some(map) = found {
                 let texts = map
                     .data
                     .unwrap_or_default()
                     .into_iter()
                     .map(|(key, value)| (key, value.into_bytes()));
-                let bytes = map.binary_data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0));
-                sources.config_maps.insert(name, texts.chain(bytes).collect());
+                let bytes = map
+                    .binary_data
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|(key, value)| (key, value.0));
+                sources
+                    .config_maps
+                    .insert(name, texts.chain(bytes).collect());
             }
         }
         Ok(sources)
@@ -54,18 +66,48 @@ impl Sources {
 fn names(pod: &PodSpec, secrets: &mut BTreeSet<String>, config_maps: &mut BTreeSet<String>) {
     for container in &pod.containers {
         for from in container.env_from.iter().flatten() {
-            secrets.extend(from.secret_ref.iter().map(|reference| reference.name.clone()));
-            config_maps.extend(from.config_map_ref.iter().map(|reference| reference.name.clone()));
+            secrets.extend(
+                from.secret_ref
+                    .iter()
+                    .map(|reference| reference.name.clone()),
+            );
+            config_maps.extend(
+                from.config_map_ref
+                    .iter()
+                    .map(|reference| reference.name.clone()),
+            );
         }
-        for from in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
-            secrets.extend(from.secret_key_ref.iter().map(|reference| reference.name.clone()));
-            config_maps.extend(from.config_map_key_ref.iter().map(|reference| reference.name.clone()));
+        for from in container
+            .env
+            .iter()
+            .flatten()
+            .filter_map(|variable| variable.value_from.as_ref())
+        {
+            secrets.extend(
+                from.secret_key_ref
+                    .iter()
+                    .map(|reference| reference.name.clone()),
+            );
+            config_maps.extend(
+                from.config_map_key_ref
+                    .iter()
+                    .map(|reference| reference.name.clone()),
+            );
         }
     }
     for volume in pod.volumes.iter().flatten() {
-        secrets.extend(volume.secret.iter().filter_map(|secret| secret.secret_name.clone()));
+        secrets.extend(
+            volume
+                .secret
+                .iter()
+                .filter_map(|secret| secret.secret_name.clone()),
+        );
         config_maps.extend(volume.config_map.iter().map(|map| map.name.clone()));
-        for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
+        for source in volume
+            .projected
+            .iter()
+            .flat_map(|projected| projected.sources.iter().flatten())
+        {
             secrets.extend(source.secret.iter().map(|secret| secret.name.clone()));
             config_maps.extend(source.config_map.iter().map(|map| map.name.clone()));
         }

@@ -40,9 +40,16 @@ pub(super) fn mount(
     let mut mounts = Vec::new();
     for mount in facts.container.volume_mounts.iter().flatten() {
         if mount.sub_path.is_some() || mount.sub_path_expr.is_some() {
-            bail!("the mount {} has a subPath, which is not imitated", mount.mount_path);
+            bail!(
+                "the mount {} has a subPath, which is not imitated",
+                mount.mount_path
+            );
         }
-        let volume = pod.volumes.iter().flatten().find(|volume| volume.name == mount.name);
+        let volume = pod
+            .volumes
+            .iter()
+            .flatten()
+            .find(|volume| volume.name == mount.name);
         let volume = volume.with_context(|| format!("no volume {}", mount.name))?;
         if let Some(claim) = &volume.persistent_volume_claim {
             let directory = claims.join(&claim.claim_name);
@@ -52,9 +59,20 @@ pub(super) fn mount(
         }
         let directory = root.join(mount.mount_path.trim_start_matches('/'));
         directories(user, root, &directory)?;
-        let doing = || format!("FailedMount: MountVolume.SetUp failed for volume {:?} ", volume.name);
+        let doing = || {
+            format!(
+                "FailedMount: MountVolume.SetUp failed for volume {:?} ",
+                volume.name
+            )
+        };
         for file in files(volume, facts, sources).with_context(doing)? {
-            write(user, root, &directory.join(&file.path), &file.bytes, file.mode)?;
+            write(
+                user,
+                root,
+                &directory.join(&file.path),
+                &file.bytes,
+                file.mode,
+            )?;
         }
         mounts.push((mount.mount_path.trim_end_matches('/').to_owned(), directory));
     }
@@ -113,7 +131,11 @@ fn files(volume: &Volume, facts: &Facts<'_>, sources: &Sources) -> Result<Vec<Fi
                 };
                 all.extend(wanted.of(sources.config_maps.get(&map.name))?);
             } else if let Some(downward) = &source.downward_api {
-                let files = downward.items.iter().flatten().map(|item| told(item, facts, mode));
+                let files = downward
+                    .items
+                    .iter()
+                    .flatten()
+                    .map(|item| told(item, facts, mode));
                 all.extend(files.collect::<Result<Vec<_>>>()?);
             } else {
                 bail!("a projection of a kind that is not imitated");
@@ -149,7 +171,10 @@ impl Wanted<'_> {
             mode: mode.unsigned_abs(),
         };
         let Some(items) = self.items else {
-            return Ok(data.iter().map(|(key, bytes)| file(key, bytes, mode)).collect());
+            return Ok(data
+                .iter()
+                .map(|(key, bytes)| file(key, bytes, mode))
+                .collect());
         };
         let mut files = Vec::new();
         for item in items {
@@ -158,7 +183,11 @@ impl Wanted<'_> {
                 None if optional => {}
                 None => bail!(
                     "references non-existent {} key: {}",
-                    if self.kind == "configmap" { "config" } else { self.kind },
+                    if self.kind == "configmap" {
+                        "config"
+                    } else {
+                        self.kind
+                    },
                     item.key
                 ),
             }
@@ -168,7 +197,10 @@ impl Wanted<'_> {
 }
 
 fn told(item: &DownwardAPIVolumeFile, facts: &Facts<'_>, mode: Option<i32>) -> Result<File> {
-    let field = item.field_ref.as_ref().context("a resourceFieldRef is not imitated")?;
+    let field = item
+        .field_ref
+        .as_ref()
+        .context("a resourceFieldRef is not imitated")?;
     let bytes = field_of(field, facts)?.into_bytes();
     Ok(File {
         path: item.path.clone(),
@@ -178,7 +210,13 @@ fn told(item: &DownwardAPIVolumeFile, facts: &Facts<'_>, mode: Option<i32>) -> R
 }
 
 /// Writes a file of the servers' user, with the directories that it needs below `root`.
-pub(super) fn write(user: &ServerUser, root: &Path, file: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+pub(super) fn write(
+    user: &ServerUser,
+    root: &Path,
+    file: &Path,
+    bytes: &[u8],
+    mode: u32,
+) -> Result<()> {
     directories(user, root, file.parent().unwrap_or(root))?;
     let doing = || format!("writing {}", file.display());
     fs::write(file, bytes).with_context(doing)?;
@@ -187,7 +225,9 @@ pub(super) fn write(user: &ServerUser, root: &Path, file: &Path, bytes: &[u8], m
 }
 
 fn directories(user: &ServerUser, root: &Path, directory: &Path) -> Result<()> {
-    let below = directory.strip_prefix(root).context("a mount outside of the pod's directory")?;
+    let below = directory
+        .strip_prefix(root)
+        .context("a mount outside of the pod's directory")?;
     let mut path = root.to_owned();
     for part in below {
         path.push(part);
@@ -204,7 +244,11 @@ mod tests {
     use super::*;
 
     fn data() -> Data {
-        [("password".to_owned(), b"p".to_vec()), ("username".to_owned(), b"u".to_vec())].into()
+        [
+            ("password".to_owned(), b"p".to_vec()),
+            ("username".to_owned(), b"u".to_vec()),
+        ]
+        .into()
     }
 
     fn wanted<'a>(items: Option<&'a [KeyToPath]>, optional: bool) -> Wanted<'a> {
@@ -227,7 +271,9 @@ mod tests {
 
     #[test]
     fn items_choose_and_rename_keys() {
-        let files = wanted(Some(&[item("password")]), false).of(Some(&data())).unwrap();
+        let files = wanted(Some(&[item("password")]), false)
+            .of(Some(&data()))
+            .unwrap();
         assert_eq!(
             files,
             [File {
@@ -241,11 +287,22 @@ mod tests {
 
     #[test]
     fn what_is_missing_fails_the_mount_unless_it_is_optional() {
-        assert_eq!(wanted(None, false).of(None).unwrap_err().to_string(), "secret \"s\" not found");
+        assert_eq!(
+            wanted(None, false).of(None).unwrap_err().to_string(),
+            "secret \"s\" not found"
+        );
         let items = [item("ca.crt")];
         let error = wanted(Some(&items), false).of(Some(&data())).unwrap_err();
-        assert_eq!(error.to_string(), "references non-existent secret key: ca.crt");
+        assert_eq!(
+            error.to_string(),
+            "references non-existent secret key: ca.crt"
+        );
         assert!(wanted(None, true).of(None).unwrap().is_empty());
-        assert!(wanted(Some(&items), true).of(Some(&data())).unwrap().is_empty());
+        assert!(
+            wanted(Some(&items), true)
+                .of(Some(&data()))
+                .unwrap()
+                .is_empty()
+        );
     }
 }

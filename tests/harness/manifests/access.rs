@@ -51,8 +51,8 @@ impl fmt::Display for Grant {
 /// - a grant that was never used;
 /// - a grant for any name of what was asked for by name only.
 ///
-/// Requests that Kubernetes grants to everybody do not count. Tests that take a verb away on purpose must keep their
-/// requests out of `uses`.
+/// Requests that Kubernetes grants to everybody do not count. Tests that take a verb away on
+/// purpose must keep their requests out of `uses`.
 ///
 /// # Errors
 /// The objects hold no valid Roles, or there is a difference.
@@ -61,7 +61,10 @@ pub fn rbac_is_exact(uses: &BTreeSet<Use>, objects: &[Value]) -> Result<()> {
     let accounts: BTreeSet<&str> = granted.iter().map(|grant| grant.account.as_str()).collect();
     let ours: Vec<&Use> = uses
         .iter()
-        .filter(|used| used.service_account().is_some_and(|account| accounts.contains(account)))
+        .filter(|used| {
+            used.service_account()
+                .is_some_and(|account| accounts.contains(account))
+        })
         .collect();
     let mut differences: Vec<String> = ours
         .iter()
@@ -78,12 +81,21 @@ pub fn rbac_is_exact(uses: &BTreeSet<Use>, objects: &[Value]) -> Result<()> {
         if of_it.is_empty() {
             differences.push(format!("never used: {grant}"));
         } else if grant.name.is_none() && of_it.iter().all(|used| used.name.is_some()) {
-            let names: BTreeSet<&str> = of_it.iter().filter_map(|used| used.name.as_deref()).collect();
-            differences.push(format!("too wide: {grant}; only these were asked for: {names:?}"));
+            let names: BTreeSet<&str> = of_it
+                .iter()
+                .filter_map(|used| used.name.as_deref())
+                .collect();
+            differences.push(format!(
+                "too wide: {grant}; only these were asked for: {names:?}"
+            ));
         }
     }
     differences.dedup();
-    anyhow::ensure!(differences.is_empty(), "Roles and use differ:\n{}", differences.join("\n"));
+    anyhow::ensure!(
+        differences.is_empty(),
+        "Roles and use differ:\n{}",
+        differences.join("\n")
+    );
     Ok(())
 }
 
@@ -94,17 +106,29 @@ pub fn rbac_is_exact(uses: &BTreeSet<Use>, objects: &[Value]) -> Result<()> {
 pub fn grants(objects: &[Value]) -> Result<BTreeSet<Grant>> {
     let mut grants = BTreeSet::new();
     // What belongs to the whole cluster has the same fields under another kind.
-    for (role, binding) in [("Role", "RoleBinding"), ("ClusterRole", "ClusterRoleBinding")] {
+    for (role, binding) in [
+        ("Role", "RoleBinding"),
+        ("ClusterRole", "ClusterRoleBinding"),
+    ] {
         let mut roles: BTreeMap<&str, Vec<PolicyRule>> = BTreeMap::new();
         for object in of_kind(objects, role) {
-            let rules = serde_json::from_value(object["rules"].clone()).context("reading the rules of a Role")?;
+            let rules = serde_json::from_value(object["rules"].clone())
+                .context("reading the rules of a Role")?;
             roles.insert(name_of(object)?, rules);
         }
         for object in of_kind(objects, binding) {
-            let named = object["roleRef"]["name"].as_str().context("a binding without a Role")?;
-            let rules = roles.get(named).with_context(|| format!("no {role} {named}"))?;
-            let subjects: Vec<Subject> = serde_json::from_value(object["subjects"].clone()).context("reading a binding")?;
-            for account in subjects.iter().filter(|subject| subject.kind == "ServiceAccount") {
+            let named = object["roleRef"]["name"]
+                .as_str()
+                .context("a binding without a Role")?;
+            let rules = roles
+                .get(named)
+                .with_context(|| format!("no {role} {named}"))?;
+            let subjects: Vec<Subject> =
+                serde_json::from_value(object["subjects"].clone()).context("reading a binding")?;
+            for account in subjects
+                .iter()
+                .filter(|subject| subject.kind == "ServiceAccount")
+            {
                 grants.extend(rules.iter().flat_map(|rule| of_rule(&account.name, rule)));
             }
         }
@@ -113,7 +137,9 @@ pub fn grants(objects: &[Value]) -> Result<BTreeSet<Grant>> {
 }
 
 fn name_of(object: &Value) -> Result<&str> {
-    object["metadata"]["name"].as_str().context("an object without a name")
+    object["metadata"]["name"]
+        .as_str()
+        .context("an object without a name")
 }
 
 fn of_rule(account: &str, rule: &PolicyRule) -> Vec<Grant> {
@@ -147,8 +173,8 @@ fn needs(used: &Use) -> Vec<Grant> {
         ..asked.clone()
     };
     match (used.verb.as_str(), used.resource.as_str(), used.code) {
-        // A server-side apply of what did not exist yet is authorised a second time, as a create of that name
-        // (k8s.io/apiserver pkg/endpoints/handlers/patch.go, createAuthorizerAttributes).
+        // A server-side apply of what did not exist yet is authorised a second time, as a create of
+        // that name (k8s.io/apiserver pkg/endpoints/handlers/patch.go, createAuthorizerAttributes).
         ("patch", _, 201) => vec![create(asked.name.clone()), asked],
         // A create is authorised before its body is read: no name counts.
         ("create", ..) => vec![create(None)],

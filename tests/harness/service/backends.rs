@@ -27,11 +27,20 @@ pub(super) type Changes = futures::stream::BoxStream<'static, ()>;
 /// A store that follows a kind, and a stream that says when to look again.
 fn reflected<K>(api: Api<K>) -> (Store<K>, Changes)
 where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
 {
     let writer = Writer::<K>::default();
     let store = writer.as_reader();
-    let events = reflector::reflector(writer, watcher(api, watcher::Config::default()).default_backoff());
+    let events = reflector::reflector(
+        writer,
+        watcher(api, watcher::Config::default()).default_backoff(),
+    );
     (store, events.map(|_| ()).boxed())
 }
 
@@ -44,14 +53,20 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// The stores, and a stream that has to be polled to keep them up to date: an item whenever something has changed.
+    /// The stores, and a stream that has to be polled to keep them up to date: an item whenever
+    /// something has changed.
     pub(super) fn follow(client: &Client, namespace: &str) -> (Self, SelectAll<Changes>) {
         let (services, services_changed) = reflected(Api::namespaced(client.clone(), namespace));
         let (pods, pods_changed) = reflected(Api::namespaced(client.clone(), namespace));
         let (endpoints, endpoints_changed) = reflected(Api::namespaced(client.clone(), namespace));
         let mut changes = SelectAll::new();
         let (slices, slices_changed) = reflected(Api::namespaced(client.clone(), namespace));
-        changes.extend([services_changed, pods_changed, endpoints_changed, slices_changed]);
+        changes.extend([
+            services_changed,
+            pods_changed,
+            endpoints_changed,
+            slices_changed,
+        ]);
         let this = Self {
             services,
             pods,
@@ -96,9 +111,11 @@ impl Cluster {
 
     fn selected(&self, selector: &BTreeMap<String, String>, port: &ServicePort) -> Vec<SocketAddr> {
         let pods = self.pods.state();
-        let matching = pods
-            .iter()
-            .filter(|pod| selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value)));
+        let matching = pods.iter().filter(|pod| {
+            selector
+                .iter()
+                .all(|(key, value)| pod.labels().get(key) == Some(value))
+        });
         matching
             .filter(|pod| is_ready(pod))
             .filter_map(|pod| pod_backend(pod, port))
@@ -121,14 +138,21 @@ impl Cluster {
             let Some(number) = number.and_then(|p| u16::try_from(p.port).ok()) else {
                 continue;
             };
-            let ips = subset.addresses.iter().flatten().filter_map(|address| address.ip.parse().ok());
+            let ips = subset
+                .addresses
+                .iter()
+                .flatten()
+                .filter_map(|address| address.ip.parse().ok());
             backends.extend(ips.map(|ip| SocketAddr::from((Instance::real_address(ip), number))));
         }
         // What a selector has left behind counts as well.
         let slices = self.slices.state();
-        let left = slices
-            .iter()
-            .filter(|slice| slice.labels().get(slices::SERVICE).is_some_and(|of| of == name));
+        let left = slices.iter().filter(|slice| {
+            slice
+                .labels()
+                .get(slices::SERVICE)
+                .is_some_and(|of| of == name)
+        });
         backends.extend(left.flat_map(|slice| slices::backends(slice)));
         backends
     }
@@ -140,8 +164,13 @@ fn selector(service: &Service) -> Option<&BTreeMap<String, String>> {
 }
 
 fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    pod.metadata.deletion_timestamp.is_none() && conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions
+            .is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
 fn pod_backend(pod: &Pod, port: &ServicePort) -> Option<SocketAddr> {
@@ -157,5 +186,8 @@ fn pod_backend(pod: &Pod, port: &ServicePort) -> Option<SocketAddr> {
         }
         None => port.port,
     };
-    Some(SocketAddr::from((Instance::real_address(ip), u16::try_from(number).ok()?)))
+    Some(SocketAddr::from((
+        Instance::real_address(ip),
+        u16::try_from(number).ok()?,
+    )))
 }

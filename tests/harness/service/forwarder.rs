@@ -1,4 +1,5 @@
-//! One listener: accepts, chooses a backend, copies both ways. Adds no delay of its own (TCP_NODELAY on both sides).
+//! One listener: accepts, chooses a backend, copies both ways. Adds no delay of its own
+//! (TCP_NODELAY on both sides).
 
 use std::{
     io,
@@ -22,7 +23,8 @@ const BIND_AGAIN: Duration = Duration::from_millis(20);
 const TRIES_SILENT: u32 = 50;
 const BACKLOG: u32 = 256;
 
-/// Forwards one address for as long as it lives. Connections that exist outlive a change of backends, and this value.
+/// Forwards one address for as long as it lives. Connections that exist outlive a change of
+/// backends, and this value.
 #[derive(Debug)]
 pub struct Forwarder {
     task: JoinHandle<()>,
@@ -35,7 +37,8 @@ impl Drop for Forwarder {
 }
 
 impl Forwarder {
-    /// Listens on `address` while there are backends; without any, connections are refused by the kernel.
+    /// Listens on `address` while there are backends; without any, connections are refused by the
+    /// kernel.
     pub fn start(address: SocketAddr, backends: watch::Receiver<Vec<SocketAddr>>) -> Self {
         Self {
             task: tokio::spawn(run(address, backends)),
@@ -75,7 +78,11 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts until the last backend is gone.
-async fn serve(listener: &TcpListener, backends: &mut watch::Receiver<Vec<SocketAddr>>, turn: &AtomicUsize) {
+async fn serve(
+    listener: &TcpListener,
+    backends: &mut watch::Receiver<Vec<SocketAddr>>,
+    turn: &AtomicUsize,
+) {
     let now = backends.clone();
     let emptied = backends.wait_for(Vec::is_empty);
     tokio::pin!(emptied);
@@ -89,7 +96,8 @@ async fn serve(listener: &TcpListener, backends: &mut watch::Receiver<Vec<Socket
         let Ok((client, _)) = accepted else { continue };
         let backend = {
             let now = now.borrow();
-            now.get(turn.fetch_add(1, Ordering::Relaxed) % now.len().max(1)).copied()
+            now.get(turn.fetch_add(1, Ordering::Relaxed) % now.len().max(1))
+                .copied()
         };
         tokio::spawn(relay(client, backend));
     }
@@ -97,7 +105,10 @@ async fn serve(listener: &TcpListener, backends: &mut watch::Receiver<Vec<Socket
 
 async fn relay(mut client: TcpStream, backend: Option<SocketAddr>) {
     let reached = match backend {
-        Some(backend) => timeout(CONNECT_LIMIT, TcpStream::connect(backend)).await.ok().and_then(Result::ok),
+        Some(backend) => timeout(CONNECT_LIMIT, TcpStream::connect(backend))
+            .await
+            .ok()
+            .and_then(Result::ok),
         None => None,
     };
     let Some(mut server) = reached else {
@@ -144,7 +155,11 @@ mod tests {
     }
 
     async fn free() -> SocketAddr {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap()
     }
 
     async fn ask(stream: &mut TcpStream) -> u8 {
@@ -171,7 +186,11 @@ mod tests {
         assert_eq!(ask(&mut old).await, b'1');
         tell.send(vec![two]).unwrap();
         assert_eq!(ask(&mut connected(front).await).await, b'2');
-        assert_eq!(ask(&mut old).await, b'1', "kube-proxy closes nothing either");
+        assert_eq!(
+            ask(&mut old).await,
+            b'1',
+            "kube-proxy closes nothing either"
+        );
     }
 
     #[tokio::test]
@@ -187,7 +206,9 @@ mod tests {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(Duration::from_secs(2), refused).await.expect("still accepts");
+        timeout(Duration::from_secs(2), refused)
+            .await
+            .expect("still accepts");
         assert_eq!(ask(&mut old).await, b'1');
         tell.send(vec![one]).unwrap();
         assert_eq!(ask(&mut connected(front).await).await, b'1');

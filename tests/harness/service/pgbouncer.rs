@@ -1,9 +1,10 @@
-//! A pod of one of the Zalando operator's poolers: a real PgBouncer, configured as the operator's image does it
-//! (postgres-operator 2.0.1, pooler/pgbouncer.ini.tmpl), at an address of its own.
+//! A pod of one of the Zalando operator's poolers: a real PgBouncer, configured as the operator's
+//! image does it (postgres-operator 2.0.1, pooler/pgbouncer.ini.tmpl), at an address of its own.
 //!
-//! Different from the real one: Debian's version, which in Debian 12 knows neither `auth_dbname` (the lookup function is asked for in
-//! the client's own database, where the operator makes it, too) nor `SHOW STATE`, as the operator's older images do not; and the
-//! Service in front of PostgreSQL is named by its address, because there is no DNS.
+//! Different from the real one: Debian's version, which in Debian 12 knows neither `auth_dbname`
+//! (the lookup function is asked for in the client's own database, where the operator makes it,
+//! too) nor `SHOW STATE`, as the operator's older images do not; and the Service in front of
+//! PostgreSQL is named by its address, because there is no DNS.
 
 use std::{
     net::Ipv4Addr,
@@ -19,7 +20,10 @@ use tokio::net::TcpStream;
 use tokio_postgres::SimpleQueryMessage;
 
 use super::{Services, pooler};
-use crate::{application::login::Login, authority::Authority, control_plane::ControlPlane, process::Process, setup::Setup};
+use crate::{
+    application::login::Login, authority::Authority, control_plane::ControlPlane, process::Process,
+    setup::Setup,
+};
 
 const PORT: u16 = 5432;
 const UPSTREAM_LIMIT: Duration = Duration::from_secs(30);
@@ -56,13 +60,20 @@ impl PgBouncer {
     ///
     /// # Errors
     /// Its Services or the role's Secret are not there, or it does not listen.
-    pub async fn start(plane: &ControlPlane, services: &Arc<Services>, place: Place, secret: &str) -> Result<Self> {
+    pub async fn start(
+        plane: &ControlPlane,
+        services: &Arc<Services>,
+        place: Place,
+        secret: &str,
+    ) -> Result<Self> {
         let (client, setup, instance) = (plane.admin(), plane.setup(), plane.instance());
         let namespace = services.namespace().to_owned();
         let upstream = services.wait_for(&place.upstream, UPSTREAM_LIMIT).await?;
         let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
         let data = secrets.get(secret).await?.data.unwrap_or_default();
-        let password = data.get("password").context("the pooler's Secret has no password")?;
+        let password = data
+            .get("password")
+            .context("the pooler's Secret has no password")?;
         let password = String::from_utf8(password.0.clone())?;
         let directory = instance.subdirectory(setup, &place.pod)?;
         let address = instance.address(place.host);
@@ -103,7 +114,8 @@ impl PgBouncer {
         Ok(session.simple_query(command).await?)
     }
 
-    /// Kills it and its pod, and starts another one in its place, as the Deployment does: a pause is forgotten.
+    /// Kills it and its pod, and starts another one in its place, as the Deployment does: a pause
+    /// is forgotten.
     ///
     /// # Errors
     /// It does not come up again.
@@ -121,13 +133,27 @@ impl PgBouncer {
 
     /// Its pod, ready.
     async fn announce(&self) -> Result<()> {
-        // Not the address that stands for it in Kubernetes: a console is spoken to at the pod's own.
+        // Not the address that stands for it in Kubernetes: a console is spoken to at the pod's
+        // own.
         let ip = self.address.to_string();
-        pooler::make_pod(&self.client, &self.namespace, &self.place.service, &self.place.pod, &ip).await
+        pooler::make_pod(
+            &self.client,
+            &self.namespace,
+            &self.place.service,
+            &self.place.pod,
+            &ip,
+        )
+        .await
     }
 }
 
-fn configure(setup: &Setup, directory: &Path, address: Ipv4Addr, upstream: &str, password: &str) -> Result<()> {
+fn configure(
+    setup: &Setup,
+    directory: &Path,
+    address: Ipv4Addr,
+    upstream: &str,
+    password: &str,
+) -> Result<()> {
     let own = Authority::root("pooler")?.server("pooler", &["pooler".into()], &[])?;
     let file = |name: &str| directory.join(name).display().to_string();
     for (name, text) in [
@@ -139,21 +165,29 @@ fn configure(setup: &Setup, directory: &Path, address: Ipv4Addr, upstream: &str,
     }
     let text = format!(
         "[databases]\n* = host={upstream} port={PORT} auth_user=pooler\n\
-         [pgbouncer]\npool_mode = transaction\nlisten_addr = {address}\nlisten_port = {PORT}\nunix_socket_dir =\n\
-         admin_users = pooler\nauth_file = {users}\nauth_query = SELECT * FROM pooler.user_lookup($1)\nauth_type = md5\n\
-         server_tls_sslmode = require\nclient_tls_sslmode = require\nclient_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n\
-         log_connections = 0\nlog_disconnections = 0\ndefault_pool_size = 20\nmax_client_conn = 1000\nserver_login_retry = 5\n\
+         [pgbouncer]\npool_mode = transaction\nlisten_addr = {address}\nlisten_port = \
+         {PORT}\nunix_socket_dir =\n\
+         admin_users = pooler\nauth_file = {users}\nauth_query = SELECT * FROM \
+         pooler.user_lookup($1)\nauth_type = md5\n\
+         server_tls_sslmode = require\nclient_tls_sslmode = require\nclient_tls_cert_file = \
+         {certificate}\nclient_tls_key_file = {key}\n\
+         log_connections = 0\nlog_disconnections = 0\ndefault_pool_size = 20\nmax_client_conn = \
+         1000\nserver_login_retry = 5\n\
          ignore_startup_parameters = extra_float_digits,options\n",
         users = file("userlist.txt"),
         certificate = file("tls.crt"),
         key = file("tls.key"),
     );
-    setup.user.write_private(&directory.join("pgbouncer.ini"), &text)
+    setup
+        .user
+        .write_private(&directory.join("pgbouncer.ini"), &text)
 }
 
 async fn run(setup: &Setup, directory: &Path, name: &str, address: Ipv4Addr) -> Result<Process> {
     let mut command = setup.server(&setup.pgbouncer);
-    command.arg(directory.join("pgbouncer.ini")).current_dir("/");
+    command
+        .arg(directory.join("pgbouncer.ini"))
+        .current_dir("/");
     let process = Process::start(name, command, &directory.join("log"))?;
     let listens = async {
         while TcpStream::connect((address, PORT)).await.is_err() {

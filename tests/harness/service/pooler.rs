@@ -1,6 +1,7 @@
-//! A CloudNativePG Pooler that pools nothing: a pod behind an existing Service, which passes every connection on to another one. It
-//! has a pooler's name and labels and one more hop, and neither PgBouncer's console, nor its authentication, nor its
-//! waiting for a server: what a real one does around a cut (PAUSE, server_login_retry) is **not imitated**.
+//! A CloudNativePG Pooler that pools nothing: a pod behind an existing Service, which passes every
+//! connection on to another one. It has a pooler's name and labels and one more hop, and neither
+//! PgBouncer's console, nor its authentication, nor its waiting for a server: what a real one does
+//! around a cut (PAUSE, server_login_retry) is **not imitated**.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -33,8 +34,9 @@ impl Drop for Pooler {
 }
 
 impl Pooler {
-    /// Makes a ready pod for the Service `name`, with the labels that it selects, at `host` of the network, and begins
-    /// to pass connections on to the Service `upstream` as soon as there is one.
+    /// Makes a ready pod for the Service `name`, with the labels that it selects, at `host` of the
+    /// network, and begins to pass connections on to the Service `upstream` as soon as there is
+    /// one.
     ///
     /// # Errors
     /// There is no such Service, it selects nothing, or the API server refuses the pod.
@@ -47,17 +49,29 @@ impl Pooler {
         host: u8,
     ) -> Result<Self> {
         let ip = instance.paper_address(host).to_string();
-        make_pod(client, services.namespace(), name, &format!("{name}-0"), &ip)
-            .await
-            .with_context(|| format!("making the pooler {name}"))?;
+        make_pod(
+            client,
+            services.namespace(),
+            name,
+            &format!("{name}-0"),
+            &ip,
+        )
+        .await
+        .with_context(|| format!("making the pooler {name}"))?;
         let (tell, backends) = watch::channel(Vec::new());
-        let forwarder = Forwarder::start(SocketAddr::from((instance.address(host), PORT)), backends);
+        let forwarder =
+            Forwarder::start(SocketAddr::from((instance.address(host), PORT)), backends);
         let upstream = upstream.to_owned();
         let task = tokio::spawn(async move {
             let mut known = None;
             loop {
                 known = services.moved(&upstream, known).await;
-                tell.send_replace(known.iter().map(|address| SocketAddr::new(*address, PORT)).collect());
+                tell.send_replace(
+                    known
+                        .iter()
+                        .map(|address| SocketAddr::new(*address, PORT))
+                        .collect(),
+                );
             }
         });
         Ok(Self {
@@ -68,9 +82,20 @@ impl Pooler {
 }
 
 /// A ready pod at this address, with the labels that the Service `name` selects.
-pub(super) async fn make_pod(client: &Client, namespace: &str, name: &str, pod_name: &str, ip: &str) -> Result<()> {
-    let service = Api::<Service>::namespaced(client.clone(), namespace).get(name).await?;
-    let selector = service.spec.and_then(|spec| spec.selector).context("the service selects nothing")?;
+pub(super) async fn make_pod(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    pod_name: &str,
+    ip: &str,
+) -> Result<()> {
+    let service = Api::<Service>::namespaced(client.clone(), namespace)
+        .get(name)
+        .await?;
+    let selector = service
+        .spec
+        .and_then(|spec| spec.selector)
+        .context("the service selects nothing")?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod_name, "labels": selector},
         "spec": {"nodeName": "node0", "containers": [{"name": "pgbouncer", "image": "pgbouncer", "ports": [{"containerPort": PORT}]}]}});

@@ -1,5 +1,6 @@
-//! What Kubernetes' EndpointSlice controller leaves to be found: a slice for every Service with a selector, which stays when the
-//! selector is taken away, and to which kube-proxy then goes on sending traffic (verified.md, *No client need notice*).
+//! What Kubernetes' EndpointSlice controller leaves to be found: a slice for every Service with a
+//! selector, which stays when the selector is taken away, and to which kube-proxy then goes on
+//! sending traffic (verified.md, *No client need notice*).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,8 +35,13 @@ impl Slices {
         }
     }
 
-    /// Brings a Service's slice up to date. Without a selector nothing is written any more, and nothing is removed.
-    pub(super) async fn write(&mut self, service: &str, selected: Option<&[SocketAddr]>) -> Result<()> {
+    /// Brings a Service's slice up to date. Without a selector nothing is written any more, and
+    /// nothing is removed.
+    pub(super) async fn write(
+        &mut self,
+        service: &str,
+        selected: Option<&[SocketAddr]>,
+    ) -> Result<()> {
         let Some(backends) = selected else {
             self.written.remove(service);
             return Ok(());
@@ -64,10 +70,21 @@ impl Slices {
 
 /// The addresses that a slice leads to.
 pub(super) fn backends(slice: &EndpointSlice) -> Vec<SocketAddr> {
-    let port = slice.ports.iter().flatten().find_map(|port| u16::try_from(port.port?).ok());
-    let ips = slice.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
-    let real = ips.filter_map(|ip| ip.parse().ok()).map(Instance::real_address);
-    real.map(|ip| SocketAddr::from((ip, port.unwrap_or(5432)))).collect()
+    let port = slice
+        .ports
+        .iter()
+        .flatten()
+        .find_map(|port| u16::try_from(port.port?).ok());
+    let ips = slice
+        .endpoints
+        .iter()
+        .flatten()
+        .flat_map(|endpoint| &endpoint.addresses);
+    let real = ips
+        .filter_map(|ip| ip.parse().ok())
+        .map(Instance::real_address);
+    real.map(|ip| SocketAddr::from((ip, port.unwrap_or(5432))))
+        .collect()
 }
 
 /// The API server refuses loopback addresses here.

@@ -1,4 +1,5 @@
-//! kube-apiserver, etcd, kustomize and kubectl: given, found by setup-envtest or in PATH, or built with Go from their modules.
+//! kube-apiserver, etcd, kustomize and kubectl: given, found by setup-envtest or in PATH, or built
+//! with Go from their modules.
 
 use std::{
     env, fs,
@@ -91,14 +92,16 @@ pub(super) fn s3_server(places: &Places) -> Result<PathBuf> {
     build(&VERSITYGW, places)
 }
 
-/// The programs: from `$KUBEBUILDER_ASSETS`, else from setup-envtest when it has them without a network, else built.
-/// kustomize is always built, kubectl unless the machine has one.
+/// The programs: from `$KUBEBUILDER_ASSETS`, else from setup-envtest when it has them without a
+/// network, else built. kustomize is always built, kubectl unless the machine has one.
 pub(super) fn control_plane(places: &Places, user: &ServerUser) -> Result<ControlPlane> {
     let kustomize = build(&KUSTOMIZE, places)?;
     let given = env::var_os("KUBEBUILDER_ASSETS").filter(|value| !value.is_empty());
     let [kube_apiserver, etcd] = if let Some(directory) = given {
         assets(Path::new(&directory), places, user).context("KUBEBUILDER_ASSETS")?
-    } else if let Some(found) = envtest().and_then(|directory| assets(&directory, places, user).ok()) {
+    } else if let Some(found) =
+        envtest().and_then(|directory| assets(&directory, places, user).ok())
+    {
         found
     } else {
         [build(&KUBE_APISERVER, places)?, build(&ETCD, places)?]
@@ -117,7 +120,11 @@ fn assets(directory: &Path, places: &Places, user: &ServerUser) -> Result<[PathB
         if !tools::is_program(&file) {
             bail!("{} is not a program", file.display());
         }
-        if user.reaches(&file) { Ok(file) } else { copy(&file, name, places) }
+        if user.reaches(&file) {
+            Ok(file)
+        } else {
+            copy(&file, name, places)
+        }
     };
     Ok([program("kube-apiserver")?, program("etcd")?])
 }
@@ -136,24 +143,35 @@ fn installed_kubectl() -> Option<PathBuf> {
     (minor >= KUBECTL_MINOR_MIN).then_some(kubectl)
 }
 
-/// A copy in the cache for a program that lies where the servers' user cannot go, below root's home for example.
+/// A copy in the cache for a program that lies where the servers' user cannot go, below root's home
+/// for example.
 fn copy(file: &Path, name: &str, places: &Places) -> Result<PathBuf> {
     let directory = places.cache.join("given");
     let (finished, unfinished) = (directory.join(name), directory.join("unfinished"));
-    let stamp = |file: &Path| fs::metadata(file).and_then(|found| Ok((found.len(), found.modified()?))).ok();
+    let stamp = |file: &Path| {
+        fs::metadata(file)
+            .and_then(|found| Ok((found.len(), found.modified()?)))
+            .ok()
+    };
     if stamp(file) != stamp(&finished) {
-        fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("creating {}", directory.display()))?;
         fs::copy(file, &unfinished).with_context(|| format!("copying {}", file.display()))?;
         let modified = fs::metadata(file)?.modified()?;
-        fs::File::options().write(true).open(&unfinished)?.set_modified(modified)?;
+        fs::File::options()
+            .write(true)
+            .open(&unfinished)?
+            .set_modified(modified)?;
         super::places::readable(&directory)?;
         super::places::readable(&unfinished)?;
-        fs::rename(&unfinished, &finished).with_context(|| format!("putting {} into place", finished.display()))?;
+        fs::rename(&unfinished, &finished)
+            .with_context(|| format!("putting {} into place", finished.display()))?;
     }
     Ok(finished)
 }
 
-/// The directory that setup-envtest names, if it is installed and has something to name without downloading.
+/// The directory that setup-envtest names, if it is installed and has something to name without
+/// downloading.
 fn envtest() -> Option<PathBuf> {
     let output = Command::new(tools::find("setup-envtest")?)
         .args(["use", "--installed-only", "--print", "path"])
@@ -171,7 +189,10 @@ fn build(part: &Part, places: &Places) -> Result<PathBuf> {
         return Ok(finished);
     }
     let go = tools::need("go", "golang-go")?;
-    eprintln!("building {} {}, {} on two cores, once", part.name, part.version, part.minutes);
+    eprintln!(
+        "building {} {}, {} on two cores, once",
+        part.name, part.version, part.minutes
+    );
     let module = directory.join("module");
     fs::create_dir_all(&module).with_context(|| format!("creating {}", module.display()))?;
     for (name, text) in part.module {
@@ -191,18 +212,22 @@ fn build(part: &Part, places: &Places) -> Result<PathBuf> {
         .status();
     if !status.context("starting go")?.success() {
         bail!(
-            "go could not build {} {}; its own words stand above (Go 1.26 or newer is needed, or a Go that may fetch it)",
+            "go could not build {} {}; its own words stand above (Go 1.26 or newer is needed, or a \
+             Go that may fetch it)",
             part.name,
             part.version
         );
     }
     super::places::readable(&unfinished)?;
-    fs::rename(&unfinished, &finished).with_context(|| format!("putting {} into place", finished.display()))?;
+    fs::rename(&unfinished, &finished)
+        .with_context(|| format!("putting {} into place", finished.display()))?;
     Ok(finished)
 }
 
 fn linker_flags() -> String {
-    let stamp = |variable: &str, value: &str| format!(" -X k8s.io/component-base/version.{variable}={value}");
+    let stamp = |variable: &str, value: &str| {
+        format!(" -X k8s.io/component-base/version.{variable}={value}")
+    };
     let version = format!("v{KUBERNETES}");
     [
         "-s -w".to_owned(),

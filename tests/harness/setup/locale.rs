@@ -1,7 +1,8 @@
 //! The locale of a Spilo database: `en_US.utf-8`.
 //!
-//! C.UTF-8, which every machine has, would not do: it orders by code point, never changes its order and has no collation
-//! version, so nothing that the programs say about collations could be tested with it.
+//! C.UTF-8, which every machine has, would not do: it orders by code point, never changes its order
+//! and has no collation version, so nothing that the programs say about collations could be tested
+//! with it.
 
 use std::{
     fs,
@@ -15,8 +16,15 @@ use super::{Places, tools};
 
 /// Nothing when the machine has the locale, else a directory for LOCPATH that has it.
 pub(super) fn en_us(places: &Places) -> Result<Option<PathBuf>> {
-    let known = Command::new("locale").arg("-a").stderr(Stdio::null()).output();
-    if known.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).lines().any(|line| line == "en_US.utf8")) {
+    let known = Command::new("locale")
+        .arg("-a")
+        .stderr(Stdio::null())
+        .output();
+    if known.is_ok_and(|output| {
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .any(|line| line == "en_US.utf8")
+    }) {
         return Ok(None);
     }
     let directory = places.cache.join("locale");
@@ -33,12 +41,15 @@ fn make(directory: &std::path::Path, finished: &std::path::Path) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     let unfinished = directory.join("unfinished");
     let mut command = Command::new(localedef);
-    command.args(["--no-archive", "-i", "en_US", "-f", "UTF-8"]).arg(&unfinished);
+    command
+        .args(["--no-archive", "-i", "en_US", "-f", "UTF-8"])
+        .arg(&unfinished);
     let output = command.output().context("starting localedef")?;
     if !unfinished.join("LC_COLLATE").is_file() {
         let said = String::from_utf8_lossy(&output.stderr).replace('\n', " ");
         bail!(
-            "the locale en_US.UTF-8 is missing and cannot be made ({}); install it: apt-get install locales",
+            "the locale en_US.UTF-8 is missing and cannot be made ({}); install it: apt-get \
+             install locales",
             said.trim()
         );
     }

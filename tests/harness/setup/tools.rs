@@ -1,4 +1,5 @@
-//! Tools that the machine itself must bring; a missing one is named with the command that installs it.
+//! Tools that the machine itself must bring; a missing one is named with the command that installs
+//! it.
 
 use std::{
     env,

@@ -17,7 +17,8 @@ use super::tools;
 pub enum ServerUser {
     /// The tests run unprivileged: the servers run as the same user.
     Same,
-    /// The tests run as root: the servers run as `nobody`, who exists on every machine and owns nothing.
+    /// The tests run as root: the servers run as `nobody`, who exists on every machine and owns
+    /// nothing.
     Other {
         /// util-linux's program that changes the user without any code of ours.
         setpriv: PathBuf,
@@ -35,11 +36,13 @@ impl ServerUser {
         }
         let setpriv = tools::need("setpriv", "util-linux")?;
         let passwd = std::fs::read_to_string("/etc/passwd").context("reading /etc/passwd")?;
-        let (uid, gid) = ids(&passwd, "nobody").ok_or_else(|| anyhow!("there is no user nobody; add it: adduser --system nobody"))?;
+        let (uid, gid) = ids(&passwd, "nobody")
+            .ok_or_else(|| anyhow!("there is no user nobody; add it: adduser --system nobody"))?;
         Ok(Self::Other { setpriv, uid, gid })
     }
 
-    /// A command that runs as this user and inherits nothing else of ours; setpriv execs, so the process id stays.
+    /// A command that runs as this user and inherits nothing else of ours; setpriv execs, so the
+    /// process id stays.
     pub fn command(&self, program: &Path) -> Command {
         match self {
             Self::Same => Command::new(program),
@@ -61,9 +64,8 @@ impl ServerUser {
     pub fn own(&self, file: &Path) -> Result<()> {
         match self {
             Self::Same => Ok(()),
-            Self::Other { uid, gid, .. } => {
-                chown(file, Some(*uid), Some(*gid)).with_context(|| format!("giving {} to the servers' user", file.display()))
-            }
+            Self::Other { uid, gid, .. } => chown(file, Some(*uid), Some(*gid))
+                .with_context(|| format!("giving {} to the servers' user", file.display())),
         }
     }
 
@@ -72,14 +74,19 @@ impl ServerUser {
     /// # Errors
     /// It cannot be written.
     pub fn write_private(&self, file: &Path, text: &str) -> Result<()> {
-        let open = File::options().create(true).truncate(true).write(true).mode(0o600).open(file);
+        let open = File::options()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(file);
         open.and_then(|mut open| open.write_all(text.as_bytes()))
             .with_context(|| format!("writing {}", file.display()))?;
         self.own(file)
     }
 
-    /// True when this user can read the file or enter the directory: asked of the kernel, as that user, because a
-    /// directory anywhere above it may be closed.
+    /// True when this user can read the file or enter the directory: asked of the kernel, as that
+    /// user, because a directory anywhere above it may be closed.
     pub fn reaches(&self, path: &Path) -> bool {
         let wanted = if path.is_dir() { "-x" } else { "-r" };
         self.succeeds(Command::new("test").arg(wanted).arg(path))

@@ -1,7 +1,11 @@
-//! The source's certificates as the owner of the cluster (or cert-manager) made them, before anybody thought of a migration.
+//! The source's certificates as the owner of the cluster (or cert-manager) made them, before
+//! anybody thought of a migration.
 
 use anyhow::{Context, Result};
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
+use rcgen::{
+    CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256,
+};
 
 use super::options::{SourceOptions, Tls};
 use crate::authority::{Authority, Pair};
@@ -33,7 +37,9 @@ pub(super) fn make(options: &SourceOptions) -> Result<Certificates> {
         _ => service.map(|suffix| format!("{cluster}{suffix}")).to_vec(),
     };
     let mut params = CertificateParams::new(names).context("naming the source's server")?;
-    params.distinguished_name.push(DnType::CommonName, cluster.as_str());
+    params
+        .distinguished_name
+        .push(DnType::CommonName, cluster.as_str());
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     let now = std::time::SystemTime::now();
@@ -49,7 +55,10 @@ pub(super) fn make(options: &SourceOptions) -> Result<Certificates> {
     server.certificate.push_str(intermediate.certificate());
     let secret = match options.tls {
         Tls::ServerWithoutCaKey => vec![("ca.crt", root.certificate().to_owned())],
-        Tls::ForeignCa => vec![("ca.crt", Authority::root("somebody else")?.certificate().to_owned())],
+        Tls::ForeignCa => vec![(
+            "ca.crt",
+            Authority::root("somebody else")?.certificate().to_owned(),
+        )],
         _ => vec![
             ("ca.crt", root.certificate().to_owned()),
             ("tls.crt", intermediate.certificate().to_owned()),
@@ -66,11 +75,17 @@ pub(super) fn make(options: &SourceOptions) -> Result<Certificates> {
 /// As Spilo's `openssl req -nodes -new -x509 -subj /CN=spilo.example.org`, of 30 days.
 fn self_signed() -> Result<Certificates> {
     let mut params = CertificateParams::new(Vec::new())?;
-    params.distinguished_name.push(DnType::CommonName, "spilo.example.org");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "spilo.example.org");
     params.not_before = std::time::SystemTime::now().into();
-    params.not_after = (std::time::SystemTime::now() + std::time::Duration::from_secs(30 * 24 * 3600)).into();
+    params.not_after =
+        (std::time::SystemTime::now() + std::time::Duration::from_secs(30 * 24 * 3600)).into();
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let certificate = params.self_signed(&key).context("signing Spilo's own certificate")?.pem();
+    let certificate = params
+        .self_signed(&key)
+        .context("signing Spilo's own certificate")?
+        .pem();
     Ok(Certificates {
         server: Pair {
             certificate,

@@ -28,7 +28,10 @@ impl Credentials {
     }
 
     /// Each role with its password.
-    pub(super) fn roles<'a>(&'a self, options: &'a SourceOptions) -> impl Iterator<Item = (&'a str, &'a str)> {
+    pub(super) fn roles<'a>(
+        &'a self,
+        options: &'a SourceOptions,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
         let application = (options.database.as_str(), self.application.as_str());
         [
             ("postgres", self.postgres.as_str()),

@@ -40,8 +40,18 @@ pub struct Place {
 }
 
 impl Place {
-    pub(super) fn new(name: &str, address: Ipv4Addr, paper_address: Ipv4Addr, home: &Path, has_ca: bool) -> Self {
-        let (data, socket, tls) = (home.join("pgdata/pgroot/data"), home.join("socket"), home.join("tls"));
+    pub(super) fn new(
+        name: &str,
+        address: Ipv4Addr,
+        paper_address: Ipv4Addr,
+        home: &Path,
+        has_ca: bool,
+    ) -> Self {
+        let (data, socket, tls) = (
+            home.join("pgdata/pgroot/data"),
+            home.join("socket"),
+            home.join("tls"),
+        );
         Self {
             name: name.to_owned(),
             address,
@@ -56,7 +66,12 @@ impl Place {
 }
 
 /// The places of all members, their directories made.
-pub(super) fn places(setup: &Setup, instance: &Instance, options: &SourceOptions, has_ca: bool) -> Result<Vec<Place>> {
+pub(super) fn places(
+    setup: &Setup,
+    instance: &Instance,
+    options: &SourceOptions,
+    has_ca: bool,
+) -> Result<Vec<Place>> {
     (0..options.members)
         .map(|number| {
             let base = format!("source/{number}");
@@ -137,13 +152,16 @@ impl Member {
         Ok(())
     }
 
-    /// Stops Patroni as the deletion of its pod does (SIGTERM): it stops PostgreSQL and gives the lock up.
+    /// Stops Patroni as the deletion of its pod does (SIGTERM): it stops PostgreSQL and gives the
+    /// lock up.
     ///
     /// # Errors
     /// It is still there after a minute.
     pub async fn stop(&self) -> Result<()> {
         let patroni = self.patroni().take();
-        let Some(patroni) = patroni else { return Ok(()) };
+        let Some(patroni) = patroni else {
+            return Ok(());
+        };
         patroni
             .terminate(Duration::from_secs(60))
             .await
@@ -151,7 +169,8 @@ impl Member {
         Ok(())
     }
 
-    /// Kills PostgreSQL at once (SIGKILL of the postmaster; its children follow by themselves). Patroni stays.
+    /// Kills PostgreSQL at once (SIGKILL of the postmaster; its children follow by themselves).
+    /// Patroni stays.
     ///
     /// # Errors
     /// It does not run.
@@ -159,7 +178,8 @@ impl Member {
         Ok(kill_process(self.postmaster()?, Signal::KILL)?)
     }
 
-    /// Kills Patroni alone: PostgreSQL goes on without it, as when the container's first process is lost.
+    /// Kills Patroni alone: PostgreSQL goes on without it, as when the container's first process is
+    /// lost.
     ///
     /// # Errors
     /// It does not run.
@@ -168,22 +188,31 @@ impl Member {
         let Some(pid) = pid else {
             bail!("Patroni of {} does not run", self.name())
         };
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
+        let pid = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .context("a process id")?;
         kill_process(pid, Signal::KILL)?;
         Ok(())
     }
 
-    /// Stops everything of the member where it is (SIGSTOP), as when its node hangs: its connections stay open, nothing answers.
+    /// Stops everything of the member where it is (SIGSTOP), as when its node hangs: its
+    /// connections stay open, nothing answers.
     pub fn freeze(&self) {
-        self.patroni().as_ref().inspect(|patroni| patroni.signal_family(Signal::STOP));
+        self.patroni()
+            .as_ref()
+            .inspect(|patroni| patroni.signal_family(Signal::STOP));
     }
 
     /// Lets it go on after [`Member::freeze`].
     pub fn thaw(&self) {
-        self.patroni().as_ref().inspect(|patroni| patroni.signal_family(Signal::CONT));
+        self.patroni()
+            .as_ref()
+            .inspect(|patroni| patroni.signal_family(Signal::CONT));
     }
 
-    /// Stops Patroni alone where it is: its REST API takes connections and says nothing, and PostgreSQL goes on.
+    /// Stops Patroni alone where it is: its REST API takes connections and says nothing, and
+    /// PostgreSQL goes on.
     pub fn freeze_patroni(&self) {
         self.patroni().as_ref().inspect(|patroni| patroni.freeze());
     }
@@ -209,8 +238,12 @@ impl Member {
 
     fn postmaster(&self) -> Result<Pid> {
         let file = self.place.data.join("postmaster.pid");
-        let text = fs::read_to_string(&file).with_context(|| format!("PostgreSQL of {} does not run", self.name()))?;
-        let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
+        let text = fs::read_to_string(&file)
+            .with_context(|| format!("PostgreSQL of {} does not run", self.name()))?;
+        let pid = text
+            .lines()
+            .next()
+            .and_then(|line| line.trim().parse().ok());
         pid.and_then(Pid::from_raw)
             .with_context(|| format!("no process id in {}", file.display()))
     }

@@ -1,4 +1,5 @@
-//! The Kubernetes objects that the operator 1.15 makes for a cluster (facts/zalando.md §1, §4), and the owner's own.
+//! The Kubernetes objects that the operator 1.15 makes for a cluster (facts/zalando.md §1, §4), and
+//! the owner's own.
 
 use serde_json::{Value, json};
 
@@ -16,12 +17,25 @@ pub(super) const ACCOUNT: &str = "postgres-pod";
 
 /// Name of the Secret of a role, underscores as dashes.
 pub fn secret_name(cluster: &str, role: &str) -> String {
-    format!("{}.{cluster}.credentials.postgresql.acid.zalan.do", role.replace('_', "-"))
+    format!(
+        "{}.{cluster}.credentials.postgresql.acid.zalan.do",
+        role.replace('_', "-")
+    )
 }
 
 /// Everything that must be there before the first member starts.
-pub(super) fn all(options: &SourceOptions, places: &[Place], credentials: &Credentials, certificates: &Certificates) -> Vec<Value> {
-    let mut objects = vec![resource(options, places.len()), account(), role(), binding(&options.namespace)];
+pub(super) fn all(
+    options: &SourceOptions,
+    places: &[Place],
+    credentials: &Credentials,
+    certificates: &Certificates,
+) -> Vec<Value> {
+    let mut objects = vec![
+        resource(options, places.len()),
+        account(),
+        role(),
+        binding(&options.namespace),
+    ];
     objects.extend(credentials.roles(options).map(|(role, password)| {
         let data = json!({"username": role, "password": password});
         secret(&secret_name(&options.cluster, role), &labels(options), data)
@@ -30,8 +44,16 @@ pub(super) fn all(options: &SourceOptions, places: &[Place], credentials: &Crede
     objects.extend(services(options));
     objects.push(workloads::stateful_set(options, places.len()));
     objects.extend(places.iter().map(|place| workloads::claim(options, place)));
-    objects.extend(places.iter().map(|place| workloads::pod(options, place, &[])));
-    objects.extend(["", "-repl"].into_iter().flat_map(|suffix| workloads::pooler(options, suffix)));
+    objects.extend(
+        places
+            .iter()
+            .map(|place| workloads::pod(options, place, &[])),
+    );
+    objects.extend(
+        ["", "-repl"]
+            .into_iter()
+            .flat_map(|suffix| workloads::pooler(options, suffix)),
+    );
     objects
 }
 
@@ -65,7 +87,16 @@ fn account() -> Value {
 
 /// As the operator's ClusterRole `postgres-pod`.
 fn role() -> Value {
-    let all = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+    let all = [
+        "create",
+        "delete",
+        "deletecollection",
+        "get",
+        "list",
+        "patch",
+        "update",
+        "watch",
+    ];
     let rules = json!([
         {"apiGroups": [""], "resources": ["endpoints", "configmaps"], "verbs": all},
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "patch", "update", "watch"]},
@@ -87,7 +118,9 @@ fn secret(name: &str, labels: &Value, data: Value) -> Value {
 }
 
 fn tls_secrets(options: &SourceOptions, certificates: &Certificates) -> Vec<Value> {
-    let Some(authority) = &certificates.secret else { return Vec::new() };
+    let Some(authority) = &certificates.secret else {
+        return Vec::new();
+    };
     let root = certificates.root.as_deref().unwrap_or_default();
     let server = json!({"tls.crt": certificates.server.certificate, "tls.key": certificates.server.key, "ca.crt": root});
     let authority: Value = authority
@@ -116,7 +149,11 @@ fn services(options: &SourceOptions) -> [Value; 2] {
     let leader = (options.dcs == Dcs::ConfigMaps).then(|| selector("master"));
     [
         service(options.cluster.clone(), "master", leader),
-        service(format!("{}-repl", options.cluster), "replica", Some(selector("replica"))),
+        service(
+            format!("{}-repl", options.cluster),
+            "replica",
+            Some(selector("replica")),
+        ),
     ]
 }
 
@@ -135,7 +172,10 @@ mod tests {
     #[test]
     fn the_leaders_service_has_a_selector_with_configmaps_only() {
         let with = |dcs| {
-            services(&SourceOptions { dcs, ..Default::default() })[0]["spec"]
+            services(&SourceOptions {
+                dcs,
+                ..Default::default()
+            })[0]["spec"]
                 .get("selector")
                 .is_some()
         };

@@ -1,4 +1,5 @@
-//! What the Zalando operator 1.15 does after a change of the `postgresql` resource (facts/zalando.md §1, §2, §8.1).
+//! What the Zalando operator 1.15 does after a change of the `postgresql` resource
+//! (facts/zalando.md §1, §2, §8.1).
 //!
 //! | change | what follows |
 //! |---|---|
@@ -6,8 +7,8 @@
 //! | `spec.patroni.pg_hba` | a rolling update: the replica's pod is made anew, switchover, then the old leader's |
 //! | annotation `acid.zalan.do/controller` | nothing at all, whatever else changes, and nothing when it is removed |
 //!
-//! The status goes to `Updating` and then to `Running`. Not imitated: everything else that the resource may hold, and the
-//! resync every 30 minutes.
+//! The status goes to `Updating` and then to `Running`. Not imitated: everything else that the
+//! resource may hold, and the resync every 30 minutes.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,7 +30,8 @@ use super::{Member, Source, rest, workloads};
 use crate::control_plane::ControlPlane;
 
 const FREEZE: &str = "acid.zalan.do/controller";
-/// Patroni compares its settings right after a PATCH; a member that has not said by then that it needs a restart needs none.
+/// Patroni compares its settings right after a PATCH; a member that has not said by then that it
+/// needs a restart needs none.
 const PENDING_RESTART_SECONDS: u64 = 3;
 
 /// The operator of one source; it is gone on drop.
@@ -112,8 +114,13 @@ fn spec(resource: &DynamicObject) -> Spec {
 
 async fn run(client: Client, source: Arc<Source>, mut known: Spec, tell: watch::Sender<u32>) {
     let resources = resources(client.clone(), &source);
-    let only = watcher::Config::default().fields(&format!("metadata.name={}", source.options().cluster));
-    let mut events = Box::pin(watcher(resources.clone(), only).default_backoff().applied_objects());
+    let only =
+        watcher::Config::default().fields(&format!("metadata.name={}", source.options().cluster));
+    let mut events = Box::pin(
+        watcher(resources.clone(), only)
+            .default_backoff()
+            .applied_objects(),
+    );
     while let Some(event) = events.next().await {
         // A watch that breaks begins again by itself.
         let Ok(resource) = event else { continue };
@@ -131,13 +138,22 @@ async fn run(client: Client, source: Arc<Source>, mut known: Spec, tell: watch::
         if let Err(error) = &outcome {
             eprintln!("zalando operator: {error:#}");
         }
-        set_status(&resources, &source, if outcome.is_ok() { "Running" } else { "UpdateFailed" }).await;
+        set_status(
+            &resources,
+            &source,
+            if outcome.is_ok() {
+                "Running"
+            } else {
+                "UpdateFailed"
+            },
+        )
+        .await;
         tell.send_modify(|syncs| *syncs += 1);
     }
 }
 
-/// What a change from one spec to another asks for. A removed parameter asks for nothing: the operator looks at the keys
-/// that it wants only.
+/// What a change from one spec to another asks for. A removed parameter asks for nothing: the
+/// operator looks at the keys that it wants only.
 fn deeds(known: &Spec, wanted: &Spec, frozen: bool) -> Vec<Deed> {
     let mut deeds = Vec::new();
     if frozen {
@@ -192,7 +208,12 @@ async fn restart_pending(source: &Source) -> Result<()> {
         let state = rest::get(&format!("{}/patroni", member.rest_url())).await?;
         if state["pending_restart"] == true {
             let body = json!({"restart_pending": true});
-            rest::demand(Method::POST, &format!("{}/restart", member.rest_url()), &body).await?;
+            rest::demand(
+                Method::POST,
+                &format!("{}/restart", member.rest_url()),
+                &body,
+            )
+            .await?;
         }
     }
     source.healthy().await
@@ -207,11 +228,17 @@ async fn renew(client: &Client, source: &Source, member: &Member, pg_hba: &[Stri
         .context("deleting a pod")?;
     let pod = workloads::pod(source.options(), member.place(), pg_hba);
     let made: Pod = serde_json::from_value(pod.clone())?;
-    pods.create(&PostParams::default(), &made).await.context("making a pod anew")?;
-    let status = json!({"status": pod["status"]});
-    pods.patch_status(member.name(), &PatchParams::default(), &Patch::Merge(status))
+    pods.create(&PostParams::default(), &made)
         .await
-        .context("writing a pod's status")?;
+        .context("making a pod anew")?;
+    let status = json!({"status": pod["status"]});
+    pods.patch_status(
+        member.name(),
+        &PatchParams::default(),
+        &Patch::Merge(status),
+    )
+    .await
+    .context("writing a pod's status")?;
     source.configure(member, pg_hba)?;
     member.start()?;
     source.healthy().await
@@ -220,7 +247,11 @@ async fn renew(client: &Client, source: &Source, member: &Member, pg_hba: &[Stri
 async fn set_status(resources: &Api<DynamicObject>, source: &Source, word: &str) {
     let patch = json!({"status": {"PostgresClusterStatus": word}});
     let outcome = resources
-        .patch_status(&source.options().cluster, &PatchParams::default(), &Patch::Merge(patch))
+        .patch_status(
+            &source.options().cluster,
+            &PatchParams::default(),
+            &Patch::Merge(patch),
+        )
         .await;
     if let Err(error) = outcome {
         eprintln!("zalando operator: writing the status {word}: {error}");
@@ -251,7 +282,10 @@ mod tests {
     #[test]
     fn a_removed_slot_is_nulled() {
         let old = wanted(r#"{"patroni": {"slots": {"s": {"type": "physical"}}}}"#);
-        assert_eq!(deeds(&old, &Spec::default(), false), [Deed::Patch(json!({"slots": {"s": null}}))]);
+        assert_eq!(
+            deeds(&old, &Spec::default(), false),
+            [Deed::Patch(json!({"slots": {"s": null}}))]
+        );
     }
 
     #[test]

@@ -13,11 +13,13 @@ pub enum Dcs {
 /// The server's certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tls {
-    /// `spec.tls` names a Secret with a certificate for servers only, for the names of the Service, signed by an
-    /// intermediate CA, and a CA Secret that holds the intermediate with its key (`tls.crt`, `tls.key`) and the root (`ca.crt`).
+    /// `spec.tls` names a Secret with a certificate for servers only, for the names of the Service,
+    /// signed by an intermediate CA, and a CA Secret that holds the intermediate with its key
+    /// (`tls.crt`, `tls.key`) and the root (`ca.crt`).
     #[default]
     Server,
-    /// As [`Tls::Server`], but the CA Secret holds the root's certificate only: no client certificate can be made.
+    /// As [`Tls::Server`], but the CA Secret holds the root's certificate only: no client
+    /// certificate can be made.
     ServerWithoutCaKey,
     /// As [`Tls::Server`], for these names instead of the Service's.
     ServerNamed(Vec<String>),
@@ -66,7 +68,8 @@ pub struct SourceOptions {
     pub hashes: Hashes,
     /// Data checksums.
     pub checksums: Checksums,
-    /// What pg_database says of the collations' version in all databases, when it is not this machine's glibc: Spilo 4.0 has 2.35.
+    /// What pg_database says of the collations' version in all databases, when it is not this
+    /// machine's glibc: Spilo 4.0 has 2.35.
     pub collation_version: Option<String>,
     /// Members, 1 or 2.
     pub members: u8,

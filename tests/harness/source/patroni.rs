@@ -1,7 +1,9 @@
-//! Patroni's configuration as Spilo 4.0 makes it of the environment that the operator 1.15 gives a pod.
+//! Patroni's configuration as Spilo 4.0 makes it of the environment that the operator 1.15 gives a
+//! pod.
 //!
-//! Not imitated: WAL-G, bg_mon, pg_cron, pgextwlist, set_user, pg_stat_kcache, pg_auth_mon, timescaledb and PAM, which this
-//! PostgreSQL does not have; `pam_configuration: ""` in the operator's configuration gives the same pg_hba.
+//! Not imitated: WAL-G, bg_mon, pg_cron, pgextwlist, set_user, pg_stat_kcache, pg_auth_mon,
+//! timescaledb and PAM, which this PostgreSQL does not have; `pam_configuration: ""` in the
+//! operator's configuration gives the same pg_hba.
 
 use std::path::Path;
 
@@ -20,7 +22,8 @@ pub const REST_PORT: u16 = 8008;
 /// What Spilo computes for a pod with 4 GiB: memory in MB / 30.
 const MAX_CONNECTIONS: u32 = 136;
 
-/// The content of a member's postgres.yml (JSON is YAML). `spec.patroni.pg_hba` replaces Spilo's list when it is not empty.
+/// The content of a member's postgres.yml (JSON is YAML). `spec.patroni.pg_hba` replaces Spilo's
+/// list when it is not empty.
 pub(super) fn configuration(
     options: &SourceOptions,
     place: &Place,
@@ -79,8 +82,9 @@ fn dynamic() -> Value {
     })
 }
 
-/// The operator sends this list whole: Spilo's encoding, locale and checksums are gone with it. `auth-host: md5` is what
-/// makes initdb write `password_encryption = md5` into the file that becomes postgresql.base.conf.
+/// The operator sends this list whole: Spilo's encoding, locale and checksums are gone with it.
+/// `auth-host: md5` is what makes initdb write `password_encryption = md5` into the file that
+/// becomes postgresql.base.conf.
 pub(super) fn initdb(options: &SourceOptions) -> Value {
     let host = match options.hashes {
         Hashes::Md5 => "md5",
@@ -125,13 +129,14 @@ const DEFAULT_PG_HBA: [&str; 7] = [
     "hostssl all             all                all                md5",
 ];
 
-/// In a pod 127.0.0.1 is the pod itself; here it is what every client comes from, and would be let in without TLS.
+/// In a pod 127.0.0.1 is the pod itself; here it is what every client comes from, and would be let
+/// in without TLS.
 fn local_line(line: &str, place: &Place) -> String {
     line.replace("127.0.0.1/32", &format!("{}/32", place.address))
 }
 
-/// What Spilo's post_init.sh leaves behind, as far as this PostgreSQL has it: the operator's roles, and in every database
-/// (template1 included) a schema for metrics over pg_stat_statements.
+/// What Spilo's post_init.sh leaves behind, as far as this PostgreSQL has it: the operator's roles,
+/// and in every database (template1 included) a schema for metrics over pg_stat_statements.
 pub(super) const POST_INIT: &str = r"
 create role admin createdb nologin;
 create role cron_admin nologin;
@@ -149,7 +154,13 @@ mod tests {
     use super::*;
 
     fn place() -> Place {
-        Place::new("c-0", [127, 1, 2, 11].into(), [10, 1, 2, 11].into(), Path::new("/h"), false)
+        Place::new(
+            "c-0",
+            [127, 1, 2, 11].into(),
+            [10, 1, 2, 11].into(),
+            Path::new("/h"),
+            false,
+        )
     }
 
     #[test]

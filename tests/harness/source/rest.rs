@@ -1,4 +1,5 @@
-//! Patroni's REST API (patroni.readthedocs.io, *Patroni REST API*): plain HTTP without a password, as in Spilo.
+//! Patroni's REST API (patroni.readthedocs.io, *Patroni REST API*): plain HTTP without a password,
+//! as in Spilo.
 
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ pub async fn request(method: Method, url: &str, body: Option<&Value>) -> Result<
         let bytes = answer.into_body().collect().await?.to_bytes();
         anyhow::Ok((
             status,
-            serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into()),
+            serde_json::from_slice(&bytes)
+                .unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into()),
         ))
     };
     let answer = tokio::time::timeout(Duration::from_secs(ANSWER_SECONDS_MAX), exchange).await;
@@ -61,13 +63,19 @@ pub async fn demand(method: Method, url: &str, body: &Value) -> Result<Value> {
 
 /// The member that leads and runs, in an answer of GET /cluster.
 pub(super) fn leader_name(cluster: &Value) -> Option<&str> {
-    let leads = |member: &&Value| matches!(member["role"].as_str(), Some("leader" | "standby_leader")) && member["state"] == "running";
+    let leads = |member: &&Value| {
+        matches!(member["role"].as_str(), Some("leader" | "standby_leader"))
+            && member["state"] == "running"
+    };
     cluster["members"].as_array()?.iter().find(leads)?["name"].as_str()
 }
 
 /// One leader, and every member runs.
 pub(super) fn all_run(cluster: &Value, members: usize) -> bool {
-    let list = cluster["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let list = cluster["members"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let running = list
         .iter()
         .filter(|member| member["state"] == "running" || member["state"] == "streaming")

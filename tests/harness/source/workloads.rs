@@ -1,4 +1,5 @@
-//! The operator's StatefulSet, pods and poolers. No kubelet runs: the pods' status is written as the kubelet would.
+//! The operator's StatefulSet, pods and poolers. No kubelet runs: the pods' status is written as
+//! the kubelet would.
 
 use serde_json::{Value, json};
 
@@ -43,14 +44,21 @@ fn container(options: &SourceOptions, pg_hba: &[String]) -> Value {
             value("SSL_CA_FILE", "/tlsca/ca.crt"),
         ]);
     }
-    let ports = [8008, POSTGRES_PORT, 8080].map(|port| json!({"containerPort": port, "protocol": "TCP"}));
+    let ports =
+        [8008, POSTGRES_PORT, 8080].map(|port| json!({"containerPort": port, "protocol": "TCP"}));
     json!({"name": "postgres", "image": IMAGE, "env": env, "ports": ports})
 }
 
-/// What the operator tells Spilo beyond single variables; the list of pg_hba is only there when the resource has one.
+/// What the operator tells Spilo beyond single variables; the list of pg_hba is only there when the
+/// resource has one.
 fn spilo_configuration(options: &SourceOptions, pg_hba: &[String]) -> String {
-    let postgresql = if pg_hba.is_empty() { json!({}) } else { json!({"pg_hba": pg_hba}) };
-    json!({"postgresql": postgresql, "bootstrap": {"initdb": initdb(options), "dcs": {}}}).to_string()
+    let postgresql = if pg_hba.is_empty() {
+        json!({})
+    } else {
+        json!({"pg_hba": pg_hba})
+    };
+    json!({"postgresql": postgresql, "bootstrap": {"initdb": initdb(options), "dcs": {}}})
+        .to_string()
 }
 
 fn pod_spec(options: &SourceOptions, pg_hba: &[String]) -> Value {
@@ -90,7 +98,8 @@ pub(super) fn pod(options: &SourceOptions, place: &Place, pg_hba: &[String]) -> 
     let mut labels = labels(options);
     labels["statefulset.kubernetes.io/pod-name"] = place.name.as_str().into();
     let address = place.paper_address.to_string();
-    let ready = ["PodScheduled", "Initialized", "ContainersReady", "Ready"].map(|kind| json!({"type": kind, "status": "True"}));
+    let ready = ["PodScheduled", "Initialized", "ContainersReady", "Ready"]
+        .map(|kind| json!({"type": kind, "status": "True"}));
     let state = json!({"running": {}});
     let container = json!({"name": "postgres", "image": IMAGE, "imageID": "", "ready": true, "restartCount": 0, "state": state});
     json!({
@@ -105,7 +114,12 @@ pub(super) fn pooler(options: &SourceOptions, suffix: &str) -> [Value; 2] {
     let selector = json!({"application": "db-connection-pooler", "cluster-name": options.cluster, "connection-pooler": name});
     let mut labels = selector.clone();
     labels["team"] = "mastodon".into();
-    labels["spilo-role"] = if suffix.is_empty() { "master" } else { "replica" }.into();
+    labels["spilo-role"] = if suffix.is_empty() {
+        "master"
+    } else {
+        "replica"
+    }
+    .into();
     let container = json!({"name": "connection-pooler", "image": "registry.opensource.zalan.do/acid/pgbouncer:master-32", "ports": [{"containerPort": POSTGRES_PORT}]});
     let template = json!({"metadata": {"labels": labels}, "spec": {"serviceAccountName": ACCOUNT, "containers": [container]}});
     [

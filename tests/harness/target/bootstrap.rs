@@ -9,25 +9,40 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{clone::CloneJob, cluster::Cluster, configuration, manager::Manager, objects, status::Phase};
+use super::{
+    clone::CloneJob, cluster::Cluster, configuration, manager::Manager, objects, status::Phase,
+};
 
 impl Manager {
     /// Defaults, objects, copy.
     pub(super) async fn bootstrap(&mut self) -> Result<()> {
         let cluster = self.current();
         if cluster.spec.instances != 1 || cluster.spec.bootstrap.pg_basebackup.is_none() {
-            self.log.write("only Clusters of one instance, made by pg_basebackup, are imitated");
+            self.log
+                .write("only Clusters of one instance, made by pg_basebackup, are imitated");
             self.status.phase(Phase::Unrecoverable).await?;
             return std::future::pending().await;
         }
         self.default_the_spec(&cluster).await?;
         self.status.begin(&cluster.spec.image_name).await?;
-        for object in objects::pki(&cluster)?.iter().chain(&objects::services(&cluster)) {
+        for object in objects::pki(&cluster)?
+            .iter()
+            .chain(&objects::services(&cluster))
+        {
             self.create(object).await?;
         }
-        if let Some(secret) = cluster.superuser_secret().filter(|_| cluster.spec.superuser_secret.is_none()) {
-            self.create(&objects::credentials(&cluster, &secret, "postgres", "*", &made_up_password()?))
-                .await?;
+        if let Some(secret) = cluster
+            .superuser_secret()
+            .filter(|_| cluster.spec.superuser_secret.is_none())
+        {
+            self.create(&objects::credentials(
+                &cluster,
+                &secret,
+                "postgres",
+                "*",
+                &made_up_password()?,
+            ))
+            .await?;
         }
         self.status.phase(Phase::SettingUpPrimary).await?;
         let job = objects::clone_job(&cluster);
@@ -46,15 +61,27 @@ impl Manager {
     async fn default_the_spec(&self, cluster: &Cluster) -> Result<()> {
         let mut spec = json!({"postgresql": {"parameters": configuration::defaulted(cluster)}});
         if let Some(backup) = &cluster.spec.bootstrap.pg_basebackup {
-            let or = |given: &str, default: &str| if given.is_empty() { default.to_owned() } else { given.to_owned() };
+            let or = |given: &str, default: &str| {
+                if given.is_empty() {
+                    default.to_owned()
+                } else {
+                    given.to_owned()
+                }
+            };
             let database = or(&backup.database, "app");
             spec["bootstrap"] = json!({"pg_basebackup": {"owner": or(&backup.owner, &database), "database": database}});
         }
         let api: Api<Cluster> = Api::namespaced(self.shared.client.clone(), &self.shared.namespace);
         let patched = api
-            .patch(&cluster.name_any(), &PatchParams::default(), &Patch::Merge(json!({"spec": spec})))
+            .patch(
+                &cluster.name_any(),
+                &PatchParams::default(),
+                &Patch::Merge(json!({"spec": spec})),
+            )
             .await;
-        patched.map(drop).context("writing the defaults into the spec")
+        patched
+            .map(drop)
+            .context("writing the defaults into the spec")
     }
 
     /// Creates an object of a kind that CNPG makes; one that is there already is left as it is.
@@ -65,27 +92,37 @@ impl Manager {
         );
         let (group, version) = version.split_once('/').unwrap_or(("", version));
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-        let api: Api<DynamicObject> = Api::namespaced_with(self.shared.client.clone(), &self.shared.namespace, &resource);
+        let api: Api<DynamicObject> = Api::namespaced_with(
+            self.shared.client.clone(),
+            &self.shared.namespace,
+            &resource,
+        );
         let object: DynamicObject = serde_json::from_value(object.clone())?;
         match api.create(&PostParams::default(), &object).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("creating {kind} {}", object.name_any())),
+            Err(error) => {
+                Err(error).with_context(|| format!("creating {kind} {}", object.name_any()))
+            }
         }
     }
 
     /// The server's certificate and the CA of its clients, out of the Secrets.
     async fn install_certificates(&self) -> Result<()> {
         let name = self.cluster.borrow().name_any();
-        let secrets: Api<Secret> = Api::namespaced(self.shared.client.clone(), &self.shared.namespace);
+        let secrets: Api<Secret> =
+            Api::namespaced(self.shared.client.clone(), &self.shared.namespace);
         for (secret, key, file) in [
             ("ca", "ca.crt", "client-ca.crt"),
             ("server", "tls.crt", "server.crt"),
             ("server", "tls.key", "server.key"),
         ] {
             let object = secrets.get(&format!("{name}-{secret}")).await?;
-            let text = objects::text(object.data.as_ref(), key).with_context(|| format!("no key {key} in {name}-{secret}"))?;
-            self.server.volume().write(&format!("certificates/{file}"), text.as_bytes())?;
+            let text = objects::text(object.data.as_ref(), key)
+                .with_context(|| format!("no key {key} in {name}-{secret}"))?;
+            self.server
+                .volume()
+                .write(&format!("certificates/{file}"), text.as_bytes())?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
-//! The clone Job (pkg/management/postgres/join.go, internal/cmd/manager/instance/pgbasebackup/cmd.go): asks until the
-//! source answers, then runs pg_basebackup. Whatever goes wrong is tried again without end, and nobody is told.
+//! The clone Job (pkg/management/postgres/join.go,
+//! internal/cmd/manager/instance/pgbasebackup/cmd.go): asks until the source answers, then runs
+//! pg_basebackup. Whatever goes wrong is tried again without end, and nobody is told.
 
 use std::{
     ffi::OsStr,
@@ -13,10 +14,14 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tokio::{sync::watch, time::sleep};
 
-use super::{cluster::Cluster, configuration::override_conf, connection, log::Log, manager::Shared, server::PGDATA, volume::Volume};
+use super::{
+    cluster::Cluster, configuration::override_conf, connection, log::Log, manager::Shared,
+    server::PGDATA, volume::Volume,
+};
 use crate::process::Process;
 
-/// Between two questions to a source that does not answer (pkg/management/postgres/instance.go:1155).
+/// Between two questions to a source that does not answer
+/// (pkg/management/postgres/instance.go:1155).
 const AGAIN: Duration = Duration::from_secs(5);
 /// The home directory of Spilo's pods; Patroni names files in it by their whole paths.
 const SPILO_HOME: &str = "/home/postgres";
@@ -27,16 +32,16 @@ pub(super) struct CloneJob<'a> {
     pub shared: &'a Shared,
     /// The instance's files; the copy goes to [`PGDATA`] in it.
     pub volume: &'a Volume,
-    /// What the Cluster says. As at CNPG it is read when a Job's pod begins, not while it asks: a wrong host or password is
-    /// asked for ever, also after it was corrected.
+    /// What the Cluster says. As at CNPG it is read when a Job's pod begins, not while it asks: a
+    /// wrong host or password is asked for ever, also after it was corrected.
     pub cluster: &'a watch::Receiver<Arc<Cluster>>,
     /// Gets what the Job's pod would write.
     pub log: &'a Log,
 }
 
 impl CloneJob<'_> {
-    /// Copies the source, writes standby.signal and override.conf, and keeps everything else as it came. Returns only
-    /// when there is a copy.
+    /// Copies the source, writes standby.signal and override.conf, and keeps everything else as it
+    /// came. Returns only when there is a copy.
     pub(super) async fn run(&self) {
         // CNPG's Job gives up after its backoffLimit; here it is only the pace that is imitated.
         while let Err(error) = self.once().await {
@@ -48,7 +53,8 @@ impl CloneJob<'_> {
     async fn once(&self) -> Result<()> {
         let conninfo = self.conninfo().await?;
         while let Err(error) = self.ask(&conninfo).await {
-            self.log.write(&format!("DB not available, will retry: {error:#}"));
+            self.log
+                .write(&format!("DB not available, will retry: {error:#}"));
             sleep(AGAIN).await;
         }
         self.move_aside()?;
@@ -56,26 +62,42 @@ impl CloneJob<'_> {
         let conninfo = format!("{conninfo} options='-c wal_sender_timeout=0s'");
         // Nothing here is to survive a power failure.
         let mut command = self.shared.setup.postgres("pg_basebackup");
-        command
-            .arg("-D")
-            .arg(self.volume.path(PGDATA))
-            .args(["-v", "-w", "--no-sync", "-d", &conninfo]);
+        command.arg("-D").arg(self.volume.path(PGDATA)).args([
+            "-v",
+            "-w",
+            "--no-sync",
+            "-d",
+            &conninfo,
+        ]);
         // As a process of the harness: it ends with it, and its output can be read while it runs.
-        let backup = Process::start("pg_basebackup", command, &self.volume.path("pg_basebackup.out"))?;
+        let backup = Process::start(
+            "pg_basebackup",
+            command,
+            &self.volume.path("pg_basebackup.out"),
+        )?;
         if !backup.wait().await.success() {
             return Err(backup.complain("the copy failed"));
         }
         self.hide_this_machine()?;
-        self.volume.write(&format!("{PGDATA}/.check-empty-wal-archive"), b"")?;
         self.volume
-            .write(&format!("{PGDATA}/override.conf"), override_conf(&conninfo).as_bytes())?;
-        self.volume.write(&format!("{PGDATA}/standby.signal"), b"")?;
+            .write(&format!("{PGDATA}/.check-empty-wal-archive"), b"")?;
+        self.volume.write(
+            &format!("{PGDATA}/override.conf"),
+            override_conf(&conninfo).as_bytes(),
+        )?;
+        self.volume
+            .write(&format!("{PGDATA}/standby.signal"), b"")?;
         Ok(())
     }
 
     async fn conninfo(&self) -> Result<String> {
         let cluster = Arc::clone(&self.cluster.borrow());
-        let source = cluster.spec.bootstrap.pg_basebackup.as_ref().map(|backup| backup.source.as_str());
+        let source = cluster
+            .spec
+            .bootstrap
+            .pg_basebackup
+            .as_ref()
+            .map(|backup| backup.source.as_str());
         let external = source
             .and_then(|source| cluster.external(source))
             .context("missing external cluster")?;
@@ -88,7 +110,8 @@ impl CloneJob<'_> {
         connection::conninfo(client, namespace, external, self.volume, services).await
     }
 
-    /// IDENTIFY_SYSTEM over a replication connection. The real one is made by pgx, with other texts for the same faults.
+    /// IDENTIFY_SYSTEM over a replication connection. The real one is made by pgx, with other texts
+    /// for the same faults.
     async fn ask(&self, conninfo: &str) -> Result<()> {
         if conninfo.contains(&format!("hostaddr='{}'", self.shared.services.nobody())) {
             bail!("failed to connect: hostname resolving error: no such host");
@@ -105,7 +128,10 @@ impl CloneJob<'_> {
             "-c",
             "IDENTIFY_SYSTEM",
         ]);
-        command.env("PGCONNECT_TIMEOUT", "10").current_dir("/").stdin(Stdio::null());
+        command
+            .env("PGCONNECT_TIMEOUT", "10")
+            .current_dir("/")
+            .stdin(Stdio::null());
         let output = tokio::process::Command::from(command)
             .kill_on_drop(true)
             .output()
@@ -117,25 +143,37 @@ impl CloneJob<'_> {
         Ok(())
     }
 
-    /// What an earlier try left stays beside the new copy, as CNPG keeps it: the volume needs twice the space.
+    /// What an earlier try left stays beside the new copy, as CNPG keeps it: the volume needs twice
+    /// the space.
     fn move_aside(&self) -> Result<()> {
         let pgdata = self.volume.path(PGDATA);
         if !pgdata.exists() {
             return Ok(());
         }
-        let old = pgdata.with_file_name(format!("pgdata_{}", jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S")));
+        let old = pgdata.with_file_name(format!(
+            "pgdata_{}",
+            jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S")
+        ));
         fs::rename(&pgdata, &old).with_context(|| format!("moving {} aside", pgdata.display()))
     }
 
-    /// A pod does not see the source's file system. The source's directories exist on this machine, so that a copied
-    /// path to them would work here and nowhere else: it is replaced by the path that it stands for at Spilo.
+    /// A pod does not see the source's file system. The source's directories exist on this machine,
+    /// so that a copied path to them would work here and nowhere else: it is replaced by the path
+    /// that it stands for at Spilo.
     fn hide_this_machine(&self) -> Result<()> {
-        for name in ["postgresql.conf", "postgresql.base.conf", "postgresql.auto.conf"] {
+        for name in [
+            "postgresql.conf",
+            "postgresql.base.conf",
+            "postgresql.auto.conf",
+        ] {
             let file = self.volume.path(PGDATA).join(name);
-            let Ok(text) = fs::read_to_string(&file) else { continue };
+            let Ok(text) = fs::read_to_string(&file) else {
+                continue;
+            };
             let hidden = hide(&text, self.shared.hidden.iter().map(PathBuf::as_path));
             if hidden != text {
-                self.volume.write(&format!("{PGDATA}/{name}"), hidden.as_bytes())?;
+                self.volume
+                    .write(&format!("{PGDATA}/{name}"), hidden.as_bytes())?;
             }
         }
         Ok(())
@@ -146,7 +184,9 @@ fn hide<'a>(text: &str, directories: impl Iterator<Item = &'a Path>) -> String {
     directories
         .map(Path::as_os_str)
         .filter_map(OsStr::to_str)
-        .fold(text.to_owned(), |text, directory| text.replace(directory, SPILO_HOME))
+        .fold(text.to_owned(), |text, directory| {
+            text.replace(directory, SPILO_HOME)
+        })
 }
 
 #[cfg(test)]
@@ -155,8 +195,16 @@ mod tests {
 
     #[test]
     fn paths_below_the_sources_home_become_spilos() {
-        let text = "hba_file = '/tmp/run/source/0/pgdata/pgroot/data/pg_hba.conf'\nwork_mem = '4MB'\n";
-        let hidden = hide(text, [Path::new("/tmp/run/source/1"), Path::new("/tmp/run/source/0")].into_iter());
+        let text =
+            "hba_file = '/tmp/run/source/0/pgdata/pgroot/data/pg_hba.conf'\nwork_mem = '4MB'\n";
+        let hidden = hide(
+            text,
+            [
+                Path::new("/tmp/run/source/1"),
+                Path::new("/tmp/run/source/0"),
+            ]
+            .into_iter(),
+        );
         assert_eq!(
             hidden,
             "hba_file = '/home/postgres/pgdata/pgroot/data/pg_hba.conf'\nwork_mem = '4MB'\n"

@@ -14,7 +14,13 @@ const SKIP_WAL_ARCHIVING: &str = "cnpg.io/skipWalArchiving";
 
 /// `spec` of a Cluster.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[kube(group = "postgresql.cnpg.io", version = "v1", kind = "Cluster", namespaced, schema = "disabled")]
+#[kube(
+    group = "postgresql.cnpg.io",
+    version = "v1",
+    kind = "Cluster",
+    namespaced,
+    schema = "disabled"
+)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClusterSpec {
     /// Only 1 is imitated.
@@ -130,7 +136,13 @@ pub struct Postgresql {
 
 /// `spec` of a Pooler.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[kube(group = "postgresql.cnpg.io", version = "v1", kind = "Pooler", namespaced, schema = "disabled")]
+#[kube(
+    group = "postgresql.cnpg.io",
+    version = "v1",
+    kind = "Pooler",
+    namespaced,
+    schema = "disabled"
+)]
 #[serde(default)]
 pub struct PoolerSpec {
     /// The Cluster that it stands before.
@@ -141,12 +153,19 @@ pub struct PoolerSpec {
 }
 
 impl Cluster {
-    /// CNPG's `IsReplica` (api/v1/cluster_funcs.go:1087): `enabled` wins when it is set; no stanza is no replica.
+    /// CNPG's `IsReplica` (api/v1/cluster_funcs.go:1087): `enabled` wins when it is set; no stanza
+    /// is no replica.
     pub fn is_replica(&self) -> bool {
-        let Some(replica) = &self.spec.replica else { return false };
+        let Some(replica) = &self.spec.replica else {
+            return false;
+        };
         replica.enabled.unwrap_or_else(|| {
             let name = self.name_any();
-            let own = if replica.own.is_empty() { &name } else { &replica.own };
+            let own = if replica.own.is_empty() {
+                &name
+            } else {
+                &replica.own
+            };
             *own != replica.primary
         })
     }
@@ -162,7 +181,11 @@ impl Cluster {
 
     /// archive_mode's value (pkg/postgres/configuration.go:737).
     pub fn archive_mode(&self) -> &'static str {
-        if self.annotations().get(SKIP_WAL_ARCHIVING).is_some_and(|value| value == "enabled") {
+        if self
+            .annotations()
+            .get(SKIP_WAL_ARCHIVING)
+            .is_some_and(|value| value == "enabled")
+        {
             "off"
         } else if self.is_replica() {
             "always"
@@ -173,12 +196,19 @@ impl Cluster {
 
     /// The entry of `externalClusters` with this name.
     pub fn external(&self, name: &str) -> Option<&ExternalCluster> {
-        self.spec.external_clusters.iter().find(|external| external.name == name)
+        self.spec
+            .external_clusters
+            .iter()
+            .find(|external| external.name == name)
     }
 
     /// Where the superuser's password comes from; none when its login is disabled.
     pub fn superuser_secret(&self) -> Option<String> {
-        let given = self.spec.superuser_secret.as_ref().map(|secret| secret.name.clone());
+        let given = self
+            .spec
+            .superuser_secret
+            .as_ref()
+            .map(|secret| secret.name.clone());
         self.spec
             .enable_superuser_access
             .unwrap_or(false)
@@ -187,20 +217,38 @@ impl Cluster {
 
     /// The Secret of the application's owner (api/v1/cluster_funcs.go, `GetApplicationSecretName`).
     pub fn owner_secret(&self) -> String {
-        let given = self.spec.bootstrap.pg_basebackup.as_ref().and_then(|backup| backup.secret.as_ref());
-        given.map_or_else(|| format!("{}-app", self.name_any()), |secret| secret.name.clone())
+        let given = self
+            .spec
+            .bootstrap
+            .pg_basebackup
+            .as_ref()
+            .and_then(|backup| backup.secret.as_ref());
+        given.map_or_else(
+            || format!("{}-app", self.name_any()),
+            |secret| secret.name.clone(),
+        )
     }
 
     /// True when a Secret for the owner has to be made up: none was given, and this is a primary.
     pub fn makes_up_the_owners_password(&self) -> bool {
-        let given = self.spec.bootstrap.pg_basebackup.as_ref().and_then(|backup| backup.secret.as_ref());
+        let given = self
+            .spec
+            .bootstrap
+            .pg_basebackup
+            .as_ref()
+            .and_then(|backup| backup.secret.as_ref());
         !self.is_replica() && given.is_none()
     }
 
-    /// Seconds of smart shutdown before a fast one (180 by default; left out when the stop delay is not longer).
+    /// Seconds of smart shutdown before a fast one (180 by default; left out when the stop delay is
+    /// not longer).
     pub fn smart_shutdown_seconds(&self) -> u32 {
         let smart = self.spec.smart_shutdown_timeout.unwrap_or(180);
-        if self.spec.stop_delay.unwrap_or(1_800) <= smart { 0 } else { smart }
+        if self.spec.stop_delay.unwrap_or(1_800) <= smart {
+            0
+        } else {
+            smart
+        }
     }
 }
 
@@ -228,7 +276,13 @@ mod tests {
 
     #[test]
     fn archive_mode_follows_the_mode_unless_the_annotation_says_off() {
-        let mode = |enabled, annotations| cluster(json!({"replica": {"source": "z", "enabled": enabled}}), annotations).archive_mode();
+        let mode = |enabled, annotations| {
+            cluster(
+                json!({"replica": {"source": "z", "enabled": enabled}}),
+                annotations,
+            )
+            .archive_mode()
+        };
         assert_eq!(mode(true, json!({})), "always");
         assert_eq!(mode(false, json!({})), "on");
         assert_eq!(mode(true, json!({SKIP_WAL_ARCHIVING: "enabled"})), "off");
@@ -237,7 +291,8 @@ mod tests {
 
     #[test]
     fn fencing_names_an_instance_or_all() {
-        let fenced = |names: &str| cluster(json!({}), json!({FENCED: names})).is_fenced("database-1");
+        let fenced =
+            |names: &str| cluster(json!({}), json!({FENCED: names})).is_fenced("database-1");
         assert!(fenced(r#"["*"]"#) && fenced(r#"["database-1"]"#));
         assert!(!fenced(r#"["database-2"]"#) && !fenced("[]") && !fenced("no list"));
     }
@@ -248,12 +303,21 @@ mod tests {
             "bootstrap": {"pg_basebackup": {"source": "z", "secret": {"name": "o"}}}});
         let given = cluster(given, json!({}));
         assert_eq!(
-            (given.superuser_secret().as_deref(), given.owner_secret().as_str()),
+            (
+                given.superuser_secret().as_deref(),
+                given.owner_secret().as_str()
+            ),
             (Some("s"), "o")
         );
         assert!(!given.makes_up_the_owners_password());
-        let silent = cluster(json!({"bootstrap": {"pg_basebackup": {"source": "z"}}}), json!({}));
-        assert_eq!((silent.superuser_secret(), silent.owner_secret().as_str()), (None, "database-app"));
+        let silent = cluster(
+            json!({"bootstrap": {"pg_basebackup": {"source": "z"}}}),
+            json!({}),
+        );
+        assert_eq!(
+            (silent.superuser_secret(), silent.owner_secret().as_str()),
+            (None, "database-app")
+        );
         assert!(silent.makes_up_the_owners_password());
     }
 
@@ -262,6 +326,9 @@ mod tests {
         let seconds = |spec| cluster(spec, json!({})).smart_shutdown_seconds();
         assert_eq!(seconds(json!({})), 180);
         assert_eq!(seconds(json!({"smartShutdownTimeout": 1})), 1);
-        assert_eq!(seconds(json!({"smartShutdownTimeout": 10, "stopDelay": 10})), 0);
+        assert_eq!(
+            seconds(json!({"smartShutdownTimeout": 10, "stopDelay": 10})),
+            0
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The texts of PostgreSQL's configuration files as CNPG writes them (pkg/postgres/configuration.go,
-//! pkg/management/postgres/configuration.go, pkg/configfile). Pure.
+//! The texts of PostgreSQL's configuration files as CNPG writes them
+//! (pkg/postgres/configuration.go, pkg/management/postgres/configuration.go, pkg/configfile). Pure.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
@@ -37,20 +37,30 @@ const DEFAULTS: [(&str, &str); 22] = [
 ];
 
 /// What a spec cannot set: the webhook refuses it, custom.conf leaves it out.
-const FIXED: &str = " allow_system_table_mods archive_mode bonjour bonjour_name cluster_name config_file data_directory \
-    data_sync_retry event_source external_pid_file hba_file hot_standby ident_file jit_provider listen_addresses \
-    logging_collector port primary_conninfo primary_slot_name recovery_target recovery_target_action \
-    recovery_target_inclusive recovery_target_lsn recovery_target_name recovery_target_time recovery_target_timeline \
-    recovery_target_xid restore_command shared_preload_libraries temp_tablespaces unix_socket_directories \
-    unix_socket_group unix_socket_permissions archive_cleanup_command archive_command log_destination log_directory \
-    log_file_mode log_filename log_rotation_age log_rotation_size log_truncate_on_rotation promote_trigger_file \
-    recovery_end_command recovery_min_apply_delay restart_after_crash ssl ssl_ca_file ssl_cert_file ssl_crl_file \
-    ssl_dh_params_file ssl_ecdh_curve ssl_key_file ssl_passphrase_command ssl_passphrase_command_supports_reload \
-    ssl_prefer_server_ciphers stats_temp_directory synchronous_standby_names synchronized_standby_slots syslog_facility \
+const FIXED: &str = " allow_system_table_mods archive_mode bonjour bonjour_name cluster_name \
+    config_file data_directory \
+    data_sync_retry event_source external_pid_file hba_file hot_standby ident_file jit_provider \
+    listen_addresses \
+    logging_collector port primary_conninfo primary_slot_name recovery_target \
+    recovery_target_action \
+    recovery_target_inclusive recovery_target_lsn recovery_target_name recovery_target_time \
+    recovery_target_timeline \
+    recovery_target_xid restore_command shared_preload_libraries temp_tablespaces \
+    unix_socket_directories \
+    unix_socket_group unix_socket_permissions archive_cleanup_command archive_command \
+    log_destination log_directory \
+    log_file_mode log_filename log_rotation_age log_rotation_size log_truncate_on_rotation \
+    promote_trigger_file \
+    recovery_end_command recovery_min_apply_delay restart_after_crash ssl ssl_ca_file \
+    ssl_cert_file ssl_crl_file \
+    ssl_dh_params_file ssl_ecdh_curve ssl_key_file ssl_passphrase_command \
+    ssl_passphrase_command_supports_reload \
+    ssl_prefer_server_ciphers stats_temp_directory synchronous_standby_names \
+    synchronized_standby_slots syslog_facility \
     syslog_ident syslog_sequence_numbers syslog_split_messages ";
 
-/// Extensions that come and go with GUCs of their own namespace (configuration.go:460); `auto_explain` and
-/// `pg_failover_slots` are libraries only.
+/// Extensions that come and go with GUCs of their own namespace (configuration.go:460);
+/// `auto_explain` and `pg_failover_slots` are libraries only.
 const MANAGED: [(&str, Create); 4] = [
     ("pgaudit", Create::Yes),
     ("pg_stat_statements", Create::Yes),
@@ -106,7 +116,10 @@ pub struct Paths<'a> {
 pub fn custom_conf(cluster: &Cluster, paths: &Paths<'_>) -> String {
     let spec = &cluster.spec.postgresql;
     let mut parameters = owned(DEFAULTS);
-    let free = spec.parameters.iter().filter(|(name, _)| !FIXED.contains(&format!(" {name} ")));
+    let free = spec
+        .parameters
+        .iter()
+        .filter(|(name, _)| !FIXED.contains(&format!(" {name} ")));
     parameters.extend(free.map(|(name, value)| (name.clone(), value.clone())));
     let file = |name: &str| paths.controller.join(name).display().to_string();
     let mut set = |name: &str, value: &str| parameters.insert(name.into(), value.into());
@@ -121,7 +134,14 @@ pub fn custom_conf(cluster: &Cluster, paths: &Paths<'_>) -> String {
     set("ssl_cert_file", &file("certificates/server.crt"));
     set("ssl_key_file", &file("certificates/server.key"));
     set("unix_socket_directories", &file("run"));
-    set("allow_alter_system", if spec.enable_alter_system { "on" } else { "off" });
+    set(
+        "allow_alter_system",
+        if spec.enable_alter_system {
+            "on"
+        } else {
+            "off"
+        },
+    );
     set("archive_mode", cluster.archive_mode());
     set("cluster_name", &cluster.name_any());
     let managed = managed_extensions(&spec.parameters)
@@ -138,9 +158,11 @@ pub fn custom_conf(cluster: &Cluster, paths: &Paths<'_>) -> String {
     format!("{text}cnpg.config_sha256 = '{hash}'\n")
 }
 
-/// CNPG's program of the same name has no destination to send to, says so after about 100 ms, and succeeds.
+/// CNPG's program of the same name has no destination to send to, says so after about 100 ms, and
+/// succeeds.
 const ARCHIVE_COMMAND: &str = "sleep 0.1";
-/// CNPG's program fails in about 100 ms without a store (facts/cnpg.md §3.2), and streaming is tried.
+/// CNPG's program fails in about 100 ms without a store (facts/cnpg.md §3.2), and streaming is
+/// tried.
 const RESTORE_COMMAND: &str = "sleep 0.1; false";
 
 /// override.conf of a designated primary: no slot, and nothing added to the conninfo.
@@ -152,7 +174,8 @@ pub fn override_conf(conninfo: &str) -> String {
     ]))
 }
 
-/// pg_hba.conf (configuration.go:98). The peer of the harness is the user that runs it, see [`pg_ident`].
+/// pg_hba.conf (configuration.go:98). The peer of the harness is the user that runs it, see
+/// [`pg_ident`].
 pub fn pg_hba(rules: &[String]) -> String {
     let mut text = String::from(
         "\n#\n# FIXED RULES\n#\n\n\
@@ -172,22 +195,29 @@ pub fn pg_hba(rules: &[String]) -> String {
     text
 }
 
-/// pg_ident.conf. `users` are the operating system's users that stand for the one of the instance's pod.
+/// pg_ident.conf. `users` are the operating system's users that stand for the one of the instance's
+/// pod.
 pub fn pg_ident(users: &[String], rules: &[String]) -> String {
     let mut text = String::from("\n#\n# FIXED RULES\n#\n\n");
     for user in users {
-        let _ = writeln!(text, "local {user} postgres\ncnpg_metrics_exporter {user} cnpg_metrics_exporter");
+        let _ = writeln!(
+            text,
+            "local {user} postgres\ncnpg_metrics_exporter {user} cnpg_metrics_exporter"
+        );
     }
     text.push_str("cnpg_streaming_replica streaming_replica streaming_replica\n");
-    text.push_str("cnpg_pooler_pgbouncer cnpg_pooler_pgbouncer cnpg_pooler_pgbouncer\n\n#\n# USER-DEFINED RULES\n#\n\n");
+    text.push_str(
+        "cnpg_pooler_pgbouncer cnpg_pooler_pgbouncer cnpg_pooler_pgbouncer\n\n#\n# \
+        USER-DEFINED RULES\n#\n\n",
+    );
     for rule in rules {
         let _ = writeln!(text, "{rule}");
     }
     text
 }
 
-/// postgresql.conf with the two includes at its end, once (pkg/configfile/configfile.go, `EnsureIncludes`): everything
-/// else in it stays as the source left it.
+/// postgresql.conf with the two includes at its end, once (pkg/configfile/configfile.go,
+/// `EnsureIncludes`): everything else in it stays as the source left it.
 pub fn with_includes(text: &str) -> String {
     let mut text = text.to_owned();
     for file in ["custom.conf", "override.conf"] {
@@ -203,7 +233,10 @@ pub fn with_includes(text: &str) -> String {
 }
 
 fn owned<const N: usize>(pairs: [(&str, &str); N]) -> Parameters {
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    pairs
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 fn render(parameters: &Parameters) -> String {
@@ -214,10 +247,12 @@ fn render(parameters: &Parameters) -> String {
             .replace('\n', "\\n")
             .replace('\t', "\\t")
     };
-    parameters.iter().fold(String::new(), |mut text, (name, value)| {
-        let _ = writeln!(text, "{name} = '{}'", quoted(value));
-        text
-    })
+    parameters
+        .iter()
+        .fold(String::new(), |mut text, (name, value)| {
+            let _ = writeln!(text, "{name} = '{}'", quoted(value));
+            text
+        })
 }
 
 #[cfg(test)]
@@ -244,7 +279,9 @@ mod tests {
 
     #[test]
     fn the_spec_wins_over_defaults_but_not_over_what_is_fixed() {
-        let text = conf(json!({"wal_keep_size": "1GB", "archive_mode": "off", "log_directory": "/x", "ssl": "off", "work_mem": "4MB"}));
+        let text = conf(
+            json!({"wal_keep_size": "1GB", "archive_mode": "off", "log_directory": "/x", "ssl": "off", "work_mem": "4MB"}),
+        );
         for line in [
             "wal_keep_size = '1GB'",
             "archive_mode = 'always'",
@@ -262,7 +299,10 @@ mod tests {
 
     #[test]
     fn a_gucs_namespace_loads_its_library() {
-        assert!(conf(json!({"pg_stat_statements.track": "top"})).contains("shared_preload_libraries = 'pg_stat_statements'\n"));
+        assert!(
+            conf(json!({"pg_stat_statements.track": "top"}))
+                .contains("shared_preload_libraries = 'pg_stat_statements'\n")
+        );
     }
 
     #[test]
@@ -292,7 +332,10 @@ mod tests {
 
     #[test]
     fn values_are_quoted_for_the_configuration_files() {
-        assert!(override_conf("host='db' passfile='/x'").contains("primary_conninfo = 'host=''db'' passfile=''/x'''\n"));
+        assert!(
+            override_conf("host='db' passfile='/x'")
+                .contains("primary_conninfo = 'host=''db'' passfile=''/x'''\n")
+        );
         assert!(!override_conf("").contains("slot"));
     }
 }

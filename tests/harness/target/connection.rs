@@ -1,5 +1,6 @@
-//! How the target reaches an external cluster: files out of the Secrets that the manifest names, and the conninfo that
-//! refers to them (pkg/management/external, pkg/configfile/connection_string.go).
+//! How the target reaches an external cluster: files out of the Secrets that the manifest names,
+//! and the conninfo that refers to them (pkg/management/external,
+//! pkg/configfile/connection_string.go).
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -13,12 +14,19 @@ use super::{
 };
 use crate::service::Services;
 
-/// Writes the files below `external/` and returns the conninfo. `hostaddr` is the harness's DNS; everything else stands
-/// in the manifest: nothing is added, no sslmode, no timeouts, no application_name.
+/// Writes the files below `external/` and returns the conninfo. `hostaddr` is the harness's DNS;
+/// everything else stands in the manifest: nothing is added, no sslmode, no timeouts, no
+/// application_name.
 ///
 /// # Errors
 /// A Secret or its key is missing.
-pub async fn conninfo(client: &Client, namespace: &str, server: &ExternalCluster, volume: &Volume, services: &Services) -> Result<String> {
+pub async fn conninfo(
+    client: &Client,
+    namespace: &str,
+    server: &ExternalCluster,
+    volume: &Volume,
+    services: &Services,
+) -> Result<String> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let mut parameters = server.connection_parameters.clone();
     let directory = format!("external/{}", server.name);
@@ -34,7 +42,12 @@ pub async fn conninfo(client: &Client, namespace: &str, server: &ExternalCluster
     }
     if let Some(selector) = &server.password {
         let password = value(&secrets, selector).await?;
-        let file = passfile(volume, &directory, &parameters, &String::from_utf8_lossy(&password))?;
+        let file = passfile(
+            volume,
+            &directory,
+            &parameters,
+            &String::from_utf8_lossy(&password),
+        )?;
         parameters.insert("passfile".into(), file.display().to_string());
     }
     if let Some(host) = parameters.get("host") {
@@ -55,9 +68,20 @@ async fn value(secrets: &Api<Secret>, selector: &SecretKey) -> Result<Vec<u8>> {
         .0)
 }
 
-fn passfile(volume: &Volume, directory: &str, parameters: &BTreeMap<String, String>, password: &str) -> Result<PathBuf> {
+fn passfile(
+    volume: &Volume,
+    directory: &str,
+    parameters: &BTreeMap<String, String>,
+    password: &str,
+) -> Result<PathBuf> {
     let field = |name: &str| escaped(parameters.get(name).map_or("*", String::as_str));
-    let line = format!("{}:{}:*:{}:{}\n", field("host"), field("port"), field("user"), escaped(password));
+    let line = format!(
+        "{}:{}:*:{}:{}\n",
+        field("host"),
+        field("port"),
+        field("user"),
+        escaped(password)
+    );
     volume.write(&format!("{directory}/pgpass"), line.as_bytes())
 }
 
@@ -77,8 +101,9 @@ fn quoted(value: &str) -> String {
     value.replace('\\', "\\\\").replace('\'', "\\'")
 }
 
-/// Parameters that CNPG's own driver (pgx 5) takes for itself. Whatever else the manifest says it sends to the server as
-/// a GUC, so that libpq's keepalives and the like end in `unrecognized configuration parameter`, for ever.
+/// Parameters that CNPG's own driver (pgx 5) takes for itself. Whatever else the manifest says it
+/// sends to the server as a GUC, so that libpq's keepalives and the like end in `unrecognized
+/// configuration parameter`, for ever.
 const PROBED: [&str; 17] = [
     "host",
     "hostaddr",
@@ -101,14 +126,23 @@ const PROBED: [&str; 17] = [
 
 /// The conninfo of the probe that runs before pg_basebackup: what pgx does not know becomes a GUC.
 pub fn probe(conninfo: &str) -> String {
-    let (known, foreign): (Vec<_>, Vec<_>) = pairs(conninfo).into_iter().partition(|(name, _)| PROBED.contains(&name.as_str()));
+    let (known, foreign): (Vec<_>, Vec<_>) = pairs(conninfo)
+        .into_iter()
+        .partition(|(name, _)| PROBED.contains(&name.as_str()));
     let mut parameters: BTreeMap<String, String> = known.into_iter().collect();
-    parameters.entry("dbname".into()).or_insert_with(|| "postgres".into());
+    parameters
+        .entry("dbname".into())
+        .or_insert_with(|| "postgres".into());
     parameters.insert("replication".into(), "true".into());
     let gucs: Vec<String> = foreign
         .into_iter()
         .filter(|(name, _)| name != "options")
-        .map(|(name, value)| format!("-c {name}={}", value.replace('\\', "\\\\").replace(' ', "\\ ")))
+        .map(|(name, value)| {
+            format!(
+                "-c {name}={}",
+                value.replace('\\', "\\\\").replace(' ', "\\ ")
+            )
+        })
         .collect();
     parameters.insert("options".into(), gucs.join(" "));
     render(&parameters)
@@ -150,7 +184,11 @@ mod tests {
 
     #[test]
     fn a_conninfo_is_sorted_and_quoted_and_can_be_read_back() {
-        let given = parameters(&[("user", "standby"), ("host", "a'b"), ("sslmode", "verify-full")]);
+        let given = parameters(&[
+            ("user", "standby"),
+            ("host", "a'b"),
+            ("sslmode", "verify-full"),
+        ]);
         let text = render(&given);
         assert_eq!(text, r"host='a\'b' sslmode='verify-full' user='standby'");
         assert_eq!(pairs(&text).into_iter().collect::<BTreeMap<_, _>>(), given);
@@ -164,8 +202,14 @@ mod tests {
             ("keepalives_idle", "30"),
             ("application_name", "x"),
         ])));
-        assert!(text.contains("options='-c application_name=x -c keepalives_idle=30'"), "{text}");
-        assert!(text.contains("replication='true'") && text.contains("host='h'"), "{text}");
+        assert!(
+            text.contains("options='-c application_name=x -c keepalives_idle=30'"),
+            "{text}"
+        );
+        assert!(
+            text.contains("replication='true'") && text.contains("host='h'"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The kubelet's part for init containers that somebody has added to the instance's pod: runs their programs, with the
-//! pod's mounts translated to this machine's directories.
+//! The kubelet's part for init containers that somebody has added to the instance's pod: runs their
+//! programs, with the pod's mounts translated to this machine's directories.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,23 +20,39 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Where the volumes of a pod are on this machine, by the volume's name.
 pub type Mounts<'a> = [(&'a str, PathBuf)];
 
-/// Runs one init container to its end: its program is looked up by its name in `programs`, and every path below one of
-/// its mounts is translated, in arguments and in the environment. It sees nothing else of this machine's environment.
+/// Runs one init container to its end: its program is looked up by its name in `programs`, and
+/// every path below one of its mounts is translated, in arguments and in the environment. It sees
+/// nothing else of this machine's environment.
 ///
 /// # Errors
-/// No such program, no command given (an image's own entry point is not known here), or an exit code that is not 0; the
-/// text has what it said.
-pub async fn run(setup: &'static Setup, programs: &Path, volume: &Volume, container: &Container, mounts: &Mounts<'_>) -> Result<String> {
+/// No such program, no command given (an image's own entry point is not known here), or an exit
+/// code that is not 0; the text has what it said.
+pub async fn run(
+    setup: &'static Setup,
+    programs: &Path,
+    volume: &Volume,
+    container: &Container,
+    mounts: &Mounts<'_>,
+) -> Result<String> {
     let name = &container.name;
-    let words: Vec<&String> = container.command.iter().flatten().chain(container.args.iter().flatten()).collect();
-    let Some((program, arguments)) = words.split_first().filter(|_| container.command.is_some()) else {
+    let words: Vec<&String> = container
+        .command
+        .iter()
+        .flatten()
+        .chain(container.args.iter().flatten())
+        .collect();
+    let Some((program, arguments)) = words.split_first().filter(|_| container.command.is_some())
+    else {
         bail!("init container {name}: no command, and the image's own is not known here");
     };
-    let file = Path::new(program).file_name().and_then(std::ffi::OsStr::to_str).unwrap_or_default();
+    let file = Path::new(program)
+        .file_name()
+        .and_then(std::ffi::OsStr::to_str)
+        .unwrap_or_default();
     let built = programs.join(file);
-    let copy = volume
-        .program(&built, file)
-        .with_context(|| format!("init container {name}: build {file} first (cargo build -p {file})"))?;
+    let copy = volume.program(&built, file).with_context(|| {
+        format!("init container {name}: build {file} first (cargo build -p {file})")
+    })?;
     let translate = |text: &str| translated(text, container, mounts);
     let mut command = setup.user.command(&copy);
     command.args(arguments.iter().map(|argument| translate(argument)));
@@ -45,10 +61,15 @@ pub async fn run(setup: &'static Setup, programs: &Path, volume: &Volume, contai
         .env("PATH", "/usr/bin:/bin")
         .env("TERMINATION_LOG", volume.path("termination-log"));
     for variable in container.env.iter().flatten() {
-        command.env(&variable.name, translate(variable.value.as_deref().unwrap_or_default()));
+        command.env(
+            &variable.name,
+            translate(variable.value.as_deref().unwrap_or_default()),
+        );
     }
     command.current_dir("/").stdin(Stdio::null());
-    let running = tokio::process::Command::from(command).kill_on_drop(true).output();
+    let running = tokio::process::Command::from(command)
+        .kill_on_drop(true)
+        .output();
     let output = timeout(LIMIT, running)
         .await
         .with_context(|| format!("init container {name} does not end"))??;
@@ -72,7 +93,11 @@ fn translated(text: &str, container: &Container, mounts: &Mounts<'_>) -> String 
         .filter_map(|mount| {
             Some((
                 mount.mount_path.trim_end_matches('/'),
-                mounts.iter().find(|(name, _)| *name == mount.name)?.1.as_path(),
+                mounts
+                    .iter()
+                    .find(|(name, _)| *name == mount.name)?
+                    .1
+                    .as_path(),
             ))
         })
         .collect();
@@ -103,9 +128,18 @@ mod tests {
         .unwrap();
         let mounts = [("pgdata", PathBuf::from("/run/database-1/data"))];
         let at = |text: &str| translated(text, &container, &mounts);
-        assert_eq!(at("/var/lib/postgresql/data/pgdata"), "/run/database-1/data/pgdata");
-        assert_eq!(at("--pgdata=/var/lib/postgresql/data"), "--pgdata=/run/database-1/data");
-        assert_eq!(at("/var/lib/postgresql/database"), "/var/lib/postgresql/database");
+        assert_eq!(
+            at("/var/lib/postgresql/data/pgdata"),
+            "/run/database-1/data/pgdata"
+        );
+        assert_eq!(
+            at("--pgdata=/var/lib/postgresql/data"),
+            "--pgdata=/run/database-1/data"
+        );
+        assert_eq!(
+            at("/var/lib/postgresql/database"),
+            "/var/lib/postgresql/database"
+        );
         assert_eq!(at("/x/y"), "/x/y");
     }
 }

@@ -1,4 +1,5 @@
-//! What the operator and the instance's pods would log: kept in a file of the instance, for a test or a person to read.
+//! What the operator and the instance's pods would log: kept in a file of the instance, for a test
+//! or a person to read.
 
 use std::{
     fs::{File, OpenOptions},

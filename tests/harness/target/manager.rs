@@ -1,4 +1,5 @@
-//! One Cluster's life: what operator and instance manager do together for a Cluster of one instance, as one task.
+//! One Cluster's life: what operator and instance manager do together for a Cluster of one
+//! instance, as one task.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -22,7 +23,8 @@ use super::{
 };
 use crate::{service::Services, session::Session, setup::Setup};
 
-/// How long a container waits before it is started again: the kubelet's back-off, which begins after one free try.
+/// How long a container waits before it is started again: the kubelet's back-off, which begins
+/// after one free try.
 const BACK_OFF: [Duration; 6] = [
     Duration::ZERO,
     Duration::from_secs(10),
@@ -106,7 +108,8 @@ impl Manager {
         Arc::clone(&self.cluster.borrow_and_update())
     }
 
-    /// A pod from its creation to its deletion: init containers once, then the server again and again.
+    /// A pod from its creation to its deletion: init containers once, then the server again and
+    /// again.
     async fn pod_lives(&mut self) -> Result<()> {
         let cluster = self.current();
         let pod = self.pod.create(&cluster).await?;
@@ -114,10 +117,21 @@ impl Manager {
         self.status.phase(Phase::WaitingForInstances).await?;
         self.pod.report(State::Starting).await?;
         let volume = self.server.volume().clone();
-        let mounts = [("pgdata", volume.path("data")), ("scratch-data", volume.root().to_owned())];
+        let mounts = [
+            ("pgdata", volume.path("data")),
+            ("scratch-data", volume.root().to_owned()),
+        ];
         for container in pod.spec.iter().flat_map(objects::added_init_containers) {
             let mut tries = 0;
-            while let Err(error) = init_container::run(self.shared.setup, &self.shared.programs, &volume, container, &mounts).await {
+            while let Err(error) = init_container::run(
+                self.shared.setup,
+                &self.shared.programs,
+                &volume,
+                container,
+                &mounts,
+            )
+            .await
+            {
                 if let End::Deleted = self.back_off(&mut tries, &format!("{error:#}")).await? {
                     return self.pod.remove().await;
                 }
@@ -228,7 +242,10 @@ impl Manager {
 async fn identify(session: &Session) -> Result<Report> {
     let statement = "select not pg_is_in_recovery(), c.timeline_id, s.system_identifier::text
         from pg_control_checkpoint() c, pg_control_system() s";
-    let row = session.query_one(statement, &[]).await.context("asking the instance who it is")?;
+    let row = session
+        .query_one(statement, &[])
+        .await
+        .context("asking the instance who it is")?;
     Ok(Report {
         is_primary: row.get(0),
         timeline: row.get(1),

@@ -1,4 +1,5 @@
-//! When what happened in a promotion, by the target's own clock: what a rehearsal subtracts from the tool's time.
+//! When what happened in a promotion, by the target's own clock: what a rehearsal subtracts from
+//! the tool's time.
 
 use std::time::Duration;
 
@@ -31,11 +32,16 @@ impl Moments {
         self.serving.or(self.settled)
     }
 
-    /// What the target itself has taken, from the request until it serves for good: up to its promotion when no restart
-    /// follows, otherwise up to the end of that. None while that is not known.
+    /// What the target itself has taken, from the request until it serves for good: up to its
+    /// promotion when no restart follows, otherwise up to the end of that. None while that is not
+    /// known.
     pub fn own(&self) -> Option<Duration> {
         let over = self.over()?;
-        let end = if self.restart_began.is_some() { over } else { self.primary? };
+        let end = if self.restart_began.is_some() {
+            over
+        } else {
+            self.primary?
+        };
         Some(end.duration_since(self.asked?))
     }
 }

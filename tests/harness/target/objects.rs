@@ -1,4 +1,5 @@
-//! The Kubernetes objects that CNPG makes for a Cluster of one instance (pkg/specs), as far as others look at them.
+//! The Kubernetes objects that CNPG makes for a Cluster of one instance (pkg/specs), as far as
+//! others look at them.
 
 use anyhow::{Context, Result};
 use k8s_openapi::{
@@ -31,13 +32,23 @@ fn metadata(cluster: &Cluster, name: &str, mut labels: Value) -> Value {
     })
 }
 
-/// Services `-rw`, `-ro`, `-r` (pkg/specs/services.go). `-rw` leads to the designated primary in replica mode, too.
+/// Services `-rw`, `-ro`, `-r` (pkg/specs/services.go). `-rw` leads to the designated primary in
+/// replica mode, too.
 pub fn services(cluster: &Cluster) -> Vec<Value> {
     let name = cluster.name_any();
     let selectors = [
-        ("rw", json!({"cnpg.io/cluster": name, "cnpg.io/instanceRole": "primary"})),
-        ("ro", json!({"cnpg.io/cluster": name, "cnpg.io/instanceRole": "replica"})),
-        ("r", json!({"cnpg.io/cluster": name, "cnpg.io/podRole": "instance"})),
+        (
+            "rw",
+            json!({"cnpg.io/cluster": name, "cnpg.io/instanceRole": "primary"}),
+        ),
+        (
+            "ro",
+            json!({"cnpg.io/cluster": name, "cnpg.io/instanceRole": "replica"}),
+        ),
+        (
+            "r",
+            json!({"cnpg.io/cluster": name, "cnpg.io/podRole": "instance"}),
+        ),
     ];
     let service = |(suffix, selector): (&str, Value)| {
         json!({
@@ -48,7 +59,8 @@ pub fn services(cluster: &Cluster) -> Vec<Value> {
     selectors.into_iter().map(service).collect()
 }
 
-/// The Secrets `-ca`, `-server`, `-replication` with a fresh PKI; the server's names are those of the Services.
+/// The Secrets `-ca`, `-server`, `-replication` with a fresh PKI; the server's names are those of
+/// the Services.
 ///
 /// # Errors
 /// The certificate library refuses.
@@ -75,7 +87,11 @@ pub fn pki(cluster: &Cluster) -> Result<Vec<Value>> {
             json!({"tls.crt": pair.certificate, "tls.key": pair.key}),
         )
     };
-    Ok(vec![opaque, tls("server", server), tls("replication", replication)])
+    Ok(vec![
+        opaque,
+        tls("server", server),
+        tls("replication", replication),
+    ])
 }
 
 /// All DNS names of a Service (`GetClusterAltDNSNames`).
@@ -102,8 +118,15 @@ fn secret(cluster: &Cluster, name: &str, kind: &str, data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata(cluster, name, json!({"cnpg.io/reload": "true"})), "stringData": data})
 }
 
-/// A basic-auth Secret with a password that nobody has chosen (pkg/specs/secrets.go): `<c>-app` or `<c>-superuser`.
-pub fn credentials(cluster: &Cluster, name: &str, user: &str, database: &str, password: &str) -> Value {
+/// A basic-auth Secret with a password that nobody has chosen (pkg/specs/secrets.go): `<c>-app` or
+/// `<c>-superuser`.
+pub fn credentials(
+    cluster: &Cluster,
+    name: &str,
+    user: &str,
+    database: &str,
+    password: &str,
+) -> Value {
     let host = format!("{}-rw", cluster.name_any());
     let namespace = cluster.namespace().unwrap_or_default();
     let data = json!({
@@ -115,8 +138,13 @@ pub fn credentials(cluster: &Cluster, name: &str, user: &str, database: &str, pa
 }
 
 /// Reads a key of a Secret's data as text.
-pub fn text(data: Option<&std::collections::BTreeMap<String, ByteString>>, key: &str) -> Option<String> {
-    data?.get(key).map(|value| String::from_utf8_lossy(&value.0).into_owned())
+pub fn text(
+    data: Option<&std::collections::BTreeMap<String, ByteString>>,
+    key: &str,
+) -> Option<String> {
+    data?
+        .get(key)
+        .map(|value| String::from_utf8_lossy(&value.0).into_owned())
 }
 
 /// The Job that copies the source (pkg/specs/jobs.go); its pod is not made.
@@ -124,16 +152,15 @@ pub fn clone_job(cluster: &Cluster) -> Value {
     let instance = instance_name(&cluster.name_any());
     let name = format!("{instance}-pgbasebackup");
     let labels = json!({"cnpg.io/instanceName": instance, "cnpg.io/jobRole": "pgbasebackup"});
-    let container =
-        json!({"name": "pgbasebackup", "image": cluster.spec.image_name, "command": ["/controller/manager", "instance", "pgbasebackup"]});
+    let container = json!({"name": "pgbasebackup", "image": cluster.spec.image_name, "command": ["/controller/manager", "instance", "pgbasebackup"]});
     json!({
         "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata(cluster, &name, labels.clone()),
         "spec": {"template": {"metadata": metadata(cluster, &name, labels), "spec": {"restartPolicy": "Never", "containers": [container]}}},
     })
 }
 
-/// The instance's pod with the annotation `cnpg.io/podPatch` applied (pkg/specs/pods.go), except for what needs a
-/// kubelet: probes, the operator's own init container, resources.
+/// The instance's pod with the annotation `cnpg.io/podPatch` applied (pkg/specs/pods.go), except
+/// for what needs a kubelet: probes, the operator's own init container, resources.
 ///
 /// # Errors
 /// The annotation is no JSON patch for this pod; CNPG's webhook refuses such a Cluster.
@@ -157,8 +184,10 @@ pub fn instance_pod(cluster: &Cluster) -> Result<Pod> {
         },
     });
     if let Some(patch) = cluster.annotations().get(POD_PATCH) {
-        let patch: json_patch::Patch = serde_json::from_str(patch).with_context(|| format!("the annotation {POD_PATCH}"))?;
-        json_patch::patch(&mut pod, &patch).with_context(|| format!("applying the annotation {POD_PATCH}"))?;
+        let patch: json_patch::Patch =
+            serde_json::from_str(patch).with_context(|| format!("the annotation {POD_PATCH}"))?;
+        json_patch::patch(&mut pod, &patch)
+            .with_context(|| format!("applying the annotation {POD_PATCH}"))?;
     }
     serde_json::from_value(pod).context("the patched pod")
 }
@@ -166,7 +195,9 @@ pub fn instance_pod(cluster: &Cluster) -> Result<Pod> {
 const BOOTSTRAP: &str = "bootstrap-controller";
 
 /// The init containers that somebody has added: all but the operator's own.
-pub fn added_init_containers(spec: &PodSpec) -> impl Iterator<Item = &k8s_openapi::api::core::v1::Container> {
+pub fn added_init_containers(
+    spec: &PodSpec,
+) -> impl Iterator<Item = &k8s_openapi::api::core::v1::Container> {
     spec.init_containers
         .iter()
         .flatten()
@@ -185,14 +216,22 @@ mod tests {
 
     #[test]
     fn the_pods_patch_adds_an_init_container() {
-        let patch = r#"[{"op":"add","path":"/spec/initContainers/-","value":{"name":"adopt-pgdata"}}]"#;
+        let patch =
+            r#"[{"op":"add","path":"/spec/initContainers/-","value":{"name":"adopt-pgdata"}}]"#;
         let pod = instance_pod(&cluster(json!({POD_PATCH: patch}))).unwrap();
         let added: Vec<_> = added_init_containers(pod.spec.as_ref().unwrap())
             .map(|container| container.name.clone())
             .collect();
         assert_eq!(added, ["adopt-pgdata"]);
         assert_eq!(
-            added_init_containers(instance_pod(&cluster(json!({}))).unwrap().spec.as_ref().unwrap()).count(),
+            added_init_containers(
+                instance_pod(&cluster(json!({})))
+                    .unwrap()
+                    .spec
+                    .as_ref()
+                    .unwrap()
+            )
+            .count(),
             0
         );
     }
@@ -209,7 +248,11 @@ mod tests {
         let pem = secrets[1]["stringData"]["tls.crt"].as_str().unwrap();
         let certificate = openssl::x509::X509::from_pem(pem.as_bytes()).unwrap();
         let names = certificate.subject_alt_names().unwrap();
-        assert!(names.iter().any(|name| name.dnsname() == Some("database-rw.mastodon.svc")));
+        assert!(
+            names
+                .iter()
+                .any(|name| name.dnsname() == Some("database-rw.mastodon.svc"))
+        );
         assert_eq!(names.len(), 12);
     }
 }

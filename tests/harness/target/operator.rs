@@ -76,7 +76,10 @@ impl Operator {
 
     /// Until it is aborted; its tasks end with it.
     pub(super) async fn run(mut self) {
-        let (client, namespace) = (self.options.client.clone(), self.options.services.namespace().to_owned());
+        let (client, namespace) = (
+            self.options.client.clone(),
+            self.options.services.namespace().to_owned(),
+        );
         let clusters: Api<Cluster> = Api::namespaced(client.clone(), &namespace);
         let poolers: Api<Pooler> = Api::namespaced(client, &namespace);
         let clusters = watcher(clusters, watcher::Config::default()).default_backoff();
@@ -99,7 +102,9 @@ impl Operator {
                 Ok(Change::Cluster(Event::InitDone)) => self.forget_all_but(&listed).await,
                 Ok(Change::Cluster(Event::Apply(cluster))) => self.cluster(cluster),
                 Ok(Change::Cluster(Event::Delete(cluster))) => self.forget(&cluster).await,
-                Ok(Change::Pooler(Event::Apply(pooler) | Event::InitApply(pooler))) => self.pooler(&pooler).await,
+                Ok(Change::Pooler(Event::Apply(pooler) | Event::InitApply(pooler))) => {
+                    self.pooler(&pooler).await
+                }
                 Ok(Change::Pooler(Event::Delete(pooler))) => {
                     self.poolers.remove(&pooler.name_any());
                     Ok(())
@@ -117,7 +122,8 @@ impl Operator {
         let name = cluster.name_any();
         if let Some(managed) = self.managers.get(&name) {
             managed.tell.send_if_modified(|known| {
-                let differs = known.spec != cluster.spec || known.annotations() != cluster.annotations();
+                let differs =
+                    known.spec != cluster.spec || known.annotations() != cluster.annotations();
                 *known = Arc::new(cluster);
                 differs
             });
@@ -129,12 +135,19 @@ impl Operator {
         let host = free.context("too many Clusters")?;
         let (manager, handle) = self.manager(&name, host, receiver)?;
         let task = self.tasks.spawn(manager.run());
-        self.managers.insert(name.clone(), Managed { tell, task, host });
-        self.running.send_modify(|running| drop(running.insert(name, handle)));
+        self.managers
+            .insert(name.clone(), Managed { tell, task, host });
+        self.running
+            .send_modify(|running| drop(running.insert(name, handle)));
         Ok(())
     }
 
-    fn manager(&self, name: &str, host: u8, cluster: watch::Receiver<Arc<Cluster>>) -> Result<(Manager, InstanceHandle)> {
+    fn manager(
+        &self,
+        name: &str,
+        host: u8,
+        cluster: watch::Receiver<Arc<Cluster>>,
+    ) -> Result<(Manager, InstanceHandle)> {
         let Options {
             setup,
             instance: network,
@@ -143,7 +156,11 @@ impl Operator {
             programs,
             hidden,
         } = &self.options;
-        let (client, namespace, instance) = (client.clone(), services.namespace().to_owned(), objects::instance_name(name));
+        let (client, namespace, instance) = (
+            client.clone(),
+            services.namespace().to_owned(),
+            objects::instance_name(name),
+        );
         let volume = Volume::new(setup, network.subdirectory(setup, &instance)?);
         let log = Log::open(volume.path("manager.log"))?;
         let server = Server::new(setup, volume, &instance, network.address(host));
@@ -184,17 +201,24 @@ impl Operator {
         Ok((manager, handle))
     }
 
-    /// Those that were deleted while nothing was watched, without an API server: no event tells of them.
+    /// Those that were deleted while nothing was watched, without an API server: no event tells of
+    /// them.
     async fn forget_all_but(&mut self, listed: &BTreeSet<String>) -> Result<()> {
-        let gone = self.managers.iter().filter(|(name, _)| !listed.contains(*name));
-        let gone: Vec<Arc<Cluster>> = gone.map(|(_, managed)| managed.tell.borrow().clone()).collect();
+        let gone = self
+            .managers
+            .iter()
+            .filter(|(name, _)| !listed.contains(*name));
+        let gone: Vec<Arc<Cluster>> = gone
+            .map(|(_, managed)| managed.tell.borrow().clone())
+            .collect();
         for cluster in gone {
             self.forget(&cluster).await?;
         }
         Ok(())
     }
 
-    /// A Cluster that is deleted takes everything with it (by owner references, in a cluster with a garbage collector).
+    /// A Cluster that is deleted takes everything with it (by owner references, in a cluster with a
+    /// garbage collector).
     async fn forget(&mut self, cluster: &Cluster) -> Result<()> {
         let name = cluster.name_any();
         if let Some(managed) = self.managers.remove(&name) {
@@ -206,10 +230,13 @@ impl Operator {
                 handle.server.stop(Stop::Immediate).await?;
             }
             let root = handle.server.volume().root();
-            std::fs::remove_dir_all(root).with_context(|| format!("removing {}", root.display()))?;
+            std::fs::remove_dir_all(root)
+                .with_context(|| format!("removing {}", root.display()))?;
         }
-        self.remove_objects(&name, cluster.meta().uid.as_deref()).await?;
-        self.running.send_modify(|running| drop(running.remove(&name)));
+        self.remove_objects(&name, cluster.meta().uid.as_deref())
+            .await?;
+        self.running
+            .send_modify(|running| drop(running.remove(&name)));
         Ok(())
     }
 
@@ -218,12 +245,19 @@ impl Operator {
         let instance = objects::instance_name(name);
         let owned = [
             ("", "v1", "Pod", vec![instance.clone()]),
-            ("batch", "v1", "Job", vec![format!("{instance}-pgbasebackup")]),
+            (
+                "batch",
+                "v1",
+                "Job",
+                vec![format!("{instance}-pgbasebackup")],
+            ),
             (
                 "",
                 "v1",
                 "Service",
-                ["rw", "ro", "r"].map(|suffix| format!("{name}-{suffix}")).into(),
+                ["rw", "ro", "r"]
+                    .map(|suffix| format!("{name}-{suffix}"))
+                    .into(),
             ),
             (
                 "",
@@ -235,16 +269,29 @@ impl Operator {
             ),
         ];
         for (group, version, kind, names) in owned {
-            let resource = kube::api::ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-            let api: Api<DynamicObject> = Api::namespaced_with(self.options.client.clone(), self.options.services.namespace(), &resource);
+            let resource =
+                kube::api::ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+            let api: Api<DynamicObject> = Api::namespaced_with(
+                self.options.client.clone(),
+                self.options.services.namespace(),
+                &resource,
+            );
             for name in names {
-                let Some(object) = api.get_opt(&name).await? else { continue };
-                if object.owner_references().iter().any(|owner| Some(owner.uid.as_str()) == uid) {
+                let Some(object) = api.get_opt(&name).await? else {
+                    continue;
+                };
+                if object
+                    .owner_references()
+                    .iter()
+                    .any(|owner| Some(owner.uid.as_str()) == uid)
+                {
                     let now = kube::api::DeleteParams {
                         grace_period_seconds: Some(0),
                         ..Default::default()
                     };
-                    api.delete(&name, &now).await.with_context(|| format!("deleting {kind} {name}"))?;
+                    api.delete(&name, &now)
+                        .await
+                        .with_context(|| format!("deleting {kind} {name}"))?;
                 }
             }
         }
@@ -262,7 +309,10 @@ impl Operator {
             "metadata": {"name": name, "labels": selector, "ownerReferences": object.controller_owner_ref(&()).map(|owner| vec![owner])},
             "spec": {"selector": {"cnpg.io/poolerName": name}, "ports": [{"name": "pgbouncer", "port": 5432, "targetPort": 5432}]},
         });
-        let api: Api<k8s_openapi::api::core::v1::Service> = Api::namespaced(self.options.client.clone(), self.options.services.namespace());
+        let api: Api<k8s_openapi::api::core::v1::Service> = Api::namespaced(
+            self.options.client.clone(),
+            self.options.services.namespace(),
+        );
         let apply = kube::api::PatchParams::apply("cnpg").force();
         api.patch(&name, &apply, &kube::api::Patch::Apply(service))
             .await
@@ -275,7 +325,15 @@ impl Operator {
             services,
             ..
         } = &self.options;
-        let pooler = pooler::Pooler::start(client, instance, Arc::clone(services), &name, &upstream, host).await?;
+        let pooler = pooler::Pooler::start(
+            client,
+            instance,
+            Arc::clone(services),
+            &name,
+            &upstream,
+            host,
+        )
+        .await?;
         self.poolers.insert(name, pooler);
         self.has_poolers.send_replace(Poolers::Exist);
         Ok(())

@@ -1,5 +1,5 @@
-//! Who may be `postgres` over the instance's Unix socket: in a pod its only user, here whoever runs the harness and
-//! the servers' own user.
+//! Who may be `postgres` over the instance's Unix socket: in a pod its only user, here whoever runs
+//! the harness and the servers' own user.
 
 use std::fs;
 
@@ -18,12 +18,16 @@ pub fn users(servers: &ServerUser) -> Result<Vec<String>> {
     }
     let passwd = fs::read_to_string("/etc/passwd").context("reading /etc/passwd")?;
     ids.into_iter()
-        .map(|id| name(&passwd, id).with_context(|| format!("user {id} has no name in /etc/passwd")))
+        .map(|id| {
+            name(&passwd, id).with_context(|| format!("user {id} has no name in /etc/passwd"))
+        })
         .collect()
 }
 
 fn name(passwd: &str, id: u32) -> Option<String> {
-    let fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let fields = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>());
     let found = fields
         .into_iter()
         .find(|fields| fields.get(2).is_some_and(|field| *field == id.to_string()));

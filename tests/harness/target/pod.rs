@@ -87,7 +87,8 @@ impl InstancePod {
     /// Ends when somebody has asked for its deletion.
     pub fn is_to_go(&self) -> impl Future<Output = ()> + use<> {
         let (api, name) = (self.api.clone(), self.name.clone());
-        let gone = |pod: Option<&Pod>| pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
+        let gone =
+            |pod: Option<&Pod>| pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
         async move {
             // An error is a watch that ended, as when the API server is away.
             while await_condition(api.clone(), &name, gone).await.is_err() {
@@ -110,7 +111,10 @@ impl InstancePod {
             State::Starting => (false, json!({"running": {}})),
             State::Ready => (true, json!({"running": {}})),
             State::NotReady => (false, json!({"running": {}})),
-            State::BackOff(reason) => (false, json!({"waiting": {"reason": "CrashLoopBackOff", "message": reason}})),
+            State::BackOff(reason) => (
+                false,
+                json!({"waiting": {"reason": "CrashLoopBackOff", "message": reason}}),
+            ),
         };
         let status = Patch::Strategic(json!({"status": self.status(ready, &container)}));
         let params = PatchParams::default();

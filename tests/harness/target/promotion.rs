@@ -1,5 +1,5 @@
-//! The promotion and the restart that follows it (facts/cnpg.md §2.1, §2.3; verified.md, *Cuts by hand*). **Nobody
-//! checks here that the source's last WAL has arrived.**
+//! The promotion and the restart that follows it (facts/cnpg.md §2.1, §2.3; verified.md, *Cuts by
+//! hand*). **Nobody checks here that the source's last WAL has arrived.**
 
 use std::time::Duration;
 
@@ -20,20 +20,24 @@ use super::{
 };
 use crate::session::Session;
 
-/// From the patch to `pg_ctl promote`: the rest of the 0.9–1.0 s that a promotion was seen to take (verified.md, *No client
-/// need notice*) goes to PostgreSQL itself.
+/// From the patch to `pg_ctl promote`: the rest of the 0.9–1.0 s that a promotion was seen to take
+/// (verified.md, *No client need notice*) goes to PostgreSQL itself.
 const REACTION: Duration = Duration::from_millis(300);
-/// From the patch to `isPrimary` and `timelineID` in the status (verified.md: 1.5 s, quiet; 2.7 s on a busy machine).
+/// From the patch to `isPrimary` and `timelineID` in the status (verified.md: 1.5 s, quiet; 2.7 s
+/// on a busy machine).
 const REPORTED: Duration = Duration::from_millis(1_500);
 /// From that report to the beginning of the restart (verified.md: 0.1 s).
 const RESTART_AFTER_REPORT: Duration = Duration::from_millis(100);
-/// The server was down for so long of the restart (verified.md: 0.7–1.5 s), so that it answers 2.8 s after the patch.
+/// The server was down for so long of the restart (verified.md: 0.7–1.5 s), so that it answers 2.8
+/// s after the patch.
 const DOWN_AT_LEAST: Duration = Duration::from_secs(1);
-/// From the server's first answer to the pod's readiness (verified.md: restarted 3.88 s, the Service answers 4.18 s).
+/// From the server's first answer to the pod's readiness (verified.md: restarted 3.88 s, the
+/// Service answers 4.18 s).
 const READY_AFTER: Duration = Duration::from_millis(300);
 /// From the patch to the phase `Cluster in healthy state` (verified.md: 8.2 s, quiet).
 const HEALTHY: Duration = Duration::from_millis(8_200);
-/// From the phase of a restart to the end of it, when no promotion came before (verified.md: 2.8 s to 8.8 s).
+/// From the phase of a restart to the end of it, when no promotion came before (verified.md: 2.8 s
+/// to 8.8 s).
 const RESTARTED: Duration = Duration::from_secs(6);
 /// A reload that is not seen by then has failed.
 const RELOAD_LIMIT: Duration = Duration::from_secs(10);
@@ -63,9 +67,14 @@ impl Manager {
         }
         drop(session);
         sleep_until(asked + REACTION).await;
-        self.moments.send_modify(|moments| moments.promoting = Some(Instant::now()));
-        self.server.promote().await.context("error promoting the PostgreSQL instance")?;
-        self.moments.send_modify(|moments| moments.primary = Some(Instant::now()));
+        self.moments
+            .send_modify(|moments| moments.promoting = Some(Instant::now()));
+        self.server
+            .promote()
+            .await
+            .context("error promoting the PostgreSQL instance")?;
+        self.moments
+            .send_modify(|moments| moments.primary = Some(Instant::now()));
         (self.due.reload, self.due.sql, self.due.report) = (true, true, Some(asked + REPORTED));
         let session = self.server.connect("postgres").await?;
         session
@@ -76,7 +85,11 @@ impl Manager {
 
     /// The instant of the request, kept when a first try has failed.
     fn asked(&self) -> Instant {
-        let under_way = self.moments.borrow().asked.filter(|_| self.moments.borrow().primary.is_none());
+        let under_way = self
+            .moments
+            .borrow()
+            .asked
+            .filter(|_| self.moments.borrow().primary.is_none());
         under_way.unwrap_or_else(|| {
             let now = Instant::now();
             self.moments.send_replace(Moments {
@@ -91,13 +104,21 @@ impl Manager {
     pub(super) async fn restart_if_pending(&mut self, cluster: &Cluster) -> Result<()> {
         let session = self.server.connect("postgres").await?;
         let pending: bool = session
-            .query_one("select exists (select from pg_settings where pending_restart)", &[])
+            .query_one(
+                "select exists (select from pg_settings where pending_restart)",
+                &[],
+            )
             .await?
             .get(0);
-        let promoted = self.moments.borrow().asked.filter(|_| self.moments.borrow().over().is_none());
+        let promoted = self
+            .moments
+            .borrow()
+            .asked
+            .filter(|_| self.moments.borrow().over().is_none());
         if !pending {
             if promoted.is_some() {
-                self.moments.send_modify(|moments| moments.settled = Some(Instant::now()));
+                self.moments
+                    .send_modify(|moments| moments.settled = Some(Instant::now()));
             }
             return Ok(());
         }
@@ -106,11 +127,13 @@ impl Manager {
         }
         sleep(RESTART_AFTER_REPORT).await;
         self.status.phase(Phase::RestartingInPlace).await?;
-        self.due.healthy = Some(promoted.map_or_else(|| Instant::now() + RESTARTED, |asked| asked + HEALTHY));
+        self.due.healthy =
+            Some(promoted.map_or_else(|| Instant::now() + RESTARTED, |asked| asked + HEALTHY));
         self.restart(session, cluster, promoted).await
     }
 
-    /// The configuration's hash is a setting of its own: when it is the file's, the file has been read.
+    /// The configuration's hash is a setting of its own: when it is the file's, the file has been
+    /// read.
     pub(super) async fn wait_for_reload(&self, cluster: &Cluster) -> Result<()> {
         let paths = Paths {
             controller: self.server.volume().root(),
@@ -128,14 +151,22 @@ impl Manager {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                anyhow::bail!("the server does not take the new configuration: {}", self.server.last_words());
+                anyhow::bail!(
+                    "the server does not take the new configuration: {}",
+                    self.server.last_words()
+                );
             }
             sleep(Duration::from_millis(20)).await;
         }
     }
 
     /// In the same pod: smart as long as the Cluster says, then fast, and up again.
-    async fn restart(&mut self, session: Session, cluster: &Cluster, asked: Option<Instant>) -> Result<()> {
+    async fn restart(
+        &mut self,
+        session: Session,
+        cluster: &Cluster,
+        asked: Option<Instant>,
+    ) -> Result<()> {
         let note = |moments: &watch::Sender<Moments>, set: fn(&mut Moments, Instant)| {
             if asked.is_some() {
                 moments.send_modify(|moments| set(moments, Instant::now()));
@@ -144,12 +175,18 @@ impl Manager {
         self.checkpoint_of_a_primary(&session).await?;
         drop(session);
         let began = Instant::now();
-        note(&self.moments, |moments, now| moments.restart_began = Some(now));
+        note(&self.moments, |moments, now| {
+            moments.restart_began = Some(now)
+        });
         self.pod.report(State::NotReady).await?;
-        self.server.stop(Stop::SmartThenFast(cluster.smart_shutdown_seconds())).await?;
+        self.server
+            .stop(Stop::SmartThenFast(cluster.smart_shutdown_seconds()))
+            .await?;
         sleep_until(began + DOWN_AT_LEAST).await;
         let session = self.start().await?;
-        note(&self.moments, |moments, now| moments.restart_ended = Some(now));
+        note(&self.moments, |moments, now| {
+            moments.restart_ended = Some(now)
+        });
         sleep(READY_AFTER).await;
         self.started(session).await?;
         note(&self.moments, |moments, now| moments.serving = Some(now));

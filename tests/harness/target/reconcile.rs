@@ -30,13 +30,29 @@ impl Manager {
         };
         let users = peers::users(&self.shared.setup.user)?;
         let spec = &cluster.spec.postgresql;
-        let mut changed = volume.update(&format!("{PGDATA}/pg_hba.conf"), &configuration::pg_hba(&spec.pg_hba))?
-            | volume.update(&format!("{PGDATA}/pg_ident.conf"), &configuration::pg_ident(&users, &spec.pg_ident))?
-            | volume.update(&format!("{PGDATA}/custom.conf"), &configuration::custom_conf(cluster, &paths))?;
-        let main = std::fs::read_to_string(volume.path(PGDATA).join("postgresql.conf")).context("reading postgresql.conf")?;
-        changed = changed | volume.update(&format!("{PGDATA}/postgresql.conf"), &configuration::with_includes(&main))?;
+        let mut changed = volume.update(
+            &format!("{PGDATA}/pg_hba.conf"),
+            &configuration::pg_hba(&spec.pg_hba),
+        )? | volume.update(
+            &format!("{PGDATA}/pg_ident.conf"),
+            &configuration::pg_ident(&users, &spec.pg_ident),
+        )? | volume.update(
+            &format!("{PGDATA}/custom.conf"),
+            &configuration::custom_conf(cluster, &paths),
+        )?;
+        let main = std::fs::read_to_string(volume.path(PGDATA).join("postgresql.conf"))
+            .context("reading postgresql.conf")?;
+        changed = changed
+            | volume.update(
+                &format!("{PGDATA}/postgresql.conf"),
+                &configuration::with_includes(&main),
+            )?;
         if self.server.is_standby() && cluster.is_replica() {
-            let source = cluster.spec.replica.as_ref().and_then(|replica| cluster.external(&replica.source));
+            let source = cluster
+                .spec
+                .replica
+                .as_ref()
+                .and_then(|replica| cluster.external(&replica.source));
             let external = source.context("missing external cluster")?;
             let Shared {
                 client,
@@ -44,13 +60,19 @@ impl Manager {
                 services,
                 ..
             } = &self.shared;
-            let conninfo = connection::conninfo(client, namespace, external, volume, services).await?;
-            changed = changed | volume.update(&format!("{PGDATA}/override.conf"), &configuration::override_conf(&conninfo))?;
+            let conninfo =
+                connection::conninfo(client, namespace, external, volume, services).await?;
+            changed = changed
+                | volume.update(
+                    &format!("{PGDATA}/override.conf"),
+                    &configuration::override_conf(&conninfo),
+                )?;
         }
         Ok(changed)
     }
 
-    /// One round towards what the Cluster wants; with nothing due it only looks. Called at each change and each second.
+    /// One round towards what the Cluster wants; with nothing due it only looks. Called at each
+    /// change and each second.
     pub(super) async fn converge(&mut self) -> Result<()> {
         let cluster = self.current();
         if self.due.files {
@@ -65,7 +87,8 @@ impl Manager {
             self.due.reload = false;
             return self.started(session).await;
         }
-        if self.server.is_standby() && !cluster.is_replica() && self.promotion_is_imitated(&cluster) {
+        if self.server.is_standby() && !cluster.is_replica() && self.promotion_is_imitated(&cluster)
+        {
             self.promote(&cluster).await?;
         }
         if self.due.reload {
@@ -84,7 +107,11 @@ impl Manager {
         }
         self.restart_if_pending(&cluster).await?;
         self.say_healthy().await?;
-        if self.archives { Ok(()) } else { self.watch_the_archiver().await }
+        if self.archives {
+            Ok(())
+        } else {
+            self.watch_the_archiver().await
+        }
     }
 
     /// Fencing: a fast shutdown; the pod stays, and leaves its Services. The phase does not change.
@@ -100,8 +127,8 @@ impl Manager {
         Ok(())
     }
 
-    /// Passwords, extensions, roles: once for each start and each change of the Cluster or its Poolers, again after a
-    /// failure.
+    /// Passwords, extensions, roles: once for each start and each change of the Cluster or its
+    /// Poolers, again after a failure.
     pub(super) async fn sql_of_a_primary(&mut self, cluster: &Cluster) -> Result<()> {
         if !self.due.sql || self.server.is_standby() {
             return Ok(());
@@ -122,7 +149,8 @@ impl Manager {
             );
             self.create(&secret).await?;
         }
-        let secrets: Api<Secret> = Api::namespaced(self.shared.client.clone(), &self.shared.namespace);
+        let secrets: Api<Secret> =
+            Api::namespaced(self.shared.client.clone(), &self.shared.namespace);
         let poolers = *self.poolers.borrow_and_update();
         roles::reconcile(&self.server, cluster, &secrets, poolers).await?;
         self.due.sql = false;
@@ -154,7 +182,10 @@ impl Manager {
 
     async fn watch_the_archiver(&mut self) -> Result<()> {
         let session = self.server.connect("postgres").await?;
-        let archived: i64 = session.query_one("select archived_count from pg_stat_archiver", &[]).await?.get(0);
+        let archived: i64 = session
+            .query_one("select archived_count from pg_stat_archiver", &[])
+            .await?
+            .get(0);
         if archived > 0 {
             self.status.archives().await?;
             self.archives = true;

@@ -1,5 +1,6 @@
-//! What CNPG does by SQL once its instance is a primary: passwords, extensions, the roles of its pooler, its metrics and
-//! its replicas (internal/management/controller/instance_controller.go:1365 and 663–897, lifecycle/run.go:124).
+//! What CNPG does by SQL once its instance is a primary: passwords, extensions, the roles of its
+//! pooler, its metrics and its replicas (internal/management/controller/instance_controller.go:1365
+//! and 663–897, lifecycle/run.go:124).
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Secret;
@@ -23,12 +24,18 @@ pub enum Poolers {
     None,
 }
 
-/// Sets or nulls passwords, then reconciles extensions, then the roles of pooler and metrics: **in this order, and an
-/// error leaves everything after it undone**, also when it is tried again and again.
+/// Sets or nulls passwords, then reconciles extensions, then the roles of pooler and metrics: **in
+/// this order, and an error leaves everything after it undone**, also when it is tried again and
+/// again.
 ///
 /// # Errors
 /// As in CNPG: no such role, a Secret for another user, an extension that others depend on.
-pub async fn reconcile(server: &Server, cluster: &Cluster, secrets: &Api<Secret>, poolers: Poolers) -> Result<()> {
+pub async fn reconcile(
+    server: &Server,
+    cluster: &Cluster,
+    secrets: &Api<Secret>,
+    poolers: Poolers,
+) -> Result<()> {
     let mut session = server.connect("postgres").await?;
     passwords(&mut session, cluster, secrets)
         .await
@@ -37,15 +44,23 @@ pub async fn reconcile(server: &Server, cluster: &Cluster, secrets: &Api<Secret>
         .await
         .context("cannot reconcile database configurations")?;
     if poolers == Poolers::Exist {
-        pooler(&mut session).await.context("cannot reconcile pgbouncer integration")?;
+        pooler(&mut session)
+            .await
+            .context("cannot reconcile pgbouncer integration")?;
     }
-    metrics(&mut session).await.context("cannot reconcile metrics exporter integration")
+    metrics(&mut session)
+        .await
+        .context("cannot reconcile metrics exporter integration")
 }
 
 async fn passwords(session: &mut Client, cluster: &Cluster, secrets: &Api<Secret>) -> Result<()> {
     match cluster.superuser_secret() {
         Some(secret) => password(session, "postgres", &secret, secrets).await?,
-        None => session.batch_execute("alter role postgres with password null").await?,
+        None => {
+            session
+                .batch_execute("alter role postgres with password null")
+                .await?
+        }
     }
     let Some(backup) = &cluster.spec.bootstrap.pg_basebackup else {
         return Ok(());
@@ -57,7 +72,12 @@ async fn passwords(session: &mut Client, cluster: &Cluster, secrets: &Api<Secret
 }
 
 /// A Secret that does not exist is silently skipped, as CNPG does.
-async fn password(session: &mut Client, user: &str, secret: &str, secrets: &Api<Secret>) -> Result<()> {
+async fn password(
+    session: &mut Client,
+    user: &str,
+    secret: &str,
+    secrets: &Api<Secret>,
+) -> Result<()> {
     let Some(object) = secrets
         .get_opt(secret)
         .await
@@ -65,7 +85,10 @@ async fn password(session: &mut Client, user: &str, secret: &str, secrets: &Api<
     else {
         return Ok(());
     };
-    let (named, password) = (text(object.data.as_ref(), "username"), text(object.data.as_ref(), "password"));
+    let (named, password) = (
+        text(object.data.as_ref(), "username"),
+        text(object.data.as_ref(), "password"),
+    );
     let (Some(named), Some(password)) = (named, password) else {
         bail!("username or password key doesn't exist inside the secret {secret}")
     };
@@ -76,10 +99,16 @@ async fn password(session: &mut Client, user: &str, secret: &str, secrets: &Api<
         .annotations()
         .get("cnpg.io/passwordPassthrough")
         .is_some_and(|value| value == "enabled");
-    let stored = if passthrough { password } else { encrypted(&password) };
+    let stored = if passthrough {
+        password
+    } else {
+        encrypted(&password)
+    };
     let transaction = session.transaction().await?;
     transaction
-        .batch_execute("set local log_statement = 'none'; set local log_min_error_statement = 'panic'")
+        .batch_execute(
+            "set local log_statement = 'none'; set local log_min_error_statement = 'panic'",
+        )
         .await?;
     let row = transaction
         .query_one(
@@ -91,7 +120,8 @@ async fn password(session: &mut Client, user: &str, secret: &str, secrets: &Api<
     Ok(transaction.commit().await?)
 }
 
-/// What is a hash already is kept verbatim; cleartext becomes a SCRAM verifier, whatever password_encryption says.
+/// What is a hash already is kept verbatim; cleartext becomes a SCRAM verifier, whatever
+/// password_encryption says.
 fn encrypted(password: &str) -> String {
     if is_encrypted(password) {
         password.to_owned()
@@ -102,12 +132,15 @@ fn encrypted(password: &str) -> String {
 
 /// PostgreSQL's own test (src/backend/libpq/crypt.c, `get_password_type`).
 fn is_encrypted(password: &str) -> bool {
-    let md5 = password
-        .strip_prefix("md5")
-        .is_some_and(|hash| hash.len() == 32 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
-    let scram = password.strip_prefix("SCRAM-SHA-256$").and_then(|rest| rest.split_once('$'));
+    let md5 = password.strip_prefix("md5").is_some_and(|hash| {
+        hash.len() == 32 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    });
+    let scram = password
+        .strip_prefix("SCRAM-SHA-256$")
+        .and_then(|rest| rest.split_once('$'));
     let scram = scram.is_some_and(|(salt, keys)| {
-        let decodes = |text: &str| openssl::base64::decode_block(text).is_ok_and(|bytes| !bytes.is_empty());
+        let decodes =
+            |text: &str| openssl::base64::decode_block(text).is_ok_and(|bytes| !bytes.is_empty());
         let iterations = salt
             .split_once(':')
             .is_some_and(|(n, salt)| n.parse::<u32>().is_ok() && decodes(salt));
@@ -120,7 +153,9 @@ fn is_encrypted(password: &str) -> bool {
 }
 
 async fn extensions(server: &Server, session: &Session, cluster: &Cluster) -> Result<()> {
-    let databases = session.query("select datname from pg_database where datallowconn", &[]).await?;
+    let databases = session
+        .query("select datname from pg_database where datallowconn", &[])
+        .await?;
     for row in databases {
         let database: String = row.get(0);
         let mut session = server
@@ -129,7 +164,9 @@ async fn extensions(server: &Server, session: &Session, cluster: &Cluster) -> Re
             .with_context(|| format!("could not connect to database {database}"))?;
         for extension in managed_extensions(&cluster.spec.postgresql.parameters) {
             let done = reconcile_extension(&mut session, &extension).await;
-            done.with_context(|| format!("could not reconcile extensions for database {database}"))?;
+            done.with_context(|| {
+                format!("could not reconcile extensions for database {database}")
+            })?;
         }
     }
     Ok(())
@@ -139,11 +176,16 @@ async fn extensions(server: &Server, session: &Session, cluster: &Cluster) -> Re
 async fn reconcile_extension(session: &mut Client, extension: &Managed) -> Result<()> {
     let name = extension.name;
     let installed: bool = session
-        .query_one("select exists (select from pg_extension where extname = $1)", &[&name])
+        .query_one(
+            "select exists (select from pg_extension where extname = $1)",
+            &[&name],
+        )
         .await?
         .get(0);
     let statement = match (extension.used, installed) {
-        (true, false) if extension.created => format!("set local search_path to \"$user\", public; create extension {name}"),
+        (true, false) if extension.created => {
+            format!("set local search_path to \"$user\", public; create extension {name}")
+        }
         (false, true) => format!("drop extension {name}"),
         _ => return Ok(()),
     };
@@ -163,11 +205,13 @@ async fn pooler(session: &mut Client) -> Result<()> {
             ))
             .await?;
     }
-    let function = "select exists (select from pg_proc where proname = 'user_search' and prosrc = $1 and proconfig is not null)";
+    let function = "select exists (select from pg_proc where proname = 'user_search' and prosrc = \
+        $1 and proconfig is not null)";
     let exists: bool = transaction.query_one(function, &[&BODY]).await?.get(0);
     if !exists {
         let create = format!(
-            "create or replace function public.user_search(uname text) returns table (usename name, passwd text)
+            "create or replace function public.user_search(uname text) returns table (usename \
+             name, passwd text)
                 language sql security definer set search_path = pg_catalog, pg_temp as '{BODY}';
             revoke all on function public.user_search(text) from public;
             grant execute on function public.user_search(text) to {ROLE}"
@@ -186,15 +230,16 @@ async fn metrics(session: &mut Client) -> Result<()> {
             .await?;
     }
     let repair = format!(
-        "alter role {ROLE} with nosuperuser nocreatedb nocreaterole noreplication nobypassrls inherit login password null;
+        "alter role {ROLE} with nosuperuser nocreatedb nocreaterole noreplication nobypassrls \
+         inherit login password null;
         grant pg_monitor to {ROLE}"
     );
     transaction.batch_execute(&repair).await?;
     Ok(transaction.commit().await?)
 }
 
-/// What CNPG does at every **start** of a primary's postmaster, and not at a promotion: the role of its replicas with
-/// what pg_rewind needs, then the role of its metrics.
+/// What CNPG does at every **start** of a primary's postmaster, and not at a promotion: the role of
+/// its replicas with what pg_rewind needs, then the role of its metrics.
 ///
 /// # Errors
 /// The server refuses.
@@ -202,7 +247,9 @@ pub async fn at_start_of_a_primary(session: &mut Client) -> Result<()> {
     const ROLE: &str = "streaming_replica";
     let transaction = session.transaction().await?;
     if !role_exists(&transaction, ROLE).await? {
-        transaction.batch_execute(&format!("create user {ROLE} replication")).await?;
+        transaction
+            .batch_execute(&format!("create user {ROLE} replication"))
+            .await?;
     }
     let grants = format!(
         "alter user {ROLE} login replication;
@@ -218,7 +265,10 @@ pub async fn at_start_of_a_primary(session: &mut Client) -> Result<()> {
 
 async fn role_exists(session: &impl tokio_postgres::GenericClient, role: &str) -> Result<bool> {
     Ok(session
-        .query_one("select exists (select from pg_roles where rolname = $1)", &[&role])
+        .query_one(
+            "select exists (select from pg_roles where rolname = $1)",
+            &[&role],
+        )
         .await?
         .get(0))
 }
@@ -239,7 +289,10 @@ mod tests {
             "SCRAM-SHA-256$nonsense",
             "md5AABBCCDDEEFF00112233445566778899",
         ] {
-            assert!(encrypted(cleartext).starts_with("SCRAM-SHA-256$4096:"), "{cleartext}");
+            assert!(
+                encrypted(cleartext).starts_with("SCRAM-SHA-256$4096:"),
+                "{cleartext}"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The instance's PostgreSQL: starts and stops with the commands that CNPG's instance manager uses, and the manager's
-//! own session over the Unix socket.
+//! The instance's PostgreSQL: starts and stops with the commands that CNPG's instance manager uses,
+//! and the manager's own session over the Unix socket.
 
 use std::{
     net::Ipv4Addr,
@@ -20,7 +20,8 @@ use crate::{
     setup::Setup,
 };
 
-/// Where PGDATA lies in the instance's directory; its parent is what a pod mounts as its data volume.
+/// Where PGDATA lies in the instance's directory; its parent is what a pod mounts as its data
+/// volume.
 pub const PGDATA: &str = "data/pgdata";
 const POLL: Duration = Duration::from_millis(10);
 const APPLICATION: &str = "cnpg-instance-manager";
@@ -75,7 +76,8 @@ impl Server {
         self.volume.path(PGDATA)
     }
 
-    /// True while PGDATA says that it starts as a standby: CNPG's own test of its role, good also while it is down.
+    /// True while PGDATA says that it starts as a standby: CNPG's own test of its role, good also
+    /// while it is down.
     pub fn is_standby(&self) -> bool {
         self.pgdata().join("standby.signal").exists()
     }
@@ -102,7 +104,9 @@ impl Server {
 
     /// True while there is a postmaster.
     pub fn runs(&self) -> bool {
-        self.process().as_ref().is_some_and(|process| process.exit_status().is_none())
+        self.process()
+            .as_ref()
+            .is_some_and(|process| process.exit_status().is_none())
     }
 
     /// Waits until it answers.
@@ -114,8 +118,16 @@ impl Server {
         loop {
             match self.connect("postgres").await {
                 Ok(session) => return Ok(session),
-                Err(error) if !self.runs() => return Err(error.context(format!("{} has ended; {}", self.name, self.last_words()))),
-                Err(error) if Instant::now() > deadline => return Err(error.context(format!("{}: {}", self.name, self.last_words()))),
+                Err(error) if !self.runs() => {
+                    return Err(error.context(format!(
+                        "{} has ended; {}",
+                        self.name,
+                        self.last_words()
+                    )));
+                }
+                Err(error) if Instant::now() > deadline => {
+                    return Err(error.context(format!("{}: {}", self.name, self.last_words())));
+                }
                 Err(_) => sleep(POLL).await,
             }
         }
@@ -132,14 +144,21 @@ impl Server {
             .user("postgres")
             .dbname(database)
             .application_name(APPLICATION);
-        config.options(format!("-c statement_timeout={STATEMENT_LIMIT_MS} -c search_path=pg_catalog"));
+        config.options(format!(
+            "-c statement_timeout={STATEMENT_LIMIT_MS} -c search_path=pg_catalog"
+        ));
         let connected = config.connect(NoTls).await;
-        Ok(Session::begin(connected.with_context(|| format!("connecting to {}", self.name))?))
+        Ok(Session::begin(
+            connected.with_context(|| format!("connecting to {}", self.name))?,
+        ))
     }
 
     /// libpq's connection string of that session, for psql by hand or by a test.
     pub fn connection_string(&self, database: &str) -> String {
-        format!("host={} user=postgres dbname={database}", self.volume.path("run").display())
+        format!(
+            "host={} user=postgres dbname={database}",
+            self.volume.path("run").display()
+        )
     }
 
     /// Stops it and waits for its end.
@@ -148,9 +167,13 @@ impl Server {
     /// pg_ctl fails.
     pub async fn stop(&self, how: Stop) -> Result<()> {
         match how {
-            Stop::SmartThenFast(0) | Stop::Fast => self.pg_ctl(&["stop", "-m", "fast", "-w"]).await?,
+            Stop::SmartThenFast(0) | Stop::Fast => {
+                self.pg_ctl(&["stop", "-m", "fast", "-w"]).await?
+            }
             Stop::SmartThenFast(seconds) => {
-                let smart = self.pg_ctl(&["stop", "-m", "smart", "-w", "-t", &seconds.to_string()]).await;
+                let smart = self
+                    .pg_ctl(&["stop", "-m", "smart", "-w", "-t", &seconds.to_string()])
+                    .await;
                 if smart.is_err() {
                     self.pg_ctl(&["stop", "-m", "fast", "-w"]).await?;
                 }
@@ -171,12 +194,16 @@ impl Server {
 
     /// Stops it with all its processes where they are.
     pub fn freeze(&self) {
-        self.process().as_ref().inspect(|process| process.signal_family(Signal::STOP));
+        self.process()
+            .as_ref()
+            .inspect(|process| process.signal_family(Signal::STOP));
     }
 
     /// Lets it go on.
     pub fn thaw(&self) {
-        self.process().as_ref().inspect(|process| process.signal_family(Signal::CONT));
+        self.process()
+            .as_ref()
+            .inspect(|process| process.signal_family(Signal::CONT));
     }
 
     /// Makes it read its configuration again.
@@ -207,7 +234,9 @@ impl Server {
     pub fn last_words(&self) -> String {
         const LINES: usize = 8;
         let files = ["postgres.out", "log/postgres.log", "log/postgres.csv"];
-        files.map(|file| crate::process::tail(&self.volume.path(file), LINES)).join("\n")
+        files
+            .map(|file| crate::process::tail(&self.volume.path(file), LINES))
+            .join("\n")
     }
 
     async fn pg_ctl(&self, arguments: &[&str]) -> Result<()> {
@@ -218,7 +247,10 @@ impl Server {
             .args(arguments)
             .current_dir("/")
             .stdin(Stdio::null());
-        let output = tokio::process::Command::from(command).output().await.context("running pg_ctl")?;
+        let output = tokio::process::Command::from(command)
+            .output()
+            .await
+            .context("running pg_ctl")?;
         if !output.status.success() {
             bail!(
                 "pg_ctl {}: {}{}",
@@ -231,6 +263,8 @@ impl Server {
     }
 
     fn process(&self) -> std::sync::MutexGuard<'_, Option<Arc<Process>>> {
-        self.process.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.process
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

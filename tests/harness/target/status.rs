@@ -1,4 +1,5 @@
-//! The Cluster's status as CNPG reports it: phases with their texts, conditions, what the instance reports.
+//! The Cluster's status as CNPG reports it: phases with their texts, conditions, what the instance
+//! reports.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,8 @@ use serde_json::{Value, json};
 use super::cluster::Cluster;
 use crate::away::insist;
 
-/// Phases (api/v1/cluster_types.go:699) and the reasons that go with them, in the order of a migration.
+/// Phases (api/v1/cluster_types.go:699) and the reasons that go with them, in the order of a
+/// migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The clone has not finished; also when it never will.
@@ -40,7 +42,9 @@ impl Phase {
                 "Some instances are not yet active. Please wait.",
             ),
             Self::Healthy => (HEALTHY, ""),
-            Self::ApplyingConfiguration => ("Applying configuration", "PostgreSQL configuration changed"),
+            Self::ApplyingConfiguration => {
+                ("Applying configuration", "PostgreSQL configuration changed")
+            }
             Self::RestartingInPlace => (
                 "Primary instance is being restarted in-place",
                 "Postgres needs a restart to apply some configuration changes",
@@ -99,7 +103,12 @@ impl Status {
     /// # Errors
     /// The API's.
     pub async fn begin(&mut self, image: &str) -> Result<()> {
-        self.condition("Initialized", "False", "BootstrapPending", "Cluster has not been bootstrapped yet");
+        self.condition(
+            "Initialized",
+            "False",
+            "BootstrapPending",
+            "Cluster has not been bootstrapped yet",
+        );
         let name = &self.cluster;
         let certificates = json!({"serverCASecret": format!("{name}-ca"), "clientCASecret": format!("{name}-ca"),
             "serverTLSSecret": format!("{name}-server"), "replicationTLSSecret": format!("{name}-replication")});
@@ -117,7 +126,12 @@ impl Status {
     /// # Errors
     /// The API's.
     pub async fn bootstrapped(&mut self) -> Result<()> {
-        self.condition("Initialized", "True", "BootstrapCompleted", "Cluster has been bootstrapped");
+        self.condition(
+            "Initialized",
+            "True",
+            "BootstrapCompleted",
+            "Cluster has been bootstrapped",
+        );
         let now = jiff::Timestamp::now().to_string();
         let instance = &self.instance;
         self.write(json!({"instances": 1, "instanceNames": [instance], "currentPrimary": instance, "currentPrimaryTimestamp": now}))
@@ -133,14 +147,20 @@ impl Status {
         if text == HEALTHY {
             self.condition("Ready", "True", "ClusterIsReady", "Cluster is Ready");
         } else {
-            self.condition("Ready", "False", "ClusterIsNotReady", "Cluster Is Not Ready");
+            self.condition(
+                "Ready",
+                "False",
+                "ClusterIsNotReady",
+                "Cluster Is Not Ready",
+            );
         }
         let named = if phase == Phase::SettingUpPrimary {
             format!("{reason} {}", self.instance)
         } else {
             reason.to_owned()
         };
-        self.write(json!({"phase": text, "phaseReason": named})).await
+        self.write(json!({"phase": text, "phaseReason": named}))
+            .await
     }
 
     /// How many instances are ready.
@@ -151,7 +171,8 @@ impl Status {
         self.write(json!({"readyInstances": count})).await
     }
 
-    /// What the instance reports. The Cluster's own timeline is set from a primary only (cluster_status.go:771).
+    /// What the instance reports. The Cluster's own timeline is set from a primary only
+    /// (cluster_status.go:771).
     ///
     /// # Errors
     /// The API's.
@@ -162,7 +183,8 @@ impl Status {
             "Unique",
             "A single, unique system ID was found across reporting instances.",
         );
-        let state = json!({"isPrimary": report.is_primary, "timeLineID": report.timeline, "ip": ip});
+        let state =
+            json!({"isPrimary": report.is_primary, "timeLineID": report.timeline, "ip": ip});
         let mut status = json!({"systemID": report.system_identifier, "instancesReportedState": {self.instance.as_str(): state}});
         if report.is_primary {
             status["timelineID"] = json!(report.timeline);
@@ -185,8 +207,16 @@ impl Status {
     }
 
     /// The transition time changes with the status only, as Kubernetes wants it.
-    fn condition(&mut self, kind: &'static str, status: &'static str, reason: &'static str, message: &str) {
-        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    fn condition(
+        &mut self,
+        kind: &'static str,
+        status: &'static str,
+        reason: &'static str,
+        message: &str,
+    ) {
+        let now = jiff::Timestamp::now()
+            .strftime("%Y-%m-%dT%H:%M:%SZ")
+            .to_string();
         let since = self
             .conditions
             .get(kind)

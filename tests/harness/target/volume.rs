@@ -1,4 +1,5 @@
-//! The directories of one instance that a pod would have as volumes, with files that belong to the servers' user.
+//! The directories of one instance that a pod would have as volumes, with files that belong to the
+//! servers' user.
 
 use std::{
     fs,
@@ -63,8 +64,14 @@ impl Volume {
         let fresh = file.with_extension("fresh");
         let doing = || format!("writing {}", file.display());
         let mut options = fs::File::options();
-        let open = options.create(true).truncate(true).write(true).mode(0o600).open(&fresh);
-        open.and_then(|mut open| open.write_all(content)).with_context(doing)?;
+        let open = options
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&fresh);
+        open.and_then(|mut open| open.write_all(content))
+            .with_context(doing)?;
         self.setup.user.own(&fresh)?;
         fs::rename(&fresh, &file).with_context(doing)?;
         Ok(file)
@@ -90,7 +97,8 @@ impl Volume {
         self.directory("programs")?;
         let to = self.path("programs").join(name);
         fs::copy(from, &to).with_context(|| format!("copying {}", from.display()))?;
-        fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).with_context(|| format!("opening {}", to.display()))?;
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("opening {}", to.display()))?;
         self.setup.user.own(&to)?;
         Ok(to)
     }

@@ -41,22 +41,47 @@ impl Over {
             members,
             ..SourceOptions::default()
         };
-        let migration = Migration::stage(options, Origin::now(), |_| ()).await.unwrap();
+        let migration = Migration::stage(options, Origin::now(), |_| ())
+            .await
+            .unwrap();
         // Kubernetes does not change the pod of an existing Job.
-        stage::remove(&migration.plane, ("batch", "v1", "Job"), "zalando-backup-job").await;
+        stage::remove(
+            &migration.plane,
+            ("batch", "v1", "Job"),
+            "zalando-backup-job",
+        )
+        .await;
         stage::apply_manifests(&migration.plane).await;
         let (plane, setup) = (&migration.plane, migration.plane.setup());
-        let volume = plane.instance().subdirectory(setup, "claims/zalando-backup").unwrap();
+        let volume = plane
+            .instance()
+            .subdirectory(setup, "claims/zalando-backup")
+            .unwrap();
         migration.until_ready().await.unwrap();
-        let dry = migration.step(STEP).env("DRY_RUN", "true").run(SOON).await.unwrap();
-        ends(&dry, 0, &["there was no cut yet", "would copy mastodon-postgresql-0"]);
-        succeeded("cutover", &migration.step("cutover").run(SOON).await.unwrap()).unwrap();
+        let dry = migration
+            .step(STEP)
+            .env("DRY_RUN", "true")
+            .run(SOON)
+            .await
+            .unwrap();
+        ends(
+            &dry,
+            0,
+            &["there was no cut yet", "would copy mastodon-postgresql-0"],
+        );
+        succeeded(
+            "cutover",
+            &migration.step("cutover").run(SOON).await.unwrap(),
+        )
+        .unwrap();
         migration.application.acknowledges(100, SOON).await.unwrap();
         Self { migration, volume }
     }
 
     fn step(&self) -> Launch<'_> {
-        self.migration.step(STEP).env("SCRATCH_KEEP_FREE_PERCENT", "0")
+        self.migration
+            .step(STEP)
+            .env("SCRATCH_KEEP_FREE_PERCENT", "0")
     }
 
     async fn run(&self, launch: Launch<'_>, code: i32, words: &[&str]) -> Ended {
@@ -87,13 +112,18 @@ impl Over {
                 sleep(POLL).await;
             }
         };
-        timeout(SOON, says).await.unwrap_or_else(|_| panic!("Patroni does not say {what}"))
+        timeout(SOON, says)
+            .await
+            .unwrap_or_else(|_| panic!("Patroni does not say {what}"))
     }
 
     /// What the source has acknowledged.
     fn acknowledged(&self) -> BTreeSet<Key> {
         let members = self.migration.source.members();
-        let addresses: Vec<String> = members.iter().map(|member| member.address().to_string()).collect();
+        let addresses: Vec<String> = members
+            .iter()
+            .map(|member| member.address().to_string())
+            .collect();
         let attempts = self.migration.application.attempts();
         let by_source = |outcome: &Outcome| matches!(outcome, Outcome::Acknowledged(server) if addresses.contains(&server.address));
         attempts
@@ -116,7 +146,11 @@ impl Over {
         restored.verify();
         let running = restored.start().await;
         let session = running.connect(NAMESPACE).await;
-        harness::application::rows(&session).await.unwrap().into_iter().collect()
+        harness::application::rows(&session)
+            .await
+            .unwrap()
+            .into_iter()
+            .collect()
     }
 }
 
@@ -132,8 +166,13 @@ async fn the_source_is_copied_from_a_member_in_recovery_and_its_ledger_is_comple
         "validate-cnpg has not said anything yet",
     ];
     // The operator's configuration is looked for in both forms, and found in neither.
-    over.run(over.step().env("OPERATOR_CONFIG", "zalando/postgres-operator"), 0, &words)
-        .await;
+    over.run(
+        over.step()
+            .env("OPERATOR_CONFIG", "zalando/postgres-operator"),
+        0,
+        &words,
+    )
+    .await;
     let (rows, acknowledged) = (over.ledger("final").await, over.acknowledged());
     let lost: Vec<&Key> = acknowledged.difference(&rows).collect();
     println!(
@@ -152,14 +191,23 @@ async fn the_source_is_copied_from_a_member_in_recovery_and_its_ledger_is_comple
 
     // The new primary, which goes on writing.
     let words = ["is the new primary, on timeline 2", "backup complete"];
-    over.run(over.step().env("FROM", "target").env("BACKUP_NAME", "of-the-target"), 0, &words)
-        .await;
+    over.run(
+        over.step()
+            .env("FROM", "target")
+            .env("BACKUP_NAME", "of-the-target"),
+        0,
+        &words,
+    )
+    .await;
     assert!(over.ledger("of-the-target").await.is_superset(&rows));
     let other = over.step().env("FROM", "target");
     over.run(
         other,
         3,
-        &["the backup that is there is one of the source", "choose another BACKUP_NAME"],
+        &[
+            "the backup that is there is one of the source",
+            "choose another BACKUP_NAME",
+        ],
     )
     .await;
 
@@ -167,13 +215,17 @@ async fn the_source_is_copied_from_a_member_in_recovery_and_its_ledger_is_comple
         .into_iter()
         .filter(|object| object["metadata"]["name"] == "replica-migration-final-backup")
         .collect();
-    // Everything that is granted was used, and nothing was refused; only the names of volumes nobody can know beforehand.
+    // Everything that is granted was used, and nothing was refused; only the names of volumes
+    // nobody can know beforehand.
     let difference = rbac_is_exact(&over.migration.plane.audit().unwrap(), &objects)
         .unwrap_err()
         .to_string();
     let lines: Vec<&str> = difference.lines().skip(1).collect();
     assert!(
-        lines.len() == 1 && lines[0].starts_with("too wide: replica-migration-final-backup: get persistentvolumes (any name)"),
+        lines.len() == 1
+            && lines[0].starts_with(
+                "too wide: replica-migration-final-backup: get persistentvolumes (any name)"
+            ),
         "{difference}"
     );
 
@@ -191,7 +243,8 @@ async fn the_source_is_copied_from_a_member_in_recovery_and_its_ledger_is_comple
 async fn goodbye(over: &Over) {
     let plane = &over.migration.plane;
     plane.namespace("zalando").await.unwrap();
-    let data = json!({"enable_secrets_deletion": "false", "delete_annotation_date_key": "delete-date"});
+    let data =
+        json!({"enable_secrets_deletion": "false", "delete_annotation_date_key": "delete-date"});
     let operator = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "postgres-operator"}, "data": data});
     plane.apply("zalando", &[operator]).await.unwrap();
     let volumes: Api<PersistentVolume> = Api::all(plane.admin());
@@ -202,13 +255,15 @@ async fn goodbye(over: &Over) {
                 "hostPath": {"path": "/nowhere"}},
         });
         volumes
-            .create(&PostParams::default(), &serde_json::from_value(volume).unwrap())
+            .create(
+                &PostParams::default(),
+                &serde_json::from_value(volume).unwrap(),
+            )
             .await
             .unwrap();
     }
     let verdict = json!({"verdict": "green", "at": jiff::Timestamp::now().to_string()});
-    let validated =
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("validate-cnpg-{CLUSTER}")}, "data": verdict});
+    let validated = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("validate-cnpg-{CLUSTER}")}, "data": verdict});
     plane.apply(NAMESPACE, &[validated]).await.unwrap();
     let ready = || {
         over.step()
@@ -217,7 +272,8 @@ async fn goodbye(over: &Over) {
             .env("VERIFY", "stream")
     };
 
-    // The application takes its password from the operator's Secret; three more would lose something, too.
+    // The application takes its password from the operator's Secret; three more would lose
+    // something, too.
     let secret = "mastodon.mastodon-postgresql.credentials.postgresql.acid.zalan.do";
     let straggler = over
         .migration
@@ -225,7 +281,10 @@ async fn goodbye(over: &Over) {
         .connect_to(&over.migration.source.members()[1], NAMESPACE)
         .await
         .unwrap();
-    straggler.batch_execute("set application_name = 'straggler'").await.unwrap();
+    straggler
+        .batch_execute("set application_name = 'straggler'")
+        .await
+        .unwrap();
     let secret = json!({"secretKeyRef": {"name": secret, "key": "password"}});
     let container = json!({"name": "report", "image": "report", "env": [{"name": "PGPASSWORD", "valueFrom": secret}]});
     let pod = json!({"restartPolicy": "Never", "containers": [container]});
@@ -243,9 +302,12 @@ async fn goodbye(over: &Over) {
         .unwrap();
     let words = [
         "a backup is complete already",
-        "Secrets (.mastodon-postgresql.credentials.postgresql.acid.zalan.do): mastodon, pooler, postgres, standby: stay",
-        "volume pgdata-mastodon-postgresql-0 (40Gi): deleted (enable_persistent_volume_claim_deletion), its data stays",
-        "volume pgdata-mastodon-postgresql-1 (40Gi): deleted (enable_persistent_volume_claim_deletion), and THE DATA with it (reclaim policy Delete",
+        "Secrets (.mastodon-postgresql.credentials.postgresql.acid.zalan.do): mastodon, pooler, \
+         postgres, standby: stay",
+        "volume pgdata-mastodon-postgresql-0 (40Gi): deleted \
+         (enable_persistent_volume_claim_deletion), its data stays",
+        "volume pgdata-mastodon-postgresql-1 (40Gi): deleted \
+         (enable_persistent_volume_claim_deletion), and THE DATA with it (reclaim policy Delete",
         "still used: sessions at mastodon-postgresql-1: 1 of postgres in mastodon (straggler)",
         "still used: ConfigMap grafana names mastodon-postgresql-repl in .data.datasource",
         "still used: CronJob report names mastodon.mastodon-postgresql.credentials",
@@ -259,7 +321,10 @@ async fn goodbye(over: &Over) {
     ];
     over.run(ready(), 0, &words).await;
     drop(straggler);
-    for (kind, name) in [(("", "v1", "ConfigMap"), "grafana"), (("batch", "v1", "CronJob"), "report")] {
+    for (kind, name) in [
+        (("", "v1", "ConfigMap"), "grafana"),
+        (("batch", "v1", "CronJob"), "report"),
+    ] {
         stage::remove(plane, kind, name).await;
     }
     own_secret(over).await;
@@ -279,15 +344,24 @@ async fn goodbye(over: &Over) {
 async fn own_hosts(over: &Over) {
     let admin = over.migration.plane.admin();
     let maps: Api<ConfigMap> = Api::namespaced(admin.clone(), NAMESPACE);
-    let hosts = json!({"data": {"DB_HOST": "database-pooler-rw", "REPLICA_DB_HOST": "database-pooler-ro"}});
-    maps.patch("mastodon-database", &PatchParams::default(), &Patch::Merge(hosts))
-        .await
-        .unwrap();
+    let hosts =
+        json!({"data": {"DB_HOST": "database-pooler-rw", "REPLICA_DB_HOST": "database-pooler-ro"}});
+    maps.patch(
+        "mastodon-database",
+        &PatchParams::default(),
+        &Patch::Merge(hosts),
+    )
+    .await
+    .unwrap();
     let services: Api<Service> = Api::namespaced(admin, NAMESPACE);
-    let nowhere = json!([{"op": "replace", "path": "/spec/selector", "value": {"leads": "nowhere"}}]);
+    let nowhere =
+        json!([{"op": "replace", "path": "/spec/selector", "value": {"leads": "nowhere"}}]);
     let nowhere = Patch::Json::<()>(serde_json::from_value(nowhere).unwrap());
     for service in ["mastodon-postgresql", "mastodon-postgresql-repl"] {
-        services.patch(service, &PatchParams::default(), &nowhere).await.unwrap();
+        services
+            .patch(service, &PatchParams::default(), &nowhere)
+            .await
+            .unwrap();
     }
 }
 
@@ -301,15 +375,22 @@ async fn own_secret(over: &Over) {
         .unwrap();
     let own = json!({"metadata": {"name": "mastodon-database-password"}, "data": old.data});
     secrets
-        .create(&PostParams::default(), &serde_json::from_value(own).unwrap())
+        .create(
+            &PostParams::default(),
+            &serde_json::from_value(own).unwrap(),
+        )
         .await
         .unwrap();
     let deployments: Api<Deployment> = Api::namespaced(admin, NAMESPACE);
     for (name, _) in harness::application::DEPLOYMENTS {
         let path = "/spec/template/spec/containers/0/env/0/valueFrom/secretKeyRef/name";
-        let change = json!([{"op": "replace", "path": path, "value": "mastodon-database-password"}]);
+        let change =
+            json!([{"op": "replace", "path": path, "value": "mastodon-database-password"}]);
         let change = Patch::Json::<()>(serde_json::from_value(change).unwrap());
-        deployments.patch(name, &PatchParams::default(), &change).await.unwrap();
+        deployments
+            .patch(name, &PatchParams::default(), &change)
+            .await
+            .unwrap();
     }
 }
 
@@ -324,27 +405,49 @@ async fn a_source_with_one_member_is_started_read_only_for_its_backup() {
     over.run(over.step(), 3, &words).await;
 
     // README, A source with one member: in the pod, while Patroni is paused.
-    let (setup, data) = (over.migration.plane.setup(), over.leader().place().data.clone());
+    let (setup, data) = (
+        over.migration.plane.setup(),
+        over.leader().place().data.clone(),
+    );
     let signal = data.join("standby.signal");
     let control = |words: &[&str]| {
         let mut command = setup.postgres("pg_ctl");
-        command.args(words).arg("-w").arg("-D").arg(&data).current_dir("/");
-        command.args(["-l"]).arg(data.join("../pg_log/read-only.log"));
+        command
+            .args(words)
+            .arg("-w")
+            .arg("-D")
+            .arg(&data)
+            .current_dir("/");
+        command
+            .args(["-l"])
+            .arg(data.join("../pg_log/read-only.log"));
         command
     };
     demand(Command::new("touch").arg(&signal));
     setup.user.own(&signal).unwrap();
     demand(&mut control(&["restart"]));
-    over.patroni_says("running", |health| health["state"] == "running").await;
+    over.patroni_says("running", |health| health["state"] == "running")
+        .await;
 
     // Nobody can write to it, and Patroni leaves it as it is.
-    let session = over.migration.source.connect_to(over.leader(), NAMESPACE).await.unwrap();
-    let error = session.batch_execute("create table late (n int)").await.unwrap_err();
+    let session = over
+        .migration
+        .source
+        .connect_to(over.leader(), NAMESPACE)
+        .await
+        .unwrap();
+    let error = session
+        .batch_execute("create table late (n int)")
+        .await
+        .unwrap_err();
     assert_eq!(error.code().unwrap().code(), "25006", "{error}");
     over.run(
         over.step(),
         0,
-        &["exactly at the last record that the source has ever written", "backup complete"],
+        &[
+            "exactly at the last record that the source has ever written",
+            "backup complete",
+        ],
     )
     .await;
     let rows = over.ledger("final").await;
@@ -352,18 +455,31 @@ async fn a_source_with_one_member_is_started_read_only_for_its_backup() {
     assert!(acknowledged.len() > 50 && rows.is_superset(&acknowledged));
     // A round of Patroni's later it is still a standby.
     let round = over.patroni_says("anything", |_| true).await["dcs_last_seen"].clone();
-    over.patroni_says("another round", |health| health["dcs_last_seen"] != round).await;
-    let row = session.query_one("select pg_is_in_recovery()", &[]).await.unwrap();
+    over.patroni_says("another round", |health| health["dcs_last_seen"] != round)
+        .await;
+    let row = session
+        .query_one("select pg_is_in_recovery()", &[])
+        .await
+        .unwrap();
     assert!(row.get::<_, bool>(0));
 
-    // Stopped again and the file removed, everything is as the cut left it: the way back opens the same timeline.
+    // Stopped again and the file removed, everything is as the cut left it: the way back opens the
+    // same timeline.
     drop(session);
     demand(&mut control(&["stop", "-m", "fast"]));
     std::fs::remove_file(&signal).unwrap();
     over.restart_leader().await;
-    let session = over.migration.source.connect_to(over.leader(), "postgres").await.unwrap();
+    let session = over
+        .migration
+        .source
+        .connect_to(over.leader(), "postgres")
+        .await
+        .unwrap();
     let row = session
-        .query_one("select pg_is_in_recovery(), timeline_id from pg_control_checkpoint()", &[])
+        .query_one(
+            "select pg_is_in_recovery(), timeline_id from pg_control_checkpoint()",
+            &[],
+        )
         .await
         .unwrap();
     assert_eq!((row.get::<_, bool>(0), row.get::<_, i32>(1)), (false, 1));

@@ -1,4 +1,5 @@
-//! Each of these ends with its exit code, one line that says what is wrong and what to do, and nothing that looks like a backup.
+//! Each of these ends with its exit code, one line that says what is wrong and what to do, and
+//! nothing that looks like a backup.
 
 use std::{fs, os::unix::fs::FileExt as _};
 
@@ -40,9 +41,24 @@ async fn refused(stage: &Stage, step: Launch<'_>, code: i32, words: &[&str]) {
 
 async fn settings(stage: &Stage) {
     for (key, value, code, words) in [
-        ("BACKUP_TO", "", 2, "BACKUP_TO cannot be used: it is empty; say /directory"),
-        ("BACKUP_TO", "backup", 2, "is neither /directory nor s3://bucket/prefix"),
-        ("BACKUP_TO", "/nowhere", 2, "/nowhere is not a directory → mount a volume there"),
+        (
+            "BACKUP_TO",
+            "",
+            2,
+            "BACKUP_TO cannot be used: it is empty; say /directory",
+        ),
+        (
+            "BACKUP_TO",
+            "backup",
+            2,
+            "is neither /directory nor s3://bucket/prefix",
+        ),
+        (
+            "BACKUP_TO",
+            "/nowhere",
+            2,
+            "/nowhere is not a directory → mount a volume there",
+        ),
         ("BACKUP_TO", "/etc", 2, "using /etc/final"),
         ("BACKUP_TO", "/proc", 3, "/proc has only 0 bytes free"),
         ("BACKUP_NAME", "no/path", 2, "is not a Kubernetes name"),
@@ -59,13 +75,29 @@ async fn settings(stage: &Stage) {
             2,
             "the source has no member mastodon-postgresql-7; it has mastodon-postgresql-0",
         ),
-        ("SOURCE_CLUSTER", "other", 3, "the source has no leader: none"),
+        (
+            "SOURCE_CLUSTER",
+            "other",
+            3,
+            "the source has no leader: none",
+        ),
         ("SCRATCH_DIR", "/nowhere", 2, "looking at /nowhere"),
-        ("RETENTION_DAYS", "a week", 2, "RETENTION_DAYS cannot be used"),
+        (
+            "RETENTION_DAYS",
+            "a week",
+            2,
+            "RETENTION_DAYS cannot be used",
+        ),
     ] {
         refused(stage, stage.step().env(key, value), code, &[words]).await;
     }
-    refused(stage, stage.step().without("VERIFY"), 2, &["the variable VERIFY is missing"]).await;
+    refused(
+        stage,
+        stage.step().without("VERIFY"),
+        2,
+        &["the variable VERIFY is missing"],
+    )
+    .await;
 }
 
 async fn places(stage: &Stage) {
@@ -74,7 +106,14 @@ async fn places(stage: &Stage) {
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("photos.zip"), "").unwrap();
     stage
-        .run(stage.step(), 3, &["holds something else: photos.zip", "choose another BACKUP_NAME"])
+        .run(
+            stage.step(),
+            3,
+            &[
+                "holds something else: photos.zip",
+                "choose another BACKUP_NAME",
+            ],
+        )
         .await;
     assert_eq!(stage.names(), ["photos.zip"]);
     fs::remove_file(folder.join("photos.zip")).unwrap();
@@ -82,7 +121,9 @@ async fn places(stage: &Stage) {
     for name in ["backup_manifest", "base.tar", "pg_wal.tar"] {
         fs::write(folder.join(name), "").unwrap();
     }
-    stage.run(stage.step(), 3, &["holds something else: backup_manifest"]).await;
+    stage
+        .run(stage.step(), 3, &["holds something else: backup_manifest"])
+        .await;
     assert_eq!(stage.names(), ["backup_manifest", "base.tar", "pg_wal.tar"]);
     fs::remove_dir_all(&folder).unwrap();
 
@@ -91,11 +132,24 @@ async fn places(stage: &Stage) {
     refused(stage, missing, 2, &["no-such-bucket", "make the bucket"]).await;
     let wrong = json!({"stringData": {"ACCESS_SECRET_KEY": "wrong"}});
     secrets(stage)
-        .patch("zalando-backup-s3", &PatchParams::default(), &Patch::Merge(wrong))
+        .patch(
+            "zalando-backup-s3",
+            &PatchParams::default(),
+            &Patch::Merge(wrong),
+        )
         .await
         .unwrap();
-    refused(stage, stage.step_to(&s3), 2, &["the bucket backups refuses", "zalando-backup-s3"]).await;
-    secrets(stage).delete("zalando-backup-s3", &DeleteParams::default()).await.unwrap();
+    refused(
+        stage,
+        stage.step_to(&s3),
+        2,
+        &["the bucket backups refuses", "zalando-backup-s3"],
+    )
+    .await;
+    secrets(stage)
+        .delete("zalando-backup-s3", &DeleteParams::default())
+        .await
+        .unwrap();
     refused(
         stage,
         stage.step_to(&s3),
@@ -103,10 +157,14 @@ async fn places(stage: &Stage) {
         &["s3/ACCESS_KEY_ID", "the Secret behind this file is missing"],
     )
     .await;
-    assert_eq!(names_in(&s3.directory(BUCKET).join("zalando")), Vec::<String>::new());
+    assert_eq!(
+        names_in(&s3.directory(BUCKET).join("zalando")),
+        Vec::<String>::new()
+    );
 }
 
-/// Not enough room from the beginning, and running out of it in the middle. In memory, where nobody else writes at the same time.
+/// Not enough room from the beginning, and running out of it in the middle. In memory, where nobody
+/// else writes at the same time.
 async fn no_room(stage: &Stage) {
     let small = tempfile::tempdir_in("/dev/shm").unwrap();
     stage.plane.setup().user.own(small.path()).unwrap();
@@ -141,7 +199,13 @@ async fn access(stage: &Stage) {
             .unwrap();
     };
     password(json!("d3Jvbmc=")).await;
-    refused(stage, stage.step(), 2, &["28P01", "does not hold this role's password"]).await;
+    refused(
+        stage,
+        stage.step(),
+        2,
+        &["28P01", "does not hold this role's password"],
+    )
+    .await;
     password(Value::Null).await;
     refused(
         stage,
@@ -160,7 +224,10 @@ async fn access(stage: &Stage) {
         stage,
         host,
         2,
-        &["tls handshake", "does not fit the CA, the host name or the sslmode"],
+        &[
+            "tls handshake",
+            "does not fit the CA, the host name or the sslmode",
+        ],
     )
     .await;
     let ca = secrets(stage).get("zalando-replication-ca").await.unwrap();
@@ -168,7 +235,13 @@ async fn access(stage: &Stage) {
         .delete("zalando-replication-ca", &DeleteParams::default())
         .await
         .unwrap();
-    refused(stage, stage.step(), 2, &["source-ca/ca.crt", "its step has not run yet"]).await;
+    refused(
+        stage,
+        stage.step(),
+        2,
+        &["source-ca/ca.crt", "its step has not run yet"],
+    )
+    .await;
     stage
         .apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "data": ca.data}))
         .await;
@@ -182,14 +255,20 @@ async fn access(stage: &Stage) {
         .collect();
     let rules = async |rules: Value| {
         let change = json!({"rules": rules});
-        roles.patch(role, &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
+        roles
+            .patch(role, &PatchParams::default(), &Patch::Merge(change))
+            .await
+            .unwrap();
     };
     rules(json!(narrowed)).await;
     refused(
         stage,
         stage.step(),
         2,
-        &["cannot get resource \"leases\"", "apply the step's manifests again"],
+        &[
+            "cannot get resource \"leases\"",
+            "apply the step's manifests again",
+        ],
     )
     .await;
     rules(json!(whole)).await;
@@ -197,11 +276,21 @@ async fn access(stage: &Stage) {
 
 async fn tablespace(stage: &Stage) {
     // Its directory must exist on every member.
-    let place = stage.plane.instance().subdirectory(stage.plane.setup(), "elsewhere").unwrap();
+    let place = stage
+        .plane
+        .instance()
+        .subdirectory(stage.plane.setup(), "elsewhere")
+        .unwrap();
     let session = stage.source.connect("postgres").await.unwrap();
-    session.batch_execute("set allow_in_place_tablespaces = on").await.unwrap();
     session
-        .batch_execute(&format!("create tablespace elsewhere location '{}'", place.display()))
+        .batch_execute("set allow_in_place_tablespaces = on")
+        .await
+        .unwrap();
+    session
+        .batch_execute(&format!(
+            "create tablespace elsewhere location '{}'",
+            place.display()
+        ))
         .await
         .unwrap();
     let words = [
@@ -209,27 +298,45 @@ async fn tablespace(stage: &Stage) {
         "alter table … set tablespace pg_default",
     ];
     refused(stage, stage.step(), 3, &words).await;
-    session.batch_execute("drop tablespace elsewhere").await.unwrap();
+    session
+        .batch_execute("drop tablespace elsewhere")
+        .await
+        .unwrap();
 }
 
 /// A finished backup that somebody has changed is not called good, and not overwritten either.
 async fn tampered(stage: &Stage) {
     let scratch = stage.step().env("SCRATCH_DIR", "/proc");
-    let words = ["not unpacked: ", "read back from where it is kept, every file compared"];
+    let words = [
+        "not unpacked: ",
+        "read back from where it is kept, every file compared",
+    ];
     stage.run(scratch, 0, &words).await;
     let folder = stage.volume.join("final");
     for (name, from, to, code, words) in [
         ("backup_manifest", "\"Size\": ", "\"Size\": ", 0, "verified"),
         ("backup_manifest", "CRC32C", "CRC32X", 4, "not CRC32C"),
-        ("backup_manifest", " GMT\"", " UTC\"", 4, "its own checksum is wrong"),
+        (
+            "backup_manifest",
+            " GMT\"",
+            " UTC\"",
+            4,
+            "its own checksum is wrong",
+        ),
         ("complete.json", "\"bytes\"", "\"Bytes\"", 4, "is not whole"),
     ] {
         let file = folder.join(name);
         let before = fs::read(&file).unwrap();
-        let changed = String::from_utf8(before.clone()).unwrap().replacen(from, to, 1);
+        let changed = String::from_utf8(before.clone())
+            .unwrap()
+            .replacen(from, to, 1);
         fs::write(&file, &changed).unwrap();
         stage.run(stage.step(), code, &[words]).await;
-        assert_eq!(fs::read_to_string(&file).unwrap(), changed, "nothing is mended in silence");
+        assert_eq!(
+            fs::read_to_string(&file).unwrap(),
+            changed,
+            "nothing is mended in silence"
+        );
         fs::write(&file, before).unwrap();
     }
     let archive = folder.join("base.tar.zst");
@@ -243,10 +350,16 @@ async fn tampered(stage: &Stage) {
     stage.run(stage.step(), 4, &["base.tar.zst"]).await;
     fs::write(&archive, &bytes[..bytes.len() - 1]).unwrap();
     stage
-        .run(stage.step(), 4, &["the backup in", "is not whole: base.tar.zst has"])
+        .run(
+            stage.step(),
+            4,
+            &["the backup in", "is not whole: base.tar.zst has"],
+        )
         .await;
     fs::remove_file(&archive).unwrap();
-    stage.run(stage.step(), 4, &["base.tar.zst is missing"]).await;
+    stage
+        .run(stage.step(), 4, &["base.tar.zst is missing"])
+        .await;
     fs::remove_dir_all(&folder).unwrap();
 }
 
@@ -260,7 +373,11 @@ async fn damaged_page(stage: &Stage) {
         .unwrap()
         .get(0);
     let file = stage.source.leader().await.unwrap().place().data.join(path);
-    let open = fs::File::options().read(true).write(true).open(file).unwrap();
+    let open = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(file)
+        .unwrap();
     let mut byte = [0];
     open.read_exact_at(&mut byte, 3 * 8192 + 5000).unwrap();
     open.write_all_at(&[!byte[0]], 3 * 8192 + 5000).unwrap();
@@ -272,5 +389,11 @@ async fn damaged_page(stage: &Stage) {
     refused(stage, stage.step(), 4, &words).await;
     // The other member's page is whole.
     let replica = stage.source.replica().await.unwrap().name();
-    stage.run(stage.step().env("BACKUP_MEMBER", replica), 0, &["backup complete"]).await;
+    stage
+        .run(
+            stage.step().env("BACKUP_MEMBER", replica),
+            0,
+            &["backup complete"],
+        )
+        .await;
 }

@@ -13,7 +13,8 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
     stage.add(80).await;
     let mut s3 = stage.bucket().await;
     let folder = s3.directory(BUCKET).join("zalando/mastodon/final");
-    // Killed in the middle of an upload: the next run aborts what the bucket holds of it, and begins anew.
+    // Killed in the middle of an upload: the next run aborts what the bucket holds of it, and
+    // begins anew.
     let running = stage.step_to(&s3).start().await.unwrap();
     until("an upload", || s3.unfinished_uploads(BUCKET).unwrap() > 0).await;
     running.kill();
@@ -26,12 +27,26 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
     running.says("base backup begun", SOON).await.unwrap();
     until("an upload", || s3.unfinished_uploads(BUCKET).unwrap() > 0).await;
     s3.freeze();
-    let words = ["another final-backup is running", "this one has changed nothing"];
-    stage.run(stage.step().env("BACKUP_NAME", "second"), 3, &words).await;
+    let words = [
+        "another final-backup is running",
+        "this one has changed nothing",
+    ];
+    stage
+        .run(stage.step().env("BACKUP_NAME", "second"), 3, &words)
+        .await;
     s3.thaw();
-    s3.restart(stage.plane.setup(), Duration::from_secs(2)).await.unwrap();
+    s3.restart(stage.plane.setup(), Duration::from_secs(2))
+        .await
+        .unwrap();
     let ended = running.wait(SOON).await.unwrap();
-    ends(&ended, 0, &["unpacked, every file on the disk compared", "backup complete: s3://"]);
+    ends(
+        &ended,
+        0,
+        &[
+            "unpacked, every file on the disk compared",
+            "backup complete: s3://",
+        ],
+    );
     assert!(
         ended.cost.memory_peak_bytes < MEMORY_BYTES_MAX,
         "{} bytes resident",
@@ -40,11 +55,20 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
     assert_eq!(names_in(&folder), WHOLE);
     assert_eq!(s3.unfinished_uploads(BUCKET).unwrap(), 0);
 
-    let restored = Restored::unpack(stage.plane.setup(), stage.plane.instance(), &folder, "restored");
+    let restored = Restored::unpack(
+        stage.plane.setup(),
+        stage.plane.instance(),
+        &folder,
+        "restored",
+    );
     restored.verify();
     let session = restored.start().await;
     let session = session.connect(NAMESPACE).await;
-    let rows: i64 = session.query_one("select count(*) from statuses", &[]).await.unwrap().get(0);
+    let rows: i64 = session
+        .query_one("select count(*) from statuses", &[])
+        .await
+        .unwrap()
+        .get(0);
     assert_eq!(rows, 40_000);
 
     // Compressed on this side; SIGTERM in the middle leaves nothing at all, in the bucket neither.
@@ -58,14 +82,26 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
     let other = s3.directory(BUCKET).join("zalando/mastodon/by-job");
     let running = step().start().await.unwrap();
     until("an upload", || s3.unfinished_uploads(BUCKET).unwrap() > 0).await;
-    ends(&running.delete().await.unwrap(), 1, &["asked to end (SIGTERM)", "is removed"]);
+    ends(
+        &running.delete().await.unwrap(),
+        1,
+        &["asked to end (SIGTERM)", "is removed"],
+    );
     assert_eq!(names_in(&other), Vec::<String>::new());
     assert_eq!(s3.unfinished_uploads(BUCKET).unwrap(), 0);
-    let ended = stage.run(step(), 0, &["compressed here with zstd", "backup complete"]).await;
+    let ended = stage
+        .run(step(), 0, &["compressed here with zstd", "backup complete"])
+        .await;
     assert!(
         ended.cost.memory_peak_bytes < MEMORY_BYTES_MAX,
         "{} bytes resident",
         ended.cost.memory_peak_bytes
     );
-    Restored::unpack(stage.plane.setup(), stage.plane.instance(), &other, "by-job").verify();
+    Restored::unpack(
+        stage.plane.setup(),
+        stage.plane.instance(),
+        &other,
+        "by-job",
+    )
+    .verify();
 }

@@ -37,12 +37,21 @@ async fn a_backup_of_the_leader_is_whole_and_starts() {
     complete(&stage);
 
     let folder = stage.volume.join("final");
-    let restored = Restored::unpack(stage.plane.setup(), stage.plane.instance(), &folder, "restored");
+    let restored = Restored::unpack(
+        stage.plane.setup(),
+        stage.plane.instance(),
+        &folder,
+        "restored",
+    );
     assert!(!restored.has("standby.signal"));
     restored.verify();
     let session = restored.start().await;
     let session = session.connect(NAMESPACE).await;
-    let rows: i64 = session.query_one("select count(*) from statuses", &[]).await.unwrap().get(0);
+    let rows: i64 = session
+        .query_one("select count(*) from statuses", &[])
+        .await
+        .unwrap()
+        .get(0);
     assert_eq!(rows, 40_000);
 
     again(&stage).await;
@@ -56,17 +65,23 @@ async fn dry_run(stage: &Stage) {
         "would copy mastodon-postgresql-0",
         "deleting the postgresql resource",
     ];
-    stage.run(stage.step().env("DRY_RUN", "true"), 0, &words).await;
+    stage
+        .run(stage.step().env("DRY_RUN", "true"), 0, &words)
+        .await;
     assert_eq!(names_in(&stage.volume), Vec::<String>::new());
     let mut uses = stage.plane.audit().unwrap();
-    uses.retain(|one| one.service_account() == Some("replica-migration-final-backup") && !["get", "list"].contains(&one.verb.as_str()));
+    uses.retain(|one| {
+        one.service_account() == Some("replica-migration-final-backup")
+            && !["get", "list"].contains(&one.verb.as_str())
+    });
     assert!(uses.is_empty(), "{uses:?}");
 }
 
 /// The last file says what the others are.
 fn complete(stage: &Stage) {
     let folder = stage.volume.join("final");
-    let complete: Value = serde_json::from_slice(&fs::read(folder.join("complete.json")).unwrap()).unwrap();
+    let complete: Value =
+        serde_json::from_slice(&fs::read(folder.join("complete.json")).unwrap()).unwrap();
     assert_eq!(
         (&complete["from"], &complete["verified"]),
         (&Value::from("source"), &Value::from("restore"))
@@ -86,20 +101,31 @@ fn complete(stage: &Stage) {
 /// A finished backup is proved again, and not touched.
 async fn again(stage: &Stage) {
     let before = contents(stage);
-    let words = ["a backup is complete already", "verified: read back and unpacked"];
+    let words = [
+        "a backup is complete already",
+        "verified: read back and unpacked",
+    ];
     stage.run(stage.step(), 0, &words).await;
-    assert!(contents(stage) == before, "the second run has changed something");
+    assert!(
+        contents(stage) == before,
+        "the second run has changed something"
+    );
 }
 
 fn contents(stage: &Stage) -> Vec<(String, Vec<u8>, std::time::SystemTime)> {
     let file = |name: String| {
         let path = stage.volume.join("final").join(&name);
-        (name, fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap())
+        (
+            name,
+            fs::read(&path).unwrap(),
+            fs::metadata(&path).unwrap().modified().unwrap(),
+        )
     };
     stage.names().into_iter().map(file).collect()
 }
 
-/// Another member, by choice, under another name; it is shown the client certificate that extract-certs has made.
+/// Another member, by choice, under another name; it is shown the client certificate that
+/// extract-certs has made.
 async fn of_a_member(stage: &Stage) {
     let login = json!({"username": "standby", "password": stage.source.credentials().standby});
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-streaming-replica"}, "stringData": login});
@@ -120,12 +146,25 @@ async fn of_a_member(stage: &Stage) {
     let shown = "select count(*), min(client_dn) from pg_stat_ssl join pg_stat_activity using (pid)
                    where application_name = 'replica-migration-final-backup'";
     let row = session.query_one(shown, &[]).await.unwrap();
-    assert_eq!((row.get(0), row.get(1)), (2_i64, Some("/CN=standby")), "the copy and its WAL");
+    assert_eq!(
+        (row.get(0), row.get(1)),
+        (2_i64, Some("/CN=standby")),
+        "the copy and its WAL"
+    );
     running.thaw();
-    ends(&running.wait(SOON).await.unwrap(), 0, &[replica, "backup complete"]);
+    ends(
+        &running.wait(SOON).await.unwrap(),
+        0,
+        &[replica, "backup complete"],
+    );
     let folder = stage.volume.join("of-a-member");
     assert_eq!(names_in(&folder), WHOLE);
-    let restored = Restored::unpack(stage.plane.setup(), stage.plane.instance(), &folder, "of-a-member");
+    let restored = Restored::unpack(
+        stage.plane.setup(),
+        stage.plane.instance(),
+        &folder,
+        "of-a-member",
+    );
     assert!(restored.has("standby.signal"), "a standby's copy");
     restored.verify();
     let session = restored.start().await;

@@ -1,5 +1,5 @@
-//! Killed, cut off, and the server gone, at one point after the other: nothing that is left is called complete, and the next run
-//! begins anew.
+//! Killed, cut off, and the server gone, at one point after the other: nothing that is left is
+//! called complete, and the next run begins anew.
 
 use std::{fs, path::Path};
 
@@ -24,7 +24,10 @@ impl Moment {
         match self {
             Self::Says(text) => drop(running.says(text, SOON).await.unwrap()),
             Self::Has(name, megabytes) => {
-                let large = || fs::metadata(folder.join(name)).is_ok_and(|file| file.len() >= megabytes * 1_000_000);
+                let large = || {
+                    fs::metadata(folder.join(name))
+                        .is_ok_and(|file| file.len() >= megabytes * 1_000_000)
+                };
                 until(&format!("{name} of {megabytes} MB"), large).await;
             }
         }
@@ -65,7 +68,11 @@ async fn a_killed_run_leaves_nothing_that_looks_finished() {
     ends(
         &ended,
         1,
-        &["removing what an unfinished run has left", "asked to end (SIGTERM)", "is removed"],
+        &[
+            "removing what an unfinished run has left",
+            "asked to end (SIGTERM)",
+            "is removed",
+        ],
     );
     assert!(!folder.exists());
     stage.run(stage.step(), 0, &["backup complete"]).await;
@@ -77,7 +84,8 @@ async fn a_connection_that_is_cut_is_no_end_of_a_backup() {
     let stage = Stage::filled().await;
     stage.add(MEGABYTES).await;
     let folder = stage.volume.join("final");
-    // The server ends the session, and says so; or its process is killed, says nothing, and the whole server restarts.
+    // The server ends the session, and says so; or its process is killed, says nothing, and the
+    // whole server restarts.
     for (moment, killed) in [
         (Moment::Says("base backup begun"), false),
         (Moment::Has(BASE, 1), false),
@@ -89,7 +97,11 @@ async fn a_connection_that_is_cut_is_no_end_of_a_backup() {
         moment.comes(&running, &folder).await;
         cut(&stage, &running, killed).await;
         let ended = running.wait(SOON).await.unwrap();
-        ends(&ended, 1, &["copying mastodon-postgresql-0", "what was written to"]);
+        ends(
+            &ended,
+            1,
+            &["copying mastodon-postgresql-0", "what was written to"],
+        );
         assert!(!folder.exists(), "{ended}");
         stage.source.healthy().await.unwrap();
     }
@@ -109,17 +121,23 @@ async fn a_connection_that_is_cut_is_no_end_of_a_backup() {
     assert_eq!(stage.names(), WHOLE);
 }
 
-/// Ends the connection that sends the archive. The program is frozen meanwhile: it shall not come to its end before.
+/// Ends the connection that sends the archive. The program is frozen meanwhile: it shall not come
+/// to its end before.
 async fn cut(stage: &Stage, running: &Running, killed: bool) {
     running.freeze();
     let session = stage.source.connect("postgres").await.unwrap();
-    let sql =
-        format!("select pid from pg_stat_progress_basebackup join pg_stat_activity using (pid) where application_name like '%{STEP}'");
+    let sql = format!(
+        "select pid from pg_stat_progress_basebackup join pg_stat_activity using (pid) where \
+         application_name like '%{STEP}'"
+    );
     let pid: i32 = session.query_one(&sql, &[]).await.unwrap().get(0);
     if killed {
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     } else {
-        session.execute("select pg_terminate_backend($1)", &[&pid]).await.unwrap();
+        session
+            .execute("select pg_terminate_backend($1)", &[&pid])
+            .await
+            .unwrap();
     }
     running.thaw();
 }

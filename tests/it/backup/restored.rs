@@ -1,4 +1,5 @@
-//! A backup as a person would restore it: unpacked, judged by PostgreSQL's own pg_verifybackup, and started.
+//! A backup as a person would restore it: unpacked, judged by PostgreSQL's own pg_verifybackup, and
+//! started.
 
 use std::{
     fs::{self, File},
@@ -23,14 +24,20 @@ impl Restored {
     /// Unpacks the files of a folder.
     pub fn unpack(setup: &'static Setup, instance: &Instance, folder: &Path, name: &str) -> Self {
         let data = instance.subdirectory(setup, name).unwrap();
-        let socket = instance.subdirectory(setup, &format!("{name}-socket")).unwrap();
+        let socket = instance
+            .subdirectory(setup, &format!("{name}-socket"))
+            .unwrap();
         tar::Archive::new(archive(folder)).unpack(&data).unwrap();
         let wal = File::open(folder.join("pg_wal.tar")).unwrap();
         tar::Archive::new(wal).unpack(data.join("pg_wal")).unwrap();
         fs::copy(folder.join("backup_manifest"), data.join("backup_manifest")).unwrap();
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
         own(setup, &data);
-        Self { setup, data, socket }
+        Self {
+            setup,
+            data,
+            socket,
+        }
     }
 
     /// PostgreSQL's own verdict, WAL included.
@@ -44,11 +51,15 @@ impl Restored {
         self.data.join(file).exists()
     }
 
-    /// Starts it as a server of its own: without Patroni's files, and open also when it was copied from a standby.
+    /// Starts it as a server of its own: without Patroni's files, and open also when it was copied
+    /// from a standby.
     pub async fn start(self) -> Running {
         let _ = fs::remove_file(self.data.join("standby.signal"));
         let hba = self.data.join("own_hba.conf");
-        self.setup.user.write_private(&hba, "local all all trust\n").unwrap();
+        self.setup
+            .user
+            .write_private(&hba, "local all all trust\n")
+            .unwrap();
         let mut command = self.setup.postgres("postgres");
         command.arg("-D").arg(&self.data);
         for (key, value) in [
@@ -83,10 +94,15 @@ pub struct Running {
 impl Running {
     /// Waits until it is out of recovery, and connects.
     pub async fn connect(&self, database: &str) -> tokio_postgres::Client {
-        let text = format!("host={} user=postgres dbname={database}", self.socket.display());
+        let text = format!(
+            "host={} user=postgres dbname={database}",
+            self.socket.display()
+        );
         let opens = async {
             loop {
-                if let Ok((client, connection)) = tokio_postgres::connect(&text, tokio_postgres::NoTls).await {
+                if let Ok((client, connection)) =
+                    tokio_postgres::connect(&text, tokio_postgres::NoTls).await
+                {
                     tokio::spawn(connection);
                     let row = client.query_one("select pg_is_in_recovery()", &[]).await;
                     if row.is_ok_and(|row| !row.get::<_, bool>(0)) {
@@ -97,7 +113,12 @@ impl Running {
             }
         };
         let opened = timeout(Duration::from_secs(60), opens).await;
-        opened.unwrap_or_else(|_| panic!("{}", self.process.complain("the restored server does not open")))
+        opened.unwrap_or_else(|_| {
+            panic!(
+                "{}",
+                self.process.complain("the restored server does not open")
+            )
+        })
     }
 }
 
@@ -118,6 +139,9 @@ fn own(setup: &Setup, path: &Path) {
 /// Runs a command that must succeed.
 pub fn demand(command: &mut Command) {
     let output = command.output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     assert!(output.status.success(), "{command:?}: {out}{err}");
 }

@@ -25,10 +25,20 @@ pub const NAMESPACE: &str = "mastodon";
 pub const SOURCE: &str = "mastodon-postgresql";
 pub const STEP: &str = "final-backup";
 pub const BUCKET: &str = "backups";
-/// issue: resident memory at most 64 MB, whatever the size. A debug program has some 15 MB more of itself in memory.
-pub const MEMORY_BYTES_MAX: u64 = if cfg!(debug_assertions) { 80_000_000 } else { 64_000_000 };
+/// issue: resident memory at most 64 MB, whatever the size. A debug program has some 15 MB more of
+/// itself in memory.
+pub const MEMORY_BYTES_MAX: u64 = if cfg!(debug_assertions) {
+    80_000_000
+} else {
+    64_000_000
+};
 /// What a finished backup consists of.
-pub const WHOLE: [&str; 4] = ["backup_manifest", "base.tar.zst", "complete.json", "pg_wal.tar"];
+pub const WHOLE: [&str; 4] = [
+    "backup_manifest",
+    "base.tar.zst",
+    "complete.json",
+    "pg_wal.tar",
+];
 /// Longer than anything here takes on a busy machine.
 pub const SOON: Duration = Duration::from_secs(180);
 
@@ -51,17 +61,25 @@ impl Stage {
             .unwrap();
         let services = Arc::new(services);
         services.wait_for(SOURCE, SOON).await.unwrap();
-        let kubelet = Kubelet::with_programs(&plane, &services, NAMESPACE, kubelet::built().await.unwrap());
-        let volume = plane.instance().subdirectory(plane.setup(), "claims/zalando-backup").unwrap();
+        let kubelet = Kubelet::with_programs(
+            &plane,
+            &services,
+            NAMESPACE,
+            kubelet::built().await.unwrap(),
+        );
+        let volume = plane
+            .instance()
+            .subdirectory(plane.setup(), "claims/zalando-backup")
+            .unwrap();
         let stage = Self {
             plane,
             source,
             kubelet,
             volume,
         };
-        let ca = std::fs::read_to_string(stage.source.members()[0].place().tls.join("ca.crt")).unwrap();
-        let secret =
-            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": ca}});
+        let ca =
+            std::fs::read_to_string(stage.source.members()[0].place().tls.join("ca.crt")).unwrap();
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": ca}});
         stage.apply(secret).await;
         stage
     }
@@ -78,8 +96,10 @@ impl Stage {
     /// Adds so many megabytes that hardly compress, so that a copy takes a moment.
     pub async fn add(&self, megabytes: u32) {
         let sql = format!(
-            "create table filler (n int, text text); alter table filler alter column text set storage external;
-             insert into filler select n, (select string_agg(md5(random()::text || n || m), '') from generate_series(1, 250) m)
+            "create table filler (n int, text text); alter table filler alter column text set \
+             storage external;
+             insert into filler select n, (select string_agg(md5(random()::text || n || m), '') \
+             from generate_series(1, 250) m)
                from generate_series(1, {}) n; checkpoint",
             megabytes * 125
         );
@@ -91,14 +111,19 @@ impl Stage {
         self.plane.apply(NAMESPACE, &[object]).await.unwrap();
     }
 
-    /// The step, with the volume as its place. The disk of a machine that runs tests may be nearly full.
+    /// The step, with the volume as its place. The disk of a machine that runs tests may be nearly
+    /// full.
     pub fn step(&self) -> Launch<'_> {
-        self.kubelet.step(STEP).env("SCRATCH_KEEP_FREE_PERCENT", "0")
+        self.kubelet
+            .step(STEP)
+            .env("SCRATCH_KEEP_FREE_PERCENT", "0")
     }
 
     /// A bucket, and the Secret with its keys.
     pub async fn bucket(&self) -> S3 {
-        let s3 = S3::start(self.plane.setup(), self.plane.instance(), BUCKET).await.unwrap();
+        let s3 = S3::start(self.plane.setup(), self.plane.instance(), BUCKET)
+            .await
+            .unwrap();
         let (id, secret) = s3.keys();
         let keys = json!({"ACCESS_KEY_ID": id, "ACCESS_SECRET_KEY": secret, "ca.crt": s3.ca()});
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-backup-s3"}, "stringData": keys});
@@ -162,7 +187,9 @@ pub fn names_in(folder: &Path) -> Vec<String> {
     let Ok(list) = std::fs::read_dir(folder) else {
         return Vec::new();
     };
-    let mut names: Vec<String> = list.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = list
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }

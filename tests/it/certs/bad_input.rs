@@ -1,4 +1,5 @@
-//! Whatever is wrong, it ends with the documented code and one line that says what and what to do, and has changed nothing.
+//! Whatever is wrong, it ends with the documented code and one line that says what and what to do,
+//! and has changed nothing.
 
 use std::net::Ipv4Addr;
 
@@ -24,19 +25,39 @@ async fn wrong_settings() {
     let before = stage.state().await;
     let nobody = stage.plane.instance().address(251).to_string();
     let cases: &[(&str, Option<&str>, i32, &str)] = &[
-        ("SOURCE_CLUSTER", None, 2, "the variable SOURCE_CLUSTER is missing"),
+        (
+            "SOURCE_CLUSTER",
+            None,
+            2,
+            "the variable SOURCE_CLUSTER is missing",
+        ),
         ("TARGET_CLUSTER", Some(""), 2, "a Kubernetes name is empty"),
         ("SOURCE_HOST", Some(" "), 2, "it is empty"),
-        ("SOURCE_SSLMODE", Some("prefer"), 2, "unknown variant `prefer`"),
+        (
+            "SOURCE_SSLMODE",
+            Some("prefer"),
+            2,
+            "unknown variant `prefer`",
+        ),
         ("CERT_MIN_DAYS", Some("a month"), 2, "invalid digit"),
-        ("SOURCE_CLUSTER", Some("another"), 2, "cannot get resource \"postgresqls\""),
+        (
+            "SOURCE_CLUSTER",
+            Some("another"),
+            2,
+            "cannot get resource \"postgresqls\"",
+        ),
         (
             "SOURCE_HOST",
             Some("mastodon-postgresql-rw.mastodon.svc"),
             2,
             "does not cover mastodon-postgresql-rw.mastodon.svc",
         ),
-        ("CERT_MIN_DAYS", Some("1000"), 3, "and CERT_MIN_DAYS is 1000"),
+        (
+            "CERT_MIN_DAYS",
+            Some("1000"),
+            3,
+            "and CERT_MIN_DAYS is 1000",
+        ),
         ("SOURCE_HOSTADDR", Some(&nobody), 1, "Connection refused"),
         ("SOURCE_PORT", Some("1"), 1, "Connection refused"),
     ];
@@ -49,18 +70,28 @@ async fn wrong_settings() {
         ends(&ended, *code, &[says, "→"]);
         assert_eq!(stage.state().await, before, "{key}={value:?}");
     }
-    // The hint for a host that is not covered names what is, and verify-ca works with it: any Service will do.
-    let replicas = stage.job().env("SOURCE_HOST", "mastodon-postgresql-repl.mastodon.svc");
+    // The hint for a host that is not covered names what is, and verify-ca works with it: any
+    // Service will do.
+    let replicas = stage
+        .job()
+        .env("SOURCE_HOST", "mastodon-postgresql-repl.mastodon.svc");
     ends(
         &replicas.run(SOON).await.unwrap(),
         2,
-        &["mastodon-postgresql.mastodon.svc, ", "or SOURCE_SSLMODE=verify-ca"],
+        &[
+            "mastodon-postgresql.mastodon.svc, ",
+            "or SOURCE_SSLMODE=verify-ca",
+        ],
     );
     let replicas = stage
         .job()
         .env("SOURCE_HOST", "mastodon-postgresql-repl.mastodon.svc")
         .env("SOURCE_SSLMODE", "verify-ca");
-    ends(&replicas.run(SOON).await.unwrap(), 0, &["sslmode verify-ca"]);
+    ends(
+        &replicas.run(SOON).await.unwrap(),
+        0,
+        &["sslmode verify-ca"],
+    );
 }
 
 /// Which Secret, what is in it instead, the exit code, what is said.
@@ -69,7 +100,10 @@ type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
 #[tokio::test]
 async fn wrong_secrets() {
     let stage = Stage::set(SourceOptions::default()).await;
-    let (server, ca) = (stage.data("mastodon-postgresql-server").await, stage.data(CA_OF_SOURCE).await);
+    let (server, ca) = (
+        stage.data("mastodon-postgresql-server").await,
+        stage.data(CA_OF_SOURCE).await,
+    );
     let other = authority("another");
     let fresh = server_for(&other, 365);
     let ended = server_for(&other, -1);
@@ -115,7 +149,12 @@ async fn wrong_secrets() {
                 "→ the source does not admit standby; run prepare-zalando again",
             ],
         ),
-        ("zalando-streaming-replica", &[("username", "nobody")], 2, &["user \"nobody\""]),
+        (
+            "zalando-streaming-replica",
+            &[("username", "nobody")],
+            2,
+            &["user \"nobody\""],
+        ),
     ];
     for (name, data, code, says) in cases {
         let whole = stage.data(name).await;
@@ -125,7 +164,10 @@ async fn wrong_secrets() {
         ends(&ended, *code, says);
         assert_eq!(stage.state().await, before, "{name}: {says:?}");
         assert!(!ended.text().contains(&login), "{says:?}");
-        let whole: Vec<(&str, &str)> = whole.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let whole: Vec<(&str, &str)> = whole
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
         stage.overwrite(name, &whole).await;
     }
     // Certificate and CA agree, and have ended, or will, or are not those of the server.
@@ -134,15 +176,26 @@ async fn wrong_secrets() {
         (&soon, 3, "expires in 9 days"),
         (&fresh, 2, "certificate verify failed"),
     ] {
-        stage.overwrite("mastodon-postgresql-server", &[("tls.crt", certificate)]).await;
-        stage.overwrite(CA_OF_SOURCE, &[("ca.crt", other.certificate())]).await;
+        stage
+            .overwrite("mastodon-postgresql-server", &[("tls.crt", certificate)])
+            .await;
+        stage
+            .overwrite(CA_OF_SOURCE, &[("ca.crt", other.certificate())])
+            .await;
         let before = stage.state().await;
         ends(&stage.run().await, code, &[says, "→"]);
         assert_eq!(stage.state().await, before, "{says}");
     }
     // Under require nothing is checked, so they only are warned of.
-    stage.overwrite("mastodon-postgresql-server", &[("tls.crt", &ended)]).await;
-    let lenient = stage.job().env("SOURCE_SSLMODE", "require").run(SOON).await.unwrap();
+    stage
+        .overwrite("mastodon-postgresql-server", &[("tls.crt", &ended)])
+        .await;
+    let lenient = stage
+        .job()
+        .env("SOURCE_SSLMODE", "require")
+        .run(SOON)
+        .await
+        .unwrap();
     ends(
         &lenient,
         0,
@@ -155,9 +208,14 @@ async fn wrong_secrets() {
     assert_eq!(stage.keys("zalando-replication-ca").await, ["reason"]);
 
     stage
-        .overwrite("mastodon-postgresql-server", &[("tls.crt", &server["tls.crt"])])
+        .overwrite(
+            "mastodon-postgresql-server",
+            &[("tls.crt", &server["tls.crt"])],
+        )
         .await;
-    stage.overwrite(CA_OF_SOURCE, &[("ca.crt", &ca["ca.crt"])]).await;
+    stage
+        .overwrite(CA_OF_SOURCE, &[("ca.crt", &ca["ca.crt"])])
+        .await;
     for (name, says) in [
         (
             "zalando-streaming-replica",
@@ -165,7 +223,8 @@ async fn wrong_secrets() {
         ),
         (
             CA_OF_SOURCE,
-            "secret mastodon-postgresql-ca does not exist, but spec.tls.caSecretName of postgresql mastodon-postgresql names it",
+            "secret mastodon-postgresql-ca does not exist, but spec.tls.caSecretName of postgresql \
+             mastodon-postgresql names it",
         ),
         (
             "mastodon-postgresql-server",
@@ -188,7 +247,8 @@ async fn a_lost_permission_is_named() {
     let rules = whole.rules.clone().unwrap();
     let without = |verb: &str| {
         let mut rules = rules.clone();
-        let of_secrets = |rule: &&mut PolicyRule| rule.resources.iter().flatten().any(|one| one == "secrets");
+        let of_secrets =
+            |rule: &&mut PolicyRule| rule.resources.iter().flatten().any(|one| one == "secrets");
         rules
             .iter_mut()
             .filter(of_secrets)
@@ -210,7 +270,11 @@ async fn a_lost_permission_is_named() {
         assert_eq!(stage.state().await, before, "{verb}");
     }
     roles
-        .patch(ROLE, &PatchParams::default(), &Patch::Merge(json!({"rules": rules})))
+        .patch(
+            ROLE,
+            &PatchParams::default(),
+            &Patch::Merge(json!({"rules": rules})),
+        )
         .await
         .unwrap();
 }
@@ -223,7 +287,12 @@ async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
     let address = stage.plane.instance().address(250);
     let listener = TcpListener::bind((address, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
-    let job = || stage.job().env("SOURCE_HOSTADDR", &address.to_string()).env("SOURCE_PORT", &port);
+    let job = || {
+        stage
+            .job()
+            .env("SOURCE_HOSTADDR", &address.to_string())
+            .env("SOURCE_PORT", &port)
+    };
 
     let running = job().start().await.unwrap();
     let _silent = listener.accept().await.unwrap();
@@ -260,7 +329,11 @@ async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
     );
     stage.plane.start_api_server().await.unwrap();
     assert_eq!(stage.state().await, before);
-    ends(&stage.run().await, 0, &["Created secret: zalando-replication-ca (CA certificate)"]);
+    ends(
+        &stage.run().await,
+        0,
+        &["Created secret: zalando-replication-ca (CA certificate)"],
+    );
 }
 
 async fn relay(mut client: TcpStream, leader: Ipv4Addr) {

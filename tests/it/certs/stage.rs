@@ -1,4 +1,5 @@
-//! What extract-certs finds in its place: a source with TLS, its Secrets, and the login that prepare-zalando leaves.
+//! What extract-certs finds in its place: a source with TLS, its Secrets, and the login that
+//! prepare-zalando leaves.
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +44,9 @@ impl Stage {
     pub async fn set(options: SourceOptions) -> Self {
         let plane = Arc::new(ControlPlane::start().await.unwrap());
         manifests::apply_example(&plane).await.unwrap();
-        let source = Source::start(&plane, SourceOptions { rows: 8, ..options }).await.unwrap();
+        let source = Source::start(&plane, SourceOptions { rows: 8, ..options })
+            .await
+            .unwrap();
         let services = Arc::new(
             Services::follow(plane.admin(), Arc::clone(plane.instance()), NAMESPACE)
                 .await
@@ -59,8 +62,13 @@ impl Stage {
             services,
             kubelet,
         };
-        let login = [("username", "standby"), ("password", stage.source.credentials().standby.as_str())];
-        stage.create("zalando-streaming-replica", "Opaque", &login).await;
+        let login = [
+            ("username", "standby"),
+            ("password", stage.source.credentials().standby.as_str()),
+        ];
+        stage
+            .create("zalando-streaming-replica", "Opaque", &login)
+            .await;
         stage
     }
 
@@ -102,17 +110,26 @@ impl Stage {
     pub async fn overwrite(&self, name: &str, data: &[(&str, &str)]) {
         let data: BTreeMap<_, _> = data.iter().copied().collect();
         let patch = Patch::Merge(json!({"stringData": data}));
-        self.secrets().patch(name, &PatchParams::default(), &patch).await.unwrap();
+        self.secrets()
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
     }
 
     pub async fn delete(&self, name: &str) {
-        self.secrets().delete(name, &DeleteParams::default()).await.unwrap();
+        self.secrets()
+            .delete(name, &DeleteParams::default())
+            .await
+            .unwrap();
     }
 
-    /// Every Secret with its version: what a run must not change when it fails or has nothing to do.
+    /// Every Secret with its version: what a run must not change when it fails or has nothing to
+    /// do.
     pub async fn state(&self) -> BTreeMap<String, String> {
         let list = self.secrets().list(&ListParams::default()).await.unwrap();
-        list.iter().map(|one| (one.name_any(), one.resource_version().unwrap())).collect()
+        list.iter()
+            .map(|one| (one.name_any(), one.resource_version().unwrap()))
+            .collect()
     }
 
     /// Real libpq with the files of the Secrets, as the target's WAL receiver has them.
@@ -130,7 +147,10 @@ impl Stage {
     pub async fn psql_with(&self, words: &[(&str, &str)], query: &str) -> Output {
         let ca = self.data("zalando-replication-ca").await["ca.crt"].clone();
         let address = self.services.resolve(HOST).unwrap();
-        let mut conninfo = format!("host={HOST} hostaddr={address} user=standby dbname=postgres sslmode=verify-full connect_timeout=5");
+        let mut conninfo = format!(
+            "host={HOST} hostaddr={address} user=standby dbname=postgres sslmode=verify-full \
+             connect_timeout=5"
+        );
         for (key, value) in words.iter().copied().chain([("sslrootcert", ca.as_str())]) {
             let value = match value.starts_with("-----BEGIN") {
                 true => self.file(key, value).display().to_string(),
@@ -142,12 +162,20 @@ impl Stage {
         command.args(["-X", "-A", "-t", "-c", query, &conninfo]);
         command.env("PGPASSWORD", &self.source.credentials().standby);
         // Not the standard library's: the Service's forwarder runs on this thread.
-        tokio::process::Command::from(command).output().await.unwrap()
+        tokio::process::Command::from(command)
+            .output()
+            .await
+            .unwrap()
     }
 
     fn file(&self, name: &str, text: &str) -> PathBuf {
         let setup = self.plane.setup();
-        let file = self.plane.instance().subdirectory(setup, "psql").unwrap().join(name);
+        let file = self
+            .plane
+            .instance()
+            .subdirectory(setup, "psql")
+            .unwrap()
+            .join(name);
         setup.user.write_private(&file, text).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         file
@@ -156,12 +184,18 @@ impl Stage {
     /// Neither log nor termination message nor an Event holds a password or a key.
     pub async fn tells_no_secret(&self, ended: &Ended) {
         let events: Api<Event> = Api::namespaced(self.plane.admin(), NAMESPACE);
-        let events = serde_json::to_string(&events.list(&ListParams::default()).await.unwrap().items).unwrap();
+        let events =
+            serde_json::to_string(&events.list(&ListParams::default()).await.unwrap().items)
+                .unwrap();
         let said = format!("{}{}{events}", ended.text(), ended.termination_message);
         let mut secret = vec![self.source.credentials().standby.clone()];
         for name in [CA_OF_SOURCE, "zalando-replication-tls"] {
             let key = self.data(name).await["tls.key"].clone();
-            secret.extend(key.lines().filter(|line| !line.starts_with('-')).map(str::to_owned));
+            secret.extend(
+                key.lines()
+                    .filter(|line| !line.starts_with('-'))
+                    .map(str::to_owned),
+            );
         }
         for text in secret {
             assert!(!said.contains(&text), "it tells a secret: {said}");
@@ -173,16 +207,19 @@ impl Stage {
         let list = events.list(&ListParams::default()).await.unwrap();
         for reason in reasons {
             assert!(
-                list.iter().any(|event| event.reason.as_deref() == Some(reason)),
+                list.iter()
+                    .any(|event| event.reason.as_deref() == Some(reason)),
                 "no Event {reason}"
             );
         }
     }
 
-    /// Makes every member trust a new root for clients, beside its own; returns both roots' certificates, and the new one's key.
+    /// Makes every member trust a new root for clients, beside its own; returns both roots'
+    /// certificates, and the new one's key.
     pub async fn a_root_that_the_source_trusts(&self) -> (String, String) {
         let root = authority("for clients");
-        let own = std::fs::read_to_string(self.source.members()[0].place().tls.join("ca.crt")).unwrap();
+        let own =
+            std::fs::read_to_string(self.source.members()[0].place().tls.join("ca.crt")).unwrap();
         let both = own + root.certificate();
         for member in self.source.members() {
             self.plane
@@ -191,7 +228,10 @@ impl Stage {
                 .write_private(&member.place().tls.join("ca.crt"), &both)
                 .unwrap();
             let session = self.source.connect_to(member, "postgres").await.unwrap();
-            session.batch_execute("select pg_reload_conf()").await.unwrap();
+            session
+                .batch_execute("select pg_reload_conf()")
+                .await
+                .unwrap();
         }
         (both, root.key().to_owned())
     }

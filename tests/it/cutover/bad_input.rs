@@ -1,5 +1,6 @@
-//! Each ends with its exit code, one line that says what is wrong and what to do, and nothing changed. Then the negative control: on the
-//! same stage a bare script cuts, and the same ledger sees what it loses.
+//! Each ends with its exit code, one line that says what is wrong and what to do, and nothing
+//! changed. Then the negative control: on the same stage a bare script cuts, and the same ledger
+//! sees what it loses.
 
 use std::time::Duration;
 
@@ -28,38 +29,102 @@ const OUR_ROLE: &str = "replica-migration-cutover";
 type Case<'a> = (&'a [(&'a str, Option<&'a str>)], i32, &'a str);
 
 const CASES: &[Case] = &[
-    (&[("SOURCE_CLUSTER", None)], 2, "the variable SOURCE_CLUSTER is missing"),
-    (&[("TARGET_CLUSTER", Some(""))], 2, "a Kubernetes name is empty"),
-    (&[("DATABASE", Some(" "))], 2, "the variable DATABASE cannot be used: it is empty"),
-    (&[("TARGET_HOST", None)], 2, "the variable TARGET_HOST is missing"),
+    (
+        &[("SOURCE_CLUSTER", None)],
+        2,
+        "the variable SOURCE_CLUSTER is missing",
+    ),
+    (
+        &[("TARGET_CLUSTER", Some(""))],
+        2,
+        "a Kubernetes name is empty",
+    ),
+    (
+        &[("DATABASE", Some(" "))],
+        2,
+        "the variable DATABASE cannot be used: it is empty",
+    ),
+    (
+        &[("TARGET_HOST", None)],
+        2,
+        "the variable TARGET_HOST is missing",
+    ),
     (&[("SOURCE_SSLMODE", Some("prefer"))], 2, "SOURCE_SSLMODE"),
-    (&[("CUTOVER_MAX_SECONDS", Some("soon"))], 2, "CUTOVER_MAX_SECONDS"),
+    (
+        &[("CUTOVER_MAX_SECONDS", Some("soon"))],
+        2,
+        "CUTOVER_MAX_SECONDS",
+    ),
     (&[("LAG_BYTES_MAX", Some("-1"))], 2, "LAG_BYTES_MAX"),
     (&[("DRY_RUN", Some("perhaps"))], 2, "DRY_RUN"),
-    (&[("ROUTE", Some("dns"))], 2, "none of auto, service, config"),
-    (&[("PAUSE_MAX_SECONDS", Some("soon"))], 2, "PAUSE_MAX_SECONDS"),
+    (
+        &[("ROUTE", Some("dns"))],
+        2,
+        "none of auto, service, config",
+    ),
+    (
+        &[("PAUSE_MAX_SECONDS", Some("soon"))],
+        2,
+        "PAUSE_MAX_SECONDS",
+    ),
     (&[("POOLER_USER", Some(""))], 2, "POOLER_USER"),
-    (&[("APP_CRONJOBS", Some("nightly"))], 2, "cronjobs.batch \"nightly\" is forbidden"),
-    (&[("APP_CONFIG_TARGET", Some("DB_HOST"))], 2, "\"DB_HOST\" is not KEY=value"),
-    (&[("APP_CONFIG_TARGET", Some("NO_SUCH_KEY=x"))], 2, "NO_SUCH_KEY"),
+    (
+        &[("APP_CRONJOBS", Some("nightly"))],
+        2,
+        "cronjobs.batch \"nightly\" is forbidden",
+    ),
+    (
+        &[("APP_CONFIG_TARGET", Some("DB_HOST"))],
+        2,
+        "\"DB_HOST\" is not KEY=value",
+    ),
+    (
+        &[("APP_CONFIG_TARGET", Some("NO_SUCH_KEY=x"))],
+        2,
+        "NO_SUCH_KEY",
+    ),
     // A name that the Role does not know cannot even be asked for.
     (
         &[("SOURCE_CLUSTER", Some("nobody"))],
         2,
         "postgresqls.acid.zalan.do \"nobody\" is forbidden",
     ),
-    (&[("TARGET_CLUSTER", Some("nobody"))], 2, "\"cutover-nobody\" is forbidden"),
+    (
+        &[("TARGET_CLUSTER", Some("nobody"))],
+        2,
+        "\"cutover-nobody\" is forbidden",
+    ),
     (
         &[("APPS", Some("mastodon-web,somebody"))],
         2,
         "deployments.apps \"somebody\" is forbidden",
     ),
     (&[("APPS", Some(","))], 2, "APPS is empty"),
-    (&[("APP_CONFIGMAP", Some("nowhere"))], 2, "configmaps \"nowhere\" is forbidden"),
-    (&[("SOURCE_USER", Some("nobody"))], 2, "password authentication failed"),
-    (&[("SOURCE_PASSWORD_FILE", Some("/nowhere"))], 2, "reading /nowhere"),
-    (&[("SOURCE_SSLROOTCERT", Some(""))], 2, "sslmode verify-full needs a CA"),
-    (&[("DATABASE", Some("nowhere"))], 2, "database \"nowhere\" does not exist"),
+    (
+        &[("APP_CONFIGMAP", Some("nowhere"))],
+        2,
+        "configmaps \"nowhere\" is forbidden",
+    ),
+    (
+        &[("SOURCE_USER", Some("nobody"))],
+        2,
+        "password authentication failed",
+    ),
+    (
+        &[("SOURCE_PASSWORD_FILE", Some("/nowhere"))],
+        2,
+        "reading /nowhere",
+    ),
+    (
+        &[("SOURCE_SSLROOTCERT", Some(""))],
+        2,
+        "sslmode verify-full needs a CA",
+    ),
+    (
+        &[("DATABASE", Some("nowhere"))],
+        2,
+        "database \"nowhere\" does not exist",
+    ),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -85,8 +150,13 @@ async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_k
     bare_script(&stage).await;
     refused(&stage, &[], 3, "has been promoted").await;
     let verdict = stage.judged().await;
-    // Pods that are still ending when the script promotes may lose writes as well; the forgotten writer always does.
-    let forgotten = verdict.lost.iter().filter(|key| key.client.starts_with(FORGOTTEN)).count();
+    // Pods that are still ending when the script promotes may lose writes as well; the forgotten
+    // writer always does.
+    let forgotten = verdict
+        .lost
+        .iter()
+        .filter(|key| key.client.starts_with(FORGOTTEN))
+        .count();
     assert!(forgotten > 0, "the ledger cannot see: {verdict:?}");
     println!(
         "the bare script lost {} acknowledged writes, {forgotten} of them the forgotten writer's",
@@ -97,13 +167,19 @@ async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_k
 /// Ends so, with one line that says what is wrong and what to do.
 async fn refused(stage: &Stage, changes: &[(&str, Option<&str>)], code: i32, words: &str) -> Ended {
     let impatient = stage.by_config().env("CUTOVER_MAX_SECONDS", "2");
-    let launch = changes.iter().fold(impatient, |launch, (name, value)| match value {
-        Some(value) => launch.env(name, value),
-        None => launch.without(name),
-    });
+    let launch = changes
+        .iter()
+        .fold(impatient, |launch, (name, value)| match value {
+            Some(value) => launch.env(name, value),
+            None => launch.without(name),
+        });
     let ended = launch.run(SOON).await.unwrap();
     assert_eq!(ended.exit_code, code, "{changes:?} {words}: {ended}");
-    let last = &ended.log.last().unwrap_or_else(|| panic!("{changes:?}: nothing was said")).text;
+    let last = &ended
+        .log
+        .last()
+        .unwrap_or_else(|| panic!("{changes:?}: nothing was said"))
+        .text;
     assert!(
         last.contains('✗') && last.contains(words) && last.contains('→'),
         "{changes:?}: {words:?} is not the last line of {ended}"
@@ -113,7 +189,10 @@ async fn refused(stage: &Stage, changes: &[(&str, Option<&str>)], code: i32, wor
 }
 
 async fn of_files_and_addresses(stage: &Stage) {
-    let (setup, instance) = (stage.migration.plane.setup(), stage.migration.plane.instance());
+    let (setup, instance) = (
+        stage.migration.plane.setup(),
+        stage.migration.plane.instance(),
+    );
     let given = instance.subdirectory(setup, "given").unwrap();
     let file = |name: &str, text: &str| {
         let file = given.join(name);
@@ -121,7 +200,10 @@ async fn of_files_and_addresses(stage: &Stage) {
         file.display().to_string()
     };
     let wrong = file("password", "not-the-password");
-    let foreign = file("ca.crt", Authority::root("somebody else").unwrap().certificate());
+    let foreign = file(
+        "ca.crt",
+        Authority::root("somebody else").unwrap().certificate(),
+    );
     for key in ["SOURCE_PASSWORD_FILE", "TARGET_PASSWORD_FILE"] {
         let ended = refused(
             stage,
@@ -130,24 +212,61 @@ async fn of_files_and_addresses(stage: &Stage) {
             "password authentication failed for user \"postgres\"",
         )
         .await;
-        assert!(!ended.text().contains("not-the-password"), "a password in the log");
+        assert!(
+            !ended.text().contains("not-the-password"),
+            "a password in the log"
+        );
     }
     for key in ["SOURCE_SSLROOTCERT", "TARGET_SSLROOTCERT"] {
-        refused(stage, &[(key, Some(&foreign))], 2, "certificate verify failed").await;
+        refused(
+            stage,
+            &[(key, Some(&foreign))],
+            2,
+            "certificate verify failed",
+        )
+        .await;
     }
     let expired = file("expired.crt", &expired_ca(stage).await);
-    refused(stage, &[("TARGET_SSLROOTCERT", Some(&expired))], 2, "certificate has expired").await;
+    refused(
+        stage,
+        &[("TARGET_SSLROOTCERT", Some(&expired))],
+        2,
+        "certificate has expired",
+    )
+    .await;
     for key in ["POOLER_PASSWORD_FILE", "OWNER_HASH_FILE"] {
         let (code, words) = match key {
             "POOLER_PASSWORD_FILE" => (2, "password authentication failed"),
-            _ => (3, "owner's password: wanted the same in the database and in the Secret"),
+            _ => (
+                3,
+                "owner's password: wanted the same in the database and in the Secret",
+            ),
         };
-        let ended = refused(stage, &[("ROUTE", Some("service")), (key, Some(&wrong))], code, words).await;
-        assert!(!ended.text().contains("not-the-password"), "a password in the log");
+        let ended = refused(
+            stage,
+            &[("ROUTE", Some("service")), (key, Some(&wrong))],
+            code,
+            words,
+        )
+        .await;
+        assert!(
+            !ended.text().contains("not-the-password"),
+            "a password in the log"
+        );
     }
-    let leader = stage.migration.source.leader().await.unwrap().address().to_string();
+    let leader = stage
+        .migration
+        .source
+        .leader()
+        .await
+        .unwrap()
+        .address()
+        .to_string();
     let misnamed = format!("{SOURCE}-rw.{NAMESPACE}.svc");
-    let changes = [("SOURCE_HOST", Some(misnamed.as_str())), ("SOURCE_HOSTADDR", Some(leader.as_str()))];
+    let changes = [
+        ("SOURCE_HOST", Some(misnamed.as_str())),
+        ("SOURCE_HOSTADDR", Some(leader.as_str())),
+    ];
     refused(stage, &changes, 2, "hostname mismatch").await;
     let nobody = instance.address(NOBODY).to_string();
     for key in ["SOURCE_HOSTADDR", "TARGET_HOSTADDR"] {
@@ -158,7 +277,12 @@ async fn of_files_and_addresses(stage: &Stage) {
 /// The CA of the target as it would be on the day after its last one.
 async fn expired_ca(stage: &Stage) -> String {
     let secrets: Api<Secret> = Api::namespaced(stage.migration.plane.admin(), NAMESPACE);
-    let data = secrets.get(&format!("{CLUSTER}-ca")).await.unwrap().data.unwrap();
+    let data = secrets
+        .get(&format!("{CLUSTER}-ca"))
+        .await
+        .unwrap()
+        .data
+        .unwrap();
     let text = |key: &str| String::from_utf8(data[key].0.clone()).unwrap();
     harness::authority::expired(&text("ca.crt"), &text("ca.key")).unwrap()
 }
@@ -168,9 +292,14 @@ async fn of_other_servers(stage: &Stage) {
     let password = stage.migration.source.credentials().postgres.clone();
     for (major, words) in [
         (Major::Same, "system identifier: wanted the source's"),
-        (Major::Other, "found 17.10 at the source, 16.2 at the target"),
+        (
+            Major::Other,
+            "found 17.10 at the source, 16.2 at the target",
+        ),
     ] {
-        let stranger = Stranger::start(&stage.migration.plane, &password, major).await.unwrap();
+        let stranger = Stranger::start(&stage.migration.plane, &password, major)
+            .await
+            .unwrap();
         let changes = [
             ("TARGET_HOSTADDR", Some(stranger.address.as_str())),
             ("TARGET_SSLMODE", Some("require")),
@@ -181,9 +310,21 @@ async fn of_other_servers(stage: &Stage) {
     let session = stage.migration.source.connect("postgres").await.unwrap();
     let make = "set allow_in_place_tablespaces = on";
     session.batch_execute(make).await.unwrap();
-    session.batch_execute("create tablespace attic location ''").await.unwrap();
-    refused(stage, &[], 3, "tablespaces: wanted none beside the default ones, found attic").await;
-    session.batch_execute("drop tablespace attic").await.unwrap();
+    session
+        .batch_execute("create tablespace attic location ''")
+        .await
+        .unwrap();
+    refused(
+        stage,
+        &[],
+        3,
+        "tablespaces: wanted none beside the default ones, found attic",
+    )
+    .await;
+    session
+        .batch_execute("drop tablespace attic")
+        .await
+        .unwrap();
 }
 
 /// What stands in the way of the Services only: a pooler that somebody has paused.
@@ -218,31 +359,58 @@ async fn of_names_that_may_be_asked_for(stage: &Stage) {
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fixed"}, "immutable": true,
         "data": stage.object(CONFIG_MAP, "mastodon-database").await["data"],
     });
-    stage.migration.plane.apply(NAMESPACE, &[role, binding, fixed]).await.unwrap();
+    stage
+        .migration
+        .plane
+        .apply(NAMESPACE, &[role, binding, fixed])
+        .await
+        .unwrap();
     for (key, value, words) in [
         ("SOURCE_CLUSTER", "nobody", "nobody does not exist"),
         ("TARGET_CLUSTER", "nobody", "nobody does not exist"),
-        ("APPS", "mastodon-web,somebody", "the Deployment somebody does not exist"),
-        ("APP_CONFIGMAP", "nowhere", "the ConfigMap nowhere does not exist"),
+        (
+            "APPS",
+            "mastodon-web,somebody",
+            "the Deployment somebody does not exist",
+        ),
+        (
+            "APP_CONFIGMAP",
+            "nowhere",
+            "the ConfigMap nowhere does not exist",
+        ),
         ("APP_CONFIGMAP", "fixed", "the ConfigMap fixed is immutable"),
     ] {
         refused(stage, &[(key, Some(value))], 2, words).await;
     }
     stage.remove(CONFIG_MAP, "fixed").await;
     stage.remove(ROLE, "more").await;
-    stage.remove(("rbac.authorization.k8s.io", "v1", "RoleBinding"), "more").await;
+    stage
+        .remove(("rbac.authorization.k8s.io", "v1", "RoleBinding"), "more")
+        .await;
 }
 
 /// The record of an earlier cut was removed, and what proves it was left.
 async fn with_a_receipt(stage: &Stage) {
     let name = "cutover-database-receipt";
     let receipt = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "immutable": true});
-    stage.migration.plane.apply(NAMESPACE, &[receipt]).await.unwrap();
-    refused(stage, &[], 3, "the receipt cutover-database-receipt is of another cut").await;
+    stage
+        .migration
+        .plane
+        .apply(NAMESPACE, &[receipt])
+        .await
+        .unwrap();
+    refused(
+        stage,
+        &[],
+        3,
+        "the receipt cutover-database-receipt is of another cut",
+    )
+    .await;
     stage.remove(CONFIG_MAP, name).await;
 }
 
-/// What would be met behind the point of no return, with the application stopped, is met before anything is touched.
+/// What would be met behind the point of no return, with the application stopped, is met before
+/// anything is touched.
 async fn against_a_policy(stage: &Stage) {
     let policies: Api<ValidatingAdmissionPolicy> = Api::all(stage.migration.plane.admin());
     let name = "no-promotion-on-fridays";
@@ -252,21 +420,33 @@ async fn against_a_policy(stage: &Stage) {
             "matchConstraints": {"resourceRules": [
                 {"apiGroups": ["postgresql.cnpg.io"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["clusters"]},
             ]},
-            "validations": [{"expression": "object.spec.replica.enabled == true", "message": "not before monday"}],
+            "validations": [{"expression": "object.spec.replica.enabled == true", "message": "not \
+                before monday"}],
         },
     });
     let binding = json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
         "spec": {"policyName": name, "validationActions": ["Deny"]},
     });
-    stage.migration.plane.apply(NAMESPACE, &[policy, binding]).await.unwrap();
+    stage
+        .migration
+        .plane
+        .apply(NAMESPACE, &[policy, binding])
+        .await
+        .unwrap();
     promotion_is_let_through(stage, false).await;
-    let words = "trying what the cut changes at its end: trying to patch Cluster database: kubernetes api: ";
+    let words = "trying what the cut changes at its end: trying to patch Cluster database: \
+        kubernetes api: ";
     let words = [words, "not before monday"];
-    stage.cut(stage.by_config().env("DRY_RUN", "true"), 3, &words).await;
+    stage
+        .cut(stage.by_config().env("DRY_RUN", "true"), 3, &words)
+        .await;
     let ended = refused(stage, &[], 3, words[0]).await;
     assert!(ended.text().contains(words[1]), "{ended}");
-    policies.delete(name, &DeleteParams::default()).await.unwrap();
+    policies
+        .delete(name, &DeleteParams::default())
+        .await
+        .unwrap();
     promotion_is_let_through(stage, true).await;
 }
 
@@ -289,10 +469,17 @@ async fn promotion_is_let_through(stage: &Stage, wanted: bool) {
 /// A verb that is taken away is named by the first look, before the first effect.
 async fn without_a_verb(stage: &Stage) {
     let rules = stage.object(ROLE, OUR_ROLE).await["rules"].clone();
-    let pods = "pods is forbidden: User \"system:serviceaccount:mastodon:replica-migration-cutover\" cannot list resource \"pods\"";
-    for (resource, words) in [("pods", pods), ("clusters", "cannot get resource \"clusters\"")] {
+    let pods = "pods is forbidden: User \
+        \"system:serviceaccount:mastodon:replica-migration-cutover\" cannot list resource \"pods\"";
+    for (resource, words) in [
+        ("pods", pods),
+        ("clusters", "cannot get resource \"clusters\""),
+    ] {
         let mut fewer = rules.clone();
-        fewer.as_array_mut().unwrap().retain(|rule| rule["resources"][0] != resource);
+        fewer
+            .as_array_mut()
+            .unwrap()
+            .retain(|rule| rule["resources"][0] != resource);
         stage.patch(ROLE, OUR_ROLE, json!({"rules": fewer})).await;
         refused(stage, &[], 2, words).await;
     }
@@ -303,10 +490,18 @@ async fn without_a_stream(stage: &Stage) {
     let external = stage.object(CNPG, CLUSTER).await["spec"]["externalClusters"].clone();
     let mut astray = external.clone();
     astray[0]["connectionParameters"]["host"] = json!("nowhere.mastodon.svc");
-    stage.patch(CNPG, CLUSTER, json!({"spec": {"externalClusters": astray}})).await;
+    stage
+        .patch(CNPG, CLUSTER, json!({"spec": {"externalClusters": astray}}))
+        .await;
     stage.streams(false).await;
     refused(stage, &[], 1, "wal receiver: wanted streaming").await;
-    stage.patch(CNPG, CLUSTER, json!({"spec": {"externalClusters": external}})).await;
+    stage
+        .patch(
+            CNPG,
+            CLUSTER,
+            json!({"spec": {"externalClusters": external}}),
+        )
+        .await;
     stage.streams(true).await;
 }
 
@@ -325,12 +520,17 @@ async fn without_a_leader(stage: &Stage) {
     refused(stage, &[], 1, "no member with the label spilo-role=master").await;
 }
 
-/// What the guide's own Job does: scale to zero, look at the time since the last replayed transaction, promote, point, scale up. No fence.
+/// What the guide's own Job does: scale to zero, look at the time since the last replayed
+/// transaction, promote, point, scale up. No fence.
 async fn bare_script(stage: &Stage) {
     let scale = async |count: Option<u32>| {
         for (name, before) in DEPLOYMENTS {
             stage
-                .patch(DEPLOYMENT, name, json!({"spec": {"replicas": count.unwrap_or(before)}}))
+                .patch(
+                    DEPLOYMENT,
+                    name,
+                    json!({"spec": {"replicas": count.unwrap_or(before)}}),
+                )
                 .await;
         }
     };
@@ -340,9 +540,16 @@ async fn bare_script(stage: &Stage) {
     while !session.query_one(lag, &[]).await.unwrap().get::<_, bool>(0) {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     }
-    stage.patch(CNPG, CLUSTER, json!({"spec": {"replica": {"enabled": false}}})).await;
+    stage
+        .patch(
+            CNPG,
+            CLUSTER,
+            json!({"spec": {"replica": {"enabled": false}}}),
+        )
+        .await;
     stage.target.promoted(SOON).await.unwrap();
-    let hosts = json!({"data": {"DB_HOST": "database-pooler-rw", "REPLICA_DB_HOST": "database-pooler-ro"}});
+    let hosts =
+        json!({"data": {"DB_HOST": "database-pooler-rw", "REPLICA_DB_HOST": "database-pooler-ro"}});
     stage.patch(CONFIG_MAP, "mastodon-database", hosts).await;
     scale(None).await;
     stage.migration.application.ready(SOON).await.unwrap();

@@ -1,5 +1,5 @@
-//! Those who would undo the cut: each is found by what it leaves in the objects, kept still, and given back; one that nobody can pause
-//! fights to the end, and gets no write through.
+//! Those who would undo the cut: each is found by what it leaves in the objects, kept still, and
+//! given back; one that nobody can pause fights to the end, and gets no write through.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,11 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         "scaledobjects.keda.sh is forbidden",
         "helmreleases.helm.toolkit.fluxcd.io \"mastodon\" is forbidden",
     ] {
-        let words = ["manages", forbidden, "apply manifests/gitops/argo in Argo CD's namespace"];
+        let words = [
+            "manages",
+            forbidden,
+            "apply manifests/gitops/argo in Argo CD's namespace",
+        ];
         let ended = stage.cut(stage.by_config(), 2, &words).await;
         assert!(!ended.text().contains("DOWNTIME"), "{ended}");
     }
@@ -34,27 +38,52 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
     let _acting = start(&stage);
     let (before, contended_before) = (stage.standing().await, contended(&stage).await);
 
-    let running = stage.by_config().env("FAILPOINT", "before EndSessions").start().await.unwrap();
-    running.says("failpoint before EndSessions: waiting", SOON).await.unwrap();
+    let running = stage
+        .by_config()
+        .env("FAILPOINT", "before EndSessions")
+        .start()
+        .await
+        .unwrap();
+    running
+        .says("failpoint before EndSessions: waiting", SOON)
+        .await
+        .unwrap();
     assert_eq!(
         stage.object(SCALED_OBJECT, "web").await["metadata"]["annotations"]["autoscaling.keda.sh/paused"],
         "true"
     );
-    assert_eq!(stage.object(HELM_RELEASE, "mastodon").await["spec"]["suspend"], true);
-    assert_eq!(stage.object(CRON_JOB, "nightly").await["spec"]["suspend"], true);
+    assert_eq!(
+        stage.object(HELM_RELEASE, "mastodon").await["spec"]["suspend"],
+        true
+    );
+    assert_eq!(
+        stage.object(CRON_JOB, "nightly").await["spec"]["suspend"],
+        true
+    );
     running.terminate();
     running.go_on();
     ends(
         &running.wait(SOON).await.unwrap(),
         3,
-        &["giving back: ScaledObject web", "runs on the source as before"],
+        &[
+            "giving back: ScaledObject web",
+            "runs on the source as before",
+        ],
     );
     same(&before, &stage.standing().await);
     same(&contended_before, &contended(&stage).await);
     stage.runs_on_the_source().await;
 
-    let running = stage.by_config().env("FAILPOINT", "before EndSessions").start().await.unwrap();
-    running.says("failpoint before EndSessions: waiting", SOON).await.unwrap();
+    let running = stage
+        .by_config()
+        .env("FAILPOINT", "before EndSessions")
+        .start()
+        .await
+        .unwrap();
+    running
+        .says("failpoint before EndSessions: waiting", SOON)
+        .await
+        .unwrap();
     running.kill();
     running.wait(SOON).await.unwrap();
     let words = [
@@ -72,24 +101,38 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         "DOWNTIME ENDS",
         "giving back: CronJob nightly suspend",
         "giving back: HelmRelease mastodon/mastodon suspend",
-        "ConfigMap mastodon-database kustomize.toolkit.fluxcd.io/reconcile stays as it is, because Flux's Kustomization apps would put",
+        "ConfigMap mastodon-database kustomize.toolkit.fluxcd.io/reconcile stays as it is, because \
+         Flux's Kustomization apps would put",
     ];
     let ended = stage.cut(stage.by_config(), 0, &words).await;
-    assert!(ended.text().contains("also scaled by the field manager robot"), "{ended}");
+    assert!(
+        ended
+            .text()
+            .contains("also scaled by the field manager robot"),
+        "{ended}"
+    );
     // What the cut has changed for good, and the mark that keeps Flux from putting it back.
     let map = stage.object(CONFIG_MAP, "mastodon-database").await;
     assert_eq!(
-        (&map["data"]["DB_HOST"], &map["metadata"]["annotations"][RECONCILE]),
+        (
+            &map["data"]["DB_HOST"],
+            &map["metadata"]["annotations"][RECONCILE]
+        ),
         (&json!("database-pooler-rw"), &json!("disabled"))
     );
     same(&contended_before, &contended(&stage).await);
     // Two of one reason, each with its own words.
     let events = stage.objects(("events.k8s.io", "v1", "Event")).await;
-    let stay = events.iter().filter(|event| event["reason"] == "StaysPaused");
+    let stay = events
+        .iter()
+        .filter(|event| event["reason"] == "StaysPaused");
     let notes: Vec<&str> = stay.filter_map(|event| event["note"].as_str()).collect();
     let tells = |kind: &str| notes.iter().any(|note| note.starts_with(kind));
     assert_eq!(notes.len(), 2, "{notes:?}");
-    assert!(tells("ConfigMap mastodon-database") && tells("Cluster database"), "{notes:?}");
+    assert!(
+        tells("ConfigMap mastodon-database") && tells("Cluster database"),
+        "{notes:?}"
+    );
     stage.nothing_is_lost().await;
 }
 
@@ -110,14 +153,18 @@ async fn contended(stage: &Stage) -> BTreeMap<String, Value> {
     }
     for object in stage.objects(DEPLOYMENT).await {
         let name = format!("Deployment {}", object["metadata"]["name"]);
-        all.insert(name, json!([object["metadata"]["annotations"], object["spec"]]));
+        all.insert(
+            name,
+            json!([object["metadata"]["annotations"], object["spec"]]),
+        );
     }
     let application = stage.object_in(APPLICATION, ARGO, "mastodon").await;
     all.insert("Application mastodon".into(), application["spec"].clone());
     all
 }
 
-/// The objects of KEDA, Flux, Argo CD and the application's CronJob, and what they leave in those of the application.
+/// The objects of KEDA, Flux, Argo CD and the application's CronJob, and what they leave in those
+/// of the application.
 async fn appear(stage: &Stage) {
     let plane = &stage.migration.plane;
     plane.namespace(ARGO).await.unwrap();
@@ -131,7 +178,11 @@ async fn appear(stage: &Stage) {
             json!({"scaleTargetRef": {"name": "mastodon-web"}, "triggers": [{"type": "cpu"}]}),
         ),
         object(HELM_RELEASE, "mastodon", json!({"interval": "5m"})),
-        object(CRON_JOB, "nightly", json!({"schedule": "0 3 * * *", "jobTemplate": {"spec": job}})),
+        object(
+            CRON_JOB,
+            "nightly",
+            json!({"schedule": "0 3 * * *", "jobTemplate": {"spec": job}}),
+        ),
         object(
             HPA,
             "keda-hpa-web",
@@ -144,21 +195,37 @@ async fn appear(stage: &Stage) {
         ),
     ];
     plane.apply(NAMESPACE, &objects).await.unwrap();
-    let mut application = object(APPLICATION, "mastodon", json!({"syncPolicy": {"automated": {"selfHeal": true}}}));
+    let mut application = object(
+        APPLICATION,
+        "mastodon",
+        json!({"syncPolicy": {"automated": {"selfHeal": true}}}),
+    );
     application["metadata"]["namespace"] = ARGO.into();
     plane.apply(ARGO, &[application]).await.unwrap();
     let uid = stage.object(SCALED_OBJECT, "web").await["metadata"]["uid"].clone();
     let owner = json!([{"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "web", "uid": uid, "controller": true}]);
     stage
-        .patch(HPA, "keda-hpa-web", json!({"metadata": {"ownerReferences": owner}}))
+        .patch(
+            HPA,
+            "keda-hpa-web",
+            json!({"metadata": {"ownerReferences": owner}}),
+        )
         .await;
     let flux = json!({"metadata": {"labels": {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"}}});
-    stage.patch(DEPLOYMENT, "mastodon-sidekiq-default", flux.clone()).await;
-    stage.patch(CONFIG_MAP, "mastodon-database", flux.clone()).await;
+    stage
+        .patch(DEPLOYMENT, "mastodon-sidekiq-default", flux.clone())
+        .await;
+    stage
+        .patch(CONFIG_MAP, "mastodon-database", flux.clone())
+        .await;
     stage.patch(CNPG, CLUSTER, flux).await;
     let helm = json!({"helm.toolkit.fluxcd.io/name": "mastodon", "helm.toolkit.fluxcd.io/namespace": NAMESPACE});
     stage
-        .patch(DEPLOYMENT, "mastodon-sidekiq-federation", json!({"metadata": {"labels": helm}}))
+        .patch(
+            DEPLOYMENT,
+            "mastodon-sidekiq-federation",
+            json!({"metadata": {"labels": helm}}),
+        )
         .await;
     let tracking = json!({"argocd.argoproj.io/tracking-id": "mastodon:apps/Deployment:mastodon/mastodon-sidekiq-background"});
     stage
@@ -169,15 +236,22 @@ async fn appear(stage: &Stage) {
         )
         .await;
     stage
-        .patch_as("robot", DEPLOYMENT, "mastodon-sidekiq-scheduler", json!({"spec": {"replicas": 1}}))
+        .patch_as(
+            "robot",
+            DEPLOYMENT,
+            "mastodon-sidekiq-scheduler",
+            json!({"spec": {"replicas": 1}}),
+        )
         .await;
 }
 
-/// manifests/components/keda, flux and cron-jobs in the overlay, and manifests/gitops/argo in Argo CD's namespace.
+/// manifests/components/keda, flux and cron-jobs in the overlay, and manifests/gitops/argo in Argo
+/// CD's namespace.
 async fn grant(stage: &Stage) {
     let plane = &stage.migration.plane;
     let components = ["keda", "flux", "cron-jobs"];
-    let objects = manifests::example_set(plane.setup(), &components, &["APP_CRONJOBS=nightly"]).unwrap();
+    let objects =
+        manifests::example_set(plane.setup(), &components, &["APP_CRONJOBS=nightly"]).unwrap();
     for kind in ["Role", "RoleBinding", "ConfigMap"] {
         let objects: Vec<Value> = manifests::of_kind(&objects, kind).cloned().collect();
         plane.apply(NAMESPACE, &objects).await.unwrap();
@@ -186,7 +260,8 @@ async fn grant(stage: &Stage) {
     plane.apply(ARGO, &argo).await.unwrap();
 }
 
-/// Each puts back the replicas of its Deployment, and Flux the ConfigMap, unless it is told not to; the robot is told nothing.
+/// Each puts back the replicas of its Deployment, and Flux the ConfigMap, unless it is told not to;
+/// the robot is told nothing.
 fn start(stage: &Stage) -> Vec<Acting> {
     let in_namespace = |kind, name: &str| (kind, NAMESPACE.to_owned(), name.to_owned());
     let heeds = |object, field: &str, still: Value| {
@@ -208,36 +283,88 @@ fn start(stage: &Stage) -> Vec<Acting> {
         "/metadata/annotations/autoscaling.keda.sh~1paused",
         json!("true"),
     );
-    let default = heeds(in_namespace(DEPLOYMENT, "mastodon-sidekiq-default"), reconcile, json!("disabled"));
-    let federation = heeds(in_namespace(HELM_RELEASE, "mastodon"), "/spec/suspend", json!(true));
+    let default = heeds(
+        in_namespace(DEPLOYMENT, "mastodon-sidekiq-default"),
+        reconcile,
+        json!("disabled"),
+    );
+    let federation = heeds(
+        in_namespace(HELM_RELEASE, "mastodon"),
+        "/spec/suspend",
+        json!(true),
+    );
     let healing = "/spec/syncPolicy/automated/selfHeal";
-    let background = heeds((APPLICATION, ARGO.to_owned(), "mastodon".to_owned()), healing, json!(false));
+    let background = heeds(
+        (APPLICATION, ARGO.to_owned(), "mastodon".to_owned()),
+        healing,
+        json!(false),
+    );
     let map = Contender {
         manager: "kustomize-controller",
-        heeds: heeds(in_namespace(CONFIG_MAP, "mastodon-database"), reconcile, json!("disabled")),
+        heeds: heeds(
+            in_namespace(CONFIG_MAP, "mastodon-database"),
+            reconcile,
+            json!("disabled"),
+        ),
         object: (CONFIG_MAP, "mastodon-database".into()),
         git: json!({"data": {"DB_HOST": "mastodon-postgresql-pooler", "REPLICA_DB_HOST": "mastodon-postgresql-repl"}}),
     };
     let all = [
         replicas("keda-operator", "mastodon-web", 2, web),
-        replicas("kustomize-controller", "mastodon-sidekiq-default", 1, default),
-        replicas("helm-controller", "mastodon-sidekiq-federation", 1, federation),
-        replicas("argocd-controller", "mastodon-sidekiq-background", 1, background),
+        replicas(
+            "kustomize-controller",
+            "mastodon-sidekiq-default",
+            1,
+            default,
+        ),
+        replicas(
+            "helm-controller",
+            "mastodon-sidekiq-federation",
+            1,
+            federation,
+        ),
+        replicas(
+            "argocd-controller",
+            "mastodon-sidekiq-background",
+            1,
+            background,
+        ),
         replicas("robot", "mastodon-sidekiq-scheduler", 1, None),
         map,
     ];
-    all.into_iter().map(|one| one.start(&stage.migration.plane, NAMESPACE)).collect()
+    all.into_iter()
+        .map(|one| one.start(&stage.migration.plane, NAMESPACE))
+        .collect()
 }
 
 /// The CronJob's controller tells of a Job that runs; nothing is blocked before it has ended.
 async fn a_job_that_runs_is_waited_for(stage: &Stage) {
     let active = json!([{"kind": "Job", "name": "nightly-1", "namespace": NAMESPACE}]);
-    stage.patch_status(CRON_JOB, "nightly", json!({"status": {"active": active}})).await;
-    let running = stage.by_config().env("FAILPOINT", "before record Blocked").start().await.unwrap();
-    running.says("jobs of the application still run: nightly-1", SOON).await.unwrap();
-    stage.patch_status(CRON_JOB, "nightly", json!({"status": {"active": null}})).await;
-    running.says("failpoint before record Blocked: waiting", SOON).await.unwrap();
+    stage
+        .patch_status(CRON_JOB, "nightly", json!({"status": {"active": active}}))
+        .await;
+    let running = stage
+        .by_config()
+        .env("FAILPOINT", "before record Blocked")
+        .start()
+        .await
+        .unwrap();
+    running
+        .says("jobs of the application still run: nightly-1", SOON)
+        .await
+        .unwrap();
+    stage
+        .patch_status(CRON_JOB, "nightly", json!({"status": {"active": null}}))
+        .await;
+    running
+        .says("failpoint before record Blocked: waiting", SOON)
+        .await
+        .unwrap();
     running.terminate();
     running.go_on();
-    ends(&running.wait(SOON).await.unwrap(), 3, &["GOING BACK: asked to end"]);
+    ends(
+        &running.wait(SOON).await.unwrap(),
+        3,
+        &["GOING BACK: asked to end"],
+    );
 }

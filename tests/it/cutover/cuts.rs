@@ -1,5 +1,6 @@
-//! Many real cuts in two lanes, one for each route and each DCS: killed right before and right after every effect and every record,
-//! asked to end, raced and fought. Nothing acknowledged is lost, nothing is there twice, and who goes back leaves everything as it was.
+//! Many real cuts in two lanes, one for each route and each DCS: killed right before and right
+//! after every effect and every record, asked to end, raced and fought. Nothing acknowledged is
+//! lost, nothing is there twice, and who goes back leaves everything as it was.
 
 use std::time::Duration;
 
@@ -73,11 +74,20 @@ impl Trial {
                     .pods
                     .iter()
                     .any(|pod| pod.ended.exit_code == code && pod.ended.text().contains(words));
-                assert!(so, "no pod ends with {code} and says {words:?}: {}, {:#?}", cut.story(), cut.pods);
+                assert!(
+                    so,
+                    "no pod ends with {code} and says {words:?}: {}, {:#?}",
+                    cut.story(),
+                    cut.pods
+                );
             }
         }
         println!("{}: {}", route.word(), trial.tally);
-        assert!(trial.tally.cuts() >= CUTS_MIN, "only {} cuts", trial.tally.cuts());
+        assert!(
+            trial.tally.cuts() >= CUTS_MIN,
+            "only {} cuts",
+            trial.tally.cuts()
+        );
     }
 
     async fn cut(&mut self, acts: Vec<Act>) -> Cut {
@@ -92,14 +102,20 @@ impl Trial {
 
     /// Keeps what explains it.
     fn broken(&self, error: &anyhow::Error) -> ! {
-        panic!("{error:?}\n{}", self.lane.keep_logs(self.route.word(), error));
+        panic!(
+            "{error:?}\n{}",
+            self.lane.keep_logs(self.route.word(), error)
+        );
     }
 
     /// SIGKILL at each moment.
     async fn killed_at_every_moment(&mut self) {
         let Self { lane, tally, .. } = self;
         let seen = |scenario: &Scenario, cut: &Cut| count(tally, scenario, cut);
-        if let Err(error) = lane.at_all(self.route, Deed::Kill, self.moments.all(), KILLS, seen).await {
+        if let Err(error) = lane
+            .at_all(self.route, Deed::Kill, self.moments.all(), KILLS, seen)
+            .await
+        {
             self.broken(&error);
         }
         println!(
@@ -125,14 +141,25 @@ impl Trial {
             left.retain(|moment| !back.hit.contains(moment));
         }
         for moment in left {
-            let back = self.lane.go_back(self.route, std::slice::from_ref(&moment)).await.unwrap();
-            assert!(back.hit.contains(&moment), "no rollback was ever killed {moment}");
+            let back = self
+                .lane
+                .go_back(self.route, std::slice::from_ref(&moment))
+                .await
+                .unwrap();
+            assert!(
+                back.hit.contains(&moment),
+                "no rollback was ever killed {moment}"
+            );
         }
-        println!("rollback killed at all {} moments: {}", all.len(), all.join(", "));
+        println!(
+            "rollback killed at all {} moments: {}",
+            all.len(),
+            all.join(", ")
+        );
     }
 
-    /// Before the point of no return it goes back in its grace period; after it it lets the clients through before it ends, and the next
-    /// one does what is left.
+    /// Before the point of no return it goes back in its grace period; after it it lets the clients
+    /// through before it ends, and the next one does what is left.
     async fn asked_to_end(&mut self) {
         let before = self.moments.between(Phase::BeforeBlock, Phase::Fenced);
         let after = self.moments.between(Phase::PastReturn, Phase::PastReturn);
@@ -141,10 +168,18 @@ impl Trial {
             .position(|moment| *moment == "after record Serving")
             .unwrap_or_default();
         // Clients wait at the first one, longer or less long.
-        let first = if self.route == Route::Service { 0 } else { serving / 2 };
+        let first = if self.route == Route::Service {
+            0
+        } else {
+            serving / 2
+        };
         let mut acts: Vec<Act> = Vec::new();
         let step = before.len().div_ceil(SIGTERMS);
-        for moment in before.iter().step_by(step).chain([&after[first], &after[serving + 1]]) {
+        for moment in before
+            .iter()
+            .step_by(step)
+            .chain([&after[first], &after[serving + 1]])
+        {
             acts.push(Act::at(Deed::Terminate, moment));
         }
         let back = acts.len() - 2;
@@ -154,13 +189,24 @@ impl Trial {
         }
         for pod in &cut.pods[back..] {
             // What is left after the downtime may be done at once.
-            assert!([0, 1].contains(&pod.ended.exit_code), "{}: {}", pod.story, pod.ended);
+            assert!(
+                [0, 1].contains(&pod.ended.exit_code),
+                "{}: {}",
+                pod.story,
+                pod.ended
+            );
         }
         let waited = &cut.pods[back];
-        assert!(waited.ended.text().contains("DOWNTIME ENDS"), "{}: {}", waited.story, waited.ended);
+        assert!(
+            waited.ended.text().contains("DOWNTIME ENDS"),
+            "{}: {}",
+            waited.story,
+            waited.ended
+        );
     }
 
-    /// Everything else, at moments that have proved to be interesting, or at each; what both routes have in common is shared out.
+    /// Everything else, at moments that have proved to be interesting, or at each; what both routes
+    /// have in common is shared out.
     fn cases(&self) -> Vec<Case> {
         let mut all = common();
         all.extend(match self.route {
@@ -176,7 +222,8 @@ fn count(tally: &mut Tally, scenario: &Scenario, cut: &Cut) {
     tally.add(cut);
 }
 
-/// Two at once, overtaken, asked to go back from outside; the source's leadership moved; what cannot catch up.
+/// Two at once, overtaken, asked to go back from outside; the source's leadership moved; what
+/// cannot catch up.
 fn common() -> Vec<Case> {
     vec![
         (
@@ -216,7 +263,10 @@ fn common() -> Vec<Case> {
                 Act::each(Deed::SourceSessions),
             ],
             vec![
-                (3, "the cut was not through 5 s after the block (CUTOVER_MAX_SECONDS)"),
+                (
+                    3,
+                    "the cut was not through 5 s after the block (CUTOVER_MAX_SECONDS)",
+                ),
                 (3, "the target has replayed"),
                 (3, "GOING BACK: the source failed over"),
                 (3, "the application runs on the source as before"),
@@ -245,7 +295,10 @@ fn by_service() -> Vec<Case> {
             vec![],
         ),
         (vec![Act::each(Deed::PatroniHangs(BRIEFLY))], vec![]),
-        (vec![Act::each(Deed::BlockLifted)], vec![(0, "somebody had lifted them")]),
+        (
+            vec![Act::each(Deed::BlockLifted)],
+            vec![(0, "somebody had lifted them")],
+        ),
         (vec![Act::each(Deed::PoolersResumed)], vec![]),
         (vec![Act::each(Deed::PoolerReplaced)], vec![]),
         (
@@ -268,6 +321,12 @@ fn by_config() -> Vec<Case> {
         (vec![Act::each(Deed::ApiServerHangs(BRIEFLY))], vec![]),
         (vec![Act::each(Deed::Receiver)], vec![]),
         (vec![Act::each(Deed::ReadOnlyLifted)], vec![]),
-        (vec![Act::at(Deed::ApiServerAway(AWAY_SECONDS), "before record Marker")], vec![]),
+        (
+            vec![Act::at(
+                Deed::ApiServerAway(AWAY_SECONDS),
+                "before record Marker",
+            )],
+            vec![],
+        ),
     ]
 }

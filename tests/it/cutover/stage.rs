@@ -1,4 +1,5 @@
-//! A migration that is ready for its cut, and what can be asked about it: how things stand, what the record says, what the ledger proves.
+//! A migration that is ready for its cut, and what can be asked about it: how things stand, what
+//! the record says, what the ledger proves.
 
 use std::time::Duration;
 
@@ -40,7 +41,11 @@ impl Stage {
     }
 
     pub fn of(migration: Migration, target: InstanceHandle, origin: Origin) -> Self {
-        Self { migration, target, origin }
+        Self {
+            migration,
+            target,
+            origin,
+        }
     }
 
     /// A pod of the step.
@@ -91,7 +96,9 @@ impl Stage {
             ..PatchParams::default()
         };
         let api = self.migration.objects().api(kind);
-        api.patch(name, &params, &Patch::Merge(change)).await.unwrap();
+        api.patch(name, &params, &Patch::Merge(change))
+            .await
+            .unwrap();
     }
 
     /// Objects of a kind.
@@ -101,7 +108,11 @@ impl Stage {
 
     /// Merges into an object; null removes a key.
     pub async fn patch(&self, kind: Kind, name: &str, change: Value) {
-        self.migration.objects().patch(kind, name, change).await.unwrap();
+        self.migration
+            .objects()
+            .patch(kind, name, change)
+            .await
+            .unwrap();
     }
 
     /// Removes an object.
@@ -145,19 +156,37 @@ impl Stage {
 
     /// The application writes, and it is the source that takes it.
     pub async fn runs_on_the_source(&self) {
-        let Migration { application, source, .. } = &self.migration;
-        standing::runs_on_the_source(application, source, SOON).await.unwrap();
+        let Migration {
+            application,
+            source,
+            ..
+        } = &self.migration;
+        standing::runs_on_the_source(application, source, SOON)
+            .await
+            .unwrap();
     }
 
     /// A fact of the journal; null when it is not there.
     pub async fn fact(&self, key: &str) -> Value {
-        self.migration.journal().await.unwrap().remove(key).unwrap_or_default()
+        self.migration
+            .journal()
+            .await
+            .unwrap()
+            .remove(key)
+            .unwrap_or_default()
     }
 
-    /// After a finished cut: the application writes on the target, then everybody stops and the ledger is judged.
+    /// After a finished cut: the application writes on the target, then everybody stops and the
+    /// ledger is judged.
     pub async fn judged(self) -> Verdict {
-        self.migration.application.acknowledges(AT_WORK, SOON).await.unwrap();
-        let recorded: Option<Timestamp> = self.fact("promotion").await["at"].as_str().map(|at| at.parse().unwrap());
+        self.migration
+            .application
+            .acknowledges(AT_WORK, SOON)
+            .await
+            .unwrap();
+        let recorded: Option<Timestamp> = self.fact("promotion").await["at"]
+            .as_str()
+            .map(|at| at.parse().unwrap());
         let fenced = recorded.map(|at| {
             self.origin
                 .elapsed()
@@ -165,19 +194,32 @@ impl Stage {
         });
         let cut = self.migration.cut(&self.target, fenced);
         let Migration {
-            mut application, source, ..
+            mut application,
+            source,
+            ..
         } = self.migration;
         let attempts = application.stop().await.unwrap();
-        let (on_target, on_source) = harness::migration::rows(&source, &self.target).await.unwrap();
-        let forgotten =
-            |attempt: &&ledger::Attempt| attempt.key.client.starts_with(FORGOTTEN) && matches!(attempt.outcome, Outcome::Acknowledged(_));
+        let (on_target, on_source) = harness::migration::rows(&source, &self.target)
+            .await
+            .unwrap();
+        let forgotten = |attempt: &&ledger::Attempt| {
+            attempt.key.client.starts_with(FORGOTTEN)
+                && matches!(attempt.outcome, Outcome::Acknowledged(_))
+        };
         assert!(
             attempts.iter().filter(forgotten).count() > AT_WORK,
             "the forgotten writer was not at work"
         );
-        let verdict = ledger::judge(&attempts, &on_target, &on_source, &cut, Duration::from_millis(500));
+        let verdict = ledger::judge(
+            &attempts,
+            &on_target,
+            &on_source,
+            &cut,
+            Duration::from_millis(500),
+        );
         println!(
-            "acknowledged {}, found {}, lost {}, duplicated {}, unknown {} found and {} missing, accepted by the source after the fence {}",
+            "acknowledged {}, found {}, lost {}, duplicated {}, unknown {} found and {} missing, \
+             accepted by the source after the fence {}",
             verdict.acknowledged,
             verdict.found,
             verdict.lost.len(),
@@ -191,7 +233,10 @@ impl Stage {
 
     /// As [`Stage::judged`], and every promise was kept.
     pub async fn nothing_is_lost(self) {
-        assert!(!self.fact("finished").await.is_null(), "the cut is not finished");
+        assert!(
+            !self.fact("finished").await.is_null(),
+            "the cut is not finished"
+        );
         let verdict = self.judged().await;
         assert!(verdict.holds() && verdict.gap.is_some(), "{verdict:?}");
     }
@@ -200,7 +245,9 @@ impl Stage {
 /// Source, application and manifests; no step was run yet.
 pub async fn set() -> (Migration, Origin) {
     let origin = Origin::now();
-    let migration = Migration::stage(SourceOptions::default(), origin, |_| {}).await.unwrap();
+    let migration = Migration::stage(SourceOptions::default(), origin, |_| {})
+        .await
+        .unwrap();
     (migration, origin)
 }
 

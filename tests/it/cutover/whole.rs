@@ -13,7 +13,13 @@ use serde_json::{Value, json};
 
 use super::stage::{self, SERVICE, SOON, SOURCE, Stage, ends, same};
 
-const STEPS: [&str; 5] = ["prepare-zalando", "extract-certs", "validate-replication", "cutover", "rollback"];
+const STEPS: [&str; 5] = [
+    "prepare-zalando",
+    "extract-certs",
+    "validate-replication",
+    "cutover",
+    "rollback",
+];
 /// issue: resident memory at most 40 MB.
 const MEMORY_BYTES_MAX: u64 = 40_000_000;
 
@@ -29,9 +35,19 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
     going_back_on_sigterm(&stage).await;
     rolled_back_by_the_config_map(&stage).await;
     rolled_back_by_the_services(&stage).await;
-    stage.migration.application.acknowledges(200, SOON).await.unwrap();
+    stage
+        .migration
+        .application
+        .acknowledges(200, SOON)
+        .await
+        .unwrap();
 
-    let words = ["beginning anew", "DOWNTIME BEGINS", "POINT OF NO RETURN", "DOWNTIME ENDS"];
+    let words = [
+        "beginning anew",
+        "DOWNTIME BEGINS",
+        "POINT OF NO RETURN",
+        "DOWNTIME ENDS",
+    ];
     let ended = stage.cut(stage.by_config(), 0, &words).await;
     assert!(
         ended.cost.memory_peak_bytes < MEMORY_BYTES_MAX,
@@ -39,8 +55,14 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
         ended.cost.memory_peak_bytes
     );
     let last = ended.last_word();
-    assert_eq!((&last["verdict"], &last["timeline"]), (&json!("done"), &json!(2)), "{last}");
-    let downtime_ms = last["downtime_ms"].as_u64().unwrap_or_else(|| panic!("no downtime in {last}"));
+    assert_eq!(
+        (&last["verdict"], &last["timeline"]),
+        (&json!("done"), &json!(2)),
+        "{last}"
+    );
+    let downtime_ms = last["downtime_ms"]
+        .as_u64()
+        .unwrap_or_else(|| panic!("no downtime in {last}"));
     assert!(
         (1..u64::try_from(ended.elapsed.as_millis()).unwrap()).contains(&downtime_ms),
         "{last}"
@@ -50,39 +72,78 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
 
     let (before, uses) = (objects(&stage).await, changes(&stage));
     let again = stage
-        .cut(stage.by_config(), 0, &["receipt: kubectl get configmap cutover-database-receipt"])
+        .cut(
+            stage.by_config(),
+            0,
+            &["receipt: kubectl get configmap cutover-database-receipt"],
+        )
         .await;
-    assert!(again.elapsed < Duration::from_secs(20), "{:?}", again.elapsed);
-    assert_eq!(objects(&stage).await, before, "the second run has changed something");
+    assert!(
+        again.elapsed < Duration::from_secs(20),
+        "{:?}",
+        again.elapsed
+    );
+    assert_eq!(
+        objects(&stage).await,
+        before,
+        "the second run has changed something"
+    );
     assert_eq!(changes(&stage), uses);
 
     let late = stage
-        .cut(stage.rollback(), 3, &["there is no way back: the promotion was recorded at"])
+        .cut(
+            stage.rollback(),
+            3,
+            &["there is no way back: the promotion was recorded at"],
+        )
         .await;
-    assert!(late.text().contains("mend the cause on the target"), "{late}");
+    assert!(
+        late.text().contains("mend the cause on the target"),
+        "{late}"
+    );
 
     for step in ["prepare-zalando", "extract-certs"] {
-        let words = ["database has been promoted by a cutover", "start no server of the source"];
+        let words = [
+            "database has been promoted by a cutover",
+            "start no server of the source",
+        ];
         stage.cut(stage.migration.step(step), 3, &words).await;
     }
 
     // Everything that the Roles grant was used by now, and nothing was refused.
     let example = manifests::example(stage.migration.plane.setup()).unwrap();
-    let of_steps: Vec<Value> = STEPS.iter().flat_map(|step| of_step(&example, step)).collect();
+    let of_steps: Vec<Value> = STEPS
+        .iter()
+        .flat_map(|step| of_step(&example, step))
+        .collect();
     rbac_is_exact(&stage.migration.plane.audit().unwrap(), &of_steps).unwrap();
     stage.nothing_is_lost().await;
 }
 
-/// The only use of a verb that not every source needs. No operator runs here: Patroni is told in its stead.
+/// The only use of a verb that not every source needs. No operator runs here: Patroni is told in
+/// its stead.
 async fn prepare_with_more_wal(migration: &Migration) {
-    let preparing = migration.step("prepare-zalando").env("WAL_KEEP_MB", "1024").start().await.unwrap();
-    preparing.says("waiting for the operator", SOON).await.unwrap();
+    let preparing = migration
+        .step("prepare-zalando")
+        .env("WAL_KEEP_MB", "1024")
+        .start()
+        .await
+        .unwrap();
+    preparing
+        .says("waiting for the operator", SOON)
+        .await
+        .unwrap();
     let parameters = json!({"postgresql": {"parameters": {"wal_keep_size": "1GB"}}});
-    migration.source.patch_configuration(&parameters).await.unwrap();
+    migration
+        .source
+        .patch_configuration(&parameters)
+        .await
+        .unwrap();
     succeeded("prepare-zalando", &preparing.wait(SOON).await.unwrap()).unwrap();
 }
 
-/// Of an earlier run of extract-certs: the Secret has to change its type now, which takes the right to delete it.
+/// Of an earlier run of extract-certs: the Secret has to change its type now, which takes the right
+/// to delete it.
 async fn a_client_certificate_was_impossible_once(migration: &Migration) {
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-tls"},
@@ -93,7 +154,9 @@ async fn a_client_certificate_was_impossible_once(migration: &Migration) {
 
 /// It says what it would do, and makes no mutating call, not even for an Event or a Lease.
 async fn dry_run(stage: &Stage) {
-    stage.cut(stage.rollback(), 0, &["no cutover has begun"]).await;
+    stage
+        .cut(stage.rollback(), 0, &["no cutover has begun"])
+        .await;
     let before = stage.standing().await;
     let words = [
         "would 4. DOWNTIME BEGINS",
@@ -102,29 +165,56 @@ async fn dry_run(stage: &Stage) {
         "would 7. POINT OF NO RETURN",
         "way back",
     ];
-    stage.cut(stage.by_config().env("DRY_RUN", "true"), 0, &words).await;
+    stage
+        .cut(stage.by_config().env("DRY_RUN", "true"), 0, &words)
+        .await;
     let words = [
-        "PAUSE at mastodon-postgresql-pooler-0, mastodon-postgresql-pooler-1, mastodon-postgresql-pooler-repl-0",
-        "turn the Services mastodon-postgresql → cnpg.io/cluster=database,cnpg.io/instanceRole=primary",
+        "PAUSE at mastodon-postgresql-pooler-0, mastodon-postgresql-pooler-1, \
+         mastodon-postgresql-pooler-repl-0",
+        "turn the Services mastodon-postgresql → \
+         cnpg.io/cluster=database,cnpg.io/instanceRole=primary",
     ];
-    stage.cut(stage.cutover().env("DRY_RUN", "true"), 0, &words).await;
+    stage
+        .cut(stage.cutover().env("DRY_RUN", "true"), 0, &words)
+        .await;
     same(&before, &stage.standing().await);
     assert!(stage.fact("started").await.is_null());
-    assert!(of_cutover(stage).iter().any(|one| one.resource == "pods"), "nothing was looked at");
+    assert!(
+        of_cutover(stage).iter().any(|one| one.resource == "pods"),
+        "nothing was looked at"
+    );
     let uses = of_cutover(stage);
     assert!(uses.iter().all(|one| reads(one) || one.dry_run), "{uses:?}");
-    let tried = |resource: &str| uses.iter().any(|one| one.dry_run && one.resource == resource);
-    assert!(["clusters", "configmaps", "services"].into_iter().all(tried), "{uses:?}");
+    let tried = |resource: &str| {
+        uses.iter()
+            .any(|one| one.dry_run && one.resource == resource)
+    };
+    assert!(
+        ["clusters", "configmaps", "services"]
+            .into_iter()
+            .all(tried),
+        "{uses:?}"
+    );
 }
 
-/// By the Services' way, and somebody has turned one of them in the middle: it leads to the source again, and nothing that the
-/// selector has left behind leads elsewhere.
+/// By the Services' way, and somebody has turned one of them in the middle: it leads to the source
+/// again, and nothing that the selector has left behind leads elsewhere.
 async fn going_back_on_sigterm(stage: &Stage) {
     let before = stage.standing().await;
-    let running = stage.cutover().env("FAILPOINT", "before EndSessions").start().await.unwrap();
-    running.says("failpoint before EndSessions: waiting", SOON).await.unwrap();
+    let running = stage
+        .cutover()
+        .env("FAILPOINT", "before EndSessions")
+        .start()
+        .await
+        .unwrap();
+    running
+        .says("failpoint before EndSessions: waiting", SOON)
+        .await
+        .unwrap();
     let selector = json!({"cnpg.io/cluster": CLUSTER, "cnpg.io/instanceRole": "primary"});
-    stage.patch(SERVICE, SOURCE, json!({"spec": {"selector": selector}})).await;
+    stage
+        .patch(SERVICE, SOURCE, json!({"spec": {"selector": selector}}))
+        .await;
     stage.has_slices(SOURCE).await;
     running.terminate();
     running.go_on();
@@ -139,17 +229,28 @@ async fn going_back_on_sigterm(stage: &Stage) {
             "start a new cutover",
         ],
     );
-    assert!(stage.slices(SOURCE).await.is_empty(), "a slice leads to the target");
+    assert!(
+        stage.slices(SOURCE).await.is_empty(),
+        "a slice leads to the target"
+    );
     same(&before, &stage.standing().await);
     stage.runs_on_the_source().await;
 }
 
-/// A cutover that runs keeps it out and is told how to be asked; of one whose pod is gone it puts everything back, and what somebody
-/// has done to the ConfigMap meanwhile.
+/// A cutover that runs keeps it out and is told how to be asked; of one whose pod is gone it puts
+/// everything back, and what somebody has done to the ConfigMap meanwhile.
 async fn rolled_back_by_the_config_map(stage: &Stage) {
     let before = stage.standing().await;
-    let running = stage.by_config().env("FAILPOINT", "before record Marker").start().await.unwrap();
-    running.says("failpoint before record Marker: waiting", SOON).await.unwrap();
+    let running = stage
+        .by_config()
+        .env("FAILPOINT", "before record Marker")
+        .start()
+        .await
+        .unwrap();
+    running
+        .says("failpoint before record Marker: waiting", SOON)
+        .await
+        .unwrap();
     let words = [
         "another cutover is running",
         "kubectl annotate cronjob/replica-migration-cutover replica-migration/abort=true",
@@ -165,7 +266,11 @@ async fn rolled_back_by_the_config_map(stage: &Stage) {
         )
         .await;
     let dry = stage
-        .cut(stage.rollback().env("DRY_RUN", "true"), 0, &["there is a way back"])
+        .cut(
+            stage.rollback().env("DRY_RUN", "true"),
+            0,
+            &["there is a way back"],
+        )
         .await;
     assert!(!dry.text().contains("going back"), "{dry}");
     let words = [
@@ -181,15 +286,26 @@ async fn rolled_back_by_the_config_map(stage: &Stage) {
     same(&before, &stage.standing().await);
 }
 
-/// From as far as there is a way back: the source's server is stopped, the clients wait behind paused poolers, a Service is turned.
+/// From as far as there is a way back: the source's server is stopped, the clients wait behind
+/// paused poolers, a Service is turned.
 async fn rolled_back_by_the_services(stage: &Stage) {
     let before = stage.standing().await;
-    let running = stage.cutover().env("FAILPOINT", "before record Promotion").start().await.unwrap();
-    running.says("failpoint before record Promotion: waiting", SOON).await.unwrap();
+    let running = stage
+        .cutover()
+        .env("FAILPOINT", "before record Promotion")
+        .start()
+        .await
+        .unwrap();
+    running
+        .says("failpoint before record Promotion: waiting", SOON)
+        .await
+        .unwrap();
     running.kill();
     running.wait(SOON).await.unwrap();
     let selector = json!({"cnpg.io/cluster": CLUSTER});
-    stage.patch(SERVICE, SOURCE, json!({"spec": {"selector": selector}})).await;
+    stage
+        .patch(SERVICE, SOURCE, json!({"spec": {"selector": selector}}))
+        .await;
     stage.has_slices(SOURCE).await;
     let words = [
         "going back: starting the source's server",
@@ -199,19 +315,29 @@ async fn rolled_back_by_the_services(stage: &Stage) {
         "runs on the source as before",
     ];
     stage.cut(stage.rollback(), 0, &words).await;
-    assert!(stage.slices(SOURCE).await.is_empty(), "a slice leads to the target");
+    assert!(
+        stage.slices(SOURCE).await.is_empty(),
+        "a slice leads to the target"
+    );
     same(&before, &stage.standing().await);
     stage.runs_on_the_source().await;
 }
 
-/// The receipt cannot be changed any more, and says what a year later will be asked; the guide's record of the counts is there.
+/// The receipt cannot be changed any more, and says what a year later will be asked; the guide's
+/// record of the counts is there.
 async fn records(stage: &Stage) {
     let maps: Api<ConfigMap> = Api::namespaced(stage.migration.plane.admin(), NAMESPACE);
-    let receipt = maps.get(&format!("cutover-{CLUSTER}-receipt")).await.unwrap();
+    let receipt = maps
+        .get(&format!("cutover-{CLUSTER}-receipt"))
+        .await
+        .unwrap();
     assert_eq!(receipt.immutable, Some(true));
     let data = receipt.data.unwrap();
     let summary: Value = serde_json::from_str(&data["summary.json"]).unwrap();
-    assert!(summary["ms_since_block"]["serving"].as_u64().is_some(), "{summary}");
+    assert!(
+        summary["ms_since_block"]["serving"].as_u64().is_some(),
+        "{summary}"
+    );
     assert_eq!(
         summary["source"]["system_identifier"], summary["target"]["system_identifier"],
         "{summary}"
@@ -225,7 +351,10 @@ async fn records(stage: &Stage) {
         summary["write_gap_ms"]["clients"].as_u64() >= summary["write_gap_ms"]["proved"].as_u64(),
         "{summary}"
     );
-    assert!(data["proof.txt"].contains("was stopped cleanly"), "{data:?}");
+    assert!(
+        data["proof.txt"].contains("was stopped cleanly"),
+        "{data:?}"
+    );
     assert!(data["program"].starts_with("cutover "), "{data:?}");
     let journal: Value = serde_json::from_str(&data["journal.json"]).unwrap();
     for fact in [
@@ -241,12 +370,21 @@ async fn records(stage: &Stage) {
     ] {
         assert!(!journal[fact].is_null(), "{fact} is missing in {journal}");
     }
-    let counts = maps.get("cutover-replica-counts").await.unwrap().data.unwrap();
-    let wanted = harness::application::DEPLOYMENTS.map(|(name, count)| (name.to_owned(), count.to_string()));
+    let counts = maps
+        .get("cutover-replica-counts")
+        .await
+        .unwrap()
+        .data
+        .unwrap();
+    let wanted =
+        harness::application::DEPLOYMENTS.map(|(name, count)| (name.to_owned(), count.to_string()));
     assert_eq!(counts, wanted.into());
     let config = maps.get("mastodon-database").await.unwrap().data.unwrap();
     assert_eq!(
-        (config["DB_HOST"].as_str(), config["REPLICA_DB_HOST"].as_str()),
+        (
+            config["DB_HOST"].as_str(),
+            config["REPLICA_DB_HOST"].as_str()
+        ),
         ("database-pooler-rw", "database-pooler-ro")
     );
 }
@@ -257,9 +395,12 @@ async fn events(stage: &Stage) {
     let of_target = events.iter().filter(|event| {
         let regarding = event.regarding.clone().unwrap_or_default();
         event.reporting_controller.as_deref() == Some("cutover")
-            && (regarding.kind.as_deref(), regarding.name.as_deref()) == (Some("Cluster"), Some(CLUSTER))
+            && (regarding.kind.as_deref(), regarding.name.as_deref())
+                == (Some("Cluster"), Some(CLUSTER))
     });
-    let reasons: BTreeSet<&str> = of_target.filter_map(|event| event.reason.as_deref()).collect();
+    let reasons: BTreeSet<&str> = of_target
+        .filter_map(|event| event.reason.as_deref())
+        .collect();
     for reason in [
         "Started",
         "WritesBlocked",
@@ -279,12 +420,22 @@ async fn events(stage: &Stage) {
 /// What a finished cut leaves, the records included.
 async fn objects(stage: &Stage) -> Vec<(String, Value)> {
     let mut all = Vec::new();
-    for kind in [stage::CONFIG_MAP, stage::DEPLOYMENT, stage::POSTGRESQL, stage::CNPG] {
+    for kind in [
+        stage::CONFIG_MAP,
+        stage::DEPLOYMENT,
+        stage::POSTGRESQL,
+        stage::CNPG,
+    ] {
         for mut object in stage.objects(kind).await {
             object.as_object_mut().unwrap().remove("status");
-            let (name, metadata) = (object["metadata"]["name"].to_string(), object["metadata"].as_object_mut().unwrap());
-            // The other side's controllers keep writing status; what was written into the object itself raises its generation.
-            metadata.retain(|key, _| ["annotations", "labels", "generation"].contains(&key.as_str()));
+            let (name, metadata) = (
+                object["metadata"]["name"].to_string(),
+                object["metadata"].as_object_mut().unwrap(),
+            );
+            // The other side's controllers keep writing status; what was written into the object
+            // itself raises its generation.
+            metadata
+                .retain(|key, _| ["annotations", "labels", "generation"].contains(&key.as_str()));
             all.push((format!("{} {name}", kind.2), object));
         }
     }

@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 
 use super::{components, named, names};
 
-/// From the default queries of CloudNativePG 1.30 (config/manager/default-monitoring.yaml, prefix `cnpg_`), from its collector
-/// (pg_collector.go), and from kube-state-metrics (docs/metrics, those called stable). Patroni's are compared with a real
-/// Patroni in `tests/it/source.rs`, and the query of ours runs in `tests/it/target.rs`.
+/// From the default queries of CloudNativePG 1.30 (config/manager/default-monitoring.yaml, prefix
+/// `cnpg_`), from its collector (pg_collector.go), and from kube-state-metrics (docs/metrics, those
+/// called stable). Patroni's are compared with a real Patroni in `tests/it/source.rs`, and the
+/// query of ours runs in `tests/it/target.rs`.
 const METRICS: [&str; 17] = [
     "cnpg_pg_replication_in_recovery",
     "cnpg_pg_replication_is_wal_receiver_up",
@@ -79,7 +80,10 @@ async fn groups() -> Value {
 
 fn rules(groups: &Value) -> Vec<&Value> {
     let groups = groups["groups"].as_array().unwrap();
-    groups.iter().flat_map(|group| group["rules"].as_array().unwrap()).collect()
+    groups
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap())
+        .collect()
 }
 
 fn promtool(arguments: &[&str], folder: &Path) {
@@ -89,7 +93,11 @@ fn promtool(arguments: &[&str], folder: &Path) {
         .output()
         .expect("promtool is missing; install it: apt-get install prometheus");
     let said = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
 }
 
 #[tokio::test]
@@ -113,18 +121,35 @@ async fn they_fire_when_they_must_and_only_then() {
 #[tokio::test]
 async fn each_is_tried_both_ways_and_its_text_has_the_labels_that_it_names() {
     let tests: UnitTests = serde_yaml_ng::from_str(unit_tests()).unwrap();
-    let expectations: Vec<Expectation> = tests.tests.into_iter().flat_map(|test| test.alert_rule_test).collect();
+    let expectations: Vec<Expectation> = tests
+        .tests
+        .into_iter()
+        .flat_map(|test| test.alert_rule_test)
+        .collect();
     let groups = groups().await;
-    let found: Vec<&str> = rules(&groups).iter().map(|rule| rule["alert"].as_str().unwrap()).collect();
-    assert!(OF_THE_GUIDE.iter().all(|alert| found.contains(alert)), "{found:?}");
+    let found: Vec<&str> = rules(&groups)
+        .iter()
+        .map(|rule| rule["alert"].as_str().unwrap())
+        .collect();
+    assert!(
+        OF_THE_GUIDE.iter().all(|alert| found.contains(alert)),
+        "{found:?}"
+    );
     for rule in rules(&groups) {
         let alert = rule["alert"].as_str().unwrap();
-        let of_it: Vec<&Expectation> = expectations.iter().filter(|test| test.alertname == alert).collect();
+        let of_it: Vec<&Expectation> = expectations
+            .iter()
+            .filter(|test| test.alertname == alert)
+            .collect();
         assert!(
             of_it.iter().any(|test| test.exp_alerts.is_empty()),
             "{alert} is never silent in alerts.yaml"
         );
-        let labels = of_it.iter().flat_map(|test| &test.exp_alerts).map(|fired| &fired.exp_labels).next();
+        let labels = of_it
+            .iter()
+            .flat_map(|test| &test.exp_alerts)
+            .map(|fired| &fired.exp_labels)
+            .next();
         let labels = labels.unwrap_or_else(|| panic!("{alert} never fires in alerts.yaml"));
         let text = rule["annotations"]["description"].as_str().unwrap();
         for label in text.split("$labels.").skip(1) {
@@ -138,11 +163,16 @@ async fn each_is_tried_both_ways_and_its_text_has_the_labels_that_it_names() {
     }
 }
 
-/// The words of an expression that stand where a metric stands: they hold an underscore and are no argument of `by` or `on`.
+/// The words of an expression that stand where a metric stands: they hold an underscore and are no
+/// argument of `by` or `on`.
 fn metrics(expression: &str) -> BTreeSet<&str> {
     expression
         .split(|c: char| !(c.is_ascii_lowercase() || c == '_'))
-        .filter(|word| ["cnpg_", "kube_", "patroni_"].iter().any(|prefix| word.starts_with(prefix)))
+        .filter(|word| {
+            ["cnpg_", "kube_", "patroni_"]
+                .iter()
+                .any(|prefix| word.starts_with(prefix))
+        })
         .collect()
 }
 
@@ -167,12 +197,18 @@ async fn they_are_made_of_metrics_that_exist() {
 #[tokio::test]
 async fn other_names_reach_the_rules() {
     let overlay = components::with("prometheus-rules")
-        .replace("SOURCE_CLUSTER=mastodon-postgresql", "SOURCE_CLUSTER=acid-shop-db")
+        .replace(
+            "SOURCE_CLUSTER=mastodon-postgresql",
+            "SOURCE_CLUSTER=acid-shop-db",
+        )
         .replace("TARGET_CLUSTER=database", "TARGET_CLUSTER=shop-pg-17");
     let objects = names::render_with(&overlay).await;
     let rendered = named(&objects, "PrometheusRule", "replica-migration").to_string();
     let guide = ["mastodon-postgresql", "database-"];
-    assert!(!guide.iter().any(|name| rendered.contains(name)), "{rendered}");
+    assert!(
+        !guide.iter().any(|name| rendered.contains(name)),
+        "{rendered}"
+    );
     let ours = groups().await.to_string();
     let expected = ours
         .replace("mastodon-postgresql", "acid-shop-db")
@@ -180,9 +216,16 @@ async fn other_names_reach_the_rules() {
     let found = named(&objects, "PrometheusRule", "replica-migration")["spec"].clone();
     assert_eq!(found, serde_json::from_str::<Value>(&expected).unwrap());
 
-    let selector = |monitor| named(&objects, "PodMonitor", monitor)["spec"]["selector"]["matchLabels"].clone();
-    assert_eq!(selector("replica-migration-target"), json!({"cnpg.io/cluster": "shop-pg-17"}));
+    let selector =
+        |monitor| named(&objects, "PodMonitor", monitor)["spec"]["selector"]["matchLabels"].clone();
+    assert_eq!(
+        selector("replica-migration-target"),
+        json!({"cnpg.io/cluster": "shop-pg-17"})
+    );
     let source = json!({"application": "spilo", "cluster-name": "acid-shop-db"});
     assert_eq!(selector("replica-migration-source"), source);
-    assert!(manifests::of_kind(&objects, "ConfigMap").all(|map| map["metadata"]["name"] != "replica-migration-pods"));
+    assert!(
+        manifests::of_kind(&objects, "ConfigMap")
+            .all(|map| map["metadata"]["name"] != "replica-migration-pods")
+    );
 }

@@ -13,7 +13,9 @@ use super::names;
 /// The folders of `manifests/components`.
 pub(super) fn all() -> Vec<String> {
     let folders = fs::read_dir(manifests::folder().join("components")).unwrap();
-    let mut names: Vec<String> = folders.map(|folder| folder.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = folders
+        .map(|folder| folder.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -64,8 +66,13 @@ async fn a_component_leaves_the_objects_of_the_others_as_they_are() {
             "s3" => [&["CronJob", "Job"], &[]],
             other => panic!("nothing is said of {other} here"),
         };
-        let texts = |set: &BTreeSet<String>| set.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
-        assert_eq!((texts(&changed), texts(&added)), (changes.join(" "), adds.join(" ")), "{component}");
+        let texts =
+            |set: &BTreeSet<String>| set.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            (texts(&changed), texts(&added)),
+            (changes.join(" "), adds.join(" ")),
+            "{component}"
+        );
     }
 }
 
@@ -76,7 +83,10 @@ async fn every_pod_gets_the_priority() {
     assert!(class["value"].as_i64().unwrap() > 0);
     for step in super::STEPS {
         for spec in super::specs(&objects, step) {
-            assert_eq!(spec["template"]["spec"]["priorityClassName"], "replica-migration", "{step}");
+            assert_eq!(
+                spec["template"]["spec"]["priorityClassName"], "replica-migration",
+                "{step}"
+            );
         }
     }
     assert_eq!(of_kind(&objects, "PriorityClass").count(), 1);
@@ -88,7 +98,10 @@ async fn rollback_may_give_back_what_cutover_may_freeze() {
     let argo = manifests::folder().join("gitops/argo");
     let argo = manifests::render(Setup::ready().await.unwrap(), &argo).unwrap();
     let [cutover, rollback] = ["cutover", "rollback"].map(|step| patches(&argo, step));
-    assert!(!cutover.is_empty() && cutover == rollback, "{cutover:?} {rollback:?}");
+    assert!(
+        !cutover.is_empty() && cutover == rollback,
+        "{cutover:?} {rollback:?}"
+    );
     for component in all() {
         let objects = rendered(&component).await;
         let [cutover, rollback] = ["cutover", "rollback"].map(|step| patches(&objects, step));
@@ -107,6 +120,12 @@ fn patches(objects: &[Value], step: &str) -> BTreeSet<String> {
     let grants = grants(objects).unwrap().into_iter();
     let patches = grants.filter(|grant| grant.verb == "patch" && grant.account == account);
     patches
-        .map(|grant| format!("{} {}", grant.resource, grant.name.as_deref().unwrap_or("(any name)")))
+        .map(|grant| {
+            format!(
+                "{} {}",
+                grant.resource,
+                grant.name.as_deref().unwrap_or("(any name)")
+            )
+        })
         .collect()
 }

@@ -1,4 +1,5 @@
-//! Used from an application's own repository, as README shows it: by URL, with a patch of a few lines.
+//! Used from an application's own repository, as README shows it: by URL, with a patch of a few
+//! lines.
 
 use std::{fs, path::Path, process::Command};
 
@@ -17,7 +18,9 @@ const LINES_MAX: usize = 10;
 /// The overlay of README, its URL with `{repository}` in the place of this project's own.
 fn overlay() -> String {
     let readme = fs::read_to_string(manifests::folder().join("../README.md")).unwrap();
-    let (_, begins) = readme.split_once("```yaml\n").expect("README shows an overlay");
+    let (_, begins) = readme
+        .split_once("```yaml\n")
+        .expect("README shows an overlay");
     let (overlay, _) = begins.split_once("```").unwrap();
     assert!(overlay.lines().count() <= LINES_MAX + 1, "{overlay}");
     overlay.replace("https://github.com/…/", "{repository}//")
@@ -35,7 +38,12 @@ fn publish(folder: &Path) {
         "commit.gpgsign=false",
     ];
     let init: &[&str] = &["init", "--quiet", "--initial-branch=main"];
-    for arguments in [init, &["add", "."], &["commit", "--quiet", "--message=manifests"], &["tag", TAG]] {
+    for arguments in [
+        init,
+        &["add", "."],
+        &["commit", "--quiet", "--message=manifests"],
+        &["tag", TAG],
+    ] {
         let git = Command::new("git")
             .args(identity)
             .args(arguments)
@@ -43,7 +51,8 @@ fn publish(folder: &Path) {
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .status();
         assert!(
-            git.expect("git is missing; install it: apt-get install git").success(),
+            git.expect("git is missing; install it: apt-get install git")
+                .success(),
             "git {arguments:?}"
         );
     }
@@ -56,14 +65,22 @@ async fn by_url_it_is_the_same_as_from_beside_with_kustomize_and_with_kubectl() 
     publish(published.path());
     let url = format!("file://{}", published.path().display());
     let by_url = overlay().replace("{repository}", &url);
-    assert!(by_url.contains(&format!("{url}//manifests/base?ref={TAG}")), "{by_url}");
+    assert!(
+        by_url.contains(&format!("{url}//manifests/base?ref={TAG}")),
+        "{by_url}"
+    );
     fs::write(application.path().join("kustomization.yaml"), &by_url).unwrap();
 
     let from_beside = by_url
         .replace(&format!("{url}//manifests"), "../..")
         .replace(&format!("?ref={TAG}"), "");
     let wanted: Vec<Value> = names::render_with(&from_beside).await;
-    assert!(wanted.len() > 20 && wanted.iter().all(|object| object["metadata"]["namespace"] == "shop"));
+    assert!(
+        wanted.len() > 20
+            && wanted
+                .iter()
+                .all(|object| object["metadata"]["namespace"] == "shop")
+    );
     for renderer in [Renderer::Kustomize, Renderer::Kubectl] {
         let found = render_by(renderer, setup, application.path()).unwrap();
         assert_eq!(found, wanted, "{renderer:?}");
@@ -82,7 +99,11 @@ async fn kubectl_renders_the_example_and_every_component_as_kustomize_does() {
         let folder = tempfile::tempdir().unwrap();
         names::copy(&manifests::folder(), folder.path());
         let overlay = folder.path().join("overlays/example");
-        fs::write(overlay.join("kustomization.yaml"), super::components::with(&component)).unwrap();
+        fs::write(
+            overlay.join("kustomization.yaml"),
+            super::components::with(&component),
+        )
+        .unwrap();
         assert_eq!(
             render_by(Renderer::Kubectl, setup, &overlay).unwrap(),
             manifests::render(setup, &overlay).unwrap(),

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::named;
 
-/// Other names, longer ones first so that none is part of another. None of them occurs in the manifests for another reason.
+/// Other names, longer ones first so that none is part of another. None of them occurs in the
+/// manifests for another reason.
 const NAMES: [(&str, &str); 11] = [
     ("mastodon-sidekiq-background", "crawler"),
     ("mastodon-sidekiq-federation", "mailer"),
@@ -26,9 +27,9 @@ const NAMES: [(&str, &str); 11] = [
 ];
 
 fn renamed(text: &str) -> String {
-    NAMES
-        .iter()
-        .fold(text.to_owned(), |text, (guide, other)| text.replace(guide, other))
+    NAMES.iter().fold(text.to_owned(), |text, (guide, other)| {
+        text.replace(guide, other)
+    })
 }
 
 /// Renders a copy of the manifests with another overlay beside the example.
@@ -60,7 +61,8 @@ pub(super) fn example_overlay() -> String {
 #[tokio::test]
 async fn a_name_is_stated_once_and_found_everywhere() {
     let example = super::example().await;
-    let expected: Vec<Value> = serde_json::from_str(&renamed(&serde_json::to_string(&example).unwrap())).unwrap();
+    let expected: Vec<Value> =
+        serde_json::from_str(&renamed(&serde_json::to_string(&example).unwrap())).unwrap();
     let found = render_with(&renamed(&example_overlay())).await;
     // kustomize sorts by kind and by names that do not change.
     assert_eq!(found.len(), expected.len());
@@ -71,13 +73,22 @@ async fn a_name_is_stated_once_and_found_everywhere() {
 
 #[tokio::test]
 async fn the_image_is_stated_once_and_found_everywhere() {
-    let overlay = example_overlay().replace("newTag: 0.1.0", "newName: registry.test/tools/migration\n  newTag: 2.3.4");
+    let overlay = example_overlay().replace(
+        "newTag: 0.1.0",
+        "newName: registry.test/tools/migration\n  newTag: 2.3.4",
+    );
     let objects = render_with(&overlay).await;
     let image = "registry.test/tools/migration:2.3.4";
-    assert_eq!(named(&objects, "ConfigMap", "replica-migration")["data"]["ADOPT_IMAGE"], image);
+    assert_eq!(
+        named(&objects, "ConfigMap", "replica-migration")["data"]["ADOPT_IMAGE"],
+        image
+    );
     for step in super::STEPS {
         for spec in super::specs(&objects, step) {
-            assert_eq!(spec["template"]["spec"]["containers"][0]["image"], image, "{step}");
+            assert_eq!(
+                spec["template"]["spec"]["containers"][0]["image"], image,
+                "{step}"
+            );
         }
     }
 }
@@ -99,10 +110,17 @@ async fn the_applications_own_jobs_stay_as_they_are() {
     for component in super::components::all() {
         let with = super::components::with(&component);
         assert!(with.contains("resources: [../../base]"), "{with}");
-        let with = with.replace("resources: [../../base]", "resources: [../../base, own.yaml]");
+        let with = with.replace(
+            "resources: [../../base]",
+            "resources: [../../base, own.yaml]",
+        );
         fs::write(overlay.join("kustomization.yaml"), with).unwrap();
         let objects = manifests::render(Setup::ready().await.unwrap(), &overlay).unwrap();
-        assert_eq!(named(&objects, "CronJob", "nightly"), &own[0], "{component}");
+        assert_eq!(
+            named(&objects, "CronJob", "nightly"),
+            &own[0],
+            "{component}"
+        );
         assert_eq!(named(&objects, "Job", "migrate"), &own[1], "{component}");
     }
 }
@@ -114,7 +132,8 @@ async fn the_number_of_deployments_may_differ() {
     let line = example.lines().find(|line| line.contains("APPS=")).unwrap();
     for count in [1, 5, 16] {
         let apps: Vec<String> = (0..count).map(|n| format!("app-{n}")).collect();
-        let objects = render_with(&example.replace(line, &format!("  - APPS={}", apps.join(",")))).await;
+        let objects =
+            render_with(&example.replace(line, &format!("  - APPS={}", apps.join(",")))).await;
         let granted: BTreeSet<String> = manifests::access::grants(&objects)
             .unwrap()
             .into_iter()
@@ -132,12 +151,20 @@ async fn only_the_cron_jobs_of_the_setting_are_granted() {
     for overlay in [with.replace("../../components/names, ", ""), with] {
         for count in [1, 3, 8] {
             let names: Vec<String> = (0..count).map(|n| format!("nightly-{n}")).collect();
-            let objects = render_with(&format!("{overlay}  - APP_CRONJOBS={}\n", names.join(","))).await;
+            let objects =
+                render_with(&format!("{overlay}  - APP_CRONJOBS={}\n", names.join(","))).await;
             let grants = manifests::access::grants(&objects).unwrap().into_iter();
-            let patched = grants.filter(|grant| grant.resource == "cronjobs" && grant.verb == "patch");
-            let granted: BTreeSet<(String, String)> = patched.map(|grant| (grant.account, grant.name.unwrap())).collect();
+            let patched =
+                grants.filter(|grant| grant.resource == "cronjobs" && grant.verb == "patch");
+            let granted: BTreeSet<(String, String)> = patched
+                .map(|grant| (grant.account, grant.name.unwrap()))
+                .collect();
             let accounts = ["replica-migration-cutover", "replica-migration-rollback"].into_iter();
-            let wanted = accounts.flat_map(|account| names.iter().map(move |name| (account.to_owned(), name.clone())));
+            let wanted = accounts.flat_map(|account| {
+                names
+                    .iter()
+                    .map(move |name| (account.to_owned(), name.clone()))
+            });
             assert_eq!(granted, wanted.collect(), "{count}");
         }
     }
@@ -149,7 +176,10 @@ async fn the_poolers_secret_follows_their_user() {
     for step in ["validate-replication", "cutover", "rollback"] {
         for spec in super::specs(&objects, step) {
             let volumes = spec["template"]["spec"]["volumes"].as_array().unwrap();
-            let pooler = volumes.iter().find(|volume| volume["name"] == "pooler").unwrap();
+            let pooler = volumes
+                .iter()
+                .find(|volume| volume["name"] == "pooler")
+                .unwrap();
             let secret = "bouncer.mastodon-postgresql.credentials.postgresql.acid.zalan.do";
             assert_eq!(pooler["secret"]["secretName"], secret, "{step}");
         }
@@ -159,9 +189,15 @@ async fn the_poolers_secret_follows_their_user() {
 /// The patch that the example shows, as it is when its marks are taken away.
 #[tokio::test]
 async fn the_certificates_secrets_may_have_other_names() {
-    let overlay = [("\n#patches", "\npatches"), ("\n#-", "\n-"), ("\n#  ", "\n  ")]
-        .iter()
-        .fold(example_overlay(), |text, (shown, meant)| text.replace(shown, meant));
+    let overlay = [
+        ("\n#patches", "\npatches"),
+        ("\n#-", "\n-"),
+        ("\n#  ", "\n  "),
+    ]
+    .iter()
+    .fold(example_overlay(), |text, (shown, meant)| {
+        text.replace(shown, meant)
+    });
     let grants = manifests::access::grants(&render_with(&overlay).await).unwrap();
     let more: Vec<String> = grants
         .difference(&manifests::access::grants(&super::example().await).unwrap())
@@ -204,7 +240,11 @@ async fn a_hashed_name_is_granted_only_when_asked_for() {
 /// base shows the names of the guide, too: its lists and its settings must not drift apart.
 #[tokio::test]
 async fn base_is_the_example_without_a_namespace() {
-    let base = manifests::render(Setup::ready().await.unwrap(), &manifests::folder().join("base")).unwrap();
+    let base = manifests::render(
+        Setup::ready().await.unwrap(),
+        &manifests::folder().join("base"),
+    )
+    .unwrap();
     let example = super::example().await;
     assert_eq!(
         named(&base, "ConfigMap", "replica-migration")["data"],
@@ -215,7 +255,11 @@ async fn base_is_the_example_without_a_namespace() {
         manifests::access::grants(&example).unwrap()
     );
     for kind in ["CronJob", "Job"] {
-        let specs = |objects| -> Vec<Value> { of_kind(objects, kind).map(|object| object["spec"].clone()).collect() };
+        let specs = |objects| -> Vec<Value> {
+            of_kind(objects, kind)
+                .map(|object| object["spec"].clone())
+                .collect()
+        };
         assert_eq!(specs(&base), specs(&example));
     }
 }

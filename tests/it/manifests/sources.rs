@@ -1,5 +1,5 @@
-//! What the sources of the programs say about their environment and their exit codes. Read from the text, because a program
-//! cannot be asked: an optional variable shows itself only when it is set.
+//! What the sources of the programs say about their environment and their exit codes. Read from the
+//! text, because a program cannot be asked: an optional variable shows itself only when it is set.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,8 @@ use std::{
 };
 
 use syn::{
-    Attribute, Expr, ExprCall, Fields, GenericArgument, ItemFn, ItemMod, ItemStruct, Lit, Pat, PathArguments,
+    Attribute, Expr, ExprCall, Fields, GenericArgument, ItemFn, ItemMod, ItemStruct, Lit, Pat,
+    PathArguments,
     visit::{self, Visit},
 };
 
@@ -35,7 +36,11 @@ impl Variables {
 
     fn add(&mut self, prefix: &str, fields: &[Field]) {
         for field in fields {
-            let side = if field.optional { &mut self.optional } else { &mut self.required };
+            let side = if field.optional {
+                &mut self.optional
+            } else {
+                &mut self.required
+            };
             side.insert(format!("{prefix}{}", field.name.to_uppercase()));
         }
     }
@@ -64,7 +69,10 @@ pub(super) fn variables(program: &str) -> Variables {
         own = found(&root().join("cut/src"));
     }
     let shared = found(&root().join("shared/src"));
-    let settings: Vec<&Vec<Field>> = SETTINGS.iter().filter_map(|name| own.structs.get(*name)).collect();
+    let settings: Vec<&Vec<Field>> = SETTINGS
+        .iter()
+        .filter_map(|name| own.structs.get(*name))
+        .collect();
     let [settings] = settings[..] else {
         panic!("{program} has no struct, or more than one, of {SETTINGS:?}")
     };
@@ -73,7 +81,10 @@ pub(super) fn variables(program: &str) -> Variables {
     variables.add("", &shared.structs[COMMON]);
     for (prefix, name) in &own.prefixed {
         let fields = own.structs.get(name).or_else(|| shared.structs.get(name));
-        variables.add(prefix, fields.unwrap_or_else(|| panic!("{program}: no struct {name} for {prefix}")));
+        variables.add(
+            prefix,
+            fields.unwrap_or_else(|| panic!("{program}: no struct {name} for {prefix}")),
+        );
     }
     variables
 }
@@ -99,8 +110,10 @@ pub(super) fn exit_codes() -> Vec<(String, i64)> {
             let Lit::Int(code) = &code.lit else {
                 panic!("a code that is no number")
             };
-            self.0
-                .push((kind.path.segments.last().unwrap().ident.to_string(), code.base10_parse().unwrap()));
+            self.0.push((
+                kind.path.segments.last().unwrap().ident.to_string(),
+                code.base10_parse().unwrap(),
+            ));
         }
     }
     let mut codes = Codes::default();
@@ -113,7 +126,8 @@ fn root() -> PathBuf {
 }
 
 fn parsed(file: &Path) -> syn::File {
-    syn::parse_file(&fs::read_to_string(file).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+    syn::parse_file(&fs::read_to_string(file).unwrap())
+        .unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
 fn found(folder: &Path) -> Found {
@@ -148,9 +162,13 @@ impl Visit<'_> for Found {
                 optional: serde.contains("default"),
             }
         });
-        // Only structs that could be read from the environment matter; renamed ones are other things.
-        if SETTINGS.contains(&item.ident.to_string().as_str()) || [COMMON, CONNECTION].contains(&item.ident.to_string().as_str()) {
-            self.structs.insert(item.ident.to_string(), fields.collect());
+        // Only structs that could be read from the environment matter; renamed ones are other
+        // things.
+        if SETTINGS.contains(&item.ident.to_string().as_str())
+            || [COMMON, CONNECTION].contains(&item.ident.to_string().as_str())
+        {
+            self.structs
+                .insert(item.ident.to_string(), fields.collect());
         }
     }
 
@@ -170,8 +188,10 @@ impl Visit<'_> for Found {
                 PathArguments::AngleBracketed(given) => given.args.first().and_then(type_name),
                 _ => None,
             };
-            self.prefixed
-                .insert((prefix.value(), named.unwrap_or_else(|| CONNECTION.to_owned())));
+            self.prefixed.insert((
+                prefix.value(),
+                named.unwrap_or_else(|| CONNECTION.to_owned()),
+            ));
         }
         visit::visit_expr_call(self, call);
     }
@@ -185,7 +205,11 @@ impl Visit<'_> for Found {
 
 fn type_name(argument: &GenericArgument) -> Option<String> {
     match argument {
-        GenericArgument::Type(syn::Type::Path(path)) => path.path.segments.last().map(|segment| segment.ident.to_string()),
+        GenericArgument::Type(syn::Type::Path(path)) => path
+            .path
+            .segments
+            .last()
+            .map(|segment| segment.ident.to_string()),
         _ => None,
     }
 }

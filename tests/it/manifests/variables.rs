@@ -1,4 +1,5 @@
-//! The keys of the settings are the variables of the programs: none missing, none that nobody reads.
+//! The keys of the settings are the variables of the programs: none missing, none that nobody
+//! reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +14,15 @@ fn explained() -> BTreeMap<String, String> {
     let mut keys = BTreeMap::new();
     let mut comment = String::new();
     for line in text.lines() {
-        let key = line.strip_prefix('#').unwrap_or(line).split_once('=').map(|(key, _)| key);
-        match key.filter(|key| key.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')) {
+        let key = line
+            .strip_prefix('#')
+            .unwrap_or(line)
+            .split_once('=')
+            .map(|(key, _)| key);
+        match key.filter(|key| {
+            key.chars()
+                .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+        }) {
             Some(key) => {
                 let before = keys.insert(key.to_owned(), std::mem::take(&mut comment));
                 assert_eq!(before, None, "{key} stands there twice");
@@ -29,13 +37,17 @@ fn explained() -> BTreeMap<String, String> {
 fn of_container(objects: &[Value], step: &str) -> BTreeSet<String> {
     let container = &specs(objects, step)[0]["template"]["spec"]["containers"][0];
     let variables = container["env"].as_array().into_iter().flatten();
-    variables.map(|variable| variable["name"].as_str().unwrap().to_owned()).collect()
+    variables
+        .map(|variable| variable["name"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[tokio::test]
 async fn settings_and_programs_agree() {
     let objects = super::example().await;
-    let settings = named(&objects, "ConfigMap", "replica-migration")["data"].as_object().unwrap();
+    let settings = named(&objects, "ConfigMap", "replica-migration")["data"]
+        .as_object()
+        .unwrap();
     let settings: BTreeSet<String> = settings.keys().cloned().collect();
     let shown: BTreeSet<String> = explained().into_keys().collect();
     assert!(
@@ -50,14 +62,26 @@ async fn settings_and_programs_agree() {
         let given: BTreeSet<String> = settings.union(&own).cloned().collect();
         let missing: Vec<_> = variables.required.difference(&given).collect();
         assert!(missing.is_empty(), "{step} needs {missing:?}");
-        let unread: Vec<_> = own.iter().filter(|key| !variables.all().contains(*key)).collect();
-        assert!(unread.is_empty(), "{step} does not read {unread:?} of its own manifest");
+        let unread: Vec<_> = own
+            .iter()
+            .filter(|key| !variables.all().contains(*key))
+            .collect();
+        assert!(
+            unread.is_empty(),
+            "{step} does not read {unread:?} of its own manifest"
+        );
         let both: Vec<_> = own.intersection(&shown).collect();
-        assert!(both.is_empty(), "{step} sets {both:?}, so settings.env cannot");
+        assert!(
+            both.is_empty(),
+            "{step} sets {both:?}, so settings.env cannot"
+        );
         read.extend(variables.all().difference(&own).cloned());
     }
     // A file of one step's manifest may be an optional variable of another that does without it.
-    let mounted: BTreeSet<String> = STEPS.iter().flat_map(|step| of_container(&objects, step)).collect();
+    let mounted: BTreeSet<String> = STEPS
+        .iter()
+        .flat_map(|step| of_container(&objects, step))
+        .collect();
     let read: BTreeSet<String> = read.difference(&mounted).cloned().collect();
     assert_eq!(
         shown.difference(&read).collect::<Vec<_>>(),

@@ -1,4 +1,5 @@
-//! Each ends with its exit code, one line that says what is wrong and what to do, and nothing changed.
+//! Each ends with its exit code, one line that says what is wrong and what to do, and nothing
+//! changed.
 
 use harness::{authority::Authority, source::SourceOptions};
 use k8s_openapi::api::rbac::v1::Role;
@@ -15,19 +16,43 @@ use super::stage::{CLUSTER, NAMESPACE, SOON, Stage};
 type Case<'a> = (&'a [(&'a str, Option<&'a str>)], i32, &'a str);
 
 const CASES: &[Case] = &[
-    (&[("SOURCE_CLUSTER", None)], 2, "the variable SOURCE_CLUSTER is missing"),
+    (
+        &[("SOURCE_CLUSTER", None)],
+        2,
+        "the variable SOURCE_CLUSTER is missing",
+    ),
     (&[("TARGET_IMAGE", Some(""))], 2, "it is empty"),
     (&[("SOURCE_HOST", Some(" "))], 2, "it is empty"),
-    (&[("SOURCE_HOST", None)], 2, "the variable SOURCE_HOST is missing"),
-    (&[("TARGET_CLUSTER", Some("Data_Base"))], 2, "is not a Kubernetes name"),
-    (&[("TARGET_STORAGE", Some("40GB"))], 2, "is not a size such as 40Gi"),
+    (
+        &[("SOURCE_HOST", None)],
+        2,
+        "the variable SOURCE_HOST is missing",
+    ),
+    (
+        &[("TARGET_CLUSTER", Some("Data_Base"))],
+        2,
+        "is not a Kubernetes name",
+    ),
+    (
+        &[("TARGET_STORAGE", Some("40GB"))],
+        2,
+        "is not a size such as 40Gi",
+    ),
     (
         &[("TARGET_IMAGE", Some("postgresql:latest"))],
         2,
         "does not begin with a version of PostgreSQL",
     ),
-    (&[("SOURCE_PASSWORD_FILE", Some("/nowhere"))], 2, "reading /nowhere"),
-    (&[("DATABASE", Some("nope"))], 3, "the source has no database nope"),
+    (
+        &[("SOURCE_PASSWORD_FILE", Some("/nowhere"))],
+        2,
+        "reading /nowhere",
+    ),
+    (
+        &[("DATABASE", Some("nope"))],
+        3,
+        "the source has no database nope",
+    ),
     (
         &[("TARGET_CLUSTER", Some(CLUSTER))],
         3,
@@ -38,14 +63,26 @@ const CASES: &[Case] = &[
         3,
         "the source runs PostgreSQL 17",
     ),
-    (&[("TARGET_STORAGE", Some("1Mi"))], 3, "raise TARGET_STORAGE"),
-    (&[("SOURCE_PORT", Some("1"))], 1, "connecting to mastodon-postgresql.mastodon.svc:1"),
+    (
+        &[("TARGET_STORAGE", Some("1Mi"))],
+        3,
+        "raise TARGET_STORAGE",
+    ),
+    (
+        &[("SOURCE_PORT", Some("1"))],
+        1,
+        "connecting to mastodon-postgresql.mastodon.svc:1",
+    ),
     (
         &[("SOURCE_HOST", Some("nowhere.mastodon.svc"))],
         1,
         "connecting to nowhere.mastodon.svc:5432",
     ),
-    (&[("SOURCE_USER", Some("nobody"))], 2, "password authentication failed"),
+    (
+        &[("SOURCE_USER", Some("nobody"))],
+        2,
+        "password authentication failed",
+    ),
 ];
 
 #[tokio::test]
@@ -53,21 +90,32 @@ async fn of_the_environment_and_the_certificates() {
     let stage = Stage::set(SourceOptions::default()).await;
     let untouched = stage.state().await;
     for (changes, exit_code, says) in CASES {
-        let job = changes.iter().fold(stage.job(), |job, (name, value)| match value {
-            Some(value) => job.env(name, value),
-            None => job.without(name),
-        });
+        let job = changes
+            .iter()
+            .fold(stage.job(), |job, (name, value)| match value {
+                Some(value) => job.env(name, value),
+                None => job.without(name),
+            });
         let ended = job.run(SOON).await.unwrap();
         expect(&ended, *exit_code, says);
     }
     for (certificate, ca, says) in certificates() {
-        stage.overwrite(&format!("{CLUSTER}-server"), &[("tls.crt", &certificate)]).await;
-        stage.overwrite(&format!("{CLUSTER}-ca"), &[("ca.crt", &ca)]).await;
+        stage
+            .overwrite(&format!("{CLUSTER}-server"), &[("tls.crt", &certificate)])
+            .await;
+        stage
+            .overwrite(&format!("{CLUSTER}-ca"), &[("ca.crt", &ca)])
+            .await;
         // Before a password is shown to the server that cannot be checked.
         expect(&stage.run().await, 3, says);
     }
     assert_eq!(stage.state().await, untouched);
-    let given_up = stage.job().env("SOURCE_SSLMODE", "require").run(SOON).await.unwrap();
+    let given_up = stage
+        .job()
+        .env("SOURCE_SSLMODE", "require")
+        .run(SOON)
+        .await
+        .unwrap();
     assert_eq!(given_up.exit_code, 0, "{given_up}");
     assert_eq!(
         stage.manifest().await[0]["spec"]["externalClusters"][0]["connectionParameters"]["sslmode"],
@@ -77,7 +125,10 @@ async fn of_the_environment_and_the_certificates() {
 
 /// A server's certificate and a CA that do not do: of another CA, and expired.
 fn certificates() -> [(String, String, &'static str); 2] {
-    let (one, other) = (Authority::root("one").unwrap(), Authority::root("other").unwrap());
+    let (one, other) = (
+        Authority::root("one").unwrap(),
+        Authority::root("other").unwrap(),
+    );
     let names = vec!["mastodon-postgresql.mastodon.svc".to_owned()];
     let foreign = one.server("source", &names, &[]).unwrap();
     let mut old = CertificateParams::new(names).unwrap();
@@ -90,20 +141,31 @@ fn certificates() -> [(String, String, &'static str); 2] {
             other.certificate().into(),
             "was not signed by this CA, but by CN=one",
         ),
-        (expired.certificate, one.certificate().into(), "expired at 2025-01-01"),
+        (
+            expired.certificate,
+            one.certificate().into(),
+            "expired at 2025-01-01",
+        ),
     ]
 }
 
 fn expect(ended: &harness::kubelet::Ended, exit_code: i32, says: &str) {
     assert_eq!(ended.exit_code, exit_code, "{says}: {ended}");
-    let last = &ended.log.last().unwrap_or_else(|| panic!("{says}: nothing was said")).text;
+    let last = &ended
+        .log
+        .last()
+        .unwrap_or_else(|| panic!("{says}: nothing was said"))
+        .text;
     assert!(
         last.contains('✗') && last.contains(says) && last.contains('→'),
         "{says:?} is not the last line of {ended}"
     );
     // Where the environment itself is broken, the log stands in for the last word.
     assert!(
-        ended.termination_message.contains(&says.replace('"', "\\\"")) || ended.termination_message.contains(says),
+        ended
+            .termination_message
+            .contains(&says.replace('"', "\\\""))
+            || ended.termination_message.contains(says),
         "{ended}"
     );
 }
@@ -130,9 +192,16 @@ async fn of_the_clusters() {
 
     let standby = format!("standby.{CLUSTER}.credentials.postgresql.acid.zalan.do");
     stage.overwrite(&standby, &[("password", "wrong")]).await;
-    expect(&stage.run().await, 3, "does not hold the password of role standby");
+    expect(
+        &stage.run().await,
+        3,
+        "does not hold the password of role standby",
+    );
     stage
-        .overwrite(&standby, &[("password", &stage.source.credentials().standby)])
+        .overwrite(
+            &standby,
+            &[("password", &stage.source.credentials().standby)],
+        )
         .await;
 
     let undo = [
@@ -172,7 +241,10 @@ async fn of_the_clusters() {
         stage.sql("postgres", mend).await;
     }
     let other = stage.source.connect("postgres").await.unwrap();
-    other.batch_execute("select pg_advisory_lock(8243118303898460416)").await.unwrap();
+    other
+        .batch_execute("select pg_advisory_lock(8243118303898460416)")
+        .await
+        .unwrap();
     expect(&stage.run().await, 1, "another run of this step is at work");
     drop(other);
     // All but the roles, which this test itself has altered and put back.
@@ -186,10 +258,16 @@ async fn of_the_clusters() {
 /// A Cluster that is there already: of other data, or promoted.
 async fn target(stage: &Stage) {
     let clusters = stage.of_kind("postgresql.cnpg.io", "Cluster", "clusters");
-    let identity: String = stage.ask("select system_identifier::text from pg_control_system()").await;
+    let identity: String = stage
+        .ask("select system_identifier::text from pg_control_system()")
+        .await;
     for (enabled, system, says) in [
         (true, "1", "cluster database exists and holds other data"),
-        (false, identity.as_str(), "cluster database exists and follows no source"),
+        (
+            false,
+            identity.as_str(),
+            "cluster database exists and follows no source",
+        ),
     ] {
         let cluster = json!({
             "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": "database"},
@@ -200,7 +278,10 @@ async fn target(stage: &Stage) {
         stage.plane.apply(NAMESPACE, &[cluster]).await.unwrap();
         expect(&stage.run().await, 3, says);
     }
-    clusters.delete("database", &DeleteParams::default()).await.unwrap();
+    clusters
+        .delete("database", &DeleteParams::default())
+        .await
+        .unwrap();
 }
 
 async fn without_a_leader(stage: &Stage) {
@@ -209,16 +290,34 @@ async fn without_a_leader(stage: &Stage) {
         name: Some("empty".into()),
         ..Default::default()
     };
-    stage.postgresqls().create(&PostParams::default(), &other).await.unwrap();
+    stage
+        .postgresqls()
+        .create(&PostParams::default(), &other)
+        .await
+        .unwrap();
     allow(
         stage,
         json!({"apiGroups": ["acid.zalan.do"], "resources": ["postgresqls"], "verbs": ["get"]}),
     )
     .await;
-    let ended = stage.job().env("SOURCE_CLUSTER", "empty").run(SOON).await.unwrap();
+    let ended = stage
+        .job()
+        .env("SOURCE_CLUSTER", "empty")
+        .run(SOON)
+        .await
+        .unwrap();
     expect(&ended, 3, "postgresql empty has no leader");
-    let ended = stage.job().env("SOURCE_CLUSTER", "unknown").run(SOON).await.unwrap();
-    expect(&ended, 2, "postgresql unknown does not exist in namespace mastodon");
+    let ended = stage
+        .job()
+        .env("SOURCE_CLUSTER", "unknown")
+        .run(SOON)
+        .await
+        .unwrap();
+    expect(
+        &ended,
+        2,
+        "postgresql unknown does not exist in namespace mastodon",
+    );
 }
 
 /// More than the manifests grant, for a name that they do not know.
@@ -230,7 +329,11 @@ async fn allow(stage: &Stage, rule: serde_json::Value) {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "more"},
         "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
     });
-    stage.plane.apply(NAMESPACE, &[role, binding]).await.unwrap();
+    stage
+        .plane
+        .apply(NAMESPACE, &[role, binding])
+        .await
+        .unwrap();
 }
 
 async fn without_a_verb(stage: &Stage) {
@@ -245,7 +348,11 @@ async fn without_a_verb(stage: &Stage) {
         .collect();
     let set = async |rules: serde_json::Value| {
         roles
-            .patch(name, &PatchParams::default(), &Patch::Merge(json!({"rules": rules})))
+            .patch(
+                name,
+                &PatchParams::default(),
+                &Patch::Merge(json!({"rules": rules})),
+            )
             .await
             .unwrap()
     };

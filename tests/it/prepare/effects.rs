@@ -21,13 +21,18 @@ const ODDITIES: &str = "create unlogged table cache (key text);
 async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
     let stage = Stage::set(SourceOptions::default()).await;
     stage.sql("mastodon", ODDITIES).await;
-    stage.sql("postgres", "alter role mastodon set work_mem = '8MB'").await;
+    stage
+        .sql("postgres", "alter role mastodon set work_mem = '8MB'")
+        .await;
 
     let untouched = stage.state().await;
     let planned = stage.job().env("DRY_RUN", "true").run(SOON).await.unwrap();
     assert_eq!(planned.exit_code, 0, "{planned}");
     assert!(
-        planned.text().contains("kind: Pooler") && planned.text().contains("would do: role streaming_replica created"),
+        planned.text().contains("kind: Pooler")
+            && planned
+                .text()
+                .contains("would do: role streaming_replica created"),
         "{planned}"
     );
     assert_eq!(stage.state().await, untouched, "a dry run changes nothing");
@@ -71,20 +76,37 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
     let second = stage.run().await;
     assert_eq!(second.exit_code, 0, "{second}");
     assert!(
-        second.text().contains("the roles that CloudNativePG needs are right already"),
+        second
+            .text()
+            .contains("the roles that CloudNativePG needs are right already"),
         "{second}"
     );
     assert_eq!(stage.state().await, state, "a second run changes nothing");
 
     // What the operator changes is followed, and only that.
     let rotated = format!("md5{}", "0".repeat(32));
-    stage.sql("postgres", &format!("alter role mastodon password '{rotated}'")).await;
+    stage
+        .sql(
+            "postgres",
+            &format!("alter role mastodon password '{rotated}'"),
+        )
+        .await;
     let third = stage.run().await;
-    assert!(third.text().contains("secret database-owner changed"), "{third}");
-    assert_eq!(stage.secret_text("database-owner", "password").await, rotated);
+    assert!(
+        third.text().contains("secret database-owner changed"),
+        "{third}"
+    );
+    assert_eq!(
+        stage.secret_text("database-owner", "password").await,
+        rotated
+    );
 
     // Reached by a name that is not in its certificate.
-    let address = stage.services.resolve("mastodon-postgresql.mastodon.svc").unwrap().to_string();
+    let address = stage
+        .services
+        .resolve("mastodon-postgresql.mastodon.svc")
+        .unwrap()
+        .to_string();
     let elsewhere = stage
         .job()
         .env("SOURCE_HOST", "elsewhere.mastodon.svc")
@@ -103,15 +125,24 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
 
 async fn secrets_hold_what_the_source_has(stage: &Stage) {
     let credentials = stage.source.credentials();
-    let hash: String = stage.ask("select rolpassword from pg_authid where rolname = 'mastodon'").await;
+    let hash: String = stage
+        .ask("select rolpassword from pg_authid where rolname = 'mastodon'")
+        .await;
     for (name, username, password) in [
         (SECRETS[0], "standby", credentials.standby.as_str()),
         (SECRETS[1], "mastodon", hash.as_str()),
         (SECRETS[2], "postgres", credentials.postgres.as_str()),
     ] {
         assert_eq!(stage.secret_text(name, "username").await, username);
-        assert_eq!(stage.secret_text(name, "password").await, password, "{name}");
-        assert_eq!(stage.secret(name).await.unwrap().type_.as_deref(), Some("kubernetes.io/basic-auth"));
+        assert_eq!(
+            stage.secret_text(name, "password").await,
+            password,
+            "{name}"
+        );
+        assert_eq!(
+            stage.secret(name).await.unwrap().type_.as_deref(),
+            Some("kubernetes.io/basic-auth")
+        );
     }
 }
 
@@ -119,23 +150,28 @@ async fn roles_are_there(stage: &Stage) {
     for (what, question) in [
         (
             "the role of the replicas",
-            "select rolcanlogin and rolreplication and not rolsuper and rolpassword is null from pg_authid where rolname = 'streaming_replica'",
+            "select rolcanlogin and rolreplication and not rolsuper and rolpassword is null from \
+             pg_authid where rolname = 'streaming_replica'",
         ),
         (
             "what pg_rewind needs",
-            "select has_function_privilege('streaming_replica', 'pg_read_binary_file(text, bigint, bigint, boolean)', 'execute')",
+            "select has_function_privilege('streaming_replica', 'pg_read_binary_file(text, bigint, \
+             bigint, boolean)', 'execute')",
         ),
         (
             "the role of the metrics",
-            "select rolcanlogin and pg_has_role('cnpg_metrics_exporter', 'pg_monitor', 'usage') from pg_roles where rolname = 'cnpg_metrics_exporter'",
+            "select rolcanlogin and pg_has_role('cnpg_metrics_exporter', 'pg_monitor', 'usage') \
+             from pg_roles where rolname = 'cnpg_metrics_exporter'",
         ),
         (
             "the role of the poolers",
-            "select rolcanlogin and not rolsuper from pg_roles where rolname = 'cnpg_pooler_pgbouncer'",
+            "select rolcanlogin and not rolsuper from pg_roles where rolname = \
+             'cnpg_pooler_pgbouncer'",
         ),
         (
             "the lookup",
-            "select has_function_privilege('cnpg_pooler_pgbouncer', 'public.user_search(text)', 'execute')",
+            "select has_function_privilege('cnpg_pooler_pgbouncer', 'public.user_search(text)', \
+             'execute')",
         ),
         (
             "nobody else's lookup",
@@ -143,13 +179,17 @@ async fn roles_are_there(stage: &Stage) {
         ),
         (
             "the marks",
-            "select count(*) = 3 from pg_authid where shobj_description(oid, 'pg_authid') like 'made by replica-migration%'",
+            "select count(*) = 3 from pg_authid where shobj_description(oid, 'pg_authid') like \
+             'made by replica-migration%'",
         ),
     ] {
         assert!(stage.ask::<bool>(question).await, "{what}");
     }
     let session = stage.source.connect("postgres").await.unwrap();
-    session.batch_execute("set role cnpg_pooler_pgbouncer").await.unwrap();
+    session
+        .batch_execute("set role cnpg_pooler_pgbouncer")
+        .await
+        .unwrap();
     let found = session
         .query_one("select passwd from public.user_search('mastodon')", &[])
         .await
@@ -162,8 +202,15 @@ async fn accepted(stage: &Stage) {
     let documents = stage.manifest().await;
     assert_eq!(documents.len(), 3);
     for document in &documents {
-        let (kind, name) = (document["kind"].as_str().unwrap(), document["metadata"]["name"].as_str().unwrap());
-        let api = stage.of_kind("postgresql.cnpg.io", kind, &format!("{}s", kind.to_lowercase()));
+        let (kind, name) = (
+            document["kind"].as_str().unwrap(),
+            document["metadata"]["name"].as_str().unwrap(),
+        );
+        let api = stage.of_kind(
+            "postgresql.cnpg.io",
+            kind,
+            &format!("{}s", kind.to_lowercase()),
+        );
         let params = PatchParams {
             dry_run: true,
             field_validation: Some(ValidationDirective::Strict),
@@ -176,7 +223,10 @@ async fn accepted(stage: &Stage) {
     let spec = &documents[0]["spec"];
     let external = &spec["externalClusters"][0];
     assert_eq!(external["connectionParameters"]["sslmode"], "verify-full");
-    assert_eq!(external["connectionParameters"]["host"], "mastodon-postgresql.mastodon.svc");
+    assert_eq!(
+        external["connectionParameters"]["host"],
+        "mastodon-postgresql.mastodon.svc"
+    );
     let parameters = &spec["postgresql"]["parameters"];
     for name in [
         "max_connections",
@@ -185,7 +235,9 @@ async fn accepted(stage: &Stage) {
         "max_prepared_transactions",
         "max_locks_per_transaction",
     ] {
-        let value: String = stage.ask(&format!("select current_setting('{name}')")).await;
+        let value: String = stage
+            .ask(&format!("select current_setting('{name}')"))
+            .await;
         assert_eq!(parameters[name], value.as_str(), "{name}");
     }
     assert_eq!(parameters["password_encryption"], "scram-sha-256");
@@ -206,11 +258,15 @@ async fn accepted(stage: &Stage) {
     );
 }
 
-/// Secrets are not in the step's log, and its statements are not in the server's, which has every other DDL (log_statement = ddl).
+/// Secrets are not in the step's log, and its statements are not in the server's, which has every
+/// other DDL (log_statement = ddl).
 async fn nothing_leaked(stage: &Stage, texts: &[String]) {
     for name in SECRETS {
         let secret = stage.secret_text(name, "password").await;
-        assert!(texts.iter().all(|text| !text.contains(&secret)), "the password of secret {name}");
+        assert!(
+            texts.iter().all(|text| !text.contains(&secret)),
+            "the password of secret {name}"
+        );
     }
     let logged = stage.server_log().await;
     assert!(
@@ -238,16 +294,26 @@ async fn the_manifest_makes_a_target_that_streams() {
         client: stage.plane.admin(),
         services: Arc::clone(&stage.services),
         programs: kubelet::built().await.unwrap(),
-        hidden: stage.source.members().iter().map(|member| member.place().home.clone()).collect(),
+        hidden: stage
+            .source
+            .members()
+            .iter()
+            .map(|member| member.place().home.clone())
+            .collect(),
     });
-    stage.plane.apply(NAMESPACE, &stage.manifest().await).await.unwrap();
+    stage
+        .plane
+        .apply(NAMESPACE, &stage.manifest().await)
+        .await
+        .unwrap();
     let instance = target.instance("database", SOON).await.unwrap();
     let session = stage.source.connect("postgres").await.unwrap();
     let mut streams = false;
     for _ in 0..600 {
         // The copy begins with a checkpoint that the source would spread over minutes.
         session.batch_execute("checkpoint").await.unwrap();
-        let question = "select exists (select from pg_stat_replication where application_name = 'database' and state = 'streaming')";
+        let question = "select exists (select from pg_stat_replication where application_name = \
+            'database' and state = 'streaming')";
         streams = session.query_one(question, &[]).await.unwrap().get(0);
         if streams {
             break;
@@ -259,7 +325,9 @@ async fn the_manifest_makes_a_target_that_streams() {
     let again = stage.run().await;
     assert_eq!(again.exit_code, 0, "{again}");
     assert!(
-        again.text().contains("cluster database exists already and follows the source"),
+        again
+            .text()
+            .contains("cluster database exists already and follows the source"),
         "{again}"
     );
 }

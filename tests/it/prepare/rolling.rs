@@ -16,12 +16,24 @@ const ROLLED: Duration = Duration::from_secs(240);
 async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
     let stage = Stage::set(SourceOptions::default()).await;
     let untouched = stage.state().await;
-    let refused = stage.job().env("SOURCE_AUTH", "streaming_replica").run(SOON).await.unwrap();
+    let refused = stage
+        .job()
+        .env("SOURCE_AUTH", "streaming_replica")
+        .run(SOON)
+        .await
+        .unwrap();
     assert_eq!(refused.exit_code, 3, "{refused}");
-    assert!(refused.text().contains("set ALLOW_SOURCE_ROLLING_UPDATE=true"), "{refused}");
+    assert!(
+        refused
+            .text()
+            .contains("set ALLOW_SOURCE_ROLLING_UPDATE=true"),
+        "{refused}"
+    );
     assert_eq!(stage.state().await, untouched);
 
-    let operator = Operator::follow(&stage.plane, Arc::clone(&stage.source)).await.unwrap();
+    let operator = Operator::follow(&stage.plane, Arc::clone(&stage.source))
+        .await
+        .unwrap();
     let job = || {
         let job = stage
             .job()
@@ -32,8 +44,14 @@ async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
     let rolled = job().run(ROLLED).await.unwrap();
     assert_eq!(rolled.exit_code, 0, "{rolled}");
     stage.source.healthy().await.unwrap();
-    assert_eq!(stage.ask::<String>("select current_setting('wal_keep_size')").await, "1GB");
-    let list: Vec<String> = stage.postgresqls().get(CLUSTER).await.unwrap().data["spec"]["patroni"]["pg_hba"]
+    assert_eq!(
+        stage
+            .ask::<String>("select current_setting('wal_keep_size')")
+            .await,
+        "1GB"
+    );
+    let list: Vec<String> = stage.postgresqls().get(CLUSTER).await.unwrap().data["spec"]["patroni"]
+        ["pg_hba"]
         .as_array()
         .unwrap()
         .iter()
@@ -44,57 +62,93 @@ async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
         "{list:?}"
     );
     assert!(
-        list.iter().any(|line| line.starts_with("local") && line.contains("trust")),
+        list.iter()
+            .any(|line| line.starts_with("local") && line.contains("trust")),
         "the whole of Spilo's list: {list:?}"
     );
     assert!(
-        list.iter()
-            .any(|line| line.split_whitespace().take(3).eq(["hostssl", "replication", "standby"])),
+        list.iter().any(|line| line.split_whitespace().take(3).eq([
+            "hostssl",
+            "replication",
+            "standby"
+        ])),
         "{list:?}"
     );
 
     assert_eq!(
-        stage.secret_text("zalando-streaming-replica", "username").await,
+        stage
+            .secret_text("zalando-streaming-replica", "username")
+            .await,
         "streaming_replica"
     );
     let hash: String = stage
         .ask("select rolpassword from pg_authid where rolname = 'streaming_replica'")
         .await;
-    assert!(hash.starts_with("SCRAM-SHA-256$"), "md5 although password_encryption is md5");
-    assert!(!stage.server_log().await.contains(&hash), "the verifier is in the server's log");
+    assert!(
+        hash.starts_with("SCRAM-SHA-256$"),
+        "md5 although password_encryption is md5"
+    );
+    assert!(
+        !stage.server_log().await.contains(&hash),
+        "the verifier is in the server's log"
+    );
     assert!(
         !rolled.text().contains(&hash)
-            && !rolled
-                .text()
-                .contains(&stage.secret_text("zalando-streaming-replica", "password").await)
+            && !rolled.text().contains(
+                &stage
+                    .secret_text("zalando-streaming-replica", "password")
+                    .await
+            )
     );
     let external = &stage.manifest().await[0]["spec"]["externalClusters"][0];
-    assert_eq!(external["connectionParameters"]["user"], "streaming_replica");
+    assert_eq!(
+        external["connectionParameters"]["user"],
+        "streaming_replica"
+    );
 
     let state = stage.state().await;
     let again = job().run(SOON).await.unwrap();
     assert_eq!(again.exit_code, 0, "{again}");
     assert_eq!(stage.state().await, state, "a second run changes nothing");
-    assert_eq!(operator.syncs(), 1, "both changes in one, and none for the second run");
+    assert_eq!(
+        operator.syncs(),
+        1,
+        "both changes in one, and none for the second run"
+    );
 
     // With the other role, too, everything that the Role grants was used by now.
     let standby = stage.run().await;
     assert_eq!(standby.exit_code, 0, "{standby}");
-    let objects = manifests::of_step(&manifests::example(stage.plane.setup()).unwrap(), "prepare-zalando");
+    let objects = manifests::of_step(
+        &manifests::example(stage.plane.setup()).unwrap(),
+        "prepare-zalando",
+    );
     rbac_is_exact(&stage.plane.audit().unwrap(), &objects).unwrap();
 
     // Somebody takes the role's password away: the Secret's is set again.
-    stage.sql("postgres", "alter role streaming_replica password null").await;
+    stage
+        .sql("postgres", "alter role streaming_replica password null")
+        .await;
     let mended = job().run(SOON).await.unwrap();
     assert_eq!(mended.exit_code, 0, "{mended}");
-    assert!(mended.text().contains("password of role streaming_replica set"), "{mended}");
+    assert!(
+        mended
+            .text()
+            .contains("password of role streaming_replica set"),
+        "{mended}"
+    );
 }
 
 #[tokio::test]
 async fn while_nobody_acts_on_a_change_it_waits_and_goes_on_through_a_failover_and_an_end() {
     let stage = Stage::set(SourceOptions::default()).await;
     // No operator runs.
-    let waiting = stage.job().env("WAL_KEEP_MB", "1024").start().await.unwrap();
+    let waiting = stage
+        .job()
+        .env("WAL_KEEP_MB", "1024")
+        .start()
+        .await
+        .unwrap();
     waiting
         .says("waiting for the operator: wal_keep_size of 1024 MB", SOON)
         .await
@@ -105,8 +159,16 @@ async fn while_nobody_acts_on_a_change_it_waits_and_goes_on_through_a_failover_a
     assert!(ended.text().contains("asked to end (SIGTERM)"), "{ended}");
     assert_eq!(stage.secret("database-owner").await, None);
 
-    let waiting = stage.job().env("WAL_KEEP_MB", "1024").start().await.unwrap();
-    waiting.says("waiting for the operator", SOON).await.unwrap();
+    let waiting = stage
+        .job()
+        .env("WAL_KEEP_MB", "1024")
+        .start()
+        .await
+        .unwrap();
+    waiting
+        .says("waiting for the operator", SOON)
+        .await
+        .unwrap();
     stage.source.switchover().await.unwrap();
     let parameters = serde_json::json!({"postgresql": {"parameters": {"wal_keep_size": "1GB"}}});
     stage.source.patch_configuration(&parameters).await.unwrap();
@@ -117,18 +179,35 @@ async fn while_nobody_acts_on_a_change_it_waits_and_goes_on_through_a_failover_a
 #[tokio::test]
 async fn without_an_api_server_in_the_middle_it_ends_as_not_yet_and_a_rerun_goes_on() {
     let stage = Stage::set(SourceOptions::default()).await;
-    let waiting = stage.job().env("WAL_KEEP_MB", "1024").start().await.unwrap();
-    waiting.says("waiting for the operator", SOON).await.unwrap();
+    let waiting = stage
+        .job()
+        .env("WAL_KEEP_MB", "1024")
+        .start()
+        .await
+        .unwrap();
+    waiting
+        .says("waiting for the operator", SOON)
+        .await
+        .unwrap();
     let leader = stage.source.connect("postgres").await.unwrap();
     stage.plane.stop_api_server().await;
-    // In the operator's stead, so that it goes on, and meets the missing API server. Patroni holds out for a while without it.
-    leader.batch_execute("alter system set wal_keep_size = '1GB'").await.unwrap();
-    leader.batch_execute("select pg_reload_conf()").await.unwrap();
+    // In the operator's stead, so that it goes on, and meets the missing API server. Patroni holds
+    // out for a while without it.
+    leader
+        .batch_execute("alter system set wal_keep_size = '1GB'")
+        .await
+        .unwrap();
+    leader
+        .batch_execute("select pg_reload_conf()")
+        .await
+        .unwrap();
     let ended = waiting.wait(SOON).await.unwrap();
     assert_eq!(ended.exit_code, 1, "{ended}");
     stage.plane.start_api_server().await.unwrap();
     stage.source.healthy().await.unwrap();
-    stage.sql("postgres", "alter system reset wal_keep_size").await;
+    stage
+        .sql("postgres", "alter system reset wal_keep_size")
+        .await;
     let ended = stage.run().await;
     assert_eq!(ended.exit_code, 0, "{ended}");
 }

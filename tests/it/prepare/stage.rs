@@ -21,7 +21,11 @@ use serde_json::{Value, json};
 pub(super) const NAMESPACE: &str = "mastodon";
 pub(super) const CLUSTER: &str = "mastodon-postgresql";
 pub(super) const STEP: &str = "prepare-zalando";
-pub(super) const SECRETS: [&str; 3] = ["zalando-streaming-replica", "database-owner", "database-superuser-source"];
+pub(super) const SECRETS: [&str; 3] = [
+    "zalando-streaming-replica",
+    "database-owner",
+    "database-superuser-source",
+];
 pub(super) const MANIFEST: &str = "database-cluster-replica";
 /// A step that waits for nothing is over by then.
 pub(super) const SOON: Duration = Duration::from_secs(60);
@@ -36,13 +40,19 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) async fn set(options: SourceOptions) -> Self {
         let plane = Arc::new(ControlPlane::start().await.unwrap());
-        let options = SourceOptions { rows: 800, ..options };
+        let options = SourceOptions {
+            rows: 800,
+            ..options
+        };
         let source = Arc::new(Source::start(&plane, options).await.unwrap());
         let services = Services::follow(plane.admin(), Arc::clone(plane.instance()), NAMESPACE)
             .await
             .unwrap();
         let services = Arc::new(services);
-        services.wait_for("mastodon-postgresql.mastodon.svc", SOON).await.unwrap();
+        services
+            .wait_for("mastodon-postgresql.mastodon.svc", SOON)
+            .await
+            .unwrap();
         manifests::apply_example(&plane).await.unwrap();
         let kubelet = Kubelet::new(&plane, &services, NAMESPACE).await.unwrap();
         Self {
@@ -53,11 +63,13 @@ impl Stage {
         }
     }
 
-    /// The Job, with the image that has the source's minor version, so that a clean source gives no warning about it.
+    /// The Job, with the image that has the source's minor version, so that a clean source gives no
+    /// warning about it.
     pub(super) fn job(&self) -> Launch<'_> {
-        self.kubelet
-            .step(STEP)
-            .env("TARGET_IMAGE", "ghcr.io/cloudnative-pg/postgresql:17.10-standard-trixie")
+        self.kubelet.step(STEP).env(
+            "TARGET_IMAGE",
+            "ghcr.io/cloudnative-pg/postgresql:17.10-standard-trixie",
+        )
     }
 
     pub(super) async fn run(&self) -> Ended {
@@ -65,11 +77,20 @@ impl Stage {
     }
 
     pub(super) async fn sql(&self, database: &str, statement: &str) {
-        self.source.connect(database).await.unwrap().batch_execute(statement).await.unwrap();
+        self.source
+            .connect(database)
+            .await
+            .unwrap()
+            .batch_execute(statement)
+            .await
+            .unwrap();
     }
 
     /// The first column of the first row.
-    pub(super) async fn ask<T: for<'a> tokio_postgres::types::FromSql<'a>>(&self, question: &str) -> T {
+    pub(super) async fn ask<T: for<'a> tokio_postgres::types::FromSql<'a>>(
+        &self,
+        question: &str,
+    ) -> T {
         self.source
             .connect("postgres")
             .await
@@ -81,29 +102,40 @@ impl Stage {
     }
 
     pub(super) async fn secret(&self, name: &str) -> Option<Secret> {
-        Api::namespaced(self.plane.admin(), NAMESPACE).get_opt(name).await.unwrap()
+        Api::namespaced(self.plane.admin(), NAMESPACE)
+            .get_opt(name)
+            .await
+            .unwrap()
     }
 
     /// A key of a Secret as text.
     pub(super) async fn secret_text(&self, name: &str, key: &str) -> String {
-        let secret = self.secret(name).await.unwrap_or_else(|| panic!("no secret {name}"));
+        let secret = self
+            .secret(name)
+            .await
+            .unwrap_or_else(|| panic!("no secret {name}"));
         String::from_utf8(secret.data.unwrap()[key].0.clone()).unwrap()
     }
 
     pub(super) async fn config_map(&self) -> Option<ConfigMap> {
-        Api::namespaced(self.plane.admin(), NAMESPACE).get_opt(MANIFEST).await.unwrap()
+        Api::namespaced(self.plane.admin(), NAMESPACE)
+            .get_opt(MANIFEST)
+            .await
+            .unwrap()
     }
 
     /// The documents of the rendered manifest.
     pub(super) async fn manifest(&self) -> Vec<Value> {
-        let text = &self.config_map().await.expect("no manifest").data.unwrap()[&format!("{MANIFEST}.yaml")];
+        let text = &self.config_map().await.expect("no manifest").data.unwrap()
+            [&format!("{MANIFEST}.yaml")];
         serde_yaml_ng::Deserializer::from_str(text)
             .map(|document| Value::deserialize(document).unwrap())
             .collect()
     }
 
     pub(super) fn of_kind(&self, group: &str, kind: &str, plural: &str) -> Api<DynamicObject> {
-        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural);
+        let resource =
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural);
         Api::namespaced_with(self.plane.admin(), NAMESPACE, &resource)
     }
 
@@ -113,42 +145,61 @@ impl Stage {
 
     /// Replaces keys of a Secret.
     pub(super) async fn overwrite(&self, secret: &str, keys: &[(&str, &str)]) {
-        let data: serde_json::Map<String, Value> = keys.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+        let data: serde_json::Map<String, Value> = keys
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), json!(value)))
+            .collect();
         let secrets: Api<Secret> = Api::namespaced(self.plane.admin(), NAMESPACE);
         secrets
-            .patch(secret, &PatchParams::default(), &Patch::Merge(json!({"stringData": data})))
+            .patch(
+                secret,
+                &PatchParams::default(),
+                &Patch::Merge(json!({"stringData": data})),
+            )
             .await
             .unwrap();
     }
 
     /// What the leader has written into its log.
     pub(super) async fn server_log(&self) -> String {
-        let files = "select string_agg(pg_read_file(current_setting('log_directory') || '/' || name), '') from pg_ls_logdir()";
+        let files = "select string_agg(pg_read_file(current_setting('log_directory') || '/' || \
+            name), '') from pg_ls_logdir()";
         self.ask(files).await
     }
 
-    /// Everything that the step may have an effect on: versions of its objects and of the resource, and the roles' own.
+    /// Everything that the step may have an effect on: versions of its objects and of the resource,
+    /// and the roles' own.
     pub(super) async fn state(&self) -> Vec<String> {
         let mut state = vec![];
         for name in SECRETS {
             state.push(format!(
                 "{name} {:?}",
-                self.secret(name).await.and_then(|secret| secret.resource_version())
+                self.secret(name)
+                    .await
+                    .and_then(|secret| secret.resource_version())
             ));
         }
         state.push(format!(
             "{MANIFEST} {:?}",
-            self.config_map().await.and_then(|map| map.resource_version())
+            self.config_map()
+                .await
+                .and_then(|map| map.resource_version())
         ));
         let spec = self.postgresqls().get(CLUSTER).await.unwrap();
-        state.push(format!("{CLUSTER} {:?} {}", spec.metadata.generation, spec.data["spec"]));
+        state.push(format!(
+            "{CLUSTER} {:?} {}",
+            spec.metadata.generation, spec.data["spec"]
+        ));
         state.push(
-            self.ask::<String>("select string_agg(rolname || xmin::text, ' ' order by rolname) from pg_authid")
-                .await,
+            self.ask::<String>(
+                "select string_agg(rolname || xmin::text, ' ' order by rolname) from pg_authid",
+            )
+            .await,
         );
         state.push(
             self.ask::<String>(
-                "select coalesce(string_agg(oid::regprocedure || xmin::text, ' '), '') from pg_proc where proname = 'user_search'",
+                "select coalesce(string_agg(oid::regprocedure || xmin::text, ' '), '') from \
+                 pg_proc where proname = 'user_search'",
             )
             .await,
         );

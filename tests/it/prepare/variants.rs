@@ -25,8 +25,16 @@ async fn a_source_of_operator_2_without_a_certificate_is_followed_unchecked_and_
     assert_eq!(external["connectionParameters"]["sslmode"], "require");
     assert_eq!(external.get("sslRootCert"), None);
     let hba = cluster["spec"]["postgresql"]["pg_hba"].as_array().unwrap();
-    assert!(!hba.iter().any(|line| line == "hostssl all all all md5"), "{hba:?}");
-    assert!(stage.secret_text("database-owner", "password").await.starts_with("SCRAM-SHA-256$"));
+    assert!(
+        !hba.iter().any(|line| line == "hostssl all all all md5"),
+        "{hba:?}"
+    );
+    assert!(
+        stage
+            .secret_text("database-owner", "password")
+            .await
+            .starts_with("SCRAM-SHA-256$")
+    );
     assert!(
         !done.text().contains("data checksums are off") && !done.text().contains("stored as md5"),
         "{done}"

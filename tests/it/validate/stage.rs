@@ -1,5 +1,6 @@
-//! What validate-replication finds in its place: the source, the objects of the steps before it, the application at rest, and
-//! the target as far as a test wants it. The steps before it are not run: their results are written down here.
+//! What validate-replication finds in its place: the source, the objects of the steps before it,
+//! the application at rest, and the target as far as a test wants it. The steps before it are not
+//! run: their results are written down here.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -84,7 +85,11 @@ impl Stage {
             client: plane.admin(),
             services: Arc::clone(&services),
             programs: programs.clone(),
-            hidden: source.members().iter().map(|member| member.place().home.clone()).collect(),
+            hidden: source
+                .members()
+                .iter()
+                .map(|member| member.place().home.clone())
+                .collect(),
         });
         let kubelet = Kubelet::with_programs(&plane, &services, NAMESPACE, programs);
         let stage = Self {
@@ -103,26 +108,38 @@ impl Stage {
         stage.apply(cluster()).await;
         let instance = stage.target.instance(CLUSTER, SOON).await.unwrap();
         stage.hurry_the_clone().await;
-        stage.target.phase(CLUSTER, "Cluster in healthy state", SOON).await.unwrap();
+        stage
+            .target
+            .phase(CLUSTER, "Cluster in healthy state", SOON)
+            .await
+            .unwrap();
         (stage, instance)
     }
 
     async fn write_down_the_steps_before(&self) {
-        let secret =
-            |name: &str, data: Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
-        let superuser = json!({"username": "postgres", "password": self.source.credentials().postgres});
+        let secret = |name: &str, data: Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
+        let superuser =
+            json!({"username": "postgres", "password": self.source.credentials().postgres});
         self.apply(secret(
             "zalando-replication-ca",
             json!({"ca.crt": std::fs::read_to_string(self.source.members()[0].place().tls.join("ca.crt")).unwrap()}),
         ))
         .await;
-        self.apply(secret("database-superuser-source", superuser)).await;
+        self.apply(secret("database-superuser-source", superuser))
+            .await;
         self.apply(application_config("mastodon-database")).await;
         for app in APPS {
             self.apply(deployment(app)).await;
         }
-        let roles = "create role streaming_replica login replication; create role cnpg_pooler_pgbouncer login; create role cnpg_metrics_exporter login";
-        self.source.connect("postgres").await.unwrap().batch_execute(roles).await.unwrap();
+        let roles = "create role streaming_replica login replication; create role \
+            cnpg_pooler_pgbouncer login; create role cnpg_metrics_exporter login";
+        self.source
+            .connect("postgres")
+            .await
+            .unwrap()
+            .batch_execute(roles)
+            .await
+            .unwrap();
     }
 
     /// A checkpoint at once, for tests that are not about waiting for one.
@@ -142,25 +159,35 @@ impl Stage {
     /// Merges into an object; null removes a key.
     pub async fn patch(&self, kind: (&str, &str, &str), name: &str, change: Value) {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.0, kind.1, kind.2));
-        let api: Api<DynamicObject> = Api::namespaced_with(self.plane.admin(), NAMESPACE, &resource);
-        api.patch(name, &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.plane.admin(), NAMESPACE, &resource);
+        api.patch(name, &PatchParams::default(), &Patch::Merge(change))
+            .await
+            .unwrap();
     }
 
     pub async fn patch_cluster(&self, change: Value) {
-        self.patch(("postgresql.cnpg.io", "v1", "Cluster"), CLUSTER, change).await;
+        self.patch(("postgresql.cnpg.io", "v1", "Cluster"), CLUSTER, change)
+            .await;
     }
 
     /// Removes an object.
     pub async fn remove(&self, kind: (&str, &str, &str), name: &str) {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.0, kind.1, kind.2));
-        let api: Api<DynamicObject> = Api::namespaced_with(self.plane.admin(), NAMESPACE, &resource);
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.plane.admin(), NAMESPACE, &resource);
         api.delete(name, &DeleteParams::default()).await.unwrap();
     }
 
     /// The rules of the step's Role without those for a resource.
     pub async fn rules_without(&self, resource: &str) -> Value {
         let api: Api<Role> = Api::namespaced(self.plane.admin(), NAMESPACE);
-        let mut rules = api.get("replica-migration-validate-replication").await.unwrap().rules.unwrap();
+        let mut rules = api
+            .get("replica-migration-validate-replication")
+            .await
+            .unwrap()
+            .rules
+            .unwrap();
         rules.retain(|rule| !rule.resources.iter().flatten().any(|one| one == resource));
         json!(rules)
     }
@@ -174,7 +201,8 @@ impl Stage {
         .await;
     }
 
-    /// What people have written: every object's spec, data and annotations, without what the servers themselves keep moving.
+    /// What people have written: every object's spec, data and annotations, without what the
+    /// servers themselves keep moving.
     pub async fn everything(&self) -> BTreeMap<String, Value> {
         let kinds = [
             ("", "v1", "ConfigMap"),
@@ -188,14 +216,16 @@ impl Stage {
         let mut all = BTreeMap::new();
         for (group, version, kind) in kinds {
             let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-            let api: Api<DynamicObject> = Api::namespaced_with(self.plane.admin(), NAMESPACE, &resource);
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(self.plane.admin(), NAMESPACE, &resource);
             for mut object in api.list(&ListParams::default()).await.unwrap() {
                 object.data.as_object_mut().unwrap().remove("status");
                 let written = json!([object.labels(), object.annotations(), object.data]);
                 all.insert(format!("{kind} {}", object.name_any()), written);
             }
         }
-        let settings = "select json_agg(s order by name) from (select name, setting from pg_settings where context <> 'internal') s";
+        let settings = "select json_agg(s order by name) from (select name, setting from \
+            pg_settings where context <> 'internal') s";
         let session = self.source.connect("postgres").await.unwrap();
         all.insert(
             "settings of the source".into(),
@@ -221,12 +251,27 @@ impl Stage {
     pub fn slow_base_backup(&self) -> Process {
         let setup = self.plane.setup();
         let directory = self.plane.instance().subdirectory(setup, "copy").unwrap();
-        let password = self.file("pgpass", &format!("*:*:*:standby:{}", self.source.credentials().standby));
+        let password = self.file(
+            "pgpass",
+            &format!("*:*:*:standby:{}", self.source.credentials().standby),
+        );
         let member = &self.source.members()[0];
         let mut command = setup.postgres("pg_basebackup");
-        let conninfo = format!("host={} user=standby sslmode=require passfile={password}", member.address());
+        let conninfo = format!(
+            "host={} user=standby sslmode=require passfile={password}",
+            member.address()
+        );
         command
-            .args(["-d", &conninfo, "-c", "fast", "--max-rate=1M", "-X", "none", "-D"])
+            .args([
+                "-d",
+                &conninfo,
+                "-c",
+                "fast",
+                "--max-rate=1M",
+                "-X",
+                "none",
+                "-D",
+            ])
             .arg(directory.join("data"));
         Process::start("pg_basebackup", command, &directory.join("log")).unwrap()
     }
@@ -235,12 +280,16 @@ impl Stage {
     pub async fn follow(&self, host: &str) {
         let mut external = cluster()["spec"]["externalClusters"].clone();
         external[0]["connectionParameters"]["host"] = json!(host);
-        self.patch_cluster(json!({"spec": {"externalClusters": external}})).await;
+        self.patch_cluster(json!({"spec": {"externalClusters": external}}))
+            .await;
     }
 
     /// Waits until the source serves the target, or does not.
     pub async fn streams(&self, wanted: bool) {
-        let sql = format!("select count(*) from pg_stat_replication where application_name = '{CLUSTER}' and state = 'streaming'");
+        let sql = format!(
+            "select count(*) from pg_stat_replication where application_name = '{CLUSTER}' and \
+             state = 'streaming'"
+        );
         until(&format!("streaming: {wanted}"), async || {
             // During a failover nobody answers for a moment.
             let Ok(session) = self.source.connect("postgres").await else {
@@ -270,7 +319,8 @@ pub fn cluster() -> Value {
         "env": [{"name": "PGDATA", "value": "/var/lib/postgresql/data/pgdata"}],
         "volumeMounts": [{"name": "pgdata", "mountPath": "/var/lib/postgresql/data"}],
     });
-    let patch = json!([{"op": "add", "path": "/spec/initContainers/-", "value": adopt}]).to_string();
+    let patch =
+        json!([{"op": "add", "path": "/spec/initContainers/-", "value": adopt}]).to_string();
     json!({
         "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": CLUSTER, "annotations": {"cnpg.io/podPatch": patch}},
         "spec": {

@@ -1,5 +1,5 @@
-//! The backup beside pg_basebackup: of the same server, as the same role, with the same compression, into the same file system, one
-//! after the other in every round.
+//! The backup beside pg_basebackup: of the same server, as the same role, with the same
+//! compression, into the same file system, one after the other in every round.
 
 use std::{fs, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
@@ -47,7 +47,11 @@ pub async fn bench() -> Result<()> {
     for (how, ours, theirs) in [
         ("by the server", "server", "server-zstd"),
         // final-backup asks for that; pg_basebackup does not by itself.
-        ("by the server, in a thread for both", "server", "server-zstd:workers=1"),
+        (
+            "by the server, in a thread for both",
+            "server",
+            "server-zstd:workers=1",
+        ),
         ("on this side", "job", "client-zstd"),
     ] {
         let (mut own, mut other, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -61,7 +65,11 @@ pub async fn bench() -> Result<()> {
         println!("zstd {how}, {:.1} GB", bytes as f64 / 1e9);
         line("final-backup", &own);
         line("pg_basebackup -Ft -X stream", &other);
-        println!("  {:<28} {:>6.2}       goal 1.00 or more", "rate of the two", own.rate / other.rate);
+        println!(
+            "  {:<28} {:>6.2}       goal 1.00 or more",
+            "rate of the two",
+            own.rate / other.rate
+        );
     }
     Ok(())
 }
@@ -101,35 +109,50 @@ impl Stage {
         let plane = Arc::new(ControlPlane::start().await?);
         plane.namespace(NAMESPACE).await?;
         plane
-            .apply(NAMESPACE, &manifests::example_with(plane.setup(), &["backup-volume"])?)
+            .apply(
+                NAMESPACE,
+                &manifests::example_with(plane.setup(), &["backup-volume"])?,
+            )
             .await?;
         let options = SourceOptions {
             members: 1,
             ..SourceOptions::default()
         };
         let source = Source::start(&plane, options).await?;
-        let services = Arc::new(Services::follow(plane.admin(), Arc::clone(plane.instance()), NAMESPACE).await?);
+        let services = Arc::new(
+            Services::follow(plane.admin(), Arc::clone(plane.instance()), NAMESPACE).await?,
+        );
         services.wait_for(SOURCE, LIMIT).await?;
         let kubelet = Kubelet::with_programs(&plane, &services, NAMESPACE, built().await?);
-        let volume = plane.instance().subdirectory(plane.setup(), "claims/zalando-backup")?;
+        let volume = plane
+            .instance()
+            .subdirectory(plane.setup(), "claims/zalando-backup")?;
         let ca = fs::read_to_string(source.members()[0].place().tls.join("ca.crt"))?;
-        let secret =
-            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": ca}});
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": ca}});
         plane.apply(NAMESPACE, &[secret]).await?;
         let session = source.connect(NAMESPACE).await?;
-        // Rows that compress to about a half, and lie farther apart than the compression looks back.
+        // Rows that compress to about a half, and lie farther apart than the compression looks
+        // back.
         session
             .batch_execute(
-                "create table filler (text text); alter table filler alter column text set storage external;
-                 insert into filler select (select string_agg(md5(n::text || m), '') from generate_series(1, 250) m)
+                "create table filler (text text); alter table filler alter column text set storage \
+                 external;
+                 insert into filler select (select string_agg(md5(n::text || m), '') from \
+                 generate_series(1, 250) m)
                    from generate_series(1, 1250) n",
             )
             .await?;
         for _ in 0..DOUBLINGS {
-            session.batch_execute("insert into filler select text from filler").await?;
+            session
+                .batch_execute("insert into filler select text from filler")
+                .await?;
         }
         // Once before anybody is measured: hint bits, and the files in memory.
-        for warm_up in ["vacuum filler", "select sum(length(text)) from filler", "checkpoint"] {
+        for warm_up in [
+            "vacuum filler",
+            "select sum(length(text)) from filler",
+            "checkpoint",
+        ] {
             session.batch_execute(warm_up).await?;
         }
         Ok(Self {
@@ -140,7 +163,8 @@ impl Stage {
         })
     }
 
-    /// The step, without reading back, which pg_basebackup does not do either; and the bytes of all files that it has copied.
+    /// The step, without reading back, which pg_basebackup does not do either; and the bytes of all
+    /// files that it has copied.
     async fn final_backup(&self, compress_by: &str) -> Result<(Took, u64)> {
         let step = self
             .kubelet
@@ -156,7 +180,12 @@ impl Stage {
             elapsed: ended.elapsed,
             cost: ended.cost,
         };
-        Ok((took, complete["bytes"].as_u64().context("complete.json has no bytes")?))
+        Ok((
+            took,
+            complete["bytes"]
+                .as_u64()
+                .context("complete.json has no bytes")?,
+        ))
     }
 
     async fn pg_basebackup(&self, compress: &str) -> Result<Took> {
@@ -175,12 +204,16 @@ impl Stage {
                 "--pgdata",
             ])
             .arg(&folder)
-            .arg(format!("--dbname=host={address} user=standby sslmode=require"));
+            .arg(format!(
+                "--dbname=host={address} user=standby sslmode=require"
+            ));
         let log = self.volume.join("pg_basebackup.log");
         let begun = Instant::now();
         let process = Process::start("pg_basebackup", command, &log)?;
         let watched = Watched::process(process.pid());
-        let status = timeout(LIMIT, process.wait()).await.context("pg_basebackup takes too long")?;
+        let status = timeout(LIMIT, process.wait())
+            .await
+            .context("pg_basebackup takes too long")?;
         let elapsed = begun.elapsed();
         ensure!(status.success(), process.complain("pg_basebackup"));
         remove(&folder, &log)?;

@@ -1,5 +1,6 @@
-//! Inks and type. plotters writes colours into each element, where a style sheet can still overrule them: every ink stands
-//! for a custom property of the page's style sheet, which knows light from dark.
+//! Inks and type. plotters writes colours into each element, where a style sheet can still overrule
+//! them: every ink stands for a custom property of the page's style sheet, which knows light from
+//! dark.
 
 use std::fmt::Write as _;
 
@@ -46,20 +47,27 @@ pub fn font() -> FontDesc<'static> {
 
 /// About how wide a text will be, in pixels: only the browser knows.
 pub fn text_width(text: &str) -> i32 {
-    let capitals = text.chars().filter(|character| character.is_uppercase()).count();
+    let capitals = text
+        .chars()
+        .filter(|character| character.is_uppercase())
+        .count();
     let others = text.chars().count() - capitals;
     (capitals as f64 * CAPITAL_WIDTH + others as f64 * CHARACTER_WIDTH).ceil() as i32
 }
 
 /// Rules that give each ink the colour of its name.
 pub fn style() -> String {
-    NAMES.iter().fold(String::new(), |mut rules, (name, RGBColor(red, green, blue))| {
-        for attribute in ["fill", "stroke"] {
-            let _ = writeln!(
-                rules,
-                ".chart [{attribute}=\"#{red:02X}{green:02X}{blue:02X}\"] {{ {attribute}: var(--{name}) }}"
-            );
-        }
-        rules
-    })
+    NAMES.iter().fold(
+        String::new(),
+        |mut rules, (name, RGBColor(red, green, blue))| {
+            for attribute in ["fill", "stroke"] {
+                let _ = writeln!(
+                    rules,
+                    ".chart [{attribute}=\"#{red:02X}{green:02X}{blue:02X}\"] {{ {attribute}: \
+                 var(--{name}) }}"
+                );
+            }
+            rules
+        },
+    )
 }

@@ -36,7 +36,11 @@ pub fn of(report: &Report) -> Vec<Row> {
         cost.name = format!("target: {}", cost.name);
         cost
     });
-    let mut rows: Vec<Row> = report.budget().into_iter().map(|cost| row(cost, ink::STEP)).collect();
+    let mut rows: Vec<Row> = report
+        .budget()
+        .into_iter()
+        .map(|cost| row(cost, ink::STEP))
+        .collect();
     rows.extend(target.map(|cost| row(cost, ink::TARGET)));
     rows
 }
@@ -49,11 +53,21 @@ pub fn draw(canvas: &Canvas, rows: &[Row]) -> Result<()> {
         canvas.line((0, top + height), (canvas.right(), top + height), ink::GRID)?;
         let (middle, half) = match canvas.format {
             Format::Page => {
-                canvas.text(&cut(&row.name, 31), (0, top + height / 2), HPos::Left, ink::TEXT)?;
+                canvas.text(
+                    &cut(&row.name, 31),
+                    (0, top + height / 2),
+                    HPos::Left,
+                    ink::TEXT,
+                )?;
                 (top + height / 2, 6)
             }
             Format::Phone => {
-                canvas.text(&cut(&row.name, 56), (0, top + height / 4 + 1), HPos::Left, ink::TEXT)?;
+                canvas.text(
+                    &cut(&row.name, 56),
+                    (0, top + height / 4 + 1),
+                    HPos::Left,
+                    ink::TEXT,
+                )?;
                 (top + height * 3 / 4 - 1, 5)
             }
         };
@@ -65,15 +79,31 @@ pub fn draw(canvas: &Canvas, rows: &[Row]) -> Result<()> {
 fn bar(canvas: &Canvas, row: &Row, middle: i32, half: i32) -> Result<()> {
     let window = &canvas.window;
     if row.to.is_some_and(|to| to < window.from) {
-        return canvas.text(&format!("‹ {}", row.length), (canvas.left() + 4, middle), HPos::Left, ink::MUTED);
+        return canvas.text(
+            &format!("‹ {}", row.length),
+            (canvas.left() + 4, middle),
+            HPos::Left,
+            ink::MUTED,
+        );
     }
     if row.from > window.to {
-        return canvas.text(&format!("{} ›", row.length), (canvas.right(), middle), HPos::Right, ink::MUTED);
+        return canvas.text(
+            &format!("{} ›", row.length),
+            (canvas.right(), middle),
+            HPos::Right,
+            ink::MUTED,
+        );
     }
     let from = canvas.x(row.from);
-    let to = canvas.x(row.to.unwrap_or(window.to)).max(from + BAR_WIDTH_MIN);
+    let to = canvas
+        .x(row.to.unwrap_or(window.to))
+        .max(from + BAR_WIDTH_MIN);
     let strength = if row.to.is_some() { 1.0 } else { 0.4 };
-    canvas.block((from, middle - half), (to, middle + half), row.ink.mix(strength))?;
+    canvas.block(
+        (from, middle - half),
+        (to, middle + half),
+        row.ink.mix(strength),
+    )?;
     let width = ink::text_width(&row.length) + 6;
     let (x, side) = if to + width <= canvas.right() {
         (to + 6, HPos::Left)

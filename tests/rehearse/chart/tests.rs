@@ -33,13 +33,19 @@ fn every_step_and_every_mark_is_named() {
 #[test]
 fn a_step_that_is_over_before_the_axis_begins_is_named_all_the_same() {
     let svg = draw(&passed(), Format::Page).unwrap();
-    assert!(svg.contains("‹ 1,400 ms"), "the check before the block lies outside");
+    assert!(
+        svg.contains("‹ 1,400 ms"),
+        "the check before the block lies outside"
+    );
 }
 
 #[test]
 fn all_colours_are_inks_that_the_style_sheet_knows() {
     let style = style();
-    for svg in [passed(), failed(), odd(), Report::default()].iter().flat_map(drawn) {
+    for svg in [passed(), failed(), odd(), Report::default()]
+        .iter()
+        .flat_map(drawn)
+    {
         for attribute in ["fill=\"#", "stroke=\"#"] {
             for (place, _) in svg.match_indices(attribute) {
                 let rule = format!("[{}", &svg[place..place + attribute.len() + 7]);
@@ -87,7 +93,10 @@ fn a_mark_near_the_right_edge_is_written_to_the_left() {
         at: at(12_000),
     }];
     let svg = draw(&report, Format::Page).unwrap();
-    let text = svg.split("<text").find(|element| element.contains("AAAA")).unwrap();
+    let text = svg
+        .split("<text")
+        .find(|element| element.contains("AAAA"))
+        .unwrap();
     assert!(text.contains(r#"text-anchor="end""#), "{text}");
 }
 
@@ -104,8 +113,11 @@ fn writes_of_both_sides_in_one_slice_are_stacked() {
     };
     let svg = draw(&report, Format::Page).unwrap();
     let highest = |ink: &str| {
-        let areas = svg.split("<polygon").filter(|element| element.contains(ink));
-        let points = areas.filter_map(|element| element.split("points=\"").nth(1)?.split('"').next());
+        let areas = svg
+            .split("<polygon")
+            .filter(|element| element.contains(ink));
+        let points =
+            areas.filter_map(|element| element.split("points=\"").nth(1)?.split('"').next());
         let heights = points.flat_map(|points| {
             points
                 .split_whitespace()
@@ -113,5 +125,8 @@ fn writes_of_both_sides_in_one_slice_are_stacked() {
         });
         heights.min().unwrap()
     };
-    assert!(highest("#1F6FC4") < highest("#B45F06"), "the sum is higher than the source's part");
+    assert!(
+        highest("#1F6FC4") < highest("#B45F06"),
+        "the sum is higher than the source's part"
+    );
 }

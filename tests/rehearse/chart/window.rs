@@ -15,8 +15,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// From before the last write on the source to after everything that clients could notice. A step that lies outside
-    /// is not drawn but named.
+    /// From before the last write on the source to after everything that clients could notice. A
+    /// step that lies outside is not drawn but named.
     pub fn of(report: &Report) -> Self {
         let zero = report.zero();
         let gaps = report.verdict.gap.iter().chain(&report.verdict.later_gaps);
@@ -36,9 +36,9 @@ impl Window {
         if felt.is_empty() {
             return Self::whole(report, zero);
         }
-        let (from, to) = felt
-            .iter()
-            .fold((f64::MAX, f64::MIN), |(from, to), at| (from.min(*at), to.max(*at)));
+        let (from, to) = felt.iter().fold((f64::MAX, f64::MIN), |(from, to), at| {
+            (from.min(*at), to.max(*at))
+        });
         let margin = ((to - from) / 4.0).clamp(1.0, 5.0);
         Self {
             zero,
@@ -50,7 +50,12 @@ impl Window {
     /// A run without a cut is shown as a whole.
     fn whole(report: &Report, zero: Duration) -> Self {
         let ends = report.steps.iter().map(|step| step.to.unwrap_or(step.from));
-        let last = report.series.iter().map(|bucket| bucket.start).chain(ends).max();
+        let last = report
+            .series
+            .iter()
+            .map(|bucket| bucket.start)
+            .chain(ends)
+            .max();
         Self {
             zero,
             from: 0.0,

@@ -5,7 +5,12 @@ use maud::{Markup, html};
 use super::{Program, Report, numbers::counted};
 
 /// The words of a log line that a reader looks for.
-const LANDMARKS: [&str; 4] = ["DOWNTIME BEGINS", "POINT OF NO RETURN", "DOWNTIME ENDS", "GOING BACK"];
+const LANDMARKS: [&str; 4] = [
+    "DOWNTIME BEGINS",
+    "POINT OF NO RETURN",
+    "DOWNTIME ENDS",
+    "GOING BACK",
+];
 
 /// The receipt: its argument in words, its small facts, then its documents.
 pub fn receipt(report: &Report) -> Markup {
@@ -82,15 +87,20 @@ pub fn footer() -> Markup {
         footer {
             h2 { "How to read this" }
             p {
-                "Each client wrote rows with numbers of its own and remembered every answer; afterwards all rows were read back from both sides. "
+                "Each client wrote rows with numbers of its own and remembered every answer; \
+                 afterwards all rows were read back from both sides. "
                 b { "Acknowledged" } " is a confirmed commit: that row must exist, once. "
-                "The " b { "block" } " makes the source's sessions unable to write and can be undone. "
+                "The " b { "block" } " makes the source's sessions unable to write and can be \
+                    undone. "
                 "The " b { "fence" } " stops the source's server, which stays stopped. "
-                "The " b { "point of no return" } " is the recorded request to promote: until then the application goes back to the source unharmed."
+                "The " b { "point of no return" } " is the recorded request to promote: until then \
+                    the application goes back to the source unharmed."
             }
             p {
-                "A rehearsal runs on one machine: a real API server, a real Patroni and real PostgreSQL servers, with the operators' part played by the "
-                "harness. What it says about lost writes is a test of the protocol; the seconds are those of this machine and will differ on yours."
+                "A rehearsal runs on one machine: a real API server, a real Patroni and real \
+                 PostgreSQL servers, with the operators' part played by the "
+                "harness. What it says about lost writes is a test of the protocol; the seconds \
+                 are those of this machine and will differ on yours."
             }
         }
     }
@@ -122,7 +132,10 @@ mod tests {
                 .into_string()
                 .contains("no &lt;leader&gt;</span>")
         );
-        assert_eq!(log_line("00:01.000 ✓ done").into_string(), "00:01.000 ✓ done");
+        assert_eq!(
+            log_line("00:01.000 ✓ done").into_string(),
+            "00:01.000 ✓ done"
+        );
     }
 
     #[test]
@@ -131,6 +144,10 @@ mod tests {
         let place = |text: &str| page.find(text).expect(text);
         assert!(place("was stopped cleanly") < place("ms_since_block"));
         assert!(page.contains("program: cutover 0.1.0"));
-        assert!(receipt(&Report::default()).into_string().contains("There is none"));
+        assert!(
+            receipt(&Report::default())
+                .into_string()
+                .contains("There is none")
+        );
     }
 }

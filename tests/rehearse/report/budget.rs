@@ -18,8 +18,8 @@ pub struct Cost {
     pub from: Duration,
     /// How long it took; none when it never ended.
     pub length: Option<Duration>,
-    /// Which part of the clients' wait fell into it; none when it lay wholly outside. Steps overlap, so that the shares
-    /// need not add up to one.
+    /// Which part of the clients' wait fell into it; none when it lay wholly outside. Steps
+    /// overlap, so that the shares need not add up to one.
     pub share: Option<f64>,
 }
 
@@ -53,7 +53,9 @@ impl Span {
     }
 
     fn common(&self, other: &Self) -> Duration {
-        self.to.min(other.to).saturating_sub(self.from.max(other.from))
+        self.to
+            .min(other.to)
+            .saturating_sub(self.from.max(other.from))
     }
 }
 
@@ -89,7 +91,8 @@ impl Report {
         }
     }
 
-    /// The shortest and the longest wait of a client; that over all clients when none wrote on both sides.
+    /// The shortest and the longest wait of a client; that over all clients when none wrote on both
+    /// sides.
     pub fn client_waits(&self) -> Option<(Duration, Duration)> {
         let waits = || self.verdict.gap_by_client.values().map(Gap::length);
         let over_all = self.verdict.gap.map(|gap| gap.length());
@@ -102,11 +105,10 @@ impl Report {
             from: self.block?,
             to: self.first_write.or(self.verdict.gap.map(|gap| gap.to))?,
         };
-        Some(
-            ready
-                .length()
-                .saturating_sub(covered(&ready, self.promoting.iter().chain(&self.restarting).copied())),
-        )
+        Some(ready.length().saturating_sub(covered(
+            &ready,
+            self.promoting.iter().chain(&self.restarting).copied(),
+        )))
     }
 
     /// The cost of each step, in order.
@@ -119,10 +121,13 @@ impl Report {
 
     /// The cost of what the target does by itself.
     pub fn target_budget(&self) -> Vec<Cost> {
-        [("promoting", self.promoting), ("restarting", self.restarting)]
-            .into_iter()
-            .filter_map(|(name, span)| Some(self.cost(name, span?.from, span)))
-            .collect()
+        [
+            ("promoting", self.promoting),
+            ("restarting", self.restarting),
+        ]
+        .into_iter()
+        .filter_map(|(name, span)| Some(self.cost(name, span?.from, span)))
+        .collect()
     }
 
     /// The part of the outage in which no step was under way.
@@ -154,7 +159,12 @@ impl Report {
             return RestartGap::NoRestart;
         };
         let touches = |gap: &&Gap| gap.from < restart.to && restart.from < gap.to;
-        let longest = self.verdict.later_gaps.iter().filter(touches).max_by_key(|gap| gap.length());
+        let longest = self
+            .verdict
+            .later_gaps
+            .iter()
+            .filter(touches)
+            .max_by_key(|gap| gap.length());
         match (longest, self.verdict.gap) {
             (Some(gap), _) => RestartGap::Felt(*gap),
             (None, Some(gap)) if restart.to <= gap.to => RestartGap::Inside,
@@ -192,8 +202,16 @@ mod tests {
 
     #[test]
     fn overlapping_parts_are_counted_once_and_only_inside_the_whole() {
-        let parts = [span(0, 1_500), span(1_200, 1_400), span(1_800, 1_900), span(2_900, 9_000)];
-        assert_eq!(covered(&span(1_000, 3_000), parts.into_iter()), at(500 + 100 + 100));
+        let parts = [
+            span(0, 1_500),
+            span(1_200, 1_400),
+            span(1_800, 1_900),
+            span(2_900, 9_000),
+        ];
+        assert_eq!(
+            covered(&span(1_000, 3_000), parts.into_iter()),
+            at(500 + 100 + 100)
+        );
         assert_eq!(covered(&span(1_000, 3_000), [].into_iter()), Duration::ZERO);
     }
 
@@ -216,8 +234,14 @@ mod tests {
         let outage = report.outage().unwrap().length();
         let costs = report.budget();
         assert_eq!(costs[0].share, None, "{costs:?}");
-        let promote = costs.iter().find(|cost| cost.name.starts_with("promote")).unwrap();
-        assert_eq!(promote.share.unwrap(), promote.length.unwrap().as_secs_f64() / outage.as_secs_f64());
+        let promote = costs
+            .iter()
+            .find(|cost| cost.name.starts_with("promote"))
+            .unwrap();
+        assert_eq!(
+            promote.share.unwrap(),
+            promote.length.unwrap().as_secs_f64() / outage.as_secs_f64()
+        );
         assert!(report.between_steps().unwrap() < outage);
     }
 
@@ -238,7 +262,11 @@ mod tests {
             to: at(21_400),
         };
         report.verdict.later_gaps = vec![later];
-        assert_eq!(report.restart_gap(), RestartGap::Inside, "another gap is not the restart's");
+        assert_eq!(
+            report.restart_gap(),
+            RestartGap::Inside,
+            "another gap is not the restart's"
+        );
         report.restarting = Some(span(20_100, 21_100));
         assert_eq!(report.restart_gap(), RestartGap::Felt(later));
         assert_eq!(report.restart_gap().length(), at(1_400));

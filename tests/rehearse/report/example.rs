@@ -55,16 +55,21 @@ pub fn failed() -> Report {
     let cutover = report.programs.last_mut().unwrap();
     cutover.exit = Some(4);
     *cutover.lines.last_mut().unwrap() =
-        "00:07.552 ✗ looking once more: the source's member mastodon-postgresql-0 runs again → stop it before anybody writes to it".into();
+        "00:07.552 ✗ looking once more: the source's member mastodon-postgresql-0 runs again → \
+         stop it before anybody writes to it"
+            .into();
     report
 }
 
-/// What can make a page ugly: long names, a short cut, a second wait, a step that never ended, another PostgreSQL.
+/// What can make a page ugly: long names, a short cut, a second wait, a step that never ended,
+/// another PostgreSQL.
 pub fn odd() -> Report {
     let mut report = passed();
     report.names.source_cluster = "social-network-production-postgresql-main".into();
     report.names.target_postgres = "17.11".into();
-    report.steps[6].name = "prove from the target's control file that nothing can come after the shutdown checkpoint".into();
+    report.steps[6].name =
+        "prove from the target's control file that nothing can come after the shutdown checkpoint"
+            .into();
     let last = report.steps.last_mut().unwrap();
     last.to = None;
     let gap = |(from, to)| Gap {
@@ -203,9 +208,12 @@ fn marks() -> Vec<Mark> {
 }
 
 fn receipt() -> BTreeMap<String, String> {
-    let proof = "The source 7571234567890123456 (timeline 3) was stopped cleanly. The last record that it wrote is its shutdown \
-                 checkpoint at 0/18000028;\nthe target had replayed exactly to its end, 0/180000A0, when its promotion was recorded. \
-                 So everything the source ever\nacknowledged is on the target, and nothing was written on the source after it. The \
+    let proof = "The source 7571234567890123456 (timeline 3) was stopped cleanly. The last record \
+        that it wrote is its shutdown \
+                 checkpoint at 0/18000028;\nthe target had replayed exactly to its end, \
+        0/180000A0, when its promotion was recorded. \
+                 So everything the source ever\nacknowledged is on the target, and nothing was \
+        written on the source after it. The \
                  target is primary on timeline 4.\n";
     let summary = r#"{
   "blocked": "2025-11-23T12:52:19.412Z",
@@ -221,9 +229,13 @@ fn receipt() -> BTreeMap<String, String> {
   "promotion": { "shutdown_checkpoint": "0/18000028", "replayed": "0/180000A0", "timeline": 3 },
   "replicas": { "mastodon-sidekiq-default": 1, "mastodon-streaming": 1, "mastodon-web": 2 }
 }"#;
-    [("proof.txt", proof), ("summary.json", summary), ("program", "cutover 0.1.0")]
-        .map(|(key, text)| (key.to_owned(), text.to_owned()))
-        .into()
+    [
+        ("proof.txt", proof),
+        ("summary.json", summary),
+        ("program", "cutover 0.1.0"),
+    ]
+    .map(|(key, text)| (key.to_owned(), text.to_owned()))
+    .into()
 }
 
 fn programs() -> Vec<Program> {
@@ -236,8 +248,10 @@ fn programs() -> Vec<Program> {
         program(
             "prepare-zalando",
             &[
-                "00:00.031 ✓ leader mastodon-postgresql-0, PostgreSQL 17.10, timeline 3, system 7571234567890123456",
-                "00:00.118 ! password_encryption is md5: it stays in force on the target, the manifest sets scram-sha-256",
+                "00:00.031 ✓ leader mastodon-postgresql-0, PostgreSQL 17.10, timeline 3, system \
+                 7571234567890123456",
+                "00:00.118 ! password_encryption is md5: it stays in force on the target, the \
+                 manifest sets scram-sha-256",
                 "00:00.342 ✓ manifest in the ConfigMap database-cluster-replica",
                 "00:00.343 ✓ done",
             ],
@@ -260,14 +274,20 @@ fn programs() -> Vec<Program> {
         program(
             "cutover",
             &[
-                "00:01.402 ✓ recorded: system 7571234567890123456, timeline 3, leader mastodon-postgresql-0, 6 Deployments with 7 replicas",
+                "00:01.402 ✓ recorded: system 7571234567890123456, timeline 3, leader \
+                 mastodon-postgresql-0, 6 Deployments with 7 replicas",
                 "00:02.751 ✓ both sides have just written a checkpoint",
-                "00:03.101 · DOWNTIME BEGINS: blocking writes at the source, scaling the application to 0",
+                "00:03.101 · DOWNTIME BEGINS: blocking writes at the source, scaling the \
+                 application to 0",
                 "00:03.331 ✓ +230 ms writes are blocked, 14 sessions ended, marker 0/17FFFE48",
-                "00:03.713 ✓ POINT OF NO RETURN: the promotion is recorded, from here there is only forward",
-                "00:06.296 ✓ +3195 ms the target is primary on timeline 4, its restart is over, a write is proved",
-                "00:07.511 ✓ DOWNTIME ENDS: the application is ready on the target, 4410 ms after the block",
-                "00:07.545 ✓ receipt: kubectl get configmap cutover-database-receipt -n mastodon -o yaml",
+                "00:03.713 ✓ POINT OF NO RETURN: the promotion is recorded, from here there is \
+                 only forward",
+                "00:06.296 ✓ +3195 ms the target is primary on timeline 4, its restart is over, a \
+                 write is proved",
+                "00:07.511 ✓ DOWNTIME ENDS: the application is ready on the target, 4410 ms after \
+                 the block",
+                "00:07.545 ✓ receipt: kubectl get configmap cutover-database-receipt -n mastodon \
+                 -o yaml",
                 "00:07.546 ✓ done",
             ],
         ),

@@ -17,7 +17,11 @@ pub fn grouped(number: usize) -> String {
 
 /// 1 write, 4,812 writes
 pub fn counted(number: usize, one: &str, many: &str) -> String {
-    format!("{} {}", grouped(number), if number == 1 { one } else { many })
+    format!(
+        "{} {}",
+        grouped(number),
+        if number == 1 { one } else { many }
+    )
 }
 
 /// Milliseconds, rounded: 2,905 ms
@@ -123,11 +127,17 @@ mod tests {
         assert_eq!(instant(at(5_000), at(6_060)), "+1.06 s");
         assert_eq!(instant(at(5_000), at(4_800)), "−0.20 s");
         assert_eq!(instant(at(5_003), at(5_000)), "+0.00 s");
-        assert_eq!([-1.0, -0.04, 0.0, 0.5, 12.0].map(tick), ["−1", "0", "0", "0.5", "12"]);
+        assert_eq!(
+            [-1.0, -0.04, 0.0, 0.5, 12.0].map(tick),
+            ["−1", "0", "0", "0.5", "12"]
+        );
     }
 
     #[test]
     fn a_small_share_is_not_said_to_be_nothing() {
-        assert_eq!([0.0, 0.004, 0.333, 1.0].map(percent), ["0 %", "<1 %", "33 %", "100 %"]);
+        assert_eq!(
+            [0.0, 0.004, 0.333, 1.0].map(percent),
+            ["0 %", "<1 %", "33 %", "100 %"]
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The page: what a change request needs in the order in which its reader asks for it. One file, nothing fetched.
+//! The page: what a change request needs in the order in which its reader asks for it. One file,
+//! nothing fetched.
 
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -96,7 +97,13 @@ fn tiles(report: &Report) -> Markup {
         .filter_map(|cost| Some(format!("{} {}", cost.name, seconds(cost.length?))))
         .collect();
     let restart = report.restart_gap();
-    let judged = |count: usize| if report.judged() { grouped(count) } else { "–".to_owned() };
+    let judged = |count: usize| {
+        if report.judged() {
+            grouped(count)
+        } else {
+            "–".to_owned()
+        }
+    };
     html! {
         section.tiles aria-label="Key figures" {
             (tile(
@@ -118,7 +125,8 @@ fn tiles(report: &Report) -> Markup {
             (tile(
                 "Clients waited",
                 &report.client_waits().map_or_else(|| "–".to_owned(), |(least, most)| wait(least, most)),
-                &if target_time.is_empty() { String::new() } else { format!("the target alone: {}", target_time.join(", ")) },
+                &if target_time.is_empty() { String::new() } else { format!("the target alone: \
+                    {}", target_time.join(", ")) },
                 report.client_waits().is_some(),
             ))
             (tile(
@@ -142,8 +150,13 @@ fn tile(name: &str, value: &str, remark: &str, good: bool) -> Markup {
 }
 
 fn figure(report: &Report) -> Result<Markup> {
-    let per = report.slice_width().map_or_else(String::new, |width| format!("per {}", ms(width)));
-    let described = format!("Steps of the cut and acknowledged writes {per}. {}", report.summary());
+    let per = report
+        .slice_width()
+        .map_or_else(String::new, |width| format!("per {}", ms(width)));
+    let described = format!(
+        "Steps of the cut and acknowledged writes {per}. {}",
+        report.summary()
+    );
     Ok(html! {
         figure {
             figcaption {

@@ -18,7 +18,8 @@ pub fn promises(report: &Report) -> Markup {
     let verdict = &report.verdict;
     if !report.judged() {
         // A table of zeros with ticks would look like an acquittal.
-        return html! { section { h2 { "The account of every write" } p { "There is none: no acknowledged write was judged." } } };
+        return html! { section { h2 { "The account of every write" } p { "There is none: no \
+        acknowledged write was judged." } } };
     }
     html! {
         section {
@@ -53,9 +54,11 @@ pub fn promises(report: &Report) -> Markup {
                 }
             }
             p.note {
-                (counted(verdict.refused, "write was", "writes were")) " refused during the cut; none of them may be there. "
+                (counted(verdict.refused, "write was", "writes were")) " refused during the cut; \
+                    none of them may be there. "
                 (counted(verdict.unknown_found + verdict.unknown_missing, "write", "writes")) " got no answer because the connection ended: "
-                (grouped(verdict.unknown_found)) " of them were committed, " (grouped(verdict.unknown_missing)) " were not; both are allowed."
+                (grouped(verdict.unknown_found)) " of them were committed, " (grouped(verdict.unknown_missing)) " were not; both \
+                    are allowed."
             }
         }
     }
@@ -80,7 +83,8 @@ fn promise(name: &str, broken: &[Key]) -> Markup {
 }
 
 fn mark(kept: bool) -> Markup {
-    html! { td.mark { @if kept { span title="as promised" { "✓" } } @else { span title="promise broken" { "✗" } } } }
+    html! { td.mark { @if kept { span title="as promised" { "✓" } } @else { span title="promise \
+    broken" { "✗" } } } }
 }
 
 /// Each client's wait.
@@ -113,7 +117,8 @@ pub fn waits(report: &Report) -> Markup {
                         td.number { (whole_ms(restart.length())) } }
                 }
             }
-            p.note { "From a client's last acknowledged write on the source to its first on the target; instants since the block." }
+            p.note { "From a client's last acknowledged write on the source to its first on the \
+                target; instants since the block." }
         }
     }
 }
@@ -151,13 +156,15 @@ pub fn budget(report: &Report) -> Markup {
                 @if let Some(own) = report.own_time() {
                     tfoot { tr { th scope="row" colspan="2" {
                         "Added by the programs"
-                        small { "block to the target's first write, less the target's own time; goal: " (whole_ms(OWN_TIME_GOAL)) " or less"
+                        small { "block to the target's first write, less the target's own time; \
+                            goal: " (whole_ms(OWN_TIME_GOAL)) " or less"
                             @if own > OWN_TIME_GOAL { ", missed" } }
                     } td.number { (whole_ms(own)) } td.number {} td {} } }
                 }
             }
             p.note {
-                "Shares are of the time from the block to the first acknowledged write on the target"
+                "Shares are of the time from the block to the first acknowledged write on the \
+                 target"
                 @if let Some(outage) = report.outage() { " (" (whole_ms(outage.length())) " ms)" }
                 "; steps may overlap. Began: since the block."
             }

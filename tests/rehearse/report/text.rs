@@ -35,7 +35,10 @@ pub fn word(report: &Report) -> &'static str {
 fn section(lines: &mut Vec<String>, title: &str, rows: Vec<String>) {
     if !rows.is_empty() {
         lines.extend([String::new(), title.to_owned()]);
-        lines.extend(rows.into_iter().map(|row| format!("  {row}").trim_end().to_owned()));
+        lines.extend(
+            rows.into_iter()
+                .map(|row| format!("  {row}").trim_end().to_owned()),
+        );
     }
 }
 
@@ -53,7 +56,10 @@ fn promises(report: &Report) -> Vec<String> {
         ("found", verdict.found),
         ("lost", verdict.lost.len()),
         ("duplicated", verdict.duplicated.len()),
-        ("accepted by the source after the fence", verdict.after_fence.len()),
+        (
+            "accepted by the source after the fence",
+            verdict.after_fence.len(),
+        ),
     ];
     let sometimes = [
         ("on the source only", verdict.only_on_source.len()),
@@ -66,19 +72,34 @@ fn promises(report: &Report) -> Vec<String> {
         .map(|(name, count)| row(name, &grouped(count), ""))
         .collect();
     if let Some(errors) = report.errors {
-        rows.push(row("errors seen by the application's clients", &grouped(errors), ""));
+        rows.push(row(
+            "errors seen by the application's clients",
+            &grouped(errors),
+            "",
+        ));
     }
     if let Some(writer) = &report.forgotten {
         let (acknowledged, found) = (grouped(writer.acknowledged), grouped(writer.found));
-        let remark = format!("{}: acknowledged {acknowledged}, found {found}", writer.name);
-        rows.push(row("lost by the forgotten writer", &grouped(writer.lost), &remark));
+        let remark = format!(
+            "{}: acknowledged {acknowledged}, found {found}",
+            writer.name
+        );
+        rows.push(row(
+            "lost by the forgotten writer",
+            &grouped(writer.lost),
+            &remark,
+        ));
     }
     rows
 }
 
 fn gaps(report: &Report) -> Vec<String> {
     let over_all = report.verdict.gap.map(|gap| ("over all clients", gap));
-    let by_client = report.verdict.gap_by_client.iter().map(|(client, gap)| (client.as_str(), *gap));
+    let by_client = report
+        .verdict
+        .gap_by_client
+        .iter()
+        .map(|(client, gap)| (client.as_str(), *gap));
     let mut rows: Vec<String> = over_all
         .into_iter()
         .chain(by_client)
@@ -106,13 +127,22 @@ pub fn restart_remark(restart: &RestartGap) -> &'static str {
 fn budget(report: &Report) -> Vec<String> {
     let cost = |cost: Cost| {
         let length = cost.length.map_or_else(|| "never done".to_owned(), ms);
-        row(&cost.name, &length, &cost.share.map(percent).unwrap_or_default())
+        row(
+            &cost.name,
+            &length,
+            &cost.share.map(percent).unwrap_or_default(),
+        )
     };
     let target = report.target_budget().into_iter().map(|mut own| {
         own.name = format!("of which the target was {}", own.name);
         own
     });
-    let mut rows: Vec<String> = report.budget().into_iter().chain(target).map(cost).collect();
+    let mut rows: Vec<String> = report
+        .budget()
+        .into_iter()
+        .chain(target)
+        .map(cost)
+        .collect();
     if let Some(own) = report.own_time() {
         let goal = format!(
             "block to first write, less the target's own time; goal: {} or less{}",
@@ -132,8 +162,13 @@ mod tests {
     fn the_numbers_stand_in_one_column() {
         let lines = verdict_lines(&passed());
         let end = |name: &str, number: &str| {
-            let line = lines.iter().find(|line| line.trim_start().starts_with(name)).expect(name);
-            let at = line.find(number).unwrap_or_else(|| panic!("{number} in {line:?}"));
+            let line = lines
+                .iter()
+                .find(|line| line.trim_start().starts_with(name))
+                .expect(name);
+            let at = line
+                .find(number)
+                .unwrap_or_else(|| panic!("{number} in {line:?}"));
             line[..at].chars().count() + number.chars().count()
         };
         let ends = [
@@ -149,23 +184,50 @@ mod tests {
             end("fence the source", "278 ms"),
             end("added by", "715 ms"),
         ];
-        assert!(ends.iter().all(|end| *end == ends[0]), "{ends:?}\n{}", lines.join("\n"));
+        assert!(
+            ends.iter().all(|end| *end == ends[0]),
+            "{ends:?}\n{}",
+            lines.join("\n")
+        );
     }
 
     #[test]
     fn a_failure_is_the_first_word() {
         let lines = verdict_lines(&failed());
-        assert!(lines[0].starts_with("FAIL  3 of 4,812 acknowledged writes lost"), "{}", lines[0]);
-        assert!(lines.iter().any(|line| line.trim() == row("lost", "3", "").trim()), "{lines:#?}");
+        assert!(
+            lines[0].starts_with("FAIL  3 of 4,812 acknowledged writes lost"),
+            "{}",
+            lines[0]
+        );
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.trim() == row("lost", "3", "").trim()),
+            "{lines:#?}"
+        );
         assert!(lines.iter().any(|line| line.contains("on the source only")));
-        assert!(verdict_lines(&passed()).iter().all(|line| !line.contains("on the source only")));
+        assert!(
+            verdict_lines(&passed())
+                .iter()
+                .all(|line| !line.contains("on the source only"))
+        );
     }
 
     #[test]
     fn a_run_without_a_write_still_has_a_verdict() {
         let lines = verdict_lines(&Report::default());
-        assert!(lines[0].starts_with("FAIL  no write was acknowledged"), "{}", lines[0]);
-        assert!(lines.iter().all(|line| !line.contains("TIME BUDGET")), "{lines:#?}");
-        assert!(lines.iter().all(|line| !line.contains("lost")), "not even a zero: {lines:#?}");
+        assert!(
+            lines[0].starts_with("FAIL  no write was acknowledged"),
+            "{}",
+            lines[0]
+        );
+        assert!(
+            lines.iter().all(|line| !line.contains("TIME BUDGET")),
+            "{lines:#?}"
+        );
+        assert!(
+            lines.iter().all(|line| !line.contains("lost")),
+            "not even a zero: {lines:#?}"
+        );
     }
 }

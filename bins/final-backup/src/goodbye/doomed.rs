@@ -1,5 +1,5 @@
-//! What a deletion of the `postgresql` resource removes, in words: the operator's own order and conditions
-//! (postgres-operator pkg/cluster/cluster.go, Delete).
+//! What a deletion of the `postgresql` resource removes, in words: the operator's own order and
+//! conditions (postgres-operator pkg/cluster/cluster.go, Delete).
 
 use super::operator::Operator;
 
@@ -44,14 +44,29 @@ pub fn lines(cluster: &str, inventory: &Inventory, operator: &Operator) -> Vec<S
         listed("Services", &inventory.services),
     ];
     lines.push(listed("poolers", &inventory.poolers));
-    lines.push(listed("CronJobs of the logical backup", &inventory.cron_jobs));
-    let secrets: Vec<String> = inventory.roles.iter().map(|role| role.replace('_', "-")).collect();
-    let secrets = listed(&format!("Secrets (.{cluster}.credentials.postgresql.acid.zalan.do)"), &secrets);
+    lines.push(listed(
+        "CronJobs of the logical backup",
+        &inventory.cron_jobs,
+    ));
+    let secrets: Vec<String> = inventory
+        .roles
+        .iter()
+        .map(|role| role.replace('_', "-"))
+        .collect();
+    let secrets = listed(
+        &format!("Secrets (.{cluster}.credentials.postgresql.acid.zalan.do)"),
+        &secrets,
+    );
     lines.push(match operator.deletes_secrets {
         true => secrets,
         false => format!("{secrets}: stay (enable_secrets_deletion is false)"),
     });
-    lines.extend(inventory.claims.iter().map(|claim| fate(claim, inventory, operator)));
+    lines.extend(
+        inventory
+            .claims
+            .iter()
+            .map(|claim| fate(claim, inventory, operator)),
+    );
     lines.push("PodDisruptionBudgets, and Patroni's Endpoints or ConfigMaps".to_owned());
     lines
 }
@@ -64,7 +79,9 @@ fn listed(what: &str, names: &[String]) -> String {
 }
 
 fn fate(claim: &Claim, inventory: &Inventory, operator: &Operator) -> String {
-    let Claim { name, size, volume, .. } = claim;
+    let Claim {
+        name, size, volume, ..
+    } = claim;
     let why = if operator.deletes_claims {
         "enable_persistent_volume_claim_deletion"
     } else if inventory.claims_go_with_stateful_set {
@@ -75,16 +92,30 @@ fn fate(claim: &Claim, inventory: &Inventory, operator: &Operator) -> String {
         return format!("volume {name} ({size}): stays, and so does its data");
     };
     let data = match claim.reclaim.as_deref() {
-        Some("Retain") => format!("its data stays in PersistentVolume {volume} (reclaim policy Retain)"),
+        Some("Retain") => {
+            format!("its data stays in PersistentVolume {volume} (reclaim policy Retain)")
+        }
         Some(policy) => format!("and THE DATA with it (reclaim policy {policy} of {volume})"),
-        None => format!("and, as long as nobody knows better, THE DATA with it (kubectl get pv {volume} shows the reclaim policy)"),
+        None => format!(
+            "and, as long as nobody knows better, THE DATA with it (kubectl get pv {volume} shows \
+             the reclaim policy)"
+        ),
     };
     format!("volume {name} ({size}): deleted ({why}), {data}")
 }
 
-/// What has to be done so that a deletion is heard, in the order of it; nothing of this is done here.
-pub fn commands(namespace: &str, cluster: &str, frozen: bool, operator: &Operator, today: &str) -> Vec<String> {
-    let annotate = |what: String| format!("kubectl annotate -n {namespace} postgresql/{cluster} --overwrite {what}");
+/// What has to be done so that a deletion is heard, in the order of it; nothing of this is done
+/// here.
+pub fn commands(
+    namespace: &str,
+    cluster: &str,
+    frozen: bool,
+    operator: &Operator,
+    today: &str,
+) -> Vec<String> {
+    let annotate = |what: String| {
+        format!("kubectl annotate -n {namespace} postgresql/{cluster} --overwrite {what}")
+    };
     let mut commands = Vec::new();
     if let Some(key) = &operator.date_key {
         commands.push(annotate(format!("{key}={today}")));
@@ -98,12 +129,15 @@ pub fn commands(namespace: &str, cluster: &str, frozen: bool, operator: &Operato
             "kubectl annotate -n {namespace} postgresql/{cluster} acid.zalan.do/controller-"
         ));
     }
-    commands.push(format!("kubectl delete -n {namespace} postgresql/{cluster}"));
+    commands.push(format!(
+        "kubectl delete -n {namespace} postgresql/{cluster}"
+    ));
     commands
 }
 
-/// What makes a Service that goes refuse everybody, so that who still needs it is found out while it can be undone. Its selector is
-/// replaced, not removed: what a removed one has selected before goes on getting the traffic (verified.md).
+/// What makes a Service that goes refuse everybody, so that who still needs it is found out while
+/// it can be undone. Its selector is replaced, not removed: what a removed one has selected before
+/// goes on getting the traffic (verified.md).
 pub fn lead_nowhere(namespace: &str, service: &str) -> String {
     let change = r#"[{"op":"replace","path":"/spec/selector","value":{"leads":"nowhere"}}]"#;
     format!("kubectl patch -n {namespace} service/{service} --type=json -p '{change}'")
@@ -138,8 +172,14 @@ mod tests {
             deletes_claims: false,
             ..Operator::default()
         };
-        assert!(said(&claim(Some("Delete")), false, &deletes).contains("THE DATA with it (reclaim policy Delete of pvc-1)"));
-        assert!(said(&claim(Some("Retain")), false, &deletes).contains("its data stays in PersistentVolume pvc-1"));
+        assert!(
+            said(&claim(Some("Delete")), false, &deletes)
+                .contains("THE DATA with it (reclaim policy Delete of pvc-1)")
+        );
+        assert!(
+            said(&claim(Some("Retain")), false, &deletes)
+                .contains("its data stays in PersistentVolume pvc-1")
+        );
         assert!(said(&claim(None), false, &deletes).contains("kubectl get pv pvc-1"));
         assert_eq!(
             said(&claim(Some("Delete")), false, &keeps),
@@ -166,7 +206,13 @@ mod tests {
             "kubectl annotate -n shop postgresql/pg acid.zalan.do/controller-",
             "kubectl delete -n shop postgresql/pg",
         ];
-        assert_eq!(commands("shop", "pg", true, &operator, "2026-01-08"), wanted);
-        assert_eq!(commands("shop", "pg", false, &Operator::default(), "2026-01-08"), wanted[3..]);
+        assert_eq!(
+            commands("shop", "pg", true, &operator, "2026-01-08"),
+            wanted
+        );
+        assert_eq!(
+            commands("shop", "pg", false, &Operator::default(), "2026-01-08"),
+            wanted[3..]
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What is read for the goodbye: the source's objects, the operator's configuration, and everything that may still use the source.
+//! What is read for the goodbye: the source's objects, the operator's configuration, and everything
+//! that may still use the source.
 
 use std::collections::BTreeMap;
 
@@ -69,11 +70,15 @@ pub struct Uses {
 pub async fn look(settings: &Settings, run: &Run) -> Result<Seen> {
     let source = settings.source_cluster.as_str();
     let names = Names::new(source, &run.namespace);
-    let resource = kubernetes::get(&zalando::postgresqls(&run.client, &run.namespace), source).await?;
+    let resource =
+        kubernetes::get(&zalando::postgresqls(&run.client, &run.namespace), source).await?;
     let mut uses = Uses::default();
     let mut inventory = belongings(run, source, &names, &mut uses).await?;
     inventory.roles = resource.as_ref().map(roles).unwrap_or_default();
-    each::<ConfigMap>(run, |one| uses.of::<ConfigMap>(&names, source, &one, "data")).await?;
+    each::<ConfigMap>(run, |one| {
+        uses.of::<ConfigMap>(&names, source, &one, "data")
+    })
+    .await?;
     uses.of_target(settings, run, &names).await?;
     Ok(Seen {
         operator: operator(&run.client, settings.operator_config.as_ref()).await,
@@ -96,7 +101,8 @@ async fn belongings(run: &Run, source: &str, names: &Names, uses: &mut Uses) -> 
     .await?;
     each::<Service>(run, |one| {
         if names.services().contains(&one.name_any()) && leads_to_target(&one.data) {
-            uses.turned.push((one.name_any(), one.data["spec"]["selector"].to_string()));
+            uses.turned
+                .push((one.name_any(), one.data["spec"]["selector"].to_string()));
         }
         if ours(&one.metadata) {
             found.services.push(one.name_any());
@@ -123,14 +129,18 @@ async fn belongings(run: &Run, source: &str, names: &Names, uses: &mut Uses) -> 
     })
     .await?;
     let mut claims = Vec::new();
-    each::<PersistentVolumeClaim>(run, |one| claims.extend(Some(one).filter(|one| ours(&one.metadata)))).await?;
+    each::<PersistentVolumeClaim>(run, |one| {
+        claims.extend(Some(one).filter(|one| ours(&one.metadata)))
+    })
+    .await?;
     for claim in claims {
         found.claims.push(seen_claim(&run.client, claim).await);
     }
     Ok(found)
 }
 
-/// Visits every object of a kind, which is read as what it is in JSON: the whole types are megabytes of program.
+/// Visits every object of a kind, which is read as what it is in JSON: the whole types are
+/// megabytes of program.
 async fn each<K>(run: &Run, mut visit: impl FnMut(DynamicObject)) -> Result<()>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -138,12 +148,23 @@ where
     each_of(run, &ApiResource::erase::<K>(&()), &mut visit).await
 }
 
-async fn each_of(run: &Run, kind: &ApiResource, visit: &mut dyn FnMut(DynamicObject)) -> Result<()> {
+async fn each_of(
+    run: &Run,
+    kind: &ApiResource,
+    visit: &mut dyn FnMut(DynamicObject),
+) -> Result<()> {
     let api: Api<DynamicObject> = Api::namespaced_with(run.client.clone(), &run.namespace, kind);
     let mut page = ListParams::default().limit(PAGE);
     loop {
-        let list = api.list(&page).await.context(format!("listing {}", kind.plural))?;
-        let more = list.metadata.continue_.clone().filter(|token| !token.is_empty());
+        let list = api
+            .list(&page)
+            .await
+            .context(format!("listing {}", kind.plural))?;
+        let more = list
+            .metadata
+            .continue_
+            .clone()
+            .filter(|token| !token.is_empty());
         list.items.into_iter().for_each(&mut *visit);
         match more {
             Some(token) => page = page.continue_token(&token),
@@ -161,7 +182,8 @@ fn belongs(meta: &ObjectMeta, source: &str) -> bool {
     label(meta, "cluster-name") == Some(source)
 }
 
-/// This migration's own objects, which are done with the source when it is gone, and what the API server puts everywhere.
+/// This migration's own objects, which are done with the source when it is gone, and what the API
+/// server puts everywhere.
 fn is_ours(meta: &ObjectMeta) -> bool {
     label(meta, "app.kubernetes.io/name") == Some("replica-migration")
         || label(meta, "app.kubernetes.io/managed-by") == Some("replica-migration")
@@ -180,14 +202,17 @@ async fn seen_claim(client: &Client, claim: DynamicObject) -> Claim {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let spec = &claim.data["spec"];
     let volume = text(&spec["volumeName"]).unwrap_or_default();
-    let volumes: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<PersistentVolume>(&()));
-    // Volumes belong to no namespace: who has not taken components/goodbye may not read them, and the worst is assumed.
+    let volumes: Api<DynamicObject> =
+        Api::all_with(client.clone(), &ApiResource::erase::<PersistentVolume>(&()));
+    // Volumes belong to no namespace: who has not taken components/goodbye may not read them, and
+    // the worst is assumed.
     let reclaim = volumes.get(&volume).await.ok();
     Claim {
         name: claim.name_any(),
         size: text(&spec["resources"]["requests"]["storage"]).unwrap_or_default(),
         volume,
-        reclaim: reclaim.and_then(|volume| text(&volume.data["spec"]["persistentVolumeReclaimPolicy"])),
+        reclaim: reclaim
+            .and_then(|volume| text(&volume.data["spec"]["persistentVolumeReclaimPolicy"])),
         owned: !claim.owner_references().is_empty(),
     }
 }
@@ -205,22 +230,36 @@ fn roles(resource: &Postgresql) -> Vec<String> {
 
 impl Uses {
     /// A part of an object of the namespace, unless it is the source's, the target's or ours.
-    fn of<K: Resource<DynamicType = ()>>(&mut self, names: &Names, source: &str, object: &DynamicObject, part: &str) {
+    fn of<K: Resource<DynamicType = ()>>(
+        &mut self,
+        names: &Names,
+        source: &str,
+        object: &DynamicObject,
+        part: &str,
+    ) {
         let meta = &object.metadata;
         if belongs(meta, source) || is_ours(meta) || label(meta, "cnpg.io/cluster").is_some() {
             return;
         }
         let whose = format!("{} {}", K::kind(&()), object.name_any());
         let mentions = names.in_object(&json!({part: object.data[part]}));
-        self.mentions.extend(mentions.into_iter().map(|mention| (whose.clone(), mention)));
+        self.mentions
+            .extend(mentions.into_iter().map(|mention| (whose.clone(), mention)));
     }
 
     /// The Cluster and the Poolers: what they needed for the beginning, and what they still use.
     async fn of_target(&mut self, settings: &Settings, run: &Run, names: &Names) -> Result<()> {
-        let kind = |kind: &str| ApiResource::from_gvk(&GroupVersionKind::gvk("postgresql.cnpg.io", "v1", kind));
-        let clusters: Api<DynamicObject> = Api::namespaced_with(run.client.clone(), &run.namespace, &kind("Cluster"));
+        let kind = |kind: &str| {
+            ApiResource::from_gvk(&GroupVersionKind::gvk("postgresql.cnpg.io", "v1", kind))
+        };
+        let clusters: Api<DynamicObject> =
+            Api::namespaced_with(run.client.clone(), &run.namespace, &kind("Cluster"));
         let target = settings.target_cluster.as_str();
-        if let Some(cluster) = clusters.get_opt(target).await.context("reading the target")? {
+        if let Some(cluster) = clusters
+            .get_opt(target)
+            .await
+            .context("reading the target")?
+        {
             self.of_cnpg(names, &format!("Cluster {target}"), &cluster);
         }
         each_of(run, &kind("Pooler"), &mut |one| {
@@ -233,11 +272,13 @@ impl Uses {
         let mentions = names.in_object(&object.data["spec"]);
         let (old, live): (Vec<Mention>, Vec<Mention>) = mentions.into_iter().partition(is_history);
         self.history.extend(old);
-        self.mentions.extend(live.into_iter().map(|mention| (whose.to_owned(), mention)));
+        self.mentions
+            .extend(live.into_iter().map(|mention| (whose.to_owned(), mention)));
     }
 }
 
-/// Its configuration, in either form; the defaults when it may not be read, or nobody has said where it is.
+/// Its configuration, in either form; the defaults when it may not be read, or nobody has said
+/// where it is.
 async fn operator(client: &Client, place: Option<&OperatorConfig>) -> Operator {
     let Some(OperatorConfig { namespace, name }) = place else {
         return Operator::default();
@@ -246,7 +287,11 @@ async fn operator(client: &Client, place: Option<&OperatorConfig>) -> Operator {
     if let Ok(map) = maps.get(name).await {
         return Operator::of_config_map(&map.data.unwrap_or_default());
     }
-    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("acid.zalan.do", "v1", "OperatorConfiguration"));
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(
+        "acid.zalan.do",
+        "v1",
+        "OperatorConfiguration",
+    ));
     let resources: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
     match resources.get(name).await {
         Ok(resource) => Operator::of_resource(&resource.data),
@@ -256,9 +301,10 @@ async fn operator(client: &Client, place: Option<&OperatorConfig>) -> Operator {
 
 async fn validated(run: &Run, target: &str) -> Result<Option<Validated>> {
     let maps: Api<ConfigMap> = Api::namespaced(run.client.clone(), &run.namespace);
-    let data: Option<BTreeMap<String, String>> = kubernetes::get(&maps, &format!("validate-cnpg-{target}"))
-        .await?
-        .and_then(|map| map.data);
+    let data: Option<BTreeMap<String, String>> =
+        kubernetes::get(&maps, &format!("validate-cnpg-{target}"))
+            .await?
+            .and_then(|map| map.data);
     // What cannot be read is no verdict.
     Ok(data.and_then(|data| serde_json::from_value(json!(data)).ok()))
 }
@@ -266,7 +312,10 @@ async fn validated(run: &Run, target: &str) -> Result<Option<Validated>> {
 impl Seen {
     /// The operator leaves the resource alone, and its deletion, too.
     pub fn frozen(&self) -> bool {
-        let annotation = self.resource.as_ref().and_then(|resource| resource.annotations().get(CONTROLLER));
+        let annotation = self
+            .resource
+            .as_ref()
+            .and_then(|resource| resource.annotations().get(CONTROLLER));
         annotation.is_some_and(|value| !value.is_empty())
     }
 }

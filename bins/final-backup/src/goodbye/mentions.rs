@@ -17,7 +17,8 @@ pub struct Mention {
     pub name: String,
 }
 
-/// Of the leader, of the standbys, of Patroni, and of the poolers (facts of the Zalando operator, Services).
+/// Of the leader, of the standbys, of Patroni, and of the poolers (facts of the Zalando operator,
+/// Services).
 const SERVICES: [&str; 5] = ["", "-repl", "-config", "-pooler", "-pooler-repl"];
 /// The operator's default of secret_name_template.
 const SECRET: &str = "credentials.postgresql.acid.zalan.do";
@@ -62,7 +63,10 @@ impl Names {
                 let names = words.filter_map(|word| self.goes(word.trim_end_matches('.')));
                 let mut names: Vec<String> = names.collect();
                 names.dedup();
-                found.extend(names.into_iter().map(|name| Mention { path: path.clone(), name }));
+                found.extend(names.into_iter().map(|name| Mention {
+                    path: path.clone(),
+                    name,
+                }));
             }
             Value::Array(list) => {
                 for (index, inner) in list.iter().enumerate() {
@@ -94,7 +98,10 @@ mod tests {
 
     fn found(object: &Value) -> Vec<(String, String)> {
         let mentions = Names::new("pg", "shop").in_object(object);
-        mentions.into_iter().map(|mention| (mention.path, mention.name)).collect()
+        mentions
+            .into_iter()
+            .map(|mention| (mention.path, mention.name))
+            .collect()
     }
 
     #[test]
@@ -103,18 +110,27 @@ mod tests {
             "A": "pg-pooler", "B": "postgres://u:p@pg.shop.svc:5432/db?x=1", "C": "pg-repl.shop.svc.cluster.local.,other",
             "no": ["pg-2", "my-pg", "pg.other.svc", "spg", "pg_x", "http://pg-poolers"],
         }});
-        let wanted = [(".data.A", "pg-pooler"), (".data.B", "pg"), (".data.C", "pg-repl")];
-        assert_eq!(found(&object), wanted.map(|(path, name)| (path.to_owned(), name.to_owned())));
+        let wanted = [
+            (".data.A", "pg-pooler"),
+            (".data.B", "pg"),
+            (".data.C", "pg-repl"),
+        ];
+        assert_eq!(
+            found(&object),
+            wanted.map(|(path, name)| (path.to_owned(), name.to_owned()))
+        );
     }
 
     #[test]
     fn secrets_of_the_operator_are_found_where_a_pod_or_a_cluster_takes_them() {
         let name = "shop.pg.credentials.postgresql.acid.zalan.do";
-        let object =
-            json!({"env": [{"valueFrom": {"secretKeyRef": {"name": name}}}], "other": "shop.pg2.credentials.postgresql.acid.zalan.do"});
+        let object = json!({"env": [{"valueFrom": {"secretKeyRef": {"name": name}}}], "other": "shop.pg2.credentials.postgresql.acid.zalan.do"});
         assert_eq!(
             found(&object),
-            [(".env[0].valueFrom.secretKeyRef.name".to_owned(), name.to_owned())]
+            [(
+                ".env[0].valueFrom.secretKeyRef.name".to_owned(),
+                name.to_owned()
+            )]
         );
     }
 

@@ -1,5 +1,6 @@
-//! What the Zalando operator's configuration says about a deletion. It is a ConfigMap of texts or an OperatorConfiguration, and what
-//! neither states has the operator's default (postgres-operator pkg/util/config/config.go).
+//! What the Zalando operator's configuration says about a deletion. It is a ConfigMap of texts or
+//! an OperatorConfiguration, and what neither states has the operator's default (postgres-operator
+//! pkg/util/config/config.go).
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,8 @@ pub struct Operator {
     pub date_key: Option<String>,
     /// delete_annotation_name_key: the same with the resource's name.
     pub name_key: Option<String>,
-    /// enable_owner_references: Kubernetes itself removes what belongs to the resource, whatever the annotations say.
+    /// enable_owner_references: Kubernetes itself removes what belongs to the resource, whatever
+    /// the annotations say.
     pub owner_references: bool,
     /// Whether it was read; else these are the defaults.
     pub read: bool,
@@ -61,7 +63,10 @@ impl Operator {
         };
         let text = |key: &str| value(key).filter(|text| !text.trim().is_empty());
         Self {
-            deletes_claims: on("enable_persistent_volume_claim_deletion", default.deletes_claims),
+            deletes_claims: on(
+                "enable_persistent_volume_claim_deletion",
+                default.deletes_claims,
+            ),
             deletes_secrets: on("enable_secrets_deletion", default.deletes_secrets),
             date_key: text("delete_annotation_date_key"),
             name_key: text("delete_annotation_name_key"),
@@ -85,7 +90,9 @@ mod tests {
             ("delete_annotation_name_key", ""),
             ("workers", "8"),
         ];
-        let flat = flat.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let flat = flat
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
         let nested = json!({"configuration": {"workers": 8, "kubernetes": {
             "enable_persistent_volume_claim_deletion": false, "delete_annotation_date_key": "delete-date",
         }}});

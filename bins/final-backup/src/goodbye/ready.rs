@@ -5,8 +5,9 @@ use serde::Deserialize;
 
 use crate::{complete::Complete, receipt::Cut};
 
-/// What validate-cnpg leaves in the ConfigMap `validate-cnpg-<cluster>`: `verdict`, which is `green` when the new cluster is whole, and
-/// `at`, the time of that. A missing ConfigMap is not green.
+/// What validate-cnpg leaves in the ConfigMap `validate-cnpg-<cluster>`: `verdict`, which is
+/// `green` when the new cluster is whole, and `at`, the time of that. A missing ConfigMap is not
+/// green.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Validated {
     /// `green`, or anything else.
@@ -49,15 +50,20 @@ pub fn missing(facts: &Facts<'_>) -> Vec<String> {
             }
             match facts.validated {
                 None => missing.push("validate-cnpg has not said anything yet".to_owned()),
-                Some(Validated { verdict, at }) if verdict != "green" => missing.push(format!("validate-cnpg said {verdict:?} at {at:.0}")),
+                Some(Validated { verdict, at }) if verdict != "green" => {
+                    missing.push(format!("validate-cnpg said {verdict:?} at {at:.0}"))
+                }
                 Some(Validated { at, .. }) if *at < receipt.serving => {
-                    missing.push(format!("validate-cnpg was green at {at:.0}, before the cut was over; run it again"));
+                    missing.push(format!(
+                        "validate-cnpg was green at {at:.0}, before the cut was over; run it again"
+                    ));
                 }
                 Some(_) => {}
             }
         }
         Cut::UnderWay => missing.push("a cutover is under way".to_owned()),
-        Cut::NotYet => missing.push("there is no receipt of a cut: the application runs on this source".to_owned()),
+        Cut::NotYet => missing
+            .push("there is no receipt of a cut: the application runs on this source".to_owned()),
     }
     match facts.uses {
         0 => {}
@@ -80,7 +86,13 @@ mod tests {
     }
 
     /// The cut was over at 2026-01-01 00:00:04.
-    fn judged(backup: bool, cut: &Cut, validated: Option<Validated>, now: &str, uses: usize) -> Vec<String> {
+    fn judged(
+        backup: bool,
+        cut: &Cut,
+        validated: Option<Validated>,
+        now: &str,
+        uses: usize,
+    ) -> Vec<String> {
         let complete = complete();
         missing(&Facts {
             backup: backup.then_some(&complete),
@@ -98,18 +110,30 @@ mod tests {
     fn everything_must_hold() {
         let over = Cut::Over(Box::new(receipt()));
         let validated = || Some(green("2026-01-05T00:00:00Z"));
-        assert_eq!(judged(true, &over, validated(), LATER, 0), Vec::<String>::new());
+        assert_eq!(
+            judged(true, &over, validated(), LATER, 0),
+            Vec::<String>::new()
+        );
         assert_eq!(judged(false, &over, validated(), LATER, 0).len(), 1);
         assert_eq!(judged(true, &over, None, LATER, 0).len(), 1);
-        assert_eq!(judged(true, &over, Some(green("2026-01-01T00:00:00Z")), LATER, 0).len(), 1);
+        assert_eq!(
+            judged(true, &over, Some(green("2026-01-01T00:00:00Z")), LATER, 0).len(),
+            1
+        );
         let red = Validated {
             verdict: "red".into(),
             ..green(LATER)
         };
         assert!(judged(true, &over, Some(red), LATER, 0)[0].contains("\"red\""));
-        assert_eq!(judged(true, &over, validated(), LATER, 2), ["2 uses of it are listed above"]);
+        assert_eq!(
+            judged(true, &over, validated(), LATER, 2),
+            ["2 uses of it are listed above"]
+        );
         let early = judged(true, &over, validated(), "2026-01-08T00:00:03Z", 0);
-        assert_eq!(early, ["the retention of 7 days is over at 2026-01-08T00:00:04Z (RETENTION_DAYS)"]);
+        assert_eq!(
+            early,
+            ["the retention of 7 days is over at 2026-01-08T00:00:04Z (RETENTION_DAYS)"]
+        );
         assert_eq!(judged(true, &Cut::NotYet, validated(), LATER, 0).len(), 1);
         assert_eq!(judged(false, &Cut::UnderWay, None, LATER, 1).len(), 3);
     }

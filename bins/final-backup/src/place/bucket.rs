@@ -1,7 +1,8 @@
 //! A prefix in a bucket of an S3-compatible store.
 //!
-//! A large file is a multipart upload: the bucket shows nothing of it until it is completed. What an upload has received is kept,
-//! and paid for, until it is completed or aborted, and nobody sees it; so what a killed run has begun is looked for, and aborted.
+//! A large file is a multipart upload: the bucket shows nothing of it until it is completed. What
+//! an upload has received is kept, and paid for, until it is completed or aborted, and nobody sees
+//! it; so what a killed run has begun is looked for, and aborted.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -132,20 +133,29 @@ impl Bucket {
         let text = error.to_string();
         let said = answer(&text);
         let is = |codes: &[&str]| {
-            said.as_deref()
-                .is_some_and(|said| codes.iter().any(|code| said.starts_with(&format!("{code}:"))))
+            said.as_deref().is_some_and(|said| {
+                codes
+                    .iter()
+                    .any(|code| said.starts_with(&format!("{code}:")))
+            })
         };
         let refused = matches!(
             error,
-            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
+            object_store::Error::PermissionDenied { .. }
+                | object_store::Error::Unauthenticated { .. }
         );
         let failed = |error: Error| error.caused_by(said.clone().unwrap_or_else(|| text.clone()));
         if refused || is(&REFUSALS) {
-            return failed(Error::config(format!("the bucket {} refuses", self.bucket)))
-                .hint("correct the keys in the Secret zalando-backup-s3, or what they allow: list, get, put and delete below the prefix");
+            return failed(Error::config(format!("the bucket {} refuses", self.bucket))).hint(
+                "correct the keys in the Secret zalando-backup-s3, or what they allow: list, \
+                    get, put and delete below the prefix",
+            );
         }
-        // Of an object that is not there the callers know what it means; here it is the bucket, or an upload that somebody has aborted.
-        if is(&["NoSuchBucket"]) || matches!(error, object_store::Error::NotFound { .. }) && !is(&["NoSuchUpload"]) {
+        // Of an object that is not there the callers know what it means; here it is the bucket, or
+        // an upload that somebody has aborted.
+        if is(&["NoSuchBucket"])
+            || matches!(error, object_store::Error::NotFound { .. }) && !is(&["NoSuchUpload"])
+        {
             return failed(Error::config(format!("there is no bucket {}", self.bucket)))
                 .hint("make the bucket, or correct BACKUP_TO, S3_ENDPOINT and S3_PATH_STYLE");
         }
@@ -153,7 +163,11 @@ impl Bucket {
     }
 
     pub(super) async fn entries(&self) -> Result<Vec<Entry>> {
-        let list = timeout(FIRST_ANSWER, self.store.list(Some(&self.prefix)).try_collect::<Vec<_>>()).await;
+        let list = timeout(
+            FIRST_ANSWER,
+            self.store.list(Some(&self.prefix)).try_collect::<Vec<_>>(),
+        )
+        .await;
         let list = list.map_err(|_| {
             Error::transient(format!(
                 "the bucket {} does not answer within {} s",
@@ -163,8 +177,12 @@ impl Bucket {
             .hint("is S3_ENDPOINT right, and reachable from here?")
         })?;
         let below = |path: &Path| {
-            path.prefix_match(&self.prefix)
-                .map(|parts| parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"))
+            path.prefix_match(&self.prefix).map(|parts| {
+                parts
+                    .map(|part| part.as_ref().to_owned())
+                    .collect::<Vec<_>>()
+                    .join("/")
+            })
         };
         let list = list.map_err(|error| self.failed(error))?;
         let entry = |object: object_store::ObjectMeta| {
@@ -178,14 +196,19 @@ impl Bucket {
 
     pub(super) async fn small(&self, name: &str) -> Result<Option<Bytes>> {
         match self.store.get(&self.path(name)).await {
-            Ok(object) => Ok(Some(object.bytes().await.map_err(|error| self.failed(error))?)),
+            Ok(object) => Ok(Some(
+                object.bytes().await.map_err(|error| self.failed(error))?,
+            )),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed(error)),
         }
     }
 
     pub(super) async fn prepare(&self) -> Result<()> {
-        let mark = async || self.write(UNFINISHED, Bytes::from_static(UNFINISHED_TEXT.as_bytes())).await;
+        let mark = async || {
+            self.write(UNFINISHED, Bytes::from_static(UNFINISHED_TEXT.as_bytes()))
+                .await
+        };
         mark().await?;
         // It must be possible to remove it, too.
         self.remove(UNFINISHED).await?;
@@ -200,7 +223,9 @@ impl Bucket {
     }
 
     pub(super) async fn store(&self, name: &str, drain: Drain, bytes: u64) -> Result<Stored> {
-        self.receive(name, drain, bytes).await.context(format!("writing {self}/{name}"))
+        self.receive(name, drain, bytes)
+            .await
+            .context(format!("writing {self}/{name}"))
     }
 
     async fn receive(&self, name: &str, mut drain: Drain, bytes: u64) -> Result<Stored> {
@@ -220,14 +245,22 @@ impl Bucket {
         }
         match upload {
             None => self.put(name, part.take()).await?,
-            Some(upload) => upload.complete(part.take(), |error| self.failed(error)).await?,
+            Some(upload) => {
+                upload
+                    .complete(part.take(), |error| self.failed(error))
+                    .await?
+            }
         }
         Ok(Stored::new(name, total, crc))
     }
 
     async fn begin(&self, name: &str, part_bytes: u64) -> Result<Upload> {
         let path = self.path(name);
-        let id = self.store.create_multipart(&path).await.map_err(|error| self.failed(error))?;
+        let id = self
+            .store
+            .create_multipart(&path)
+            .await
+            .map_err(|error| self.failed(error))?;
         Ok(Upload::new(
             Arc::clone(&self.store),
             path,
@@ -237,7 +270,8 @@ impl Bucket {
         ))
     }
 
-    /// In a task: whoever stops waiting for it must be able to wait until it has arrived, before anything is removed.
+    /// In a task: whoever stops waiting for it must be able to wait until it has arrived, before
+    /// anything is removed.
     async fn put(&self, name: &str, content: PutPayload) -> Result<()> {
         let (bucket, path) = (self.clone(), self.path(name));
         let sending = Arc::clone(&self.on_their_way).read_owned().await;
@@ -250,7 +284,9 @@ impl Bucket {
     }
 
     async fn write(&self, name: &str, content: Bytes) -> Result<()> {
-        self.put(name, content.into()).await.context(format!("writing {self}/{name}"))
+        self.put(name, content.into())
+            .await
+            .context(format!("writing {self}/{name}"))
     }
 
     pub(super) async fn finish(&self, complete: Bytes) -> Result<()> {
@@ -291,29 +327,39 @@ impl Bucket {
         Ok(())
     }
 
-    /// Aborts every upload to one of our names; when all is whole only one is left whose beginning was answered too late.
+    /// Aborts every upload to one of our names; when all is whole only one is left whose beginning
+    /// was answered too late.
     ///
     /// # Errors
     /// As of all calls.
     pub(super) async fn abort_all(&self) -> Result<()> {
         for name in NAMES {
             let path = self.path(name);
-            for id in self.uploads(&path).await.context(format!("looking for uploads to {self}/{name}"))? {
+            for id in self
+                .uploads(&path)
+                .await
+                .context(format!("looking for uploads to {self}/{name}"))?
+            {
                 match self.store.abort_multipart(&path, &id).await {
                     Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                    Err(error) => return Err(self.failed(error)).context(format!("aborting an upload to {self}/{name}")),
+                    Err(error) => {
+                        return Err(self.failed(error))
+                            .context(format!("aborting an upload to {self}/{name}"));
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// Ids of the uploads to a name. Asked for by the whole name, because MinIO lists by nothing less.
+    /// Ids of the uploads to a name. Asked for by the whole name, because MinIO lists by nothing
+    /// less.
     async fn uploads(&self, path: &Path) -> Result<Vec<String>> {
         let query = [("uploads", ""), ("prefix", path.as_ref())];
         let options = SignedUrlOptions::default().with_query(query);
-        let failed =
-            |error: Box<dyn std::error::Error + Send + Sync>| Error::transient(format!("the bucket {}", self.bucket)).caused_by(error);
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            Error::transient(format!("the bucket {}", self.bucket)).caused_by(error)
+        };
         let url = self
             .store
             .signed_url_opts(Method::GET, &Path::default(), SIGNED_FOR, &options)
@@ -321,17 +367,27 @@ impl Bucket {
         let url = url.map_err(|error| self.failed(error))?;
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.uri_mut() = url.as_str().parse().map_err(|_| failed("no url".into()))?;
-        let response = self.http.execute(request).await.map_err(|error| failed(error.into()))?;
+        let response = self
+            .http
+            .execute(request)
+            .await
+            .map_err(|error| failed(error.into()))?;
         let status = response.status();
-        let body = response.into_body().bytes().await.map_err(|error| failed(error.into()))?;
+        let body = response
+            .into_body()
+            .bytes()
+            .await
+            .map_err(|error| failed(error.into()))?;
         let text = String::from_utf8_lossy(&body);
         if !status.is_success() {
             let said = answer(&text).unwrap_or_else(|| status.to_string());
             if status.is_server_error() || status.as_u16() == 429 {
                 return Err(failed(said.into()));
             }
-            return Err(Error::config(format!("the bucket {} refuses: {said}", self.bucket))
-                .hint("the key must also be allowed to list and to abort multipart uploads"));
+            return Err(
+                Error::config(format!("the bucket {} refuses: {said}", self.bucket))
+                    .hint("the key must also be allowed to list and to abort multipart uploads"),
+            );
         }
         Ok(text
             .split("<Upload>")
@@ -345,12 +401,18 @@ impl Bucket {
 /// The content of an element of XML that holds nothing but text.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
-    rest.split_once(&format!("</{name}>")).map(|(value, _)| value)
+    rest.split_once(&format!("</{name}>"))
+        .map(|(value, _)| value)
 }
 
-/// Code and message of an answer of the store, which is a document of XML with more than a person wants to read.
+/// Code and message of an answer of the store, which is a document of XML with more than a person
+/// wants to read.
 fn answer(text: &str) -> Option<String> {
-    Some(format!("{}: {}", field(text, "Code")?, field(text, "Message").unwrap_or_default()))
+    Some(format!(
+        "{}: {}",
+        field(text, "Code")?,
+        field(text, "Message").unwrap_or_default()
+    ))
 }
 
 fn unusable(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
@@ -365,8 +427,13 @@ mod tests {
 
     #[test]
     fn of_the_stores_answer_a_person_reads_code_and_message() {
-        let text = "Generic S3 error: status code: 404 Not Found: <?xml?>\n<Error><Code>NoSuchBucket</Code><Message>The specified bucket does not exist.</Message></Error>";
-        assert_eq!(answer(text).unwrap(), "NoSuchBucket: The specified bucket does not exist.");
+        let text = "Generic S3 error: status code: 404 Not Found: \
+            <?xml?>\n<Error><Code>NoSuchBucket</Code><Message>The specified bucket does not \
+            exist.</Message></Error>";
+        assert_eq!(
+            answer(text).unwrap(),
+            "NoSuchBucket: The specified bucket does not exist."
+        );
         assert_eq!(answer("Generic S3 error: connection refused"), None);
     }
 }

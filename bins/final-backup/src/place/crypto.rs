@@ -1,9 +1,11 @@
-//! object_store's cryptography by OpenSSL, which is in the program anyway: SHA-256 and HMAC are all that a request to S3 is signed
-//! with (AWS, *Signature Version 4*).
+//! object_store's cryptography by OpenSSL, which is in the program anyway: SHA-256 and HMAC are all
+//! that a request to S3 is signed with (AWS, *Signature Version 4*).
 
 use object_store::{
     Error, Result,
-    client::{CryptoProvider, DigestAlgorithm, DigestContext, HmacContext, Signer, SigningAlgorithm},
+    client::{
+        CryptoProvider, DigestAlgorithm, DigestContext, HmacContext, Signer, SigningAlgorithm,
+    },
 };
 use openssl::{error::ErrorStack, md::Md, md_ctx::MdCtx, pkey::PKey, sha::Sha256};
 

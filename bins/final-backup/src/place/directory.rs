@@ -16,7 +16,10 @@ use shared::{
     quantity::size,
 };
 
-use super::{COMPLETE, Entry, OnTheirWay, PARTIAL, Stored, UNFINISHED, UNFINISHED_TEXT, none_on_its_way, removable, vanished};
+use super::{
+    COMPLETE, Entry, OnTheirWay, PARTIAL, Stored, UNFINISHED, UNFINISHED_TEXT, none_on_its_way,
+    removable, vanished,
+};
 use crate::flow::{CHUNK_BYTES, Drain, Feed, joined};
 
 /// After so many bytes space is looked at, and the kernel begins to write them to the disk.
@@ -50,8 +53,10 @@ impl Directory {
     pub(super) fn entries(&self) -> Result<Vec<Entry>> {
         // A volume that is not mounted must not be taken for one that is empty.
         if !self.volume.is_dir() {
-            return Err(Error::config(format!("{} is not a directory", self.volume.display()))
-                .hint("mount a volume there (components/backup-volume), or correct BACKUP_TO"));
+            return Err(
+                Error::config(format!("{} is not a directory", self.volume.display()))
+                    .hint("mount a volume there (components/backup-volume), or correct BACKUP_TO"),
+            );
         }
         let list = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -84,11 +89,14 @@ impl Directory {
     pub(super) fn prepare(&self) -> Result<()> {
         self.room(0)?;
         fs::create_dir_all(&self.folder).map_err(|error| self.no_way_in(error))?;
-        let marked = self.mark(UNFINISHED_TEXT.as_bytes()).and_then(|()| self.sync());
+        let marked = self
+            .mark(UNFINISHED_TEXT.as_bytes())
+            .and_then(|()| self.sync());
         marked.map_err(|error| self.no_way_in(error))
     }
 
-    /// Refuses before the volume is full: a volume that others use, too, must not be filled, and a full one cannot be tidied up.
+    /// Refuses before the volume is full: a volume that others use, too, must not be filled, and a
+    /// full one cannot be tidied up.
     fn room(&self, wanted: u64) -> Result<()> {
         let free = free_bytes(&self.volume).map_err(|error| self.no_way_in(error))?;
         if free >= self.keep_free + wanted {
@@ -100,7 +108,10 @@ impl Directory {
             size(free),
             size(self.keep_free)
         ))
-        .hint("enlarge the volume, or use a bucket (components/s3); BACKUP_KEEP_FREE_MB says how much stays free"))
+        .hint(
+            "enlarge the volume, or use a bucket (components/s3); BACKUP_KEEP_FREE_MB says how \
+            much stays free",
+        ))
     }
 
     pub(super) async fn store(&self, name: &str, drain: Drain) -> Result<Stored> {
@@ -125,7 +136,9 @@ impl Directory {
         let (mut crc, mut bytes, mut looked) = (0, 0, 0);
         while let Some(chunk) = drain.blocking_next()? {
             crc = crc32c_append(crc, &chunk);
-            file.write_all(&chunk).map_err(|error| self.full(error)).context(doing())?;
+            file.write_all(&chunk)
+                .map_err(|error| self.full(error))
+                .context(doing())?;
             bytes += chunk.len() as u64;
             if bytes - looked >= LOOK_BYTES {
                 self.room(LOOK_BYTES)?;
@@ -133,7 +146,9 @@ impl Directory {
                 looked = bytes;
             }
         }
-        file.sync_all().map_err(|error| self.full(error)).context(doing())?;
+        file.sync_all()
+            .map_err(|error| self.full(error))
+            .context(doing())?;
         // What is read back must come from the disk.
         to_the_disk(&file);
         fs::rename(partial, self.folder.join(name))
@@ -144,9 +159,11 @@ impl Directory {
 
     fn full(&self, error: io::Error) -> Error {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::refused(format!("{} is full", self.volume.display()))
-                .caused_by(error)
-                .hint("enlarge the volume, or use a bucket (components/s3)"),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Error::refused(format!("{} is full", self.volume.display()))
+                    .caused_by(error)
+                    .hint("enlarge the volume, or use a bucket (components/s3)")
+            }
             _ => error.into(),
         }
     }
@@ -176,12 +193,16 @@ impl Directory {
         let (path, name) = (self.folder.join(name), name.to_owned());
         let thread = move || {
             let mut file = match File::open(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(vanished(&name)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(vanished(&name));
+                }
                 other => other.context(format!("reading {}", path.display()))?,
             };
             loop {
                 let mut chunk = BytesMut::zeroed(CHUNK_BYTES);
-                let read = file.read(&mut chunk).context(format!("reading {}", path.display()))?;
+                let read = file
+                    .read(&mut chunk)
+                    .context(format!("reading {}", path.display()))?;
                 // Who does not take any more knows why.
                 if read == 0 {
                     let _ = feed.blocking_end();
@@ -207,8 +228,9 @@ impl Directory {
     }
 }
 
-/// Begins to write to the disk what is in memory only, and forgets what is on it (posix_fadvise(2)). Best effort: the node's memory is
-/// for what its databases read, and the wait for the last of it at the end is short.
+/// Begins to write to the disk what is in memory only, and forgets what is on it
+/// (posix_fadvise(2)). Best effort: the node's memory is for what its databases read, and the wait
+/// for the last of it at the end is short.
 fn to_the_disk(file: &File) {
     let _ = fadvise(file, 0, None, Advice::DontNeed);
 }
@@ -231,7 +253,12 @@ mod tests {
     }
 
     fn names(directory: &Directory) -> Vec<String> {
-        directory.entries().unwrap().into_iter().map(|entry| entry.name).collect()
+        directory
+            .entries()
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.name)
+            .collect()
     }
 
     #[tokio::test]
@@ -247,7 +274,10 @@ mod tests {
         let stored = stored.unwrap();
         assert_eq!(stored.bytes, 9);
         assert_eq!(stored.crc32c, "e3069283", "the check value of CRC-32C");
-        assert_eq!(directory.small("base.tar").unwrap().unwrap(), Bytes::from_static(b"123456789"));
+        assert_eq!(
+            directory.small("base.tar").unwrap().unwrap(),
+            Bytes::from_static(b"123456789")
+        );
     }
 
     #[tokio::test]
@@ -271,7 +301,13 @@ mod tests {
         assert!(error.to_string().contains("shall stay free"), "{error}");
         assert_eq!(error.kind(), shared::error::ErrorKind::Refused);
         let missing = Directory::new(&volume.path().join("none"), "final", 0);
-        assert!(missing.entries().unwrap_err().to_string().contains("is not a directory"));
+        assert!(
+            missing
+                .entries()
+                .unwrap_err()
+                .to_string()
+                .contains("is not a directory")
+        );
     }
 
     #[tokio::test]
@@ -295,7 +331,10 @@ mod tests {
         fs::write(directory.folder.join("base.tar.zst"), "").unwrap();
         directory.finish(b"{}").unwrap();
         let error = directory.clear().await.unwrap_err();
-        assert!(error.to_string().contains("a finished backup by now"), "{error}");
+        assert!(
+            error.to_string().contains("a finished backup by now"),
+            "{error}"
+        );
         let mut names = names(&directory);
         names.sort();
         assert_eq!(names, ["base.tar.zst", COMPLETE]);

@@ -1,4 +1,5 @@
-//! The HTTP client that object_store works with: hyper over openssl, as all other TLS of these programs, instead of its own reqwest.
+//! The HTTP client that object_store works with: hyper over openssl, as all other TLS of these
+//! programs, instead of its own reqwest.
 
 use std::{fmt, path::Path, time::Duration};
 
@@ -7,7 +8,10 @@ use http_body_util::BodyExt as _;
 use hyper_util::client::legacy::Error as ClientError;
 use object_store::{
     ClientOptions,
-    client::{HttpClient, HttpConnector as MakeClient, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService},
+    client::{
+        HttpClient, HttpConnector as MakeClient, HttpError, HttpErrorKind, HttpRequest,
+        HttpResponse, HttpResponseBody, HttpService,
+    },
 };
 use openssl::ssl::{SslConnector, SslMethod};
 use shared::{
@@ -26,8 +30,12 @@ const LIMITS: Limits = Limits {
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// A store that sends nothing for so long in the middle of an answer has lost the connection.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Where images keep the certificates that everybody trusts: this program's own openssl may look elsewhere.
-const ROOTS: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+/// Where images keep the certificates that everybody trusts: this program's own openssl may look
+/// elsewhere.
+const ROOTS: [&str; 2] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+];
 
 /// Makes requests, over TLS where the URL says so.
 #[derive(Clone)]
@@ -45,12 +53,15 @@ impl Http {
     /// # Errors
     /// Config when the CA file cannot be used.
     pub fn trusting(ca: Option<&Path>) -> Result<Self> {
-        let failed = |error: openssl::error::ErrorStack| Error::config("preparing tls towards the bucket").caused_by(error);
+        let failed = |error: openssl::error::ErrorStack| {
+            Error::config("preparing tls towards the bucket").caused_by(error)
+        };
         let mut tls = SslConnector::builder(SslMethod::tls_client()).map_err(failed)?;
         let roots = ROOTS.iter().map(Path::new).find(|file| file.exists());
         if let Some(file) = ca.or(roots) {
-            tls.set_ca_file(file)
-                .map_err(|error| Error::config(format!("the CA file {}", file.display())).caused_by(error))?;
+            tls.set_ca_file(file).map_err(|error| {
+                Error::config(format!("the CA file {}", file.display())).caused_by(error)
+            })?;
         }
         http_client(tls, LIMITS).map(Self).map_err(failed)
     }
@@ -69,8 +80,10 @@ impl HttpService for Http {
         let answer = timeout(ANSWER_TIMEOUT, self.0.request(request.map(request_body))).await;
         let answer = answer.map_err(|_| HttpError::new(HttpErrorKind::Timeout, late))?;
         let answer = answer.map_err(|error| HttpError::new(kind(&error), error))?;
-        let broken = |error| HttpError::new(HttpErrorKind::Interrupted, std::io::Error::other(error));
-        Ok(answer.map(|body| HttpResponseBody::new(TimeoutBody::new(SILENCE, body).map_err(broken))))
+        let broken =
+            |error| HttpError::new(HttpErrorKind::Interrupted, std::io::Error::other(error));
+        Ok(answer
+            .map(|body| HttpResponseBody::new(TimeoutBody::new(SILENCE, body).map_err(broken))))
     }
 }
 

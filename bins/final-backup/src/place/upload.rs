@@ -21,7 +21,8 @@ use super::OnTheirWay;
 /// S3 takes at most so many parts, each but the last of 5 MiB at least.
 const PARTS_MAX: u64 = 10_000;
 const MIB: u64 = 1 << 20;
-/// What is held in memory is the part that is being filled, and those on their way: never more than this.
+/// What is held in memory is the part that is being filled, and those on their way: never more than
+/// this.
 const MEMORY_BYTES: u64 = 24 * MIB;
 /// Two on their way while the next one is being filled.
 const PART_BYTES: u64 = MEMORY_BYTES / 3;
@@ -32,7 +33,8 @@ const PART_BYTES_MAX: u64 = MEMORY_BYTES;
 /// Of a stream of unknown length, the WAL, which comes beside the archive.
 const PART_BYTES_BESIDE: u64 = 5 * MIB;
 
-/// Parts large enough for the whole file, and small enough for the memory; 0 is a stream of unknown length.
+/// Parts large enough for the whole file, and small enough for the memory; 0 is a stream of unknown
+/// length.
 pub fn part_bytes(bytes: u64) -> u64 {
     if bytes == 0 {
         return PART_BYTES_BESIDE;
@@ -91,7 +93,13 @@ pub struct Upload {
 
 impl Upload {
     /// An upload that was begun, for parts of a size.
-    pub fn new(store: Arc<AmazonS3>, path: Path, id: String, on_their_way: OnTheirWay, part_bytes: u64) -> Self {
+    pub fn new(
+        store: Arc<AmazonS3>,
+        path: Path,
+        id: String,
+        on_their_way: OnTheirWay,
+        part_bytes: u64,
+    ) -> Self {
         Self {
             store,
             path,
@@ -113,15 +121,25 @@ impl Upload {
     ///
     /// # Errors
     /// The store's, for `failed` to judge; Refused after the last part that there may be.
-    pub async fn put(&mut self, part: PutPayload, failed: impl Fn(object_store::Error) -> Error) -> Result<()> {
+    pub async fn put(
+        &mut self,
+        part: PutPayload,
+        failed: impl Fn(object_store::Error) -> Error,
+    ) -> Result<()> {
         if self.begun as u64 == PARTS_MAX {
             return Err(Error::refused(format!(
-                "the archive is larger than {PARTS_MAX} parts of {}, which is all that a bucket takes with the memory of this pod",
+                "the archive is larger than {PARTS_MAX} parts of {}, which is all that a bucket \
+                 takes with the memory of this pod",
                 size(PART_BYTES_MAX)
             ))
             .hint("use a volume (components/backup-volume)"));
         }
-        let (store, path, id, index) = (Arc::clone(&self.store), self.path.clone(), self.id.clone(), self.begun);
+        let (store, path, id, index) = (
+            Arc::clone(&self.store),
+            self.path.clone(),
+            self.id.clone(),
+            self.begun,
+        );
         self.begun += 1;
         self.bytes += part.content_length() as u64;
         let sending = Arc::clone(&self.on_their_way).read_owned().await;
@@ -138,7 +156,8 @@ impl Upload {
 
     async fn one(&mut self, failed: impl Fn(object_store::Error) -> Error) -> Result<()> {
         if let Some(ended) = self.under_way.next().await {
-            let (index, part) = ended.map_err(|error| Error::transient("a task has died").caused_by(error))?;
+            let (index, part) =
+                ended.map_err(|error| Error::transient("a task has died").caused_by(error))?;
             self.done.insert(index, part.map_err(failed)?);
         }
         Ok(())
@@ -148,7 +167,11 @@ impl Upload {
     ///
     /// # Errors
     /// As [`Upload::put`].
-    pub async fn complete(mut self, last: PutPayload, failed: impl Fn(object_store::Error) -> Error) -> Result<()> {
+    pub async fn complete(
+        mut self,
+        last: PutPayload,
+        failed: impl Fn(object_store::Error) -> Error,
+    ) -> Result<()> {
         if last.content_length() > 0 {
             self.put(last, &failed).await?;
         }
@@ -156,13 +179,20 @@ impl Upload {
             self.one(&failed).await?;
         }
         let parts = self.done.into_values().collect();
-        match self.store.complete_multipart(&self.path, &self.id, parts).await {
+        match self
+            .store
+            .complete_multipart(&self.path, &self.id, parts)
+            .await
+        {
             Ok(_) => Ok(()),
-            // The answer may have been lost: asked again, a store that has made the object knows the upload no more.
-            Err(error @ object_store::Error::NotFound { .. }) => match self.store.head(&self.path).await {
-                Ok(object) if object.size == self.bytes => Ok(()),
-                _ => Err(failed(error)),
-            },
+            // The answer may have been lost: asked again, a store that has made the object knows
+            // the upload no more.
+            Err(error @ object_store::Error::NotFound { .. }) => {
+                match self.store.head(&self.path).await {
+                    Ok(object) if object.size == self.bytes => Ok(()),
+                    _ => Err(failed(error)),
+                }
+            }
             Err(error) => Err(failed(error)),
         }
     }
@@ -175,7 +205,10 @@ mod tests {
     #[test]
     fn parts_grow_with_the_file_within_the_memory() {
         let gigabytes = |count: u64| part_bytes(count * 1_000_000_000) / MIB;
-        assert_eq!((gigabytes(0), gigabytes(1), gigabytes(40), gigabytes(100)), (5, 8, 8, 11));
+        assert_eq!(
+            (gigabytes(0), gigabytes(1), gigabytes(40), gigabytes(100)),
+            (5, 8, 8, 11)
+        );
         assert_eq!((gigabytes(110), gigabytes(10_000)), (12, 24));
     }
 
@@ -184,7 +217,10 @@ mod tests {
         let mut part = Part::default();
         let mut sizes = Vec::new();
         for chunk in [3, 3, 9, 1] {
-            sizes.extend(part.push(Bytes::from(vec![0; chunk]), 8).map(|full| full.content_length()));
+            sizes.extend(
+                part.push(Bytes::from(vec![0; chunk]), 8)
+                    .map(|full| full.content_length()),
+            );
         }
         assert_eq!(sizes, [8, 8]);
         assert_eq!(part.take().content_length(), 0);

@@ -1,5 +1,6 @@
-//! Whether a stream of WAL is what it says it is: each page names its own address (access/xlog_internal.h, XLogPageHeaderData).
-//! Only behind a switch to the next segment are pages empty, and then all of them up to its end.
+//! Whether a stream of WAL is what it says it is: each page names its own address
+//! (access/xlog_internal.h, XLogPageHeaderData). Only behind a switch to the next segment are pages
+//! empty, and then all of them up to its end.
 
 use shared::{
     error::{Error, Result},
@@ -56,12 +57,19 @@ impl Pages {
     }
 
     fn judge(&mut self) -> Result<()> {
-        let address = self.header.last_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let address = self
+            .header
+            .last_chunk()
+            .map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let wanted = self.position - self.position % PAGE_BYTES;
         let begins_segment = wanted.is_multiple_of(self.segment_bytes);
         let empty = self.header == [0; HEADER_BYTES];
         self.switched = !begins_segment && (self.switched || empty);
-        let right = if self.switched { empty } else { address == wanted };
+        let right = if self.switched {
+            empty
+        } else {
+            address == wanted
+        };
         if right {
             return Ok(());
         }
@@ -111,7 +119,10 @@ mod tests {
         };
         assert!(with_empty(&[2, 3]).is_ok(), "the next segment begins anew");
         assert!(with_empty(&[2]).is_err(), "something follows the end");
-        assert!(with_empty(&[2, 3, 4]).is_err(), "a segment that does not begin");
+        assert!(
+            with_empty(&[2, 3, 4]).is_err(),
+            "a segment that does not begin"
+        );
     }
 
     #[test]
@@ -119,6 +130,9 @@ mod tests {
         let mut wrong = pages(3);
         wrong[2 * 8192 + 9] ^= 1;
         let error = judged(&wrong, 1000).unwrap_err();
-        assert!(error.to_string().contains("the page at 0/2004000 says"), "{error}");
+        assert!(
+            error.to_string().contains("the page at 0/2004000 says"),
+            "{error}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Whether the target will be let in: TLS, the role, its password, pg_hba, and free places for its connections.
+//! Whether the target will be let in: TLS, the role, its password, pg_hba, and free places for its
+//! connections.
 
 use shared::config::SslMode;
 
@@ -28,11 +29,12 @@ pub(super) fn findings(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     .concat()
 }
 
-/// A certificate was given to be checked: an expired one, or one of a foreign CA, is not quietly waved through. Known before the
-/// first connection, and so before a password is shown to anybody.
+/// A certificate was given to be checked: an expired one, or one of a foreign CA, is not quietly
+/// waved through. Known before the first connection, and so before a password is shown to anybody.
 pub fn unverified(tls: &Tls) -> Option<Finding> {
     let broken = tls.given && tls.sslmode == SslMode::Require && tls.asked != SslMode::Require;
-    let remedy = "mend the secrets of spec.tls; or set SOURCE_SSLMODE=require in the ConfigMap replica-migration to go on without a check";
+    let remedy = "mend the secrets of spec.tls; or set SOURCE_SSLMODE=require in the ConfigMap \
+        replica-migration to go on without a check";
     broken.then(|| Finding::blocker("TlsUnverified", tls.reason.clone(), remedy))
 }
 
@@ -47,12 +49,16 @@ fn tls(facts: &Facts) -> Vec<Finding> {
         _ if tls.asked != tls.sslmode => vec![Finding::warning(
             "TlsWeaker",
             told,
-            format!("set SOURCE_SSLMODE={mode} in the ConfigMap replica-migration for the other steps, or a SOURCE_HOST that is covered"),
+            format!(
+                "set SOURCE_SSLMODE={mode} in the ConfigMap replica-migration for the other steps, \
+                 or a SOURCE_HOST that is covered"
+            ),
         )],
         _ => vec![Finding::warning(
             "TlsWeaker",
             told,
-            "nothing, if the network between the two is trusted; else give the source a certificate by spec.tls",
+            "nothing, if the network between the two is trusted; else give the source a \
+             certificate by spec.tls",
         )],
     }
 }
@@ -67,7 +73,8 @@ fn role(facts: &Facts, settings: &Settings) -> Vec<Finding> {
                 vec![Finding::blocker(
                     "RoleMissing",
                     what,
-                    "let the operator finish a sync of the resource, or use SOURCE_AUTH=streaming_replica",
+                    "let the operator finish a sync of the resource, or use \
+                     SOURCE_AUTH=streaming_replica",
                 )]
             }
         };
@@ -109,7 +116,8 @@ fn password(facts: &Facts) -> Vec<Finding> {
         Password::Differs => vec![Finding::blocker(
             "PasswordDiffers",
             format!("the secret at hand does not hold the password of role {role}"),
-            "if its password was changed by hand, put it into the operator's secret of that role; a secret that this step made may simply be deleted",
+            "if its password was changed by hand, put it into the operator's secret of that role; \
+             a secret that this step made may simply be deleted",
         )],
         Password::Unset if role == SourceAuth::Standby.role() => vec![Finding::blocker(
             "PasswordUnset",
@@ -139,11 +147,18 @@ fn hba(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         .collect();
     if !broken.is_empty() {
         let what = format!("the server cannot use its pg_hba.conf ({})", some(&broken));
-        return blocked("HbaBroken", what, "mend spec.patroni.pg_hba of the postgresql resource");
+        return blocked(
+            "HbaBroken",
+            what,
+            "mend spec.patroni.pg_hba of the postgresql resource",
+        );
     }
     match (hba::replication(&facts.hba, role), settings.source_auth) {
         (Verdict::Admitted(rule) | Verdict::AdmittedFrom(rule), SourceAuth::Standby)
-            if rule.method == "scram-sha-256" && facts.role(role).is_some_and(|role| role.hash == Some(Kind::Md5)) =>
+            if rule.method == "scram-sha-256"
+                && facts
+                    .role(role)
+                    .is_some_and(|role| role.hash == Some(Kind::Md5)) =>
         {
             let what = format!(
                 "pg_hba line {} asks {role} for scram-sha-256, and its password is stored as md5",
@@ -170,7 +185,8 @@ fn hba(facts: &Facts, settings: &Settings) -> Vec<Finding> {
             blocked(
                 "HbaRejects",
                 what,
-                "change spec.patroni.pg_hba of the postgresql resource; that rolls the source's pods",
+                "change spec.patroni.pg_hba of the postgresql resource; that rolls the source's \
+                 pods",
             )
         }
         (Verdict::Unmentioned, SourceAuth::Standby) => {
@@ -178,16 +194,25 @@ fn hba(facts: &Facts, settings: &Settings) -> Vec<Finding> {
             blocked(
                 "HbaMissing",
                 what,
-                "add \"hostssl replication standby all md5\" to spec.patroni.pg_hba; that rolls the source's pods",
+                "add \"hostssl replication standby all md5\" to spec.patroni.pg_hba; that rolls \
+                 the source's pods",
             )
         }
         (Verdict::Unmentioned, SourceAuth::StreamingReplica) if facts.resource.frozen => {
-            let what = format!("pg_hba must admit {role}, and the operator is frozen for this resource");
-            blocked("OperatorFrozen", what, "remove the annotation acid.zalan.do/controller")
+            let what =
+                format!("pg_hba must admit {role}, and the operator is frozen for this resource");
+            blocked(
+                "OperatorFrozen",
+                what,
+                "remove the annotation acid.zalan.do/controller",
+            )
         }
-        (Verdict::Unmentioned, SourceAuth::StreamingReplica) if !settings.allow_source_rolling_update => {
+        (Verdict::Unmentioned, SourceAuth::StreamingReplica)
+            if !settings.allow_source_rolling_update =>
+        {
             let what = format!(
-                "pg_hba must admit {role}, and changing it restarts every pod of the source, one after the other, with a switchover"
+                "pg_hba must admit {role}, and changing it restarts every pod of the source, one \
+                 after the other, with a switchover"
             );
             blocked(
                 "RollingUpdate",
@@ -196,7 +221,10 @@ fn hba(facts: &Facts, settings: &Settings) -> Vec<Finding> {
             )
         }
         (Verdict::Unmentioned, SourceAuth::StreamingReplica) => {
-            let what = format!("the source's pods will be restarted one after the other, because pg_hba must admit {role}");
+            let what = format!(
+                "the source's pods will be restarted one after the other, because pg_hba must \
+                 admit {role}"
+            );
             vec![Finding::warning(
                 "RollingUpdate",
                 what,
@@ -238,7 +266,8 @@ fn room(facts: &Facts) -> Vec<Finding> {
         found.push(Finding::blocker(
             "Slots",
             what,
-            "drop slots that nobody uses, or raise max_replication_slots in the postgresql resource",
+            "drop slots that nobody uses, or raise max_replication_slots in the postgresql \
+             resource",
         ));
     }
     found
@@ -246,15 +275,23 @@ fn room(facts: &Facts) -> Vec<Finding> {
 
 fn way_back(facts: &Facts) -> Vec<Finding> {
     let lists = facts.resource.pg_hba.is_some();
-    let what = "the postgresql resource has a pg_hba list of its own, which the target does not inherit";
-    let remedy = "compare it with spec.postgresql.pg_hba of the manifest and add what applications need";
-    lists.then(|| Finding::warning("OwnHba", what, remedy)).into_iter().collect()
+    let what =
+        "the postgresql resource has a pg_hba list of its own, which the target does not inherit";
+    let remedy =
+        "compare it with spec.postgresql.pg_hba of the manifest and add what applications need";
+    lists
+        .then(|| Finding::warning("OwnHba", what, remedy))
+        .into_iter()
+        .collect()
 }
 
 /// The Secret that the target logs in with, for messages.
 pub fn secret(settings: &Settings) -> String {
     match settings.source_auth {
-        SourceAuth::Standby => shared::kubernetes::zalando::credentials_secret(&settings.source_cluster, SourceAuth::Standby.role()),
+        SourceAuth::Standby => shared::kubernetes::zalando::credentials_secret(
+            &settings.source_cluster,
+            SourceAuth::Standby.role(),
+        ),
         SourceAuth::StreamingReplica => REPLICATION_SECRET.into(),
     }
 }
@@ -269,7 +306,10 @@ mod tests {
 
     fn expect(facts: &Facts, settings: &Settings, weight: Weight, reason: &'static str) {
         let found = reasons(facts, settings);
-        assert!(found.contains(&(weight, reason)), "{reason} is not in {found:?}");
+        assert!(
+            found.contains(&(weight, reason)),
+            "{reason} is not in {found:?}"
+        );
     }
 
     #[test]
@@ -295,11 +335,17 @@ mod tests {
             change(&mut facts);
             expect(&facts, &settings, Weight::Blocker, reason);
         };
-        with(|f| f.hba.retain(|rule| rule.databases != ["replication"]), "HbaMissing");
+        with(
+            |f| f.hba.retain(|rule| rule.databases != ["replication"]),
+            "HbaMissing",
+        );
         with(|f| f.hba[0].method = "reject".into(), "HbaRejects");
         with(|f| f.hba[0].method = "scram-sha-256".into(), "HbaMethod");
         with(|f| f.hba[2].error = Some("invalid".into()), "HbaBroken");
-        with(|f| f.roles.retain(|role| role.name != "standby"), "RoleMissing");
+        with(
+            |f| f.roles.retain(|role| role.name != "standby"),
+            "RoleMissing",
+        );
         with(|f| f.roles[1].replication = false, "RoleUnfit");
         with(|f| f.roles[1].expired = true, "RoleExpired");
         with(|f| f.login.password = Password::Differs, "PasswordDiffers");
@@ -312,8 +358,16 @@ mod tests {
     #[test]
     fn a_target_that_streams_already_needs_no_more_room() {
         let (mut facts, settings) = (example::facts(), example::settings());
-        (facts.server.senders, facts.server.slots, facts.server.target_streams) = (10, 10, true);
-        assert!(reasons(&facts, &settings).iter().all(|(weight, _)| *weight == Weight::Warning));
+        (
+            facts.server.senders,
+            facts.server.slots,
+            facts.server.target_streams,
+        ) = (10, 10, true);
+        assert!(
+            reasons(&facts, &settings)
+                .iter()
+                .all(|(weight, _)| *weight == Weight::Warning)
+        );
     }
 
     #[test]

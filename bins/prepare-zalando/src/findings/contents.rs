@@ -32,7 +32,8 @@ fn owner(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let owner = facts.role(&database.owner);
     if owner.is_none_or(|role| role.hash.is_none()) {
         let what = format!(
-            "{}, who owns {}, has no password; CloudNativePG gives it a random one at the promotion",
+            "{}, who owns {}, has no password; CloudNativePG gives it a random one at the \
+             promotion",
             database.owner, database.name
         );
         return vec![Finding::warning(
@@ -49,7 +50,10 @@ fn files(facts: &Facts) -> Vec<Finding> {
     if tablespaces.is_empty() {
         return vec![];
     }
-    let what = format!("tablespaces cannot be copied this way: {}", some(tablespaces));
+    let what = format!(
+        "tablespaces cannot be copied this way: {}",
+        some(tablespaces)
+    );
     vec![Finding::blocker(
         "Tablespaces",
         what,
@@ -58,14 +62,27 @@ fn files(facts: &Facts) -> Vec<Finding> {
 }
 
 fn unlogged(facts: &Facts) -> Vec<Finding> {
-    let with = facts.databases.iter().filter(|database| database.unlogged.0 > 0);
+    let with = facts
+        .databases
+        .iter()
+        .filter(|database| database.unlogged.0 > 0);
     let each: Vec<String> = with
-        .map(|database| format!("{} in {} ({})", database.unlogged.0, database.name, some(&database.unlogged.1)))
+        .map(|database| {
+            format!(
+                "{} in {} ({})",
+                database.unlogged.0,
+                database.name,
+                some(&database.unlogged.1)
+            )
+        })
         .collect();
     if each.is_empty() {
         return vec![];
     }
-    let what = format!("unlogged tables will be empty at the target: {}", some(&each));
+    let what = format!(
+        "unlogged tables will be empty at the target: {}",
+        some(&each)
+    );
     vec![Finding::warning(
         "Unlogged",
         what,
@@ -73,10 +90,15 @@ fn unlogged(facts: &Facts) -> Vec<Finding> {
     )]
 }
 
-/// Sort orders come from the operating system: an index built in one order and searched in another hides rows.
+/// Sort orders come from the operating system: an index built in one order and searched in another
+/// hides rows.
 fn collations(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding> {
     let mut found = vec![];
-    let touched: Vec<&Database> = facts.databases.iter().filter(|database| database.collated_indexes > 0).collect();
+    let touched: Vec<&Database> = facts
+        .databases
+        .iter()
+        .filter(|database| database.collated_indexes > 0)
+        .collect();
     let each: Vec<String> = touched
         .iter()
         .map(|database| format!("{} in {}", database.collated_indexes, database.name))
@@ -87,18 +109,21 @@ fn collations(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding>
         .filter_map(|d| d.actual_version.as_deref())
         .collect();
     let versions: Vec<&str> = versions.into_iter().collect();
-    let remedy =
-        "after the cutover reindex them, then alter database … refresh collation version; validate-replication compares the real orders";
+    let remedy = "after the cutover reindex them, then alter database … refresh collation version; \
+        validate-replication compares the real orders";
     if facts.pod.old_locales && !touched.is_empty() {
         let what = format!(
-            "USE_OLD_LOCALES is set: the source sorts as glibc 2.27, whatever version it reports; indexes that depend on it: {}",
+            "USE_OLD_LOCALES is set: the source sorts as glibc 2.27, whatever version it reports; \
+             indexes that depend on it: {}",
             some(&each)
         );
         found.push(Finding::warning("Collations", what, remedy));
     } else if !touched.is_empty() && versions.as_slice() != image.glibc.as_slice() {
         let target = image
             .glibc
-            .map_or("one that its name does not tell".to_owned(), |glibc| format!("glibc {glibc}"));
+            .map_or("one that its name does not tell".to_owned(), |glibc| {
+                format!("glibc {glibc}")
+            });
         let what = format!(
             "the source sorts by glibc {}, the target by {target}; indexes that depend on it: {}",
             versions.join(" and "),
@@ -123,7 +148,12 @@ fn collations(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding>
             "its own indexes may be wrong already: reindex before the copy",
         ));
     }
-    let plain = |name: &str| matches!(name.to_ascii_lowercase().as_str(), "c" | "posix" | "c.utf-8" | "c.utf8");
+    let plain = |name: &str| {
+        matches!(
+            name.to_ascii_lowercase().as_str(),
+            "c" | "posix" | "c.utf-8" | "c.utf8"
+        )
+    };
     let unknown: BTreeSet<&str> = facts
         .databases
         .iter()
@@ -148,14 +178,23 @@ fn extensions(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding>
         .iter()
         .flat_map(|d| d.extensions.iter().map(String::as_str))
         .collect();
-    let (spilos, others): (Vec<&str>, Vec<&str>) = installed.into_iter().partition(|name| SPILO_OWN.contains(name));
-    let spilos: Vec<&str> = spilos.into_iter().filter(|name| image.has_extension(name) != Some(true)).collect();
+    let (spilos, others): (Vec<&str>, Vec<&str>) = installed
+        .into_iter()
+        .partition(|name| SPILO_OWN.contains(name));
+    let spilos: Vec<&str> = spilos
+        .into_iter()
+        .filter(|name| image.has_extension(name) != Some(true))
+        .collect();
     let lacking: Vec<&str> = others
         .iter()
         .copied()
         .filter(|name| image.has_extension(name) == Some(false))
         .collect();
-    let unknown: Vec<&str> = others.iter().copied().filter(|name| image.has_extension(name).is_none()).collect();
+    let unknown: Vec<&str> = others
+        .iter()
+        .copied()
+        .filter(|name| image.has_extension(name).is_none())
+        .collect();
     let mut found = vec![];
     if !lacking.is_empty() {
         let what = format!(
@@ -175,7 +214,11 @@ fn extensions(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding>
             settings.target_image,
             some(&unknown)
         );
-        found.push(Finding::warning("ExtensionsUnknown", what, "make sure that it has"));
+        found.push(Finding::warning(
+            "ExtensionsUnknown",
+            what,
+            "make sure that it has",
+        ));
     }
     if !spilos.is_empty() {
         let what = format!(
@@ -188,7 +231,11 @@ fn extensions(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding>
             "drop them after the cutover, the views of metric_helpers first",
         ));
     }
-    let jobs: u32 = facts.databases.iter().map(|database| database.cron_jobs).sum();
+    let jobs: u32 = facts
+        .databases
+        .iter()
+        .map(|database| database.cron_jobs)
+        .sum();
     if jobs > 0 {
         let what = format!("{jobs} active jobs of pg_cron stop with the cutover");
         found.push(Finding::warning(
@@ -201,7 +248,10 @@ fn extensions(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding>
 }
 
 fn triggers(facts: &Facts) -> Vec<Finding> {
-    let with = facts.databases.iter().filter(|database| !database.event_triggers.is_empty());
+    let with = facts
+        .databases
+        .iter()
+        .filter(|database| !database.event_triggers.is_empty());
     let each: Vec<String> = with
         .map(|database| format!("{} in {}", some(&database.event_triggers), database.name))
         .collect();
@@ -232,10 +282,15 @@ mod tests {
 
     #[test]
     fn tablespaces_a_missing_database_and_missing_locales_block() {
-        assert!(found(|f, _| f.server.tablespaces = vec!["fast".into()]).contains(&(Weight::Blocker, "Tablespaces")));
+        assert!(
+            found(|f, _| f.server.tablespaces = vec!["fast".into()])
+                .contains(&(Weight::Blocker, "Tablespaces"))
+        );
         assert!(found(|f, _| f.databases.clear()).contains(&(Weight::Blocker, "DatabaseMissing")));
-        let minimal =
-            |_: &mut Facts, s: &mut Settings| s.target_image = serde_json::from_value("postgresql:17.10-minimal-trixie".into()).unwrap();
+        let minimal = |_: &mut Facts, s: &mut Settings| {
+            s.target_image =
+                serde_json::from_value("postgresql:17.10-minimal-trixie".into()).unwrap()
+        };
         assert!(found(minimal).contains(&(Weight::Blocker, "Locales")));
     }
 
@@ -244,7 +299,8 @@ mod tests {
         assert!(found(|_, _| {}).contains(&(Weight::Warning, "Collations")));
         let same = |f: &mut Facts, _: &mut Settings| {
             for database in &mut f.databases {
-                (database.recorded_version, database.actual_version) = (Some("2.41".into()), Some("2.41".into()));
+                (database.recorded_version, database.actual_version) =
+                    (Some("2.41".into()), Some("2.41".into()));
             }
         };
         assert!(!found(same).contains(&(Weight::Warning, "Collations")));
@@ -253,7 +309,10 @@ mod tests {
             f.pod.old_locales = true;
         };
         assert!(found(old).contains(&(Weight::Warning, "Collations")));
-        assert!(found(|f, _| f.databases[0].actual_version = Some("2.36".into())).contains(&(Weight::Warning, "CollationsStale")));
+        assert!(
+            found(|f, _| f.databases[0].actual_version = Some("2.36".into()))
+                .contains(&(Weight::Warning, "CollationsStale"))
+        );
     }
 
     #[test]
@@ -261,14 +320,29 @@ mod tests {
         let with = |name: &str| found(|f, _| f.databases[0].extensions.push(name.into()));
         assert!(with("timescaledb").contains(&(Weight::Warning, "Extensions")));
         assert!(with("pg_cron").contains(&(Weight::Warning, "SpiloExtensions")));
-        assert!(!with("pg_trgm").iter().any(|(_, reason)| reason.contains("xtensions")));
+        assert!(
+            !with("pg_trgm")
+                .iter()
+                .any(|(_, reason)| reason.contains("xtensions"))
+        );
     }
 
     #[test]
     fn what_a_copy_does_not_bring_along_warns() {
-        assert!(found(|f, _| f.databases[0].unlogged = (1, vec!["public.t".into()])).contains(&(Weight::Warning, "Unlogged")));
-        assert!(found(|f, _| f.databases[0].cron_jobs = 2).contains(&(Weight::Warning, "CronJobs")));
-        assert!(found(|f, _| f.databases[0].event_triggers = vec!["e".into()]).contains(&(Weight::Warning, "EventTriggers")));
-        assert!(found(|f, _| f.roles[2].hash = None).contains(&(Weight::Warning, "OwnerWithoutPassword")));
+        assert!(
+            found(|f, _| f.databases[0].unlogged = (1, vec!["public.t".into()]))
+                .contains(&(Weight::Warning, "Unlogged"))
+        );
+        assert!(
+            found(|f, _| f.databases[0].cron_jobs = 2).contains(&(Weight::Warning, "CronJobs"))
+        );
+        assert!(
+            found(|f, _| f.databases[0].event_triggers = vec!["e".into()])
+                .contains(&(Weight::Warning, "EventTriggers"))
+        );
+        assert!(
+            found(|f, _| f.roles[2].hash = None)
+                .contains(&(Weight::Warning, "OwnerWithoutPassword"))
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! How the source runs: settings that a copy inherits, WAL that must be kept, and what is going on just now.
+//! How the source runs: settings that a copy inherits, WAL that must be kept, and what is going on
+//! just now.
 
 use super::{Finding, some};
 use crate::{
@@ -44,8 +45,13 @@ fn identity(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     }
     let postgres = facts.role("postgres");
     if !postgres.is_some_and(|role| role.superuser && role.login) {
-        let what = "the source has no superuser postgres that may log in, and CloudNativePG knows no other";
-        found.push(Finding::blocker("NoPostgres", what, "create role postgres superuser login"));
+        let what = "the source has no superuser postgres that may log in, and CloudNativePG knows \
+            no other";
+        found.push(Finding::blocker(
+            "NoPostgres",
+            what,
+            "create role postgres superuser login",
+        ));
     }
     if facts.user != "postgres" {
         let what = format!(
@@ -75,22 +81,38 @@ fn auto_conf(facts: &Facts) -> Vec<Finding> {
             || HOT_STANDBY.contains(&name)
             || matches!(
                 name,
-                "default_transaction_read_only" | "wal_level" | "session_preload_libraries" | "local_preload_libraries"
+                "default_transaction_read_only"
+                    | "wal_level"
+                    | "session_preload_libraries"
+                    | "local_preload_libraries"
             )
     };
-    let (bad, odd): (Vec<&str>, Vec<&str>) = facts.auto_conf.keys().map(String::as_str).partition(|name| dangerous(name));
+    let (bad, odd): (Vec<&str>, Vec<&str>) = facts
+        .auto_conf
+        .keys()
+        .map(String::as_str)
+        .partition(|name| dangerous(name));
     let mut found = vec![];
     if !bad.is_empty() {
-        let reset: Vec<String> = bad.iter().map(|name| format!("alter system reset {name}")).collect();
+        let reset: Vec<String> = bad
+            .iter()
+            .map(|name| format!("alter system reset {name}"))
+            .collect();
         let what = format!(
-            "postgresql.auto.conf sets {}: the copy would have it above everything that CloudNativePG sets",
+            "postgresql.auto.conf sets {}: the copy would have it above everything that \
+             CloudNativePG sets",
             some(&bad)
         );
-        found.push(Finding::blocker("AutoConf", what, format!("{}; then reload", some(&reset))));
+        found.push(Finding::blocker(
+            "AutoConf",
+            what,
+            format!("{}; then reload", some(&reset)),
+        ));
     }
     if !odd.is_empty() {
         let what = format!(
-            "postgresql.auto.conf sets {}: it stays in force at the target, above the Cluster's parameters",
+            "postgresql.auto.conf sets {}: it stays in force at the target, above the Cluster's \
+             parameters",
             some(&odd)
         );
         found.push(Finding::warning(
@@ -105,13 +127,19 @@ fn auto_conf(facts: &Facts) -> Vec<Finding> {
 fn pending(facts: &Facts) -> Vec<Finding> {
     let pending: Vec<&str> = HOT_STANDBY
         .into_iter()
-        .filter(|name| facts.settings.get(*name).is_some_and(|setting| setting.pending_restart))
+        .filter(|name| {
+            facts
+                .settings
+                .get(*name)
+                .is_some_and(|setting| setting.pending_restart)
+        })
         .collect();
     if pending.is_empty() {
         return vec![];
     }
     let what = format!(
-        "{} will change when the source is restarted, and the target would stop replaying until it has the same",
+        "{} will change when the source is restarted, and the target would stop replaying until it \
+         has the same",
         some(&pending)
     );
     vec![Finding::blocker(
@@ -122,10 +150,15 @@ fn pending(facts: &Facts) -> Vec<Finding> {
 }
 
 fn wal(facts: &Facts, settings: &Settings) -> Vec<Finding> {
-    let kept_mb = facts.number("wal_keep_size").max(u64::from(settings.wal_keep_mb.unwrap_or(0)));
+    let kept_mb = facts
+        .number("wal_keep_size")
+        .max(u64::from(settings.wal_keep_mb.unwrap_or(0)));
     let rate = facts.server.wal_bytes_per_second.unwrap_or(0);
-    // The copy's own WAL must be replayed before streaming begins, so a large database needs more, too.
-    let wanted_mb = ((rate * OUTAGE_SECONDS) >> 20).max((facts.bytes() / 20) >> 20).max(KEEP_MB_MIN);
+    // The copy's own WAL must be replayed before streaming begins, so a large database needs more,
+    // too.
+    let wanted_mb = ((rate * OUTAGE_SECONDS) >> 20)
+        .max((facts.bytes() / 20) >> 20)
+        .max(KEEP_MB_MIN);
     let mut found = vec![];
     if kept_mb < wanted_mb {
         let lasts = match (kept_mb << 20).checked_div(rate) {
@@ -133,7 +166,8 @@ fn wal(facts: &Facts, settings: &Settings) -> Vec<Finding> {
             None => String::new(),
         };
         let what = format!(
-            "wal_keep_size is {kept_mb} MB{lasts}: a target that is away for longer has to be copied again, because CloudNativePG uses no slot here"
+            "wal_keep_size is {kept_mb} MB{lasts}: a target that is away for longer has to be \
+             copied again, because CloudNativePG uses no slot here"
         );
         found.push(Finding::warning(
             "WalKeep",
@@ -148,7 +182,8 @@ fn wal(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         .wal_keep_mb
         .is_some_and(|wanted| u64::from(wanted) > facts.number("wal_keep_size"));
     if raise && facts.resource.frozen {
-        let what = format!("WAL_KEEP_MB is to be raised in {RESOURCE}, and the operator is frozen for it");
+        let what =
+            format!("WAL_KEEP_MB is to be raised in {RESOURCE}, and the operator is frozen for it");
         found.push(Finding::blocker(
             "OperatorFrozen",
             what,
@@ -176,7 +211,12 @@ fn wal(facts: &Facts, settings: &Settings) -> Vec<Finding> {
 }
 
 fn patroni(facts: &Facts) -> Vec<Finding> {
-    let on = |key: &str| facts.patroni.get(key).is_some_and(|value| !value.is_null() && *value != false);
+    let on = |key: &str| {
+        facts
+            .patroni
+            .get(key)
+            .is_some_and(|value| !value.is_null() && *value != false)
+    };
     let mut found = vec![];
     if on("standby_cluster") {
         found.push(Finding::blocker(
@@ -186,7 +226,8 @@ fn patroni(facts: &Facts) -> Vec<Finding> {
         ));
     }
     if on("synchronous_mode") {
-        let what = "synchronous_mode is on: a commit at the source waits for its own standby, and at the target for none";
+        let what = "synchronous_mode is on: a commit at the source waits for its own standby, and \
+            at the target for none";
         found.push(Finding::warning(
             "Synchronous",
             what,
@@ -215,7 +256,8 @@ fn libraries(facts: &Facts, image: &Image) -> Vec<Finding> {
         let missing = lacking(list);
         if !missing.is_empty() {
             let what = format!(
-                "{whose} loads {} into every session, and the target has no such library: no login would succeed",
+                "{whose} loads {} into every session, and the target has no such library: no login \
+                 would succeed",
                 some(&missing)
             );
             found.push(Finding::blocker(
@@ -231,7 +273,8 @@ fn libraries(facts: &Facts, image: &Image) -> Vec<Finding> {
         found.push(Finding::warning(
             "Preload",
             what,
-            "nothing for Spilo's own; what the application needs must be in TARGET_IMAGE and in spec.postgresql.shared_preload_libraries",
+            "nothing for Spilo's own; what the application needs must be in TARGET_IMAGE and in \
+             spec.postgresql.shared_preload_libraries",
         ));
     }
     found
@@ -264,7 +307,10 @@ fn activity(facts: &Facts) -> Vec<Finding> {
         ));
     }
     if !server.logical_slots.is_empty() {
-        let what = format!("logical slots are not copied: {}", some(&server.logical_slots));
+        let what = format!(
+            "logical slots are not copied: {}",
+            some(&server.logical_slots)
+        );
         found.push(Finding::warning(
             "LogicalSlots",
             what,
@@ -279,12 +325,17 @@ fn security(facts: &Facts) -> Vec<Finding> {
     let md5 = facts.md5_roles();
     if !md5.is_empty() {
         let what = format!("passwords are stored as md5: {}", some(&md5));
-        let remedy = "the manifest's pg_hba accepts them; set each password anew after the cutover, then remove that line";
+        let remedy = "the manifest's pg_hba accepts them; set each password anew after the \
+            cutover, then remove that line";
         found.push(Finding::warning("Md5", what, remedy));
     }
     if facts.setting("password_encryption") == "md5" {
         let what = "password_encryption is md5, and the copy inherits it";
-        found.push(Finding::warning("PasswordEncryption", what, "the manifest sets scram-sha-256"));
+        found.push(Finding::warning(
+            "PasswordEncryption",
+            what,
+            "the manifest sets scram-sha-256",
+        ));
     }
     if facts.setting("data_checksums") == "off" {
         let what = "data checksums are off, and a copy cannot switch them on";
@@ -310,25 +361,55 @@ mod tests {
         let mut facts = example::facts();
         change(&mut facts);
         let found = reasons(&facts, &example::settings());
-        assert!(found.contains(&(weight, reason)), "{reason} is not in {found:?}");
+        assert!(
+            found.contains(&(weight, reason)),
+            "{reason} is not in {found:?}"
+        );
     }
 
     #[test]
     fn what_would_break_the_copy_blocks() {
-        expect(|f| f.roles[0].superuser = false, Weight::Blocker, "NoPostgres");
+        expect(
+            |f| f.roles[0].superuser = false,
+            Weight::Blocker,
+            "NoPostgres",
+        );
         expect(|f| f.user = "admin".into(), Weight::Blocker, "OtherUser");
         expect(
-            |f| example::set(f, "wal_level", "minimal", "minimal", "replica", "configuration file"),
+            |f| {
+                example::set(
+                    f,
+                    "wal_level",
+                    "minimal",
+                    "minimal",
+                    "replica",
+                    "configuration file",
+                )
+            },
             Weight::Blocker,
             "WalLevel",
         );
         expect(
-            |f| example::set(f, "cluster_name", "other", "other", "", "configuration file"),
+            |f| {
+                example::set(
+                    f,
+                    "cluster_name",
+                    "other",
+                    "other",
+                    "",
+                    "configuration file",
+                )
+            },
             Weight::Blocker,
             "OtherCluster",
         );
         expect(
-            |f| drop(f.auto_conf.insert("default_transaction_read_only".into(), "on".into())),
+            |f| {
+                drop(
+                    f.auto_conf
+                        .insert("default_transaction_read_only".into(), "on".into()),
+                )
+            },
             Weight::Blocker,
             "AutoConf",
         );
@@ -338,7 +419,12 @@ mod tests {
             "AutoConf",
         );
         expect(
-            |f| f.settings.get_mut("max_connections").unwrap().pending_restart = true,
+            |f| {
+                f.settings
+                    .get_mut("max_connections")
+                    .unwrap()
+                    .pending_restart = true
+            },
             Weight::Blocker,
             "PendingRestart",
         );
@@ -361,15 +447,31 @@ mod tests {
             Weight::Warning,
             "AutoConf",
         );
-        expect(|f| f.patroni = json!({"synchronous_mode": true}), Weight::Warning, "Synchronous");
-        expect(|f| f.patroni = json!({"pause": true}), Weight::Warning, "Paused");
-        expect(|f| f.server.prepared_transactions = 1, Weight::Warning, "PreparedTransactions");
+        expect(
+            |f| f.patroni = json!({"synchronous_mode": true}),
+            Weight::Warning,
+            "Synchronous",
+        );
+        expect(
+            |f| f.patroni = json!({"pause": true}),
+            Weight::Warning,
+            "Paused",
+        );
+        expect(
+            |f| f.server.prepared_transactions = 1,
+            Weight::Warning,
+            "PreparedTransactions",
+        );
         expect(
             |f| f.server.long_transactions = vec![("a".into(), "b".into(), 61)],
             Weight::Warning,
             "LongTransactions",
         );
-        expect(|f| f.server.logical_slots = vec!["s".into()], Weight::Warning, "LogicalSlots");
+        expect(
+            |f| f.server.logical_slots = vec!["s".into()],
+            Weight::Warning,
+            "LogicalSlots",
+        );
         expect(
             |f| example::set(f, "data_checksums", "off", "off", "off", "override"),
             Weight::Warning,
@@ -383,7 +485,9 @@ mod tests {
 
     #[test]
     fn wal_must_last_for_an_outage_at_the_rate_of_the_past() {
-        let keep = |f: &mut Facts, mb: &str| example::set(f, "wal_keep_size", "x", mb, "0", "configuration file");
+        let keep = |f: &mut Facts, mb: &str| {
+            example::set(f, "wal_keep_size", "x", mb, "0", "configuration file")
+        };
         expect(|f| keep(f, "128"), Weight::Warning, "WalKeep");
         expect(
             |f| {
@@ -395,7 +499,11 @@ mod tests {
         );
         let mut facts = example::facts();
         keep(&mut facts, "2048");
-        assert!(!reasons(&facts, &example::settings()).iter().any(|(_, reason)| *reason == "WalKeep"));
+        assert!(
+            !reasons(&facts, &example::settings())
+                .iter()
+                .any(|(_, reason)| *reason == "WalKeep")
+        );
     }
 
     #[test]

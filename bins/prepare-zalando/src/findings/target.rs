@@ -24,13 +24,19 @@ pub fn name(settings: &Settings) -> Vec<Finding> {
     );
     let mut found = vec![];
     if settings.target_cluster == settings.source_cluster {
-        let what =
-            format!("TARGET_CLUSTER and SOURCE_CLUSTER are both {target}: pods and secrets of the two operators would have the same names");
+        let what = format!(
+            "TARGET_CLUSTER and SOURCE_CLUSTER are both {target}: pods and secrets of the two \
+             operators would have the same names"
+        );
         found.push(Finding::blocker("NameCollision", what, remedy));
     }
-    if target.len() > NAME_CHARS_MAX || target.contains('.') || !target.starts_with(|c: char| c.is_ascii_lowercase()) {
+    if target.len() > NAME_CHARS_MAX
+        || target.contains('.')
+        || !target.starts_with(|c: char| c.is_ascii_lowercase())
+    {
         let what = format!(
-            "TARGET_CLUSTER {target} is no name for a Cluster: at most {NAME_CHARS_MAX} letters, digits and '-', beginning with a letter"
+            "TARGET_CLUSTER {target} is no name for a Cluster: at most {NAME_CHARS_MAX} letters, \
+             digits and '-', beginning with a letter"
         );
         found.push(Finding::blocker("NameUnusable", what, remedy));
     }
@@ -44,7 +50,8 @@ fn existing(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let source = facts.server.identity.system_identifier.to_string();
     if !target.system_identifier.is_empty() && target.system_identifier != source {
         let what = format!(
-            "cluster {name} exists and holds other data (system identifier {}, the source's is {source})",
+            "cluster {name} exists and holds other data (system identifier {}, the source's is \
+             {source})",
             target.system_identifier
         );
         return vec![Finding::blocker(
@@ -54,7 +61,10 @@ fn existing(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         )];
     }
     if !target.follows || target.timeline.is_some_and(|timeline| timeline > 0) {
-        let what = format!("cluster {name} exists and follows no source: it has been promoted, or never was a replica");
+        let what = format!(
+            "cluster {name} exists and follows no source: it has been promoted, or never was a \
+             replica"
+        );
         return vec![Finding::blocker(
             "TargetPromoted",
             what,
@@ -62,7 +72,8 @@ fn existing(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         )];
     }
     let what = format!("cluster {name} exists already and follows the source");
-    let remedy = "compare before applying the manifest again: a change in it restarts the only instance";
+    let remedy =
+        "compare before applying the manifest again: a change in it restarts the only instance";
     vec![Finding::warning("TargetExists", what, remedy)]
 }
 
@@ -83,7 +94,10 @@ fn version(facts: &Facts, image: &Image, settings: &Settings) -> Vec<Finding> {
     let source_minor = version.version % 10_000;
     match image.minor {
         Some(minor) if minor < source_minor => {
-            let what = format!("TARGET_IMAGE {tag} is older than the source's {}.{source_minor}", version.major());
+            let what = format!(
+                "TARGET_IMAGE {tag} is older than the source's {}.{source_minor}",
+                version.major()
+            );
             vec![Finding::warning(
                 "OlderMinor",
                 what,
@@ -92,7 +106,10 @@ fn version(facts: &Facts, image: &Image, settings: &Settings) -> Vec<Finding> {
         }
         Some(_) => vec![],
         None => {
-            let what = format!("the tag of TARGET_IMAGE {tag} moves: a pod that is recreated may get another server");
+            let what = format!(
+                "the tag of TARGET_IMAGE {tag} moves: a pod that is recreated may get another \
+                 server"
+            );
             vec![Finding::warning(
                 "MovingTag",
                 what,
@@ -105,8 +122,13 @@ fn version(facts: &Facts, image: &Image, settings: &Settings) -> Vec<Finding> {
 fn volume(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let (data, volume) = (facts.bytes(), &settings.target_storage);
     // WAL kept for standbys lies in the same volume, and the copy's own until its first checkpoint.
-    let needed = data + (facts.number("wal_keep_size") << 20) + (facts.number("max_wal_size") << 20);
-    let sizes = format!("TARGET_STORAGE is {}, the source's databases have {} MiB", volume.text, data >> 20);
+    let needed =
+        data + (facts.number("wal_keep_size") << 20) + (facts.number("max_wal_size") << 20);
+    let sizes = format!(
+        "TARGET_STORAGE is {}, the source's databases have {} MiB",
+        volume.text,
+        data >> 20
+    );
     let remedy = "raise TARGET_STORAGE in the ConfigMap replica-migration";
     match volume.bytes {
         bytes if bytes < needed => vec![Finding::blocker(
@@ -145,12 +167,21 @@ mod tests {
         let (mut facts, settings) = (example::facts(), example::settings());
         for (seen, expected) in [
             (target("1", true, None), (Weight::Blocker, "TargetForeign")),
-            (target("7500000000000000123", false, Some(4)), (Weight::Blocker, "TargetPromoted")),
-            (target("7500000000000000123", true, None), (Weight::Warning, "TargetExists")),
+            (
+                target("7500000000000000123", false, Some(4)),
+                (Weight::Blocker, "TargetPromoted"),
+            ),
+            (
+                target("7500000000000000123", true, None),
+                (Weight::Warning, "TargetExists"),
+            ),
             (target("", true, None), (Weight::Warning, "TargetExists")),
         ] {
             facts.target = seen;
-            assert!(reasons(&facts, &settings).contains(&expected), "{expected:?}");
+            assert!(
+                reasons(&facts, &settings).contains(&expected),
+                "{expected:?}"
+            );
         }
     }
 
@@ -168,9 +199,18 @@ mod tests {
     fn another_major_blocks_an_older_minor_and_a_moving_tag_warn() {
         let (facts, mut settings) = (example::facts(), example::settings());
         for (image, expected) in [
-            ("postgresql:18.1-standard-trixie", (Weight::Blocker, "OtherMajor")),
-            ("postgresql:17.6-standard-trixie", (Weight::Warning, "OlderMinor")),
-            ("postgresql:17-standard-trixie", (Weight::Warning, "MovingTag")),
+            (
+                "postgresql:18.1-standard-trixie",
+                (Weight::Blocker, "OtherMajor"),
+            ),
+            (
+                "postgresql:17.6-standard-trixie",
+                (Weight::Warning, "OlderMinor"),
+            ),
+            (
+                "postgresql:17-standard-trixie",
+                (Weight::Warning, "MovingTag"),
+            ),
         ] {
             settings.target_image = serde_json::from_value(image.into()).unwrap();
             assert!(reasons(&facts, &settings).contains(&expected), "{image}");

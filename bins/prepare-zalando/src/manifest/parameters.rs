@@ -17,7 +17,11 @@ pub(super) fn postgresql(yaml: &mut Yaml, facts: &Facts, settings: &Settings, im
         let left = left.replace(',', ", ");
         yaml.comment(
             2,
-            &format!("No shared_preload_libraries: the source has {left}. CloudNativePG adds what it manages itself; a library that the image lacks would keep the server from starting."),
+            &format!(
+                "No shared_preload_libraries: the source has {left}. CloudNativePG adds what \
+                it manages itself; a library that the image lacks would keep the server from \
+                starting."
+            ),
         );
     }
 }
@@ -25,7 +29,8 @@ pub(super) fn postgresql(yaml: &mut Yaml, facts: &Facts, settings: &Settings, im
 fn hot_standby(yaml: &mut Yaml, facts: &Facts) {
     yaml.comment(
         3,
-        "Exactly the source's: a standby with less does not start, and with more the source could not follow on the way back.",
+        "Exactly the source's: a standby with less does not start, and with more the source could \
+         not follow on the way back.",
     );
     for (name, value) in tuning::hot_standby(facts) {
         yaml.text(3, name, &value);
@@ -37,7 +42,8 @@ fn corrected(yaml: &mut Yaml, facts: &Facts, settings: &Settings) {
     if facts.setting("password_encryption") != "scram-sha-256" {
         yaml.comment(
             3,
-            "The source says md5, and the copied configuration would, too; CloudNativePG's last pg_hba line wants scram-sha-256.",
+            "The source says md5, and the copied configuration would, too; CloudNativePG's last \
+             pg_hba line wants scram-sha-256.",
         );
     }
     yaml.text(3, "password_encryption", "scram-sha-256");
@@ -59,9 +65,14 @@ fn corrected(yaml: &mut Yaml, facts: &Facts, settings: &Settings) {
         );
         yaml.text(3, "ssl_min_protocol_version", tls);
     }
-    let kept_mb = facts.number("wal_keep_size").max(u64::from(settings.wal_keep_mb.unwrap_or(0)));
+    let kept_mb = facts
+        .number("wal_keep_size")
+        .max(u64::from(settings.wal_keep_mb.unwrap_or(0)));
     if kept_mb > WAL_KEEP_MB_DEFAULT {
-        yaml.comment(3, "As at the source: on the way back the old cluster finds as much here.");
+        yaml.comment(
+            3,
+            "As at the source: on the way back the old cluster finds as much here.",
+        );
         yaml.text(3, "wal_keep_size", &format!("{kept_mb}MB"));
     }
 }
@@ -71,7 +82,8 @@ fn inherited(yaml: &mut Yaml, facts: &Facts, image: &Image) {
     if !managed.is_empty() {
         yaml.comment(
             3,
-            "Keeps the extension: without a parameter of it CloudNativePG drops it after the promotion, or is stuck where something depends on it.",
+            "Keeps the extension: without a parameter of it CloudNativePG drops it after the \
+             promotion, or is stuck where something depends on it.",
         );
     }
     for (name, value) in managed {
@@ -81,7 +93,8 @@ fn inherited(yaml: &mut Yaml, facts: &Facts, image: &Image) {
     if !kept.is_empty() {
         yaml.comment(
             3,
-            "Tuning of the source. It would also come along in Patroni's postgresql.conf, unseen; here it can be read and changed.",
+            "Tuning of the source. It would also come along in Patroni's postgresql.conf, unseen; \
+             here it can be read and changed.",
         );
     }
     for (name, value) in kept {
@@ -97,7 +110,12 @@ mod tests {
     fn parameters(facts: &Facts, settings: &Settings) -> serde_yaml_ng::Value {
         let mut yaml = Yaml::default();
         yaml.line(0, "spec:");
-        postgresql(&mut yaml, facts, settings, &Image::parse(&settings.target_image).unwrap());
+        postgresql(
+            &mut yaml,
+            facts,
+            settings,
+            &Image::parse(&settings.target_image).unwrap(),
+        );
         let value: serde_yaml_ng::Value = serde_yaml_ng::from_str(&yaml.into_text()).unwrap();
         value["spec"]["postgresql"]["parameters"].clone()
     }
@@ -107,7 +125,12 @@ mod tests {
         let all = parameters(&example::facts(), &example::settings());
         assert_eq!(all["max_connections"], "136");
         assert_eq!(all["max_prepared_transactions"], "0");
-        assert!(all.as_mapping().unwrap().values().all(|value| value.is_string()));
+        assert!(
+            all.as_mapping()
+                .unwrap()
+                .values()
+                .all(|value| value.is_string())
+        );
     }
 
     #[test]

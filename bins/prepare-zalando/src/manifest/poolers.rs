@@ -21,7 +21,8 @@ fn pooler(yaml: &mut Yaml, facts: &Facts, settings: &Settings, name: &str, kind:
     if kind == "r" {
         yaml.comment(
             1,
-            "r, every instance: with a single one, ro has nobody to ask. Change it to ro when there are replicas.",
+            "r, every instance: with a single one, ro has nobody to ask. Change it to ro when \
+             there are replicas.",
         );
     }
     yaml.entry(1, "type", kind);
@@ -31,12 +32,14 @@ fn pooler(yaml: &mut Yaml, facts: &Facts, settings: &Settings, name: &str, kind:
     yaml.line(2, "parameters:");
     yaml.comment(
         3,
-        "Seconds that clients wait after a failed login to the server: the restart after the promotion is shorter than the default, 15.",
+        "Seconds that clients wait after a failed login to the server: the restart after the \
+         promotion is shorter than the default, 15.",
     );
     yaml.text(3, "server_login_retry", "1");
     yaml.comment(
         3,
-        "The old pooler's: pgbouncer's own defaults, 100 clients and 20 connections per user and database, would be too few.",
+        "The old pooler's: pgbouncer's own defaults, 100 clients and 20 connections per user and \
+         database, would be too few.",
     );
     yaml.text(3, "max_client_conn", "10000");
     let connections = (pooler.max_db_connections / pooler.instances.max(1)).max(1);
@@ -61,14 +64,18 @@ mod tests {
         };
         let mut yaml = Yaml::default();
         both(&mut yaml, &facts, &example::settings());
-        let documents: Vec<serde_yaml_ng::Value> = serde_yaml_ng::Deserializer::from_str(&yaml.into_text())
-            .filter_map(|document| serde_yaml_ng::Value::deserialize(document).ok())
-            .filter(|document| !document.is_null())
-            .collect();
+        let documents: Vec<serde_yaml_ng::Value> =
+            serde_yaml_ng::Deserializer::from_str(&yaml.into_text())
+                .filter_map(|document| serde_yaml_ng::Value::deserialize(document).ok())
+                .filter(|document| !document.is_null())
+                .collect();
         assert_eq!(documents.len(), 2);
         for (document, kind) in documents.iter().zip(["rw", "r"]) {
             let spec = &document["spec"];
-            assert_eq!((spec["type"].as_str(), spec["instances"].as_u64()), (Some(kind), Some(3)));
+            assert_eq!(
+                (spec["type"].as_str(), spec["instances"].as_u64()),
+                (Some(kind), Some(3))
+            );
             assert_eq!(spec["pgbouncer"]["poolMode"], "session");
             assert_eq!(spec["pgbouncer"]["parameters"]["server_login_retry"], "1");
             assert_eq!(spec["pgbouncer"]["parameters"]["max_db_connections"], "30");

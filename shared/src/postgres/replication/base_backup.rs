@@ -17,15 +17,18 @@ use crate::{
 
 /// The checkpoint before it begins: fast, and still as long as the disk needs for all dirty pages.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(900);
-/// The server reads without a pause: it is silent for so long only when its disk or the network hangs.
+/// The server reads without a pause: it is silent for so long only when its disk or the network
+/// hangs.
 const SILENCE: Duration = Duration::from_secs(120);
 /// feature_not_supported: how a server answers that was built without a compression.
 const NOT_BUILT_IN: &str = "0A000";
-/// invalid_parameter_value: how one answers whose zstd was built without threads (bbsink_zstd_begin_backup in basebackup_zstd.c).
+/// invalid_parameter_value: how one answers whose zstd was built without threads
+/// (bbsink_zstd_begin_backup in basebackup_zstd.c).
 const NO_WORKERS: &str = "22023";
 /// data_corrupted: how a backup ends in which a page's checksum was wrong.
 const DATA_CORRUPTED: &str = "XX001";
-const DAMAGED: &str = "copy from another member, whose page may be whole, and compare the two before anything is deleted; pg_amcheck and pg_checksums tell more";
+const DAMAGED: &str = "copy from another member, whose page may be whole, and compare the two \
+    before anything is deleted; pg_amcheck and pg_checksums tell more";
 
 /// How the server compresses the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -46,7 +49,8 @@ pub enum Compression {
 pub struct Asked {
     /// How it compresses.
     pub compression: Compression,
-    /// Threads that compress, beside the walsender that reads and sends meanwhile; 0: that does both in turn.
+    /// Threads that compress, beside the walsender that reads and sends meanwhile; 0: that does
+    /// both in turn.
     pub workers: u8,
 }
 
@@ -62,13 +66,17 @@ pub const BY_SERVER: [Asked; 5] = [
 pub const UNCOMPRESSED: Asked = asked(Compression::None, 0);
 
 const fn asked(compression: Compression, workers: u8) -> Asked {
-    Asked { compression, workers }
+    Asked {
+        compression,
+        workers,
+    }
 }
 
 impl Asked {
     /// The server cannot do it, and is to be asked for the next.
     fn is_refused_by(self, error: &ServerError) -> bool {
-        (error.code == NOT_BUILT_IN && self.compression != Compression::None) || (error.code == NO_WORKERS && self.workers > 0)
+        (error.code == NOT_BUILT_IN && self.compression != Compression::None)
+            || (error.code == NO_WORKERS && self.workers > 0)
     }
 }
 
@@ -129,14 +137,23 @@ pub struct BaseBackup {
 }
 
 impl Walsender {
-    /// Begins a base backup with the first of these that the server can do. Its WAL is not in it: [`super::wal`] says why.
+    /// Begins a base backup with the first of these that the server can do. Its WAL is not in it:
+    /// [`super::wal`] says why.
     ///
     /// # Errors
     /// Transient when the server does not come to it.
-    pub async fn base_backup(mut self, label: &str, wanted: &[Asked]) -> Result<(BaseBackup, Begun)> {
+    pub async fn base_backup(
+        mut self,
+        label: &str,
+        wanted: &[Asked],
+    ) -> Result<(BaseBackup, Begun)> {
         for &asked in wanted {
             match timeout(CHECKPOINT_TIMEOUT, self.begin(label, asked)).await {
-                Err(_) => return Err(Error::transient("the checkpoint before the backup did not end within 15 min")),
+                Err(_) => {
+                    return Err(Error::transient(
+                        "the checkpoint before the backup did not end within 15 min",
+                    ));
+                }
                 Ok(Ok(begun)) => {
                     let backup = BaseBackup {
                         walsender: self,
@@ -148,10 +165,14 @@ impl Walsender {
                 Ok(Err(Failure::Server(error))) if asked.is_refused_by(&error) => {
                     self.wire.until_ready().await.map_err(Error::from)?;
                 }
-                Ok(Err(failure)) => return Err(Error::from(failure)).context("beginning the base backup"),
+                Ok(Err(failure)) => {
+                    return Err(Error::from(failure)).context("beginning the base backup");
+                }
             }
         }
-        Err(Error::transient("the server has none of the compressions that are wanted"))
+        Err(Error::transient(
+            "the server has none of the compressions that are wanted",
+        ))
     }
 
     async fn begin(&mut self, label: &str, asked: Asked) -> Result<Begun, Failure> {
@@ -166,7 +187,11 @@ impl Walsender {
             start,
             timeline,
             tablespaces: tablespaces.iter().filter_map(|row| row.text(1)).collect(),
-            bytes: tablespaces.iter().filter_map(|row| row.parsed::<u64>(2)).sum::<u64>() * 1024,
+            bytes: tablespaces
+                .iter()
+                .filter_map(|row| row.parsed::<u64>(2))
+                .sum::<u64>()
+                * 1024,
             compression: asked.compression,
         })
     }
@@ -185,15 +210,22 @@ impl Walsender {
     }
 }
 
-/// The manifest is what everything is compared with; no wait for the archiver, because the WAL comes by another way.
+/// The manifest is what everything is compared with; no wait for the archiver, because the WAL
+/// comes by another way.
 fn command(label: &str, asked: Asked) -> String {
     let label = label.replace('\'', "''");
     let compressed = match (asked.compression, asked.workers) {
         (Compression::None, _) => String::new(),
         (other, 0) => format!(", COMPRESSION '{}'", other.word()),
-        (other, workers) => format!(", COMPRESSION '{}', COMPRESSION_DETAIL 'workers={workers}'", other.word()),
+        (other, workers) => format!(
+            ", COMPRESSION '{}', COMPRESSION_DETAIL 'workers={workers}'",
+            other.word()
+        ),
     };
-    format!("BASE_BACKUP (LABEL '{label}', PROGRESS, CHECKPOINT 'fast', WAIT 0, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C'{compressed})")
+    format!(
+        "BASE_BACKUP (LABEL '{label}', PROGRESS, CHECKPOINT 'fast', WAIT 0, MANIFEST 'yes', \
+         MANIFEST_CHECKSUMS 'CRC32C'{compressed})"
+    )
 }
 
 fn position_of(rows: &[Row]) -> Result<(Lsn, Timeline)> {
@@ -216,7 +248,8 @@ impl BaseBackup {
     /// The next part; None after the last one. May be dropped at any moment: nothing is lost.
     ///
     /// # Errors
-    /// Unsafe when the server has found a damaged page; Transient when the connection is of no use any more.
+    /// Unsafe when the server has found a damaged page; Transient when the connection is of no use
+    /// any more.
     pub async fn next(&mut self) -> Result<Option<Part>> {
         let message = self.message().await.map_err(failed)?;
         for notice in self.walsender.wire.take_notices() {
@@ -240,10 +273,13 @@ impl BaseBackup {
     /// The server's last word, after the last part.
     ///
     /// # Errors
-    /// Unsafe when the server has found a damaged page; Transient when the backup has failed for another reason.
+    /// Unsafe when the server has found a damaged page; Transient when the backup has failed for
+    /// another reason.
     pub async fn end(mut self) -> Result<Ended> {
         let ended = async {
-            let position = timeout(SILENCE, self.walsender.result_set()).await.map_err(silent)??;
+            let position = timeout(SILENCE, self.walsender.result_set())
+                .await
+                .map_err(silent)??;
             // Only now does it say whether all pages were whole.
             loop {
                 match self.message().await? {
@@ -259,12 +295,18 @@ impl BaseBackup {
     }
 
     async fn message(&mut self) -> Result<Message, Failure> {
-        timeout(SILENCE, self.walsender.wire.next()).await.map_err(silent)?
+        timeout(SILENCE, self.walsender.wire.next())
+            .await
+            .map_err(silent)?
     }
 }
 
 fn silent(_: tokio::time::error::Elapsed) -> Failure {
-    Error::transient(format!("the server has sent nothing for {} s", SILENCE.as_secs())).into()
+    Error::transient(format!(
+        "the server has sent nothing for {} s",
+        SILENCE.as_secs()
+    ))
+    .into()
 }
 
 /// The server checks each page that it reads, warns of a wrong one, and goes on.
@@ -273,7 +315,11 @@ fn is_damage(notice: &ServerError) -> bool {
 }
 
 fn damaged(said: &ServerError) -> Error {
-    Error::contradiction(format!("the server has found a damaged page: {}", said.message)).hint(DAMAGED)
+    Error::contradiction(format!(
+        "the server has found a damaged page: {}",
+        said.message
+    ))
+    .hint(DAMAGED)
 }
 
 fn failed(failure: Failure) -> Error {
@@ -285,13 +331,17 @@ fn failed(failure: Failure) -> Error {
 
 /// The body of a CopyData message: a kind, then what belongs to it.
 fn part(mut body: Bytes) -> Result<Part> {
-    let strange = || Error::transient("the server sent a part of a backup of a kind that is not known");
+    let strange =
+        || Error::transient("the server sent a part of a backup of a kind that is not known");
     if body.is_empty() {
         return Err(strange());
     }
     match body.get_u8() {
         b'd' => Ok(Part::Data(body)),
-        b'p' => body.try_get_u64().map(Part::Progress).map_err(|_| strange()),
+        b'p' => body
+            .try_get_u64()
+            .map(Part::Progress)
+            .map_err(|_| strange()),
         b'm' => Ok(Part::Manifest),
         b'n' => {
             let name = body.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -310,9 +360,13 @@ mod tests {
     fn a_label_cannot_end_the_command() {
         assert_eq!(
             command("it's", asked(Compression::Zstd, 0)),
-            "BASE_BACKUP (LABEL 'it''s', PROGRESS, CHECKPOINT 'fast', WAIT 0, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', COMPRESSION 'zstd')"
+            "BASE_BACKUP (LABEL 'it''s', PROGRESS, CHECKPOINT 'fast', WAIT 0, MANIFEST 'yes', \
+             MANIFEST_CHECKSUMS 'CRC32C', COMPRESSION 'zstd')"
         );
-        assert!(command("a", BY_SERVER[0]).ends_with(", COMPRESSION 'zstd', COMPRESSION_DETAIL 'workers=1')"));
+        assert!(
+            command("a", BY_SERVER[0])
+                .ends_with(", COMPRESSION 'zstd', COMPRESSION_DETAIL 'workers=1')")
+        );
         assert!(!command("a", UNCOMPRESSED).contains("COMPRESSION"));
     }
 
@@ -329,15 +383,24 @@ mod tests {
         assert!(refused(threads, NOT_BUILT_IN) && refused(threads, NO_WORKERS));
         assert!(refused(alone, NOT_BUILT_IN) && !refused(alone, NO_WORKERS));
         assert!(!refused(UNCOMPRESSED, NOT_BUILT_IN));
-        assert!(!refused(threads, "53300"), "too_many_connections is not about the compression");
+        assert!(
+            !refused(threads, "53300"),
+            "too_many_connections is not about the compression"
+        );
     }
 
     #[test]
     fn parts_are_told_apart_by_their_first_byte() {
         let read = |bytes: &'static [u8]| part(Bytes::from_static(bytes));
-        assert_eq!(read(b"nbase.tar.zst\0\0").unwrap(), Part::Archive("base.tar.zst".into()));
+        assert_eq!(
+            read(b"nbase.tar.zst\0\0").unwrap(),
+            Part::Archive("base.tar.zst".into())
+        );
         assert_eq!(read(b"m").unwrap(), Part::Manifest);
-        assert_eq!(read(b"dabc").unwrap(), Part::Data(Bytes::from_static(b"abc")));
+        assert_eq!(
+            read(b"dabc").unwrap(),
+            Part::Data(Bytes::from_static(b"abc"))
+        );
         assert_eq!(read(b"p\0\0\0\0\0\x01\0\0").unwrap(), Part::Progress(65536));
         for broken in [&b""[..], b"x", b"p\0"] {
             assert!(read(broken).is_err(), "{broken:?}");
@@ -351,7 +414,10 @@ mod tests {
             message: message.into(),
             ..ServerError::default()
         };
-        let damage = notice("checksum verification failed in file \"./base/5/16385\", block 3: calculated 1A2B but expected 3C4D");
+        let damage = notice(
+            "checksum verification failed in file \"./base/5/16385\", block 3: calculated 1A2B but \
+             expected 3C4D",
+        );
         assert!(is_damage(&damage));
         assert_eq!(damaged(&damage).kind(), ErrorKind::Unsafe);
         assert!(!is_damage(&notice("skipping special file \"./socket\"")));

@@ -23,11 +23,15 @@ use crate::{
 
 pub(super) type Stream = TlsStream<BufReader<TcpStream>>;
 
-/// Read from the socket at once. The server makes records of 8 kB (PQ_SEND_BUFFER_SIZE), and OpenSSL would ask the kernel for the header
-/// of each, and then for its body.
+/// Read from the socket at once. The server makes records of 8 kB (PQ_SEND_BUFFER_SIZE), and
+/// OpenSSL would ask the kernel for the header of each, and then for its body.
 const SOCKET_BYTES: usize = 128 * 1024;
 
-pub(super) async fn login(connection: &Connection, credentials: &Credentials, application: &str) -> Result<Wire<Stream>> {
+pub(super) async fn login(
+    connection: &Connection,
+    credentials: &Credentials,
+    application: &str,
+) -> Result<Wire<Stream>> {
     let mut wire = Wire::new(encrypted(connection, credentials).await?);
     let parameters = [
         ("user", connection.user.as_str()),
@@ -59,12 +63,16 @@ async fn encrypted(connection: &Connection, credentials: &Credentials) -> Result
         Ok(())
     });
     let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
-        Error::config("tls handshake")
-            .caused_by(cause)
-            .hint("the server's certificate does not fit the CA, the host name or the sslmode; run extract-certs, it names the reason")
+        Error::config("tls handshake").caused_by(cause).hint(
+            "the server's certificate does not fit the CA, the host name or the sslmode; run \
+                extract-certs, it names the reason",
+        )
     };
-    let tls = MakeTlsConnect::<BufReader<TcpStream>>::make_tls_connect(&mut make, &connection.host).map_err(|e| failed(e.into()))?;
-    tls.connect(BufReader::with_capacity(SOCKET_BYTES, stream)).await.map_err(failed)
+    let tls = MakeTlsConnect::<BufReader<TcpStream>>::make_tls_connect(&mut make, &connection.host)
+        .map_err(|e| failed(e.into()))?;
+    tls.connect(BufReader::with_capacity(SOCKET_BYTES, stream))
+        .await
+        .map_err(failed)
 }
 
 async fn authenticate(wire: &mut Wire<Stream>, user: &str, password: &str) -> Result<()> {
@@ -80,7 +88,8 @@ async fn authenticate(wire: &mut Wire<Stream>, user: &str, password: &str) -> Re
             Message::AuthenticationSasl(_) => scram(wire, password).await?,
             _ => {
                 return Err(Error::config(
-                    "the server asks for another authentication than a password hashed by md5 or SCRAM",
+                    "the server asks for another authentication than a password hashed by md5 or \
+                     SCRAM",
                 ));
             }
         }

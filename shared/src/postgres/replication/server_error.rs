@@ -1,4 +1,5 @@
-//! What the server says is wrong: errors and warnings, by their fields (PostgreSQL documentation, *Error and Notice Message Fields*).
+//! What the server says is wrong: errors and warnings, by their fields (PostgreSQL documentation,
+//! *Error and Notice Message Fields*).
 
 use std::fmt;
 
@@ -45,15 +46,20 @@ impl From<ServerError> for Error {
         let said = error.to_string();
         match error.code.as_str() {
             "28P01" => Self::config(said).hint("the Secret does not hold this role's password"),
-            "28000" => Self::config(said)
-                .hint("the server's pg_hba has no line that admits this role for replication, or the role lacks replication or login"),
+            "28000" => Self::config(said).hint(
+                "the server's pg_hba has no line that admits this role for replication, or \
+                    the role lacks replication or login",
+            ),
             "42501" => Self::config(said).hint("the role lacks replication"),
             "42704" => Self::config(said),
-            "53300" => {
-                Self::transient(said).hint("the server has no free walsender (max_wal_senders); who holds them: pg_stat_replication")
-            }
-            "53400" => Self::transient(said)
-                .hint("the server has no free replication slot (max_replication_slots); who holds them: pg_replication_slots"),
+            "53300" => Self::transient(said).hint(
+                "the server has no free walsender (max_wal_senders); \
+                    who holds them: pg_stat_replication",
+            ),
+            "53400" => Self::transient(said).hint(
+                "the server has no free replication slot (max_replication_slots); who holds \
+                    them: pg_replication_slots",
+            ),
             _ => Self::transient(said),
         }
     }
@@ -79,7 +85,8 @@ mod tests {
 
     #[test]
     fn an_error_of_the_server_keeps_its_words_and_says_what_to_do() {
-        let error = read(b"SFATAL\0VFATAL\0C28000\0Mno pg_hba.conf entry for replication connection\0\0");
+        let error =
+            read(b"SFATAL\0VFATAL\0C28000\0Mno pg_hba.conf entry for replication connection\0\0");
         assert_eq!(error.severity, "FATAL");
         let error = Error::from(error);
         assert_eq!(

@@ -1,11 +1,15 @@
 //! START_REPLICATION PHYSICAL: the WAL that a base backup needs, on a second connection beside it.
 //!
-//! BASE_BACKUP's own option `WAL` would append it to the archive, with less code here. It is not used, because
-//! - it reads the WAL at the end: on a busy server, hours later, what is needed may be recycled by then, and the backup is lost.
-//!   A temporary slot, made before the backup begins, keeps it, and ends with the connection, however that ends;
-//! - of a standby it ends with the segment of the minimum recovery point. After a cut the backup must reach the very last record
-//!   that the source has ever written, which the receipt names: a stream goes on until it has come;
-//! - pg_wal.tar beside base.tar is what pg_basebackup leaves by default, and what its readers expect.
+//! BASE_BACKUP's own option `WAL` would append it to the archive, with less code here. It is not
+//! used, because
+//! - it reads the WAL at the end: on a busy server, hours later, what is needed may be recycled by
+//!   then, and the backup is lost. A temporary slot, made before the backup begins, keeps it, and
+//!   ends with the connection, however that ends;
+//! - of a standby it ends with the segment of the minimum recovery point. After a cut the backup
+//!   must reach the very last record that the source has ever written, which the receipt names: a
+//!   stream goes on until it has come;
+//! - pg_wal.tar beside base.tar is what pg_basebackup leaves by default, and what its readers
+//!   expect.
 //!
 //! It costs a second walsender, and a free replication slot.
 
@@ -70,10 +74,12 @@ impl Walsender {
     /// # Errors
     /// Transient when there is no free slot.
     pub async fn temporary_slot(&mut self, name: &str) -> Result<()> {
-        self.rows(&format!("CREATE_REPLICATION_SLOT \"{name}\" TEMPORARY PHYSICAL (RESERVE_WAL)"))
-            .await
-            .context("making a temporary replication slot")
-            .map(drop)
+        self.rows(&format!(
+            "CREATE_REPLICATION_SLOT \"{name}\" TEMPORARY PHYSICAL (RESERVE_WAL)"
+        ))
+        .await
+        .context("making a temporary replication slot")
+        .map(drop)
     }
 
     /// The history of a timeline; the first one has none.
@@ -85,7 +91,10 @@ impl Walsender {
             return Ok(None);
         }
         let doing = format!("reading the history of timeline {timeline}");
-        let rows = self.rows(&format!("TIMELINE_HISTORY {timeline}")).await.context(&doing)?;
+        let rows = self
+            .rows(&format!("TIMELINE_HISTORY {timeline}"))
+            .await
+            .context(&doing)?;
         let history = rows.first().and_then(|row| {
             Some(History {
                 name: row.text(0)?,
@@ -101,8 +110,14 @@ impl Walsender {
     ///
     /// # Errors
     /// Transient when the WAL is not there any more.
-    pub async fn stream_wal(mut self, slot: &str, start: Lsn, timeline: Timeline) -> Result<WalStream> {
-        let command = format!("START_REPLICATION SLOT \"{slot}\" PHYSICAL {start} TIMELINE {timeline}");
+    pub async fn stream_wal(
+        mut self,
+        slot: &str,
+        start: Lsn,
+        timeline: Timeline,
+    ) -> Result<WalStream> {
+        let command =
+            format!("START_REPLICATION SLOT \"{slot}\" PHYSICAL {start} TIMELINE {timeline}");
         let begun = async {
             self.wire.query(&command).await?;
             match self.wire.next().await? {
@@ -110,8 +125,13 @@ impl Walsender {
                 _ => Err(Failure::from(unexpected())),
             }
         };
-        let begun = timeout(SILENCE, begun).await.map_err(silent).and_then(|begun| begun);
-        begun.map_err(Error::from).context(format!("streaming wal from {start}"))?;
+        let begun = timeout(SILENCE, begun)
+            .await
+            .map_err(silent)
+            .and_then(|begun| begun);
+        begun
+            .map_err(Error::from)
+            .context(format!("streaming wal from {start}"))?;
         Ok(WalStream {
             walsender: self,
             confirmed: start,
@@ -125,7 +145,9 @@ impl WalStream {
     /// # Errors
     /// Transient when the connection is of no use any more.
     pub async fn next(&mut self) -> Result<Received> {
-        let message = timeout(SILENCE, self.walsender.wire.next()).await.map_err(silent)?;
+        let message = timeout(SILENCE, self.walsender.wire.next())
+            .await
+            .map_err(silent)?;
         match message? {
             Message::CopyData(body) => {
                 let (received, reply) = received(body.into_bytes())?;
@@ -145,7 +167,8 @@ impl WalStream {
     /// Transient when the connection is of no use any more.
     pub async fn confirm(&mut self, position: Lsn) -> Result<()> {
         self.confirmed = position;
-        CopyData::new(status(position, jiff::Timestamp::now()))?.write(self.walsender.wire.outbox());
+        CopyData::new(status(position, jiff::Timestamp::now()))?
+            .write(self.walsender.wire.outbox());
         Ok(self.walsender.wire.send().await?)
     }
 
@@ -158,7 +181,11 @@ impl WalStream {
 }
 
 fn silent(_: tokio::time::error::Elapsed) -> Failure {
-    Error::transient(format!("the stream of wal was silent for {} s", SILENCE.as_secs())).into()
+    Error::transient(format!(
+        "the stream of wal was silent for {} s",
+        SILENCE.as_secs()
+    ))
+    .into()
 }
 
 /// What is in a message, and whether the server wants an answer at once.
@@ -168,15 +195,24 @@ fn received(mut body: Bytes) -> Result<(Received, bool)> {
         b'w' => {
             let start = body.try_get_u64().map_err(strange)?;
             // End of the WAL there, and the server's clock.
-            body.try_get_u64().and_then(|_| body.try_get_u64()).map_err(strange)?;
+            body.try_get_u64()
+                .and_then(|_| body.try_get_u64())
+                .map_err(strange)?;
             let start = Lsn(start.into());
             Ok((Received::Wal { start, bytes: body }, false))
         }
         b'k' => {
-            body.try_get_u64().and_then(|_| body.try_get_u64()).map_err(strange)?;
-            Ok((Received::Keepalive, body.try_get_u8().map_err(strange)? == 1))
+            body.try_get_u64()
+                .and_then(|_| body.try_get_u64())
+                .map_err(strange)?;
+            Ok((
+                Received::Keepalive,
+                body.try_get_u8().map_err(strange)? == 1,
+            ))
         }
-        _ => Err(Error::transient("the server sent wal of a kind that is not known")),
+        _ => Err(Error::transient(
+            "the server sent wal of a kind that is not known",
+        )),
     }
 }
 
@@ -214,7 +250,10 @@ mod tests {
 
     #[test]
     fn a_status_says_where_and_when_by_the_servers_clock() {
-        let body = status("0/10".parse().unwrap(), "2000-01-01T00:00:01Z".parse().unwrap());
+        let body = status(
+            "0/10".parse().unwrap(),
+            "2000-01-01T00:00:01Z".parse().unwrap(),
+        );
         assert_eq!(body.len(), 34);
         assert_eq!(&body[1..9], &16_u64.to_be_bytes());
         assert_eq!(&body[25..33], &1_000_000_i64.to_be_bytes());

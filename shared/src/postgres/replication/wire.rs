@@ -1,4 +1,5 @@
-//! Messages over a stream: postgres-protocol builds and parses them, here they are sent and received.
+//! Messages over a stream: postgres-protocol builds and parses them, here they are sent and
+//! received.
 
 use std::collections::VecDeque;
 
@@ -12,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use super::ServerError;
 use crate::error::{Error, Result};
 
-/// The server sends at most 32 kB of a file or 128 kB of WAL in one message; a row or a notice is shorter.
+/// The server sends at most 32 kB of a file or 128 kB of WAL in one message; a row or a notice is
+/// shorter.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Read from the stream at once; one allocation holds the data of several messages.
 const INBOX_BYTES: usize = 256 * 1024;
@@ -23,7 +25,8 @@ const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
 
 /// Why a message did not come.
 pub(super) enum Failure {
-    /// The server has refused the command, and is ready for another one after [`Wire::until_ready`].
+    /// The server has refused the command, and is ready for another one after
+    /// [`Wire::until_ready`].
     Server(ServerError),
     /// The connection is of no use any more.
     Broken(Error),
@@ -38,7 +41,9 @@ impl From<Error> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::Broken(match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => Error::transient("the server has closed the connection"),
+            std::io::ErrorKind::UnexpectedEof => {
+                Error::transient("the server has closed the connection")
+            }
             _ => Error::transient("the connection to the server broke").caused_by(error),
         })
     }
@@ -86,7 +91,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.send().await
     }
 
-    /// The next message that is neither a notice, which is kept, nor a parameter; an error of the server is an error here.
+    /// The next message that is neither a notice, which is kept, nor a parameter; an error of the
+    /// server is an error here.
     ///
     /// May be dropped at any moment: nothing is lost.
     pub(super) async fn next(&mut self) -> Result<Message, Failure> {
@@ -99,7 +105,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                         self.notices.push_back(ServerError::read(notice.fields())?);
                     }
                 }
-                Some(Message::ErrorResponse(error)) => return Err(Failure::Server(ServerError::read(error.fields())?)),
+                Some(Message::ErrorResponse(error)) => {
+                    return Err(Failure::Server(ServerError::read(error.fields())?));
+                }
                 Some(message) => return Ok(message),
             }
         }
@@ -176,7 +184,10 @@ mod tests {
         let mut wire = received(&bytes.concat()).await;
         assert!(matches!(wire.next().await, Ok(Message::ReadyForQuery(_))));
         let notices: Vec<ServerError> = wire.take_notices().collect();
-        assert_eq!((notices[0].severity.as_str(), notices[0].message.as_str()), ("WARNING", "kaputt"));
+        assert_eq!(
+            (notices[0].severity.as_str(), notices[0].message.as_str()),
+            ("WARNING", "kaputt")
+        );
         assert_eq!(wire.take_notices().count(), 0);
     }
 
@@ -188,7 +199,10 @@ mod tests {
 
     #[tokio::test]
     async fn after_an_error_the_next_command_can_be_sent() {
-        let bytes = [message(b'E', b"VERROR\0C0A000\0Mnot built in\0\0"), message(b'Z', b"I")];
+        let bytes = [
+            message(b'E', b"VERROR\0C0A000\0Mnot built in\0\0"),
+            message(b'Z', b"I"),
+        ];
         let mut wire = received(&bytes.concat()).await;
         let Err(Failure::Server(error)) = wire.next().await else {
             panic!("an error is an error")
@@ -204,6 +218,9 @@ mod tests {
             _ => panic!("nothing whole was sent"),
         };
         assert_eq!(said(b"d\0\0").await, "the server has closed the connection");
-        assert_eq!(said(b"d\x7f\0\0\0").await, "the server's answer is too long to be one");
+        assert_eq!(
+            said(b"d\x7f\0\0\0").await,
+            "the server's answer is too long to be one"
+        );
     }
 }

@@ -5,10 +5,14 @@ use super::{super::example::*, *};
 #[test]
 fn the_page_says_pass_and_needs_nothing_from_elsewhere() {
     let page = page(&passed()).unwrap();
-    assert!(page.contains("<title>PASS – cutover rehearsal mastodon-postgresql → database</title>"));
+    assert!(
+        page.contains("<title>PASS – cutover rehearsal mastodon-postgresql → database</title>")
+    );
     assert!(page.contains(r#"<body class="pass">"#));
     let outside = page.replace("http://www.w3.org/2000/svg", "");
-    for foreign in ["<script", "<link", "<img", "http:", "https:", "url(", "@import"] {
+    for foreign in [
+        "<script", "<link", "<img", "http:", "https:", "url(", "@import",
+    ] {
         assert!(!outside.contains(foreign), "{foreign}");
     }
 }
@@ -62,7 +66,10 @@ fn many_broken_rows_are_counted_not_listed() {
 #[test]
 fn an_empty_report_is_a_page_that_fails() {
     let page = page(&Report::default()).unwrap();
-    assert!(page.contains(r#"<p class="word">FAIL</p>"#) && page.contains("no write was acknowledged, so nothing is proved"));
+    assert!(
+        page.contains(r#"<p class="word">FAIL</p>"#)
+            && page.contains("no write was acknowledged, so nothing is proved")
+    );
     assert!(!page.contains("NaN") && !page.contains("inf%"));
     assert!(
         !page.contains('✓') && page.contains("no acknowledged write was judged"),
@@ -75,7 +82,12 @@ fn an_empty_report_is_a_page_that_fails() {
 fn the_examples_can_be_looked_at() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/rehearse/example");
     fs::create_dir_all(&folder).unwrap();
-    for (name, report) in [("pass", passed()), ("fail", failed()), ("odd", odd()), ("empty", Report::default())] {
+    for (name, report) in [
+        ("pass", passed()),
+        ("fail", failed()),
+        ("odd", odd()),
+        ("empty", Report::default()),
+    ] {
         let file = folder.join(format!("{name}.html"));
         fs::write(&file, page(&report).unwrap()).unwrap();
         assert!(fs::read_to_string(&file).unwrap().ends_with("</html>"));
