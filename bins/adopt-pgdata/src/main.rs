@@ -38,13 +38,13 @@ use std::{
     process::ExitCode,
 };
 
-use serde::Deserialize;
-use shared::{
+use job::{
     config::ArchiveRestart,
+    context,
     error::{Context as _, Error, Result},
-    job,
     report::Reporter,
 };
+use serde::Deserialize;
 
 /// Read last by the server, so stronger than everything that CNPG includes; written by ALTER SYSTEM
 /// on the source.
@@ -74,7 +74,7 @@ fn pgdata() -> PathBuf {
 }
 
 fn main() -> ExitCode {
-    job::local("adopt-pgdata", |config: Config, report| {
+    context::local("adopt-pgdata", |config: Config, report| {
         retire(&config.pgdata, report)?;
         adopt(&config.pgdata, config.archive_restart, report)
     })

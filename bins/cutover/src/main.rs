@@ -25,5 +25,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    shared::job::main("cutover", cut::run::cutover)
+    job::context::main("cutover", cutover::cutover)
 }

@@ -4,13 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use openssl::pkey::{PKey, Private};
+use platform::{
+    kubernetes::source_tls::{Given, Place, Signer},
+    pki::Bundle,
+};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
-};
-use shared::{
-    kubernetes::source_tls::{Given, Place, Signer},
-    pki::Bundle,
 };
 
 pub(crate) const HOST: &str = "mastodon-postgresql.mastodon.svc";

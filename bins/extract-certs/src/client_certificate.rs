@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use jiff::{Timestamp, ToSpan as _};
 use openssl::pkey::PKey;
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose};
-use shared::{
+use platform::{
     kubernetes::source_tls::{Given, Signer, SourceTls},
     pki::{self, Bundle, Purpose},
     postgres::ClientCertificate,
 };
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose};
 
 /// Longer than CERT_MIN_DAYS by this, so that runs during a migration keep the one that there is.
 const DAYS_BEYOND_MIN: i64 = 60;

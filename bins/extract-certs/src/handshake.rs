@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use shared::{
+use job::{
     config::Connection,
+    context::Run,
     error::{Context as _, Error, ErrorKind, Result},
-    job::Run,
-    postgres::{
-        ClientCertificate, Credentials, Session, connect_with, endpoint,
-        replication::identify_system, source::APPLICATION_PREFIX,
-    },
+};
+use platform::postgres::{
+    ClientCertificate, Credentials, Session, connect_with, endpoint, replication::identify_system,
+    source::APPLICATION_PREFIX,
 };
 
 use crate::{Config, client_certificate::Shown, secrets::Login, verdict::Verdict};

@@ -38,14 +38,14 @@ mod verdict;
 use std::{net::IpAddr, process::ExitCode};
 
 use jiff::Timestamp;
-use serde::Deserialize;
-use shared::{
+use job::{
     config::{Name, SslMode, Text, optional},
+    context::{self, Run},
     error::{Error, Result},
-    job::{self, Run},
-    kubernetes::{self, source_tls, zalando},
-    record,
+    kubernetes, record_store,
 };
+use platform::kubernetes::{source_tls, zalando};
+use serde::Deserialize;
 
 use client_certificate::Shown;
 use verdict::Wanted;
@@ -72,13 +72,13 @@ fn cert_min_days() -> u16 {
 }
 
 fn main() -> ExitCode {
-    job::main("extract-certs", async |config: Config, run: Run| {
+    context::main("extract-certs", async |config: Config, run: Run| {
         run.until_stopped(extract(&config, &run)).await
     })
 }
 
 async fn extract(config: &Config, run: &Run) -> Result<()> {
-    record::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
+    record_store::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
     run.report.info("Extracting Zalando TLS certificates...");
     let cr = kubernetes::get(
         &zalando::postgresqls(&run.client, &run.namespace),

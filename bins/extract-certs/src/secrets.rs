@@ -2,20 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use job::{
+    config::Text,
+    context::Run,
+    error::{Context as _, Error, Result, is_not_found},
+    kubernetes,
+};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, ObjectMeta, Preconditions},
 };
+use platform::postgres::ClientCertificate;
 use serde_json::{Value, json};
-use shared::{
-    config::Text,
-    error::{Context as _, Error, Result, is_not_found},
-    job::Run,
-    kubernetes,
-    postgres::ClientCertificate,
-    record,
-};
 
 use crate::client_certificate::Shown;
 
@@ -141,7 +140,7 @@ fn ca_secret(ca: std::result::Result<&str, &str>) -> Wanted {
 }
 
 fn secret(name: &str, type_: &str, data: &[(&str, &str)]) -> Secret {
-    let mut labels = record::labels();
+    let mut labels = protocol::record::labels();
     labels.insert(WATCHED.into(), "true".into());
     let data: BTreeMap<_, _> = data
         .iter()

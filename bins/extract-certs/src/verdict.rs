@@ -1,8 +1,10 @@
 //! Whether the source's certificates will do for the migration. Pure.
 
-use shared::{
+use job::{
     config::SslMode,
     error::{Context as _, Error, Result},
+};
+use platform::{
     kubernetes::source_tls::{Given, SourceTls},
     pki,
 };
@@ -118,7 +120,7 @@ fn uncovered(given: &Given, host: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use shared::error::ErrorKind;
+    use job::error::ErrorKind;
 
     use super::*;
     use crate::authority::{Authority, HOST, given};

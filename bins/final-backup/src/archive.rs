@@ -8,11 +8,9 @@ use std::{
 };
 
 use flate2::bufread::MultiGzDecoder;
+use job::error::{Context as _, Error, Result};
 use lz4_flex::frame::FrameDecoder;
-use shared::{
-    error::{Context as _, Error, Result},
-    postgres::replication::base_backup::Compression,
-};
+use platform::postgres::replication::base_backup::Compression;
 use tar::{Archive, EntryType};
 
 const BUFFER_BYTES: usize = 64 * 1024;

@@ -1,6 +1,6 @@
 //! Which member of the source is copied, from what is known of all.
 
-use shared::error::{Error, Result};
+use job::error::{Error, Result};
 
 use crate::{members::Member, receipt::Cut};
 
@@ -77,7 +77,7 @@ fn listed(words: &[impl AsRef<str>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use shared::error::ErrorKind;
+    use job::error::ErrorKind;
 
     use super::*;
     use crate::{members::tests::member as seen, receipt::tests::receipt};

@@ -1,8 +1,9 @@
 //! `complete.json`: what a finished backup is, and the proof that it is whole.
 
 use jiff::Timestamp;
+use platform::postgres::replication::base_backup::Compression;
+use protocol::wal::{Identity, Lsn, Timeline};
 use serde::{Deserialize, Serialize};
-use shared::postgres::{Identity, Lsn, Timeline, replication::base_backup::Compression};
 
 use crate::{place::Stored, restore::Kept, settings::Side};
 

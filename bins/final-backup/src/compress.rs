@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use bytes::Bytes;
-use shared::error::Result;
+use job::error::Result;
 use zstd::{stream::write::Encoder, zstd_safe::CParameter};
 
 use crate::flow::{CHUNK_BYTES, Drain, Feed};

@@ -1,15 +1,13 @@
 //! The copy itself: the server's stream goes to its place and, at the same time, through the
 //! comparison with the manifest; its WAL comes on a second connection.
 
-use shared::{
+use job::{
     error::{Context as _, Error, Result},
-    postgres::{
-        Lsn,
-        replication::base_backup::{Begun, Compression, Ended},
-    },
     quantity::size,
     report::Reporter,
 };
+use platform::postgres::replication::base_backup::{Begun, Compression, Ended};
+use protocol::wal::Lsn;
 use tokio::sync::watch;
 
 use crate::{

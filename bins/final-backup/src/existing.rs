@@ -1,10 +1,8 @@
 //! What is where the backup shall go: nothing, the rest of a run that did not finish, or a finished
 //! backup, which is never overwritten.
 
-use shared::{
-    error::{Error, Result},
-    postgres::SystemIdentifier,
-};
+use job::error::{Error, Result};
+use protocol::wal::SystemIdentifier;
 
 use crate::{
     complete::{Complete, FORMAT},
@@ -126,10 +124,9 @@ pub fn fits(complete: &Complete, from: Side, cut: &Cut, system: SystemIdentifier
 
 #[cfg(test)]
 pub mod tests {
-    use shared::{
-        error::ErrorKind,
-        postgres::{Timeline, replication::base_backup::Compression},
-    };
+    use job::error::ErrorKind;
+    use platform::postgres::replication::base_backup::Compression;
+    use protocol::wal::Timeline;
 
     use super::*;
     use crate::{

@@ -1,11 +1,11 @@
 //! The server to copy: which one, how to log in, and whether it stands where it must.
 
-use shared::{
+use job::{
     config::{self, Connection, Text},
+    context::Run,
     error::{Context as _, Error, Result},
-    job::Run,
-    postgres::{Credentials, endpoint},
 };
+use platform::postgres::{Credentials, endpoint};
 
 use crate::{
     choose, members, position,

@@ -5,7 +5,7 @@
 use std::io::{self, BufRead, Read};
 
 use bytes::{Buf as _, Bytes};
-use shared::error::{Error, Result};
+use job::error::{Error, Result};
 use tokio::sync::mpsc;
 
 /// Chunks under way; those of the server have 32 kB.

@@ -9,7 +9,7 @@ mod ready;
 mod sessions;
 
 use jiff::Timestamp;
-use shared::{error::Result, job::Run};
+use job::{context::Run, error::Result};
 
 use crate::{
     choose,

@@ -49,16 +49,16 @@ use std::process::ExitCode;
 
 use complete::Complete;
 use existing::Found;
+use job::{
+    context::{self, Run},
+    error::Result,
+};
 use place::Place;
 use receipt::Cut;
 use settings::Settings;
-use shared::{
-    error::Result,
-    job::{self, Run},
-};
 
 fn main() -> ExitCode {
-    job::main("final-backup", async |settings: Settings, run: Run| {
+    context::main("final-backup", async |settings: Settings, run: Run| {
         final_backup(&settings, &run).await
     })
 }

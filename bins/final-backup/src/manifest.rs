@@ -3,14 +3,12 @@
 
 use std::io::{self, BufReader, Read};
 
+use job::error::{Error, Result};
 use openssl::sha::Sha256;
+use protocol::wal::{Lsn, SystemIdentifier, Timeline};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
-use shared::{
-    error::{Error, Result},
-    postgres::{Lsn, SystemIdentifier, Timeline},
 };
 
 use crate::archive::Files;

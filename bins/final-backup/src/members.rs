@@ -4,11 +4,9 @@
 use std::net::SocketAddr;
 
 use futures::future::join_all;
+use job::error::Result;
 use kube::Client;
-use shared::{
-    error::Result,
-    kubernetes::patroni::{self, OwnState, Patroni},
-};
+use platform::patroni::{self, OwnState, Patroni};
 
 /// A member that has introduced itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,8 +13,8 @@ mod upload;
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use job::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use shared::error::{Error, Result};
 use tokio::{
     sync::{RwLock, RwLockWriteGuard},
     time::timeout,

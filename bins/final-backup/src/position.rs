@@ -1,6 +1,6 @@
 //! Whether a server is the one that is meant, and stands where the receipt says that it must.
 
-use shared::error::{Error, Result};
+use job::error::{Error, Result};
 
 use crate::{receipt::Receipt, server::Seen};
 
@@ -90,10 +90,8 @@ fn same_system(name: &str, seen: &Seen, receipt: &Receipt) -> Result<()> {
 
 #[cfg(test)]
 pub mod tests {
-    use shared::{
-        error::ErrorKind,
-        postgres::{Identity, SystemIdentifier, Timeline},
-    };
+    use job::error::ErrorKind;
+    use protocol::wal::{Identity, SystemIdentifier, Timeline};
 
     use super::*;
     use crate::receipt::tests::receipt;

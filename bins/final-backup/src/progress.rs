@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shared::quantity::{duration, size};
+use job::quantity::{duration, size};
 
 /// Between two lines.
 const LINE: Duration = Duration::from_secs(10);

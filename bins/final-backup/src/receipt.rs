@@ -1,15 +1,17 @@
 //! What cutover has left: where the source's WAL ends, or that there was no cut yet.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, Client};
-use serde::Deserialize;
-use shared::{
+use job::{
     error::{Context as _, Error, Result},
     kubernetes,
-    postgres::{Identity, Lsn, Timeline},
-    record::{of_cut, receipt_of_cut},
 };
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client};
+use protocol::{
+    record::{name as of_cut, receipt_name as receipt_of_cut},
+    wal::{Identity, Lsn, Timeline},
+};
+use serde::Deserialize;
 
 /// How far the cut is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use shared::{
+use job::{
     error::{Error, Result},
-    postgres::replication::base_backup::{BaseBackup, Begun, Compression, Ended, Part},
     report::Reporter,
 };
+use platform::postgres::replication::base_backup::{BaseBackup, Begun, Compression, Ended, Part};
 use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::{MissedTickBehavior, interval},

@@ -13,13 +13,13 @@ use std::{
 };
 
 use crc32c::crc32c_append;
-use rustix::fs::statvfs;
-use shared::{
+use job::{
     error::{Context as _, Error, Result},
-    postgres::replication::base_backup::Compression,
     quantity::size,
     report::Reporter,
 };
+use platform::postgres::replication::base_backup::Compression;
+use rustix::fs::statvfs;
 use tokio::{
     task::spawn_blocking,
     time::{MissedTickBehavior, interval},

@@ -1,14 +1,15 @@
 //! A server to copy from: how to log in there, and who it is.
 
-use shared::{
+use job::{
     config::Connection,
     error::{Error, Result},
-    postgres::{
-        Credentials, Identity, Lsn,
-        replication::{Answer, Walsender},
-        source::APPLICATION_PREFIX,
-    },
 };
+use platform::postgres::{
+    Credentials,
+    replication::{Answer, Walsender},
+    source::APPLICATION_PREFIX,
+};
+use protocol::wal::{Identity, Lsn};
 
 /// A server to copy from, and how to log in there.
 pub struct Server {

@@ -2,11 +2,9 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
+use job::config::{Name, optional};
+use platform::postgres::replication::base_backup::{Asked, BY_SERVER, UNCOMPRESSED};
 use serde::Deserialize;
-use shared::{
-    config::{Name, optional},
-    postgres::replication::base_backup::{Asked, BY_SERVER, UNCOMPRESSED},
-};
 
 /// What this step is told. The connections `SOURCE_*` and `TARGET_*` are read beside it.
 #[derive(Clone, Debug, Deserialize)]

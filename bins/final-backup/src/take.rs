@@ -2,13 +2,13 @@
 //! already.
 
 use jiff::Timestamp;
-use shared::{
+use job::{
+    context::Run,
     error::{Error, Result},
-    job::Run,
-    kubernetes::lease::{self, Held},
-    postgres::Lsn,
+    lease::{self, Held},
     quantity::{duration, size},
 };
+use protocol::wal::Lsn;
 
 use crate::{
     complete::{Complete, CutAt, FORMAT, Verified},

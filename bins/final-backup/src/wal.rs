@@ -3,13 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use shared::{
-    error::{Error, Result},
-    postgres::{
-        Lsn, Timeline,
-        replication::wal::{Received, WalStream},
-    },
-};
+use job::error::{Error, Result};
+use platform::postgres::replication::wal::{Received, WalStream};
+use protocol::wal::{Lsn, Timeline};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -219,7 +215,7 @@ mod tests {
     use crate::flow::pipe;
 
     const WANTED: fn(u64) -> Wanted = |segment_bytes| Wanted {
-        start: Lsn(0x1_0000_0000.into()),
+        start: Lsn(0x1_0000_0000),
         timeline: Timeline(3),
         segment_bytes,
     };

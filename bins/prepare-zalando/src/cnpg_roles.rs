@@ -1,10 +1,8 @@
 //! Reads what is there of CloudNativePG's roles, and carries out a plan of [`crate::roles`] in one
 //! transaction.
 
-use shared::{
-    error::{Context as _, Error, Result},
-    postgres::Session,
-};
+use job::error::{Context as _, Error, Result};
+use platform::postgres::Session;
 
 use crate::roles::{
     Change, EXPORTER, LOOKUP_BODY, LookupSeen, MARK, POOLER, REPLICA, REWIND_FUNCTIONS, RoleSeen,

@@ -1,11 +1,9 @@
 //! Facts of the source that guide.md speaks of, as the operator 1.15 and Spilo leave it, for the
 //! tests of the pure parts.
 
+use job::config::{ArchiveRestart, SslMode};
+use protocol::wal::{Identity, SystemIdentifier, Timeline};
 use serde_json::json;
-use shared::{
-    config::{ArchiveRestart, SslMode},
-    postgres::{Identity, SystemIdentifier, Timeline},
-};
 
 use crate::{
     facts::{Database, Facts, Login, Password, Pod, Pooler, Resource, Role, Server, Setting, Tls},

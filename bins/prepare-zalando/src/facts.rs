@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use job::config::SslMode;
+use protocol::wal::Identity;
 use serde_json::Value;
-use shared::{config::SslMode, postgres::Identity};
 
 use crate::{hba::Rule, roles, scram::Kind};
 

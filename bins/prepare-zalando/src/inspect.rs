@@ -1,18 +1,21 @@
 //! Reads everything that the findings and the manifest need, and changes nothing.
 
+use job::pods::Pod as KubePod;
+use job::{
+    config::{Connection, SslMode},
+    context::Run,
+    error::{Context as _, Error, Result},
+    kubernetes,
+};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt as _, api::ListParams};
-use shared::{
-    config::{Connection, SslMode},
-    error::{Context as _, Error, Result},
-    job::Run,
+use platform::{
     kubernetes::{
-        self, cnpg,
-        patroni::{self, Patroni},
-        pods::Pod as KubePod,
+        cnpg,
         source_tls::{self, SourceTls},
         zalando::{self, Postgresql},
     },
+    patroni::{self, Patroni},
     postgres::{self, Credentials, Source, in_recovery, read_secret},
 };
 

@@ -1,12 +1,12 @@
 //! The logins of the target: what the Secrets will hold, the roles behind them, and the proof that
 //! the source lets it in.
 
-use shared::{
+use job::{
     config::Connection,
+    context::Run,
     error::{Context as _, Error, Result},
-    job::Run,
-    postgres::{self, Source, replication},
 };
+use platform::postgres::{self, Source, replication};
 
 use crate::{
     cnpg_roles,

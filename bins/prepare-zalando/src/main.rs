@@ -52,17 +52,17 @@ mod yaml;
 
 use std::process::ExitCode;
 
-use shared::{
+use job::{
     config::{self, Connection},
+    context::{self, Run},
     error::{Error, Result},
-    job::{self, Run},
-    record,
+    record_store,
 };
 
 use crate::{image::Image, inspect::Seen, settings::Settings};
 
 fn main() -> ExitCode {
-    job::main("prepare-zalando", async |settings: Settings, run: Run| {
+    context::main("prepare-zalando", async |settings: Settings, run: Run| {
         run.until_stopped(prepare(&settings, &run)).await
     })
 }
@@ -74,7 +74,7 @@ async fn prepare(settings: &Settings, run: &Run) -> Result<()> {
             .hint("set it in the ConfigMap replica-migration")
     })?;
     tell::refuse(&run.report, &findings::target::name(settings))?;
-    record::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
+    record_store::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
 
     let mut seen = inspect::everything(run, settings, &connection).await?;
     tell::what_was_seen(&run.report, &seen.facts);

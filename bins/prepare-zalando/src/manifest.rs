@@ -6,8 +6,8 @@
 mod parameters;
 mod poolers;
 
+use job::config::{ArchiveRestart, SslMode};
 use serde_json::{Value, json};
-use shared::config::{ArchiveRestart, SslMode};
 
 use crate::{
     facts::Facts,

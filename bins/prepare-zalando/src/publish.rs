@@ -1,8 +1,9 @@
 //! Keeps the manifest in a ConfigMap, from which the operator of the migration applies it.
 
+use job::{context::Run, error::Result, kubernetes};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, api::ObjectMeta};
-use shared::{error::Result, job::Run, kubernetes, record::labels};
+use protocol::record::labels;
 
 use crate::{secrets::Written, settings::Settings};
 

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use shared::{
-    error::{Context as _, Result},
-    postgres::Session,
-};
+use job::error::{Context as _, Result};
+use platform::postgres::Session;
 use tokio_postgres::Row;
 
 use crate::{
@@ -215,7 +213,7 @@ async fn collated_indexes(session: &Session) -> Result<u32> {
 /// Facts of the server that are no GUCs; `target` is what the target calls itself in
 /// pg_stat_replication.
 pub async fn server(session: &Session, target: &str) -> Result<Server> {
-    let identity = shared::postgres::identity(session).await?;
+    let identity = platform::postgres::identity(session).await?;
     let row = session
         .query_one(
             "select (select coalesce(array_agg(spcname::text), '{}') from pg_tablespace where \

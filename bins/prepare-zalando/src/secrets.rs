@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use job::{
+    context::Run,
+    error::{Error, Result},
+    kubernetes,
+};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, api::ObjectMeta};
-use shared::{
-    error::{Error, Result},
-    job::Run,
-    kubernetes,
-    record::labels,
-};
+use protocol::record::labels;
 
 use crate::hidden::Hidden;
 

@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
+use job::config::{ArchiveRestart, Name, Text};
 use serde::{Deserialize, Deserializer, de::Error as _};
-use shared::config::{ArchiveRestart, Name, Text};
 
 /// The role that the target replicates as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
@@ -94,14 +94,14 @@ pub struct Settings {
     #[serde(default)]
     pub allow_source_rolling_update: bool,
     /// Raise wal_keep_size to this many MB; None leaves it.
-    #[serde(default, deserialize_with = "shared::config::optional")]
+    #[serde(default, deserialize_with = "job::config::optional")]
     pub wal_keep_mb: Option<u32>,
     /// The target's image.
     pub target_image: Text,
     /// The target's volume.
     pub target_storage: Quantity,
     /// Its storage class; None is the cluster's default.
-    #[serde(default, deserialize_with = "shared::config::optional")]
+    #[serde(default, deserialize_with = "job::config::optional")]
     pub target_storage_class: Option<Name>,
     /// The image that holds `/adopt-pgdata`.
     pub adopt_image: Text,

@@ -5,8 +5,8 @@
 //! environment: the operator recreates every pod and switches over, and the list in the resource
 //! replaces Spilo's whole (facts/zalando.md §2).
 
+use platform::kubernetes::zalando::PostgresqlSpec;
 use serde_json::{Value, json};
-use shared::kubernetes::zalando::PostgresqlSpec;
 
 use crate::{
     facts::Facts,

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use kube::{Api, api::ListParams};
-use shared::{
+use job::pods::Pod;
+use job::{
+    context::Run,
     error::{Context as _, Error, ErrorKind, Result},
-    job::Run,
-    kubernetes::{
-        self,
-        patroni::{self, Patroni},
-        pods::Pod,
-        zalando,
-    },
-    postgres::in_recovery,
+    kubernetes,
     wait::{Seen, until},
+};
+use kube::{Api, api::ListParams};
+use platform::{
+    kubernetes::zalando,
+    patroni::{self, Patroni},
+    postgres::in_recovery,
 };
 use tokio::time::Instant;
 

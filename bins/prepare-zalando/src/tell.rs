@@ -1,8 +1,8 @@
 //! What a person reads: findings, the plan of a dry run, and what comes next.
 
-use shared::{
+use job::{
+    context::Run,
     error::{Error, Result},
-    job::Run,
     report::Reporter,
 };
 

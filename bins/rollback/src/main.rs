@@ -18,5 +18,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    shared::job::main("rollback", cut::run::rollback)
+    job::context::main("rollback", cutover::rollback)
 }

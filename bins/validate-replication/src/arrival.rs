@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use kube::{Api, ResourceExt as _, api::ListParams};
-use shared::{
+use job::pods::{ContainerStatus, Pod};
+use job::{
+    context::Run,
     error::{Context as _, Error, ErrorKind, Result},
-    job::Run,
-    kubernetes::pods::{ContainerStatus, Pod},
-    postgres::{Source, Target},
     wait::{Seen, until},
 };
+use kube::{Api, ResourceExt as _, api::ListParams};
+use platform::postgres::{Source, Target};
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{

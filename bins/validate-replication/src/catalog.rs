@@ -1,9 +1,8 @@
 //! What is asked of the servers beyond what cutover asks, too: a named function per query.
 
-use shared::{
-    error::{Context as _, Result},
-    postgres::{Lsn, Session},
-};
+use job::error::{Context as _, Result};
+use platform::postgres::Session;
+use protocol::wal::Lsn;
 
 use tokio_postgres::types::ToSql;
 
@@ -41,9 +40,9 @@ pub async fn flush_lsn(source: &Session) -> Result<Lsn> {
     let row = source
         .query_one("select pg_current_wal_flush_lsn()", &[])
         .await;
-    Ok(Lsn(row
-        .context("reading the flush lsn of the source")?
-        .get(0)))
+    Ok(platform::postgres::lsn(
+        row.context("reading the flush lsn of the source")?.get(0),
+    ))
 }
 
 /// default_transaction_read_only for sessions that do not say otherwise, as this one does.
@@ -245,7 +244,10 @@ pub async fn begin_snapshot(source: &Session) -> Result<(i64, Lsn)> {
         )
         .await
         .context("reading the snapshot of the source")?;
-    Ok((row.get(0), Lsn(row.get(1)).last_record_end()))
+    Ok((
+        row.get(0),
+        platform::postgres::lsn(row.get(1)).last_record_end(),
+    ))
 }
 
 /// Counts a table: all rows, and those not written by one of the 2^24 transactions from `xid` on.

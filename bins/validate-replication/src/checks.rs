@@ -1,10 +1,10 @@
-//! The verdicts over one look: those that cutover asks, too (shared::readiness), and some that only
+//! The verdicts over one look: those that cutover asks, too (protocol::checks), and some that only
 //! this step tells.
 
-use shared::{
-    error::Error,
-    kubernetes::zalando::FROZEN,
-    readiness::{Finding, Verdict, listed, objects as of_objects, servers as of_servers},
+use job::error::Error;
+use protocol::{
+    checks::{Finding, Verdict, listed, objects as of_objects, servers as of_servers},
+    controllers::suspension::FROZEN,
 };
 
 use crate::{

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use shared::quantity::{duration, size};
+use job::quantity::{duration, size};
 
 /// Longer than a clone's first login takes once its pod runs.
 const LOGIN_SECONDS_MAX: u64 = 30;

@@ -6,10 +6,8 @@
 //! the same, or too little, since Spilo can exchange the locale behind them (USE_OLD_LOCALES): so
 //! some strings that are known to have moved are sorted on both sides, too.
 
-use shared::{
-    quantity::size,
-    readiness::{Finding, Verdict, listed},
-};
+use job::quantity::size;
+use protocol::checks::{Finding, Verdict, listed};
 
 /// Indexes of the database's default collation carry this collation (pg_collation's row `default`).
 pub const DEFAULT_OID: u32 = 100;

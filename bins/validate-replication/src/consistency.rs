@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use shared::{
-    error::{ErrorKind, Result},
-    postgres::Session,
-    readiness::Finding,
-};
+use job::error::{ErrorKind, Result};
+use platform::postgres::Session;
+use protocol::checks::Finding;
 use tokio::time::{Instant, sleep};
 
 use crate::{

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use shared::{
+use job::{
     error::{Error, ErrorKind, Result},
-    postgres::{Lsn, Target},
-    readiness::Finding,
     wait::{Seen, until},
 };
+use platform::postgres::Target;
+use protocol::{checks::Finding, wal::Lsn};
 use tokio::time::Instant;
 
 use crate::{

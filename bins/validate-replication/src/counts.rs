@@ -18,10 +18,8 @@
 //! primary shows it, so the third count is repeated for a while before it counts against the
 //! target.)
 
-use shared::{
-    error::Error,
-    readiness::{Finding, Verdict},
-};
+use job::error::Error;
+use protocol::checks::{Finding, Verdict};
 
 use crate::settings::TableName;
 

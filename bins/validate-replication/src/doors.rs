@@ -1,16 +1,24 @@
 //! The ways to the source that a cut by the Services turns: poolers, Services, and the owner's
 //! password. None of it matters to a cut by the application's ConfigMap.
 
-use shared::{
-    config::Route,
+use job::{
+    context::Run,
     error::{ErrorKind, Result},
-    job::Run,
+};
+use platform::{
     kubernetes::{
         poolers::{self, PoolerPod},
         services,
     },
-    postgres::{Source, pgbouncer::Console, read_secret, source::APPLICATION_PREFIX},
-    readiness::{Finding, route as by_route, route::Pooler},
+    pgbouncer::Console,
+    postgres::{Source, read_secret, source::APPLICATION_PREFIX},
+};
+use protocol::{
+    checks::{
+        Finding,
+        route::{self as by_route, Pooler},
+    },
+    route::Route,
 };
 
 use crate::{look::Objects, settings::Settings};

@@ -2,24 +2,32 @@
 
 use std::collections::BTreeMap;
 
-use kube::ResourceExt as _;
-use shared::{
+use job::{
     config::Name,
+    context::Run,
     error::{Error, ErrorKind, Result},
-    job::Run,
+    kubernetes,
+};
+use kube::ResourceExt as _;
+use platform::{
     kubernetes::{
-        self,
         cnpg::{self, Cluster},
-        patroni::{self, Patroni},
         workloads,
-        zalando::{self, CONTROLLER, Postgresql},
+        zalando::{self, Postgresql},
     },
-    postgres::{Lsn, in_recovery, settings::hot_standby, target::Replay},
-    readiness::{
-        Finding,
-        objects::{ClusterSeen, PatroniSeen, SuperuserSeen},
-        servers::{HotStandby, Server, SuperuserOf},
+    patroni::{self, Patroni},
+    postgres::{in_recovery, settings::hot_standby},
+};
+use protocol::{
+    checks::{Finding, objects::PatroniSeen},
+    controllers::suspension::CONTROLLER,
+    snapshot::{
+        Server,
+        kubernetes::{ClusterSeen, SuperuserSeen},
+        settings::{HotStandby, SuperuserOf},
+        target::Replay,
     },
+    wal::Lsn,
 };
 
 use crate::{catalog, sessions::Sides, settings::Settings};

@@ -11,7 +11,7 @@
 //! 2. while the target does not answer: show how far the clone is (`clone.rs`), at most
 //!    `VALIDATE_MAX_SECONDS`
 //! 3. look at both servers and all objects (`look.rs`), judge (`checks.rs` and
-//!    `shared::readiness`), and wait for what comes right by itself (`settle.rs`)
+//!    `protocol::checks`), and wait for what comes right by itself (`settle.rs`)
 //! 4. watch the replay follow the source (`movement.rs`), compare collations (`collations.rs`) and
 //!    row counts (`counts.rs`)
 //! 5. list everything that stands against a cut
@@ -39,17 +39,17 @@ mod settle;
 
 use std::process::ExitCode;
 
+use job::{
+    context::{self, Run},
+    error::{Error, Result},
+};
+use protocol::checks::{objects::replica_mode, worst};
 use sessions::Ends;
 use settings::Settings;
-use shared::{
-    error::Result,
-    job::{self, Run},
-    readiness::{objects::replica_mode, worst},
-};
 use tokio::time::Instant;
 
 fn main() -> ExitCode {
-    job::main(
+    context::main(
         "validate-replication",
         async |settings: Settings, run: Run| run.until_stopped(validate(&settings, &run)).await,
     )
@@ -65,7 +65,7 @@ async fn validate(settings: &Settings, run: &Run) -> Result<()> {
     let source = ends
         .source()
         .await
-        .or_else(|error| following().and(Err(error)))?;
+        .or_else(|error| following().map_err(Error::from).and(Err(error)))?;
     narrate::begin(run, settings, &ends);
 
     drop(arrival::wait(run, settings, &ends, source, deadline).await?);
@@ -83,5 +83,5 @@ async fn validate(settings: &Settings, run: &Run) -> Result<()> {
     }
     findings.extend(settled.of_objects);
     narrate::end(run, &findings);
-    worst(&findings)
+    Ok(worst(&findings)?)
 }

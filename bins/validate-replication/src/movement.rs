@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use shared::{
-    postgres::Lsn,
-    quantity::size,
-    readiness::{Finding, Verdict},
+use job::quantity::size;
+use protocol::{
+    checks::{Finding, Verdict},
+    wal::Lsn,
 };
 
 /// The source's and the target's movement over a while.

@@ -1,9 +1,9 @@
 //! What the log says: the guide's lines (step 1.4), with LSNs and bytes in place of seconds.
 
-use shared::{
-    job::Run,
-    postgres::Lsn,
-    readiness::{Finding, Verdict},
+use job::context::Run;
+use protocol::{
+    checks::{Finding, Verdict},
+    wal::Lsn,
 };
 
 use crate::{counts, sessions::Ends, settings::Settings, settle::Settled};

@@ -1,10 +1,10 @@
 //! One session to each side, read-only by construction, opened anew when one breaks.
 
-use shared::{
+use job::{
     config::{Connection, prefixed},
     error::Result,
-    postgres::{Session, Source, Target, connect, source::APPLICATION_PREFIX},
 };
+use platform::postgres::{Session, Source, Target, connect, source::APPLICATION_PREFIX};
 
 /// Where both sides are.
 pub struct Ends {
@@ -61,7 +61,7 @@ impl Ends {
 
     /// `host:port` of both, for the first line of the log.
     pub fn named(&self) -> (String, String) {
-        use shared::postgres::endpoint;
+        use platform::postgres::endpoint;
         (endpoint(&self.source), endpoint(&self.target))
     }
 }

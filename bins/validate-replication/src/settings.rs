@@ -2,8 +2,9 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use job::config::{App, List, Name, Pairs, Text, optional};
+use protocol::route::Route;
 use serde::Deserialize;
-use shared::config::{App, List, Name, Pairs, Route, Text, optional};
 
 /// What this step is told. The connections `SOURCE_*` and `TARGET_*` are read beside it.
 #[derive(Clone, Debug, Deserialize)]
@@ -28,7 +29,7 @@ pub struct Settings {
     pub app_config_target: Pairs,
     /// How the application will be brought to the target; None: by the Services where the source
     /// has poolers.
-    #[serde(deserialize_with = "shared::config::route")]
+    #[serde(deserialize_with = "job::config::route")]
     pub route: Option<Route>,
     /// The user of the poolers' consoles.
     pub pooler_user: Text,

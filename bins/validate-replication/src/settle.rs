@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use shared::{
+use job::{
+    context::Run,
     error::{ErrorKind, Result},
-    job::Run,
-    kubernetes::patroni::Patroni,
     quantity::size,
-    readiness::{Finding, servers::LAG, worst},
     wait::{Seen, until},
 };
+use platform::patroni::Patroni;
+use protocol::checks::{Finding, servers::LAG, worst};
 use tokio::time::Instant;
 
 use crate::{
@@ -130,7 +130,7 @@ impl Watch<'_> {
         let all: Vec<Finding> = of_servers.iter().chain(of_objects).cloned().collect();
         let waitable = worst(&all)
             .err()
-            .filter(|error| error.kind() == ErrorKind::Transient)?;
+            .filter(|error| error.kind == ErrorKind::Transient)?;
         // A lag is a number that moves: it gets its own lines, and the others are said when they
         // change.
         let (lags, others): (Vec<_>, Vec<_>) =

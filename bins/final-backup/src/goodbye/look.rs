@@ -3,6 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use job::{
+    context::Run,
+    error::{Context as _, Result},
+    kubernetes,
+};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -17,15 +22,9 @@ use kube::{
     api::{ApiResource, DynamicObject, ListParams},
     core::GroupVersionKind,
 };
+use platform::kubernetes::zalando::{self, Postgresql};
+use protocol::controllers::suspension::CONTROLLER;
 use serde_json::{Value, json};
-use shared::{
-    error::{Context as _, Result},
-    job::Run,
-    kubernetes::{
-        self,
-        zalando::{self, CONTROLLER, Postgresql},
-    },
-};
 
 use super::{
     doomed::{Claim, Inventory},

@@ -1,10 +1,10 @@
 //! Who is still connected to the source.
 
-use shared::{
+use job::{
     config::{self, Connection, Text},
     error::{Error, Result},
-    postgres::{connect, source::APPLICATION_PREFIX},
 };
+use platform::postgres::{connect, source::APPLICATION_PREFIX};
 
 use crate::members::Member;
 

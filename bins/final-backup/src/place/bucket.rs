@@ -9,6 +9,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 use crc32c::crc32c_append;
 use futures::{StreamExt as _, TryStreamExt as _};
+use job::error::{Context as _, Error, Result};
 use object_store::{
     BackoffConfig, ObjectStore, ObjectStoreExt as _, PutPayload, RetryConfig,
     aws::{AmazonS3, AmazonS3Builder},
@@ -17,10 +18,7 @@ use object_store::{
     path::Path,
     signer::{Method, SignedUrlOptions, Signer as _},
 };
-use shared::{
-    error::{Context as _, Error, Result},
-    postgres::read_secret,
-};
+use platform::postgres::read_secret;
 use tokio::time::timeout;
 
 use super::{

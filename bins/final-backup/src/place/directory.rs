@@ -10,11 +10,11 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use crc32c::crc32c_append;
-use rustix::fs::{Advice, fadvise, statvfs};
-use shared::{
+use job::{
     error::{Context as _, Error, Result},
     quantity::size,
 };
+use rustix::fs::{Advice, fadvise, statvfs};
 
 use super::{
     COMPLETE, Entry, OnTheirWay, PARTIAL, Stored, UNFINISHED, UNFINISHED_TEXT, none_on_its_way,
@@ -299,7 +299,7 @@ mod tests {
         let (volume, directory) = place(u64::MAX / 1_000_000);
         let error = directory.prepare().unwrap_err();
         assert!(error.to_string().contains("shall stay free"), "{error}");
-        assert_eq!(error.kind(), shared::error::ErrorKind::Refused);
+        assert_eq!(error.kind(), job::error::ErrorKind::Refused);
         let missing = Directory::new(&volume.path().join("none"), "final", 0);
         assert!(
             missing

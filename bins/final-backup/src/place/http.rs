@@ -6,6 +6,8 @@ use std::{fmt, path::Path, time::Duration};
 use async_trait::async_trait;
 use http_body_util::BodyExt as _;
 use hyper_util::client::legacy::Error as ClientError;
+use job::error::{Error, Result};
+use job::http::{self, Limits, http_client, request_body};
 use object_store::{
     ClientOptions,
     client::{
@@ -14,10 +16,6 @@ use object_store::{
     },
 };
 use openssl::ssl::{SslConnector, SslMethod};
-use shared::{
-    error::{Error, Result},
-    http::{self, Limits, http_client, request_body},
-};
 use tokio::time::timeout;
 use tower_http::timeout::TimeoutBody;
 

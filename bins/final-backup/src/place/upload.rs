@@ -4,15 +4,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream::FuturesUnordered};
+use job::{
+    error::{Error, Result},
+    quantity::size,
+};
 use object_store::{
     ObjectStoreExt as _, PutPayload,
     aws::AmazonS3,
     multipart::{MultipartStore as _, PartId},
     path::Path,
-};
-use shared::{
-    error::{Error, Result},
-    quantity::size,
 };
 use tokio::task::JoinHandle;
 

@@ -2,10 +2,8 @@
 //! (access/xlog_internal.h, XLogPageHeaderData). Only behind a switch to the next segment are pages
 //! empty, and then all of them up to its end.
 
-use shared::{
-    error::{Error, Result},
-    postgres::Lsn,
-};
+use job::error::{Error, Result};
+use protocol::wal::Lsn;
 
 /// XLOG_BLCKSZ.
 const PAGE_BYTES: u64 = 8192;

@@ -1,7 +1,7 @@
 //! Whether the target will be let in: TLS, the role, its password, pg_hba, and free places for its
 //! connections.
 
-use shared::config::SslMode;
+use job::config::SslMode;
 
 use super::{Finding, some};
 use crate::{
@@ -288,7 +288,7 @@ fn way_back(facts: &Facts) -> Vec<Finding> {
 /// The Secret that the target logs in with, for messages.
 pub fn secret(settings: &Settings) -> String {
     match settings.source_auth {
-        SourceAuth::Standby => shared::kubernetes::zalando::credentials_secret(
+        SourceAuth::Standby => platform::kubernetes::zalando::credentials_secret(
             &settings.source_cluster,
             SourceAuth::Standby.role(),
         ),

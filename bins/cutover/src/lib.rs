@@ -1,0 +1,125 @@
+//! The cutover and the rollback on real servers: what they are told ([`settings`]), the ways in
+//! (here), and the world that the protocol drives (`live`).
+
+mod dry_run;
+mod failpoint;
+mod live;
+mod preflight;
+mod receipt;
+pub mod settings;
+
+use job::{
+    config::{Connection, prefixed},
+    context::Run,
+    error::{Error, ErrorKind, Result},
+    lease,
+};
+use protocol::checks as readiness;
+
+use crate::{
+    live::{Live, abort},
+    settings::Settings,
+};
+use protocol::{
+    decide,
+    driver::{self as drive, World as _},
+    rollback::{self as back, Outlook},
+    stops,
+};
+
+/// Moves the application from the source to the target, or goes on where an earlier run ended.
+///
+/// # Errors
+/// Refused when the application runs on the source as before, Unsafe when a person must look,
+/// Transient when another run goes on.
+pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
+    let (source, target): (Connection, Connection) = (prefixed("SOURCE_")?, prefixed("TARGET_")?);
+    let limits = settings.limits();
+    let mut world = Live::new(run.clone(), settings.clone(), source, target);
+    if settings.dry_run {
+        return dry_run(&mut world, &settings, &run).await;
+    }
+    let lease = lease::take(&run.client, &run.namespace, &world.record_name(), "cutover").await;
+    let lease =
+        lease.map_err(|error| error.hint("follow its log; this one has changed nothing"))?;
+    let outcome = async {
+        world.begin_anew_after_return().await?;
+        drive::drive(&mut world, &limits).await?;
+        world.narrate_end();
+        Ok(())
+    }
+    .await;
+    lease.release().await;
+    if outcome.is_err()
+        && let Ok(journal) = world.journal().await
+    {
+        run.report
+            .info(format!("as it stands {}", stops::words(&journal)));
+    }
+    outcome
+}
+
+/// Brings the application back to the source, from outside, when no cutover runs any more.
+///
+/// # Errors
+/// Refused when that is no longer possible, or a cutover runs; Transient when another run goes on.
+pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
+    let (source, target): (Connection, Connection) = (prefixed("SOURCE_")?, prefixed("TARGET_")?);
+    let limits = settings.limits();
+    let mut world = Live::new(run.clone(), settings.clone(), source, target).going_back();
+    match back::outlook(&world.journal().await?) {
+        Outlook::TooLate(error) => return Err(error.into()),
+        Outlook::Nothing(why) => {
+            run.report.info(why);
+            return Ok(());
+        }
+        Outlook::Possible if settings.dry_run => {
+            run.report.info(
+                "a cutover has begun and there is a way back: without DRY_RUN everything \
+                    that it changed is put back",
+            );
+            return Ok(());
+        }
+        Outlook::Possible => {}
+    }
+    let lease = lease::take(&run.client, &run.namespace, &world.record_name(), "cutover")
+        .await
+        .map_err(|error| {
+            error.hint(format!(
+                "ask it to go back by itself: kubectl annotate cronjob/{} {}=true",
+                abort::CRON_JOB,
+                abort::ANNOTATION
+            ))
+        })?;
+    let outcome = drive::drive(&mut world, &limits).await.map_err(Error::from);
+    lease.release().await;
+    match outcome {
+        // To have gone back is what a cutover is refused for, and what a rollback was asked for.
+        Err(error)
+            if error.kind() == ErrorKind::Refused && world.journal().await?.returned.is_some() =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Looks once and prints the plan; what it asks the API server to change are dry runs there, too.
+async fn dry_run(world: &mut Live, settings: &Settings, run: &Run) -> Result<()> {
+    let (journal, seen) = world.observe().await?;
+    if journal.started.is_some() {
+        let next = decide::decide(&journal, &seen, &settings.limits());
+        run.report.info(format!(
+            "a cutover has begun; the next decision would be {next:?}"
+        ));
+        return Ok(());
+    }
+    for line in dry_run::lines(&seen, settings) {
+        run.report.info(line);
+    }
+    let possible = match readiness::worst(&seen.readiness) {
+        Ok(()) => world.try_late_changes().await,
+        Err(failure) => Err(failure.into()),
+    };
+    possible.map_err(|error: Error| error.hint("this was a dry run; mend this before the window"))
+}

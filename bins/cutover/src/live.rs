@@ -1,0 +1,301 @@
+//! The real world: sessions to both servers, Patroni's REST API, and the Kubernetes API.
+
+pub mod abort;
+mod admission_check;
+mod application;
+mod clients;
+mod controllers;
+mod effects;
+mod log;
+mod observe;
+mod poolers;
+mod servers;
+mod session;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use job::{
+    config::Connection,
+    context::Run,
+    error::{Error, Result},
+    record_store::{Record, Saved},
+};
+use platform::{
+    kubernetes::{
+        cnpg::{self, Cluster},
+        zalando::{self, Postgresql},
+    },
+    patroni::{Member, Patroni},
+    postgres::{Source, Target},
+};
+use protocol::failure::Failure;
+use protocol::record::name as of_cut;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{failpoint::reached, receipt, settings::Settings};
+use clients::Pods;
+use poolers::Poolers;
+use protocol::{
+    decision::{Action, first_word},
+    driver::{Heading, Pace, World},
+    record::{Fact, Journal, Start},
+    snapshot::Observation,
+};
+use session::{Line, limited};
+
+/// Between looks while something is on its way: short, because clients wait.
+const CLOSE_PAUSE: Duration = Duration::from_millis(20);
+/// Longest pause between looks while the target promotes, and how often it is asked meanwhile.
+const PROMOTION_PAUSE: Duration = Duration::from_millis(200);
+const PROMOTION_POLL: Duration = Duration::from_millis(10);
+/// More than any single call waits; what is safe to repeat goes on where it was.
+const EFFECT_MAX: Duration = Duration::from_secs(30);
+/// Twice the limit of a checkpoint.
+const CHECKPOINTS_MAX: Duration = Duration::from_secs(1200);
+/// After a failure.
+const FAILED_PAUSE: Duration = Duration::from_millis(500);
+
+/// The servers and objects of this migration.
+pub struct Live {
+    run: Run,
+    settings: Settings,
+    /// The source's leader: by its Service until the start, by its own address from then on.
+    source: Line<Source>,
+    target: Line<Target>,
+    /// The Service that leads to the source, and to the target one day.
+    service_at: Connection,
+    target_at: Connection,
+    poolers: Poolers,
+    patroni: Patroni,
+    postgresqls: kube::Api<Postgresql>,
+    clusters: kube::Api<Cluster>,
+    /// As last read; None until the first look.
+    record: Option<Record<Journal>>,
+    /// The members of the source at the last look.
+    members: Vec<Member>,
+    /// The last look: an effect acts only on what still is as it was seen.
+    last: Option<Observation>,
+    heading: Heading,
+    /// For the names of clients.
+    pods: Pods,
+    /// That it is too late to go back was said.
+    told_too_late: bool,
+}
+
+impl Live {
+    /// Opens nothing yet: every look reconnects what is missing.
+    pub fn new(run: Run, settings: Settings, source: Connection, target: Connection) -> Self {
+        let login = platform::kubernetes::poolers::login(
+            &settings.source_cluster,
+            &settings.pooler_user,
+            &settings.pooler_password_file,
+        );
+        Self {
+            postgresqls: zalando::postgresqls(&run.client, &run.namespace),
+            clusters: cnpg::clusters(&run.client, &run.namespace),
+            source: Line::new(source.clone(), &settings.database),
+            target: Line::new(target.clone(), &settings.database),
+            service_at: source,
+            target_at: target,
+            poolers: Poolers::new(login),
+            patroni: Patroni::default(),
+            record: None,
+            members: Vec::new(),
+            last: None,
+            heading: Heading::Forward,
+            pods: Pods::default(),
+            told_too_late: false,
+            run,
+            settings,
+        }
+    }
+
+    /// For a program that never goes forward.
+    #[must_use]
+    pub fn going_back(mut self) -> Self {
+        self.heading = Heading::Back;
+        self
+    }
+
+    /// The record as it is now.
+    ///
+    /// # Errors
+    /// The API's; Unsafe for one that cannot be read.
+    pub async fn journal(&self) -> Result<Journal> {
+        self.load().await.map(|record| record.facts)
+    }
+
+    /// The last look.
+    fn last(&self) -> Result<&Observation> {
+        self.last
+            .as_ref()
+            .ok_or_else(|| Error::contradiction("an action before the first look"))
+    }
+
+    /// The promotion was asked for, and the target was still a standby at the last look.
+    fn promotes(&self) -> bool {
+        let asked = self
+            .record
+            .as_ref()
+            .is_some_and(|record| record.facts.past_return());
+        let standby = |last: &Observation| {
+            !last.follows
+                && last
+                    .target
+                    .answer()
+                    .is_some_and(|target| target.in_recovery)
+        };
+        asked && self.last.as_ref().is_some_and(standby)
+    }
+
+    /// Asks the target alone, and not for long: a look at everything takes time from the promotion,
+    /// and sees its end later.
+    async fn until_promoted(&self) {
+        let until = Instant::now() + PROMOTION_PAUSE;
+        while Instant::now() < until {
+            sleep(PROMOTION_POLL).await;
+            let standby = match self.target.session() {
+                Ok(target) => limited(target.in_recovery()).await,
+                Err(error) => Err(error),
+            };
+            if !standby.unwrap_or(false) {
+                return;
+            }
+        }
+    }
+
+    /// Name of the ConfigMap that holds the journal.
+    pub fn record_name(&self) -> String {
+        of_cut(&self.settings.target_cluster)
+    }
+
+    async fn load(&self) -> Result<Record<Journal>> {
+        Record::load(&self.run.client, &self.run.namespace, &self.record_name()).await
+    }
+
+    /// An attempt that went back is over: a new run begins anew. Anything else goes on where it
+    /// stands.
+    pub async fn begin_anew_after_return(&mut self) -> Result<()> {
+        let mut record = self.load().await?;
+        if record.facts.returned.is_some() && !self.settings.dry_run {
+            let reason = record
+                .facts
+                .going_back
+                .as_ref()
+                .map_or("", |back| back.reason.as_str())
+                .to_owned();
+            self.run.report.info(format!(
+                "an earlier attempt went back ({reason}); beginning anew"
+            ));
+            let anew = record.facts.with(Fact::Anew);
+            record
+                .save(&self.run.client, &self.run.namespace, anew)
+                .await?;
+        }
+        match record.facts.started {
+            None => {
+                receipt::none_yet(
+                    &self.run.client,
+                    &self.run.namespace,
+                    &self.settings.target_cluster,
+                )
+                .await
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+impl World for Live {
+    async fn observe(&mut self) -> Result<(Journal, Observation), Failure> {
+        Ok(self.look().await?)
+    }
+
+    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>, Failure> {
+        // Taken, so that after an error, when it is unknown whether the write arrived, only a new
+        // look goes on.
+        let Some(mut record) = self.record.take() else {
+            return Ok(None);
+        };
+        if let Fact::Started(start) = &fact {
+            self.try_late_changes().await?;
+            // The guide's own record of the counts comes first: it must never be missing when the
+            // journal has begun.
+            self.save_replica_counts(start).await?;
+        }
+        let facts = record.facts.with(fact.clone());
+        let moment = format!("record {}", first_word(&format!("{fact:?}")));
+        reached(&format!("before {moment}"), &self.run.report).await;
+        let saved = record
+            .save(&self.run.client, &self.run.namespace, facts)
+            .await?;
+        reached(&format!("after {moment}"), &self.run.report).await;
+        match saved {
+            Saved::Yes => {
+                self.narrate_fact(&fact, &record.facts);
+                let journal = record.facts.clone();
+                self.record = Some(record);
+                Ok(Some(journal))
+            }
+            Saved::Conflict => {
+                self.run.report.warning(
+                    "Conflict",
+                    "another cutover has written to the record; looking again",
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>, Failure> {
+        self.narrate_action(action);
+        reached(&format!("before {}", action.name()), &self.run.report).await;
+        let outcome = match timeout(effect_max(action), self.act(action, start)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                // What was asked is still on its way in these sessions.
+                self.source.forget();
+                self.target.forget();
+                Err(Error::transient(format!(
+                    "{} did not end in time",
+                    action.name()
+                )))
+            }
+        };
+        reached(&format!("after {}", action.name()), &self.run.report).await;
+        Ok(outcome?)
+    }
+
+    async fn pause(&mut self, missing: &str, pace: Pace) {
+        self.run.report.waiting(missing);
+        match pace {
+            Pace::Close if self.promotes() => self.until_promoted().await,
+            Pace::Close => sleep(CLOSE_PAUSE).await,
+            Pace::Failed => sleep(FAILED_PAUSE).await,
+        }
+    }
+
+    fn stop_asked(&self) -> bool {
+        self.run.stop.asked()
+    }
+
+    fn heading(&self) -> Heading {
+        self.heading
+    }
+}
+
+/// A server whose volume hangs takes a statement and never answers; SIGTERM, an abort and the
+/// deadline are heeded between effects.
+fn effect_max(action: &Action) -> Duration {
+    match action {
+        // Clients are served meanwhile, and its statements have a limit of their own on each side.
+        Action::Checkpoint => CHECKPOINTS_MAX,
+        _ => EFFECT_MAX,
+    }
+}
+
+/// The wall clock, for the record.
+fn now() -> Timestamp {
+    Timestamp::now()
+}

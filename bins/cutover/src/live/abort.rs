@@ -1,0 +1,45 @@
+//! Who asks the cutover to end: the pod's SIGTERM, an annotation, or a key of the record.
+
+use job::{context::Run, error::Result, kubernetes};
+use k8s_openapi::{api::batch::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::Deserialize;
+
+use protocol::record::Journal;
+
+/// A CronJob, of which only the annotations matter here.
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = "v1::CronJob")]
+struct CronJob {
+    metadata: ObjectMeta,
+}
+
+/// The object that a person annotates.
+pub const CRON_JOB: &str = "replica-migration-cutover";
+/// The annotation; any value but `false` counts.
+pub const ANNOTATION: &str = "replica-migration/abort";
+
+/// The reason to go back, if somebody asks for that.
+///
+/// # Errors
+/// The API's.
+pub async fn asked(run: &Run, journal: &Journal) -> Result<Option<String>> {
+    if run.stop.asked() {
+        return Ok(Some("asked to end (SIGTERM)".to_owned()));
+    }
+    if journal.abort.is_some() {
+        return Ok(Some(
+            "asked to go back (key abort of the record)".to_owned(),
+        ));
+    }
+    let cron_jobs: Api<CronJob> = Api::namespaced(run.client.clone(), &run.namespace);
+    let found = kubernetes::get(&cron_jobs, CRON_JOB).await?;
+    let value = found
+        .as_ref()
+        .and_then(|found| found.annotations().get(ANNOTATION));
+    Ok(value.filter(|value| *value != "false").map(|_| {
+        format!(
+            "asked to go back (kubectl annotate cronjob/{CRON_JOB} {ANNOTATION}- takes that back)"
+        )
+    }))
+}

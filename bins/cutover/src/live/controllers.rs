@@ -1,0 +1,250 @@
+//! Reads and sets the fields that keep others still, whatever kind of object they are in.
+
+use job::{
+    error::{Context as _, Error, ErrorKind, Result, is_conflict, is_not_found},
+    kubernetes::by_us,
+};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch},
+};
+use protocol::checks::{Finding, Verdict};
+use serde_json::Value;
+
+use protocol::controllers::{
+    detection::{self as contenders, Changed, Owner},
+    suspension::{Freeze, Object, Standing},
+};
+
+/// What is looked for in one namespace.
+pub struct Where<'a> {
+    /// As this Job's ServiceAccount.
+    pub client: &'a Client,
+    /// The migration's own.
+    pub namespace: &'a str,
+}
+
+/// Everybody who would undo the cut, and what is to be said about them.
+#[derive(Default)]
+pub struct Contenders {
+    /// To be frozen, as they stand.
+    pub standing: Vec<Standing>,
+    /// What else is worth knowing.
+    pub findings: Vec<Finding>,
+}
+
+impl Where<'_> {
+    fn api(&self, object: &Object) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk(&object.group, &object.version, &object.kind);
+        let resource = ApiResource::from_gvk_with_plural(&kind, &object.plural);
+        let namespace = object.namespace.as_deref().unwrap_or(self.namespace);
+        Api::namespaced_with(self.client.clone(), namespace, &resource)
+    }
+
+    async fn get(&self, object: &Object) -> Result<Option<Value>> {
+        match self.api(object).get(&object.name).await {
+            Ok(found) => Ok(Some(serde_json::to_value(found)?)),
+            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) => Err(error).context(format!("reading {object}")),
+        }
+    }
+
+    /// All objects of this object's kind; none where the kind is not installed.
+    async fn list(&self, like: &Object, labels: Option<&str>) -> Result<Vec<Value>> {
+        let params = labels.map_or_else(ListParams::default, |labels| {
+            ListParams::default().labels(labels)
+        });
+        match self.api(like).list(&params).await {
+            Ok(list) => Ok(list
+                .items
+                .into_iter()
+                .map(serde_json::to_value)
+                .collect::<Result<_, _>>()?),
+            Err(error) if is_not_found(&error) => Ok(Vec::new()),
+            Err(error) => Err(error).context(format!("listing {}.{}", like.plural, like.group)),
+        }
+    }
+
+    /// How a field stands now, and the Jobs that run when its object is a CronJob.
+    async fn standing(&self, freeze: &Freeze) -> Result<(Standing, Vec<String>)> {
+        let found = self.get(&freeze.object).await?;
+        let now = Freeze {
+            was: found
+                .as_ref()
+                .map_or(Value::Null, |object| freeze.read(object)),
+            ..freeze.clone()
+        };
+        let version = found
+            .as_ref()
+            .and_then(|object| object["metadata"]["resourceVersion"].as_str());
+        let version = version.map(str::to_owned);
+        Ok((
+            Standing { now, version },
+            found.as_ref().map(active_jobs).unwrap_or_default(),
+        ))
+    }
+
+    /// How these fields stand now, and the Jobs of the application that run.
+    ///
+    /// # Errors
+    /// The API's.
+    pub async fn read(
+        &self,
+        freezes: impl Iterator<Item = &Freeze>,
+    ) -> Result<(Vec<Standing>, Vec<String>)> {
+        let each =
+            futures::future::try_join_all(freezes.map(|freeze| self.standing(freeze))).await?;
+        let (standing, jobs): (Vec<_>, Vec<_>) = each.into_iter().unzip();
+        Ok((standing, jobs.concat()))
+    }
+
+    /// Gives a field this value where its object still is as it was seen: a write that comes late
+    /// must not hit what has moved.
+    ///
+    /// # Errors
+    /// The API's; Transient when it has moved.
+    pub async fn set(&self, freeze: &Freeze, value: &Value, version: &str) -> Result<()> {
+        let patch = Patch::Merge(freeze.patch(value, version));
+        match self
+            .api(&freeze.object)
+            .patch(&freeze.object.name, &by_us(), &patch)
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(error) if is_conflict(&error) => Err(Error::transient(format!(
+                "{} has just been changed",
+                freeze.object
+            ))),
+            Err(error) => Err(error).context(format!("patching {}", freeze.object)),
+        }
+    }
+
+    /// Who would undo a change of these objects. `cron_jobs` are names, `labels` selects more of
+    /// them.
+    ///
+    /// # Errors
+    /// The API's; Config for a CronJob that does not exist.
+    pub async fn find(
+        &self,
+        changed: &[Changed],
+        argo: &str,
+        cron_jobs: &[String],
+        labels: Option<&str>,
+    ) -> Result<Contenders> {
+        let workloads: Vec<Object> = changed
+            .iter()
+            .map(|one| one.object.clone())
+            .filter(|object| object.group == "apps")
+            .collect();
+        let (owners, (scalers, keda), cron_jobs) = futures::try_join!(
+            self.owners(contenders::owners(changed, argo)),
+            self.scalers(&workloads),
+            self.cron_jobs(cron_jobs, labels)
+        )?;
+        let mut all = Contenders::default();
+        let freezes = contenders::flux(changed)
+            .into_iter()
+            .chain(owners.freezes)
+            .chain(keda.freezes);
+        let freezes: Vec<Freeze> = freezes
+            .chain(cron_jobs.iter().map(contenders::cron_job))
+            .collect();
+        (all.standing, _) = self.read(freezes.iter()).await?;
+        all.findings = contenders::findings(changed, &scalers, &workloads);
+        all.findings
+            .extend(owners.findings.into_iter().chain(keda.findings));
+        Ok(all)
+    }
+
+    async fn owners(&self, owners: Vec<Owner>) -> Result<Found> {
+        let mut found = Found::default();
+        for owner in owners {
+            match self.get(&owner.object).await {
+                Ok(Some(object)) => found.freezes.extend(contenders::pause(&owner, &object)),
+                Ok(None) => {}
+                Err(error) => found.findings.push(unreadable(
+                    &owner.object,
+                    &owner.manages.join(", "),
+                    error,
+                )?),
+            }
+        }
+        Ok(found)
+    }
+
+    /// HorizontalPodAutoscalers and KEDA's ScaledObjects; without workloads that are scaled nobody
+    /// is asked.
+    async fn scalers(&self, workloads: &[Object]) -> Result<(Vec<Value>, Found)> {
+        let mut found = Found::default();
+        if workloads.is_empty() {
+            return Ok((Vec::new(), found));
+        }
+        let scaler = Object::of(
+            "autoscaling",
+            "v2",
+            "HorizontalPodAutoscaler",
+            "horizontalpodautoscalers",
+            "",
+        );
+        let scaled = Object::of("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", "");
+        let scalers = self.list(&scaler, None).await?;
+        // KEDA's autoscalers tell of it; without any nothing is asked that nobody has granted.
+        let by_keda = contenders::keda_scales(&scalers, workloads);
+        if !by_keda.is_empty() {
+            match self.list(&scaled, None).await {
+                Ok(objects) => found.freezes = contenders::keda(&objects, workloads),
+                Err(error) => found
+                    .findings
+                    .push(unreadable(&scaled, &by_keda.join(", "), error)?),
+            }
+        }
+        Ok((scalers, found))
+    }
+
+    async fn cron_jobs(&self, names: &[String], labels: Option<&str>) -> Result<Vec<Value>> {
+        let mut all = Vec::new();
+        for name in names {
+            let object = Object::of("batch", "v1", "CronJob", "cronjobs", name);
+            all.push(self.get(&object).await?.ok_or_else(|| {
+                Error::config(format!("the CronJob {name} does not exist"))
+                    .hint("correct APP_CRONJOBS in the ConfigMap replica-migration")
+            })?);
+        }
+        if labels.is_some() {
+            let any = Object::of("batch", "v1", "CronJob", "cronjobs", "");
+            all.extend(self.list(&any, labels).await?);
+        }
+        Ok(all)
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    freezes: Vec<Freeze>,
+    findings: Vec<Finding>,
+}
+
+/// An owner that is there and may not be read would act in the middle of the cut.
+fn unreadable(object: &Object, manages: &str, error: Error) -> Result<Finding> {
+    if error.kind() != ErrorKind::Config {
+        return Err(error);
+    }
+    let found = format!("{} manages {manages}, and {error}", object.kind);
+    Ok(Finding::ok(
+        "owners of what is changed",
+        "every owner can be paused",
+        found,
+    )
+    .but(
+        Verdict::Misconfigured,
+        "take manifests/components/keda or flux into your overlay, or apply manifests/gitops/argo \
+         in Argo CD's namespace; or pause it by hand and remove its mark from the objects",
+    ))
+}
+
+fn active_jobs(object: &Value) -> Vec<String> {
+    let active = object["status"]["active"].as_array().into_iter().flatten();
+    active
+        .filter_map(|job| job["name"].as_str().map(str::to_owned))
+        .collect()
+}

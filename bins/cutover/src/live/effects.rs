@@ -1,0 +1,318 @@
+//! The effects, one short function each.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use job::{
+    error::{Context as _, Error, Result},
+    kubernetes,
+};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, ResourceExt as _};
+use platform::{
+    kubernetes::{cnpg, services, workloads},
+    patroni::Member,
+    postgres::Source,
+};
+use protocol::{
+    record::labels,
+    route::Route,
+    snapshot::{kubernetes::Selector, source::Incarnation},
+};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Live,
+    controllers::Where,
+    now,
+    session::{Dial as _, limited},
+};
+use protocol::{
+    controllers::suspension::Freeze,
+    decision::Action,
+    record::{Fact, Marker, Promoted, Readers, Start},
+};
+
+/// So long restartpoints are repeated before the next look.
+const RESTARTPOINTS: Duration = Duration::from_millis(200);
+const RESTARTPOINT_PAUSE: Duration = Duration::from_millis(5);
+
+impl Live {
+    pub(super) async fn act(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
+        let (client, namespace) = (self.run.client.clone(), self.run.namespace.clone());
+        match action {
+            Action::Freeze(key) => {
+                self.set_field(start, key, |freeze| freeze.frozen.clone())
+                    .await?
+            }
+            Action::Thaw(key) => {
+                self.set_field(start, key, |freeze| freeze.was.clone())
+                    .await?
+            }
+            Action::Checkpoint => return self.checkpoint().await.map(Some),
+            Action::PausePoolers => {
+                let seen = self.last()?.poolers.clone();
+                self.poolers.pause(&seen).await?;
+            }
+            Action::Hold => self.hold().await?,
+            Action::Block => self.block(start).await?,
+            Action::EndSessions => return self.end_sessions().await.map(Some),
+            Action::Fence(incarnation) => self.stop(*incarnation).await?,
+            Action::Restartpoint => self.restartpoint().await?,
+            Action::Promote => cnpg::promote(&self.clusters, &self.settings.target_cluster).await?,
+            Action::ProveWrite => return self.prove_write().await.map(Some),
+            Action::Route => {
+                self.point_to(start, &some(&self.settings.app_config_target.0))
+                    .await?
+            }
+            Action::Unroute => self.point_to(start, &start.config.values).await?,
+            Action::ScaleDown => self.scale(&nothing(start)).await?,
+            Action::ScaleUp => self.scale(&self.idle(start)?).await?,
+            Action::TurnServices => {
+                let turned = self.turned()?;
+                let each = turned.iter().map(|(name, selector)| {
+                    services::select(&client, &namespace, name, Some(selector))
+                });
+                futures::future::try_join_all(each).await?;
+            }
+            Action::ReturnServices => {
+                for name in self.last()?.services.keys() {
+                    let before = start.services.get(name).cloned().flatten();
+                    services::select(&client, &namespace, name, before.as_ref()).await?;
+                    if before.is_none() {
+                        services::remove_slices(&client, &namespace, name).await?;
+                    }
+                }
+            }
+            Action::ResumePoolers => {
+                let seen = self.last()?.poolers.clone();
+                self.poolers.resume(&seen).await?;
+            }
+            Action::EndReaders => return Ok(Some(Fact::Readers(self.end_readers().await))),
+            Action::WriteReceipt => return self.write_receipt(start).await.map(Some),
+            Action::RestartSource => self.patroni.restart(self.member(&start.leader)?).await?,
+            Action::Unblock => {
+                let change = json!({"pause": start.paused, "postgresql": {"parameters": {"default_transaction_read_only": start.read_only}}});
+                self.patch_patroni(&change).await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// The Services that there are, with what shall stand behind them.
+    pub(super) fn turned(&self) -> Result<BTreeMap<String, Selector>> {
+        let there = &self.last()?.services;
+        let mut turned = self.settings.services();
+        turned.retain(|name, _| there.contains_key(name));
+        Ok(turned)
+    }
+
+    /// Gives a recorded field a value, if its object still is as it was seen.
+    async fn set_field(
+        &self,
+        start: &Start,
+        key: &str,
+        value: impl Fn(&Freeze) -> Value,
+    ) -> Result<()> {
+        let Some(freeze) = start.freezes.iter().find(|freeze| freeze.key() == key) else {
+            return Err(Error::contradiction(format!("{key} is not recorded")));
+        };
+        let standing = self.last()?.standing(freeze);
+        let Some(version) = standing.and_then(|standing| standing.version.as_deref()) else {
+            return Ok(());
+        };
+        let place = Where {
+            client: &self.run.client,
+            namespace: &self.run.namespace,
+        };
+        place.set(freeze, &value(freeze), version).await
+    }
+
+    /// The recorded counts of what stands at 0; any other number is somebody else's wish.
+    fn idle(&self, start: &Start) -> Result<BTreeMap<String, i32>> {
+        let apps = &self.last()?.apps;
+        let at_zero = |name: &String| apps.get(name).is_some_and(|app| app.wanted == 0);
+        let idle = start.replicas.iter().filter(|(name, _)| at_zero(name));
+        Ok(idle.map(|(name, count)| (name.clone(), *count)).collect())
+    }
+
+    async fn scale(&self, wanted: &BTreeMap<String, i32>) -> Result<()> {
+        workloads::scale(
+            &self.run.client,
+            &self.run.namespace,
+            wanted,
+            &self.last()?.apps,
+        )
+        .await
+    }
+
+    async fn checkpoint(&self) -> Result<Fact> {
+        self.source.session()?.checkpoint().await?;
+        self.target.session()?.checkpoint().await?;
+        Ok(Fact::Checkpointed(now()))
+    }
+
+    async fn hold(&self) -> Result<()> {
+        self.patch_patroni(&json!({"pause": true, "postgresql": {"parameters": {"default_transaction_read_only": "on"}}}))
+            .await
+    }
+
+    async fn block(&self, start: &Start) -> Result<()> {
+        if start.route == Route::Service {
+            return self.hold().await;
+        }
+        let nothing = nothing(start);
+        let (held, scaled) = futures::join!(self.hold(), self.scale(&nothing));
+        held.and(scaled)
+    }
+
+    async fn end_sessions(&mut self) -> Result<Fact> {
+        let source = self.source.session()?;
+        let ended = source.end_client_sessions().await?;
+        let (at, lsn) = (now(), source.marker().await?);
+        Ok(Fact::Marker(Marker {
+            at,
+            lsn,
+            sessions_ended: self
+                .pods
+                .named(&self.run.client, &self.run.namespace, &ended)
+                .await,
+        }))
+    }
+
+    /// Stops the run of the server that was decided on. The session ends with that run, so a late
+    /// stop cannot hit another.
+    async fn stop(&self, incarnation: Incarnation) -> Result<()> {
+        let source = self.source.session()?;
+        match source.incarnation().await {
+            Ok(running) if running == incarnation => source.stop_server().await,
+            // Another run, or this one is ending already: the next look tells.
+            _ => Ok(()),
+        }
+    }
+
+    /// Again and again for a moment: asking the target alone is quicker than a look at everything,
+    /// which must follow in any case. What is waited for is a shutdown checkpoint behind the
+    /// source's position; what it proves is for `decide`.
+    async fn restartpoint(&self) -> Result<()> {
+        let target = self.target.session()?;
+        let fenced = self
+            .record
+            .as_ref()
+            .and_then(|record| record.facts.fenced.as_ref());
+        let since = fenced.map(|fenced| fenced.lsn);
+        let until = Instant::now() + RESTARTPOINTS;
+        loop {
+            target.checkpoint().await?;
+            let control = target.control_checkpoint().await?;
+            let stopped = since.is_some_and(|since| control.ends_a_run_after(since));
+            if stopped || Instant::now() >= until {
+                return Ok(());
+            }
+            sleep(RESTARTPOINT_PAUSE).await;
+        }
+    }
+
+    /// The source's standbys go on answering reads with what will be ever older: their sessions are
+    /// ended, as far as they can be reached, and come back through the turned Service.
+    async fn end_readers(&mut self) -> Readers {
+        let (service, database) = (&self.service_at, &self.settings.database);
+        let each = self.members.iter().map(|member| async move {
+            let mut at = service.clone();
+            let address = member.server?;
+            (at.hostaddr, at.port) = (Some(address.ip()), address.port());
+            let asked = limited(async {
+                let session = Source::dial(at, database.clone()).await?;
+                session.end_client_sessions().await
+            });
+            asked.await.ok()
+        });
+        let ended: Vec<_> = futures::future::join_all(each)
+            .await
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
+        Readers {
+            at: now(),
+            ended: self
+                .pods
+                .named(&self.run.client, &self.run.namespace, &ended)
+                .await,
+        }
+    }
+
+    async fn prove_write(&self) -> Result<Fact> {
+        let target = self.target.session()?;
+        target.prove_write().await?;
+        Ok(Fact::Promoted(Promoted {
+            at: now(),
+            timeline: target.identity().await?.timeline,
+        }))
+    }
+
+    async fn point_to(
+        &self,
+        start: &Start,
+        values: &BTreeMap<String, Option<String>>,
+    ) -> Result<()> {
+        let maps: Api<ConfigMap> = Api::namespaced(self.run.client.clone(), &self.run.namespace);
+        kubernetes::merge(&maps, &start.config.name, json!({"data": values}))
+            .await
+            .map(drop)
+    }
+
+    async fn patch_patroni(&self, change: &serde_json::Value) -> Result<()> {
+        let mut last = Error::transient("no member of the source has introduced itself");
+        // Any member takes the change for all of them; the leader comes first.
+        for member in &self.members {
+            match self.patroni.patch_config(member, change).await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn member(&self, name: &str) -> Result<&Member> {
+        self.members
+            .iter()
+            .find(|member| member.name == name)
+            .ok_or_else(|| Error::transient(format!("the member {name} has no pod")))
+    }
+
+    /// The ConfigMap `cutover-replica-counts` of guide.md, from which a person can restore the
+    /// counts by hand.
+    pub(super) async fn save_replica_counts(&self, start: &Start) -> Result<()> {
+        let maps: Api<ConfigMap> = Api::namespaced(self.run.client.clone(), &self.run.namespace);
+        let mut map = ConfigMap::default();
+        map.metadata.name = Some("cutover-replica-counts".into());
+        map.metadata.labels = Some(labels());
+        map.data = Some(
+            start
+                .replicas
+                .iter()
+                .map(|(name, count)| (name.clone(), count.to_string()))
+                .collect(),
+        );
+        kubernetes::apply(&maps, &map.name_any(), &map)
+            .await
+            .context("recording the replica counts")
+            .map(drop)
+    }
+}
+
+fn nothing(start: &Start) -> BTreeMap<String, i32> {
+    start
+        .replicas
+        .keys()
+        .map(|name| (name.clone(), 0))
+        .collect()
+}
+
+fn some(values: &BTreeMap<String, String>) -> BTreeMap<String, Option<String>> {
+    values
+        .iter()
+        .map(|(key, value)| (key.clone(), Some(value.clone())))
+        .collect()
+}

@@ -1,0 +1,101 @@
+//! The pods of the source's old poolers and their consoles.
+
+use std::collections::BTreeMap;
+
+use job::{
+    config::{Connection, Text},
+    error::Result,
+};
+use platform::{
+    kubernetes::poolers::PoolerPod,
+    pgbouncer::{Console, State},
+};
+
+use super::session::{Line, limited};
+use protocol::snapshot::{PoolerSeen, PoolerState};
+
+/// Consoles by pod, opened beforehand.
+pub struct Poolers {
+    /// User, password and TLS; the host is each pod's own.
+    login: Connection,
+    lines: BTreeMap<String, Line<Console>>,
+}
+
+impl Poolers {
+    /// Nothing is opened yet.
+    pub fn new(login: Connection) -> Self {
+        Self {
+            login,
+            lines: BTreeMap::new(),
+        }
+    }
+
+    /// Asks every pod for its state, at the same time.
+    pub async fn look(&mut self, pods: &[PoolerPod]) -> Vec<(String, Result<PoolerState>)> {
+        let none: Text = "pgbouncer".parse().expect("a name that is not empty");
+        self.lines
+            .retain(|name, _| pods.iter().any(|pod| pod.name == *name));
+        for pod in pods {
+            let line = self.lines.entry(pod.name.clone());
+            line.or_insert_with(|| Line::new(self.login.clone(), &none))
+                .lead_to(pod.address);
+        }
+        let each = self.lines.iter_mut().map(|(pod, line)| async move {
+            let asked = async { limited(line.open().await?.state()).await }.await;
+            if asked.is_err() {
+                line.forget();
+            }
+            (pod.clone(), asked.map(state_of))
+        });
+        futures::future::join_all(each).await
+    }
+
+    /// PAUSE at every pod that lets clients through.
+    pub async fn pause(&mut self, seen: &[PoolerSeen]) -> Result<()> {
+        let each = self
+            .meant(seen, |state| state == PoolerState::Serving)
+            .map(|line| async move {
+                // A console that still waits for the end of a transaction answers nothing else: the
+                // next look opens another.
+                if !line.session()?.pause().await? {
+                    line.forget();
+                }
+                Ok(())
+            });
+        futures::future::join_all(each).await.into_iter().collect()
+    }
+
+    /// RESUME at every pod that holds clients back.
+    pub async fn resume(&mut self, seen: &[PoolerSeen]) -> Result<()> {
+        let each = self
+            .meant(seen, |state| state != PoolerState::Serving)
+            .map(|line| async move { line.session()?.resume().await });
+        futures::future::join_all(each).await.into_iter().collect()
+    }
+
+    fn meant(
+        &mut self,
+        seen: &[PoolerSeen],
+        is: impl Fn(PoolerState) -> bool,
+    ) -> impl Iterator<Item = &mut Line<Console>> {
+        let is_meant = move |pod: &str| {
+            let states = seen
+                .iter()
+                .filter(|pooler| pooler.pod == pod)
+                .filter_map(|pooler| pooler.state.answer());
+            states.copied().any(&is)
+        };
+        self.lines
+            .iter_mut()
+            .filter(move |(pod, _)| is_meant(pod))
+            .map(|(_, line)| line)
+    }
+}
+
+fn state_of(state: State) -> PoolerState {
+    match (state.paused, state.servers) {
+        (false, _) => PoolerState::Serving,
+        (true, 0) => PoolerState::Paused,
+        (true, busy) => PoolerState::Pausing(busy),
+    }
+}

@@ -1,0 +1,142 @@
+//! What the servers say in one look.
+
+use job::{
+    config::{Connection, Name, SslMode, Text},
+    error::{Error, Result},
+};
+use kube::Client;
+use platform::{
+    patroni::{self, Member, Patroni},
+    postgres::{Source, Target},
+};
+use serde_json::Value;
+
+use super::session::{Dial as _, limited};
+use protocol::snapshot::{DoorSeen, PatroniSeen, SourceSeen, TargetSeen};
+
+/// The source's leader.
+pub async fn source(source: &Source) -> Result<SourceSeen> {
+    let (identity, standby, read_only, clients, incarnation) = futures::try_join!(
+        source.identity(),
+        platform::postgres::in_recovery(source),
+        source.read_only_by_default(),
+        source.client_sessions(),
+        source.incarnation()
+    )?;
+    let insert = if standby {
+        None
+    } else {
+        Some(source.insert_lsn().await?)
+    };
+    Ok(SourceSeen {
+        identity,
+        primary: !standby,
+        read_only,
+        insert,
+        incarnation,
+        clients,
+    })
+}
+
+/// The target.
+pub async fn target(target: &Target) -> Result<TargetSeen> {
+    // Control first, replay after it: were replay read first, it could be older than the checkpoint
+    // it is compared with.
+    let (control, identity, in_recovery, running, segment_bytes) = futures::try_join!(
+        target.control_checkpoint(),
+        target.identity(),
+        target.in_recovery(),
+        target.running(),
+        target.wal_segment_bytes()
+    )?;
+    let replay = target.replay().await?;
+    Ok(TargetSeen {
+        identity,
+        in_recovery,
+        replay,
+        control,
+        running,
+        segment_bytes,
+    })
+}
+
+/// Who answers behind the source's Service: each time a new connection, because an old one stays
+/// where it is. It shows the target's certificate, which does not know this name.
+pub async fn door(service: &Connection, target: &Connection, database: &Text) -> Result<DoorSeen> {
+    let mut at = target.clone();
+    (at.host, at.hostaddr, at.port) = (service.host.clone(), service.hostaddr, service.port);
+    if at.sslmode == SslMode::VerifyFull {
+        at.sslmode = SslMode::VerifyCa;
+    }
+    limited(async {
+        let session = Target::dial(at, database.clone()).await?;
+        let (identity, standby) = futures::try_join!(session.identity(), session.in_recovery())?;
+        Ok(DoorSeen {
+            identity,
+            primary: !standby,
+        })
+    })
+    .await
+}
+
+/// Patroni, by every member's own word.
+pub async fn patroni(
+    patroni: &Patroni,
+    client: &Client,
+    namespace: &str,
+    cluster: &Name,
+) -> Result<(PatroniSeen, Vec<Member>)> {
+    let members = patroni::members(client, namespace, cluster).await?;
+    let Some(first) = members.first() else {
+        return Err(Error::transient(format!(
+            "no member of {cluster} has introduced itself"
+        )));
+    };
+    let states = futures::future::join_all(members.iter().map(|member| patroni.state(member)));
+    let (config, states) = futures::join!(config_of_any(patroni, &members, first), states);
+    let config = config?;
+    let mut seen = PatroniSeen {
+        paused: config.get("pause").and_then(Value::as_bool),
+        read_only: config
+            .pointer("/postgresql/parameters/default_transaction_read_only")
+            .and_then(|v| match v {
+                Value::String(text) => Some(text.clone()),
+                Value::Bool(on) => Some(if *on { "on" } else { "off" }.to_owned()),
+                _ => None,
+            }),
+        leader: members
+            .iter()
+            .find(|member| member.leader)
+            .map(|member| member.name.clone()),
+        primaries: Vec::new(),
+        unlocked: false,
+        starting: false,
+        answering: Vec::new(),
+        silent: Vec::new(),
+    };
+    for (member, state) in members.iter().zip(states) {
+        let Ok(state) = state else {
+            seen.silent.push(member.name.clone());
+            continue;
+        };
+        seen.answering.push(member.name.clone());
+        if state.runs_as_primary() {
+            seen.primaries.push(member.name.clone());
+            seen.unlocked |= state.cluster_unlocked;
+            seen.starting |= state.starts();
+        }
+    }
+    Ok((seen, members))
+}
+
+/// Every member answers for the whole cluster's configuration; one may be down.
+async fn config_of_any(patroni: &Patroni, members: &[Member], first: &Member) -> Result<Value> {
+    let mut answer = patroni.config(first).await;
+    for member in members.iter().skip(1) {
+        if answer.is_ok() {
+            break;
+        }
+        answer = patroni.config(member).await;
+    }
+    answer
+}

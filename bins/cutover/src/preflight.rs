@@ -1,0 +1,199 @@
+//! What is asked before the first effect, and again just before the block: the same checks that
+//! validate-replication lists.
+
+use std::collections::BTreeMap;
+
+use job::error::Result;
+use platform::{
+    kubernetes::{cnpg::Cluster, zalando::Postgresql},
+    postgres::{Source, Target, read_secret},
+};
+use protocol::{
+    checks::{
+        Finding,
+        objects::{self, PatroniSeen},
+        route::{self as by_route, Pooler},
+        servers,
+    },
+    controllers::suspension::FROZEN,
+    route::Route,
+    snapshot::{Server, kubernetes::ClusterSeen},
+};
+
+use crate::settings::Settings;
+use protocol::{
+    controllers::suspension::Freeze,
+    snapshot::{Observation, PoolerState, Sight},
+};
+
+/// What the checks look at beside the observation.
+pub struct Sides<'a> {
+    /// The source's resource.
+    pub postgresql: &'a Postgresql,
+    /// The target's.
+    pub cluster: &'a Cluster,
+    /// Sessions, where they are open.
+    pub sessions: Option<(&'a Source, &'a Target)>,
+    /// Our own freeze is in place and must not count as somebody else's.
+    pub started: bool,
+}
+
+/// Everything that could stand against a cut.
+///
+/// # Errors
+/// The databases'.
+pub async fn findings(
+    seen: &Observation,
+    route: Route,
+    sides: &Sides<'_>,
+    settings: &Settings,
+) -> Result<Vec<Finding>> {
+    let mut findings = of_objects(seen, route, sides, settings);
+    findings.extend(of_servers(seen, settings));
+    if let Some((source, target)) = sides.sessions {
+        let (of_source, of_target, prepared, backups, tablespaces) = futures::try_join!(
+            platform::postgres::settings::hot_standby(source),
+            platform::postgres::settings::hot_standby(target),
+            source.prepared_transactions(),
+            source.base_backups(),
+            source.tablespaces()
+        )?;
+        findings.push(servers::hot_standby(&of_source, &of_target));
+        findings.push(servers::no_prepared_transactions(&prepared));
+        findings.push(servers::no_base_backup(&backups));
+        findings.push(servers::no_tablespaces(&tablespaces));
+        if route == Route::Service {
+            let owner = sides.cluster.owner();
+            let stored = source.password_hash(&owner).await?;
+            let kept = settings
+                .owner_hash_file
+                .as_ref()
+                .and_then(|file| read_secret(file).ok());
+            findings.push(by_route::owner_hash(
+                &owner,
+                stored.as_deref(),
+                kept.as_deref(),
+            ));
+        }
+    }
+    Ok(findings)
+}
+
+fn of_objects(
+    seen: &Observation,
+    route: Route,
+    sides: &Sides<'_>,
+    settings: &Settings,
+) -> Vec<Finding> {
+    let superuser = sides.cluster.superuser();
+    let cluster = ClusterSeen {
+        follows: seen.follows,
+        ..sides.cluster.seen()
+    };
+    let patroni = match &seen.patroni {
+        Sight::Answers(patroni) => PatroniSeen {
+            leader: patroni.leader.clone(),
+            unreachable: None,
+            paused: patroni.paused == Some(true),
+        },
+        Sight::Silent(why) => PatroniSeen {
+            leader: None,
+            unreachable: Some(why.clone()),
+            paused: false,
+        },
+    };
+    let mut findings = vec![
+        objects::replica_mode(&cluster),
+        objects::one_instance(&cluster),
+        objects::not_fenced(&cluster),
+        objects::superuser_kept(&superuser),
+        objects::wal_archive(&cluster),
+        objects::patroni(&patroni),
+    ];
+    match route {
+        Route::Config => findings.extend(of_application(seen, settings)),
+        Route::Service => findings.extend(of_doors(seen, sides.postgresql, settings)),
+    }
+    if !sides.started {
+        let ours = Freeze::zalando_operator(&settings.source_cluster, None).key();
+        let operator = seen
+            .freezes
+            .iter()
+            .find(|standing| standing.now.key() == ours);
+        let controller = operator.and_then(|standing| standing.now.was.as_str());
+        findings.push(objects::operator_not_frozen(controller, FROZEN));
+    }
+    findings
+}
+
+fn of_application(seen: &Observation, settings: &Settings) -> [Finding; 2] {
+    let names: Vec<String> = settings.apps.0.iter().map(ToString::to_string).collect();
+    let values = seen.config.values.iter();
+    let data: BTreeMap<String, String> = values
+        .filter_map(|(key, value)| Some((key.clone(), value.clone()?)))
+        .collect();
+    [
+        objects::deployments(&names, &[]),
+        objects::app_config(&seen.config.name, &data, &settings.app_config_target.0),
+    ]
+}
+
+fn of_doors(seen: &Observation, postgresql: &Postgresql, settings: &Settings) -> [Finding; 3] {
+    let pooler = |seen: &protocol::snapshot::PoolerSeen| Pooler {
+        pod: seen.pod.clone(),
+        paused: match &seen.state {
+            Sight::Answers(state) => Ok(*state != PoolerState::Serving),
+            Sight::Silent(why) => Err(why.clone()),
+        },
+    };
+    let poolers: Vec<Pooler> = seen.poolers.iter().map(pooler).collect();
+    let mode = postgresql
+        .spec
+        .connection_pooler
+        .as_ref()
+        .and_then(|pooler| pooler.mode.as_deref());
+    let names: Vec<String> = settings.services().into_keys().collect();
+    [
+        by_route::poolers(&poolers),
+        by_route::pool_mode(mode.filter(|_| !poolers.is_empty())),
+        by_route::services(&names, &seen.services),
+    ]
+}
+
+fn of_servers(seen: &Observation, settings: &Settings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Sight::Answers(source) = &seen.source {
+        findings.push(servers::source_is_primary(&Server {
+            identity: source.identity,
+            in_recovery: !source.primary,
+        }));
+        findings.push(servers::source_writable(if source.read_only {
+            "on"
+        } else {
+            "off"
+        }));
+    }
+    if let Sight::Answers(target) = &seen.target {
+        findings.push(servers::target_in_recovery(&Server {
+            identity: target.identity,
+            in_recovery: target.in_recovery,
+        }));
+        findings.push(servers::streaming(&target.replay));
+        findings.push(servers::replay_not_paused(&target.replay));
+        findings.push(servers::restart_after_promotion(
+            &target.running.archive_mode,
+        ));
+    }
+    if let (Sight::Answers(source), Sight::Answers(target)) = (&seen.source, &seen.target) {
+        findings.push(servers::system_identifier(
+            &source.identity,
+            &target.identity,
+        ));
+        findings.push(servers::major_version(&source.identity, &target.identity));
+        findings.push(servers::timeline(&source.identity, &target.identity));
+        if let Some(insert) = source.insert {
+            findings.push(servers::lag(insert, &target.replay, settings.lag_bytes_max));
+        }
+    }
+    findings
+}

@@ -1,0 +1,68 @@
+//! The environment of the cutover; keys of `manifests/base/settings.env`.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use job::config::{App, List, Name, Pairs, Text, optional};
+use platform::kubernetes::services;
+use protocol::{route::Route, snapshot::kubernetes::Selector};
+use serde::Deserialize;
+
+use protocol::decision::Limits;
+
+/// What the cutover is told. `SOURCE_*` and `TARGET_*` connections are read beside it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Settings {
+    /// The `postgresql` resource.
+    pub source_cluster: Name,
+    /// The CNPG Cluster.
+    pub target_cluster: Name,
+    /// The application's database.
+    pub database: Text,
+    /// The application's Deployments and StatefulSets.
+    pub apps: List<App>,
+    /// The application's CronJobs.
+    pub app_cronjobs: List<Name>,
+    /// The application's ConfigMap.
+    pub app_configmap: Name,
+    /// Its keys and values after the cut, as `KEY=value,KEY=value`.
+    pub app_config_target: Pairs,
+    /// How the application reaches the target; None: by the Services where the source has poolers.
+    #[serde(deserialize_with = "job::config::route")]
+    pub route: Option<Route>,
+    /// The user of the poolers' consoles.
+    pub pooler_user: Text,
+    /// Its password.
+    pub pooler_password_file: PathBuf,
+    /// The hash that the Cluster gives its owner at the promotion, as prepare-zalando has written
+    /// it.
+    #[serde(default, deserialize_with = "optional")]
+    pub owner_hash_file: Option<PathBuf>,
+    /// Longest wait for transactions that run through the poolers, in seconds.
+    pub pause_max_seconds: u64,
+    /// Namespace of Argo CD's Applications.
+    pub argocd_namespace: Name,
+    /// Print the plan and change nothing.
+    pub dry_run: bool,
+    /// Longest time from the block to the point of no return, in seconds.
+    pub cutover_max_seconds: u64,
+    /// Most bytes that the target may lag behind before the cut begins.
+    pub lag_bytes_max: u64,
+}
+
+impl Settings {
+    /// What `decide` needs of it.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            cutover_max: Duration::from_secs(self.cutover_max_seconds),
+            pause_max: Duration::from_secs(self.pause_max_seconds),
+            config: self.app_config_target.0.clone(),
+            route: self.route,
+            services: self.services(),
+        }
+    }
+
+    /// The source's Services and their selectors after the cut.
+    pub fn services(&self) -> BTreeMap<String, Selector> {
+        services::turned(&self.source_cluster, &self.target_cluster)
+    }
+}

@@ -1,0 +1,424 @@
+//! The environment as typed settings: one flat struct per program, field = variable = key in
+//! `settings.env`.
+
+use std::{fmt, path::PathBuf};
+
+use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
+
+use protocol::route::Route;
+
+use crate::error::{Error, Result};
+
+const WHERE: &str = "set it in the ConfigMap replica-migration (manifests/base/settings.env)";
+
+/// Reads the whole environment into a program's settings.
+///
+/// # Errors
+/// [`Error::config`] that names the variable that is missing or unusable.
+pub fn load<C: DeserializeOwned>() -> Result<C> {
+    prefixed("")
+}
+
+/// Reads the variables that begin with `prefix` (for example `SOURCE_`).
+///
+/// # Errors
+/// As [`load`], with the prefix put back into the variable's name, which envy leaves out.
+pub fn prefixed<C: DeserializeOwned>(prefix: &str) -> Result<C> {
+    read(&std::env::vars().collect::<Vec<_>>(), prefix)
+}
+
+fn read<C: DeserializeOwned>(variables: &[(String, String)], prefix: &str) -> Result<C> {
+    let error = match envy::prefixed(prefix).from_iter(variables.iter().cloned()) {
+        Ok(settings) => return Ok(settings),
+        Err(envy::Error::MissingValue(field)) => {
+            format!("the variable {prefix}{} is missing", field.to_uppercase())
+        }
+        Err(envy::Error::Custom(said)) => match culprit::<C>(variables, prefix) {
+            Some(name) => format!("the variable {name} cannot be used: {said}"),
+            None => format!("a variable cannot be used: {said}"),
+        },
+    };
+    Err(Error::config(error).hint(WHERE))
+}
+
+/// The variable that cannot be used, which envy does not tell: alone, a good one only lacks the
+/// others.
+fn culprit<'a, C: DeserializeOwned>(
+    variables: &'a [(String, String)],
+    prefix: &str,
+) -> Option<&'a str> {
+    let unusable = |variable: &&(String, String)| {
+        let alone = envy::prefixed(prefix).from_iter::<_, C>([(*variable).clone()]);
+        matches!(alone, Err(envy::Error::Custom(_)))
+    };
+    variables
+        .iter()
+        .find(unusable)
+        .map(|(name, _)| name.as_str())
+}
+
+/// A text that is not empty: what envy would let pass as "".
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Text(String);
+
+impl Text {
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&Name> for Text {
+    fn from(name: &Name) -> Self {
+        Self(name.to_string())
+    }
+}
+
+impl std::ops::Deref for Text {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for Text {
+    type Err = &'static str;
+    fn from_str(value: &str) -> std::result::Result<Self, Self::Err> {
+        match value.trim() {
+            "" => Err("it is empty"),
+            value => Ok(Self(value.to_owned())),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
+    }
+}
+
+/// The name of a Kubernetes object: an RFC 1123 subdomain, so that a typing mistake is found before
+/// the first call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(String);
+
+impl Name {
+    /// The name itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::ops::Deref for Name {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::str::FromStr for Name {
+    type Err = String;
+    fn from_str(value: &str) -> std::result::Result<Self, String> {
+        let value = value.trim();
+        let edge =
+            |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        let inside = value
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.');
+        if value.is_empty() {
+            return Err("a Kubernetes name is empty".into());
+        }
+        if value.len() > 253
+            || !inside
+            || !edge(value.chars().next())
+            || !edge(value.chars().next_back())
+        {
+            return Err(format!(
+                "{value:?} is not a Kubernetes name (lower-case letters, digits, '-' and '.')"
+            ));
+        }
+        Ok(Self(value.to_owned()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
+    }
+}
+
+/// A word of APPS: a workload by its name, or a label that workloads have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum App {
+    /// A Deployment or StatefulSet.
+    Name(Name),
+    /// `key=value`; of several all must hold.
+    Label(String),
+}
+
+impl fmt::Display for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Label(label) => label.fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for App {
+    type Err = String;
+    fn from_str(word: &str) -> std::result::Result<Self, String> {
+        match word.split_once('=') {
+            None => word.parse().map(Self::Name),
+            Some((key, value)) if !key.is_empty() && !value.is_empty() => {
+                Ok(Self::Label(word.to_owned()))
+            }
+            Some(_) => Err(format!(
+                "{word:?} is neither a name nor a label (key=value)"
+            )),
+        }
+    }
+}
+
+/// For optional settings that an unset key of the ConfigMap leaves as "": empty is the same as
+/// absent.
+///
+/// Use as `#[serde(default, deserialize_with = "crate::config::optional")]`.
+///
+/// # Errors
+/// What the inner type's parser says.
+pub fn optional<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: fmt::Display>>(
+    deserializer: D,
+) -> std::result::Result<Option<T>, D::Error> {
+    let value = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
+    match value.trim() {
+        "" => Ok(None),
+        value => value.parse().map(Some).map_err(D::Error::custom),
+    }
+}
+
+/// When CloudNativePG restarts the target because of its archive_mode, which the promotion changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArchiveRestart {
+    /// Not at all: adopt-pgdata gives the copy the later value from the beginning.
+    Never,
+    /// After the promotion; the cutover waits for it before it lets clients through.
+    BeforeTraffic,
+}
+
+/// ROUTE: None is `auto`. Use as `#[serde(deserialize_with = "crate::config::route")]`.
+///
+/// # Errors
+/// Another word.
+pub fn route<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Route>, D::Error> {
+    match String::deserialize(deserializer)?.trim() {
+        "auto" => Ok(None),
+        "config" => Ok(Some(Route::Config)),
+        "service" => Ok(Some(Route::Service)),
+        other => Err(D::Error::custom(format!(
+            "{other:?} is none of auto, service, config"
+        ))),
+    }
+}
+
+/// How TLS is used; the words of libpq's sslmode. Weaker modes than `require` are not offered:
+/// Spilo refuses them anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SslMode {
+    /// Encrypted, the server's certificate is not checked.
+    Require,
+    /// The chain is checked against the CA.
+    VerifyCa,
+    /// The chain and the host name are checked.
+    VerifyFull,
+}
+
+impl SslMode {
+    /// The word that libpq and the Cluster manifest use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+}
+
+/// One side's connection, read with [`prefixed`] from `SOURCE_*` or `TARGET_*`. The password is a
+/// mounted file, never a value.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Connection {
+    /// Host name: resolved, sent as SNI, and compared with the certificate.
+    pub host: Text,
+    /// Address to connect to instead of resolving `host` (libpq's hostaddr).
+    #[serde(default, deserialize_with = "optional")]
+    pub hostaddr: Option<std::net::IpAddr>,
+    /// TCP port.
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// Role to log in as.
+    #[serde(default = "default_user")]
+    pub user: Text,
+    /// File that holds the password, mounted from a Secret.
+    pub password_file: PathBuf,
+    /// TLS mode.
+    pub sslmode: SslMode,
+    /// File with the CA certificates; needed by the verify modes.
+    #[serde(default, deserialize_with = "optional")]
+    pub sslrootcert: Option<PathBuf>,
+    /// File with a client certificate and its intermediate CAs; a file that does not exist is none.
+    #[serde(default, deserialize_with = "optional")]
+    pub sslcert: Option<PathBuf>,
+    /// File with its key.
+    #[serde(default, deserialize_with = "optional")]
+    pub sslkey: Option<PathBuf>,
+}
+
+fn default_port() -> u16 {
+    5432
+}
+
+fn default_user() -> Text {
+    Text("postgres".into())
+}
+
+/// Names separated by commas, spaces or line ends, as people write lists into a ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List<T>(pub Vec<T>);
+
+impl<'de, T: std::str::FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let words = text
+            .split([',', ' ', '\n', '\t'])
+            .filter(|word| !word.is_empty());
+        words
+            .map(|word| word.parse().map_err(D::Error::custom))
+            .collect::<std::result::Result<_, _>>()
+            .map(List)
+    }
+}
+
+/// Keys and values as `KEY=value,KEY=value`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pairs(pub std::collections::BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let words = text
+            .split([',', ' ', '\n', '\t'])
+            .filter(|word| !word.is_empty());
+        let pair = |word: &str| match word.split_once('=') {
+            Some((key, value)) if !key.is_empty() && !value.is_empty() => {
+                Ok((key.to_owned(), value.to_owned()))
+            }
+            _ => Err(D::Error::custom(format!("{word:?} is not KEY=value"))),
+        };
+        words
+            .map(pair)
+            .collect::<std::result::Result<_, _>>()
+            .map(Pairs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from<C: DeserializeOwned>(pairs: &[(&str, &str)]) -> Result<C> {
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(k, v)| (format!("SOURCE_{k}"), (*v).to_owned()))
+            .collect();
+        read(&pairs, "SOURCE_")
+    }
+
+    #[test]
+    fn a_missing_variable_is_named_with_its_prefix() {
+        let error = from::<Connection>(&[("PORT", "5432")]).unwrap_err();
+        assert_eq!(error.to_string(), "the variable SOURCE_HOST is missing");
+        assert_eq!(error.kind(), crate::error::ErrorKind::Config);
+    }
+
+    #[test]
+    fn an_empty_text_is_refused_and_an_empty_option_is_none() {
+        let all = [
+            ("HOST", " "),
+            ("PASSWORD_FILE", "/p"),
+            ("SSLMODE", "require"),
+        ];
+        let error = from::<Connection>(&all).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the variable SOURCE_HOST cannot be used: it is empty"
+        );
+        let all = [
+            ("HOST", "h"),
+            ("PASSWORD_FILE", "/p"),
+            ("SSLMODE", "verify-ca"),
+            ("HOSTADDR", ""),
+        ];
+        assert_eq!(from::<Connection>(&all).unwrap().hostaddr, None);
+    }
+
+    #[derive(Deserialize)]
+    struct Apps {
+        apps: List<Name>,
+    }
+
+    #[test]
+    fn a_list_takes_commas_and_spaces_and_refuses_what_is_no_name() {
+        let apps: Apps = from(&[("APPS", "web, sidekiq\nstreaming")]).unwrap();
+        assert_eq!(
+            apps.apps.0.iter().map(Name::as_str).collect::<Vec<_>>(),
+            ["web", "sidekiq", "streaming"]
+        );
+        assert!(from::<Apps>(&[("APPS", "Web")]).is_err());
+    }
+
+    #[test]
+    fn an_application_is_named_or_labelled() {
+        let word = |text: &str| text.parse::<App>();
+        assert_eq!(word("web").unwrap().to_string(), "web");
+        assert_eq!(
+            word("app.kubernetes.io/part-of=shop"),
+            Ok(App::Label("app.kubernetes.io/part-of=shop".into()))
+        );
+        assert!(word("=shop").is_err() && word("Web").is_err());
+    }
+
+    #[derive(Deserialize)]
+    struct Target {
+        app_config_target: Pairs,
+    }
+
+    #[test]
+    fn pairs_need_a_key_and_a_value() {
+        let target: Target =
+            from(&[("APP_CONFIG_TARGET", "DB_HOST=new, REPLICA_DB_HOST=new-ro")]).unwrap();
+        assert_eq!(target.app_config_target.0["REPLICA_DB_HOST"], "new-ro");
+        assert!(from::<Target>(&[("APP_CONFIG_TARGET", "DB_HOST")]).is_err());
+        assert!(from::<Target>(&[("APP_CONFIG_TARGET", "DB_HOST=")]).is_err());
+    }
+}

@@ -1,0 +1,314 @@
+//! One error for all programs: its kind decides the exit code, its chain explains, its hint says
+//! what to do next.
+
+use std::{error::Error as StdError, fmt, process::ExitCode};
+
+pub use protocol::failure::ErrorKind;
+use protocol::failure::Failure;
+
+type Source = Box<dyn StdError + Send + Sync>;
+
+/// Kind, message, hint and cause. Printed as `doing what: cause: cause`, the hint apart from it.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    hint: Option<String>,
+    source: Option<Source>,
+}
+
+/// The result of everything that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+            source: None,
+        }
+    }
+    /// Not yet; another run may succeed.
+    pub fn transient(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Transient, message)
+    }
+    /// The environment or a mounted file is wrong.
+    pub fn config(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Config, message)
+    }
+    /// The clusters' state does not allow it.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Refused, message)
+    }
+    /// A person must look.
+    pub fn contradiction(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsafe, message)
+    }
+    /// What the operator does next; the innermost hint wins because it knows most.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint.get_or_insert(hint.into());
+        self
+    }
+    /// The error that caused this one.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Source>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+    /// The same error with another kind: a caller may know better what a cause means here.
+    #[must_use]
+    pub fn of_kind(mut self, kind: ErrorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+    /// What it means.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+    /// What to do next, when somebody knew.
+    pub fn next_step(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+/// The exit code of a finished program.
+pub fn exit_code(result: &Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => ExitCode::from(error.kind.code()),
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let mut cause: Option<&(dyn StdError + 'static)> =
+            self.source.as_ref().map(|s| s.as_ref() as _);
+        let mut said = self.message.clone();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Many libraries repeat their cause in their own text.
+            if !said.contains(&text) {
+                write!(f, ": {text}")?;
+            }
+            said = text;
+            // An Error of ours has printed its whole chain already.
+            cause = if error.is::<Error>() {
+                None
+            } else {
+                error.source()
+            };
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Error {}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self {
+            kind: failure.kind,
+            message: failure.message,
+            hint: failure.hint,
+            source: None,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            kind: error.kind,
+            message: error.to_string(),
+            hint: error.hint,
+        }
+    }
+}
+
+/// `.context("doing what")` on a result: keeps kind and hint, puts the activity in front.
+pub trait Context<T> {
+    /// Says what was being done when the error happened.
+    fn context(self, doing: impl fmt::Display) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
+    fn context(self, doing: impl fmt::Display) -> Result<T> {
+        self.map_err(|error| {
+            let mut error: Error = error.into();
+            error.message = format!("{doing}: {}", error.message);
+            error
+        })
+    }
+}
+
+impl From<kube::Error> for Error {
+    /// Classifies by HTTP status: what a person must change is Config, what time may heal is
+    /// Transient.
+    fn from(error: kube::Error) -> Self {
+        let status = match error {
+            kube::Error::Api(status) => *status,
+            other => return Self::transient("kubernetes api").caused_by(without_status(other)),
+        };
+        let said = status.message;
+        match status.code {
+            401 => Self::config(format!("kubernetes api: {said}")).hint(
+                "the service account's token is not accepted; does the ServiceAccount still \
+                    exist?",
+            ),
+            // An API server that has just started does not know all Roles yet and says that ours is
+            // not found; so says one whose Role is really missing, but that is worth another try,
+            // and a Job given up in the middle of a cut is not.
+            403 if said.contains("RBAC: ") && said.contains("not found") => {
+                Self::transient(format!(
+                    "kubernetes api: \
+                {said}"
+                ))
+                .hint("if this stays: apply the step's manifests again, its Role is missing")
+            }
+            403 => Self::config(format!("kubernetes api: {said}")).hint(
+                "the Role of this step lacks the verb named above, or does not name the \
+                    object (resourceNames): apply the step's manifests again; where your object \
+                    has another name, patch the Role as manifests/overlays/example shows",
+            ),
+            404 => Self::config(format!("kubernetes api: {said}")).hint(
+                "check the names in the \
+                ConfigMap replica-migration",
+            ),
+            400 | 405 | 413 | 415 | 422 => Self::refused(format!("kubernetes api: {said}")),
+            _ => Self::transient(format!("kubernetes api: {said}")),
+        }
+    }
+}
+
+/// What kept an answer from coming. Only these can: naming them, in place of all of kube's errors,
+/// leaves its reader of kubeconfig files out of every program, which can draw the place of a
+/// mistake in YAML.
+fn without_status(error: kube::Error) -> Source {
+    match error {
+        kube::Error::Service(cause) => cause,
+        kube::Error::HyperError(cause) => cause.into(),
+        kube::Error::HttpError(cause) => cause.into(),
+        kube::Error::BuildRequest(cause) => cause.into(),
+        kube::Error::ReadEvents(cause) => cause.into(),
+        kube::Error::SerdeError(cause) => cause.into(),
+        kube::Error::FromUtf8(cause) => cause.into(),
+        _ => "an error that only a kubeconfig or a proxy can bring".into(),
+    }
+}
+
+/// True when the API says that the object does not exist.
+pub fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// True when somebody else wrote first, or the object exists already.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+impl From<tokio_postgres::Error> for Error {
+    /// Classifies by SQLSTATE (PostgreSQL documentation, appendix A).
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(db) = error.as_db_error() else {
+            let text = chain(&error);
+            // OpenSSL's words for a chain or a name that does not match; waiting does not mend a
+            // certificate.
+            if text.contains("certificate verify failed") || text.contains("does not support TLS") {
+                return Self::config("postgresql: tls")
+                    .hint(
+                        "the server's certificate does not fit \
+                    the CA, the host name or the sslmode; run extract-certs, it names the reason",
+                    )
+                    .caused_by(error);
+            }
+            return Self::transient("postgresql").caused_by(error);
+        };
+        let said = format!(
+            "postgresql: {} (SQLSTATE {})",
+            db.message(),
+            db.code().code()
+        );
+        match db.code().code() {
+            "28P01" => {
+                Self::config(said).hint("the mounted Secret does not hold this role's password")
+            }
+            "28000" => Self::config(said)
+                .hint("the server's pg_hba has no line that admits this role from here"),
+            "3D000" => Self::config(said)
+                .hint("check the database name in the ConfigMap replica-migration"),
+            code if code.starts_with("42") => Self::config(said),
+            // 57P03 cannot_connect_now, 57P01 admin_shutdown, 55P03 lock_not_available, 57014
+            // query_canceled, 53300 too_many_connections …
+            _ => Self::transient(said),
+        }
+    }
+}
+
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::transient("input/output").caused_by(error)
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::contradiction("unexpected json").caused_by(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chain_reads_from_the_outside_in_and_keeps_kind_and_hint() {
+        let inner = Error::config("no such role").hint("run prepare-zalando");
+        let outer = Err::<(), _>(inner)
+            .context("reading roles")
+            .context("preparing")
+            .unwrap_err();
+        assert_eq!(outer.to_string(), "preparing: reading roles: no such role");
+        assert_eq!(outer.kind(), ErrorKind::Config);
+        assert_eq!(outer.next_step(), Some("run prepare-zalando"));
+    }
+
+    #[test]
+    fn the_hint_that_knows_most_wins() {
+        assert_eq!(
+            Error::refused("x").hint("inner").hint("outer").next_step(),
+            Some("inner")
+        );
+    }
+
+    #[test]
+    fn a_cause_that_repeats_itself_is_printed_once() {
+        let error = Error::transient("input/output: gone").caused_by(std::io::Error::other("gone"));
+        assert_eq!(error.to_string(), "input/output: gone");
+    }
+
+    #[test]
+    fn a_role_that_is_not_found_may_be_found_in_a_moment_and_a_missing_verb_may_not() {
+        let forbidden = |message: &str| {
+            let status = kube::core::Status::failure(message, "Forbidden").with_code(403);
+            Error::from(kube::Error::Api(Box::new(status))).kind()
+        };
+        let missing = r#"pods is forbidden: User "u" cannot list resource "pods" in API group "" in the namespace "n""#;
+        assert_eq!(forbidden(missing), ErrorKind::Config);
+        let starting = format!(r#"{missing}: RBAC: role.rbac.authorization.k8s.io "r" not found"#);
+        assert_eq!(forbidden(&starting), ErrorKind::Transient);
+    }
+}

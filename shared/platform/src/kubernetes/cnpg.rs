@@ -1,0 +1,203 @@
+//! CloudNativePG's Cluster: only the fields that we read or write (facts/cnpg.md §1.1).
+
+use std::collections::BTreeMap;
+
+use kube::{Api, Client, CustomResource, ResourceExt as _};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use job::error::Result;
+use protocol::snapshot::kubernetes::{ClusterSeen, SuperuserSeen};
+
+/// The part of `spec` that the steps look at; the manifest itself is rendered by prepare-zalando as
+/// text for people.
+#[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize)]
+#[kube(
+    group = "postgresql.cnpg.io",
+    version = "v1",
+    kind = "Cluster",
+    namespaced,
+    status = "ClusterStatus",
+    schema = "disabled"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterSpec {
+    /// Number of instances wanted.
+    #[serde(default)]
+    pub instances: u32,
+    /// Replica mode: `enabled: false` is the promotion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<ReplicaMode>,
+    /// Where the data came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Bootstrap>,
+    /// How to reach the source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub external_clusters: Vec<ExternalCluster>,
+    /// PostgreSQL's own settings.
+    #[serde(default)]
+    pub postgresql: PostgresConfiguration,
+    /// False: the superuser's password is removed at the promotion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_superuser_access: Option<bool>,
+    /// Secret with the superuser's password; without it CNPG makes up another one at the promotion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superuser_secret: Option<SecretName>,
+}
+
+/// A reference to a Secret of the same namespace.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SecretName {
+    /// Its name.
+    pub name: String,
+}
+
+/// `spec.bootstrap`, whose keys are not in camelCase.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Bootstrap {
+    /// A physical copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pg_basebackup: Option<PgBaseBackup>,
+}
+
+/// `spec.bootstrap.pg_basebackup`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct PgBaseBackup {
+    /// The role whose password CNPG sets at the promotion.
+    #[serde(default)]
+    pub owner: String,
+}
+
+/// `spec.replica`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaMode {
+    /// Name of the external cluster that is followed.
+    #[serde(default)]
+    pub source: String,
+    /// True while following.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+}
+
+/// An entry of `spec.externalClusters`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalCluster {
+    /// Its name.
+    pub name: String,
+    /// libpq parameters: host, port, user, sslmode, …
+    #[serde(default)]
+    pub connection_parameters: BTreeMap<String, String>,
+}
+
+/// `spec.postgresql`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PostgresConfiguration {
+    /// GUCs, all texts.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// The part of `status` that the steps look at. CNPG's phase says nothing about replication
+/// (verified.md, *"Healthy" is not "done"*).
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// For people.
+    #[serde(default)]
+    pub phase: String,
+    /// For people.
+    #[serde(default)]
+    pub phase_reason: String,
+    /// Pod of the primary, or of the designated primary.
+    #[serde(default)]
+    pub current_primary: String,
+    /// Instances that are ready.
+    #[serde(default)]
+    pub ready_instances: u32,
+    /// system_identifier of the data.
+    #[serde(default, rename = "systemID")]
+    pub system_id: String,
+    /// Empty until a promotion.
+    #[serde(default, rename = "timelineID")]
+    pub timeline_id: Option<u32>,
+}
+
+impl Cluster {
+    /// True while the Cluster follows a source.
+    pub fn follows(&self) -> bool {
+        self.spec
+            .replica
+            .as_ref()
+            .is_some_and(|replica| replica.enabled == Some(true))
+    }
+
+    /// The role whose password CNPG sets at the promotion; empty when the manifest names none.
+    pub fn owner(&self) -> String {
+        let copied = self
+            .spec
+            .bootstrap
+            .clone()
+            .and_then(|bootstrap| bootstrap.pg_basebackup);
+        copied.unwrap_or_default().owner
+    }
+
+    /// What the checks before a cut look at.
+    pub fn seen(&self) -> ClusterSeen {
+        let annotation = |name: &str| self.annotations().get(name);
+        let status = self.status.clone().unwrap_or_default();
+        ClusterSeen {
+            follows: self.follows(),
+            instances: self.spec.instances,
+            ready_instances: status.ready_instances,
+            phase: status.phase,
+            skip_wal_archiving: annotation("cnpg.io/skipWalArchiving")
+                .is_some_and(|value| value == "enabled"),
+            fenced: annotation("cnpg.io/fencedInstances")
+                .filter(|value| value.trim() != "[]")
+                .cloned(),
+        }
+    }
+
+    /// What becomes of the superuser's login at the promotion.
+    pub fn superuser(&self) -> SuperuserSeen {
+        SuperuserSeen {
+            enabled: self.spec.enable_superuser_access == Some(true),
+            secret: self
+                .spec
+                .superuser_secret
+                .as_ref()
+                .map(|secret| secret.name.clone()),
+        }
+    }
+}
+
+/// Clusters of a namespace.
+pub fn clusters(client: &Client, namespace: &str) -> Api<Cluster> {
+    Api::namespaced(client.clone(), namespace)
+}
+
+/// Asks CNPG to promote the designated primary. CNPG does not check that the source's last WAL has
+/// arrived: the caller has proved it.
+///
+/// # Errors
+/// The API's.
+pub async fn promote(clusters: &Api<Cluster>, name: &str) -> Result<()> {
+    job::kubernetes::merge(clusters, name, promotion())
+        .await
+        .map(drop)
+}
+
+/// Asks whether [`promote`] would be let through.
+///
+/// # Errors
+/// The API's.
+pub async fn try_promote(clusters: &Api<Cluster>, name: &str) -> Result<()> {
+    job::kubernetes::try_merge(clusters, name, promotion()).await
+}
+
+fn promotion() -> Value {
+    json!({"spec": {"replica": {"enabled": false}}})
+}

@@ -1,0 +1,322 @@
+//! The application: its Deployments and StatefulSets by name or label, their wanted and ready
+//! replicas, and the ConfigMap that tells them where the database is.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{apps::v1, core::v1::ConfigMap},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{ListParams, Patch},
+};
+use protocol::snapshot::kubernetes::{Kind, Replicas};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
+
+use job::kubernetes::by_us;
+use job::{
+    config::App,
+    error::{Context as _, Error, ErrorKind, Result},
+};
+
+/// A Deployment without the pods that it describes: their whole type is half a megabyte of program.
+#[derive(Clone, Debug, Default, Deserialize, Resource)]
+#[resource(inherit = "v1::Deployment")]
+#[serde(default)]
+struct Deployment {
+    metadata: ObjectMeta,
+    spec: Spec,
+    status: Status,
+}
+
+/// A StatefulSet in the same way.
+#[derive(Clone, Debug, Default, Deserialize, Resource)]
+#[resource(inherit = "v1::StatefulSet")]
+#[serde(default)]
+struct StatefulSet {
+    metadata: ObjectMeta,
+    spec: Spec,
+    status: Status,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Spec {
+    replicas: Option<i32>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    observed_generation: i64,
+    replicas: i32,
+    ready_replicas: i32,
+}
+
+/// One of the application's Deployments or StatefulSets.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// How many pods.
+    pub replicas: Replicas,
+    /// Who says what about it.
+    pub metadata: ObjectMeta,
+}
+
+/// The application's workloads by name, and what APPS names that is not there.
+///
+/// # Errors
+/// The API's; Config for two of one name.
+pub async fn find(
+    client: &Client,
+    namespace: &str,
+    apps: &[App],
+) -> Result<(BTreeMap<String, Workload>, Vec<String>)> {
+    let named = apps.iter().filter_map(|app| match app {
+        App::Name(name) => Some(by_name(client, namespace, name)),
+        App::Label(_) => None,
+    });
+    let (named, labelled) = futures::try_join!(
+        futures::future::try_join_all(named),
+        by_labels(client, namespace, apps)
+    )?;
+    let (mut found, mut missing) = (BTreeMap::new(), Vec::new());
+    for (name, workload) in named {
+        match workload {
+            Some(workload) => drop(found.insert(name, workload)),
+            None => missing.push(name),
+        }
+    }
+    for workload in labelled {
+        let name = workload.metadata.name.clone().unwrap_or_default();
+        let kind = workload.replicas.kind;
+        if found
+            .insert(name.clone(), workload)
+            .is_some_and(|other| other.replicas.kind != kind)
+        {
+            return Err(Error::config(format!(
+                "both a Deployment and a StatefulSet are called \
+                {name}"
+            ))
+            .hint(
+                "select them by a label of one of the two, or rename one: the record knows \
+                    them by name",
+            ));
+        }
+    }
+    if let Some(selector) = selector(apps).filter(|_| found.is_empty()) {
+        missing.push(selector);
+    }
+    Ok((found, missing))
+}
+
+/// All label words of APPS together.
+pub fn selector(apps: &[App]) -> Option<String> {
+    let words = apps.iter().filter_map(|app| match app {
+        App::Label(label) => Some(label.as_str()),
+        App::Name(_) => None,
+    });
+    let all = words.collect::<Vec<_>>().join(",");
+    (!all.is_empty()).then_some(all)
+}
+
+async fn by_name(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<(String, Option<Workload>)> {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    if let Some(found) = job::kubernetes::get(&deployments, name).await? {
+        return Ok((name.to_owned(), Some(of_deployment(found))));
+    }
+    let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+    match job::kubernetes::get(&sets, name).await {
+        Ok(found) => Ok((name.to_owned(), found.map(of_set))),
+        // Most applications have none, and then the Role does not speak of them.
+        Err(error) if error.kind() == ErrorKind::Config => Ok((name.to_owned(), None)),
+        Err(error) => Err(error),
+    }
+}
+
+async fn by_labels(client: &Client, namespace: &str, apps: &[App]) -> Result<Vec<Workload>> {
+    let Some(selector) = selector(apps) else {
+        return Ok(Vec::new());
+    };
+    let (deployments, sets) = futures::try_join!(
+        list::<Deployment>(client, namespace, &selector),
+        list::<StatefulSet>(client, namespace, &selector)
+    )?;
+    Ok(deployments
+        .into_iter()
+        .map(of_deployment)
+        .chain(sets.into_iter().map(of_set))
+        .collect())
+}
+
+async fn list<K>(client: &Client, namespace: &str, selector: &str) -> Result<Vec<K>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let found = api.list(&ListParams::default().labels(selector)).await;
+    Ok(found
+        .context(format!("listing {} with {selector}", K::plural(&())))?
+        .items)
+}
+
+fn of_deployment(found: Deployment) -> Workload {
+    workload(Kind::Deployment, found.metadata, &found.spec, &found.status)
+}
+
+fn of_set(found: StatefulSet) -> Workload {
+    workload(
+        Kind::StatefulSet,
+        found.metadata,
+        &found.spec,
+        &found.status,
+    )
+}
+
+fn workload(kind: Kind, metadata: ObjectMeta, spec: &Spec, status: &Status) -> Workload {
+    Workload {
+        replicas: Replicas {
+            kind,
+            wanted: spec.replicas.unwrap_or(1),
+            ready: status.ready_replicas,
+            existing: status.replicas,
+            followed: status.observed_generation >= metadata.generation.unwrap_or_default(),
+            version: metadata.resource_version.clone().unwrap_or_default(),
+        },
+        metadata,
+    }
+}
+
+/// Sets `spec.replicas` of many workloads at once, through the scale subresource only, where they
+/// still are as `seen`.
+///
+/// The version makes a scaling that comes late harmless: it must not stop an application that
+/// another has started since.
+///
+/// # Errors
+/// The API's, a conflict among them; some may have been scaled all the same.
+pub async fn scale(
+    client: &Client,
+    namespace: &str,
+    wanted: &BTreeMap<String, i32>,
+    seen: &BTreeMap<String, Replicas>,
+) -> Result<()> {
+    let moving = wanted
+        .iter()
+        .filter_map(|(name, replicas)| Some((name, replicas, seen.get(name)?)));
+    let each = moving
+        .filter(|(_, replicas, seen)| seen.wanted != **replicas)
+        .map(|(name, replicas, seen)| async move {
+            let change = json!({"metadata": {"resourceVersion": seen.version}, "spec": {"replicas": replicas}});
+            let scaled = match seen.kind {
+                Kind::Deployment => scale_one::<Deployment>(client, namespace, name, &change).await,
+                Kind::StatefulSet => scale_one::<StatefulSet>(client, namespace, name, &change).await,
+            };
+            scaled.context(format!("scaling {name} to {replicas}"))
+        });
+    // All of them are tried: one that moved must not keep the others waiting for the next look.
+    futures::future::join_all(each).await.into_iter().collect()
+}
+
+async fn scale_one<K>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    change: &serde_json::Value,
+) -> Result<()>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    Ok(api
+        .patch_scale(name, &by_us(), &Patch::Merge(change))
+        .await
+        .map(drop)?)
+}
+
+/// A ConfigMap that can be pointed elsewhere.
+///
+/// # Errors
+/// Config for one that is immutable: past the point of no return that would be too late to learn.
+pub fn changeable(map: ConfigMap) -> Result<ConfigMap> {
+    match map.immutable {
+        Some(true) => Err(Error::config(format!(
+            "the ConfigMap {} is immutable: the cut cannot change it",
+            map.name_any()
+        ))
+        .hint("make it anew without `immutable`, or cut by the Services (ROUTE=service)")),
+        _ => Ok(map),
+    }
+}
+
+/// Finds the application's ConfigMap, also when kustomize has put a hash behind its name.
+///
+/// # Errors
+/// Config when there is none, or more than one that could be it.
+pub async fn find_config(client: &Client, namespace: &str, name: &str) -> Result<ConfigMap> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    if let Some(map) = job::kubernetes::get(&api, name).await? {
+        return Ok(map);
+    }
+    let list = api
+        .list(&ListParams::default())
+        .await
+        .context(format!("looking for the ConfigMap {name}"))?;
+    let mut hashed: Vec<ConfigMap> = list
+        .items
+        .into_iter()
+        .filter(|map| is_hashed(&map.name_any(), name))
+        .collect();
+    match hashed.len() {
+        1 => Ok(hashed.remove(0)),
+        0 => Err(
+            Error::config(format!("the ConfigMap {name} does not exist"))
+                .hint("correct APP_CONFIGMAP in the ConfigMap replica-migration"),
+        ),
+        _ => {
+            let names: Vec<String> = hashed.iter().map(ResourceExt::name_any).collect();
+            Err(Error::config(format!(
+                "more than one ConfigMap could be {name}: {}",
+                names.join(", ")
+            ))
+            .hint("name the one that the Deployments use in APP_CONFIGMAP"))
+        }
+    }
+}
+
+/// `name-` and kustomize's ten characters (its hash uses only these letters and digits).
+fn is_hashed(found: &str, name: &str) -> bool {
+    found
+        .strip_prefix(name)
+        .and_then(|rest| rest.strip_prefix('-'))
+        .is_some_and(|hash| {
+            hash.len() == 10 && hash.chars().all(|c| "bcdfghkmt24567892".contains(c))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hashed_name_is_recognised_and_a_longer_name_is_not() {
+        assert!(is_hashed(
+            "mastodon-database-5f7h9k2mbt",
+            "mastodon-database"
+        ));
+        assert!(!is_hashed(
+            "mastodon-database-connection",
+            "mastodon-database"
+        ));
+        assert!(!is_hashed("mastodon-database", "mastodon-database"));
+    }
+}

@@ -1,0 +1,158 @@
+//! Zalando's `postgresql` resource and the names that its operator gives to things
+//! (facts/zalando.md §1, §4).
+
+use std::collections::BTreeMap;
+
+use kube::{Api, Client, CustomResource, ResourceExt as _};
+use protocol::controllers::suspension::{CONTROLLER, FROZEN};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use job::error::Result;
+
+/// The part of `spec` that the steps look at.
+#[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize)]
+#[kube(
+    group = "acid.zalan.do",
+    version = "v1",
+    kind = "postgresql",
+    plural = "postgresqls",
+    root = "Postgresql",
+    namespaced,
+    status = "PostgresqlStatus",
+    schema = "disabled"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PostgresqlSpec {
+    /// Members wanted.
+    #[serde(default)]
+    pub number_of_instances: u32,
+    /// Version and parameters.
+    #[serde(default)]
+    pub postgresql: PostgresqlParam,
+    /// TLS Secrets, when they are given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Patroni's settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patroni: Option<PatroniSpec>,
+    /// Roles to their flags.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub users: BTreeMap<String, Option<Vec<String>>>,
+    /// Database to owner.
+    #[serde(default)]
+    pub databases: BTreeMap<String, String>,
+    /// Pooler in front of the leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_connection_pooler: Option<bool>,
+    /// Pooler in front of the standbys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_replica_connection_pooler: Option<bool>,
+    /// How both poolers run; what is absent is the operator's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_pooler: Option<ConnectionPooler>,
+}
+
+/// `spec.connectionPooler`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionPooler {
+    /// session or transaction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Pods of each pooler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number_of_instances: Option<u32>,
+    /// Server connections of all pods of a pooler together.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        rename = "maxDBConnections"
+    )]
+    pub max_db_connections: Option<u32>,
+}
+
+/// `spec.postgresql`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct PostgresqlParam {
+    /// Major version, as text.
+    #[serde(default)]
+    pub version: String,
+    /// GUCs, all texts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// `spec.tls`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// Secret of the server certificate.
+    pub secret_name: String,
+    /// Key of the certificate; tls.crt when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<String>,
+    /// Key of the CA. Without it `ca_secret_name` has no effect (facts/zalando.md, trap 5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
+    /// Secret of the CA; `secret_name` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_name: Option<String>,
+}
+
+/// `spec.patroni`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct PatroniSpec {
+    /// The whole pg_hba list; it replaces Spilo's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pg_hba: Option<Vec<String>>,
+}
+
+/// `status`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct PostgresqlStatus {
+    /// Running, Updating, … ; may be stale.
+    #[serde(default, rename = "PostgresClusterStatus")]
+    pub cluster_status: String,
+}
+
+/// The `postgresql` resources of a namespace.
+pub fn postgresqls(client: &Client, namespace: &str) -> Api<Postgresql> {
+    Api::namespaced(client.clone(), namespace)
+}
+
+impl Postgresql {
+    /// The operator leaves this resource alone.
+    pub fn frozen(&self) -> bool {
+        self.annotations()
+            .get(CONTROLLER)
+            .is_some_and(|value| value == FROZEN)
+    }
+}
+
+/// Freezes the operator for this resource, or puts back what the annotation was before.
+///
+/// # Errors
+/// The API's.
+pub async fn set_controller(api: &Api<Postgresql>, name: &str, value: Option<&str>) -> Result<()> {
+    job::kubernetes::merge(
+        api,
+        name,
+        json!({"metadata": {"annotations": {CONTROLLER: value}}}),
+    )
+    .await
+    .map(drop)
+}
+
+/// Name of the Secret that the operator makes for a role.
+pub fn credentials_secret(cluster: &str, role: &str) -> String {
+    format!(
+        "{}.{cluster}.credentials.postgresql.acid.zalan.do",
+        role.replace('_', "-")
+    )
+}
+
+/// Selects the members' pods and not the poolers', which carry some of the same labels.
+pub fn member_selector(cluster: &str) -> String {
+    format!("application=spilo,cluster-name={cluster}")
+}

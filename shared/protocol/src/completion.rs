@@ -1,0 +1,184 @@
+//! Past the point of no return: only forward.
+
+use crate::route::Route;
+
+use crate::{
+    cutover as forward,
+    decision::{Action, Decision, Limits},
+    record::{Fact, Journal, Promoted, Promotion, Start},
+    snapshot::{Observation, PoolerState, Sight, TargetSeen},
+};
+
+/// The next step after the promotion was recorded.
+pub fn after(
+    journal: &Journal,
+    start: &Start,
+    promotion: &Promotion,
+    seen: &Observation,
+    limits: &Limits,
+) -> Decision {
+    if let Some(freeze) = seen.unfrozen(start, |freeze| freeze.stays || journal.serving.is_none()) {
+        return Decision::Do(Action::Freeze(freeze.key()));
+    }
+    if seen.held() == Some(false) {
+        // Without the pause Patroni would promote another member of the source.
+        return Decision::Do(Action::Hold);
+    }
+    if let Some(source) = seen.source.answer()
+        && source.primary
+    {
+        // Somebody started it: it must not serve anybody ever again.
+        return Decision::Do(Action::Fence(source.incarnation));
+    }
+    if seen.follows {
+        return Decision::Do(Action::Promote);
+    }
+    if journal.routed.is_none()
+        && let Some(step) = forward::pause(start, seen, false)
+    {
+        return step;
+    }
+    // Kubernetes takes its time to turn a Service, and the paused poolers let nobody through
+    // meanwhile.
+    let held_back = !seen.poolers.is_empty();
+    if start.route == Route::Service
+        && (held_back || journal.promoted.is_some())
+        && !turned(seen, limits)
+    {
+        return Decision::Do(Action::TurnServices);
+    }
+    let Some(promoted) = &journal.promoted else {
+        return primary(promotion, start, seen);
+    };
+    let step = match start.route {
+        Route::Config => by_config(journal, start, seen, limits),
+        Route::Service => by_service(journal, promoted, seen),
+    };
+    step.unwrap_or_else(|| settle(journal, start, seen))
+}
+
+/// Primary, restarted, and a write proved.
+fn primary(promotion: &Promotion, start: &Start, seen: &Observation) -> Decision {
+    let target = match &seen.target {
+        Sight::Answers(target) => target,
+        Sight::Silent(why) => {
+            return Decision::Wait(format!("the target is promoting or restarting ({why})"));
+        }
+    };
+    if target.in_recovery {
+        return Decision::Wait("the target is promoting".into());
+    }
+    match restart_owed(target, promotion, start.target_owes_restart) {
+        Some(missing) => Decision::Wait(missing),
+        None => Decision::Do(Action::ProveWrite),
+    }
+}
+
+/// What is missing from "CNPG's restart of the new primary is over"; its phase does not tell
+/// (verified.md, *"Healthy" is not "done"*).
+fn restart_owed(target: &TargetSeen, promotion: &Promotion, owed: bool) -> Option<String> {
+    if target.running.owes_restart() || target.running.pending_restart > 0 {
+        return Some(
+            "the target is primary and must still be restarted by CNPG (archive_mode)".into(),
+        );
+    }
+    if owed && target.running.postmaster_start <= promotion.target_clock {
+        return Some("the target is primary and its restart by CNPG is not seen yet".into());
+    }
+    None
+}
+
+/// The application's ConfigMap, then its pods. None when they serve.
+fn by_config(
+    journal: &Journal,
+    start: &Start,
+    seen: &Observation,
+    limits: &Limits,
+) -> Option<Decision> {
+    if journal.serving.is_some() {
+        // Another cutover has scaled it down late.
+        return seen
+            .idle(&start.replicas)
+            .then_some(Decision::Do(Action::ScaleUp));
+    }
+    let there = limits.config.iter().all(|(key, value)| {
+        seen.config
+            .values
+            .get(key)
+            .is_some_and(|now| now.as_ref() == Some(value))
+    });
+    if !there {
+        return Some(Decision::Do(Action::Route));
+    }
+    if journal.routed.is_none() {
+        // A pod that started before the ConfigMap was changed would stay with the source for as
+        // long as it lives.
+        return Some(match (seen.emptied(), seen.living()) {
+            (false, _) => Decision::Do(Action::ScaleDown),
+            (true, Some(living)) => Decision::Wait(living),
+            (true, None) => Decision::Record(Fact::Routed(seen.now)),
+        });
+    }
+    if seen.idle(&start.replicas) {
+        return Some(Decision::Do(Action::ScaleUp));
+    }
+    Some(match seen.not_ready(&start.replicas) {
+        Some(missing) => Decision::Wait(missing),
+        None => Decision::Record(Fact::Serving(seen.now)),
+    })
+}
+
+/// The Services lead to the target, then the poolers go on. None when they do.
+fn by_service(journal: &Journal, promoted: &Promoted, seen: &Observation) -> Option<Decision> {
+    if journal.routed.is_none() {
+        // One login of a pooler that fails costs its server_login_retry: seconds.
+        let open = seen
+            .door
+            .answer()
+            .is_some_and(|door| door.primary && door.identity.timeline == promoted.timeline);
+        return Some(match open {
+            true => Decision::Record(Fact::Routed(seen.now)),
+            false => Decision::Wait(format!(
+                "the Service does not lead to the target yet ({})",
+                seen.door.silence().unwrap_or("another server answers")
+            )),
+        });
+    }
+    if !seen
+        .poolers_that(|state| state != PoolerState::Serving)
+        .is_empty()
+    {
+        return Some(Decision::Do(Action::ResumePoolers));
+    }
+    let silent = seen.poolers_silent();
+    if journal.serving.is_some() {
+        return None;
+    }
+    Some(match silent.is_empty() {
+        true => Decision::Record(Fact::Serving(seen.now)),
+        false => Decision::Wait(format!(
+            "the console of {} does not answer",
+            silent.join(", ")
+        )),
+    })
+}
+
+/// Every Service of the source that exists leads to the target.
+fn turned(seen: &Observation, limits: &Limits) -> bool {
+    let wanted = |name: &String| limits.services.get(name);
+    seen.services.iter().all(|(name, service)| {
+        wanted(name).is_none_or(|wanted| service.selector.as_ref() == Some(wanted))
+    })
+}
+
+/// The downtime is over: who was paused goes on, who still reads from the source is sent away, and
+/// the receipt is written.
+fn settle(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
+    if let Some(freeze) = seen.unlike(start, |freeze| !freeze.stays) {
+        return Decision::Do(Action::Thaw(freeze.key()));
+    }
+    if start.route == Route::Service && journal.readers.is_none() {
+        return Decision::Do(Action::EndReaders);
+    }
+    Decision::Do(Action::WriteReceipt)
+}

@@ -1,0 +1,5 @@
+//! Controllers that would revert a cutover: which of them manage what it changes, and the field of
+//! each that suspends it.
+
+pub mod detection;
+pub mod suspension;

@@ -1,0 +1,480 @@
+//! Who owns what the cut changes, judged from the objects themselves: labels, annotations, owner
+//! references, managedFields, and the autoscalers that name them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::checks::{Finding, Verdict};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::controllers::suspension::{Freeze, Object};
+
+const FLUX_KUSTOMIZATION: &str = "kustomize.toolkit.fluxcd.io/name";
+const FLUX_RECONCILE: &str = "kustomize.toolkit.fluxcd.io/reconcile";
+const FLUX_RELEASE: (&str, &str) = (
+    "helm.toolkit.fluxcd.io/name",
+    "helm.toolkit.fluxcd.io/namespace",
+);
+const ARGO_TRACKING: &str = "argocd.argoproj.io/tracking-id";
+const ARGO_LABELS: [&str; 2] = ["argocd.argoproj.io/instance", "app.kubernetes.io/instance"];
+const ARGO_MANAGERS: [&str; 2] = ["argocd-controller", "argocd-application-controller"];
+/// Field managers of spec.replicas that are people, ourselves, or dealt with by what they own.
+const KNOWN_MANAGERS: [&str; 9] = [
+    "replica-migration",
+    "kubectl",
+    "helm",
+    "Helm",
+    "kube-controller-manager",
+    "keda",
+    "kustomize-controller",
+    "helm-controller",
+    "argocd",
+];
+
+/// The part of an object's `metadata` that tells which controllers manage it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metadata {
+    /// `labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// `ownerReferences`.
+    pub owner_references: Vec<OwnerReference>,
+    /// `managedFields`.
+    pub managed_fields: Vec<ManagedFields>,
+}
+
+/// An entry of `metadata.ownerReferences`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct OwnerReference {
+    /// Kind of the owner.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// True for the one owner that controls the object.
+    pub controller: Option<bool>,
+}
+
+/// An entry of `metadata.managedFields`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ManagedFields {
+    /// Name of the field manager.
+    pub manager: Option<String>,
+    /// The fields that it owns, as the API server lists them.
+    #[serde(rename = "fieldsV1")]
+    pub fields_v1: Value,
+}
+
+/// An object that the cut changes.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// Which.
+    pub object: Object,
+    /// Who says what about it.
+    pub metadata: Metadata,
+    /// The change is not taken back after the cut.
+    pub for_good: bool,
+}
+
+impl Changed {
+    fn label(&self, name: &str) -> Option<&String> {
+        self.metadata.labels.get(name)
+    }
+
+    fn annotation(&self, name: &str) -> Option<&String> {
+        self.metadata.annotations.get(name)
+    }
+
+    fn managers(&self) -> impl Iterator<Item = &ManagedFields> {
+        self.metadata.managed_fields.iter()
+    }
+}
+
+/// An owner whose own object has to be read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// A HelmRelease or an Application.
+    pub object: Object,
+    /// It manages something that the cut changes for good.
+    pub for_good: bool,
+    /// The objects of ours that it manages.
+    pub manages: Vec<String>,
+}
+
+/// The HelmReleases and Applications that manage these objects. `argo_namespace`: where
+/// Applications are unless they say otherwise.
+pub fn owners(changed: &[Changed], argo_namespace: &str) -> Vec<Owner> {
+    let named: BTreeSet<Object> = changed
+        .iter()
+        .filter_map(|one| owner(one, argo_namespace))
+        .collect();
+    let with_all = |object: Object| {
+        let of = |one: &&Changed| owner(one, argo_namespace).as_ref() == Some(&object);
+        Owner {
+            for_good: changed.iter().filter(of).any(|one| one.for_good),
+            manages: changed
+                .iter()
+                .filter(of)
+                .map(|one| one.object.to_string())
+                .collect(),
+            object,
+        }
+    };
+    named.into_iter().map(with_all).collect()
+}
+
+fn owner(changed: &Changed, argo_namespace: &str) -> Option<Object> {
+    if let (Some(name), Some(namespace)) =
+        (changed.label(FLUX_RELEASE.0), changed.label(FLUX_RELEASE.1))
+    {
+        return Some(
+            Object::of(
+                "helm.toolkit.fluxcd.io",
+                "v2",
+                "HelmRelease",
+                "helmreleases",
+                name,
+            )
+            .within(namespace),
+        );
+    }
+    let tracked = changed
+        .annotation(ARGO_TRACKING)
+        .and_then(|id| id.split(':').next());
+    let by_label = || {
+        let argo = |entry: &ManagedFields| {
+            entry
+                .manager
+                .as_deref()
+                .is_some_and(|name| ARGO_MANAGERS.contains(&name))
+        };
+        let label = ARGO_LABELS.iter().find_map(|label| changed.label(label));
+        label
+            .filter(|_| changed.managers().any(argo))
+            .map(String::as_str)
+    };
+    let name = tracked.or_else(by_label)?;
+    // Applications outside Argo CD's own namespace are tracked as `namespace_name`.
+    let (namespace, name) = name.split_once('_').unwrap_or((argo_namespace, name));
+    Some(
+        Object::of(
+            "argoproj.io",
+            "v1alpha1",
+            "Application",
+            "applications",
+            name,
+        )
+        .within(namespace),
+    )
+}
+
+/// What a Flux Kustomization must leave alone: it is told at the object itself, which takes no
+/// right on the Kustomization.
+pub fn flux(changed: &[Changed]) -> Vec<Freeze> {
+    let managed = changed
+        .iter()
+        .filter_map(|one| Some((one, one.label(FLUX_KUSTOMIZATION)?)));
+    managed
+        .map(|(one, name)| {
+            let was = one.annotation(FLUX_RECONCILE).map(String::as_str);
+            let freeze =
+                Freeze::annotation(one.object.clone(), FLUX_RECONCILE, "disabled", was).because(
+                    format!("Flux's Kustomization {name} would put {} back", one.object),
+                );
+            if one.for_good {
+                freeze.staying()
+            } else {
+                freeze
+            }
+        })
+        .collect()
+}
+
+/// What must be paused of an owner that was read; None when it does not put anything back by
+/// itself.
+pub fn pause(owner: &Owner, found: &Value) -> Option<Freeze> {
+    let object = owner.object.clone();
+    let why = format!("{object} would put back {}", owner.manages.join(", "));
+    let freeze = if object.kind == "HelmRelease" {
+        Freeze::field(
+            object,
+            &["spec", "suspend"],
+            json!(true),
+            found["spec"]["suspend"].clone(),
+        )
+    } else {
+        let field = ["spec", "syncPolicy", "automated", "selfHeal"];
+        let was = found["spec"]["syncPolicy"]["automated"]["selfHeal"].clone();
+        (was == json!(true)).then(|| Freeze::field(object, &field, json!(false), was))?
+    };
+    let freeze = freeze.because(why);
+    Some(if owner.for_good {
+        freeze.staying()
+    } else {
+        freeze
+    })
+}
+
+/// KEDA's ScaledObjects that scale one of these workloads.
+pub fn keda(scaled_objects: &[Value], workloads: &[Object]) -> Vec<Freeze> {
+    const PAUSED: &str = "autoscaling.keda.sh/paused";
+    let scales = |scaled: &&Value| {
+        let target = &scaled["spec"]["scaleTargetRef"];
+        let kind = target["kind"].as_str().unwrap_or("Deployment");
+        workloads
+            .iter()
+            .any(|one| one.kind == kind && Some(one.name.as_str()) == target["name"].as_str())
+    };
+    scaled_objects
+        .iter()
+        .filter(scales)
+        .map(|scaled| {
+            let name = scaled["metadata"]["name"].as_str().unwrap_or_default();
+            let object = Object::of("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", name);
+            let target = scaled["spec"]["scaleTargetRef"]["name"]
+                .as_str()
+                .unwrap_or_default();
+            Freeze::annotation(
+                object,
+                PAUSED,
+                "true",
+                scaled["metadata"]["annotations"][PAUSED].as_str(),
+            )
+            .because(format!("KEDA would scale {target} up again"))
+        })
+        .collect()
+}
+
+/// The workloads that KEDA scales, by the autoscalers that it makes for them.
+pub fn keda_scales(autoscalers: &[Value], workloads: &[Object]) -> Vec<String> {
+    let by_keda = |scaler: &&Value| {
+        let owners = scaler["metadata"]["ownerReferences"]
+            .as_array()
+            .into_iter()
+            .flatten();
+        owners
+            .into_iter()
+            .any(|owner| owner["kind"] == "ScaledObject")
+    };
+    let targets = autoscalers
+        .iter()
+        .filter(by_keda)
+        .map(|scaler| &scaler["spec"]["scaleTargetRef"]["name"]);
+    let ours = targets
+        .filter_map(Value::as_str)
+        .filter(|name| workloads.iter().any(|one| one.name == *name));
+    ours.map(str::to_owned).collect()
+}
+
+/// A CronJob of the application, which would start writers.
+pub fn cron_job(found: &Value) -> Freeze {
+    let name = found["metadata"]["name"].as_str().unwrap_or_default();
+    let object = Object::of("batch", "v1", "CronJob", "cronjobs", name);
+    let was = found["spec"]["suspend"].clone();
+    Freeze::field(object, &["spec", "suspend"], json!(true), was)
+        .because(format!("the CronJob {name} would start pods that write"))
+}
+
+/// Whom nothing here can pause, in words: other owners of a workload, and autoscalers, which stop
+/// by themselves.
+pub fn findings(changed: &[Changed], autoscalers: &[Value], workloads: &[Object]) -> Vec<Finding> {
+    let mut all = Vec::new();
+    for one in changed.iter().filter(|one| workloads.contains(&one.object)) {
+        let strangers = strangers(one);
+        if !strangers.is_empty() {
+            let found = format!("{} is also scaled by {}", one.object, strangers.join(", "));
+            all.push(Finding::ok("owners of replicas", "only owners that can be paused", found).but(
+                Verdict::Warning,
+                "pause it for the window; while it acts its pods get no write through, but they \
+                 may come up with the old configuration",
+            ));
+        }
+    }
+    let scales = |scaler: &&Value| {
+        let target = &scaler["spec"]["scaleTargetRef"];
+        let owned = scaler["metadata"]["ownerReferences"]
+            .as_array()
+            .is_some_and(|owners| !owners.is_empty());
+        let is = |one: &Object| target["kind"] == one.kind && target["name"] == one.name;
+        !owned && workloads.iter().any(is)
+    };
+    let names: Vec<String> = autoscalers
+        .iter()
+        .filter(scales)
+        .filter_map(|scaler| scaler["metadata"]["name"].as_str().map(str::to_owned))
+        .collect();
+    if !names.is_empty() {
+        let found = format!(
+            "{}: leave alone what stands at 0 replicas, and act again afterwards",
+            names.join(", ")
+        );
+        all.push(Finding::ok("autoscalers", "known", found));
+    }
+    all
+}
+
+/// Controllers by owner reference, and field managers of `spec.replicas` that nobody knows.
+fn strangers(one: &Changed) -> Vec<String> {
+    let references = one.metadata.owner_references.iter();
+    let controllers = references
+        .filter(|owner| owner.controller == Some(true))
+        .map(|owner| format!("its owner {} {}", owner.kind, owner.name));
+    let replicas = |entry: &&ManagedFields| !entry.fields_v1["f:spec"]["f:replicas"].is_null();
+    let known = |name: &str| KNOWN_MANAGERS.iter().any(|known| name.starts_with(known));
+    let managers = one
+        .managers()
+        .filter(replicas)
+        .filter_map(|entry| entry.manager.clone());
+    controllers
+        .chain(
+            managers
+                .filter(|name| !known(name))
+                .map(|name| format!("the field manager {name}")),
+        )
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(metadata: Value) -> Changed {
+        Changed {
+            object: Object::of("apps", "v1", "Deployment", "deployments", "web"),
+            metadata: serde_json::from_value(metadata).unwrap(),
+            for_good: false,
+        }
+    }
+
+    fn config(metadata: Value) -> Changed {
+        Changed {
+            object: Object::of("", "v1", "ConfigMap", "configmaps", "settings"),
+            metadata: serde_json::from_value(metadata).unwrap(),
+            for_good: true,
+        }
+    }
+
+    #[test]
+    fn an_object_that_nobody_manages_has_no_owner() {
+        let plain = [deployment(
+            json!({"labels": {"app.kubernetes.io/instance": "shop"}}),
+        )];
+        assert!(owners(&plain, "argocd").is_empty() && flux(&plain).is_empty());
+        assert!(findings(&plain, &[], &[plain[0].object.clone()]).is_empty());
+    }
+
+    #[test]
+    fn flux_is_told_at_the_object_and_stays_told_where_the_change_stays() {
+        let labels = json!({"labels": {FLUX_KUSTOMIZATION: "apps"}});
+        let told = flux(&[deployment(labels.clone()), config(labels)]);
+        assert_eq!(told[0].field, ["metadata", "annotations", FLUX_RECONCILE]);
+        assert_eq!((told[0].stays, told[1].stays), (false, true));
+    }
+
+    #[test]
+    fn a_release_and_an_application_are_found_by_what_they_leave() {
+        let by_helm = json!({"labels": {FLUX_RELEASE.0: "shop", FLUX_RELEASE.1: "flux-system"}});
+        let tracked = json!({"annotations": {ARGO_TRACKING: "shop:apps/Deployment:ns/web"}});
+        let elsewhere = json!({"annotations": {ARGO_TRACKING: "team_shop:apps/Deployment:ns/web"}});
+        let labelled = json!({
+            "labels": {"app.kubernetes.io/instance": "shop"},
+            "managedFields": [{"manager": "argocd-controller", "operation": "Apply"}],
+        });
+        for (metadata, wanted) in [
+            (by_helm, "HelmRelease flux-system/shop"),
+            (tracked, "Application argocd/shop"),
+            (elsewhere, "Application team/shop"),
+            (labelled, "Application argocd/shop"),
+        ] {
+            let found = owners(&[deployment(metadata)], "argocd");
+            assert_eq!(found[0].object.to_string(), wanted);
+            assert!(!found[0].for_good);
+        }
+    }
+
+    #[test]
+    fn an_owner_is_paused_where_it_acts_by_itself() {
+        let annotations = json!({"annotations": {ARGO_TRACKING: "shop:apps/Deployment:ns/web"}});
+        let owner = &owners(
+            &[deployment(annotations.clone()), config(annotations)],
+            "argocd",
+        )[0];
+        let healing = pause(
+            owner,
+            &json!({"spec": {"syncPolicy": {"automated": {"selfHeal": true}}}}),
+        )
+        .unwrap();
+        assert_eq!(
+            (&healing.frozen, &healing.was, healing.stays),
+            (&json!(false), &json!(true), true)
+        );
+        assert_eq!(
+            healing.why,
+            "Application argocd/shop would put back Deployment web, ConfigMap settings"
+        );
+        assert_eq!(
+            pause(owner, &json!({"spec": {"syncPolicy": {"automated": {}}}})),
+            None
+        );
+        assert_eq!(pause(owner, &json!({"spec": {}})), None);
+        let release = Owner {
+            object: Object::of(
+                "helm.toolkit.fluxcd.io",
+                "v2",
+                "HelmRelease",
+                "helmreleases",
+                "shop",
+            )
+            .within("ns"),
+            for_good: false,
+            manages: Vec::new(),
+        };
+        assert_eq!(
+            pause(&release, &json!({"spec": {}})).unwrap().was,
+            Value::Null
+        );
+    }
+
+    #[test]
+    fn keda_is_paused_where_it_scales_one_of_the_workloads() {
+        let scaled = |name: &str, target: &str| json!({"metadata": {"name": name}, "spec": {"scaleTargetRef": {"name": target}}});
+        let web = deployment(json!({})).object;
+        let paused = keda(&[scaled("ours", "web"), scaled("theirs", "other")], &[web]);
+        assert_eq!(
+            paused.iter().map(Freeze::key).collect::<Vec<_>>(),
+            ["ScaledObject ours autoscaling.keda.sh/paused"]
+        );
+    }
+
+    #[test]
+    fn strangers_who_scale_are_named_and_an_autoscaler_is_known() {
+        let metadata = json!({
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Mastodon", "name": "m", "uid": "1", "controller": true}],
+            "managedFields": [
+                {"manager": "robot", "fieldsV1": {"f:spec": {"f:replicas": {}}}},
+                {"manager": "kubectl-client-side-apply", "fieldsV1": {"f:spec": {"f:replicas": {}}}},
+                {"manager": "labeller", "fieldsV1": {"f:metadata": {}}},
+            ],
+        });
+        let changed = [deployment(metadata)];
+        let web = changed[0].object.clone();
+        let scaler = |owned: bool| {
+            let owners = if owned {
+                json!([{"kind": "ScaledObject"}])
+            } else {
+                json!([])
+            };
+            json!({"metadata": {"name": "web", "ownerReferences": owners}, "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "web"}}})
+        };
+        let found = findings(&changed, &[scaler(false)], std::slice::from_ref(&web));
+        assert_eq!(
+            found[0].found,
+            "Deployment web is also scaled by its owner Mastodon m, the field manager robot"
+        );
+        assert!(found[1].found.starts_with("web: leave alone"));
+        assert_eq!(findings(&changed, &[scaler(true)], &[web]).len(), 1);
+    }
+}

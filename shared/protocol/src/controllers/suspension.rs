@@ -1,0 +1,265 @@
+//! What would undo the cut by itself while it runs, and the one field of each that keeps it still.
+//!
+//! | who | the field | as documented by |
+//! |---|---|---|
+//! | the Zalando operator | annotation `acid.zalan.do/controller` of the `postgresql` resource | facts/zalando.md §8.1 |
+//! | KEDA | annotation `autoscaling.keda.sh/paused` of the ScaledObject | KEDA, *Pause autoscaling* |
+//! | Flux, a Kustomization | annotation `kustomize.toolkit.fluxcd.io/reconcile` of the object that it manages | Flux, *Kustomization* |
+//! | Flux, a HelmRelease | `spec.suspend` | Flux, *HelmRelease* |
+//! | Argo CD | `spec.syncPolicy.automated.selfHeal` of the Application | Argo CD, *Automated Sync Policy* |
+//! | the application's CronJobs | `spec.suspend` | Kubernetes |
+//!
+//! A HorizontalPodAutoscaler needs none: it leaves alone what stands at 0 replicas. KEDA's
+//! `paused-replicas` is not used, because it would scale the application down by itself, before the
+//! block.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// The CR's annotation that tells which operator owns it; any foreign value freezes ours
+/// (facts/zalando.md §8.1).
+pub const CONTROLLER: &str = "acid.zalan.do/controller";
+
+/// What we write there.
+pub const FROZEN: &str = "frozen-by-replica-migration";
+
+/// An object by its type and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Object {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Kind.
+    pub kind: String,
+    /// Its name in paths and Roles.
+    pub plural: String,
+    /// Namespace; None is that of the migration.
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: String,
+}
+
+impl Object {
+    /// An object of the migration's own namespace.
+    pub fn of(group: &str, version: &str, kind: &str, plural: &str, name: &str) -> Self {
+        let [group, version, kind, plural, name] =
+            [group, version, kind, plural, name].map(str::to_owned);
+        Self {
+            group,
+            version,
+            kind,
+            plural,
+            namespace: None,
+            name,
+        }
+    }
+
+    /// The same in another namespace.
+    #[must_use]
+    pub fn within(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(f, "{} {}", self.kind, self.name),
+        }
+    }
+}
+
+/// A field that keeps somebody from acting, and what it was before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Freeze {
+    /// Whose field it is.
+    pub object: Object,
+    /// The keys that lead to it.
+    pub field: Vec<String>,
+    /// What it must be while the cut runs.
+    pub frozen: Value,
+    /// What it was; null: absent.
+    pub was: Value,
+    /// It stays so after the cut, because its owner would undo what the cut has changed for good.
+    pub stays: bool,
+    /// What would happen without, in words.
+    pub why: String,
+}
+
+impl Freeze {
+    /// The operator restarts, scales and alters the source.
+    pub fn zalando_operator(cluster: &str, was: Option<&str>) -> Self {
+        Self::annotation(
+            Object::of("acid.zalan.do", "v1", "postgresql", "postgresqls", cluster),
+            CONTROLLER,
+            FROZEN,
+            was,
+        )
+        .staying()
+        .because("the Zalando operator would start the source again")
+    }
+
+    /// An annotation of an object.
+    pub fn annotation(object: Object, name: &str, frozen: &str, was: Option<&str>) -> Self {
+        Self::field(
+            object,
+            &["metadata", "annotations", name],
+            json!(frozen),
+            json!(was),
+        )
+    }
+
+    /// Any field of an object.
+    pub fn field(object: Object, field: &[&str], frozen: Value, was: Value) -> Self {
+        Self {
+            object,
+            field: field.iter().map(|key| (*key).to_owned()).collect(),
+            frozen,
+            was,
+            stays: false,
+            why: String::new(),
+        }
+    }
+
+    /// It is not lifted after the cut.
+    #[must_use]
+    pub fn staying(mut self) -> Self {
+        self.stays = true;
+        self
+    }
+
+    /// What would happen without.
+    #[must_use]
+    pub fn because(mut self, why: impl Into<String>) -> Self {
+        self.why = why.into();
+        self
+    }
+
+    /// Names the field among all: the same before, during and after.
+    pub fn key(&self) -> String {
+        format!(
+            "{} {}",
+            self.object,
+            self.field.last().map_or("", String::as_str)
+        )
+    }
+
+    /// The field's value in an object as the API returned it.
+    pub fn read(&self, object: &Value) -> Value {
+        let found = self
+            .field
+            .iter()
+            .try_fold(object, |value, key| value.get(key));
+        found.cloned().unwrap_or_default()
+    }
+
+    /// The merge patch that gives the field this value, if the object still has this version.
+    pub fn patch(&self, value: &Value, version: &str) -> Value {
+        let mut patch = self
+            .field
+            .iter()
+            .rev()
+            .fold(value.clone(), |inner, key| json!({key: inner}));
+        patch["metadata"]["resourceVersion"] = json!(version);
+        patch
+    }
+
+    /// How a person gives it the value that it had.
+    pub fn by_hand(&self, namespace: &str) -> String {
+        let patch = self
+            .field
+            .iter()
+            .rev()
+            .fold(self.was.clone(), |inner, key| json!({key: inner}));
+        format!(
+            "kubectl patch {}.{} {} -n {} --type merge -p '{patch}'",
+            self.object.plural,
+            self.object.group,
+            self.object.name,
+            self.object.namespace.as_deref().unwrap_or(namespace)
+        )
+    }
+}
+
+/// A recorded or needed freeze, as its object stands now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The field; `was` is what it is now.
+    pub now: Freeze,
+    /// The object's resourceVersion; None when it is gone.
+    pub version: Option<String>,
+}
+
+impl Standing {
+    /// It acts no more, or there is nobody left who could.
+    pub fn frozen(&self) -> bool {
+        self.version.is_none() || self.now.was == self.now.frozen
+    }
+
+    /// It is as it was recorded, or there is nothing to be put back.
+    pub fn as_recorded(&self, recorded: &Freeze) -> bool {
+        self.version.is_none() || self.now.was == recorded.was
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paused(was: Option<&str>) -> Freeze {
+        let object = Object::of(
+            "keda.sh",
+            "v1alpha1",
+            "ScaledObject",
+            "scaledobjects",
+            "web",
+        );
+        Freeze::annotation(object, "autoscaling.keda.sh/paused", "true", was)
+    }
+
+    #[test]
+    fn a_patch_changes_one_field_of_the_version_that_was_seen() {
+        let patch = paused(None).patch(&json!("true"), "7");
+        assert_eq!(
+            patch,
+            json!({"metadata": {"annotations": {"autoscaling.keda.sh/paused": "true"}, "resourceVersion": "7"}})
+        );
+        let suspend = Freeze::field(
+            paused(None).object,
+            &["spec", "suspend"],
+            json!(true),
+            Value::Null,
+        );
+        assert_eq!(
+            suspend.patch(&Value::Null, "8"),
+            json!({"spec": {"suspend": null}, "metadata": {"resourceVersion": "8"}})
+        );
+    }
+
+    #[test]
+    fn a_field_is_read_where_it_is_and_is_null_where_it_is_not() {
+        let object = json!({"metadata": {"annotations": {"autoscaling.keda.sh/paused": "false"}}});
+        assert_eq!(paused(None).read(&object), json!("false"));
+        assert_eq!(paused(None).read(&json!({"metadata": {}})), Value::Null);
+    }
+
+    #[test]
+    fn what_is_gone_is_neither_to_be_frozen_nor_to_be_put_back() {
+        let now = |was, version: Option<&str>| Standing {
+            now: paused(was),
+            version: version.map(str::to_owned),
+        };
+        assert!(!now(None, Some("1")).frozen());
+        assert!(now(Some("true"), Some("1")).frozen());
+        assert!(now(None, None).frozen() && now(Some("x"), None).as_recorded(&paused(None)));
+        assert!(now(None, Some("1")).as_recorded(&paused(None)));
+        assert!(!now(Some("true"), Some("1")).as_recorded(&paused(None)));
+    }
+}

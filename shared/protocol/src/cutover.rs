@@ -1,0 +1,156 @@
+//! From the start to the point of no return.
+
+use crate::{route::Route, wal::Lsn};
+
+use crate::{
+    decision::{Action, Decision, Limits},
+    proof,
+    record::{Fact, Fenced, Journal, Promotion, Start},
+    snapshot::{Observation, PoolerState, Sight},
+};
+
+/// The next step before the point of no return, while there is no reason to go back.
+pub fn before(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) -> Decision {
+    if let Some(freeze) = seen.unfrozen(start, |_| true) {
+        return Decision::Do(Action::Freeze(freeze.key()));
+    }
+    if journal.checkpointed.is_none() {
+        return Decision::Do(Action::Checkpoint);
+    }
+    let Some(blocked) = journal.blocked else {
+        return match (seen.against(), &seen.jobs[..]) {
+            (Some(finding), _) => Decision::Wait(finding.to_string()),
+            (None, []) => Decision::Record(Fact::Blocked(seen.now)),
+            (None, jobs) => Decision::Wait(format!(
+                "jobs of the application still run: {}",
+                jobs.join(", ")
+            )),
+        };
+    };
+    let waited = seen.now.duration_since(blocked).unsigned_abs();
+    let patient = journal.marker.is_none() && waited < limits.pause_max;
+    if let Some(step) = pause(start, seen, patient) {
+        return step;
+    }
+    if journal.fenced.is_none() {
+        return block(journal, start, seen);
+    }
+    fence(journal, start, seen)
+}
+
+/// Clients of the old poolers wait: those that are let through again, too. A transaction that does
+/// not end in time is ended by the block.
+pub fn pause(start: &Start, seen: &Observation, patient: bool) -> Option<Decision> {
+    if start.route == Route::Config {
+        return None;
+    }
+    if !seen
+        .poolers_that(|state| state == PoolerState::Serving)
+        .is_empty()
+    {
+        return Some(Decision::Do(Action::PausePoolers));
+    }
+    let busy = seen.poolers_that(|state| matches!(state, PoolerState::Pausing(_)));
+    let late: Vec<&str> = busy.into_iter().chain(seen.poolers_silent()).collect();
+    (patient && !late.is_empty())
+        .then(|| Decision::Wait(format!("pausing the poolers: {} not yet", late.join(", "))))
+}
+
+/// The block stands, the sessions are ended, the target has caught up; then the fence is recorded.
+fn block(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
+    if seen.held() == Some(false) || (start.route == Route::Config && !seen.emptied()) {
+        return Decision::Do(Action::Block);
+    }
+    // Whether the setting has reached the server yet is not waited for: what is still written is
+    // behind the marker and before the fence, and the proof covers it.
+    if seen.held().is_none() || !seen.source.answer().is_some_and(|source| source.primary) {
+        return Decision::Wait(format!("the source does not answer ({})", seen.silent()));
+    }
+    let Some(marker) = &journal.marker else {
+        return Decision::Do(Action::EndSessions);
+    };
+    match &seen.target {
+        Sight::Silent(why) => Decision::Wait(format!("the target does not answer: {why}")),
+        Sight::Answers(target) if target.replay.replay < Some(marker.lsn) => {
+            Decision::Wait(format!(
+                "the target has replayed {}, the marker is {}",
+                shown(target.replay.replay),
+                marker.lsn
+            ))
+        }
+        Sight::Answers(_) => {
+            stop(journal, seen).unwrap_or_else(|| Decision::Wait("the source is gone".into()))
+        }
+    }
+}
+
+/// The source is to be stopped: first its position and this run of it are recorded, then it is
+/// done.
+fn stop(journal: &Journal, seen: &Observation) -> Option<Decision> {
+    let source = seen.source.answer()?;
+    let (true, Some(lsn)) = (source.primary, source.insert) else {
+        return None;
+    };
+    if journal
+        .fenced
+        .as_ref()
+        .is_some_and(|fenced| fenced.incarnation == source.incarnation)
+    {
+        return Some(Decision::Do(Action::Fence(source.incarnation)));
+    }
+    Some(Decision::Record(Fact::Fenced(Fenced {
+        at: seen.now,
+        lsn,
+        incarnation: source.incarnation,
+        stragglers: seen.stragglers.clone(),
+    })))
+}
+
+/// The source is stopped, and the target proves that nothing is missing; then the promotion is
+/// recorded.
+fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
+    if seen.held() == Some(false) {
+        // Without the pause Patroni starts again what is stopped.
+        return Decision::Do(Action::Hold);
+    }
+    if let Some(step) = stop(journal, seen) {
+        return step;
+    }
+    if let Some(primary) = seen.source_primary() {
+        // Stopping needs an SQL session; a member whose REST API still says running is on its way
+        // down.
+        return Decision::Wait(format!("{primary} still runs as a primary"));
+    }
+    let (Some(fenced), Sight::Answers(target)) = (&journal.fenced, &seen.target) else {
+        return Decision::Wait(seen.silent());
+    };
+    let Sight::Answers(patroni) = &seen.patroni else {
+        return Decision::Wait(seen.silent());
+    };
+    if !patroni.silent.is_empty() {
+        return Decision::Wait(format!(
+            "{} does not say whether its server runs",
+            patroni.silent.join(", ")
+        ));
+    }
+    match proof::clean_stop(
+        &target.control,
+        &target.replay,
+        fenced.lsn,
+        start.source.timeline,
+        target.segment_bytes,
+    ) {
+        Ok(replayed) => Decision::Record(Fact::Promotion(Promotion {
+            at: seen.now,
+            shutdown_checkpoint: target.control.checkpoint,
+            replayed,
+            timeline: start.source.timeline,
+            target_clock: target.running.now,
+        })),
+        Err(_) => Decision::Do(Action::Restartpoint),
+    }
+}
+
+fn shown(lsn: Option<Lsn>) -> String {
+    lsn.map_or_else(|| "nothing".to_owned(), |lsn| lsn.to_string())
+}

@@ -1,0 +1,309 @@
+//! The loop: look, decide, act, look again. It knows no order of things (that is `decide`) and no
+//! servers (that is a [`World`]).
+
+use std::time::Duration;
+
+use crate::checks as readiness;
+use crate::failure::{ErrorKind, Failure};
+
+/// What can fail here.
+pub type Result<T> = std::result::Result<T, Failure>;
+
+use crate::{
+    decide::decide,
+    decision::{Action, Decision, Limits},
+    record::{Fact, Journal, Start},
+    rollback::{self as back, Outlook},
+    snapshot::Observation,
+};
+
+/// Everything outside the program. Two implementations: `Live`, and `Model` in the tests.
+#[allow(
+    async_fn_in_trait,
+    reason = "both worlds run on one thread, so that no bound on the futures is missing"
+)]
+pub trait World {
+    /// Reads the record, and looks at everything.
+    async fn observe(&mut self) -> Result<(Journal, Observation)>;
+    /// Adds a fact to the record as it was last read or written, and returns the record. None:
+    /// somebody else wrote first; look again.
+    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>>;
+    /// Performs an action; returns the fact that it leaves, if that cannot be observed.
+    async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>>;
+    /// Waits before the next look, and says for what.
+    async fn pause(&mut self, missing: &str, pace: Pace);
+    /// SIGTERM has arrived.
+    fn stop_asked(&self) -> bool;
+    /// Where to.
+    fn heading(&self) -> Heading;
+}
+
+/// Where a program is going.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heading {
+    /// To the target; back only when it must.
+    Forward,
+    /// Back to the source, and never forward.
+    Back,
+}
+
+/// How soon to look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Something is on its way.
+    Close,
+    /// A look or an effect failed.
+    Failed,
+}
+
+/// Looks or effects that may fail in a row, [`Pace::Failed`] apart (0.5 s): the API server may be
+/// away for some minutes.
+const FAILURES_MAX: u32 = 600;
+/// The same for errors that a person must mend, such as a missing verb.
+const LASTING_FAILURES_MAX: u32 = 30;
+/// Failures in a row that are retried at once.
+const QUICK_RETRIES: u32 = 5;
+/// Past the point of no return clients wait for the end, and the next pod starts only after the
+/// Job's back-off: one that is asked to end still lets them through, if that takes no longer than
+/// this. Its pod has ten times as much for its end (manifests/base).
+const LAST_STRETCH: Duration = Duration::from_secs(60);
+/// An effect that has not shown after so many times is waited for like anything else.
+const REPEATS: u32 = 50;
+/// Looks in all: no run is endless, whatever the world does.
+const LOOKS_MAX: u32 = 100_000;
+
+/// Drives the cut to one of its ends.
+///
+/// # Errors
+/// Refused when nothing irreversible was done, Unsafe when a person must look, Transient when
+/// another run shall go on.
+pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
+    let mut failures = Failures::default();
+    let mut first_look: Option<jiff::Timestamp> = None;
+    let mut asked_at: Option<jiff::Timestamp> = None;
+    let mut hopeless: Option<String> = None;
+    let mut past_return = false;
+    let mut repeated = Repeated::default();
+    for _ in 0..LOOKS_MAX {
+        let (journal, mut seen) = match world.observe().await {
+            Ok(look) => look,
+            Err(error) => {
+                failures.add(&error);
+                give_up(
+                    past(past_return, error),
+                    failures,
+                    first_look.is_some(),
+                    world,
+                )
+                .await?;
+                continue;
+            }
+        };
+        past_return |= journal.past_return();
+        // Nobody must be left blocked because of, say, a missing verb: `decide` goes back, unless
+        // it is past the return.
+        seen.abort = seen.abort.or_else(|| hopeless.clone());
+        let waited = seen
+            .now
+            .duration_since(*first_look.get_or_insert(seen.now))
+            .unsigned_abs();
+        if journal.past_return() && journal.finished.is_none() && world.stop_asked() {
+            let asked = seen
+                .now
+                .duration_since(*asked_at.get_or_insert(seen.now))
+                .unsigned_abs();
+            if journal.serving.is_some() || asked >= LAST_STRETCH {
+                return Err(Failure::transient(
+                    "asked to end (SIGTERM) past the point of no return; every \
+                        step so far is recorded",
+                )
+                .hint("start the cutover again: it goes on from here"));
+            }
+        }
+        if world.heading() == Heading::Back
+            && let Outlook::TooLate(error) = back::outlook(&journal)
+        {
+            return Err(error);
+        }
+        let untouched = journal.started.is_none();
+        let outcome = match follow(world, journal, &seen, limits).await {
+            Ok(Next::Look(action)) => {
+                if let Some(vain) = repeated.in_vain(action) {
+                    patience(untouched, waited, limits, &vain)?;
+                    world.pause(&vain, Pace::Close).await;
+                }
+                Ok(())
+            }
+            Ok(Next::Pause(missing)) => {
+                repeated = Repeated::default();
+                patience(untouched, waited, limits, &missing)?;
+                world.pause(&missing, Pace::Close).await;
+                Ok(())
+            }
+            Ok(Next::End(end)) => return end,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            failures.add(&error);
+            if failures.lasting > QUICK_RETRIES {
+                hopeless.get_or_insert_with(|| error.to_string());
+            }
+            give_up(past(past_return, error), failures, true, world).await?;
+        } else {
+            failures = Failures::default();
+        }
+    }
+    Err(Failure::transient("the cutover did not come to an end")
+        .hint("start it again: it goes on from what is recorded"))
+}
+
+/// What follows a look.
+enum Next {
+    /// After this effect, if there was one.
+    Look(Option<Action>),
+    Pause(String),
+    End(Result<()>),
+}
+
+/// Decides and acts on one look. What is recorded leads to the next decision at once: its effect is
+/// as safe on this look as on a stale one, and clients are waiting.
+async fn follow(
+    world: &mut impl World,
+    mut journal: Journal,
+    seen: &Observation,
+    limits: &Limits,
+) -> Result<Next> {
+    let mut fresh = true;
+    loop {
+        let decision = decide(&journal, seen, limits);
+        let fact = match decision {
+            Decision::Record(fact) => fact,
+            Decision::Do(action) => {
+                let Some(start) = &journal.started else {
+                    return Err(Failure::manual("an action before the start was recorded"));
+                };
+                if let Some(fact) = world.perform(&action, start).await? {
+                    world.record(fact).await?;
+                }
+                return Ok(Next::Look(Some(action)));
+            }
+            Decision::Wait(missing) => return Ok(Next::Pause(missing)),
+            // Another cutover may have acted since: only a look that is newer than the record may
+            // be the last.
+            _ if !fresh => return Ok(Next::Look(None)),
+            end => return Ok(Next::End(ended(end, seen))),
+        };
+        fresh = false;
+        // Each fact is recorded once, so this comes to an end: a decision is never to record what
+        // is recorded.
+        match world.record(fact).await? {
+            Some(recorded) if recorded != journal => journal = recorded,
+            _ => return Ok(Next::Look(None)),
+        }
+    }
+}
+
+/// The same effect again and again, because what it is to change does not: somebody else changes it
+/// back, or a look cannot show it.
+#[derive(Default)]
+struct Repeated {
+    action: Option<Action>,
+    times: u32,
+}
+
+impl Repeated {
+    /// What is done in vain, after [`REPEATS`].
+    fn in_vain(&mut self, action: Option<Action>) -> Option<String> {
+        if action.is_none() || action != self.action {
+            *self = Self { action, times: 0 };
+        }
+        self.times += 1;
+        let action = self.action.as_ref().filter(|_| self.times > REPEATS)?;
+        Some(format!("{} has no effect yet", action.name()))
+    }
+}
+
+/// What cannot be refused any more is for a person to look at: "nothing irreversible was done" is
+/// no longer true.
+fn past(past_return: bool, error: Failure) -> Failure {
+    match error.kind {
+        ErrorKind::Refused if past_return => Failure {
+            kind: ErrorKind::Unsafe,
+            ..error
+        },
+        _ => error,
+    }
+}
+
+/// The four ends.
+fn ended(end: Decision, seen: &Observation) -> Result<()> {
+    match end {
+        Decision::NotReady(_) => readiness::worst(&seen.readiness),
+        Decision::Refuse(reason) => Err(Failure::refused(reason).hint(
+            "the application runs on the source as before; mend \
+                the cause and start a new cutover",
+        )),
+        Decision::Alarm(reason) => Err(Failure::manual(reason).hint(
+            "change nothing by hand before the record cutover-<cluster> and both servers \
+                have been compared",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Failures in a row. A lasting one between others may pass, too: an API server that has just come
+/// back forbids what it will allow.
+#[derive(Clone, Copy, Debug, Default)]
+struct Failures {
+    any: u32,
+    lasting: u32,
+}
+
+impl Failures {
+    fn add(&mut self, error: &Failure) {
+        self.any += 1;
+        self.lasting = if error.kind == ErrorKind::Transient {
+            0
+        } else {
+            self.lasting + 1
+        };
+    }
+}
+
+/// A failed look or effect is repeated after a pause; what a person must mend ends the program at
+/// once while nothing was touched.
+async fn give_up(
+    error: Failure,
+    failures: Failures,
+    has_looked: bool,
+    world: &mut impl World,
+) -> Result<()> {
+    let lasting_max = if has_looked { LASTING_FAILURES_MAX } else { 0 };
+    if failures.any <= FAILURES_MAX && failures.lasting <= lasting_max {
+        // What moves under a look, such as a server that is just ending, is often over at the next
+        // one.
+        let pace = if failures.any <= QUICK_RETRIES {
+            Pace::Close
+        } else {
+            Pace::Failed
+        };
+        world.pause(&error.to_string(), pace).await;
+        return Ok(());
+    }
+    Err(error.hint("start the cutover again when this is mended: it goes on from what is recorded"))
+}
+
+/// Before anything was changed and past the point of no return a wait has no other end; in between
+/// `decide` goes back by itself.
+fn patience(untouched: bool, waited: Duration, limits: &Limits, missing: &str) -> Result<()> {
+    if untouched && waited >= limits.cutover_max {
+        return Err(Failure::transient(format!("not ready: {missing}"))
+            .hint("nothing was changed; run validate-replication to see all that is missing"));
+    }
+    // Past the return and on the way back the person must learn of it, and a rerun waits on.
+    if waited >= limits.cutover_max * 10 {
+        return Err(Failure::transient(format!("gave up waiting: {missing}"))
+            .hint("every step so far is recorded; start the cutover again to go on from here"));
+    }
+    Ok(())
+}

@@ -1,0 +1,424 @@
+//! The way back before the point of no return: why it is taken, and its order.
+
+use crate::failure::Failure;
+use crate::{route::Route, snapshot::kubernetes::ServiceSeen};
+use jiff::SignedDuration;
+
+use crate::{
+    decision::{Action, Decision, Limits},
+    record::{Fact, Journal, Start},
+    snapshot::{Observation, PatroniSeen, PoolerState},
+};
+
+/// Whether there is a way back, by the record alone.
+#[derive(Debug)]
+pub enum Outlook {
+    /// No cutover has begun, or it has gone back already.
+    Nothing(String),
+    /// A cutover has begun and has not come to the point of no return.
+    Possible,
+    /// The promotion is recorded: why there is no way back, and what there is instead.
+    TooLate(Failure),
+}
+
+/// Judges the record.
+pub fn outlook(journal: &Journal) -> Outlook {
+    if journal.started.is_none() {
+        return Outlook::Nothing("no cutover has begun: the application runs on the source".into());
+    }
+    let Some(promotion) = &journal.promotion else {
+        return Outlook::Possible;
+    };
+    let instead = match (&journal.promoted, &journal.finished) {
+        (None, _) => {
+            "the target may be a primary by now: start the cutover again, it goes on from what is \
+             recorded"
+        }
+        (Some(_), None) => {
+            "the target takes writes: start the cutover again, it goes on from what is recorded"
+        }
+        (Some(_), Some(_)) => {
+            "what the target has taken since would be lost: keep the source as it is (stopped, \
+             paused, frozen), and mend the cause on the target"
+        }
+    };
+    let reason = format!(
+        "there is no way back: the promotion was recorded at {} (point of no return)",
+        promotion.at.strftime("%F %T UTC")
+    );
+    Outlook::TooLate(Failure::refused(reason).hint(instead))
+}
+
+/// Patroni's own loop comes every loop_wait, 10 s in Spilo; what it has not done after this time it
+/// will not do.
+const LOOP_MAX: SignedDuration = SignedDuration::from_secs(20);
+/// So long Patroni itself lets a leader recover before it elects another one
+/// (primary_start_timeout).
+const STARTING_MAX: SignedDuration = SignedDuration::from_secs(300);
+
+/// Why to go back now, if there is a reason.
+pub fn why(
+    journal: &Journal,
+    start: &Start,
+    seen: &Observation,
+    limits: &Limits,
+) -> Option<String> {
+    if let Some(abort) = &seen.abort {
+        return Some(abort.clone());
+    }
+    if !seen.follows {
+        return Some("somebody else has ended the target's replica mode".into());
+    }
+    if let Some(source) = seen.source.answer()
+        && source.primary
+        && source.identity.timeline != start.source.timeline
+    {
+        return Some(format!(
+            "the source failed over: timeline {} instead of {}",
+            source.identity.timeline, start.source.timeline
+        ));
+    }
+    if seen.held() == Some(true) && seen.source.answer().is_some_and(|source| !source.primary) {
+        return Some(
+            "patroni has made the source's leader a standby, and elects none while it is paused"
+                .into(),
+        );
+    }
+    if let Some(leader) = seen
+        .patroni
+        .answer()
+        .and_then(|patroni| patroni.leader.as_ref())
+        && *leader != start.leader
+    {
+        return Some(format!(
+            "the source failed over: the leader is {leader}, it was {}",
+            start.leader
+        ));
+    }
+    if let Some(target) = seen.target.answer()
+        && !target.in_recovery
+    {
+        return Some("the target was promoted by somebody else".into());
+    }
+    let (since, name) = match journal.blocked {
+        Some(blocked) => (blocked, "block"),
+        None => (start.at, "start"),
+    };
+    let elapsed = seen.now.duration_since(since).unsigned_abs();
+    (elapsed >= limits.cutover_max).then(|| {
+        format!(
+            "the cut was not through {} s after the {name} (CUTOVER_MAX_SECONDS)",
+            elapsed.as_secs()
+        )
+    })
+}
+
+/// Undoes what was done, in the order in which the application gets its database back soonest.
+pub fn back(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
+    if let Some(step) = restore(journal, start, seen) {
+        return step;
+    }
+    match seen.not_ready(&start.replicas) {
+        Some(missing) if journal.blocked.is_some() && start.route == Route::Config => {
+            Decision::Wait(missing)
+        }
+        _ => Decision::Record(Fact::Returned(seen.now)),
+    }
+}
+
+/// The next thing that is not as it was. Asked also after the return: another cutover may have
+/// acted late, on old sight.
+pub fn restore(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decision> {
+    // Before the block nothing was touched but the fields that keep others still.
+    if journal.blocked.is_some()
+        && let Some(step) = reopen(journal, start, seen)
+    {
+        return Some(step);
+    }
+    let freeze = seen.unlike(start, |_| true)?;
+    Some(Decision::Do(Action::Thaw(freeze.key())))
+}
+
+/// The source's server, then its writes, then what leads to it, then the application.
+fn reopen(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decision> {
+    let Some(patroni) = seen.patroni.answer() else {
+        return Some(Decision::Wait("going back: patroni does not answer".into()));
+    };
+    let waited = waited(journal, seen);
+    if seen.source.answer().is_none()
+        && patroni.paused == Some(true)
+        && let Some(step) = silent(patroni, start, waited)
+    {
+        return Some(step);
+    }
+    if patroni.paused != start.paused || patroni.read_only != start.read_only {
+        return Some(
+            match unsettled(patroni, seen).filter(|_| waited < LOOP_MAX) {
+                Some(missing) => Decision::Wait(format!("going back: {missing}")),
+                None => Decision::Do(Action::Unblock),
+            },
+        );
+    }
+    match seen.source.answer() {
+        Some(source) if source.primary && !source.read_only => {}
+        // A change that comes while Patroni starts a server is never compared with it
+        // (reload_config in Patroni's postgresql/config.py): what was lifted stays in force until
+        // the next start.
+        Some(source)
+            if source.primary
+                && start.read_only.as_deref() != Some("on")
+                && waited >= LOOP_MAX * 2 =>
+        {
+            return Some(Decision::Do(Action::RestartSource));
+        }
+        _ => {
+            return Some(Decision::Wait(
+                "going back: the source does not take writes yet".into(),
+            ));
+        }
+    }
+    match start.route {
+        Route::Config => application(start, seen),
+        Route::Service => doors(start, seen),
+    }
+}
+
+/// Since the way back began; since this run of the server, if that began later.
+fn waited(journal: &Journal, seen: &Observation) -> SignedDuration {
+    let began = journal.going_back.as_ref().map_or(seen.now, |back| back.at);
+    let run = seen
+        .source
+        .answer()
+        .and_then(|source| source.incarnation.began());
+    seen.now
+        .duration_since(run.map_or(began, |run| began.max(run)))
+}
+
+/// What a server needs that does not answer while Patroni is paused; None when only an election is
+/// left.
+///
+/// While paused nobody else is promoted, so a restart brings the same server back on the same
+/// timeline. Not one that Patroni has demoted without its DCS: a standby that is restarted is a
+/// standby. Not one whose node is lost either. For these the pause is lifted, and in the election
+/// nobody takes part who is behind another (_is_healthiest_node in Patroni's ha.py).
+fn silent(patroni: &PatroniSeen, start: &Start, waited: SignedDuration) -> Option<Decision> {
+    if patroni.primaries.is_empty() {
+        return match patroni.answering.contains(&start.leader) {
+            true => Some(Decision::Do(Action::RestartSource)),
+            false => (waited < LOOP_MAX).then(|| {
+                Decision::Wait(format!(
+                    "going back: the patroni of {} does not answer",
+                    start.leader
+                ))
+            }),
+        };
+    }
+    // Patroni ends a server that starts, when its pause is lifted and the leader lock is not held.
+    (patroni.starting && waited < STARTING_MAX)
+        .then(|| Decision::Wait("going back: the source's server is starting".into()))
+}
+
+/// What Patroni's loop has not come to yet. Without the leader lock a lifted pause begins a race
+/// for it, and what the lock's new holder has not received is lost; a block that comes to the
+/// server late comes after it was lifted, to clients that were let in.
+fn unsettled(patroni: &PatroniSeen, seen: &Observation) -> Option<&'static str> {
+    if patroni.unlocked {
+        return Some("patroni has not taken the leader lock again yet");
+    }
+    let open = seen
+        .source
+        .answer()
+        .is_some_and(|source| source.primary && !source.read_only);
+    (open && patroni.read_only.as_deref() == Some("on"))
+        .then_some("patroni has not brought the block to the server yet")
+}
+
+fn application(start: &Start, seen: &Observation) -> Option<Decision> {
+    // Other keys may have been added to the settings since.
+    let as_before = |(key, before): (&String, &Option<String>)| {
+        seen.config.values.get(key).is_none_or(|now| now == before)
+    };
+    if !start.config.values.iter().all(as_before) {
+        return Some(Decision::Do(Action::Unroute));
+    }
+    seen.idle(&start.replicas)
+        .then_some(Decision::Do(Action::ScaleUp))
+}
+
+/// The Services, should somebody have turned them, then the poolers.
+fn doors(start: &Start, seen: &Observation) -> Option<Decision> {
+    let moved = |(name, now): (&String, &ServiceSeen)| {
+        let before = start.services.get(name);
+        before.is_some_and(|before| *before != now.selector) || !now.leftovers.is_empty()
+    };
+    if seen.services.iter().any(moved) {
+        return Some(Decision::Do(Action::ReturnServices));
+    }
+    if !seen
+        .poolers_that(|state| state != PoolerState::Serving)
+        .is_empty()
+    {
+        return Some(Decision::Do(Action::ResumePoolers));
+    }
+    let silent = seen.poolers_silent();
+    (!silent.is_empty()).then(|| {
+        Decision::Wait(format!(
+            "going back: the console of {} does not answer",
+            silent.join(", ")
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{snapshot::source::Incarnation, wal::Timeline};
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{
+        record::{Fact, GoingBack, Promotion},
+        simulation::{limits, look, started},
+        snapshot::Sight,
+    };
+
+    /// What a look shows while the source is blocked and its server runs.
+    fn blocked(change: impl FnOnce(&mut PatroniSeen, &mut bool)) -> Observation {
+        let mut seen = look();
+        if let (Sight::Answers(patroni), Sight::Answers(source)) =
+            (&mut seen.patroni, &mut seen.source)
+        {
+            (patroni.paused, patroni.read_only, source.read_only) =
+                (Some(true), Some("on".into()), true);
+            change(patroni, &mut source.read_only);
+        }
+        seen
+    }
+
+    /// A block and the way back from it, both at once.
+    fn going_back(at: Timestamp) -> Journal {
+        let reason = "a test".into();
+        started()
+            .with(Fact::Blocked(at))
+            .with(Fact::GoingBack(GoingBack { at, reason }))
+    }
+
+    #[test]
+    fn the_pause_is_lifted_when_patronis_loop_has_come_or_is_overdue() {
+        let begun = going_back(look().now);
+        let next = |seen: &Observation| back(&begun, begun.started.as_ref().unwrap(), seen);
+        let unblocks = |seen: &Observation| next(seen) == Decision::Do(Action::Unblock);
+        assert!(unblocks(&blocked(|_, _| ())));
+        for mut late in [
+            blocked(|patroni, _| patroni.unlocked = true),
+            blocked(|_, read_only| *read_only = false),
+        ] {
+            assert!(matches!(next(&late), Decision::Wait(why) if why.contains("patroni has not")));
+            late.now += LOOP_MAX;
+            assert!(unblocks(&late));
+        }
+    }
+
+    #[test]
+    fn a_server_that_patroni_has_demoted_is_left_to_an_election() {
+        let mut seen = blocked(|patroni, _| patroni.primaries.clear());
+        let begun = started().with(Fact::Blocked(seen.now));
+        let start = begun.started.as_ref().unwrap();
+        assert_eq!(
+            why(&begun, start, &seen, &limits()),
+            None,
+            "it is a primary"
+        );
+        if let Sight::Answers(source) = &mut seen.source {
+            source.primary = false;
+        }
+        assert!(
+            why(&begun, start, &seen, &limits())
+                .unwrap()
+                .contains("a standby")
+        );
+        assert_eq!(back(&begun, start, &seen), Decision::Do(Action::Unblock));
+        seen.source = Sight::Silent("connection refused".into());
+        assert_eq!(
+            back(&begun, start, &seen),
+            Decision::Do(Action::RestartSource)
+        );
+    }
+
+    #[test]
+    fn a_leader_whose_node_is_lost_is_left_to_an_election() {
+        let mut seen = blocked(|patroni, _| {
+            patroni.primaries.clear();
+            patroni.answering.retain(|member| member != "a");
+        });
+        seen.source = Sight::Silent("no route to host".into());
+        let begun = going_back(seen.now);
+        let start = begun.started.as_ref().unwrap();
+        assert!(
+            matches!(back(&begun, start, &seen), Decision::Wait(why) if why.contains("the patroni \
+                of a"))
+        );
+        seen.now += LOOP_MAX;
+        assert_eq!(back(&begun, start, &seen), Decision::Do(Action::Unblock));
+    }
+
+    #[test]
+    fn a_server_that_starts_is_waited_for() {
+        let mut seen = blocked(|patroni, _| (patroni.starting, patroni.unlocked) = (true, true));
+        seen.source = Sight::Silent("the database system is starting up".into());
+        let begun = going_back(seen.now);
+        let start = begun.started.as_ref().unwrap();
+        seen.now += LOOP_MAX;
+        assert!(
+            matches!(back(&begun, start, &seen), Decision::Wait(why) if why.contains("is starting"))
+        );
+        seen.now += STARTING_MAX;
+        assert_eq!(back(&begun, start, &seen), Decision::Do(Action::Unblock));
+    }
+
+    #[test]
+    fn a_lifted_block_that_stays_in_force_is_ended_by_a_restart() {
+        let mut seen = look();
+        if let Sight::Answers(source) = &mut seen.source {
+            source.read_only = true;
+        }
+        let begun = going_back(seen.now);
+        let start = begun.started.as_ref().unwrap();
+        assert!(
+            matches!(back(&begun, start, &seen), Decision::Wait(why) if why.contains("does not \
+                take writes"))
+        );
+        seen.now += LOOP_MAX * 2;
+        assert_eq!(
+            back(&begun, start, &seen),
+            Decision::Do(Action::RestartSource)
+        );
+        // Just started again: its own time counts.
+        if let Sight::Answers(source) = &mut seen.source {
+            source.incarnation = Incarnation(seen.now.as_microsecond());
+        }
+        assert!(matches!(back(&begun, start, &seen), Decision::Wait(_)));
+    }
+
+    #[test]
+    fn the_way_back_ends_with_the_recorded_promotion() {
+        let (none, begun) = (Journal::default(), started());
+        assert!(matches!(outlook(&none), Outlook::Nothing(_)));
+        assert!(matches!(outlook(&begun), Outlook::Possible));
+        let promotion = Promotion {
+            at: Timestamp::UNIX_EPOCH,
+            shutdown_checkpoint: "0/4000028".parse().unwrap(),
+            replayed: "0/40000A0".parse().unwrap(),
+            timeline: Timeline(1),
+            target_clock: Timestamp::UNIX_EPOCH,
+        };
+        let Outlook::TooLate(error) = outlook(&begun.with(Fact::Promotion(promotion))) else {
+            panic!("past the point of no return")
+        };
+        assert_eq!(
+            error.to_string(),
+            "there is no way back: the promotion was recorded at 1970-01-01 00:00:00 UTC (point of \
+             no return)"
+        );
+        assert!(error.hint.unwrap().contains("start the cutover again"));
+    }
+}

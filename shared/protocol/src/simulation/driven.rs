@@ -1,0 +1,111 @@
+//! The real `drive` over the small world, alone: from its start to its end, and with an effect that
+//! it is not allowed.
+
+use std::{
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use crate::driver::Result;
+use crate::failure::{ErrorKind, Failure};
+use crate::route::Route;
+
+use super::{effects::Versions, world::World as Small};
+use crate::{
+    decision::Action,
+    driver::{Heading, Pace, World, drive},
+    record::{Fact, Journal, Start},
+    snapshot::Observation,
+};
+
+struct Driven {
+    world: Small,
+    /// Writes may not be blocked, beyond half of it.
+    forbidden: bool,
+    journals: Vec<Journal>,
+}
+
+impl Driven {
+    fn new(route: Route, forbidden: bool) -> Self {
+        Self {
+            world: Small::new(route, 0),
+            forbidden,
+            journals: vec![Journal::default()],
+        }
+    }
+}
+
+impl World for Driven {
+    async fn observe(&mut self) -> Result<(Journal, Observation)> {
+        while let Some((_, next)) = self.world.course().into_iter().next() {
+            self.world = next;
+        }
+        Ok((self.world.journal(), self.world.look()))
+    }
+
+    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>> {
+        self.world.record(fact, self.world.version, true);
+        self.journals.push(self.world.journal());
+        Ok(Some(self.world.journal()))
+    }
+
+    async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
+        if self.forbidden && *action == Action::Block {
+            (self.world.paused, self.world.read_only) = (true, true);
+            return Err(Failure::config(
+                "kubernetes api: deployments.apps is forbidden: cannot patch resource \
+                 deployments/scale",
+            ));
+        }
+        let versions = Versions::of(&self.world);
+        Ok(self.world.perform(action, start, Some(versions)))
+    }
+
+    async fn pause(&mut self, _missing: &str, _pace: Pace) {}
+
+    fn stop_asked(&self) -> bool {
+        false
+    }
+
+    fn heading(&self) -> Heading {
+        Heading::Forward
+    }
+}
+
+/// The journals of a cut that nothing disturbs.
+pub fn journals(route: Route) -> Vec<Journal> {
+    let mut driven = Driven::new(route, false);
+    let limits = driven.world.limits();
+    complete(drive(&mut driven, &limits)).unwrap();
+    driven.journals
+}
+
+/// The result of work that waits for nothing, as this world's does.
+fn complete<T>(work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => panic!("the small world waits for nothing"),
+    }
+}
+
+#[test]
+fn undisturbed_it_comes_to_the_cut_on_both_routes() {
+    for route in [Route::Config, Route::Service] {
+        let mut driven = Driven::new(route, false);
+        let limits = driven.world.limits();
+        complete(drive(&mut driven, &limits)).unwrap();
+        assert_eq!(driven.world.cut(), None);
+        assert_eq!(driven.world.broken(), None);
+    }
+}
+
+#[test]
+fn what_it_may_not_do_in_the_block_makes_it_go_back_and_leaves_nobody_blocked() {
+    let mut driven = Driven::new(Route::Config, true);
+    let limits = driven.world.limits();
+    let error = complete(drive(&mut driven, &limits)).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Refused);
+    assert!(error.to_string().contains("deployments/scale"), "{error}");
+    assert_eq!(driven.world.restored(), None);
+}

@@ -1,0 +1,281 @@
+//! What an action does in the small world, and what must hold after every step.
+
+use crate::{route::Route, wal::Timeline};
+
+use super::world::{Versioned, Wal, World, at, start_of};
+use crate::{
+    controllers::suspension::Freeze,
+    decision::Action,
+    record::{Fact, Journal, Marker, Promoted, Readers, Start},
+};
+
+/// The versions that a driver's writes carry: those of its look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Versions {
+    pub apps: u8,
+    pub operator: u8,
+    pub scaler: u8,
+}
+
+impl Versions {
+    /// As they are now.
+    pub fn of(world: &World) -> Self {
+        Self {
+            apps: world.scaled.version,
+            operator: world.operator.version,
+            scaler: world.scaler.version,
+        }
+    }
+}
+
+impl World {
+    /// An effect; returns the fact that it leaves.
+    pub fn perform(
+        &mut self,
+        action: &Action,
+        start: &Start,
+        seen: Option<Versions>,
+    ) -> Option<Fact> {
+        self.recorded_first(action);
+        match action {
+            Action::Freeze(key) | Action::Thaw(key) => {
+                self.set_field(key, start, matches!(action, Action::Freeze(_)), seen)
+            }
+            Action::Checkpoint => return Some(Fact::Checkpointed(at(0))),
+            Action::PausePoolers => self.held_back = true,
+            Action::Hold => (self.paused, self.read_only) = (true, true),
+            Action::Block => {
+                (self.paused, self.read_only) = (true, true);
+                if self.route == Route::Config {
+                    self.scale(false, seen);
+                }
+            }
+            Action::EndSessions if self.serves() => {
+                return Some(Fact::Marker(Marker {
+                    at: at(0),
+                    lsn: start_of(self.wal.len()),
+                    sessions_ended: Vec::new(),
+                }));
+            }
+            Action::Fence(run) if self.source_up && run.0 == i64::from(self.incarnation) => {
+                if !self.standby {
+                    self.wal.push(Wal::Shutdown);
+                }
+                self.source_up = false;
+            }
+            Action::EndSessions | Action::Fence(_) => {}
+            Action::Restartpoint => {
+                self.control = self.wal[..self.replayed]
+                    .iter()
+                    .rposition(|r| *r == Wal::Shutdown)
+                    .or(self.control)
+            }
+            Action::Promote => self.follows = false,
+            Action::ProveWrite if self.primary => {
+                self.target_wrote = true;
+                return Some(Fact::Promoted(Promoted {
+                    at: at(0),
+                    timeline: Timeline(self.timeline + 1),
+                }));
+            }
+            Action::ProveWrite => {}
+            Action::Route => self.routed = true,
+            Action::Unroute => self.routed = false,
+            Action::ScaleDown => self.scale(false, seen),
+            Action::ScaleUp => self.scale(true, seen),
+            Action::TurnServices => self.turned = 2,
+            Action::ReturnServices => self.turned = 0,
+            Action::ResumePoolers => {
+                self.traffic(self.led);
+                self.held_back = false;
+            }
+            Action::EndReaders => {
+                return Some(Fact::Readers(Readers {
+                    at: at(0),
+                    ended: Vec::new(),
+                }));
+            }
+            Action::WriteReceipt => return Some(Fact::Finished(at(0))),
+            Action::RestartSource => {
+                self.reopened();
+                if self.paused && !self.source_up {
+                    self.start();
+                }
+            }
+            Action::Unblock => {
+                self.reopened();
+                (self.paused, self.read_only) =
+                    (start.paused == Some(true), start.read_only.is_some());
+            }
+        }
+        None
+    }
+
+    /// S5: what must be on record before an effect, so that a successor knows what to undo.
+    fn recorded_first(&mut self, action: &Action) {
+        let journal = self.journal();
+        let recorded = match action {
+            Action::PausePoolers | Action::Block | Action::EndSessions => journal.blocked.is_some(),
+            Action::Fence(_) => journal.fenced.is_some(),
+            Action::Promote | Action::TurnServices | Action::ProveWrite => journal.past_return(),
+            Action::Route | Action::ScaleDown => journal.promoted.is_some(),
+            Action::RestartSource | Action::Unblock | Action::Unroute | Action::ReturnServices => {
+                journal.going_back.is_some()
+            }
+            _ => journal.started.is_some(),
+        };
+        if !recorded {
+            self.wrong
+                .get_or_insert("S5: an effect came before its record");
+        }
+    }
+
+    /// S4: after the point of no return nobody of ours reopens the source.
+    fn reopened(&mut self) {
+        if self.journal().past_return() {
+            self.wrong
+                .get_or_insert("S4: the source is reopened after the point of no return");
+        }
+    }
+
+    /// S9: the pause is lifted when the primary that runs is the leader's; after a while it is,
+    /// whatever Patroni says. Between a look and the effect no order of steps helps against a lock
+    /// that goes, so this is asked of drivers that see what is.
+    pub fn led_by_its_leader(&mut self, action: &Action) {
+        let now = at(i64::from(self.clock) * 1_000);
+        let just_now = self.journal().going_back.is_some_and(|back| back.at == now);
+        if *action == Action::Unblock && just_now && !self.locked && !self.standby {
+            self.wrong
+                .get_or_insert("S9: the pause is lifted while nobody holds the leader lock");
+        }
+    }
+
+    /// S7: clients are let through to the target only when its restart is over.
+    fn traffic(&mut self, to_target: bool) {
+        if to_target && !(self.primary && self.restarted) {
+            self.wrong.get_or_insert(
+                "S7: traffic is let through to a target that is no restarted primary",
+            );
+        }
+        if !to_target && self.journal().past_return() {
+            self.wrong
+                .get_or_insert("S7: traffic is let through to the source that was left");
+        }
+    }
+
+    fn set_field(&mut self, key: &str, start: &Start, frozen: bool, seen: Option<Versions>) {
+        let recorded = start
+            .freezes
+            .iter()
+            .find(|freeze: &&Freeze| freeze.key() == key);
+        let set = recorded.is_some_and(|freeze| frozen || freeze.was == freeze.frozen);
+        let operator = key.starts_with("postgresql");
+        let (object, version) = match operator {
+            true => (&mut self.operator, seen.map(|seen| seen.operator)),
+            false => (&mut self.scaler, seen.map(|seen| seen.scaler)),
+        };
+        object.write(set, version);
+    }
+
+    fn scale(&mut self, up: bool, seen: Option<Versions>) {
+        let before = self.scaled;
+        self.scaled.write(up, seen.map(|seen| seen.apps));
+        if before != self.scaled {
+            self.followed = false;
+            if up {
+                self.traffic(self.routed);
+            }
+        }
+    }
+
+    /// Who runs the application's pods comes to it. What was asked for and taken back meanwhile has
+    /// never been.
+    pub fn follow(&mut self) {
+        self.followed = true;
+        if self.pods != self.scaled.set {
+            self.pods = self.scaled.set;
+            self.old_pods = self.pods && !self.routed;
+        }
+    }
+
+    /// Somebody else scales the application up.
+    pub fn scaled_up_by_others(&mut self) {
+        let Versioned { version, .. } = self.scaled;
+        self.scaled = Versioned {
+            set: true,
+            version: version + 1,
+        };
+        self.followed = false;
+    }
+
+    pub fn start(&mut self) {
+        self.source_up = true;
+        self.locked = false;
+        self.incarnation += 1;
+    }
+
+    /// The first invariant that does not hold.
+    pub fn broken(&self) -> Option<String> {
+        if let Some(wrong) = self.wrong {
+            return Some(wrong.to_owned());
+        }
+        if self.primary && self.serves() && !self.read_only {
+            return Some("S1: source and target both accept writes".into());
+        }
+        let written = self.wal.iter().filter(|r| **r == Wal::Write).count();
+        let survived = self.wal[..self.replayed]
+            .iter()
+            .filter(|r| **r == Wal::Write)
+            .count();
+        if self.primary && survived < written {
+            return Some(format!(
+                "S2: {} acknowledged writes are missing on the target",
+                written - survived
+            ));
+        }
+        if self.follows && self.paused && self.journal().started.is_none() {
+            return Some("S3: the source is blocked and nothing is recorded".into());
+        }
+        None
+    }
+
+    /// What must hold when a driver has ended without a cut.
+    pub fn restored(&self) -> Option<String> {
+        if self.held_back {
+            return Some(format!(
+                "S8: an end without a cut leaves a pooler paused: {self:?}"
+            ));
+        }
+        // Before the block Patroni's election is nobody's but Patroni's.
+        let elected = !self.standby || !self.has(|journal| journal.blocked.is_some());
+        let source = self.source_up
+            && elected
+            && !self.paused
+            && !self.read_only
+            && !self.operator.set
+            && !self.scaler.set;
+        let ok = source && self.scaled.set && !self.routed && self.turned == 0;
+        (!ok).then(|| format!("S3: an end without a cut leaves {self:?}"))
+    }
+
+    /// What must hold when a driver says that the cut is done.
+    pub fn cut(&self) -> Option<String> {
+        if self.held_back {
+            return Some(format!(
+                "S8: a finished cut leaves a pooler paused: {self:?}"
+            ));
+        }
+        let target = self.primary && self.restarted && self.target_wrote;
+        let application = match self.route {
+            Route::Config => self.routed && self.scaled.set && !self.old_pods,
+            Route::Service => self.turned == 2 && self.led,
+        };
+        let ok = target && application && !self.source_up && self.operator.set && !self.scaler.set;
+        (!ok).then(|| format!("S4: a finished cut leaves {self:?}"))
+    }
+
+    /// Whether the record has come so far.
+    pub fn has(&self, fact: impl Fn(&Journal) -> bool) -> bool {
+        fact(&self.journal())
+    }
+}

@@ -1,0 +1,356 @@
+//! Breadth first over drivers and world, with the shortest trace to whatever breaks.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use crate::route::Route;
+
+use super::{effects::Versions, events::Disturbance, mutants::Mutant, world::World};
+use crate::{
+    decision::{Action, Decision},
+    snapshot::Observation,
+};
+
+/// Rounds of one driver alone that must be enough to come to an end.
+const ROUNDS_MAX: usize = 200;
+
+/// More than any search of these tests takes: one that does not end must not take the machine's
+/// memory.
+const STATES_MAX: usize = 5_000_000;
+
+/// What a search saw.
+pub struct Found {
+    pub states: usize,
+    pub ends: usize,
+    /// The invariant's name, a colon, and the shortest trace in words.
+    pub broken: Option<String>,
+}
+
+/// A driver between its look and its effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Driver {
+    /// Will look next.
+    Ready,
+    /// Is about to act on what it saw.
+    Decided(Sight),
+    /// Has come to an end.
+    Ended,
+}
+
+/// What a driver goes by: numbers of the record and the look, and the versions that its writes
+/// carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Sight {
+    journal: usize,
+    look: usize,
+    read: u32,
+    versions: Versions,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct State {
+    world: World,
+    drivers: [Driver; 2],
+}
+
+type Step = (String, Result<State, String>);
+
+struct Search {
+    mutant: Mutant,
+    looks: Vec<Observation>,
+    numbers: HashMap<World, usize>,
+    decisions: HashMap<(usize, usize), Decision>,
+    parents: Vec<(usize, String)>,
+    states: Vec<State>,
+    known: HashSet<State>,
+    /// Worlds from which a driver alone has been seen to reach an end.
+    ending: HashSet<World>,
+}
+
+/// Searches everything that can happen with so many disturbances.
+pub fn search(mutant: Mutant, route: Route, disturbances: u8) -> Found {
+    let first = State {
+        world: World::new(route, disturbances),
+        drivers: [Driver::Ready, Driver::Ready],
+    };
+    let mut search = Search {
+        mutant,
+        looks: Vec::new(),
+        numbers: HashMap::new(),
+        decisions: HashMap::new(),
+        parents: vec![(0, String::new())],
+        states: vec![first.clone()],
+        known: [first].into(),
+        ending: HashSet::new(),
+    };
+    let mut queue = VecDeque::from([0]);
+    let mut ends = 0;
+    while let Some(index) = queue.pop_front() {
+        assert!(
+            search.states.len() < STATES_MAX,
+            "{mutant:?} on {route:?} does not come to an end"
+        );
+        let state = search.states[index].clone();
+        for (step, next) in search.steps(&state) {
+            let mut next = match next {
+                Ok(next) => next,
+                Err(broken) => return search.failed(ends, index, &step, &broken),
+            };
+            if let Some(broken) = next.world.broken() {
+                return search.failed(ends, index, &step, &broken);
+            }
+            // The two are alike: which of them is where makes no difference.
+            next.drivers.sort_unstable();
+            if !search.known.contains(&next) {
+                ends += usize::from(next.drivers.iter().all(|driver| *driver == Driver::Ended));
+                queue.push_back(search.states.len());
+                search.known.insert(next.clone());
+                search.states.push(next);
+                search.parents.push((index, step));
+            }
+        }
+    }
+    for index in 0..search.states.len() {
+        if let Err(broken) = search.comes_to_an_end(index) {
+            return search.failed(ends, index, "then nothing disturbs any more", &broken);
+        }
+    }
+    Found {
+        states: search.states.len(),
+        ends,
+        broken: None,
+    }
+}
+
+impl Search {
+    fn failed(&self, ends: usize, mut index: usize, last: &str, broken: &str) -> Found {
+        let mut steps = vec![last.to_owned()];
+        while index != 0 {
+            let (parent, step) = &self.parents[index];
+            steps.push(step.clone());
+            index = *parent;
+        }
+        steps.reverse();
+        let trace: Vec<String> = steps
+            .iter()
+            .enumerate()
+            .map(|(n, step)| format!("  {}. {step}", n + 1))
+            .collect();
+        Found {
+            states: self.states.len(),
+            ends,
+            broken: Some(format!("{broken}\n{}", trace.join("\n"))),
+        }
+    }
+
+    /// Everything that can happen next; an end that breaks a promise is an error.
+    fn steps(&mut self, state: &State) -> Vec<Step> {
+        let happens = state
+            .world
+            .course()
+            .into_iter()
+            .chain(state.world.disturbances());
+        let mut next: Vec<Step> = happens
+            .map(|(name, world)| {
+                let drivers = state.drivers;
+                (name.to_owned(), Ok(State { world, drivers }))
+            })
+            .collect();
+        for driver in 0..2 {
+            next.extend(self.driver_steps(state, driver));
+        }
+        next
+    }
+
+    fn driver_steps(&mut self, state: &State, driver: usize) -> Vec<Step> {
+        let name = ["first", "second"][driver];
+        let sight = match state.drivers[driver] {
+            Driver::Ended => return Vec::new(),
+            Driver::Ready => {
+                let (decision, next) = self.look(state, driver);
+                return vec![(
+                    format!("the {name} cutover looks and decides: {decision}"),
+                    next,
+                )];
+            }
+            Driver::Decided(sight) => sight,
+        };
+        let decision = self.decision(&state.world, sight);
+        let doing = shown(&decision);
+        let mut next = vec![(
+            format!("the {name} cutover acts: {doing}"),
+            Ok(self.act(state, driver, sight, true)),
+        )];
+        if state.world.may(Disturbance::LostAnswer) {
+            let mut lost = self.act(state, driver, sight, false);
+            lost.world.spend(Disturbance::LostAnswer);
+            next.push((
+                format!("the {name} cutover acts and the answer is lost: {doing}"),
+                Ok(lost),
+            ));
+        }
+        if state.world.may(Disturbance::Crash) {
+            let mut crashed = state.clone();
+            crashed.drivers[driver] = Driver::Ready;
+            crashed.world.spend(Disturbance::Crash);
+            next.push((
+                format!("the {name} cutover is killed before it acts, and started again"),
+                Ok(crashed),
+            ));
+        }
+        if matches!(
+            decision,
+            Decision::Do(Action::TurnServices | Action::ReturnServices)
+        ) && state.world.may(Disturbance::HalfDone)
+        {
+            let mut half = self.act(state, driver, sight, false);
+            half.world.turned = match half.world.turned {
+                0 => state.world.turned.min(1),
+                _ => state.world.turned.max(1),
+            };
+            half.world.spend(Disturbance::HalfDone);
+            next.push((
+                format!("the {name} cutover is killed in the middle of it: {doing}"),
+                Ok(half),
+            ));
+        }
+        next
+    }
+
+    fn look(&mut self, state: &State, driver: usize) -> (String, Result<State, String>) {
+        let world = &state.world;
+        let look = match self.numbers.get(&world.visible()) {
+            Some(look) => *look,
+            None => {
+                self.looks
+                    .push(self.mutant.blinded(world.look(), &self.states[0].world));
+                self.numbers.insert(world.visible(), self.looks.len() - 1);
+                self.looks.len() - 1
+            }
+        };
+        let sight = Sight {
+            journal: world.journal,
+            look,
+            read: world.version,
+            versions: Versions::of(world),
+        };
+        let decision = self.decision(world, sight);
+        let mut next = state.clone();
+        let broken = match &decision {
+            Decision::Done => next.world.cut().filter(|_| alone(&next, driver)),
+            Decision::Refuse(_) | Decision::NotReady(_)
+                if world.has(|journal| journal.started.is_some()) =>
+            {
+                next.world.restored().filter(|_| alone(&next, driver))
+            }
+            _ => None,
+        };
+        next.drivers[driver] = match &decision {
+            Decision::Done | Decision::Refuse(_) | Decision::NotReady(_) | Decision::Alarm(_) => {
+                Driver::Ended
+            }
+            Decision::Wait(_) => Driver::Ready,
+            Decision::Record(_) | Decision::Do(_) => Driver::Decided(sight),
+        };
+        (shown(&decision), broken.map_or(Ok(next), Err))
+    }
+
+    fn decision(&mut self, world: &World, sight: Sight) -> Decision {
+        let (mutant, looks) = (self.mutant, &self.looks);
+        let decide = || mutant.decide(&World::journal_of(sight.journal), &looks[sight.look], world);
+        self.decisions
+            .entry((sight.journal, sight.look))
+            .or_insert_with(decide)
+            .clone()
+    }
+
+    /// As `drive::follow`: what was recorded leads to the next decision on the same look, an effect
+    /// to a new look.
+    fn act(&mut self, state: &State, driver: usize, sight: Sight, answered: bool) -> State {
+        let mut next = state.clone();
+        let checked = self.mutant != Mutant::NoCompareAndSwap;
+        next.drivers[driver] = Driver::Ready;
+        match self.decision(&state.world, sight) {
+            Decision::Record(fact) => {
+                let written = next.world.record(fact, sight.read, checked);
+                let after = Sight {
+                    journal: next.world.journal,
+                    read: next.world.version,
+                    ..sight
+                };
+                let goes_on =
+                    |decision: Decision| matches!(decision, Decision::Record(_) | Decision::Do(_));
+                if written && answered && goes_on(self.decision(&state.world, after)) {
+                    next.drivers[driver] = Driver::Decided(after);
+                }
+            }
+            Decision::Do(action) => {
+                let start = World::journal_of(sight.journal).started;
+                if self.numbers.get(&state.world.visible()) == Some(&sight.look) {
+                    next.world.led_by_its_leader(&action);
+                }
+                let versions = (self.mutant != Mutant::NoVersions).then_some(sight.versions);
+                let left = start
+                    .and_then(|start| next.world.perform(&action, &start, versions))
+                    .filter(|_| answered);
+                if let Some(fact) = left {
+                    next.world.record(fact, sight.read, checked);
+                }
+            }
+            _ => {}
+        }
+        next
+    }
+
+    /// From here on nothing disturbs and one driver runs alone: it must come to an end.
+    fn comes_to_an_end(&mut self, index: usize) -> Result<(), String> {
+        let mut state = self.states[index].clone();
+        if state.drivers.iter().all(|driver| *driver == Driver::Ended) {
+            return Ok(());
+        }
+        state.world.fuel = 0;
+        state.drivers = [Driver::Ready, Driver::Ended];
+        let (mut trail, mut worlds) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS_MAX {
+            while let Some((_, world)) = state.world.course().into_iter().next() {
+                state.world = world;
+            }
+            let ready = state.drivers[0] == Driver::Ready;
+            if ready && self.ending.contains(&state.world) {
+                self.ending.extend(worlds);
+                return Ok(());
+            }
+            let Some((step, next)) = self.driver_steps(&state, 0).into_iter().next() else {
+                self.ending.extend(worlds);
+                return Ok(());
+            };
+            if ready {
+                worlds.push(state.world.clone());
+            }
+            state = next?;
+            // Time passes while one waits, or tries the same thing again and again.
+            let waits = step.contains("Wait(")
+                && !trail.iter().any(|before: &String| before.contains("Wait("));
+            state.world.clock += u8::from(waits || trail.len() % 60 == 59);
+            trail.push(step);
+        }
+        Err(format!(
+            "progress: no end is reached; the last decisions: {:?}",
+            &trail[trail.len() - 3..]
+        ))
+    }
+}
+
+/// Nobody else is in the middle of something: what another driver is about to do is not this one's
+/// end.
+fn alone(state: &State, driver: usize) -> bool {
+    matches!(state.drivers[1 - driver], Driver::Ended)
+}
+
+/// A decision in a few words.
+fn shown(decision: &Decision) -> String {
+    let text = match decision {
+        Decision::Record(fact) => format!("record {fact:?}"),
+        other => format!("{other:?}"),
+    };
+    text.chars().take(80).collect()
+}

@@ -1,0 +1,432 @@
+//! The small world: what is true in it, and what a look shows.
+
+use std::{cell::RefCell, collections::BTreeMap, time::Duration};
+
+use crate::{
+    controllers::suspension::FROZEN,
+    route::Route,
+    snapshot::{
+        kubernetes::{Kind, Replicas, Selector, ServiceSeen},
+        source::Incarnation,
+        target::{ControlCheckpoint, Replay, Running},
+    },
+    wal::{Identity, Lsn, SystemIdentifier, Timeline},
+};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::{
+    controllers::suspension::{Freeze, Object, Standing},
+    decision::Limits,
+    record::{AppConfig, Fact, Journal},
+    snapshot::{
+        DoorSeen, Observation, PatroniSeen, PoolerSeen, PoolerState, Sight, SourceSeen, TargetSeen,
+    },
+};
+
+/// A WAL record. Each takes 120 bytes here, so that positions are exact and none crosses a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wal {
+    /// A commit that its client was told of.
+    Write,
+    /// A clean stop.
+    Shutdown,
+}
+
+const FIRST: u64 = 0x100_0028;
+const RECORD_BYTES: u64 = 120;
+
+/// An object that others change, too, with the version that a late write must carry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Versioned {
+    pub set: bool,
+    pub version: u8,
+}
+
+impl Versioned {
+    /// A write of somebody who saw `seen`; a stale one is refused.
+    pub fn write(&mut self, set: bool, seen: Option<u8>) {
+        if seen.is_none_or(|seen| seen == self.version) && self.set != set {
+            (self.set, self.version) = (set, self.version + 1);
+        }
+    }
+}
+
+/// Everything that is true.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct World {
+    /// Number of the journal in the table of all journals seen, and its resourceVersion.
+    pub journal: usize,
+    pub version: u32,
+    pub route: Route,
+    pub wal: Vec<Wal>,
+    pub source_up: bool,
+    /// Its server is a standby: Patroni has lost its DCS and demoted its leader. Only an election
+    /// makes it a primary again.
+    pub standby: bool,
+    pub incarnation: u8,
+    pub timeline: u32,
+    pub paused: bool,
+    pub read_only: bool,
+    /// The server that runs holds the leader lock: Patroni gives it up for a stopped one, and takes
+    /// it again when its loop comes.
+    pub locked: bool,
+    /// The Zalando operator's annotation.
+    pub operator: Versioned,
+    /// The autoscaler's annotation.
+    pub scaler: Versioned,
+    pub connected: bool,
+    pub replayed: usize,
+    pub control: Option<usize>,
+    pub follows: bool,
+    pub primary: bool,
+    pub restarted: bool,
+    pub target_wrote: bool,
+    /// The application's pods are wanted.
+    pub scaled: Versioned,
+    /// They are there; those who run them come to it when they do.
+    pub pods: bool,
+    /// Those who run them have seen what is wanted.
+    pub followed: bool,
+    /// They have read a ConfigMap that leads to the source.
+    pub old_pods: bool,
+    /// The ConfigMap leads to the target.
+    pub routed: bool,
+    /// The old pooler holds its clients back.
+    pub held_back: bool,
+    /// So many of the two Services have the target's selector; the first one is the leader's.
+    pub turned: u8,
+    /// Kubernetes leads its traffic to the target.
+    pub led: bool,
+    /// How often a time as long as the deadline has passed.
+    pub clock: u8,
+    pub aborted: bool,
+    /// Disturbances that may still happen, and those that have.
+    pub fuel: u8,
+    pub happened: u32,
+    /// The invariant that an effect has broken.
+    pub wrong: Option<&'static str>,
+}
+
+thread_local! {
+    /// Few journals exist; a state holds only its number, which keeps millions of states small.
+    static JOURNALS: RefCell<Vec<Journal>> = const { RefCell::new(Vec::new()) };
+}
+
+pub fn number_of(journal: Journal) -> usize {
+    JOURNALS.with_borrow_mut(|journals| {
+        journals
+            .iter()
+            .position(|known| *known == journal)
+            .unwrap_or_else(|| {
+                journals.push(journal);
+                journals.len() - 1
+            })
+    })
+}
+
+pub fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+pub fn start_of(record: usize) -> Lsn {
+    Lsn((FIRST + record as u64 * RECORD_BYTES).into())
+}
+
+/// What keeps the autoscaler still.
+pub fn scaler() -> Freeze {
+    let object = Object::of(
+        "keda.sh",
+        "v1alpha1",
+        "ScaledObject",
+        "scaledobjects",
+        "web",
+    );
+    Freeze::annotation(object, "autoscaling.keda.sh/paused", "true", None)
+}
+
+/// The two Services after the cut.
+pub fn selectors() -> BTreeMap<String, Selector> {
+    let target = Selector::from([("cnpg.io/cluster".to_owned(), "target".to_owned())]);
+    BTreeMap::from([
+        ("pg".to_owned(), target.clone()),
+        ("pg-repl".to_owned(), target),
+    ])
+}
+
+impl World {
+    /// Before the cut: clients may write, everything serves.
+    pub fn new(route: Route, fuel: u8) -> Self {
+        Self {
+            journal: number_of(Journal::default()),
+            version: 0,
+            route,
+            wal: vec![Wal::Write],
+            source_up: true,
+            standby: false,
+            incarnation: 0,
+            timeline: 1,
+            paused: false,
+            read_only: false,
+            locked: true,
+            operator: Versioned::default(),
+            scaler: Versioned::default(),
+            connected: true,
+            replayed: 1,
+            control: None,
+            follows: true,
+            primary: false,
+            restarted: false,
+            target_wrote: false,
+            scaled: Versioned {
+                set: true,
+                version: 0,
+            },
+            pods: true,
+            followed: true,
+            old_pods: true,
+            routed: false,
+            held_back: false,
+            turned: 0,
+            led: false,
+            clock: 0,
+            aborted: false,
+            fuel,
+            happened: 0,
+            wrong: None,
+        }
+    }
+
+    pub fn journal(&self) -> Journal {
+        Self::journal_of(self.journal)
+    }
+
+    pub fn journal_of(number: usize) -> Journal {
+        JOURNALS.with_borrow(|journals| journals[number].clone())
+    }
+
+    /// The source's server runs as a primary.
+    pub fn serves(&self) -> bool {
+        self.source_up && !self.standby
+    }
+
+    /// The part of the world that a look shows: what is the same in two of these is the same in
+    /// their looks.
+    pub fn visible(&self) -> Self {
+        Self {
+            journal: 0,
+            version: 0,
+            fuel: 0,
+            happened: 0,
+            target_wrote: false,
+            old_pods: false,
+            wrong: None,
+            ..self.clone()
+        }
+    }
+
+    /// A look at everything, as `Live` would have it.
+    pub fn look(&self) -> Observation {
+        let silent = || "connection refused".to_owned();
+        Observation {
+            now: at(i64::from(self.clock) * 1_000),
+            source: if self.source_up {
+                Sight::Answers(SourceSeen {
+                    identity: identity(self.timeline),
+                    primary: !self.standby,
+                    read_only: self.read_only,
+                    insert: (!self.standby).then(|| start_of(self.wal.len())),
+                    incarnation: Incarnation(i64::from(self.incarnation)),
+                    clients: Vec::new(),
+                })
+            } else {
+                Sight::Silent(silent())
+            },
+            patroni: Sight::Answers(PatroniSeen {
+                paused: self.paused.then_some(true),
+                read_only: self.read_only.then(|| "on".to_owned()),
+                leader: (!self.standby)
+                    .then(|| if self.timeline == 1 { "a" } else { "b" }.to_owned()),
+                primaries: if self.serves() {
+                    vec!["a".into()]
+                } else {
+                    Vec::new()
+                },
+                // Only a primary is asked who holds the lock.
+                unlocked: self.serves() && !self.locked,
+                starting: false,
+                answering: vec!["a".into(), "b".into()],
+                silent: Vec::new(),
+            }),
+            target: Sight::Answers(self.target()),
+            follows: self.follows,
+            freezes: self.freezes(),
+            jobs: Vec::new(),
+            services: self.services(),
+            poolers: self.poolers(),
+            stragglers: Vec::new(),
+            door: self.door(),
+            apps: self.apps(),
+            config: self.config(),
+            readiness: Vec::new(),
+            abort: self.aborted.then(|| "abort asked".to_owned()),
+        }
+    }
+
+    fn freezes(&self) -> Vec<Standing> {
+        let standing = |freeze: Freeze, object: Versioned| Standing {
+            now: Freeze {
+                was: if object.set {
+                    freeze.frozen.clone()
+                } else {
+                    Value::Null
+                },
+                ..freeze
+            },
+            version: Some(object.version.to_string()),
+        };
+        let mut all = vec![standing(
+            Freeze::zalando_operator("pg", Some(FROZEN)),
+            self.operator,
+        )];
+        if self.route == Route::Config {
+            all.push(standing(scaler(), self.scaler));
+        }
+        all
+    }
+
+    fn services(&self) -> BTreeMap<String, ServiceSeen> {
+        if self.route == Route::Config {
+            return BTreeMap::new();
+        }
+        let turned = |(number, (name, selector))| {
+            let seen = ServiceSeen {
+                selector: (self.turned > number).then_some(selector),
+                port: Some(5432),
+                leftovers: Vec::new(),
+            };
+            (name, seen)
+        };
+        (0..).zip(selectors()).map(turned).collect()
+    }
+
+    fn poolers(&self) -> Vec<PoolerSeen> {
+        let state = if self.held_back {
+            PoolerState::Paused
+        } else {
+            PoolerState::Serving
+        };
+        let pooler = PoolerSeen {
+            pod: "pg-pooler".into(),
+            state: Sight::Answers(state),
+        };
+        if self.route == Route::Service {
+            vec![pooler]
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// A new primary that is about to be restarted still answers.
+    fn door(&self) -> Sight<DoorSeen> {
+        match self.led {
+            false => Sight::Silent("connection refused".into()),
+            true => Sight::Answers(DoorSeen {
+                identity: identity(self.target_timeline()),
+                primary: self.primary,
+            }),
+        }
+    }
+
+    fn apps(&self) -> BTreeMap<String, Replicas> {
+        let replicas = Replicas {
+            kind: Kind::Deployment,
+            wanted: i32::from(self.scaled.set),
+            ready: i32::from(self.pods),
+            existing: i32::from(self.pods),
+            followed: self.followed,
+            version: String::new(),
+        };
+        BTreeMap::from([("web".to_owned(), replicas)])
+    }
+
+    fn target_timeline(&self) -> u32 {
+        if self.primary {
+            self.timeline + 1
+        } else {
+            self.timeline
+        }
+    }
+
+    fn target(&self) -> TargetSeen {
+        // A shutdown checkpoint has redo = itself; before any, pg_control tells of an online one.
+        let control = match self.control {
+            Some(record) => ControlCheckpoint {
+                checkpoint: start_of(record),
+                redo: start_of(record),
+                timeline: Timeline(self.timeline),
+            },
+            None => ControlCheckpoint {
+                checkpoint: start_of(0),
+                redo: Lsn((FIRST - RECORD_BYTES).into()),
+                timeline: Timeline(1),
+            },
+        };
+        let done = self.primary && self.restarted;
+        TargetSeen {
+            identity: identity(self.target_timeline()),
+            in_recovery: !self.primary,
+            replay: Replay {
+                receive: None,
+                replay: Some(start_of(self.replayed)),
+                streaming: self.connected,
+                paused: false,
+            },
+            control,
+            running: Running {
+                archive_mode: if done { "on" } else { "always" }.into(),
+                pending_restart: 0,
+                postmaster_start: at(if done { 500 } else { -500 }),
+                now: at(0),
+            },
+            segment_bytes: 16 << 20,
+        }
+    }
+
+    fn config(&self) -> AppConfig {
+        let host = if self.routed { "target" } else { "source" };
+        AppConfig {
+            name: "app".into(),
+            values: [("DB_HOST".to_owned(), Some(host.to_owned()))].into(),
+        }
+    }
+
+    /// The limits that the drivers are given.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            cutover_max: Duration::from_secs(100),
+            pause_max: Duration::from_secs(10),
+            config: BTreeMap::from([("DB_HOST".to_owned(), "target".to_owned())]),
+            route: Some(self.route),
+            services: selectors(),
+        }
+    }
+
+    /// Compare-and-swap, as the API server does it.
+    pub fn record(&mut self, fact: Fact, read: u32, checked: bool) -> bool {
+        if checked && read != self.version {
+            return false;
+        }
+        self.journal = number_of(self.journal().with(fact));
+        self.version += 1;
+        true
+    }
+}
+
+fn identity(timeline: u32) -> Identity {
+    Identity {
+        system_identifier: SystemIdentifier(7),
+        timeline: Timeline(timeline),
+        version: 170_010,
+    }
+}

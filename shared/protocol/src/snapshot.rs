@@ -1,0 +1,332 @@
+//! What one look at the world shows. No clock and no I/O here: the time of the look is part of it.
+
+pub mod kubernetes;
+pub mod settings;
+pub mod source;
+pub mod target;
+
+use std::collections::BTreeMap;
+
+use crate::{
+    checks::{Finding, Verdict},
+    snapshot::{
+        kubernetes::{Replicas, ServiceSeen},
+        source::{ClientSession, Incarnation},
+        target::{ControlCheckpoint, Replay, Running},
+    },
+    wal::{Identity, Lsn},
+};
+use jiff::Timestamp;
+
+use crate::{
+    controllers::suspension::{Freeze, Standing},
+    record::{AppConfig, Start},
+};
+
+/// A server as it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Who it is.
+    pub identity: Identity,
+    /// It is a standby.
+    pub in_recovery: bool,
+}
+
+/// One look at everything.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// When it was complete.
+    pub now: Timestamp,
+    /// The source's leader, by SQL.
+    pub source: Sight<SourceSeen>,
+    /// Patroni, by its REST API.
+    pub patroni: Sight<PatroniSeen>,
+    /// Before the start: everybody who would undo the cut. After it: the recorded ones, as they
+    /// stand.
+    pub freezes: Vec<Standing>,
+    /// Jobs of the application's CronJobs that still run.
+    pub jobs: Vec<String>,
+    /// The target, by SQL.
+    pub target: Sight<TargetSeen>,
+    /// `spec.replica.enabled` of the Cluster.
+    pub follows: bool,
+    /// The source's Services.
+    pub services: BTreeMap<String, ServiceSeen>,
+    /// The pods of the old poolers.
+    pub poolers: Vec<PoolerSeen>,
+    /// Clients that were seen at the source after its sessions were ended, so far.
+    pub stragglers: Vec<String>,
+    /// Who answers behind the source's Service; asked only while that is waited for.
+    pub door: Sight<DoorSeen>,
+    /// The application's workloads.
+    pub apps: BTreeMap<String, Replicas>,
+    /// The application's ConfigMap.
+    pub config: AppConfig,
+    /// What validate-replication would say; looked at only until the block, because only then it
+    /// can still be heeded.
+    pub readiness: Vec<Finding>,
+    /// Somebody wants it stopped: SIGTERM or the abort annotation.
+    pub abort: Option<String>,
+}
+
+/// A server that answers, or the reason why it does not.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sight<T> {
+    /// It answered.
+    Answers(T),
+    /// It did not, within the limit of a look.
+    Silent(String),
+}
+
+impl<T> Sight<T> {
+    /// Why it did not answer.
+    pub fn silence(&self) -> Option<&str> {
+        match self {
+            Self::Answers(_) => None,
+            Self::Silent(why) => Some(why),
+        }
+    }
+
+    /// What it answered.
+    pub fn answer(&self) -> Option<&T> {
+        match self {
+            Self::Answers(seen) => Some(seen),
+            Self::Silent(_) => None,
+        }
+    }
+}
+
+/// The source by SQL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceSeen {
+    /// Who it is.
+    pub identity: Identity,
+    /// It is not in recovery.
+    pub primary: bool,
+    /// New transactions are read-only unless they ask otherwise.
+    pub read_only: bool,
+    /// End of the WAL inserted; None on a standby.
+    pub insert: Option<Lsn>,
+    /// This run of its server.
+    pub incarnation: Incarnation,
+    /// Client sessions.
+    pub clients: Vec<ClientSession>,
+}
+
+/// Patroni by REST.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatroniSeen {
+    /// `pause` in the dynamic configuration.
+    pub paused: Option<bool>,
+    /// `postgresql.parameters.default_transaction_read_only` there.
+    pub read_only: Option<String>,
+    /// The member whose pod carries the leader label.
+    pub leader: Option<String>,
+    /// Members whose server runs as a primary, by their own word.
+    pub primaries: Vec<String>,
+    /// One of these says that nobody holds the leader lock.
+    pub unlocked: bool,
+    /// One of these has not come up yet.
+    pub starting: bool,
+    /// Members whose own REST API answered.
+    pub answering: Vec<String>,
+    /// Members whose own REST API did not answer.
+    pub silent: Vec<String>,
+}
+
+/// A pod of an old pooler, by its console.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolerSeen {
+    /// The pod.
+    pub pod: String,
+    /// What it does with clients.
+    pub state: Sight<PoolerState>,
+}
+
+/// What a pooler does with its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PoolerState {
+    /// It lets them through.
+    Serving,
+    /// New transactions wait; these many server connections are still busy.
+    Pausing(u64),
+    /// All of them wait.
+    Paused,
+}
+
+/// Who answers behind the source's Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoorSeen {
+    /// Who it is.
+    pub identity: Identity,
+    /// It is not in recovery.
+    pub primary: bool,
+}
+
+/// The target by SQL.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetSeen {
+    /// Who it is.
+    pub identity: Identity,
+    /// It is a standby.
+    pub in_recovery: bool,
+    /// Where it stands.
+    pub replay: Replay,
+    /// Its latest checkpoint or restartpoint.
+    pub control: ControlCheckpoint,
+    /// How it runs.
+    pub running: Running,
+    /// Bytes of a WAL segment.
+    pub segment_bytes: u64,
+}
+
+impl Observation {
+    /// Some workload that had pods stands at 0: what the block leaves. Any other number is somebody
+    /// else's wish.
+    pub fn idle(&self, replicas: &BTreeMap<String, i32>) -> bool {
+        // One that was deleted meanwhile is nobody's to bring back.
+        let at_zero = |name: &String| self.apps.get(name).is_some_and(|app| app.wanted == 0);
+        replicas
+            .iter()
+            .any(|(name, recorded)| *recorded > 0 && at_zero(name))
+    }
+
+    /// Workloads that have fewer ready pods than they had, or than are wanted now.
+    pub fn not_ready(&self, replicas: &BTreeMap<String, i32>) -> Option<String> {
+        let missing: Vec<String> = replicas
+            .iter()
+            .filter_map(|(name, wanted)| {
+                let ready = |app: &Replicas| if app.followed { app.ready } else { 0 };
+                let (ready, now) = self
+                    .apps
+                    .get(name)
+                    .map_or((0, 0), |app| (ready(app), app.wanted));
+                (ready < *wanted.min(&now)).then(|| format!("{name} {ready}/{now}"))
+            })
+            .collect();
+        (!missing.is_empty()).then(|| format!("waiting for pods: {}", missing.join(", ")))
+    }
+
+    /// The first recorded field that does not keep its owner still.
+    pub fn unfrozen<'a>(
+        &self,
+        start: &'a Start,
+        meant: impl Fn(&Freeze) -> bool,
+    ) -> Option<&'a Freeze> {
+        let acts = |freeze: &&Freeze| {
+            self.standing(freeze)
+                .is_some_and(|standing| !standing.frozen())
+        };
+        start
+            .freezes
+            .iter()
+            .filter(|freeze| meant(freeze))
+            .find(acts)
+    }
+
+    /// The first recorded field that is not as it was.
+    pub fn unlike<'a>(
+        &self,
+        start: &'a Start,
+        meant: impl Fn(&Freeze) -> bool,
+    ) -> Option<&'a Freeze> {
+        let moved = |freeze: &&Freeze| {
+            self.standing(freeze)
+                .is_some_and(|standing| !standing.as_recorded(freeze))
+        };
+        start
+            .freezes
+            .iter()
+            .filter(|freeze| meant(freeze))
+            .find(moved)
+    }
+
+    /// A recorded field as it stands.
+    pub fn standing(&self, freeze: &Freeze) -> Option<&Standing> {
+        self.freezes
+            .iter()
+            .find(|standing| standing.now.key() == freeze.key())
+    }
+
+    /// Pods of the old poolers in one of these states.
+    pub fn poolers_that(&self, is: impl Fn(PoolerState) -> bool) -> Vec<&str> {
+        let meant = self
+            .poolers
+            .iter()
+            .filter(|pooler| pooler.state.answer().is_some_and(|state| is(*state)));
+        meant.map(|pooler| pooler.pod.as_str()).collect()
+    }
+
+    /// Pods of the old poolers whose console does not answer.
+    pub fn poolers_silent(&self) -> Vec<&str> {
+        let silent = self
+            .poolers
+            .iter()
+            .filter(|pooler| pooler.state.answer().is_none());
+        silent.map(|pooler| pooler.pod.as_str()).collect()
+    }
+
+    /// The application's pods are wanted by nobody.
+    pub fn emptied(&self) -> bool {
+        self.apps.values().all(|app| app.wanted == 0)
+    }
+
+    /// Whose pods nobody has told to end yet: their controller has not come to it.
+    pub fn living(&self) -> Option<String> {
+        let living = self
+            .apps
+            .iter()
+            .filter(|(_, app)| !app.followed || app.existing > 0);
+        let names: Vec<&str> = living.map(|(name, _)| name.as_str()).collect();
+        (!names.is_empty())
+            .then(|| format!("waiting for pods to be told to end: {}", names.join(", ")))
+    }
+
+    /// Who does not answer, and why.
+    pub fn silent(&self) -> String {
+        let sides = [
+            ("source", self.source.silence()),
+            ("patroni", self.patroni.silence()),
+            ("target", self.target.silence()),
+        ];
+        let said: Vec<String> = sides
+            .into_iter()
+            .filter_map(|(name, why)| Some(format!("{name}: {}", why?)))
+            .collect();
+        said.join("; ")
+    }
+
+    /// The gravest finding that stands against beginning a cut now.
+    pub fn against(&self) -> Option<&Finding> {
+        let standing = self
+            .readiness
+            .iter()
+            .filter(|finding| finding.verdict > Verdict::Warning);
+        standing.rev().max_by_key(|finding| finding.verdict)
+    }
+
+    /// Patroni's configuration holds our block.
+    pub fn held(&self) -> Option<bool> {
+        self.patroni.answer().map(|patroni| {
+            patroni.paused == Some(true) && patroni.read_only.as_deref() == Some("on")
+        })
+    }
+
+    /// The application's Deployments, as wanted now.
+    pub fn wanted(&self) -> BTreeMap<String, i32> {
+        self.apps
+            .iter()
+            .map(|(name, replicas)| (name.clone(), replicas.wanted))
+            .collect()
+    }
+
+    /// A server of the source that runs as a primary, by its own word or by Patroni's.
+    pub fn source_primary(&self) -> Option<String> {
+        if self.source.answer().is_some_and(|source| source.primary) {
+            return Some("the source's Service".into());
+        }
+        self.patroni
+            .answer()
+            .and_then(|patroni| patroni.primaries.first().cloned())
+    }
+}

@@ -1,0 +1,73 @@
+//! What the Kubernetes objects of both sides show.
+
+use std::collections::BTreeMap;
+
+/// Labels that pods must have to stand behind a Service.
+pub type Selector = BTreeMap<String, String>;
+
+/// A Service as it stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceSeen {
+    /// Its selector; None: somebody else writes its Endpoints, as Patroni does for the leader.
+    pub selector: Option<Selector>,
+    /// The port that its pods must listen on, by its target port or its name; None where it has
+    /// other ports than PostgreSQL's.
+    pub port: Option<i32>,
+    /// EndpointSlices that a selector has left behind: traffic still goes there. Looked for only
+    /// where there is no selector.
+    pub leftovers: Vec<String>,
+}
+
+/// What runs pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A Deployment.
+    Deployment,
+    /// A StatefulSet.
+    StatefulSet,
+}
+
+/// How many pods there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replicas {
+    /// Whose.
+    pub kind: Kind,
+    /// `spec.replicas`.
+    pub wanted: i32,
+    /// `status.readyReplicas`.
+    pub ready: i32,
+    /// `status.replicas`: pods that exist and were not told to end.
+    pub existing: i32,
+    /// The controller has seen what is wanted. Until then the other two numbers are of what was
+    /// wanted before.
+    pub followed: bool,
+    /// `metadata.resourceVersion`, for a change that must not hit what has moved since.
+    pub version: String,
+}
+
+/// The Cluster as its resource tells of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterSeen {
+    /// `spec.replica.enabled`.
+    pub follows: bool,
+    /// `spec.instances`.
+    pub instances: u32,
+    /// `status.readyInstances`.
+    pub ready_instances: u32,
+    /// `status.phase`.
+    pub phase: String,
+    /// Annotation `cnpg.io/skipWalArchiving: enabled`: archive_mode is off before and after the
+    /// promotion.
+    pub skip_wal_archiving: bool,
+    /// Annotation `cnpg.io/fencedInstances`, unless it is an empty list.
+    pub fenced: Option<String>,
+}
+
+/// What the Cluster's spec says about the superuser's login.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SuperuserSeen {
+    /// `spec.enableSuperuserAccess`.
+    pub enabled: bool,
+    /// `spec.superuserSecret.name`.
+    pub secret: Option<String>,
+}

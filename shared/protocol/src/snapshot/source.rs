@@ -1,0 +1,29 @@
+//! What the source shows of itself by SQL.
+
+use jiff::Timestamp;
+
+/// A client session that is not one of the migration's or Patroni's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientSession {
+    /// Process id of its backend.
+    pub pid: i32,
+    /// Role it is logged in as.
+    pub role: String,
+    /// What it calls itself.
+    pub application_name: String,
+    /// Address it comes from; None for a Unix socket.
+    pub address: Option<String>,
+    /// Seconds that its transaction has been open; None when it has none.
+    pub transaction_seconds: Option<i64>,
+}
+
+/// One run of a server, from its start to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Incarnation(pub i64);
+
+impl Incarnation {
+    /// When it began, by the server's clock.
+    pub fn began(self) -> Option<Timestamp> {
+        Timestamp::from_microsecond(self.0).ok()
+    }
+}
