@@ -11,18 +11,19 @@ pub mod settings;
 use job::{
     config::{Connection, prefixed},
     context::Run,
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     lease,
 };
-use protocol::checks as readiness;
+use protocol::{checks as readiness, failure::Failure};
 
 use crate::{
     live::{Live, abort},
     settings::Settings,
 };
 use protocol::{
-    decide,
+    decide::{Health, decide},
     driver::{self as drive, World as _},
+    reason::{Refusal, Stopped},
     rollback::{self as back, Outlook},
     stops,
 };
@@ -44,7 +45,9 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
         lease.map_err(|error| error.hint("follow its log; this one has changed nothing"))?;
     let outcome = async {
         world.begin_anew_after_return().await?;
-        drive::drive(&mut world, &limits).await?;
+        drive::drive(&mut world, &limits)
+            .await
+            .map_err(Failure::from)?;
         world.narrate_end();
         Ok(())
     }
@@ -68,9 +71,12 @@ pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
     let limits = settings.limits();
     let mut world = Live::new(run.clone(), settings.clone(), source, target).going_back();
     match back::outlook(&world.journal().await?) {
-        Outlook::TooLate(error) => return Err(error.into()),
-        Outlook::Nothing(why) => {
-            run.report.info(why);
+        Outlook::TooLate(refusal) => {
+            return Err(Failure::from(Stopped::Refused(refusal)).into());
+        }
+        Outlook::Nothing => {
+            run.report
+                .info("no cutover has begun: the application runs on the source");
             return Ok(());
         }
         Outlook::Possible if settings.dry_run => {
@@ -91,16 +97,13 @@ pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
                 abort::ANNOTATION
             ))
         })?;
-    let outcome = drive::drive(&mut world, &limits).await.map_err(Error::from);
+    let outcome = drive::drive(&mut world, &limits).await;
     lease.release().await;
     match outcome {
         // To have gone back is what a cutover is refused for, and what a rollback was asked for.
-        Err(error)
-            if error.kind() == ErrorKind::Refused && world.journal().await?.returned.is_some() =>
-        {
-            Ok(())
-        }
-        other => other,
+        Err(Stopped::Refused(Refusal::RolledBack { .. })) => Ok(()),
+        Err(stopped) => Err(Failure::from(stopped).into()),
+        Ok(()) => Ok(()),
     }
 }
 
@@ -108,9 +111,9 @@ pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
 async fn dry_run(world: &mut Live, settings: &Settings, run: &Run) -> Result<()> {
     let (journal, seen) = world.observe().await?;
     if journal.started.is_some() {
-        let next = decide::decide(&journal, &seen, &settings.limits());
+        let next = decide(&journal, &seen, &Health::Ok, &settings.limits());
         run.report.info(format!(
-            "a cutover has begun; the next decision would be {next:?}"
+            "a cutover has begun; the next decision would be: {next}"
         ));
         return Ok(());
     }

@@ -29,16 +29,16 @@ use platform::{
     patroni::{Member, Patroni},
     postgres::{Source, Target},
 };
-use protocol::failure::Failure;
-use protocol::record::name as of_cut;
+use protocol::{failure::Failure, record::name as of_cut};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{failpoint::reached, receipt, settings::Settings};
 use clients::Pods;
 use poolers::Poolers;
 use protocol::{
-    decision::{Action, first_word},
+    decision::Action,
     driver::{Heading, Pace, World},
+    reason::Wait,
     record::{Fact, Journal, Start},
     snapshot::Observation,
 };
@@ -205,14 +205,9 @@ impl Live {
             Some(_) => Ok(()),
         }
     }
-}
 
-impl World for Live {
-    async fn observe(&mut self) -> Result<(Journal, Observation), Failure> {
-        Ok(self.look().await?)
-    }
-
-    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>, Failure> {
+    /// Writes the record with one more fact, and logs it.
+    async fn save(&mut self, fact: Fact) -> Result<Option<Journal>> {
         // Taken, so that after an error, when it is unknown whether the write arrived, only a new
         // look goes on.
         let Some(mut record) = self.record.take() else {
@@ -225,7 +220,7 @@ impl World for Live {
             self.save_replica_counts(start).await?;
         }
         let facts = record.facts.with(fact.clone());
-        let moment = format!("record {}", first_word(&format!("{fact:?}")));
+        let moment = format!("record {}", fact.name());
         reached(&format!("before {moment}"), &self.run.report).await;
         let saved = record
             .save(&self.run.client, &self.run.namespace, facts)
@@ -248,7 +243,8 @@ impl World for Live {
         }
     }
 
-    async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>, Failure> {
+    /// Performs an action within its limit, and logs it.
+    async fn carry_out(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
         self.narrate_action(action);
         reached(&format!("before {}", action.name()), &self.run.report).await;
         let outcome = match timeout(effect_max(action), self.act(action, start)).await {
@@ -266,9 +262,23 @@ impl World for Live {
         reached(&format!("after {}", action.name()), &self.run.report).await;
         Ok(outcome?)
     }
+}
 
-    async fn pause(&mut self, missing: &str, pace: Pace) {
-        self.run.report.waiting(missing);
+impl World for Live {
+    async fn observe(&mut self) -> Result<(Journal, Observation), Failure> {
+        Ok(self.look().await?)
+    }
+
+    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>, Failure> {
+        Ok(self.save(fact).await?)
+    }
+
+    async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>, Failure> {
+        Ok(self.carry_out(action, start).await?)
+    }
+
+    async fn pause(&mut self, missing: &Wait, pace: Pace) {
+        self.run.report.waiting(missing.to_string());
         match pace {
             Pace::Close if self.promotes() => self.until_promoted().await,
             Pace::Close => sleep(CLOSE_PAUSE).await,

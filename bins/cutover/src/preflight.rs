@@ -17,7 +17,7 @@ use protocol::{
     },
     controllers::suspension::FROZEN,
     route::Route,
-    snapshot::{Server, kubernetes::ClusterSeen},
+    snapshot::{ServerState, kubernetes::ClusterSeen},
 };
 
 use crate::settings::Settings;
@@ -96,9 +96,9 @@ fn of_objects(
             unreachable: None,
             paused: patroni.paused == Some(true),
         },
-        Sight::Silent(why) => PatroniSeen {
+        Sight::Silent(failure) => PatroniSeen {
             leader: None,
-            unreachable: Some(why.clone()),
+            unreachable: Some(failure.to_string()),
             paused: false,
         },
     };
@@ -143,7 +143,7 @@ fn of_doors(seen: &Observation, postgresql: &Postgresql, settings: &Settings) ->
         pod: seen.pod.clone(),
         paused: match &seen.state {
             Sight::Answers(state) => Ok(*state != PoolerState::Serving),
-            Sight::Silent(why) => Err(why.clone()),
+            Sight::Silent(failure) => Err(failure.to_string()),
         },
     };
     let poolers: Vec<Pooler> = seen.poolers.iter().map(pooler).collect();
@@ -163,7 +163,7 @@ fn of_doors(seen: &Observation, postgresql: &Postgresql, settings: &Settings) ->
 fn of_servers(seen: &Observation, settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Sight::Answers(source) = &seen.source {
-        findings.push(servers::source_is_primary(&Server {
+        findings.push(servers::source_is_primary(&ServerState {
             identity: source.identity,
             in_recovery: !source.primary,
         }));
@@ -174,7 +174,7 @@ fn of_servers(seen: &Observation, settings: &Settings) -> Vec<Finding> {
         }));
     }
     if let Sight::Answers(target) = &seen.target {
-        findings.push(servers::target_in_recovery(&Server {
+        findings.push(servers::target_in_recovery(&ServerState {
             identity: target.identity,
             in_recovery: target.in_recovery,
         }));

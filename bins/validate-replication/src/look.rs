@@ -22,7 +22,7 @@ use protocol::{
     checks::{Finding, objects::PatroniSeen},
     controllers::suspension::CONTROLLER,
     snapshot::{
-        Server,
+        ServerState,
         kubernetes::{ClusterSeen, SuperuserSeen},
         settings::{HotStandby, SuperuserOf},
         target::Replay,
@@ -44,13 +44,13 @@ pub const CNPG_ROLES: [&str; 3] = [
 #[derive(Clone, Debug)]
 pub struct Servers {
     /// The source.
-    pub source: Server,
+    pub source: ServerState,
     /// Its insert LSN, read before the target's replay; None on a standby.
     pub source_lsn: Option<Lsn>,
     /// What of it is flushed, and so sent.
     pub source_flushed: Option<Lsn>,
     /// The target.
-    pub target: Server,
+    pub target: ServerState,
     /// Where the target stands.
     pub replay: Replay,
     /// State of the walsender at the source that serves the target.
@@ -187,13 +187,13 @@ pub async fn servers(sides: &Sides, settings: &Settings) -> Result<Servers> {
         catalog::roles_missing(target, &CNPG_ROLES)
     )?;
     Ok(Servers {
-        source: Server {
+        source: ServerState {
             identity: of_source,
             in_recovery: standby,
         },
         source_lsn,
         source_flushed,
-        target: Server {
+        target: ServerState {
             identity: of_target,
             in_recovery: target_standby,
         },

@@ -3,6 +3,7 @@
 
 use std::{error::Error as StdError, fmt, process::ExitCode};
 
+use crate::sqlstate::classify;
 pub use protocol::failure::ErrorKind;
 use protocol::failure::Failure;
 
@@ -210,7 +211,7 @@ pub fn is_conflict(error: &kube::Error) -> bool {
 }
 
 impl From<tokio_postgres::Error> for Error {
-    /// Classifies by SQLSTATE (PostgreSQL documentation, appendix A).
+    /// Classifies what the server reported by SQLSTATE, everything else by its text.
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             let text = chain(&error);
@@ -226,24 +227,7 @@ impl From<tokio_postgres::Error> for Error {
             }
             return Self::transient("postgresql").caused_by(error);
         };
-        let said = format!(
-            "postgresql: {} (SQLSTATE {})",
-            db.message(),
-            db.code().code()
-        );
-        match db.code().code() {
-            "28P01" => {
-                Self::config(said).hint("the mounted Secret does not hold this role's password")
-            }
-            "28000" => Self::config(said)
-                .hint("the server's pg_hba has no line that admits this role from here"),
-            "3D000" => Self::config(said)
-                .hint("check the database name in the ConfigMap replica-migration"),
-            code if code.starts_with("42") => Self::config(said),
-            // 57P03 cannot_connect_now, 57P01 admin_shutdown, 55P03 lock_not_available, 57014
-            // query_canceled, 53300 too_many_connections …
-            _ => Self::transient(said),
-        }
+        classify(db.code().code(), db.message()).into()
     }
 }
 
@@ -284,6 +268,20 @@ mod tests {
         assert_eq!(outer.to_string(), "preparing: reading roles: no such role");
         assert_eq!(outer.kind(), ErrorKind::Config);
         assert_eq!(outer.next_step(), Some("run prepare-zalando"));
+    }
+
+    #[test]
+    fn a_failure_keeps_kind_chain_and_hint_both_ways() {
+        let error = Error::config("reading the password")
+            .hint("mount the Secret")
+            .caused_by(std::io::Error::other("no such file"));
+        let failure = Failure::from(error);
+        assert_eq!(
+            failure,
+            Failure::config("reading the password: no such file").hint("mount the Secret")
+        );
+        let error = Error::from(failure.clone());
+        assert_eq!(Failure::from(error), failure);
     }
 
     #[test]

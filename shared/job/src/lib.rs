@@ -13,4 +13,5 @@ pub mod pods;
 pub mod quantity;
 pub mod record_store;
 pub mod report;
+pub mod sqlstate;
 pub mod wait;

@@ -11,7 +11,7 @@ pub mod servers;
 
 use std::fmt;
 
-use crate::failure::Failure;
+use crate::failure::{ErrorKind, Failure};
 
 /// What a finding means for the cut, in rising order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,18 +99,19 @@ pub fn worst(findings: &[Finding]) -> Result<(), Failure> {
         .map(Finding::to_string)
         .collect();
     let message = format!("not ready for a cut: {}", named.join("; "));
-    let error = match gravest.verdict {
-        Verdict::Blocker => Failure::refused(message),
-        Verdict::Misconfigured => Failure::config(message),
-        Verdict::NotYet | Verdict::Warning | Verdict::Ok => Failure::transient(message),
+    let kind = match gravest.verdict {
+        Verdict::Blocker => ErrorKind::Refused,
+        Verdict::Misconfigured => ErrorKind::Config,
+        Verdict::NotYet | Verdict::Warning | Verdict::Ok => ErrorKind::Transient,
     };
     // max_by_key gives the last of equals; the first is the one that others may follow from.
     let first = findings
         .iter()
         .find(|finding| finding.verdict == gravest.verdict);
-    Err(match first.and_then(|finding| finding.hint.clone()) {
-        Some(hint) => error.hint(hint),
-        None => error,
+    Err(Failure {
+        kind,
+        message,
+        hint: first.and_then(|finding| finding.hint.clone()),
     })
 }
 
@@ -132,7 +133,6 @@ pub fn listed(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::ErrorKind;
 
     fn finding(check: &'static str, verdict: Verdict) -> Finding {
         Finding::ok(check, "this", "that").but(verdict, format!("mend {check}"))

@@ -5,6 +5,7 @@ use crate::route::Route;
 use crate::{
     cutover as forward,
     decision::{Action, Decision, Limits},
+    reason::Wait,
     record::{Fact, Journal, Promoted, Promotion, Start},
     snapshot::{Observation, PoolerState, Sight, TargetSeen},
 };
@@ -61,12 +62,12 @@ pub fn after(
 fn primary(promotion: &Promotion, start: &Start, seen: &Observation) -> Decision {
     let target = match &seen.target {
         Sight::Answers(target) => target,
-        Sight::Silent(why) => {
-            return Decision::Wait(format!("the target is promoting or restarting ({why})"));
+        Sight::Silent(failure) => {
+            return Decision::Wait(Wait::TargetPromotingOrRestarting(failure.clone()));
         }
     };
     if target.in_recovery {
-        return Decision::Wait("the target is promoting".into());
+        return Decision::Wait(Wait::TargetPromoting);
     }
     match restart_owed(target, promotion, start.target_owes_restart) {
         Some(missing) => Decision::Wait(missing),
@@ -76,14 +77,12 @@ fn primary(promotion: &Promotion, start: &Start, seen: &Observation) -> Decision
 
 /// What is missing from "CNPG's restart of the new primary is over"; its phase does not tell
 /// (verified.md, *"Healthy" is not "done"*).
-fn restart_owed(target: &TargetSeen, promotion: &Promotion, owed: bool) -> Option<String> {
+fn restart_owed(target: &TargetSeen, promotion: &Promotion, owed: bool) -> Option<Wait> {
     if target.running.owes_restart() || target.running.pending_restart > 0 {
-        return Some(
-            "the target is primary and must still be restarted by CNPG (archive_mode)".into(),
-        );
+        return Some(Wait::TargetPendingRestart);
     }
     if owed && target.running.postmaster_start <= promotion.target_clock {
-        return Some("the target is primary and its restart by CNPG is not seen yet".into());
+        return Some(Wait::TargetRestartNotObserved);
     }
     None
 }
@@ -136,12 +135,10 @@ fn by_service(journal: &Journal, promoted: &Promoted, seen: &Observation) -> Opt
             .door
             .answer()
             .is_some_and(|door| door.primary && door.identity.timeline == promoted.timeline);
-        return Some(match open {
-            true => Decision::Record(Fact::Routed(seen.now)),
-            false => Decision::Wait(format!(
-                "the Service does not lead to the target yet ({})",
-                seen.door.silence().unwrap_or("another server answers")
-            )),
+        return Some(if open {
+            Decision::Record(Fact::Routed(seen.now))
+        } else {
+            Decision::Wait(Wait::ServiceNotRepointed(seen.door.failure().cloned()))
         });
     }
     if !seen
@@ -150,16 +147,14 @@ fn by_service(journal: &Journal, promoted: &Promoted, seen: &Observation) -> Opt
     {
         return Some(Decision::Do(Action::ResumePoolers));
     }
-    let silent = seen.poolers_silent();
     if journal.serving.is_some() {
         return None;
     }
-    Some(match silent.is_empty() {
-        true => Decision::Record(Fact::Serving(seen.now)),
-        false => Decision::Wait(format!(
-            "the console of {} does not answer",
-            silent.join(", ")
-        )),
+    let pods = seen.poolers_silent();
+    Some(if pods.is_empty() {
+        Decision::Record(Fact::Serving(seen.now))
+    } else {
+        Decision::Wait(Wait::PoolersUnreachable { pods })
     })
 }
 

@@ -1,10 +1,11 @@
 //! From the start to the point of no return.
 
-use crate::{route::Route, wal::Lsn};
+use crate::route::Route;
 
 use crate::{
     decision::{Action, Decision, Limits},
     proof,
+    reason::Wait,
     record::{Fact, Fenced, Journal, Promotion, Start},
     snapshot::{Observation, PoolerState, Sight},
 };
@@ -19,12 +20,11 @@ pub fn before(journal: &Journal, start: &Start, seen: &Observation, limits: &Lim
     }
     let Some(blocked) = journal.blocked else {
         return match (seen.against(), &seen.jobs[..]) {
-            (Some(finding), _) => Decision::Wait(finding.to_string()),
+            (Some(finding), _) => Decision::Wait(Wait::CheckNotPassed(finding.clone())),
             (None, []) => Decision::Record(Fact::Blocked(seen.now)),
-            (None, jobs) => Decision::Wait(format!(
-                "jobs of the application still run: {}",
-                jobs.join(", ")
-            )),
+            (None, jobs) => Decision::Wait(Wait::ApplicationJobsRunning {
+                jobs: jobs.to_vec(),
+            }),
         };
     };
     let waited = seen.now.duration_since(blocked).unsigned_abs();
@@ -51,9 +51,8 @@ pub fn pause(start: &Start, seen: &Observation, patient: bool) -> Option<Decisio
         return Some(Decision::Do(Action::PausePoolers));
     }
     let busy = seen.poolers_that(|state| matches!(state, PoolerState::Pausing(_)));
-    let late: Vec<&str> = busy.into_iter().chain(seen.poolers_silent()).collect();
-    (patient && !late.is_empty())
-        .then(|| Decision::Wait(format!("pausing the poolers: {} not yet", late.join(", "))))
+    let pods: Vec<String> = busy.into_iter().chain(seen.poolers_silent()).collect();
+    (patient && !pods.is_empty()).then_some(Decision::Wait(Wait::PoolersPausing { pods }))
 }
 
 /// The block stands, the sessions are ended, the target has caught up; then the fence is recorded.
@@ -64,23 +63,20 @@ fn block(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
     // Whether the setting has reached the server yet is not waited for: what is still written is
     // behind the marker and before the fence, and the proof covers it.
     if seen.held().is_none() || !seen.source.answer().is_some_and(|source| source.primary) {
-        return Decision::Wait(format!("the source does not answer ({})", seen.silent()));
+        return Decision::Wait(Wait::SourceUnreachable(seen.unreachable()));
     }
     let Some(marker) = &journal.marker else {
         return Decision::Do(Action::EndSessions);
     };
     match &seen.target {
-        Sight::Silent(why) => Decision::Wait(format!("the target does not answer: {why}")),
+        Sight::Silent(failure) => Decision::Wait(Wait::TargetUnreachable(failure.clone())),
         Sight::Answers(target) if target.replay.replay < Some(marker.lsn) => {
-            Decision::Wait(format!(
-                "the target has replayed {}, the marker is {}",
-                shown(target.replay.replay),
-                marker.lsn
-            ))
+            Decision::Wait(Wait::TargetBehindMarker {
+                replayed: target.replay.replay,
+                marker: marker.lsn,
+            })
         }
-        Sight::Answers(_) => {
-            stop(journal, seen).unwrap_or_else(|| Decision::Wait("the source is gone".into()))
-        }
+        Sight::Answers(_) => stop(journal, seen).unwrap_or(Decision::Wait(Wait::SourceGone)),
     }
 }
 
@@ -119,19 +115,18 @@ fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
     if let Some(primary) = seen.source_primary() {
         // Stopping needs an SQL session; a member whose REST API still says running is on its way
         // down.
-        return Decision::Wait(format!("{primary} still runs as a primary"));
+        return Decision::Wait(Wait::SourceStillPrimary(primary));
     }
     let (Some(fenced), Sight::Answers(target)) = (&journal.fenced, &seen.target) else {
-        return Decision::Wait(seen.silent());
+        return Decision::Wait(Wait::Unreachable(seen.unreachable()));
     };
     let Sight::Answers(patroni) = &seen.patroni else {
-        return Decision::Wait(seen.silent());
+        return Decision::Wait(Wait::Unreachable(seen.unreachable()));
     };
     if !patroni.silent.is_empty() {
-        return Decision::Wait(format!(
-            "{} does not say whether its server runs",
-            patroni.silent.join(", ")
-        ));
+        return Decision::Wait(Wait::PatroniMembersUnreachable {
+            members: patroni.silent.clone(),
+        });
     }
     match proof::clean_stop(
         &target.control,
@@ -149,8 +144,4 @@ fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
         })),
         Err(_) => Decision::Do(Action::Restartpoint),
     }
-}
-
-fn shown(lsn: Option<Lsn>) -> String {
-    lsn.map_or_else(|| "nothing".to_owned(), |lsn| lsn.to_string())
 }

@@ -1,6 +1,6 @@
 //! What can be decided, and what can be done about it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::{
     checks::Finding,
@@ -8,7 +8,12 @@ use crate::{
     snapshot::{kubernetes::Selector, source::Incarnation},
 };
 
-use crate::record::Fact;
+use strum::IntoStaticStr;
+
+use crate::{
+    reason::{Contradiction, Refusal, Wait},
+    record::Fact,
+};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,20 +23,37 @@ pub enum Decision {
     /// Do this, and look again.
     Do(Action),
     /// Look again after a pause: this is still missing.
-    Wait(String),
+    Wait(Wait),
     /// The end before the beginning: this stands against a cut, and waiting does not help. Exit 2
     /// or 3.
     NotReady(Finding),
-    /// The end without a cut: nothing irreversible was done, and nothing is left changed. Exit 3.
-    Refuse(String),
+    /// The end without a cut: nothing irreversible was done, and nothing is left changed. Exit 3,
+    /// or that of the failure that came before the start.
+    Refuse(Refusal),
     /// A person must look: this contradicts the record. Exit 4.
-    Alarm(String),
+    Alarm(Contradiction),
     /// The end: the application runs on the target. Exit 0.
     Done,
 }
 
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Record(fact) => write!(f, "record {}", fact.name()),
+            Self::Do(action) => action.fmt(f),
+            Self::Wait(wait) => write!(f, "wait: {wait}"),
+            Self::NotReady(finding) => write!(f, "not ready: {finding}"),
+            Self::Refuse(refusal) => write!(f, "refuse: {refusal}"),
+            Self::Alarm(contradiction) => {
+                write!(f, "manual intervention required: {contradiction}")
+            }
+            Self::Done => f.write_str("end: the application runs on the target"),
+        }
+    }
+}
+
 /// An effect. Each is safe to repeat and safe to perform late.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, IntoStaticStr)]
 pub enum Action {
     /// Set a recorded field so that its owner leaves the cut alone.
     Freeze(String),
@@ -83,14 +105,20 @@ pub enum Action {
 
 impl Action {
     /// Its name, without what it acts on.
-    pub fn name(&self) -> String {
-        first_word(&format!("{self:?}"))
+    pub fn name(&self) -> &'static str {
+        self.into()
     }
 }
 
-/// The name of a variant in its Debug form.
-pub fn first_word(debug: &str) -> String {
-    debug.chars().take_while(|c| c.is_alphanumeric()).collect()
+impl fmt::Display for Action {
+    /// Its name, and the field that it is about.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            Self::Freeze(key) | Self::Thaw(key) => write!(f, " {key}"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How long and how much.

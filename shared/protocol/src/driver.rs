@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
-use crate::checks as readiness;
-use crate::failure::{ErrorKind, Failure};
-
-/// What can fail here.
-pub type Result<T> = std::result::Result<T, Failure>;
+use crate::{
+    checks as readiness,
+    failure::{ErrorKind, Failure},
+};
 
 use crate::{
-    decide::decide,
+    decide::{Health, decide},
     decision::{Action, Decision, Limits},
+    reason::{Contradiction, Stopped, Wait},
     record::{Fact, Journal, Start},
     rollback::{self as back, Outlook},
     snapshot::Observation,
@@ -24,14 +24,14 @@ use crate::{
 )]
 pub trait World {
     /// Reads the record, and looks at everything.
-    async fn observe(&mut self) -> Result<(Journal, Observation)>;
+    async fn observe(&mut self) -> Result<(Journal, Observation), Failure>;
     /// Adds a fact to the record as it was last read or written, and returns the record. None:
     /// somebody else wrote first; look again.
-    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>>;
+    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>, Failure>;
     /// Performs an action; returns the fact that it leaves, if that cannot be observed.
-    async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>>;
+    async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>, Failure>;
     /// Waits before the next look, and says for what.
-    async fn pause(&mut self, missing: &str, pace: Pace);
+    async fn pause(&mut self, missing: &Wait, pace: Pace);
     /// SIGTERM has arrived.
     fn stop_asked(&self) -> bool;
     /// Where to.
@@ -75,34 +75,25 @@ const LOOKS_MAX: u32 = 100_000;
 /// Drives the cut to one of its ends.
 ///
 /// # Errors
-/// Refused when nothing irreversible was done, Unsafe when a person must look, Transient when
-/// another run shall go on.
-pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
+/// Why it has come to another end.
+pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stopped> {
     let mut failures = Failures::default();
     let mut first_look: Option<jiff::Timestamp> = None;
     let mut asked_at: Option<jiff::Timestamp> = None;
-    let mut hopeless: Option<String> = None;
+    let mut health = Health::Ok;
     let mut past_return = false;
     let mut repeated = Repeated::default();
     for _ in 0..LOOKS_MAX {
-        let (journal, mut seen) = match world.observe().await {
+        let (journal, seen) = match world.observe().await {
             Ok(look) => look,
-            Err(error) => {
-                failures.add(&error);
-                give_up(
-                    past(past_return, error),
-                    failures,
-                    first_look.is_some(),
-                    world,
-                )
-                .await?;
+            Err(failure) => {
+                failures.add(&failure);
+                let failure = past(past_return, failure);
+                give_up(failure, failures, first_look.is_some(), world).await?;
                 continue;
             }
         };
         past_return |= journal.past_return();
-        // Nobody must be left blocked because of, say, a missing verb: `decide` goes back, unless
-        // it is past the return.
-        seen.abort = seen.abort.or_else(|| hopeless.clone());
         let waited = seen
             .now
             .duration_since(*first_look.get_or_insert(seen.now))
@@ -113,56 +104,51 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<()> {
                 .duration_since(*asked_at.get_or_insert(seen.now))
                 .unsigned_abs();
             if journal.serving.is_some() || asked >= LAST_STRETCH {
-                return Err(Failure::transient(
-                    "asked to end (SIGTERM) past the point of no return; every \
-                        step so far is recorded",
-                )
-                .hint("start the cutover again: it goes on from here"));
+                return Err(Stopped::Terminated);
             }
         }
         if world.heading() == Heading::Back
-            && let Outlook::TooLate(error) = back::outlook(&journal)
+            && let Outlook::TooLate(refusal) = back::outlook(&journal)
         {
-            return Err(error);
+            return Err(Stopped::Refused(refusal));
         }
         let untouched = journal.started.is_none();
-        let outcome = match follow(world, journal, &seen, limits).await {
+        let outcome = match follow(world, journal, &seen, &health, limits).await {
             Ok(Next::Look(action)) => {
-                if let Some(vain) = repeated.in_vain(action) {
-                    patience(untouched, waited, limits, &vain)?;
-                    world.pause(&vain, Pace::Close).await;
+                if let Some(wait) = repeated.in_vain(action) {
+                    patience(untouched, waited, limits, &wait)?;
+                    world.pause(&wait, Pace::Close).await;
                 }
                 Ok(())
             }
-            Ok(Next::Pause(missing)) => {
+            Ok(Next::Pause(wait)) => {
                 repeated = Repeated::default();
-                patience(untouched, waited, limits, &missing)?;
-                world.pause(&missing, Pace::Close).await;
+                patience(untouched, waited, limits, &wait)?;
+                world.pause(&wait, Pace::Close).await;
                 Ok(())
             }
             Ok(Next::End(end)) => return end,
-            Err(error) => Err(error),
+            Err(failure) => Err(failure),
         };
-        if let Err(error) = outcome {
-            failures.add(&error);
-            if failures.lasting > QUICK_RETRIES {
-                hopeless.get_or_insert_with(|| error.to_string());
+        if let Err(failure) = outcome {
+            failures.add(&failure);
+            if failures.lasting > QUICK_RETRIES && health == Health::Ok {
+                health = Health::Failing(failure.clone());
             }
-            give_up(past(past_return, error), failures, true, world).await?;
+            give_up(past(past_return, failure), failures, true, world).await?;
         } else {
             failures = Failures::default();
         }
     }
-    Err(Failure::transient("the cutover did not come to an end")
-        .hint("start it again: it goes on from what is recorded"))
+    Err(Stopped::TooManyObservations)
 }
 
 /// What follows a look.
 enum Next {
     /// After this effect, if there was one.
     Look(Option<Action>),
-    Pause(String),
-    End(Result<()>),
+    Pause(Wait),
+    End(Result<(), Stopped>),
 }
 
 /// Decides and acts on one look. What is recorded leads to the next decision at once: its effect is
@@ -171,23 +157,24 @@ async fn follow(
     world: &mut impl World,
     mut journal: Journal,
     seen: &Observation,
+    health: &Health,
     limits: &Limits,
-) -> Result<Next> {
+) -> Result<Next, Failure> {
     let mut fresh = true;
     loop {
-        let decision = decide(&journal, seen, limits);
+        let decision = decide(&journal, seen, health, limits);
         let fact = match decision {
             Decision::Record(fact) => fact,
             Decision::Do(action) => {
                 let Some(start) = &journal.started else {
-                    return Err(Failure::manual("an action before the start was recorded"));
+                    return Err(Contradiction::EffectBeforeStart.into());
                 };
                 if let Some(fact) = world.perform(&action, start).await? {
                     world.record(fact).await?;
                 }
                 return Ok(Next::Look(Some(action)));
             }
-            Decision::Wait(missing) => return Ok(Next::Pause(missing)),
+            Decision::Wait(wait) => return Ok(Next::Pause(wait)),
             // Another cutover may have acted since: only a look that is newer than the record may
             // be the last.
             _ if !fresh => return Ok(Next::Look(None)),
@@ -213,40 +200,33 @@ struct Repeated {
 
 impl Repeated {
     /// What is done in vain, after [`REPEATS`].
-    fn in_vain(&mut self, action: Option<Action>) -> Option<String> {
+    fn in_vain(&mut self, action: Option<Action>) -> Option<Wait> {
         if action.is_none() || action != self.action {
             *self = Self { action, times: 0 };
         }
         self.times += 1;
         let action = self.action.as_ref().filter(|_| self.times > REPEATS)?;
-        Some(format!("{} has no effect yet", action.name()))
+        Some(Wait::EffectNotObserved {
+            action: action.name(),
+        })
     }
 }
 
 /// What cannot be refused any more is for a person to look at: "nothing irreversible was done" is
 /// no longer true.
-fn past(past_return: bool, error: Failure) -> Failure {
-    match error.kind {
-        ErrorKind::Refused if past_return => Failure {
-            kind: ErrorKind::Unsafe,
-            ..error
-        },
-        _ => error,
+fn past(past_return: bool, failure: Failure) -> Failure {
+    match failure.kind {
+        ErrorKind::Refused if past_return => failure.of_kind(ErrorKind::Unsafe),
+        _ => failure,
     }
 }
 
 /// The four ends.
-fn ended(end: Decision, seen: &Observation) -> Result<()> {
+fn ended(end: Decision, seen: &Observation) -> Result<(), Stopped> {
     match end {
-        Decision::NotReady(_) => readiness::worst(&seen.readiness),
-        Decision::Refuse(reason) => Err(Failure::refused(reason).hint(
-            "the application runs on the source as before; mend \
-                the cause and start a new cutover",
-        )),
-        Decision::Alarm(reason) => Err(Failure::manual(reason).hint(
-            "change nothing by hand before the record cutover-<cluster> and both servers \
-                have been compared",
-        )),
+        Decision::NotReady(_) => readiness::worst(&seen.readiness).map_err(Stopped::NotReady),
+        Decision::Refuse(refusal) => Err(Stopped::Refused(refusal)),
+        Decision::Alarm(contradiction) => Err(Stopped::Contradiction(contradiction)),
         _ => Ok(()),
     }
 }
@@ -260,9 +240,9 @@ struct Failures {
 }
 
 impl Failures {
-    fn add(&mut self, error: &Failure) {
+    fn add(&mut self, failure: &Failure) {
         self.any += 1;
-        self.lasting = if error.kind == ErrorKind::Transient {
+        self.lasting = if failure.kind == ErrorKind::Transient {
             0
         } else {
             self.lasting + 1
@@ -273,11 +253,11 @@ impl Failures {
 /// A failed look or effect is repeated after a pause; what a person must mend ends the program at
 /// once while nothing was touched.
 async fn give_up(
-    error: Failure,
+    failure: Failure,
     failures: Failures,
     has_looked: bool,
     world: &mut impl World,
-) -> Result<()> {
+) -> Result<(), Stopped> {
     let lasting_max = if has_looked { LASTING_FAILURES_MAX } else { 0 };
     if failures.any <= FAILURES_MAX && failures.lasting <= lasting_max {
         // What moves under a look, such as a server that is just ending, is often over at the next
@@ -287,23 +267,26 @@ async fn give_up(
         } else {
             Pace::Failed
         };
-        world.pause(&error.to_string(), pace).await;
+        world.pause(&Wait::Failed(failure), pace).await;
         return Ok(());
     }
-    Err(error.hint("start the cutover again when this is mended: it goes on from what is recorded"))
+    Err(Stopped::Failed(failure))
 }
 
 /// Before anything was changed and past the point of no return a wait has no other end; in between
 /// `decide` goes back by itself.
-fn patience(untouched: bool, waited: Duration, limits: &Limits, missing: &str) -> Result<()> {
+fn patience(
+    untouched: bool,
+    waited: Duration,
+    limits: &Limits,
+    wait: &Wait,
+) -> Result<(), Stopped> {
     if untouched && waited >= limits.cutover_max {
-        return Err(Failure::transient(format!("not ready: {missing}"))
-            .hint("nothing was changed; run validate-replication to see all that is missing"));
+        return Err(Stopped::NotReadyInTime(wait.clone()));
     }
     // Past the return and on the way back the person must learn of it, and a rerun waits on.
     if waited >= limits.cutover_max * 10 {
-        return Err(Failure::transient(format!("gave up waiting: {missing}"))
-            .hint("every step so far is recorded; start the cutover again to go on from here"));
+        return Err(Stopped::WaitedTooLong(wait.clone()));
     }
     Ok(())
 }

@@ -1,9 +1,13 @@
-//! A failure without its cause's type: what it means, what happened, and what to do next.
+//! A failure as data: what it means, what happened, and what to do about it.
+//!
+//! The protocol's decisions carry failures of the world in this form. It is pure: it can be
+//! compared, cloned, and made in a simulation, where the Job's own error holds the
+//! causes that libraries returned.
 
 use std::fmt;
 
 /// What a failure means for the Job, and so for the person who reads it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// Not yet: a connection, a conflict, a deadline, SIGTERM. Running again may succeed. Exit 1.
     Transient,
@@ -11,8 +15,8 @@ pub enum ErrorKind {
     Config,
     /// The state of the clusters does not allow it; nothing irreversible was done. Exit 3.
     Refused,
-    /// The state contradicts the record, or something is wrong past the point of no return: manual
-    /// intervention is required. Exit 4.
+    /// The observed state contradicts the record, or something is wrong past the point of no
+    /// return: manual intervention is required. Exit 4.
     Unsafe,
 }
 
@@ -38,19 +42,19 @@ impl ErrorKind {
     }
 }
 
-/// Kind, message and hint. The Job's own error is made from it and turned into it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A failure with its kind, its whole message, and the next step. Displayed as the message.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Failure {
-    /// What it means.
+    /// What it means; decides the exit code.
     pub kind: ErrorKind,
-    /// What happened, with its causes.
+    /// What happened, with all causes.
     pub message: String,
-    /// What to do next.
+    /// What the operator does next, where that is known.
     pub hint: Option<String>,
 }
 
 impl Failure {
-    /// A failure of this kind.
+    /// A failure without a hint.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -59,30 +63,28 @@ impl Failure {
         }
     }
 
-    /// Another run may succeed.
+    /// Not yet; another run may succeed.
     pub fn transient(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Transient, message)
     }
 
-    /// A setting, a mounted file or a permission is wrong.
+    /// The environment, a mounted file, a credential or a permission is wrong.
     pub fn config(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Config, message)
     }
 
-    /// The state of the clusters does not allow it.
-    pub fn refused(message: impl Into<String>) -> Self {
-        Self::new(ErrorKind::Refused, message)
-    }
-
-    /// Manual intervention is required.
-    pub fn manual(message: impl Into<String>) -> Self {
-        Self::new(ErrorKind::Unsafe, message)
-    }
-
-    /// What to do next; a hint that is there already stays, because it knows more.
+    /// Adds what the operator does next; a hint that is there already stays, because the innermost
+    /// one knows most.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint.get_or_insert(hint.into());
+        self
+    }
+
+    /// The same failure with another kind.
+    #[must_use]
+    pub fn of_kind(mut self, kind: ErrorKind) -> Self {
+        self.kind = kind;
         self
     }
 }

@@ -15,6 +15,7 @@ pub mod decision;
 pub mod driver;
 pub mod failure;
 pub mod proof;
+pub mod reason;
 pub mod record;
 pub mod rollback;
 pub mod route;

@@ -36,6 +36,33 @@ pub fn end_of_shutdown_checkpoint(start: Lsn, segment_bytes: u64) -> Lsn {
     Lsn(end)
 }
 
+/// What the proof of a clean stop lacks. It is not a reason to wait: restartpoints are repeated
+/// until there is a proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingProof {
+    /// The target's last restartpoint is not on the source's timeline.
+    OtherTimeline {
+        /// The timeline of the restartpoint.
+        found: Timeline,
+        /// The source's timeline.
+        expected: Timeline,
+    },
+    /// The target has no restartpoint of a shutdown checkpoint behind the source's position.
+    NoShutdownCheckpoint {
+        /// The last restartpoint.
+        restartpoint: Lsn,
+        /// The source's position before it was stopped.
+        since: Lsn,
+    },
+    /// The target's replay is not exactly at the end of the shutdown checkpoint.
+    NotReplayedToItsEnd {
+        /// Its replay position, if there is one.
+        replayed: Option<Lsn>,
+        /// The end of the shutdown checkpoint.
+        end: Lsn,
+    },
+}
+
 /// What is still missing from the proof that `replay` is the end of the source's clean stop.
 ///
 /// All four must hold (design.md §4, 6): the last checkpoint replayed is a shutdown checkpoint
@@ -44,37 +71,30 @@ pub fn end_of_shutdown_checkpoint(start: Lsn, segment_bytes: u64) -> Lsn {
 /// record, so nothing follows it.
 ///
 /// # Errors
-/// A sentence that says what was wanted and what was found.
+/// The first of these that does not hold.
 pub fn clean_stop(
     control: &ControlCheckpoint,
     replay: &Replay,
     since: Lsn,
     timeline: Timeline,
     segment_bytes: u64,
-) -> Result<Lsn, String> {
+) -> Result<Lsn, MissingProof> {
     if control.timeline != timeline {
-        return Err(format!(
-            "the target's last restartpoint is on timeline {}, the source was on {timeline}",
-            control.timeline
-        ));
+        return Err(MissingProof::OtherTimeline {
+            found: control.timeline,
+            expected: timeline,
+        });
     }
     if !control.ends_a_run_after(since) {
-        return Err(format!(
-            "the source's shutdown checkpoint has not reached the target (its last restartpoint is \
-             {}, the source stood at {since})",
-            control.checkpoint
-        ));
+        return Err(MissingProof::NoShutdownCheckpoint {
+            restartpoint: control.checkpoint,
+            since,
+        });
     }
     let end = end_of_shutdown_checkpoint(control.checkpoint, segment_bytes);
     match replay.replay {
         Some(replayed) if replayed == end => Ok(replayed),
-        replayed => {
-            let replayed = replayed.map_or_else(|| "nothing".to_owned(), |lsn| lsn.to_string());
-            Err(format!(
-                "the target has replayed {replayed}, the shutdown checkpoint {} ends at {end}",
-                control.checkpoint
-            ))
-        }
+        replayed => Err(MissingProof::NotReplayedToItsEnd { replayed, end }),
     }
 }
 
@@ -139,10 +159,12 @@ mod tests {
     fn each_of_the_four_conditions_is_needed() {
         let marker = lsn("0/3000000");
         let ok = control("0/4000028", "0/4000028");
-        assert!(
-            clean_stop(&ok, &at("0/4000028"), marker, Timeline(3), SEGMENT)
-                .unwrap_err()
-                .contains("ends at 0/40000A0")
+        assert_eq!(
+            clean_stop(&ok, &at("0/4000028"), marker, Timeline(3), SEGMENT),
+            Err(MissingProof::NotReplayedToItsEnd {
+                replayed: Some(lsn("0/4000028")),
+                end: lsn("0/40000A0"),
+            })
         );
         assert!(
             clean_stop(&ok, &at("0/4000108"), marker, Timeline(3), SEGMENT).is_err(),

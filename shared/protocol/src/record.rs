@@ -12,6 +12,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use strum::IntoStaticStr;
+
 use crate::controllers::suspension::Freeze;
 
 /// Name of the record of the cut to this target.
@@ -186,12 +188,12 @@ pub struct Readers {
 pub struct GoingBack {
     /// When it was decided.
     pub at: Timestamp,
-    /// In words, for the person in the window.
+    /// The text of a [`RollbackReason`](crate::reason::RollbackReason).
     pub reason: String,
 }
 
 /// A fact to be added.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, IntoStaticStr)]
 pub enum Fact {
     /// See [`Journal::started`].
     Started(Box<Start>),
@@ -224,6 +226,11 @@ pub enum Fact {
 }
 
 impl Fact {
+    /// Its name, without what it records.
+    pub fn name(&self) -> &'static str {
+        self.into()
+    }
+
     /// The instant that it records.
     pub fn at(&self) -> Option<Timestamp> {
         match self {

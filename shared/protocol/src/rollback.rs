@@ -1,52 +1,44 @@
 //! The way back before the point of no return: why it is taken, and its order.
 
-use crate::failure::Failure;
 use crate::{route::Route, snapshot::kubernetes::ServiceSeen};
 use jiff::SignedDuration;
 
 use crate::{
+    decide::Health,
     decision::{Action, Decision, Limits},
+    reason::{Progress, Refusal, RollbackReason, Since, Wait},
     record::{Fact, Journal, Start},
     snapshot::{Observation, PatroniSeen, PoolerState},
 };
 
 /// Whether there is a way back, by the record alone.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outlook {
-    /// No cutover has begun, or it has gone back already.
-    Nothing(String),
+    /// No cutover has begun: the application runs on the source.
+    Nothing,
     /// A cutover has begun and has not come to the point of no return.
     Possible,
     /// The promotion is recorded: why there is no way back, and what there is instead.
-    TooLate(Failure),
+    TooLate(Refusal),
 }
 
 /// Judges the record.
 pub fn outlook(journal: &Journal) -> Outlook {
     if journal.started.is_none() {
-        return Outlook::Nothing("no cutover has begun: the application runs on the source".into());
+        return Outlook::Nothing;
     }
     let Some(promotion) = &journal.promotion else {
         return Outlook::Possible;
     };
-    let instead = match (&journal.promoted, &journal.finished) {
-        (None, _) => {
-            "the target may be a primary by now: start the cutover again, it goes on from what is \
-             recorded"
-        }
-        (Some(_), None) => {
-            "the target takes writes: start the cutover again, it goes on from what is recorded"
-        }
-        (Some(_), Some(_)) => {
-            "what the target has taken since would be lost: keep the source as it is (stopped, \
-             paused, frozen), and mend the cause on the target"
-        }
+    let progress = match (&journal.promoted, &journal.finished) {
+        (None, _) => Progress::Promoting,
+        (Some(_), None) => Progress::Promoted,
+        (Some(_), Some(_)) => Progress::Finished,
     };
-    let reason = format!(
-        "there is no way back: the promotion was recorded at {} (point of no return)",
-        promotion.at.strftime("%F %T UTC")
-    );
-    Outlook::TooLate(Failure::refused(reason).hint(instead))
+    Outlook::TooLate(Refusal::PastPointOfNoReturn {
+        recorded: promotion.at,
+        progress,
+    })
 }
 
 /// Patroni's own loop comes every loop_wait, 10 s in Spilo; what it has not done after this time it
@@ -61,28 +53,29 @@ pub fn why(
     journal: &Journal,
     start: &Start,
     seen: &Observation,
+    health: &Health,
     limits: &Limits,
-) -> Option<String> {
-    if let Some(abort) = &seen.abort {
-        return Some(abort.clone());
+) -> Option<RollbackReason> {
+    if let Some(request) = &seen.abort {
+        return Some(RollbackReason::AbortRequested(request.clone()));
+    }
+    if let Some(failure) = health.failure() {
+        return Some(RollbackReason::PermanentFailure(failure.clone()));
     }
     if !seen.follows {
-        return Some("somebody else has ended the target's replica mode".into());
+        return Some(RollbackReason::TargetReplicaModeEnded);
     }
     if let Some(source) = seen.source.answer()
         && source.primary
         && source.identity.timeline != start.source.timeline
     {
-        return Some(format!(
-            "the source failed over: timeline {} instead of {}",
-            source.identity.timeline, start.source.timeline
-        ));
+        return Some(RollbackReason::SourceFailedOver {
+            timeline: source.identity.timeline,
+            recorded: start.source.timeline,
+        });
     }
     if seen.held() == Some(true) && seen.source.answer().is_some_and(|source| !source.primary) {
-        return Some(
-            "patroni has made the source's leader a standby, and elects none while it is paused"
-                .into(),
-        );
+        return Some(RollbackReason::LeaderDemoted);
     }
     if let Some(leader) = seen
         .patroni
@@ -90,26 +83,24 @@ pub fn why(
         .and_then(|patroni| patroni.leader.as_ref())
         && *leader != start.leader
     {
-        return Some(format!(
-            "the source failed over: the leader is {leader}, it was {}",
-            start.leader
-        ));
+        return Some(RollbackReason::LeaderChanged {
+            leader: leader.clone(),
+            recorded: start.leader.clone(),
+        });
     }
     if let Some(target) = seen.target.answer()
         && !target.in_recovery
     {
-        return Some("the target was promoted by somebody else".into());
+        return Some(RollbackReason::TargetPromoted);
     }
-    let (since, name) = match journal.blocked {
-        Some(blocked) => (blocked, "block"),
-        None => (start.at, "start"),
+    let (since, began) = match journal.blocked {
+        Some(blocked) => (Since::Block, blocked),
+        None => (Since::Start, start.at),
     };
-    let elapsed = seen.now.duration_since(since).unsigned_abs();
-    (elapsed >= limits.cutover_max).then(|| {
-        format!(
-            "the cut was not through {} s after the {name} (CUTOVER_MAX_SECONDS)",
-            elapsed.as_secs()
-        )
+    let elapsed = seen.now.duration_since(began).unsigned_abs();
+    (elapsed >= limits.cutover_max).then_some(RollbackReason::DeadlineExceeded {
+        since,
+        seconds: elapsed.as_secs(),
     })
 }
 
@@ -142,7 +133,8 @@ pub fn restore(journal: &Journal, start: &Start, seen: &Observation) -> Option<D
 /// The source's server, then its writes, then what leads to it, then the application.
 fn reopen(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decision> {
     let Some(patroni) = seen.patroni.answer() else {
-        return Some(Decision::Wait("going back: patroni does not answer".into()));
+        let failure = seen.patroni.failure().cloned();
+        return Some(Decision::Wait(Wait::RollbackPatroniUnreachable(failure)));
     };
     let waited = waited(journal, seen);
     if seen.source.answer().is_none()
@@ -154,7 +146,7 @@ fn reopen(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decisi
     if patroni.paused != start.paused || patroni.read_only != start.read_only {
         return Some(
             match unsettled(patroni, seen).filter(|_| waited < LOOP_MAX) {
-                Some(missing) => Decision::Wait(format!("going back: {missing}")),
+                Some(wait) => Decision::Wait(wait),
                 None => Decision::Do(Action::Unblock),
             },
         );
@@ -172,9 +164,7 @@ fn reopen(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decisi
             return Some(Decision::Do(Action::RestartSource));
         }
         _ => {
-            return Some(Decision::Wait(
-                "going back: the source does not take writes yet".into(),
-            ));
+            return Some(Decision::Wait(Wait::RollbackSourceNotWritable));
         }
     }
     match start.route {
@@ -203,34 +193,30 @@ fn waited(journal: &Journal, seen: &Observation) -> SignedDuration {
 /// nobody takes part who is behind another (_is_healthiest_node in Patroni's ha.py).
 fn silent(patroni: &PatroniSeen, start: &Start, waited: SignedDuration) -> Option<Decision> {
     if patroni.primaries.is_empty() {
-        return match patroni.answering.contains(&start.leader) {
-            true => Some(Decision::Do(Action::RestartSource)),
-            false => (waited < LOOP_MAX).then(|| {
-                Decision::Wait(format!(
-                    "going back: the patroni of {} does not answer",
-                    start.leader
-                ))
-            }),
-        };
+        if patroni.answering.contains(&start.leader) {
+            return Some(Decision::Do(Action::RestartSource));
+        }
+        let leader = start.leader.clone();
+        return (waited < LOOP_MAX)
+            .then_some(Decision::Wait(Wait::RollbackLeaderUnreachable { leader }));
     }
     // Patroni ends a server that starts, when its pause is lifted and the leader lock is not held.
     (patroni.starting && waited < STARTING_MAX)
-        .then(|| Decision::Wait("going back: the source's server is starting".into()))
+        .then_some(Decision::Wait(Wait::RollbackSourceStarting))
 }
 
 /// What Patroni's loop has not come to yet. Without the leader lock a lifted pause begins a race
 /// for it, and what the lock's new holder has not received is lost; a block that comes to the
 /// server late comes after it was lifted, to clients that were let in.
-fn unsettled(patroni: &PatroniSeen, seen: &Observation) -> Option<&'static str> {
+fn unsettled(patroni: &PatroniSeen, seen: &Observation) -> Option<Wait> {
     if patroni.unlocked {
-        return Some("patroni has not taken the leader lock again yet");
+        return Some(Wait::RollbackLeaderLockNotHeld);
     }
     let open = seen
         .source
         .answer()
         .is_some_and(|source| source.primary && !source.read_only);
-    (open && patroni.read_only.as_deref() == Some("on"))
-        .then_some("patroni has not brought the block to the server yet")
+    (open && patroni.read_only.as_deref() == Some("on")).then_some(Wait::RollbackBlockNotApplied)
 }
 
 fn application(start: &Start, seen: &Observation) -> Option<Decision> {
@@ -260,18 +246,13 @@ fn doors(start: &Start, seen: &Observation) -> Option<Decision> {
     {
         return Some(Decision::Do(Action::ResumePoolers));
     }
-    let silent = seen.poolers_silent();
-    (!silent.is_empty()).then(|| {
-        Decision::Wait(format!(
-            "going back: the console of {} does not answer",
-            silent.join(", ")
-        ))
-    })
+    let pods = seen.poolers_silent();
+    (!pods.is_empty()).then_some(Decision::Wait(Wait::RollbackPoolersUnreachable { pods }))
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::{snapshot::source::Incarnation, wal::Timeline};
+    use crate::{failure::Failure, snapshot::source::Incarnation, wal::Timeline};
     use jiff::Timestamp;
 
     use super::*;
@@ -312,7 +293,10 @@ mod tests {
             blocked(|patroni, _| patroni.unlocked = true),
             blocked(|_, read_only| *read_only = false),
         ] {
-            assert!(matches!(next(&late), Decision::Wait(why) if why.contains("patroni has not")));
+            assert!(matches!(
+                next(&late),
+                Decision::Wait(Wait::RollbackLeaderLockNotHeld | Wait::RollbackBlockNotApplied)
+            ));
             late.now += LOOP_MAX;
             assert!(unblocks(&late));
         }
@@ -324,20 +308,19 @@ mod tests {
         let begun = started().with(Fact::Blocked(seen.now));
         let start = begun.started.as_ref().unwrap();
         assert_eq!(
-            why(&begun, start, &seen, &limits()),
+            why(&begun, start, &seen, &Health::Ok, &limits()),
             None,
             "it is a primary"
         );
         if let Sight::Answers(source) = &mut seen.source {
             source.primary = false;
         }
-        assert!(
-            why(&begun, start, &seen, &limits())
-                .unwrap()
-                .contains("a standby")
+        assert_eq!(
+            why(&begun, start, &seen, &Health::Ok, &limits()),
+            Some(RollbackReason::LeaderDemoted)
         );
         assert_eq!(back(&begun, start, &seen), Decision::Do(Action::Unblock));
-        seen.source = Sight::Silent("connection refused".into());
+        seen.source = Sight::Silent(Failure::transient("connection refused"));
         assert_eq!(
             back(&begun, start, &seen),
             Decision::Do(Action::RestartSource)
@@ -350,12 +333,12 @@ mod tests {
             patroni.primaries.clear();
             patroni.answering.retain(|member| member != "a");
         });
-        seen.source = Sight::Silent("no route to host".into());
+        seen.source = Sight::Silent(Failure::transient("no route to host"));
         let begun = going_back(seen.now);
         let start = begun.started.as_ref().unwrap();
-        assert!(
-            matches!(back(&begun, start, &seen), Decision::Wait(why) if why.contains("the patroni \
-                of a"))
+        assert_eq!(
+            back(&begun, start, &seen),
+            Decision::Wait(Wait::RollbackLeaderUnreachable { leader: "a".into() })
         );
         seen.now += LOOP_MAX;
         assert_eq!(back(&begun, start, &seen), Decision::Do(Action::Unblock));
@@ -364,12 +347,13 @@ mod tests {
     #[test]
     fn a_server_that_starts_is_waited_for() {
         let mut seen = blocked(|patroni, _| (patroni.starting, patroni.unlocked) = (true, true));
-        seen.source = Sight::Silent("the database system is starting up".into());
+        seen.source = Sight::Silent(Failure::transient("the database system is starting up"));
         let begun = going_back(seen.now);
         let start = begun.started.as_ref().unwrap();
         seen.now += LOOP_MAX;
-        assert!(
-            matches!(back(&begun, start, &seen), Decision::Wait(why) if why.contains("is starting"))
+        assert_eq!(
+            back(&begun, start, &seen),
+            Decision::Wait(Wait::RollbackSourceStarting)
         );
         seen.now += STARTING_MAX;
         assert_eq!(back(&begun, start, &seen), Decision::Do(Action::Unblock));
@@ -383,9 +367,9 @@ mod tests {
         }
         let begun = going_back(seen.now);
         let start = begun.started.as_ref().unwrap();
-        assert!(
-            matches!(back(&begun, start, &seen), Decision::Wait(why) if why.contains("does not \
-                take writes"))
+        assert_eq!(
+            back(&begun, start, &seen),
+            Decision::Wait(Wait::RollbackSourceNotWritable)
         );
         seen.now += LOOP_MAX * 2;
         assert_eq!(
@@ -402,8 +386,8 @@ mod tests {
     #[test]
     fn the_way_back_ends_with_the_recorded_promotion() {
         let (none, begun) = (Journal::default(), started());
-        assert!(matches!(outlook(&none), Outlook::Nothing(_)));
-        assert!(matches!(outlook(&begun), Outlook::Possible));
+        assert_eq!(outlook(&none), Outlook::Nothing);
+        assert_eq!(outlook(&begun), Outlook::Possible);
         let promotion = Promotion {
             at: Timestamp::UNIX_EPOCH,
             shutdown_checkpoint: "0/4000028".parse().unwrap(),
@@ -411,14 +395,20 @@ mod tests {
             timeline: Timeline(1),
             target_clock: Timestamp::UNIX_EPOCH,
         };
-        let Outlook::TooLate(error) = outlook(&begun.with(Fact::Promotion(promotion))) else {
+        let Outlook::TooLate(refusal) = outlook(&begun.with(Fact::Promotion(promotion))) else {
             panic!("past the point of no return")
         };
         assert_eq!(
-            error.to_string(),
+            refusal.to_string(),
             "there is no way back: the promotion was recorded at 1970-01-01 00:00:00 UTC (point of \
              no return)"
         );
-        assert!(error.hint.unwrap().contains("start the cutover again"));
+        assert_eq!(
+            refusal,
+            Refusal::PastPointOfNoReturn {
+                recorded: Timestamp::UNIX_EPOCH,
+                progress: Progress::Promoting,
+            }
+        );
     }
 }

@@ -61,7 +61,12 @@ pub fn limits() -> crate::decision::Limits {
 pub fn started() -> crate::record::Journal {
     let world = world::World::new(Route::Config, 0);
     let journal = world.journal();
-    match crate::decide::decide(&journal, &world.look(), &world.limits()) {
+    match crate::decide::decide(
+        &journal,
+        &world.look(),
+        &crate::decide::Health::Ok,
+        &world.limits(),
+    ) {
         crate::decision::Decision::Record(fact) => journal.with(fact),
         other => panic!("the first decision is {other:?}"),
     }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     checks::{Finding, Verdict},
+    failure::Failure,
     snapshot::{
         kubernetes::{Replicas, ServiceSeen},
         source::{ClientSession, Incarnation},
@@ -20,12 +21,13 @@ use jiff::Timestamp;
 
 use crate::{
     controllers::suspension::{Freeze, Standing},
+    reason::{AbortRequest, Server, ServerFailure, SourcePrimary, UnreadyPods, Wait},
     record::{AppConfig, Start},
 };
 
 /// A server as it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Server {
+pub struct ServerState {
     /// Who it is.
     pub identity: Identity,
     /// It is a standby.
@@ -66,7 +68,7 @@ pub struct Observation {
     /// can still be heeded.
     pub readiness: Vec<Finding>,
     /// Somebody wants it stopped: SIGTERM or the abort annotation.
-    pub abort: Option<String>,
+    pub abort: Option<AbortRequest>,
 }
 
 /// A server that answers, or the reason why it does not.
@@ -75,15 +77,15 @@ pub enum Sight<T> {
     /// It answered.
     Answers(T),
     /// It did not, within the limit of a look.
-    Silent(String),
+    Silent(Failure),
 }
 
 impl<T> Sight<T> {
     /// Why it did not answer.
-    pub fn silence(&self) -> Option<&str> {
+    pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Answers(_) => None,
-            Self::Silent(why) => Some(why),
+            Self::Silent(failure) => Some(failure),
         }
     }
 
@@ -192,8 +194,8 @@ impl Observation {
     }
 
     /// Workloads that have fewer ready pods than they had, or than are wanted now.
-    pub fn not_ready(&self, replicas: &BTreeMap<String, i32>) -> Option<String> {
-        let missing: Vec<String> = replicas
+    pub fn not_ready(&self, replicas: &BTreeMap<String, i32>) -> Option<Wait> {
+        let unready: Vec<UnreadyPods> = replicas
             .iter()
             .filter_map(|(name, wanted)| {
                 let ready = |app: &Replicas| if app.followed { app.ready } else { 0 };
@@ -201,10 +203,14 @@ impl Observation {
                     .apps
                     .get(name)
                     .map_or((0, 0), |app| (ready(app), app.wanted));
-                (ready < *wanted.min(&now)).then(|| format!("{name} {ready}/{now}"))
+                (ready < *wanted.min(&now)).then(|| UnreadyPods {
+                    workload: name.clone(),
+                    ready,
+                    wanted: now,
+                })
             })
             .collect();
-        (!missing.is_empty()).then(|| format!("waiting for pods: {}", missing.join(", ")))
+        (!unready.is_empty()).then_some(Wait::PodsNotReady(unready))
     }
 
     /// The first recorded field that does not keep its owner still.
@@ -249,21 +255,21 @@ impl Observation {
     }
 
     /// Pods of the old poolers in one of these states.
-    pub fn poolers_that(&self, is: impl Fn(PoolerState) -> bool) -> Vec<&str> {
+    pub fn poolers_that(&self, is: impl Fn(PoolerState) -> bool) -> Vec<String> {
         let meant = self
             .poolers
             .iter()
             .filter(|pooler| pooler.state.answer().is_some_and(|state| is(*state)));
-        meant.map(|pooler| pooler.pod.as_str()).collect()
+        meant.map(|pooler| pooler.pod.clone()).collect()
     }
 
     /// Pods of the old poolers whose console does not answer.
-    pub fn poolers_silent(&self) -> Vec<&str> {
+    pub fn poolers_silent(&self) -> Vec<String> {
         let silent = self
             .poolers
             .iter()
             .filter(|pooler| pooler.state.answer().is_none());
-        silent.map(|pooler| pooler.pod.as_str()).collect()
+        silent.map(|pooler| pooler.pod.clone()).collect()
     }
 
     /// The application's pods are wanted by nobody.
@@ -272,28 +278,27 @@ impl Observation {
     }
 
     /// Whose pods nobody has told to end yet: their controller has not come to it.
-    pub fn living(&self) -> Option<String> {
+    pub fn living(&self) -> Option<Wait> {
         let living = self
             .apps
             .iter()
             .filter(|(_, app)| !app.followed || app.existing > 0);
-        let names: Vec<&str> = living.map(|(name, _)| name.as_str()).collect();
-        (!names.is_empty())
-            .then(|| format!("waiting for pods to be told to end: {}", names.join(", ")))
+        let workloads: Vec<String> = living.map(|(name, _)| name.clone()).collect();
+        (!workloads.is_empty()).then_some(Wait::PodsNotTerminated { workloads })
     }
 
     /// Who does not answer, and why.
-    pub fn silent(&self) -> String {
-        let sides = [
-            ("source", self.source.silence()),
-            ("patroni", self.patroni.silence()),
-            ("target", self.target.silence()),
+    pub fn unreachable(&self) -> Vec<ServerFailure> {
+        let servers = [
+            (Server::Source, self.source.failure()),
+            (Server::Patroni, self.patroni.failure()),
+            (Server::Target, self.target.failure()),
         ];
-        let said: Vec<String> = sides
-            .into_iter()
-            .filter_map(|(name, why)| Some(format!("{name}: {}", why?)))
-            .collect();
-        said.join("; ")
+        let unreachable = |(server, failure): (Server, Option<&Failure>)| {
+            let failure = failure?.clone();
+            Some(ServerFailure { server, failure })
+        };
+        servers.into_iter().filter_map(unreachable).collect()
     }
 
     /// The gravest finding that stands against beginning a cut now.
@@ -321,12 +326,13 @@ impl Observation {
     }
 
     /// A server of the source that runs as a primary, by its own word or by Patroni's.
-    pub fn source_primary(&self) -> Option<String> {
+    pub fn source_primary(&self) -> Option<SourcePrimary> {
         if self.source.answer().is_some_and(|source| source.primary) {
-            return Some("the source's Service".into());
+            return Some(SourcePrimary::Session);
         }
         self.patroni
             .answer()
             .and_then(|patroni| patroni.primaries.first().cloned())
+            .map(SourcePrimary::Member)
     }
 }

@@ -126,7 +126,7 @@ mod tests {
         for journal in every_journal() {
             let stop = stop(&journal);
             let back = match back::outlook(&journal) {
-                Outlook::Nothing(_) | Outlook::Possible => "yes",
+                Outlook::Nothing | Outlook::Possible => "yes",
                 Outlook::TooLate(_) => "no",
             };
             let row = format!(

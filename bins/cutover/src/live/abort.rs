@@ -5,7 +5,7 @@ use k8s_openapi::{api::batch::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta}
 use kube::{Api, Resource, ResourceExt as _};
 use serde::Deserialize;
 
-use protocol::record::Journal;
+use protocol::{reason::AbortRequest, record::Journal};
 
 /// A CronJob, of which only the annotations matter here.
 #[derive(Clone, Debug, Deserialize, Resource)]
@@ -23,23 +23,22 @@ pub const ANNOTATION: &str = "replica-migration/abort";
 ///
 /// # Errors
 /// The API's.
-pub async fn asked(run: &Run, journal: &Journal) -> Result<Option<String>> {
+pub async fn asked(run: &Run, journal: &Journal) -> Result<Option<AbortRequest>> {
     if run.stop.asked() {
-        return Ok(Some("asked to end (SIGTERM)".to_owned()));
+        return Ok(Some(AbortRequest::Sigterm));
     }
     if journal.abort.is_some() {
-        return Ok(Some(
-            "asked to go back (key abort of the record)".to_owned(),
-        ));
+        return Ok(Some(AbortRequest::RecordKey));
     }
     let cron_jobs: Api<CronJob> = Api::namespaced(run.client.clone(), &run.namespace);
     let found = kubernetes::get(&cron_jobs, CRON_JOB).await?;
     let value = found
         .as_ref()
         .and_then(|found| found.annotations().get(ANNOTATION));
-    Ok(value.filter(|value| *value != "false").map(|_| {
-        format!(
-            "asked to go back (kubectl annotate cronjob/{CRON_JOB} {ANNOTATION}- takes that back)"
-        )
-    }))
+    Ok(value
+        .filter(|value| *value != "false")
+        .map(|_| AbortRequest::Annotation {
+            cron_job: CRON_JOB,
+            annotation: ANNOTATION,
+        }))
 }

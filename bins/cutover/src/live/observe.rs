@@ -12,7 +12,9 @@ use platform::{
     kubernetes::{cnpg::Cluster, poolers, services, zalando::Postgresql},
     patroni,
 };
-use protocol::{checks::Finding, controllers::suspension::CONTROLLER, route::Route};
+use protocol::{
+    checks::Finding, controllers::suspension::CONTROLLER, failure::Failure, route::Route,
+};
 
 use super::{
     Live, abort,
@@ -29,6 +31,7 @@ use protocol::{
     },
     decide,
     driver::Heading,
+    reason::AbortRequest,
     record::Journal,
     snapshot::{Observation, PoolerSeen, PoolerState, Sight},
 };
@@ -141,13 +144,13 @@ impl Live {
             services: services?,
             poolers: pooler_sights(poolers, began)?,
             stragglers: Vec::new(),
-            door: door.map_or_else(|error| Sight::Silent(error.to_string()), Sight::Answers),
+            door: door.map_or_else(|error| Sight::Silent(error.into()), Sight::Answers),
             apps: application.replicas.clone(),
             config: Default::default(),
             readiness: Vec::new(),
             abort: match self.heading {
                 Heading::Forward => abort?,
-                Heading::Back => Some("rollback was started".to_owned()),
+                Heading::Back => Some(AbortRequest::Rollback),
             },
         };
         self.members = members;
@@ -311,7 +314,7 @@ fn sight<S: Dial, T>(seen: Result<T>, line: &mut Line<S>, began: bool) -> Result
         Err(error) if !began && error.kind() == ErrorKind::Config => Err(error),
         Err(error) => {
             line.forget();
-            Ok(Sight::Silent(error.to_string()))
+            Ok(Sight::Silent(error.into()))
         }
     }
 }
@@ -330,17 +333,17 @@ fn pooler_sights(
         Err(error) if !began && error.kind() == ErrorKind::Config => Err(error),
         Err(error) => Ok(PoolerSeen {
             pod,
-            state: Sight::Silent(error.to_string()),
+            state: Sight::Silent(error.into()),
         }),
     };
     asked.into_iter().map(sight).collect()
 }
 
 /// An RBAC error is never mere silence.
-fn heeded(error: Error) -> Result<String> {
+fn heeded(error: Error) -> Result<Failure> {
     match error.kind() {
         ErrorKind::Config => Err(error),
-        _ => Ok(error.to_string()),
+        _ => Ok(error.into()),
     }
 }
 

@@ -11,6 +11,7 @@ use platform::{
     pgbouncer::Console,
     postgres::{self, Source, Target},
 };
+use protocol::failure::Failure;
 use tokio::task::JoinHandle;
 
 /// A look must not wait longer for a server that does not answer; the next look tries again.
@@ -66,7 +67,7 @@ pub struct Line<T> {
     session: Option<T>,
     opening: Option<JoinHandle<Result<T>>>,
     /// Why the last attempt at this address failed; None before the first one has ended.
-    tried: Option<String>,
+    tried: Option<Failure>,
 }
 
 impl<T: Dial> Line<T> {
@@ -105,19 +106,22 @@ impl<T: Dial> Line<T> {
                 .opening
                 .get_or_insert_with(|| tokio::spawn(limited(T::dial(at, database))));
             if let Some(why) = self.tried.as_ref().filter(|_| !opening.is_finished()) {
-                return Err(Error::transient(why.clone()));
+                return Err(why.clone().into());
             }
             let opened = opening.await;
             self.opening = None;
             let opened =
                 opened.unwrap_or_else(|ended| Err(Error::transient("connecting").caused_by(ended)));
-            self.tried = Some(
-                opened
-                    .as_ref()
-                    .err()
-                    .map_or_else(|| "connecting again".to_owned(), Error::to_string),
-            );
-            self.session = Some(opened?);
+            match opened {
+                Ok(session) => {
+                    self.tried = Some(Failure::transient("connecting again"));
+                    self.session = Some(session);
+                }
+                Err(error) => {
+                    let failure = self.tried.insert(error.into());
+                    return Err(failure.clone().into());
+                }
+            }
         }
         self.session()
     }

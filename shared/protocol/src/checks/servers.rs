@@ -4,7 +4,7 @@
 use super::{Finding, Verdict};
 use crate::{
     snapshot::{
-        Server,
+        ServerState,
         settings::{HotStandby, SuperuserOf},
         target::Replay,
     },
@@ -98,7 +98,7 @@ fn spelled(identity: &Identity) -> String {
 }
 
 /// The source takes writes: SOURCE_HOST leads to the leader and nobody has cut before.
-pub fn source_is_primary(source: &Server) -> Finding {
+pub fn source_is_primary(source: &ServerState) -> Finding {
     if !source.in_recovery {
         return Finding::ok("source", "a primary", "a primary");
     }
@@ -110,7 +110,7 @@ pub fn source_is_primary(source: &Server) -> Finding {
 }
 
 /// The target is a standby still.
-pub fn target_in_recovery(target: &Server) -> Finding {
+pub fn target_in_recovery(target: &ServerState) -> Finding {
     if target.in_recovery {
         return Finding::ok("target", "a standby", "a standby");
     }
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn who_must_be_a_standby_and_who_must_not() {
-        let server = |in_recovery| Server {
+        let server = |in_recovery| ServerState {
             identity: identity(7, 2, 170_010),
             in_recovery,
         };

@@ -6,14 +6,13 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::driver::Result;
-use crate::failure::{ErrorKind, Failure};
-use crate::route::Route;
+use crate::{failure::Failure, route::Route};
 
 use super::{effects::Versions, world::World as Small};
 use crate::{
     decision::Action,
     driver::{Heading, Pace, World, drive},
+    reason::{Refusal, Stopped, Wait},
     record::{Fact, Journal, Start},
     snapshot::Observation,
 };
@@ -36,32 +35,29 @@ impl Driven {
 }
 
 impl World for Driven {
-    async fn observe(&mut self) -> Result<(Journal, Observation)> {
+    async fn observe(&mut self) -> Result<(Journal, Observation), Failure> {
         while let Some((_, next)) = self.world.course().into_iter().next() {
             self.world = next;
         }
         Ok((self.world.journal(), self.world.look()))
     }
 
-    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>> {
+    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>, Failure> {
         self.world.record(fact, self.world.version, true);
         self.journals.push(self.world.journal());
         Ok(Some(self.world.journal()))
     }
 
-    async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
+    async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>, Failure> {
         if self.forbidden && *action == Action::Block {
             (self.world.paused, self.world.read_only) = (true, true);
-            return Err(Failure::config(
-                "kubernetes api: deployments.apps is forbidden: cannot patch resource \
-                 deployments/scale",
-            ));
+            return Err(forbidden());
         }
         let versions = Versions::of(&self.world);
         Ok(self.world.perform(action, start, Some(versions)))
     }
 
-    async fn pause(&mut self, _missing: &str, _pace: Pace) {}
+    async fn pause(&mut self, _missing: &Wait, _pace: Pace) {}
 
     fn stop_asked(&self) -> bool {
         false
@@ -70,6 +66,11 @@ impl World for Driven {
     fn heading(&self) -> Heading {
         Heading::Forward
     }
+}
+
+/// What the API server answers to a Role that lacks a verb.
+fn forbidden() -> Failure {
+    Failure::config("deployments.apps is forbidden").hint("apply the step's manifests again")
 }
 
 /// The journals of a cut that nothing disturbs.
@@ -104,8 +105,11 @@ fn undisturbed_it_comes_to_the_cut_on_both_routes() {
 fn what_it_may_not_do_in_the_block_makes_it_go_back_and_leaves_nobody_blocked() {
     let mut driven = Driven::new(Route::Config, true);
     let limits = driven.world.limits();
-    let error = complete(drive(&mut driven, &limits)).unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Refused);
-    assert!(error.to_string().contains("deployments/scale"), "{error}");
+    let stopped = complete(drive(&mut driven, &limits)).unwrap_err();
+    let refusal = Refusal::RolledBack {
+        reason: forbidden().to_string(),
+        failure: Some(forbidden()),
+    };
+    assert_eq!(stopped, Stopped::Refused(refusal));
     assert_eq!(driven.world.restored(), None);
 }

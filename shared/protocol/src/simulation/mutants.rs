@@ -5,8 +5,9 @@ use serde_json::json;
 
 use super::world::World;
 use crate::{
-    decide::decide,
+    decide::{Health, decide},
     decision::{Action, Decision},
+    reason::{Refusal, Wait},
     record::{Fact, Journal, Promotion},
     rollback::back,
     snapshot::{Observation, Sight},
@@ -79,7 +80,7 @@ impl Mutant {
     /// What the driver decides.
     pub fn decide(self, journal: &Journal, seen: &Observation, world: &World) -> Decision {
         let limits = world.limits();
-        let decision = decide(journal, seen, &limits);
+        let decision = decide(journal, seen, &Health::Ok, &limits);
         let Some(start) = &journal.started else {
             return decision;
         };
@@ -114,12 +115,13 @@ impl Mutant {
             (Self::NoRecordOfTheReturn, Decision::Record(Fact::GoingBack(_))) => {
                 Some(back(journal, start, seen))
             }
-            (Self::NoDoor, Decision::Wait(why)) if why.contains("does not lead") => {
+            (Self::NoDoor, Decision::Wait(Wait::ServiceNotRepointed(_))) => {
                 Some(Decision::Record(Fact::Routed(seen.now)))
             }
-            (Self::NoLeaderLock, Decision::Wait(why)) if why.contains("patroni has not") => {
-                Some(Decision::Do(Action::Unblock))
-            }
+            (
+                Self::NoLeaderLock,
+                Decision::Wait(Wait::RollbackLeaderLockNotHeld | Wait::RollbackBlockNotApplied),
+            ) => Some(Decision::Do(Action::Unblock)),
             (Self::NoElection, Decision::Do(Action::Unblock))
                 if seen.source.answer().is_some_and(|source| !source.primary) =>
             {
@@ -130,7 +132,10 @@ impl Mutant {
             {
                 Some(match &journal.returned {
                     None => Decision::Record(Fact::Returned(seen.now)),
-                    Some(_) => Decision::Refuse("went back".into()),
+                    Some(_) => Decision::Refuse(Refusal::RolledBack {
+                        reason: String::new(),
+                        failure: None,
+                    }),
                 })
             }
             (Self::NoLateResume, Decision::Do(Action::ResumePoolers))

@@ -52,7 +52,24 @@ struct State {
     drivers: [Driver; 2],
 }
 
-type Step = (String, Result<State, String>);
+/// Something that can happen, and what comes of it.
+struct Step {
+    /// In words, for the trace.
+    text: String,
+    /// A driver has observed and waits.
+    waits: bool,
+    next: Result<State, String>,
+}
+
+impl Step {
+    fn new(text: String, next: State) -> Self {
+        Self {
+            text,
+            waits: false,
+            next: Ok(next),
+        }
+    }
+}
 
 struct Search {
     mutant: Mutant,
@@ -90,13 +107,13 @@ pub fn search(mutant: Mutant, route: Route, disturbances: u8) -> Found {
             "{mutant:?} on {route:?} does not come to an end"
         );
         let state = search.states[index].clone();
-        for (step, next) in search.steps(&state) {
+        for Step { text, next, .. } in search.steps(&state) {
             let mut next = match next {
                 Ok(next) => next,
-                Err(broken) => return search.failed(ends, index, &step, &broken),
+                Err(broken) => return search.failed(ends, index, &text, &broken),
             };
             if let Some(broken) = next.world.broken() {
-                return search.failed(ends, index, &step, &broken);
+                return search.failed(ends, index, &text, &broken);
             }
             // The two are alike: which of them is where makes no difference.
             next.drivers.sort_unstable();
@@ -105,7 +122,7 @@ pub fn search(mutant: Mutant, route: Route, disturbances: u8) -> Found {
                 queue.push_back(search.states.len());
                 search.known.insert(next.clone());
                 search.states.push(next);
-                search.parents.push((index, step));
+                search.parents.push((index, text));
             }
         }
     }
@@ -152,7 +169,7 @@ impl Search {
         let mut next: Vec<Step> = happens
             .map(|(name, world)| {
                 let drivers = state.drivers;
-                (name.to_owned(), Ok(State { world, drivers }))
+                Step::new(name.to_owned(), State { world, drivers })
             })
             .collect();
         for driver in 0..2 {
@@ -167,34 +184,35 @@ impl Search {
             Driver::Ended => return Vec::new(),
             Driver::Ready => {
                 let (decision, next) = self.look(state, driver);
-                return vec![(
-                    format!("the {name} cutover looks and decides: {decision}"),
+                return vec![Step {
+                    text: format!("the {name} cutover looks and decides: {decision}"),
+                    waits: matches!(decision, Decision::Wait(_)),
                     next,
-                )];
+                }];
             }
             Driver::Decided(sight) => sight,
         };
         let decision = self.decision(&state.world, sight);
-        let doing = shown(&decision);
-        let mut next = vec![(
+        let doing = &decision;
+        let mut next = vec![Step::new(
             format!("the {name} cutover acts: {doing}"),
-            Ok(self.act(state, driver, sight, true)),
+            self.act(state, driver, sight, true),
         )];
         if state.world.may(Disturbance::LostAnswer) {
             let mut lost = self.act(state, driver, sight, false);
             lost.world.spend(Disturbance::LostAnswer);
-            next.push((
+            next.push(Step::new(
                 format!("the {name} cutover acts and the answer is lost: {doing}"),
-                Ok(lost),
+                lost,
             ));
         }
         if state.world.may(Disturbance::Crash) {
             let mut crashed = state.clone();
             crashed.drivers[driver] = Driver::Ready;
             crashed.world.spend(Disturbance::Crash);
-            next.push((
+            next.push(Step::new(
                 format!("the {name} cutover is killed before it acts, and started again"),
-                Ok(crashed),
+                crashed,
             ));
         }
         if matches!(
@@ -208,15 +226,15 @@ impl Search {
                 _ => state.world.turned.max(1),
             };
             half.world.spend(Disturbance::HalfDone);
-            next.push((
+            next.push(Step::new(
                 format!("the {name} cutover is killed in the middle of it: {doing}"),
-                Ok(half),
+                half,
             ));
         }
         next
     }
 
-    fn look(&mut self, state: &State, driver: usize) -> (String, Result<State, String>) {
+    fn look(&mut self, state: &State, driver: usize) -> (Decision, Result<State, String>) {
         let world = &state.world;
         let look = match self.numbers.get(&world.visible()) {
             Some(look) => *look,
@@ -251,7 +269,7 @@ impl Search {
             Decision::Wait(_) => Driver::Ready,
             Decision::Record(_) | Decision::Do(_) => Driver::Decided(sight),
         };
-        (shown(&decision), broken.map_or(Ok(next), Err))
+        (decision, broken.map_or(Ok(next), Err))
     }
 
     fn decision(&mut self, world: &World, sight: Sight) -> Decision {
@@ -309,7 +327,7 @@ impl Search {
         }
         state.world.fuel = 0;
         state.drivers = [Driver::Ready, Driver::Ended];
-        let (mut trail, mut worlds) = (Vec::new(), Vec::new());
+        let (mut trail, mut worlds, mut waited) = (Vec::new(), Vec::new(), false);
         for _ in 0..ROUNDS_MAX {
             while let Some((_, world)) = state.world.course().into_iter().next() {
                 state.world = world;
@@ -319,19 +337,19 @@ impl Search {
                 self.ending.extend(worlds);
                 return Ok(());
             }
-            let Some((step, next)) = self.driver_steps(&state, 0).into_iter().next() else {
+            let Some(step) = self.driver_steps(&state, 0).into_iter().next() else {
                 self.ending.extend(worlds);
                 return Ok(());
             };
             if ready {
                 worlds.push(state.world.clone());
             }
-            state = next?;
+            state = step.next?;
             // Time passes while one waits, or tries the same thing again and again.
-            let waits = step.contains("Wait(")
-                && !trail.iter().any(|before: &String| before.contains("Wait("));
-            state.world.clock += u8::from(waits || trail.len() % 60 == 59);
-            trail.push(step);
+            let first_wait = step.waits && !waited;
+            waited |= step.waits;
+            state.world.clock += u8::from(first_wait || trail.len() % 60 == 59);
+            trail.push(step.text);
         }
         Err(format!(
             "progress: no end is reached; the last decisions: {:?}",
@@ -344,13 +362,4 @@ impl Search {
 /// end.
 fn alone(state: &State, driver: usize) -> bool {
     matches!(state.drivers[1 - driver], Driver::Ended)
-}
-
-/// A decision in a few words.
-fn shown(decision: &Decision) -> String {
-    let text = match decision {
-        Decision::Record(fact) => format!("record {fact:?}"),
-        other => format!("{other:?}"),
-    };
-    text.chars().take(80).collect()
 }

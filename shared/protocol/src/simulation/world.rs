@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
 use crate::{
     controllers::suspension::FROZEN,
+    failure::Failure,
     route::Route,
     snapshot::{
         kubernetes::{Kind, Replicas, Selector, ServiceSeen},
@@ -18,6 +19,7 @@ use serde_json::Value;
 use crate::{
     controllers::suspension::{Freeze, Object, Standing},
     decision::Limits,
+    reason::AbortRequest,
     record::{AppConfig, Fact, Journal},
     snapshot::{
         DoorSeen, Observation, PatroniSeen, PoolerSeen, PoolerState, Sight, SourceSeen, TargetSeen,
@@ -227,7 +229,6 @@ impl World {
 
     /// A look at everything, as `Live` would have it.
     pub fn look(&self) -> Observation {
-        let silent = || "connection refused".to_owned();
         Observation {
             now: at(i64::from(self.clock) * 1_000),
             source: if self.source_up {
@@ -240,7 +241,7 @@ impl World {
                     clients: Vec::new(),
                 })
             } else {
-                Sight::Silent(silent())
+                Sight::Silent(refused())
             },
             patroni: Sight::Answers(PatroniSeen {
                 paused: self.paused.then_some(true),
@@ -269,7 +270,7 @@ impl World {
             apps: self.apps(),
             config: self.config(),
             readiness: Vec::new(),
-            abort: self.aborted.then(|| "abort asked".to_owned()),
+            abort: self.aborted.then_some(AbortRequest::RecordKey),
         }
     }
 
@@ -330,7 +331,7 @@ impl World {
     /// A new primary that is about to be restarted still answers.
     fn door(&self) -> Sight<DoorSeen> {
         match self.led {
-            false => Sight::Silent("connection refused".into()),
+            false => Sight::Silent(refused()),
             true => Sight::Answers(DoorSeen {
                 identity: identity(self.target_timeline()),
                 primary: self.primary,
@@ -421,6 +422,10 @@ impl World {
         self.version += 1;
         true
     }
+}
+
+fn refused() -> Failure {
+    Failure::transient("connection refused")
 }
 
 fn identity(timeline: u32) -> Identity {

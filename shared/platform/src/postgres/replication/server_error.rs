@@ -6,7 +6,7 @@ use std::fmt;
 use fallible_iterator::FallibleIterator as _;
 use postgres_protocol::message::backend::ErrorFields;
 
-use job::error::Error;
+use job::{error::Error, sqlstate::classify};
 
 /// An error or a warning of the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,25 +43,7 @@ impl fmt::Display for ServerError {
 
 impl From<ServerError> for Error {
     fn from(error: ServerError) -> Self {
-        let said = error.to_string();
-        match error.code.as_str() {
-            "28P01" => Self::config(said).hint("the Secret does not hold this role's password"),
-            "28000" => Self::config(said).hint(
-                "the server's pg_hba has no line that admits this role for replication, or \
-                    the role lacks replication or login",
-            ),
-            "42501" => Self::config(said).hint("the role lacks replication"),
-            "42704" => Self::config(said),
-            "53300" => Self::transient(said).hint(
-                "the server has no free walsender (max_wal_senders); \
-                    who holds them: pg_stat_replication",
-            ),
-            "53400" => Self::transient(said).hint(
-                "the server has no free replication slot (max_replication_slots); who holds \
-                    them: pg_replication_slots",
-            ),
-            _ => Self::transient(said),
-        }
+        classify(&error.code, &error.message).into()
     }
 }
 

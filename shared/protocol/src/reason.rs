@@ -1,0 +1,406 @@
+//! Why the cutover waits, refuses, rolls back or stops: each reason is a variant with its data, and
+//! has one text, its `Display`.
+//!
+//! Nothing else in the program matches on these texts, so they can be reworded freely. The kinds of
+//! each reason can be listed (`WaitKind::iter()` and its siblings).
+
+mod stopped;
+mod wait;
+
+use std::fmt;
+
+use crate::{
+    failure::{ErrorKind, Failure},
+    wal::{SystemIdentifier, Timeline},
+};
+use jiff::Timestamp;
+use strum::{EnumDiscriminants, EnumIter, IntoStaticStr};
+
+pub use stopped::Stopped;
+pub use wait::{Server, ServerFailure, SourcePrimary, UnreadyPods, Wait, WaitKind};
+
+/// Who asked the cutover to end or to roll back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AbortRequest {
+    /// The pod received SIGTERM.
+    Sigterm,
+    /// The record has the key `abort`.
+    RecordKey,
+    /// The CronJob has the annotation for it.
+    Annotation {
+        /// Name of the CronJob.
+        cron_job: &'static str,
+        /// Name of the annotation.
+        annotation: &'static str,
+    },
+    /// The program `rollback` runs.
+    Rollback,
+}
+
+impl fmt::Display for AbortRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sigterm => f.write_str("asked to end (SIGTERM)"),
+            Self::RecordKey => f.write_str("asked to go back (key abort of the record)"),
+            Self::Annotation {
+                cron_job,
+                annotation,
+            } => write!(
+                f,
+                "asked to go back (kubectl annotate cronjob/{cron_job} {annotation}- takes that \
+                 back)"
+            ),
+            Self::Rollback => f.write_str("rollback was started"),
+        }
+    }
+}
+
+/// Why the cutover rolls back before the point of no return. Its text goes into the record.
+#[derive(Clone, Debug, PartialEq, Eq, EnumDiscriminants)]
+#[strum_discriminants(name(RollbackReasonKind), derive(Hash, EnumIter, IntoStaticStr))]
+#[strum_discriminants(doc = "The kinds of [`RollbackReason`].")]
+pub enum RollbackReason {
+    /// Somebody asked for it.
+    AbortRequested(AbortRequest),
+    /// An observation or an effect keeps failing, and waiting does not help.
+    PermanentFailure(Failure),
+    /// Another actor has ended the target's replica mode.
+    TargetReplicaModeEnded,
+    /// The source's primary is on another timeline than at the start.
+    SourceFailedOver {
+        /// The timeline now.
+        timeline: Timeline,
+        /// The timeline at the start.
+        recorded: Timeline,
+    },
+    /// Patroni has made the source's leader a standby, and elects none while it is paused.
+    LeaderDemoted,
+    /// Patroni's leader is another member than at the start.
+    LeaderChanged {
+        /// The leader now.
+        leader: String,
+        /// The leader at the start.
+        recorded: String,
+    },
+    /// Another actor has promoted the target.
+    TargetPromoted,
+    /// The point of no return was not reached in time.
+    DeadlineExceeded {
+        /// What the time is counted from.
+        since: Since,
+        /// Seconds since then.
+        seconds: u64,
+    },
+}
+
+impl fmt::Display for RollbackReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AbortRequested(request) => request.fmt(f),
+            Self::PermanentFailure(failure) => failure.fmt(f),
+            Self::TargetReplicaModeEnded => {
+                f.write_str("somebody else has ended the target's replica mode")
+            }
+            Self::SourceFailedOver { timeline, recorded } => write!(
+                f,
+                "the source failed over: timeline {timeline} instead of {recorded}"
+            ),
+            Self::LeaderDemoted => f.write_str(
+                "patroni has made the source's leader a standby, and elects none while it is paused",
+            ),
+            Self::LeaderChanged { leader, recorded } => write!(
+                f,
+                "the source failed over: the leader is {leader}, it was {recorded}"
+            ),
+            Self::TargetPromoted => f.write_str("the target was promoted by somebody else"),
+            Self::DeadlineExceeded { since, seconds } => {
+                let since: &str = since.into();
+                write!(
+                    f,
+                    "the cut was not through {seconds} s after the {since} (CUTOVER_MAX_SECONDS)"
+                )
+            }
+        }
+    }
+}
+
+/// What a deadline is counted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub enum Since {
+    /// The start of the cutover.
+    Start,
+    /// The block of writes.
+    Block,
+}
+
+/// Why a program ends without a cutover, or without a rollback.
+#[derive(Clone, Debug, PartialEq, Eq, EnumDiscriminants)]
+#[strum_discriminants(name(RefusalKind), derive(Hash, EnumIter, IntoStaticStr))]
+#[strum_discriminants(doc = "The kinds of [`Refusal`].")]
+pub enum Refusal {
+    /// It was asked to end before anything was changed.
+    AbortedBeforeStart(AbortRequest),
+    /// An observation or an effect keeps failing, and nothing was changed.
+    FailingBeforeStart(Failure),
+    /// The cutover has rolled back, and everything is as it was.
+    RolledBack {
+        /// The reason on record.
+        reason: String,
+        /// The failure that this program met, if one caused the rollback.
+        failure: Option<Failure>,
+    },
+    /// The rollback comes too late.
+    PastPointOfNoReturn {
+        /// When the promotion was recorded.
+        recorded: Timestamp,
+        /// How far the cutover has come since.
+        progress: Progress,
+    },
+}
+
+/// How far a cutover has come past the point of no return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The promotion is recorded.
+    Promoting,
+    /// The target accepts writes.
+    Promoted,
+    /// The cutover is finished.
+    Finished,
+}
+
+const ON_THE_SOURCE: &str = "the application runs on the source as before";
+
+impl Refusal {
+    /// What it means for the Job: a failure before the start keeps its kind.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::FailingBeforeStart(failure) => failure.kind,
+            Self::AbortedBeforeStart(_)
+            | Self::RolledBack { .. }
+            | Self::PastPointOfNoReturn { .. } => ErrorKind::Refused,
+        }
+    }
+
+    /// What the operator does next.
+    pub fn hint(&self) -> String {
+        let failure = match self {
+            Self::FailingBeforeStart(failure) => Some(failure),
+            Self::RolledBack { failure, .. } => failure.as_ref(),
+            Self::AbortedBeforeStart(_) => None,
+            Self::PastPointOfNoReturn { progress, .. } => return progress.hint().to_owned(),
+        };
+        match failure.and_then(|failure| failure.hint.as_ref()) {
+            Some(hint) => {
+                format!("{ON_THE_SOURCE}; {hint}; then start a new cutover")
+            }
+            None => format!("{ON_THE_SOURCE}; mend the cause and start a new cutover"),
+        }
+    }
+}
+
+impl Progress {
+    fn hint(self) -> &'static str {
+        match self {
+            Self::Promoting => {
+                "the target may be a primary by now: start the cutover again, it goes on from what \
+                 is recorded"
+            }
+            Self::Promoted => {
+                "the target takes writes: start the cutover again, it goes on from what is recorded"
+            }
+            Self::Finished => {
+                "what the target has taken since would be lost: keep the source as it is (stopped, \
+                 paused, frozen), and mend the cause on the target"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AbortedBeforeStart(request) => write!(f, "{request}: nothing was changed"),
+            Self::FailingBeforeStart(failure) => write!(f, "{failure}: nothing was changed"),
+            Self::RolledBack { reason, .. } => write!(f, "went back: {reason}"),
+            Self::PastPointOfNoReturn { recorded, .. } => write!(
+                f,
+                "there is no way back: the promotion was recorded at {} (point of no return)",
+                recorded.strftime("%F %T UTC")
+            ),
+        }
+    }
+}
+
+/// What the record and the observation cannot both be true of: manual intervention is required.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumDiscriminants)]
+#[strum_discriminants(name(ContradictionKind), derive(Hash, EnumIter, IntoStaticStr))]
+#[strum_discriminants(doc = "The kinds of [`Contradiction`].")]
+pub enum Contradiction {
+    /// The source is another database system.
+    SourceReplaced {
+        /// Its identifier now.
+        found: SystemIdentifier,
+        /// Its identifier at the start.
+        recorded: SystemIdentifier,
+    },
+    /// The target is another database system.
+    TargetReplaced {
+        /// Its identifier now.
+        found: SystemIdentifier,
+        /// Its identifier at the start.
+        recorded: SystemIdentifier,
+    },
+    /// The promoted target is not on the timeline that its promotion begins.
+    TargetOnWrongTimeline {
+        /// Its timeline.
+        found: Timeline,
+        /// The timeline of the promotion, plus one.
+        expected: Timeline,
+    },
+    /// An effect was decided on before the start was recorded.
+    EffectBeforeStart,
+}
+
+impl Contradiction {
+    /// What the operator does next.
+    pub fn hint(self) -> &'static str {
+        "change nothing by hand before the record cutover-<cluster> and both servers have been \
+         compared"
+    }
+}
+
+impl fmt::Display for Contradiction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SourceReplaced { found, recorded } => write!(
+                f,
+                "the source's system identifier is {found}, the record says {recorded}"
+            ),
+            Self::TargetReplaced { found, recorded } => write!(
+                f,
+                "the target's system identifier is {found}, the record says {recorded}"
+            ),
+            Self::TargetOnWrongTimeline { found, expected } => write!(
+                f,
+                "the target is on timeline {found}, its promotion should have begun timeline \
+                 {expected}"
+            ),
+            Self::EffectBeforeStart => f.write_str("an action before the start was recorded"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use strum::IntoEnumIterator;
+
+    use super::*;
+
+    fn failure() -> Failure {
+        Failure::config("forbidden").hint("grant it")
+    }
+
+    fn rollbacks() -> Vec<RollbackReason> {
+        vec![
+            RollbackReason::AbortRequested(AbortRequest::Sigterm),
+            RollbackReason::PermanentFailure(failure()),
+            RollbackReason::TargetReplicaModeEnded,
+            RollbackReason::SourceFailedOver {
+                timeline: Timeline(2),
+                recorded: Timeline(1),
+            },
+            RollbackReason::LeaderDemoted,
+            RollbackReason::LeaderChanged {
+                leader: "b".into(),
+                recorded: "a".into(),
+            },
+            RollbackReason::TargetPromoted,
+            RollbackReason::DeadlineExceeded {
+                since: Since::Block,
+                seconds: 300,
+            },
+        ]
+    }
+
+    fn refusals() -> Vec<Refusal> {
+        vec![
+            Refusal::AbortedBeforeStart(AbortRequest::RecordKey),
+            Refusal::FailingBeforeStart(failure()),
+            Refusal::RolledBack {
+                reason: "a test".into(),
+                failure: None,
+            },
+            Refusal::PastPointOfNoReturn {
+                recorded: Timestamp::UNIX_EPOCH,
+                progress: Progress::Promoted,
+            },
+        ]
+    }
+
+    fn contradictions() -> Vec<Contradiction> {
+        let (found, recorded) = (SystemIdentifier(1), SystemIdentifier(2));
+        vec![
+            Contradiction::SourceReplaced { found, recorded },
+            Contradiction::TargetReplaced { found, recorded },
+            Contradiction::TargetOnWrongTimeline {
+                found: Timeline(1),
+                expected: Timeline(2),
+            },
+            Contradiction::EffectBeforeStart,
+        ]
+    }
+
+    /// Each kind has a text of one line, and no two have the same.
+    fn all_have_a_text<R: fmt::Display, K: IntoEnumIterator + for<'a> From<&'a R>>(reasons: &[R])
+    where
+        K: Eq + std::hash::Hash + fmt::Debug,
+    {
+        let given: HashSet<K> = reasons.iter().map(K::from).collect();
+        assert_eq!(given, K::iter().collect(), "an example of each kind");
+        let texts: HashSet<String> = reasons.iter().map(R::to_string).collect();
+        assert_eq!(texts.len(), reasons.len());
+        assert!(
+            texts
+                .iter()
+                .all(|text| !text.is_empty() && !text.contains('\n'))
+        );
+    }
+
+    #[test]
+    fn each_reason_has_a_text_of_its_own() {
+        all_have_a_text::<_, WaitKind>(&wait::examples());
+        all_have_a_text::<_, RollbackReasonKind>(&rollbacks());
+        all_have_a_text::<_, RefusalKind>(&refusals());
+        all_have_a_text::<_, ContradictionKind>(&contradictions());
+    }
+
+    #[test]
+    fn the_deadline_names_what_it_is_counted_from() {
+        let [.., deadline] = &rollbacks()[..] else {
+            panic!("there are some")
+        };
+        assert_eq!(
+            deadline.to_string(),
+            "the cut was not through 300 s after the block (CUTOVER_MAX_SECONDS)"
+        );
+    }
+
+    #[test]
+    fn kind_and_hint_of_a_failure_survive_to_the_last_line() {
+        let stopped = Stopped::Refused(Refusal::FailingBeforeStart(failure()));
+        assert_eq!(
+            Failure::from(stopped),
+            Failure::config("forbidden: nothing was changed").hint(
+                "the application runs on the source as before; grant it; then start a new cutover"
+            )
+        );
+        let stopped = Stopped::WaitedTooLong(Wait::TargetUnreachable(failure()));
+        let last = Failure::from(stopped);
+        assert_eq!(last.kind, ErrorKind::Transient);
+        assert_eq!(last.hint.as_deref(), Some("grant it"));
+    }
+}

@@ -1,0 +1,322 @@
+//! What the next step waits for.
+
+use std::fmt;
+
+use crate::{checks::Finding, failure::Failure, wal::Lsn};
+use strum::{EnumDiscriminants, EnumIter, IntoStaticStr};
+
+/// What is missing for the next step.
+#[derive(Clone, Debug, PartialEq, Eq, EnumDiscriminants)]
+#[strum_discriminants(name(WaitKind), derive(Hash, EnumIter, IntoStaticStr))]
+#[strum_discriminants(doc = "The kinds of [`Wait`].")]
+pub enum Wait {
+    /// A check does not pass yet.
+    CheckNotPassed(Finding),
+    /// Servers that the next step needs do not answer.
+    Unreachable(Vec<ServerFailure>),
+    /// No member of the source is Patroni's leader.
+    SourceWithoutLeader,
+    /// Jobs of the application's CronJobs have not ended.
+    ApplicationJobsRunning {
+        /// Their names.
+        jobs: Vec<String>,
+    },
+    /// Poolers still have transactions to end before they are paused.
+    PoolersPausing {
+        /// Their pods.
+        pods: Vec<String>,
+    },
+    /// The source, which is to be blocked, or its Patroni does not answer.
+    SourceUnreachable(Vec<ServerFailure>),
+    /// The target, which is to catch up, does not answer.
+    TargetUnreachable(Failure),
+    /// The target has not replayed the source's position after the block.
+    TargetBehindMarker {
+        /// Its replay position, if there is one.
+        replayed: Option<Lsn>,
+        /// The source's position.
+        marker: Lsn,
+    },
+    /// The source ended while its position was to be recorded.
+    SourceGone,
+    /// The source's server has not stopped.
+    SourceStillPrimary(SourcePrimary),
+    /// The Patroni of these members does not answer, so their servers may run.
+    PatroniMembersUnreachable {
+        /// The members.
+        members: Vec<String>,
+    },
+    /// The target does not answer while it promotes or restarts.
+    TargetPromotingOrRestarting(Failure),
+    /// The target is still in recovery.
+    TargetPromoting,
+    /// The target has settings that only a restart applies.
+    TargetPendingRestart,
+    /// The restart that CNPG owes the new primary has not been observed.
+    TargetRestartNotObserved,
+    /// Pods of the application have not been told to end.
+    PodsNotTerminated {
+        /// Their workloads.
+        workloads: Vec<String>,
+    },
+    /// Pods of the application are not ready.
+    PodsNotReady(Vec<UnreadyPods>),
+    /// The source's Service does not lead to the target: nothing answers there, or another server.
+    ServiceNotRepointed(Option<Failure>),
+    /// Consoles of poolers do not answer, so their clients may still be paused.
+    PoolersUnreachable {
+        /// Their pods.
+        pods: Vec<String>,
+    },
+    /// Rollback: no Patroni of the source answers.
+    RollbackPatroniUnreachable(Option<Failure>),
+    /// Rollback: Patroni has not taken the leader lock again.
+    RollbackLeaderLockNotHeld,
+    /// Rollback: Patroni has not applied the block that is about to be lifted.
+    RollbackBlockNotApplied,
+    /// Rollback: the source does not accept writes.
+    RollbackSourceNotWritable,
+    /// Rollback: the Patroni of the recorded leader does not answer.
+    RollbackLeaderUnreachable {
+        /// The member.
+        leader: String,
+    },
+    /// Rollback: the source's server is starting.
+    RollbackSourceStarting,
+    /// Rollback: consoles of poolers do not answer.
+    RollbackPoolersUnreachable {
+        /// Their pods.
+        pods: Vec<String>,
+    },
+    /// An effect was repeated many times, and the observation still asks for it.
+    EffectNotObserved {
+        /// Name of the action.
+        action: &'static str,
+    },
+    /// An observation or an effect failed and is repeated.
+    Failed(Failure),
+}
+
+impl Wait {
+    /// What the operator can do about it, where that is known.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::CheckNotPassed(finding) => finding.hint.as_deref(),
+            Self::Unreachable(servers) | Self::SourceUnreachable(servers) => servers
+                .iter()
+                .find_map(|server| server.failure.hint.as_deref()),
+            Self::TargetUnreachable(failure)
+            | Self::TargetPromotingOrRestarting(failure)
+            | Self::ServiceNotRepointed(Some(failure))
+            | Self::RollbackPatroniUnreachable(Some(failure))
+            | Self::Failed(failure) => failure.hint.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CheckNotPassed(finding) => finding.fmt(f),
+            Self::Unreachable(servers) => f.write_str(&joined(servers, "; ")),
+            Self::SourceWithoutLeader => f.write_str("the source has no leader"),
+            Self::ApplicationJobsRunning { jobs } => {
+                write!(f, "jobs of the application still run: {}", jobs.join(", "))
+            }
+            Self::PoolersPausing { pods } => {
+                write!(f, "pausing the poolers: {} not yet", pods.join(", "))
+            }
+            Self::SourceUnreachable(servers) => {
+                write!(f, "the source does not answer ({})", joined(servers, "; "))
+            }
+            Self::TargetUnreachable(failure) => {
+                write!(f, "the target does not answer: {failure}")
+            }
+            Self::TargetBehindMarker { replayed, marker } => {
+                f.write_str("the target has replayed ")?;
+                match replayed {
+                    Some(lsn) => write!(f, "{lsn}")?,
+                    None => f.write_str("nothing")?,
+                }
+                write!(f, ", the marker is {marker}")
+            }
+            Self::SourceGone => f.write_str("the source is gone"),
+            Self::SourceStillPrimary(server) => write!(f, "{server} still runs as a primary"),
+            Self::PatroniMembersUnreachable { members } => write!(
+                f,
+                "{} does not say whether its server runs",
+                members.join(", ")
+            ),
+            Self::TargetPromotingOrRestarting(failure) => {
+                write!(f, "the target is promoting or restarting ({failure})")
+            }
+            Self::TargetPromoting => f.write_str("the target is promoting"),
+            Self::TargetPendingRestart => f.write_str(
+                "the target is primary and must still be restarted by CNPG (archive_mode)",
+            ),
+            Self::TargetRestartNotObserved => {
+                f.write_str("the target is primary and its restart by CNPG is not seen yet")
+            }
+            Self::PodsNotTerminated { workloads } => write!(
+                f,
+                "waiting for pods to be told to end: {}",
+                workloads.join(", ")
+            ),
+            Self::PodsNotReady(pods) => write!(f, "waiting for pods: {}", joined(pods, ", ")),
+            Self::ServiceNotRepointed(failure) => {
+                f.write_str("the Service does not lead to the target yet (")?;
+                match failure {
+                    Some(failure) => write!(f, "{failure})"),
+                    None => f.write_str("another server answers)"),
+                }
+            }
+            Self::PoolersUnreachable { pods } => {
+                write!(f, "the console of {} does not answer", pods.join(", "))
+            }
+            Self::RollbackPatroniUnreachable(_) => {
+                f.write_str("going back: patroni does not answer")
+            }
+            Self::RollbackLeaderLockNotHeld => {
+                f.write_str("going back: patroni has not taken the leader lock again yet")
+            }
+            Self::RollbackBlockNotApplied => {
+                f.write_str("going back: patroni has not brought the block to the server yet")
+            }
+            Self::RollbackSourceNotWritable => {
+                f.write_str("going back: the source does not take writes yet")
+            }
+            Self::RollbackLeaderUnreachable { leader } => {
+                write!(f, "going back: the patroni of {leader} does not answer")
+            }
+            Self::RollbackSourceStarting => {
+                f.write_str("going back: the source's server is starting")
+            }
+            Self::RollbackPoolersUnreachable { pods } => write!(
+                f,
+                "going back: the console of {} does not answer",
+                pods.join(", ")
+            ),
+            Self::EffectNotObserved { action } => write!(f, "{action} has no effect yet"),
+            Self::Failed(failure) => failure.fmt(f),
+        }
+    }
+}
+
+/// What is asked in each observation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub enum Server {
+    /// The source's leader, by SQL.
+    Source,
+    /// Patroni's REST API.
+    Patroni,
+    /// The target, by SQL.
+    Target,
+}
+
+/// A server that does not answer, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerFailure {
+    /// The server.
+    pub server: Server,
+    /// Why it does not answer.
+    pub failure: Failure,
+}
+
+impl fmt::Display for ServerFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let server: &str = self.server.into();
+        write!(f, "{server}: {}", self.failure)
+    }
+}
+
+/// A server of the source that runs as a primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourcePrimary {
+    /// It answers by SQL.
+    Session,
+    /// The REST API of this member says so.
+    Member(String),
+}
+
+impl fmt::Display for SourcePrimary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Session => f.write_str("the source's Service"),
+            Self::Member(member) => f.write_str(member),
+        }
+    }
+}
+
+/// A workload with fewer ready pods than it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadyPods {
+    /// Its name.
+    pub workload: String,
+    /// Pods that are ready.
+    pub ready: i32,
+    /// Pods that are wanted now.
+    pub wanted: i32,
+}
+
+impl fmt::Display for UnreadyPods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.workload, self.ready, self.wanted)
+    }
+}
+
+fn joined(items: &[impl ToString], separator: &str) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    items.join(separator)
+}
+
+/// One of each kind.
+#[cfg(test)]
+pub fn examples() -> Vec<Wait> {
+    let failure = || Failure::transient("connection refused");
+    let servers = || {
+        vec![ServerFailure {
+            server: Server::Source,
+            failure: failure(),
+        }]
+    };
+    let names = || vec!["a".to_owned(), "b".to_owned()];
+    vec![
+        Wait::CheckNotPassed(Finding::ok("lag", "little", "much")),
+        Wait::Unreachable(servers()),
+        Wait::SourceWithoutLeader,
+        Wait::ApplicationJobsRunning { jobs: names() },
+        Wait::PoolersPausing { pods: names() },
+        Wait::SourceUnreachable(servers()),
+        Wait::TargetUnreachable(failure()),
+        Wait::TargetBehindMarker {
+            replayed: None,
+            marker: Lsn(7),
+        },
+        Wait::SourceGone,
+        Wait::SourceStillPrimary(SourcePrimary::Session),
+        Wait::PatroniMembersUnreachable { members: names() },
+        Wait::TargetPromotingOrRestarting(failure()),
+        Wait::TargetPromoting,
+        Wait::TargetPendingRestart,
+        Wait::TargetRestartNotObserved,
+        Wait::PodsNotTerminated { workloads: names() },
+        Wait::PodsNotReady(vec![UnreadyPods {
+            workload: "web".into(),
+            ready: 0,
+            wanted: 1,
+        }]),
+        Wait::ServiceNotRepointed(None),
+        Wait::PoolersUnreachable { pods: names() },
+        Wait::RollbackPatroniUnreachable(None),
+        Wait::RollbackLeaderLockNotHeld,
+        Wait::RollbackBlockNotApplied,
+        Wait::RollbackSourceNotWritable,
+        Wait::RollbackLeaderUnreachable { leader: "a".into() },
+        Wait::RollbackSourceStarting,
+        Wait::RollbackPoolersUnreachable { pods: names() },
+        Wait::EffectNotObserved { action: "Block" },
+        Wait::Failed(failure()),
+    ]
+}
