@@ -355,9 +355,10 @@ mod tests {
     }
 
     /// Each kind has a text of one line, and no two have the same.
-    fn all_have_a_text<R: fmt::Display, K: IntoEnumIterator + for<'a> From<&'a R>>(reasons: &[R])
+    fn all_have_a_text<R, K>(reasons: &[R])
     where
-        K: Eq + std::hash::Hash + fmt::Debug,
+        R: fmt::Display,
+        K: IntoEnumIterator + for<'a> From<&'a R> + Eq + std::hash::Hash + fmt::Debug,
     {
         let given: HashSet<K> = reasons.iter().map(K::from).collect();
         assert_eq!(given, K::iter().collect(), "an example of each kind");

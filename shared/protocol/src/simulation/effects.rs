@@ -2,7 +2,10 @@
 
 use crate::{route::Route, wal::Timeline};
 
-use super::world::{Versioned, Wal, World, at, start_of};
+use super::{
+    invariants::{Broken, Invariant},
+    world::{Versioned, Wal, World, at, start_of},
+};
 use crate::{
     controllers::suspension::Freeze,
     decision::Action,
@@ -126,15 +129,17 @@ impl World {
         };
         if !recorded {
             self.wrong
-                .get_or_insert("S5: an effect came before its record");
+                .get_or_insert((Invariant::S5, "an effect came before its record"));
         }
     }
 
     /// S4: after the point of no return nobody of ours reopens the source.
     fn reopened(&mut self) {
         if self.journal().past_return() {
-            self.wrong
-                .get_or_insert("S4: the source is reopened after the point of no return");
+            self.wrong.get_or_insert((
+                Invariant::S4,
+                "the source is reopened after the point of no return",
+            ));
         }
     }
 
@@ -145,21 +150,26 @@ impl World {
         let now = at(i64::from(self.clock) * 1_000);
         let just_now = self.journal().going_back.is_some_and(|back| back.at == now);
         if *action == Action::Unblock && just_now && !self.locked && !self.standby {
-            self.wrong
-                .get_or_insert("S9: the pause is lifted while nobody holds the leader lock");
+            self.wrong.get_or_insert((
+                Invariant::S9,
+                "the pause is lifted while nobody holds the leader lock",
+            ));
         }
     }
 
     /// S7: clients are let through to the target only when its restart is over.
     fn traffic(&mut self, to_target: bool) {
         if to_target && !(self.primary && self.restarted) {
-            self.wrong.get_or_insert(
-                "S7: traffic is let through to a target that is no restarted primary",
-            );
+            self.wrong.get_or_insert((
+                Invariant::S7,
+                "traffic is let through to a target that is no restarted primary",
+            ));
         }
         if !to_target && self.journal().past_return() {
-            self.wrong
-                .get_or_insert("S7: traffic is let through to the source that was left");
+            self.wrong.get_or_insert((
+                Invariant::S7,
+                "traffic is let through to the source that was left",
+            ));
         }
     }
 
@@ -215,12 +225,15 @@ impl World {
     }
 
     /// The first invariant that does not hold.
-    pub fn broken(&self) -> Option<String> {
+    pub fn broken(&self) -> Option<Broken> {
         if let Some(wrong) = self.wrong {
-            return Some(wrong.to_owned());
+            return Some(Broken::new(wrong.0, wrong.1));
         }
         if self.primary && self.serves() && !self.read_only {
-            return Some("S1: source and target both accept writes".into());
+            return Some(Broken::new(
+                Invariant::S1,
+                "source and target both accept writes",
+            ));
         }
         let written = self.wal.iter().filter(|r| **r == Wal::Write).count();
         let survived = self.wal[..self.replayed]
@@ -228,22 +241,29 @@ impl World {
             .filter(|r| **r == Wal::Write)
             .count();
         if self.primary && survived < written {
-            return Some(format!(
-                "S2: {} acknowledged writes are missing on the target",
-                written - survived
+            return Some(Broken::new(
+                Invariant::S2,
+                format!(
+                    "{} acknowledged writes are missing on the target",
+                    written - survived
+                ),
             ));
         }
         if self.follows && self.paused && self.journal().started.is_none() {
-            return Some("S3: the source is blocked and nothing is recorded".into());
+            return Some(Broken::new(
+                Invariant::S3,
+                "the source is blocked and nothing is recorded",
+            ));
         }
         None
     }
 
     /// What must hold when a driver has ended without a cut.
-    pub fn restored(&self) -> Option<String> {
+    pub fn restored(&self) -> Option<Broken> {
         if self.held_back {
-            return Some(format!(
-                "S8: an end without a cut leaves a pooler paused: {self:?}"
+            return Some(Broken::new(
+                Invariant::S8,
+                format!("an end without a cut leaves a pooler paused: {self:?}"),
             ));
         }
         // Before the block Patroni's election is nobody's but Patroni's.
@@ -255,14 +275,20 @@ impl World {
             && !self.operator.set
             && !self.scaler.set;
         let ok = source && self.scaled.set && !self.routed && self.turned == 0;
-        (!ok).then(|| format!("S3: an end without a cut leaves {self:?}"))
+        (!ok).then(|| {
+            Broken::new(
+                Invariant::S3,
+                format!("an end without a cut leaves {self:?}"),
+            )
+        })
     }
 
     /// What must hold when a driver says that the cut is done.
-    pub fn cut(&self) -> Option<String> {
+    pub fn cut(&self) -> Option<Broken> {
         if self.held_back {
-            return Some(format!(
-                "S8: a finished cut leaves a pooler paused: {self:?}"
+            return Some(Broken::new(
+                Invariant::S8,
+                format!("a finished cut leaves a pooler paused: {self:?}"),
             ));
         }
         let target = self.primary && self.restarted && self.target_wrote;
@@ -271,7 +297,7 @@ impl World {
             Route::Service => self.turned == 2 && self.led,
         };
         let ok = target && application && !self.source_up && self.operator.set && !self.scaler.set;
-        (!ok).then(|| format!("S4: a finished cut leaves {self:?}"))
+        (!ok).then(|| Broken::new(Invariant::S4, format!("a finished cut leaves {self:?}")))
     }
 
     /// Whether the record has come so far.

@@ -4,7 +4,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::route::Route;
 
-use super::{effects::Versions, events::Disturbance, mutants::Mutant, world::World};
+use super::{
+    effects::Versions,
+    events::Disturbance,
+    invariants::{Broken, Invariant},
+    mutants::Mutant,
+    world::World,
+};
 use crate::{
     decision::{Action, Decision},
     snapshot::Observation,
@@ -21,8 +27,8 @@ const STATES_MAX: usize = 5_000_000;
 pub struct Found {
     pub states: usize,
     pub ends: usize,
-    /// The invariant's name, a colon, and the shortest trace in words.
-    pub broken: Option<String>,
+    /// The invariant that does not hold, with the shortest trace to where it does not.
+    pub broken: Option<Broken>,
 }
 
 /// A driver between its look and its effect.
@@ -58,7 +64,7 @@ struct Step {
     text: String,
     /// A driver has observed and waits.
     waits: bool,
-    next: Result<State, String>,
+    next: Result<State, Broken>,
 }
 
 impl Step {
@@ -139,7 +145,7 @@ pub fn search(mutant: Mutant, route: Route, disturbances: u8) -> Found {
 }
 
 impl Search {
-    fn failed(&self, ends: usize, mut index: usize, last: &str, broken: &str) -> Found {
+    fn failed(&self, ends: usize, mut index: usize, last: &str, broken: &Broken) -> Found {
         let mut steps = vec![last.to_owned()];
         while index != 0 {
             let (parent, step) = &self.parents[index];
@@ -155,7 +161,10 @@ impl Search {
         Found {
             states: self.states.len(),
             ends,
-            broken: Some(format!("{broken}\n{}", trace.join("\n"))),
+            broken: Some(Broken::new(
+                broken.invariant,
+                format!("{}\n{}", broken.how, trace.join("\n")),
+            )),
         }
     }
 
@@ -234,7 +243,7 @@ impl Search {
         next
     }
 
-    fn look(&mut self, state: &State, driver: usize) -> (Decision, Result<State, String>) {
+    fn look(&mut self, state: &State, driver: usize) -> (Decision, Result<State, Broken>) {
         let world = &state.world;
         let look = match self.numbers.get(&world.visible()) {
             Some(look) => *look,
@@ -320,7 +329,7 @@ impl Search {
     }
 
     /// From here on nothing disturbs and one driver runs alone: it must come to an end.
-    fn comes_to_an_end(&mut self, index: usize) -> Result<(), String> {
+    fn comes_to_an_end(&mut self, index: usize) -> Result<(), Broken> {
         let mut state = self.states[index].clone();
         if state.drivers.iter().all(|driver| *driver == Driver::Ended) {
             return Ok(());
@@ -351,9 +360,10 @@ impl Search {
             state.world.clock += u8::from(first_wait || trail.len() % 60 == 59);
             trail.push(step.text);
         }
-        Err(format!(
-            "progress: no end is reached; the last decisions: {:?}",
-            &trail[trail.len() - 3..]
+        let last = &trail[trail.len() - 3..];
+        Err(Broken::new(
+            Invariant::Progress,
+            format!("no end is reached; the last decisions: {last:?}"),
         ))
     }
 }

@@ -16,6 +16,7 @@ use crate::{
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::invariants::Invariant;
 use crate::{
     controllers::suspension::{Freeze, Object, Standing},
     decision::Limits,
@@ -107,7 +108,7 @@ pub struct World {
     pub fuel: u8,
     pub happened: u32,
     /// The invariant that an effect has broken.
-    pub wrong: Option<&'static str>,
+    pub wrong: Option<(Invariant, &'static str)>,
 }
 
 thread_local! {
