@@ -7,10 +7,10 @@ use protocol::{
 };
 
 use crate::settings::Settings;
-use protocol::{decide, snapshot::Observation};
+use protocol::{decide, snapshot::Snapshot};
 
 /// The lines of the plan.
-pub fn lines(seen: &Observation, settings: &Settings) -> Vec<String> {
+pub fn lines(seen: &Snapshot, settings: &Settings) -> Vec<String> {
     let (source, target) = (&settings.source_cluster, &settings.target_cluster);
     let route = decide::route(&settings.limits(), seen);
     let leader = seen
@@ -60,11 +60,11 @@ pub fn lines(seen: &Observation, settings: &Settings) -> Vec<String> {
 }
 
 /// Only a target that archives while it follows is restarted.
-fn restart(seen: &Observation, target: &str) -> String {
+fn restart(seen: &Snapshot, target: &str) -> String {
     let owed = seen
         .target
         .answer()
-        .is_some_and(|target| target.running.owes_restart());
+        .is_some_and(|target| target.running.pending_restart_after_promotion());
     if owed {
         format!(" and for CNPG's restart of {target}")
     } else {
@@ -72,7 +72,7 @@ fn restart(seen: &Observation, target: &str) -> String {
     }
 }
 
-fn counts(seen: &Observation) -> String {
+fn counts(seen: &Snapshot) -> String {
     let counts: Vec<String> = seen
         .apps
         .iter()
@@ -81,18 +81,18 @@ fn counts(seen: &Observation) -> String {
     counts.join(", ")
 }
 
-fn kept_still(seen: &Observation) -> String {
+fn kept_still(seen: &Snapshot) -> String {
     let kept = seen
-        .freezes
+        .suspensions
         .iter()
-        .map(|standing| match standing.now.stays {
+        .map(|standing| match standing.now.permanent {
             true => format!("{} (stays so)", standing.now.key()),
             false => standing.now.key(),
         });
     kept.collect::<Vec<_>>().join(", ")
 }
 
-fn block(seen: &Observation, route: Route, leader: &str) -> String {
+fn block(seen: &Snapshot, route: Route, leader: &str) -> String {
     let clients = seen
         .source
         .answer()
@@ -120,7 +120,7 @@ fn block(seen: &Observation, route: Route, leader: &str) -> String {
     )
 }
 
-fn routing(seen: &Observation, settings: &Settings, route: Route) -> String {
+fn routing(seen: &Snapshot, settings: &Settings, route: Route) -> String {
     match route {
         Route::Config => {
             let changes = settings.app_config_target.0.iter().map(|(key, value)| {

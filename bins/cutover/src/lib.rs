@@ -17,14 +17,14 @@ use job::{
 use protocol::{checks as readiness, failure::Failure};
 
 use crate::{
-    live::{Live, abort},
+    live::{LiveWorld, abort},
     settings::Settings,
 };
 use protocol::{
     decide::{Health, decide},
     driver::{self as drive, World as _},
     reason::{Refusal, Stopped},
-    rollback::{self as back, Outlook},
+    rollback::{self as back, RollbackAvailability},
     stops,
 };
 
@@ -36,7 +36,7 @@ use protocol::{
 pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
     let (source, target): (Connection, Connection) = (prefixed("SOURCE_")?, prefixed("TARGET_")?);
     let limits = settings.limits();
-    let mut world = Live::new(run.clone(), settings.clone(), source, target);
+    let mut world = LiveWorld::new(run.clone(), settings.clone(), source, target);
     if settings.dry_run {
         return dry_run(&mut world, &settings, &run).await;
     }
@@ -44,20 +44,20 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
     let lease =
         lease.map_err(|error| error.hint("follow its log; this one has changed nothing"))?;
     let outcome = async {
-        world.begin_anew_after_return().await?;
+        world.start_over_after_rollback().await?;
         drive::drive(&mut world, &limits)
             .await
             .map_err(Failure::from)?;
-        world.narrate_end();
+        world.log_end();
         Ok(())
     }
     .await;
     lease.release().await;
     if outcome.is_err()
-        && let Ok(journal) = world.journal().await
+        && let Ok(record) = world.record().await
     {
         run.report
-            .info(format!("as it stands {}", stops::words(&journal)));
+            .info(format!("as it stands {}", stops::words(&record)));
     }
     outcome
 }
@@ -69,24 +69,25 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
 pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
     let (source, target): (Connection, Connection) = (prefixed("SOURCE_")?, prefixed("TARGET_")?);
     let limits = settings.limits();
-    let mut world = Live::new(run.clone(), settings.clone(), source, target).going_back();
-    match back::outlook(&world.journal().await?) {
-        Outlook::TooLate(refusal) => {
+    let mut world =
+        LiveWorld::new(run.clone(), settings.clone(), source, target).rollback_started();
+    match back::rollback_availability(&world.record().await?) {
+        RollbackAvailability::TooLate(refusal) => {
             return Err(Failure::from(Stopped::Refused(refusal)).into());
         }
-        Outlook::Nothing => {
+        RollbackAvailability::Nothing => {
             run.report
                 .info("no cutover has begun: the application runs on the source");
             return Ok(());
         }
-        Outlook::Possible if settings.dry_run => {
+        RollbackAvailability::Possible if settings.dry_run => {
             run.report.info(
                 "a cutover has begun and there is a way back: without DRY_RUN everything \
                     that it changed is put back",
             );
             return Ok(());
         }
-        Outlook::Possible => {}
+        RollbackAvailability::Possible => {}
     }
     let lease = lease::take(&run.client, &run.namespace, &world.record_name(), "cutover")
         .await
@@ -108,10 +109,10 @@ pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
 }
 
 /// Looks once and prints the plan; what it asks the API server to change are dry runs there, too.
-async fn dry_run(world: &mut Live, settings: &Settings, run: &Run) -> Result<()> {
-    let (journal, seen) = world.observe().await?;
-    if journal.started.is_some() {
-        let next = decide(&journal, &seen, &Health::Ok, &settings.limits());
+async fn dry_run(world: &mut LiveWorld, settings: &Settings, run: &Run) -> Result<()> {
+    let (record, seen) = world.observe().await?;
+    if record.started.is_some() {
+        let next = decide(&record, &seen, &Health::Ok, &settings.limits());
         run.report.info(format!(
             "a cutover has begun; the next decision would be: {next}"
         ));

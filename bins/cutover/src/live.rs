@@ -19,7 +19,7 @@ use job::{
     config::Connection,
     context::Run,
     error::{Error, Result},
-    record_store::{Record, Saved},
+    record_store::{Saved, StoredRecord},
 };
 use platform::{
     kubernetes::{
@@ -37,10 +37,10 @@ use clients::Pods;
 use poolers::Poolers;
 use protocol::{
     decision::Action,
-    driver::{Heading, Pace, World},
+    driver::{Direction, PollInterval, World},
     reason::Wait,
-    record::{Fact, Journal, Start},
-    snapshot::Observation,
+    record::{Fact, Record, Start},
+    snapshot::Snapshot,
 };
 use session::{Line, limited};
 
@@ -57,7 +57,7 @@ const CHECKPOINTS_MAX: Duration = Duration::from_secs(1200);
 const FAILED_PAUSE: Duration = Duration::from_millis(500);
 
 /// The servers and objects of this migration.
-pub struct Live {
+pub struct LiveWorld {
     run: Run,
     settings: Settings,
     /// The source's leader: by its Service until the start, by its own address from then on.
@@ -71,19 +71,19 @@ pub struct Live {
     postgresqls: kube::Api<Postgresql>,
     clusters: kube::Api<Cluster>,
     /// As last read; None until the first look.
-    record: Option<Record<Journal>>,
+    record: Option<StoredRecord<Record>>,
     /// The members of the source at the last look.
     members: Vec<Member>,
     /// The last look: an effect acts only on what still is as it was seen.
-    last: Option<Observation>,
-    heading: Heading,
+    last: Option<Snapshot>,
+    direction: Direction,
     /// For the names of clients.
     pods: Pods,
     /// That it is too late to go back was said.
     told_too_late: bool,
 }
 
-impl Live {
+impl LiveWorld {
     /// Opens nothing yet: every look reconnects what is missing.
     pub fn new(run: Run, settings: Settings, source: Connection, target: Connection) -> Self {
         let login = platform::kubernetes::poolers::login(
@@ -103,7 +103,7 @@ impl Live {
             record: None,
             members: Vec::new(),
             last: None,
-            heading: Heading::Forward,
+            direction: Direction::Forward,
             pods: Pods::default(),
             told_too_late: false,
             run,
@@ -113,8 +113,8 @@ impl Live {
 
     /// For a program that never goes forward.
     #[must_use]
-    pub fn going_back(mut self) -> Self {
-        self.heading = Heading::Back;
+    pub fn rollback_started(mut self) -> Self {
+        self.direction = Direction::Back;
         self
     }
 
@@ -122,12 +122,12 @@ impl Live {
     ///
     /// # Errors
     /// The API's; Unsafe for one that cannot be read.
-    pub async fn journal(&self) -> Result<Journal> {
+    pub async fn record(&self) -> Result<Record> {
         self.load().await.map(|record| record.facts)
     }
 
     /// The last look.
-    fn last(&self) -> Result<&Observation> {
+    fn last(&self) -> Result<&Snapshot> {
         self.last
             .as_ref()
             .ok_or_else(|| Error::contradiction("an action before the first look"))
@@ -138,8 +138,8 @@ impl Live {
         let asked = self
             .record
             .as_ref()
-            .is_some_and(|record| record.facts.past_return());
-        let standby = |last: &Observation| {
+            .is_some_and(|record| record.facts.past_point_of_no_return());
+        let standby = |last: &Snapshot| {
             !last.follows
                 && last
                     .target
@@ -170,25 +170,25 @@ impl Live {
         of_cut(&self.settings.target_cluster)
     }
 
-    async fn load(&self) -> Result<Record<Journal>> {
-        Record::load(&self.run.client, &self.run.namespace, &self.record_name()).await
+    async fn load(&self) -> Result<StoredRecord<Record>> {
+        StoredRecord::load(&self.run.client, &self.run.namespace, &self.record_name()).await
     }
 
     /// An attempt that went back is over: a new run begins anew. Anything else goes on where it
     /// stands.
-    pub async fn begin_anew_after_return(&mut self) -> Result<()> {
+    pub async fn start_over_after_rollback(&mut self) -> Result<()> {
         let mut record = self.load().await?;
-        if record.facts.returned.is_some() && !self.settings.dry_run {
+        if record.facts.rolled_back.is_some() && !self.settings.dry_run {
             let reason = record
                 .facts
-                .going_back
+                .rollback_started
                 .as_ref()
                 .map_or("", |back| back.reason.as_str())
                 .to_owned();
             self.run.report.info(format!(
                 "an earlier attempt went back ({reason}); beginning anew"
             ));
-            let anew = record.facts.with(Fact::Anew);
+            let anew = record.facts.with(Fact::StartOver);
             record
                 .save(&self.run.client, &self.run.namespace, anew)
                 .await?;
@@ -207,7 +207,7 @@ impl Live {
     }
 
     /// Writes the record with one more fact, and logs it.
-    async fn save(&mut self, fact: Fact) -> Result<Option<Journal>> {
+    async fn save(&mut self, fact: Fact) -> Result<Option<Record>> {
         // Taken, so that after an error, when it is unknown whether the write arrived, only a new
         // look goes on.
         let Some(mut record) = self.record.take() else {
@@ -228,10 +228,10 @@ impl Live {
         reached(&format!("after {moment}"), &self.run.report).await;
         match saved {
             Saved::Yes => {
-                self.narrate_fact(&fact, &record.facts);
-                let journal = record.facts.clone();
+                self.log_fact(&fact, &record.facts);
+                let facts = record.facts.clone();
                 self.record = Some(record);
-                Ok(Some(journal))
+                Ok(Some(facts))
             }
             Saved::Conflict => {
                 self.run.report.warning(
@@ -245,7 +245,7 @@ impl Live {
 
     /// Performs an action within its limit, and logs it.
     async fn carry_out(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
-        self.narrate_action(action);
+        self.log_action(action);
         reached(&format!("before {}", action.name()), &self.run.report).await;
         let outcome = match timeout(effect_max(action), self.act(action, start)).await {
             Ok(outcome) => outcome,
@@ -264,12 +264,12 @@ impl Live {
     }
 }
 
-impl World for Live {
-    async fn observe(&mut self) -> Result<(Journal, Observation), Failure> {
+impl World for LiveWorld {
+    async fn observe(&mut self) -> Result<(Record, Snapshot), Failure> {
         Ok(self.look().await?)
     }
 
-    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>, Failure> {
+    async fn record(&mut self, fact: Fact) -> Result<Option<Record>, Failure> {
         Ok(self.save(fact).await?)
     }
 
@@ -277,12 +277,12 @@ impl World for Live {
         Ok(self.carry_out(action, start).await?)
     }
 
-    async fn pause(&mut self, missing: &Wait, pace: Pace) {
+    async fn pause(&mut self, missing: &Wait, pace: PollInterval) {
         self.run.report.waiting(missing.to_string());
         match pace {
-            Pace::Close if self.promotes() => self.until_promoted().await,
-            Pace::Close => sleep(CLOSE_PAUSE).await,
-            Pace::Failed => sleep(FAILED_PAUSE).await,
+            PollInterval::Close if self.promotes() => self.until_promoted().await,
+            PollInterval::Close => sleep(CLOSE_PAUSE).await,
+            PollInterval::Failed => sleep(FAILED_PAUSE).await,
         }
     }
 
@@ -290,8 +290,8 @@ impl World for Live {
         self.run.stop.asked()
     }
 
-    fn heading(&self) -> Heading {
-        self.heading
+    fn direction(&self) -> Direction {
+        self.direction
     }
 }
 

@@ -15,15 +15,15 @@ use protocol::{
         route::{self as by_route, Pooler},
         servers,
     },
-    controllers::suspension::FROZEN,
+    controllers::suspension::SUSPENDED,
     route::Route,
-    snapshot::{ServerState, kubernetes::ClusterSeen},
+    snapshot::{ServerState, kubernetes::ClusterState},
 };
 
 use crate::settings::Settings;
 use protocol::{
-    controllers::suspension::Freeze,
-    snapshot::{Observation, PoolerState, Sight},
+    controllers::suspension::Suspension,
+    snapshot::{PoolerState, Reachability, Snapshot},
 };
 
 /// What the checks look at beside the observation.
@@ -43,7 +43,7 @@ pub struct Sides<'a> {
 /// # Errors
 /// The databases'.
 pub async fn findings(
-    seen: &Observation,
+    seen: &Snapshot,
     route: Route,
     sides: &Sides<'_>,
     settings: &Settings,
@@ -80,23 +80,23 @@ pub async fn findings(
 }
 
 fn of_objects(
-    seen: &Observation,
+    seen: &Snapshot,
     route: Route,
     sides: &Sides<'_>,
     settings: &Settings,
 ) -> Vec<Finding> {
     let superuser = sides.cluster.superuser();
-    let cluster = ClusterSeen {
+    let cluster = ClusterState {
         follows: seen.follows,
         ..sides.cluster.seen()
     };
     let patroni = match &seen.patroni {
-        Sight::Answers(patroni) => PatroniSeen {
+        Reachability::Up(patroni) => PatroniSeen {
             leader: patroni.leader.clone(),
             unreachable: None,
             paused: patroni.paused == Some(true),
         },
-        Sight::Silent(failure) => PatroniSeen {
+        Reachability::Unreachable(failure) => PatroniSeen {
             leader: None,
             unreachable: Some(failure.to_string()),
             paused: false,
@@ -115,18 +115,18 @@ fn of_objects(
         Route::Service => findings.extend(of_doors(seen, sides.postgresql, settings)),
     }
     if !sides.started {
-        let ours = Freeze::zalando_operator(&settings.source_cluster, None).key();
+        let ours = Suspension::zalando_operator(&settings.source_cluster, None).key();
         let operator = seen
-            .freezes
+            .suspensions
             .iter()
             .find(|standing| standing.now.key() == ours);
-        let controller = operator.and_then(|standing| standing.now.was.as_str());
-        findings.push(objects::operator_not_frozen(controller, FROZEN));
+        let controller = operator.and_then(|standing| standing.now.original.as_str());
+        findings.push(objects::operator_not_frozen(controller, SUSPENDED));
     }
     findings
 }
 
-fn of_application(seen: &Observation, settings: &Settings) -> [Finding; 2] {
+fn of_application(seen: &Snapshot, settings: &Settings) -> [Finding; 2] {
     let names: Vec<String> = settings.apps.0.iter().map(ToString::to_string).collect();
     let values = seen.config.values.iter();
     let data: BTreeMap<String, String> = values
@@ -138,12 +138,12 @@ fn of_application(seen: &Observation, settings: &Settings) -> [Finding; 2] {
     ]
 }
 
-fn of_doors(seen: &Observation, postgresql: &Postgresql, settings: &Settings) -> [Finding; 3] {
-    let pooler = |seen: &protocol::snapshot::PoolerSeen| Pooler {
+fn of_doors(seen: &Snapshot, postgresql: &Postgresql, settings: &Settings) -> [Finding; 3] {
+    let pooler = |seen: &protocol::snapshot::PoolerPodState| Pooler {
         pod: seen.pod.clone(),
         paused: match &seen.state {
-            Sight::Answers(state) => Ok(*state != PoolerState::Serving),
-            Sight::Silent(failure) => Err(failure.to_string()),
+            Reachability::Up(state) => Ok(*state != PoolerState::Serving),
+            Reachability::Unreachable(failure) => Err(failure.to_string()),
         },
     };
     let poolers: Vec<Pooler> = seen.poolers.iter().map(pooler).collect();
@@ -160,9 +160,9 @@ fn of_doors(seen: &Observation, postgresql: &Postgresql, settings: &Settings) ->
     ]
 }
 
-fn of_servers(seen: &Observation, settings: &Settings) -> Vec<Finding> {
+fn of_servers(seen: &Snapshot, settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Sight::Answers(source) = &seen.source {
+    if let Reachability::Up(source) = &seen.source {
         findings.push(servers::source_is_primary(&ServerState {
             identity: source.identity,
             in_recovery: !source.primary,
@@ -173,7 +173,7 @@ fn of_servers(seen: &Observation, settings: &Settings) -> Vec<Finding> {
             "off"
         }));
     }
-    if let Sight::Answers(target) = &seen.target {
+    if let Reachability::Up(target) = &seen.target {
         findings.push(servers::target_in_recovery(&ServerState {
             identity: target.identity,
             in_recovery: target.in_recovery,
@@ -184,7 +184,7 @@ fn of_servers(seen: &Observation, settings: &Settings) -> Vec<Finding> {
             &target.running.archive_mode,
         ));
     }
-    if let (Sight::Answers(source), Sight::Answers(target)) = (&seen.source, &seen.target) {
+    if let (Reachability::Up(source), Reachability::Up(target)) = (&seen.source, &seen.target) {
         findings.push(servers::system_identifier(
             &source.identity,
             &target.identity,

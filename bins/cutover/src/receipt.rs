@@ -12,7 +12,7 @@ use kube::{Api, Client, api::PostParams};
 use protocol::record::{labels, receipt_name as receipt_of_cut};
 use serde_json::{Value, json};
 
-use protocol::record::{Journal, Start};
+use protocol::record::{Record, Start};
 
 /// Writes the receipt of the cut to `target`; one of the same cut may exist already.
 ///
@@ -23,12 +23,12 @@ pub async fn write(
     namespace: &str,
     target: &str,
     start: &Start,
-    journal: &Journal,
+    record: &Record,
 ) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let mut map = ConfigMap {
         immutable: Some(true),
-        data: Some(data(start, journal)),
+        data: Some(data(start, record)),
         ..ConfigMap::default()
     };
     map.metadata.name = Some(receipt_of_cut(target));
@@ -47,8 +47,8 @@ pub async fn write(
 
 /// When the cut began that a receipt is of.
 fn of(receipt: &ConfigMap) -> Option<Timestamp> {
-    let journal: Value = serde_json::from_str(receipt.data.as_ref()?.get("journal.json")?).ok()?;
-    journal.pointer("/started/at")?.as_str()?.parse().ok()
+    let record: Value = serde_json::from_str(receipt.data.as_ref()?.get("journal.json")?).ok()?;
+    record.pointer("/started/at")?.as_str()?.parse().ok()
 }
 
 fn another(target: &str, receipt: &ConfigMap) -> Error {
@@ -76,13 +76,13 @@ pub async fn none_yet(client: &Client, namespace: &str, target: &str) -> Result<
     }
 }
 
-fn data(start: &Start, journal: &Journal) -> BTreeMap<String, String> {
-    let facts = serde_json::to_string_pretty(journal).unwrap_or_default();
-    let summary = serde_json::to_string_pretty(&summary(start, journal)).unwrap_or_default();
+fn data(start: &Start, record: &Record) -> BTreeMap<String, String> {
+    let facts = serde_json::to_string_pretty(record).unwrap_or_default();
+    let summary = serde_json::to_string_pretty(&summary(start, record)).unwrap_or_default();
     [
         ("summary.json".to_owned(), summary),
-        ("journal.json".to_owned(), facts),
-        ("proof.txt".to_owned(), proof(start, journal)),
+        ("record.json".to_owned(), facts),
+        ("proof.txt".to_owned(), proof(start, record)),
         (
             "program".to_owned(),
             format!("cutover {}", env!("CARGO_PKG_VERSION")),
@@ -92,39 +92,42 @@ fn data(start: &Start, journal: &Journal) -> BTreeMap<String, String> {
 }
 
 /// Instants, and ms since the block for each step.
-fn summary(start: &Start, journal: &Journal) -> Value {
+fn summary(start: &Start, record: &Record) -> Value {
     let since_block =
-        |at: Option<Timestamp>| Some(at?.duration_since(journal.blocked?).as_millis() as i64);
+        |at: Option<Timestamp>| Some(at?.duration_since(record.blocked?).as_millis() as i64);
     json!({
         "source": start.source, "target": start.target, "route": start.route, "replicas": start.replicas,
-        "began": start.at, "blocked": journal.blocked, "served": journal.serving,
+        "began": start.at, "blocked": record.blocked, "served": record.serving,
         "ms_since_block": {
-            "marker": since_block(journal.marker.as_ref().map(|m| m.at)),
-            "caught_up": since_block(journal.fenced.as_ref().map(|f| f.at)),
-            "source_down_and_proved": since_block(journal.promotion.as_ref().map(|p| p.at)),
-            "primary_restarted_and_written": since_block(journal.promoted.as_ref().map(|p| p.at)),
-            "routed": since_block(journal.routed),
-            "serving": since_block(journal.serving),
+            "marker": since_block(record.marker.as_ref().map(|m| m.at)),
+            "caught_up": since_block(record.fenced.as_ref().map(|f| f.at)),
+            "source_down_and_proved": since_block(record.promotion.as_ref().map(|p| p.at)),
+            "primary_restarted_and_written": since_block(record.promoted.as_ref().map(|p| p.at)),
+            "routed": since_block(record.routed),
+            "serving": since_block(record.serving),
         },
         // From the block to the first write that the target took of ours, and to the first that it
         // could take of a client.
-        "write_gap_ms": {"proved": since_block(journal.promoted.as_ref().map(|p| p.at)), "clients": since_block(journal.serving)},
-        "marker": journal.marker, "promotion": journal.promotion, "promoted": journal.promoted,
-        "stragglers": journal.fenced.as_ref().map(|fenced| &fenced.stragglers),
-        "readers_sent_away": journal.readers.as_ref().map(|readers| &readers.ended),
+        "write_gap_ms": {"proved": since_block(record.promoted.as_ref().map(|p| p.at)), "clients": since_block(record.serving)},
+        "marker": record.marker, "promotion": record.promotion, "promoted": record.promoted,
+        "reconnected": record.fenced.as_ref().map(|fenced| &fenced.reconnected),
+        "readers_sent_away": record.readers.as_ref().map(|readers| &readers.ended),
         "kept_still_and_given_back": kept(start, false), "kept_still_for_good": kept(start, true),
     })
 }
 
 /// Whose fields were changed for the time of the cut, or for good.
 fn kept(start: &Start, stays: bool) -> Vec<String> {
-    let freezes = start.freezes.iter().filter(|freeze| freeze.stays == stays);
-    freezes.map(|freeze| freeze.key()).collect()
+    let suspensions = start
+        .suspensions
+        .iter()
+        .filter(|suspension| suspension.permanent == stays);
+    suspensions.map(|suspension| suspension.key()).collect()
 }
 
 /// The argument in words.
-fn proof(start: &Start, journal: &Journal) -> String {
-    let (Some(promotion), Some(promoted)) = (&journal.promotion, &journal.promoted) else {
+fn proof(start: &Start, record: &Record) -> String {
+    let (Some(promotion), Some(promoted)) = (&record.promotion, &record.promoted) else {
         return "the cut was not finished".to_owned();
     };
     format!(

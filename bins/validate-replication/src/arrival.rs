@@ -15,7 +15,7 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     catalog,
-    clone::{self, BaseBackup, CloneSeen, Pace, PodSeen, Stage},
+    clone::{self, BaseBackup, CloneSeen, PodSeen, PollInterval, Stage},
     sessions::Ends,
     settings::Settings,
 };
@@ -62,7 +62,7 @@ struct Watch<'a> {
     checkpoint: Option<JoinHandle<Result<()>>>,
     knocking_since: Option<Instant>,
     looked: bool,
-    pace: Pace,
+    pace: PollInterval,
     said: Option<(Instant, String)>,
     warned: Vec<String>,
     cure: Option<String>,
@@ -79,7 +79,7 @@ impl<'a> Watch<'a> {
             checkpoint: None,
             knocking_since: None,
             looked: false,
-            pace: Pace::default(),
+            pace: PollInterval::default(),
             said: None,
             warned: Vec::new(),
             cure: None,
@@ -92,7 +92,7 @@ impl<'a> Watch<'a> {
             Err(error) if error.kind() == ErrorKind::Transient => error.to_string(),
             Err(error) => return Err(error),
         };
-        if let Some(cure) = clone::hopeless(&refusal) {
+        if let Some(cure) = clone::permanent_error(&refusal) {
             return Err(Error::refused(refusal).hint(cure));
         }
         let seen = match self.look(refusal.clone()).await {

@@ -4,7 +4,7 @@
 use job::error::Error;
 use protocol::{
     checks::{Finding, Verdict, listed, objects as of_objects, servers as of_servers},
-    controllers::suspension::FROZEN,
+    controllers::suspension::SUSPENDED,
 };
 
 use crate::{
@@ -58,7 +58,7 @@ pub fn objects(seen: &Objects, doors: Option<Vec<Finding>>, settings: &Settings)
         of_objects::not_fenced(&seen.cluster),
         of_objects::superuser_kept(&seen.superuser),
         of_objects::wal_archive(&seen.cluster),
-        of_objects::operator_not_frozen(seen.controller.as_deref(), FROZEN),
+        of_objects::operator_not_frozen(seen.controller.as_deref(), SUSPENDED),
         of_objects::patroni(&seen.patroni),
     ];
     findings.extend(doors.unwrap_or_else(|| application(seen, settings)));

@@ -151,7 +151,7 @@ fn cure(seen: &CloneSeen, container: &str, reason: &str) -> String {
 }
 
 /// Whether an answer of the target means that it will never let us in, and what to do then.
-pub fn hopeless(refusal: &str) -> Option<&'static str> {
+pub fn permanent_error(refusal: &str) -> Option<&'static str> {
     refusal.contains("locale is incompatible").then_some(
         "the target's image has not the locale of the database: set TARGET_IMAGE to a standard \
          image (the minimal ones have no en_US), run prepare-zalando and clone again",
@@ -160,12 +160,12 @@ pub fn hopeless(refusal: &str) -> Option<&'static str> {
 
 /// Rate and time left, from one line to the next.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Pace {
+pub struct PollInterval {
     first: Option<(Duration, u64)>,
     last: Option<(Duration, u64)>,
 }
 
-impl Pace {
+impl PollInterval {
     /// The line for a backup seen at `at` (since any fixed instant): percent, MB/s since the line
     /// before, time left at the mean rate.
     pub fn line(&mut self, at: Duration, backup: &BaseBackup) -> String {
@@ -334,13 +334,16 @@ mod tests {
                 "phase \"Waiting for the instances to become active\", connection refused".into()
             )
         );
-        assert!(hopeless("FATAL: database locale is incompatible with operating system").is_some());
-        assert!(hopeless("the database system is starting up").is_none());
+        assert!(
+            permanent_error("FATAL: database locale is incompatible with operating system")
+                .is_some()
+        );
+        assert!(permanent_error("the database system is starting up").is_none());
     }
 
     #[test]
     fn the_line_tells_percent_rate_and_time_left() {
-        let mut pace = Pace::default();
+        let mut pace = PollInterval::default();
         let at = Duration::from_secs;
         assert_eq!(
             pace.line(at(100), &streaming(0)),
@@ -373,7 +376,7 @@ mod tests {
 
     #[test]
     fn another_phase_is_said_in_postgresqls_words_and_starts_the_clock_anew() {
-        let mut pace = Pace::default();
+        let mut pace = PollInterval::default();
         pace.line(Duration::from_secs(1), &streaming(5));
         let waiting = BaseBackup {
             phase: "waiting for checkpoint to finish".into(),

@@ -23,8 +23,8 @@ use protocol::{
     controllers::suspension::CONTROLLER,
     snapshot::{
         ServerState,
-        kubernetes::{ClusterSeen, SuperuserSeen},
-        settings::{HotStandby, SuperuserOf},
+        kubernetes::{ClusterState, SuperuserAccess},
+        settings::{HotStandby, SuperuserLogins},
         target::Replay,
     },
     wal::Lsn,
@@ -72,7 +72,7 @@ pub struct Servers {
     /// archive_mode of the target.
     pub archive_mode: String,
     /// Whether our logins are superusers.
-    pub superuser: SuperuserOf,
+    pub superuser: SuperuserLogins,
     /// [`CNPG_ROLES`] that the target lacks.
     pub roles_missing: Vec<String>,
 }
@@ -81,9 +81,9 @@ pub struct Servers {
 #[derive(Clone, Debug)]
 pub struct Objects {
     /// The Cluster.
-    pub cluster: ClusterSeen,
+    pub cluster: ClusterState,
     /// What becomes of the superuser.
-    pub superuser: SuperuserSeen,
+    pub superuser: SuperuserAccess,
     /// The role whose password CNPG sets at the promotion.
     pub owner: String,
     /// How the source's poolers hand out connections, where that is set.
@@ -207,7 +207,7 @@ pub async fn servers(sides: &Sides, settings: &Settings) -> Result<Servers> {
         archiving_fails,
         apply_delay,
         archive_mode: running.archive_mode,
-        superuser: SuperuserOf {
+        superuser: SuperuserLogins {
             source: super_source,
             target: super_target,
         },

@@ -18,7 +18,7 @@ use crate::{
 /// A record as it was last read or written. Fields of `T` that are `None` have no key: present
 /// means done.
 #[derive(Clone, Debug)]
-pub struct Record<T> {
+pub struct StoredRecord<T> {
     name: String,
     /// None until the ConfigMap exists.
     version: Option<String>,
@@ -35,7 +35,7 @@ pub enum Saved {
     Conflict,
 }
 
-impl<T: Serialize + DeserializeOwned + Default> Record<T> {
+impl<T: Serialize + DeserializeOwned + Default> StoredRecord<T> {
     /// Reads the record; a missing ConfigMap is an empty record.
     ///
     /// # Errors

@@ -6,35 +6,37 @@ use crate::{
     cutover as forward,
     decision::{Action, Decision, Limits},
     reason::Wait,
-    record::{Fact, Journal, Promoted, Promotion, Start},
-    snapshot::{Observation, PoolerState, Sight, TargetSeen},
+    record::{Fact, Promoted, Promotion, Record, Start},
+    snapshot::{PoolerState, Reachability, Snapshot, TargetState},
 };
 
 /// The next step after the promotion was recorded.
 pub fn after(
-    journal: &Journal,
+    record: &Record,
     start: &Start,
     promotion: &Promotion,
-    seen: &Observation,
+    seen: &Snapshot,
     limits: &Limits,
 ) -> Decision {
-    if let Some(freeze) = seen.unfrozen(start, |freeze| freeze.stays || journal.serving.is_none()) {
-        return Decision::Do(Action::Freeze(freeze.key()));
+    if let Some(suspension) = seen.unsuspended(start, |suspension| {
+        suspension.permanent || record.serving.is_none()
+    }) {
+        return Decision::Do(Action::SuspendController(suspension.key()));
     }
     if seen.held() == Some(false) {
         // Without the pause Patroni would promote another member of the source.
-        return Decision::Do(Action::Hold);
+        return Decision::Do(Action::ReapplyBlock);
     }
     if let Some(source) = seen.source.answer()
         && source.primary
     {
         // Somebody started it: it must not serve anybody ever again.
-        return Decision::Do(Action::Fence(source.incarnation));
+        return Decision::Do(Action::Fence(source.postmaster_start));
     }
     if seen.follows {
         return Decision::Do(Action::Promote);
     }
-    if journal.routed.is_none()
+    if record.routed.is_none()
         && let Some(step) = forward::pause(start, seen, false)
     {
         return step;
@@ -43,42 +45,42 @@ pub fn after(
     // meanwhile.
     let held_back = !seen.poolers.is_empty();
     if start.route == Route::Service
-        && (held_back || journal.promoted.is_some())
+        && (held_back || record.promoted.is_some())
         && !turned(seen, limits)
     {
-        return Decision::Do(Action::TurnServices);
+        return Decision::Do(Action::RepointServices);
     }
-    let Some(promoted) = &journal.promoted else {
+    let Some(promoted) = &record.promoted else {
         return primary(promotion, start, seen);
     };
     let step = match start.route {
-        Route::Config => by_config(journal, start, seen, limits),
-        Route::Service => by_service(journal, promoted, seen),
+        Route::Config => by_config(record, start, seen, limits),
+        Route::Service => by_service(record, promoted, seen),
     };
-    step.unwrap_or_else(|| settle(journal, start, seen))
+    step.unwrap_or_else(|| settle(record, start, seen))
 }
 
 /// Primary, restarted, and a write proved.
-fn primary(promotion: &Promotion, start: &Start, seen: &Observation) -> Decision {
+fn primary(promotion: &Promotion, start: &Start, seen: &Snapshot) -> Decision {
     let target = match &seen.target {
-        Sight::Answers(target) => target,
-        Sight::Silent(failure) => {
+        Reachability::Up(target) => target,
+        Reachability::Unreachable(failure) => {
             return Decision::Wait(Wait::TargetPromotingOrRestarting(failure.clone()));
         }
     };
     if target.in_recovery {
         return Decision::Wait(Wait::TargetPromoting);
     }
-    match restart_owed(target, promotion, start.target_owes_restart) {
+    match restart_owed(target, promotion, start.target_pending_restart) {
         Some(missing) => Decision::Wait(missing),
-        None => Decision::Do(Action::ProveWrite),
+        None => Decision::Do(Action::VerifyWrite),
     }
 }
 
 /// What is missing from "CNPG's restart of the new primary is over"; its phase does not tell
 /// (verified.md, *"Healthy" is not "done"*).
-fn restart_owed(target: &TargetSeen, promotion: &Promotion, owed: bool) -> Option<Wait> {
-    if target.running.owes_restart() || target.running.pending_restart > 0 {
+fn restart_owed(target: &TargetState, promotion: &Promotion, owed: bool) -> Option<Wait> {
+    if target.running.pending_restart_after_promotion() || target.running.pending_restart > 0 {
         return Some(Wait::TargetPendingRestart);
     }
     if owed && target.running.postmaster_start <= promotion.target_clock {
@@ -88,13 +90,8 @@ fn restart_owed(target: &TargetSeen, promotion: &Promotion, owed: bool) -> Optio
 }
 
 /// The application's ConfigMap, then its pods. None when they serve.
-fn by_config(
-    journal: &Journal,
-    start: &Start,
-    seen: &Observation,
-    limits: &Limits,
-) -> Option<Decision> {
-    if journal.serving.is_some() {
+fn by_config(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) -> Option<Decision> {
+    if record.serving.is_some() {
         // Another cutover has scaled it down late.
         return seen
             .idle(&start.replicas)
@@ -107,9 +104,9 @@ fn by_config(
             .is_some_and(|now| now.as_ref() == Some(value))
     });
     if !there {
-        return Some(Decision::Do(Action::Route));
+        return Some(Decision::Do(Action::RepointConfig));
     }
-    if journal.routed.is_none() {
+    if record.routed.is_none() {
         // A pod that started before the ConfigMap was changed would stay with the source for as
         // long as it lives.
         return Some(match (seen.emptied(), seen.living()) {
@@ -128,8 +125,8 @@ fn by_config(
 }
 
 /// The Services lead to the target, then the poolers go on. None when they do.
-fn by_service(journal: &Journal, promoted: &Promoted, seen: &Observation) -> Option<Decision> {
-    if journal.routed.is_none() {
+fn by_service(record: &Record, promoted: &Promoted, seen: &Snapshot) -> Option<Decision> {
+    if record.routed.is_none() {
         // One login of a pooler that fails costs its server_login_retry: seconds.
         let open = seen
             .door
@@ -147,7 +144,7 @@ fn by_service(journal: &Journal, promoted: &Promoted, seen: &Observation) -> Opt
     {
         return Some(Decision::Do(Action::ResumePoolers));
     }
-    if journal.serving.is_some() {
+    if record.serving.is_some() {
         return None;
     }
     let pods = seen.poolers_silent();
@@ -159,7 +156,7 @@ fn by_service(journal: &Journal, promoted: &Promoted, seen: &Observation) -> Opt
 }
 
 /// Every Service of the source that exists leads to the target.
-fn turned(seen: &Observation, limits: &Limits) -> bool {
+fn turned(seen: &Snapshot, limits: &Limits) -> bool {
     let wanted = |name: &String| limits.services.get(name);
     seen.services.iter().all(|(name, service)| {
         wanted(name).is_none_or(|wanted| service.selector.as_ref() == Some(wanted))
@@ -168,11 +165,11 @@ fn turned(seen: &Observation, limits: &Limits) -> bool {
 
 /// The downtime is over: who was paused goes on, who still reads from the source is sent away, and
 /// the receipt is written.
-fn settle(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
-    if let Some(freeze) = seen.unlike(start, |freeze| !freeze.stays) {
-        return Decision::Do(Action::Thaw(freeze.key()));
+fn settle(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
+    if let Some(suspension) = seen.unlike(start, |suspension| !suspension.permanent) {
+        return Decision::Do(Action::ResumeController(suspension.key()));
     }
-    if start.route == Route::Service && journal.readers.is_none() {
+    if start.route == Route::Service && record.readers.is_none() {
         return Decision::Do(Action::EndReaders);
     }
     Decision::Do(Action::WriteReceipt)

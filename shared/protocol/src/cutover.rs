@@ -6,19 +6,19 @@ use crate::{
     decision::{Action, Decision, Limits},
     proof,
     reason::Wait,
-    record::{Fact, Fenced, Journal, Promotion, Start},
-    snapshot::{Observation, PoolerState, Sight},
+    record::{Fact, Fenced, Promotion, Record, Start},
+    snapshot::{PoolerState, Reachability, Snapshot},
 };
 
 /// The next step before the point of no return, while there is no reason to go back.
-pub fn before(journal: &Journal, start: &Start, seen: &Observation, limits: &Limits) -> Decision {
-    if let Some(freeze) = seen.unfrozen(start, |_| true) {
-        return Decision::Do(Action::Freeze(freeze.key()));
+pub fn before(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) -> Decision {
+    if let Some(suspension) = seen.unsuspended(start, |_| true) {
+        return Decision::Do(Action::SuspendController(suspension.key()));
     }
-    if journal.checkpointed.is_none() {
+    if record.checkpointed.is_none() {
         return Decision::Do(Action::Checkpoint);
     }
-    let Some(blocked) = journal.blocked else {
+    let Some(blocked) = record.blocked else {
         return match (seen.against(), &seen.jobs[..]) {
             (Some(finding), _) => Decision::Wait(Wait::CheckNotPassed(finding.clone())),
             (None, []) => Decision::Record(Fact::Blocked(seen.now)),
@@ -28,19 +28,19 @@ pub fn before(journal: &Journal, start: &Start, seen: &Observation, limits: &Lim
         };
     };
     let waited = seen.now.duration_since(blocked).unsigned_abs();
-    let patient = journal.marker.is_none() && waited < limits.pause_max;
+    let patient = record.marker.is_none() && waited < limits.pause_max;
     if let Some(step) = pause(start, seen, patient) {
         return step;
     }
-    if journal.fenced.is_none() {
-        return block(journal, start, seen);
+    if record.fenced.is_none() {
+        return block(record, start, seen);
     }
-    fence(journal, start, seen)
+    fence(record, start, seen)
 }
 
 /// Clients of the old poolers wait: those that are let through again, too. A transaction that does
 /// not end in time is ended by the block.
-pub fn pause(start: &Start, seen: &Observation, patient: bool) -> Option<Decision> {
+pub fn pause(start: &Start, seen: &Snapshot, patient: bool) -> Option<Decision> {
     if start.route == Route::Config {
         return None;
     }
@@ -56,60 +56,62 @@ pub fn pause(start: &Start, seen: &Observation, patient: bool) -> Option<Decisio
 }
 
 /// The block stands, the sessions are ended, the target has caught up; then the fence is recorded.
-fn block(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
+fn block(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
     if seen.held() == Some(false) || (start.route == Route::Config && !seen.emptied()) {
-        return Decision::Do(Action::Block);
+        return Decision::Do(Action::BlockWrites);
     }
     // Whether the setting has reached the server yet is not waited for: what is still written is
     // behind the marker and before the fence, and the proof covers it.
     if seen.held().is_none() || !seen.source.answer().is_some_and(|source| source.primary) {
         return Decision::Wait(Wait::SourceUnreachable(seen.unreachable()));
     }
-    let Some(marker) = &journal.marker else {
+    let Some(marker) = &record.marker else {
         return Decision::Do(Action::EndSessions);
     };
     match &seen.target {
-        Sight::Silent(failure) => Decision::Wait(Wait::TargetUnreachable(failure.clone())),
-        Sight::Answers(target) if target.replay.replay < Some(marker.lsn) => {
+        Reachability::Unreachable(failure) => {
+            Decision::Wait(Wait::TargetUnreachable(failure.clone()))
+        }
+        Reachability::Up(target) if target.replay.replay < Some(marker.lsn) => {
             Decision::Wait(Wait::TargetBehindMarker {
                 replayed: target.replay.replay,
                 marker: marker.lsn,
             })
         }
-        Sight::Answers(_) => stop(journal, seen).unwrap_or(Decision::Wait(Wait::SourceGone)),
+        Reachability::Up(_) => stop(record, seen).unwrap_or(Decision::Wait(Wait::SourceGone)),
     }
 }
 
 /// The source is to be stopped: first its position and this run of it are recorded, then it is
 /// done.
-fn stop(journal: &Journal, seen: &Observation) -> Option<Decision> {
+fn stop(record: &Record, seen: &Snapshot) -> Option<Decision> {
     let source = seen.source.answer()?;
     let (true, Some(lsn)) = (source.primary, source.insert) else {
         return None;
     };
-    if journal
+    if record
         .fenced
         .as_ref()
-        .is_some_and(|fenced| fenced.incarnation == source.incarnation)
+        .is_some_and(|fenced| fenced.postmaster_start == source.postmaster_start)
     {
-        return Some(Decision::Do(Action::Fence(source.incarnation)));
+        return Some(Decision::Do(Action::Fence(source.postmaster_start)));
     }
     Some(Decision::Record(Fact::Fenced(Fenced {
         at: seen.now,
         lsn,
-        incarnation: source.incarnation,
-        stragglers: seen.stragglers.clone(),
+        postmaster_start: source.postmaster_start,
+        reconnected: seen.reconnected.clone(),
     })))
 }
 
 /// The source is stopped, and the target proves that nothing is missing; then the promotion is
 /// recorded.
-fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
+fn fence(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
     if seen.held() == Some(false) {
         // Without the pause Patroni starts again what is stopped.
-        return Decision::Do(Action::Hold);
+        return Decision::Do(Action::ReapplyBlock);
     }
-    if let Some(step) = stop(journal, seen) {
+    if let Some(step) = stop(record, seen) {
         return step;
     }
     if let Some(primary) = seen.source_primary() {
@@ -117,10 +119,10 @@ fn fence(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
         // down.
         return Decision::Wait(Wait::SourceStillPrimary(primary));
     }
-    let (Some(fenced), Sight::Answers(target)) = (&journal.fenced, &seen.target) else {
+    let (Some(fenced), Reachability::Up(target)) = (&record.fenced, &seen.target) else {
         return Decision::Wait(Wait::Unreachable(seen.unreachable()));
     };
-    let Sight::Answers(patroni) = &seen.patroni else {
+    let Reachability::Up(patroni) = &seen.patroni else {
         return Decision::Wait(Wait::Unreachable(seen.unreachable()));
     };
     if !patroni.silent.is_empty() {

@@ -12,9 +12,9 @@ use crate::{
     completion as after, cutover as forward,
     decision::{Action, Decision, Limits},
     reason::{Contradiction, Refusal, Wait},
-    record::{Fact, GoingBack, Journal, Start},
+    record::{Fact, Record, RollbackStarted, Start},
     rollback as back,
-    snapshot::{Observation, PoolerState, Sight},
+    snapshot::{PoolerState, Reachability, Snapshot},
 };
 
 /// Whether this program can do its work.
@@ -39,37 +39,37 @@ impl Health {
 }
 
 /// The next decision.
-pub fn decide(journal: &Journal, seen: &Observation, health: &Health, limits: &Limits) -> Decision {
-    let Some(start) = &journal.started else {
+pub fn decide(record: &Record, seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
+    let Some(start) = &record.started else {
         return begin(seen, health, limits);
     };
-    if journal.finished.is_some() {
+    if record.finished.is_some() {
         return late(start, seen).unwrap_or(Decision::Done);
     }
-    if journal.returned.is_some() {
-        return back::restore(journal, start, seen)
-            .unwrap_or_else(|| Decision::Refuse(rolled_back(journal, health)));
+    if record.rolled_back.is_some() {
+        return back::restore(record, start, seen)
+            .unwrap_or_else(|| Decision::Refuse(rolled_back(record, health)));
     }
-    if let Some(contradiction) = contradiction(journal, start, seen) {
+    if let Some(contradiction) = contradiction(record, start, seen) {
         return Decision::Alarm(contradiction);
     }
-    if let Some(promotion) = &journal.promotion {
-        return after::after(journal, start, promotion, seen, limits);
+    if let Some(promotion) = &record.promotion {
+        return after::after(record, start, promotion, seen, limits);
     }
-    if journal.going_back.is_some() {
-        return back::back(journal, start, seen);
+    if record.rollback_started.is_some() {
+        return back::back(record, start, seen);
     }
-    match back::why(journal, start, seen, health, limits) {
-        Some(reason) => Decision::Record(Fact::GoingBack(GoingBack {
+    match back::why(record, start, seen, health, limits) {
+        Some(reason) => Decision::Record(Fact::RollbackStarted(RollbackStarted {
             at: seen.now,
             reason: reason.to_string(),
         })),
-        None => forward::before(journal, start, seen, limits),
+        None => forward::before(record, start, seen, limits),
     }
 }
 
 /// Nothing is recorded yet: either everything is as it must be, or nothing is touched.
-fn begin(seen: &Observation, health: &Health, limits: &Limits) -> Decision {
+fn begin(seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
     if let Some(request) = &seen.abort {
         return Decision::Refuse(Refusal::AbortedBeforeStart(request.clone()));
     }
@@ -82,7 +82,7 @@ fn begin(seen: &Observation, health: &Health, limits: &Limits) -> Decision {
             _ => Decision::NotReady(finding.clone()),
         };
     }
-    let (Sight::Answers(source), Sight::Answers(target), Sight::Answers(patroni)) =
+    let (Reachability::Up(source), Reachability::Up(target), Reachability::Up(patroni)) =
         (&seen.source, &seen.target, &seen.patroni)
     else {
         return Decision::Wait(Wait::Unreachable(seen.unreachable()));
@@ -99,13 +99,13 @@ fn begin(seen: &Observation, health: &Health, limits: &Limits) -> Decision {
         source: source.identity,
         leader,
         target: target.identity,
-        target_owes_restart: target.running.owes_restart(),
+        target_pending_restart: target.running.pending_restart_after_promotion(),
         route: route(limits, seen),
         replicas: seen.wanted(),
         config: seen.config.clone(),
         services: selectors.collect(),
-        freezes: seen
-            .freezes
+        suspensions: seen
+            .suspensions
             .iter()
             .map(|standing| standing.now.clone())
             .collect(),
@@ -115,8 +115,11 @@ fn begin(seen: &Observation, health: &Health, limits: &Limits) -> Decision {
 }
 
 /// The end of a cutover that has rolled back, with what this program itself failed at.
-fn rolled_back(journal: &Journal, health: &Health) -> Refusal {
-    let reason = journal.going_back.as_ref().map(|back| back.reason.clone());
+fn rolled_back(record: &Record, health: &Health) -> Refusal {
+    let reason = record
+        .rollback_started
+        .as_ref()
+        .map(|back| back.reason.clone());
     Refusal::RolledBack {
         reason: reason.unwrap_or_default(),
         failure: health.failure().cloned(),
@@ -125,13 +128,13 @@ fn rolled_back(journal: &Journal, health: &Health) -> Refusal {
 
 /// The way of ROUTE, or by the Services where the source has poolers, because then no client need
 /// notice.
-pub fn route(limits: &Limits, seen: &Observation) -> Route {
+pub fn route(limits: &Limits, seen: &Snapshot) -> Route {
     Route::of(limits.route, !seen.poolers.is_empty())
 }
 
 /// After a finished cut: what another cutover has done late, on the sight of a cut that was not
 /// finished. It would leave the application without pods, or its clients waiting for ever.
-fn late(start: &Start, seen: &Observation) -> Option<Decision> {
+fn late(start: &Start, seen: &Snapshot) -> Option<Decision> {
     let held_back = !seen
         .poolers_that(|state| state != PoolerState::Serving)
         .is_empty();
@@ -144,7 +147,7 @@ fn late(start: &Start, seen: &Observation) -> Option<Decision> {
 }
 
 /// What the record and the sight cannot both be true of.
-fn contradiction(journal: &Journal, start: &Start, seen: &Observation) -> Option<Contradiction> {
+fn contradiction(record: &Record, start: &Start, seen: &Snapshot) -> Option<Contradiction> {
     if let Some(source) = seen.source.answer()
         && source.identity.system_identifier != start.source.system_identifier
     {
@@ -160,7 +163,7 @@ fn contradiction(journal: &Journal, start: &Start, seen: &Observation) -> Option
             recorded: start.target.system_identifier,
         });
     }
-    let promotion = journal.promotion.as_ref()?;
+    let promotion = record.promotion.as_ref()?;
     let expected = Timeline(promotion.timeline.0 + 1);
     if !target.in_recovery && target.identity.timeline != expected {
         return Some(Contradiction::TargetOnWrongTimeline {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use crate::{
     checks::Finding,
     route::Route,
-    snapshot::{kubernetes::Selector, source::Incarnation},
+    snapshot::{kubernetes::Selector, source::PostmasterStart},
 };
 
 use strum::IntoStaticStr;
@@ -56,35 +56,35 @@ impl fmt::Display for Decision {
 #[derive(Clone, Debug, PartialEq, Eq, IntoStaticStr)]
 pub enum Action {
     /// Set a recorded field so that its owner leaves the cut alone.
-    Freeze(String),
+    SuspendController(String),
     /// Put a recorded field back.
-    Thaw(String),
+    ResumeController(String),
     /// CHECKPOINT on the source, restartpoint on the target; then record that.
     Checkpoint,
     /// One PATCH of Patroni: pause and read-only.
-    Hold,
+    ReapplyBlock,
     /// PAUSE at every pod of the old poolers that lets clients through: they wait from here on. The
     /// downtime begins.
     PausePoolers,
-    /// [`Action::Hold`], and by [`Route::Config`](crate::route::Route::Config) the application to
+    /// [`Action::ReapplyBlock`], and by [`Route::Config`](crate::route::Route::Config) the application to
     /// 0 in parallel: the downtime begins.
-    Block,
+    BlockWrites,
     /// End the client sessions of the source, read its position, and record both.
     EndSessions,
     /// Stop this run of the source's server cleanly, by SQL.
-    Fence(Incarnation),
+    Fence(PostmasterStart),
     /// Restartpoint on the target, so that its pg_control tells which checkpoint it has replayed.
     Restartpoint,
     /// `spec.replica.enabled: false`.
     Promote,
     /// Prove a write on the target.
-    ProveWrite,
+    VerifyWrite,
     /// Point the application's ConfigMap to the target.
-    Route,
+    RepointConfig,
     /// The application to 0 again: somebody has started it with its old configuration.
     ScaleDown,
     /// Turn the source's Services to the target.
-    TurnServices,
+    RepointServices,
     /// RESUME at every pod of the old poolers that is paused.
     ResumePoolers,
     /// End the sessions that still read from the source's standbys.
@@ -96,11 +96,11 @@ pub enum Action {
     /// Back: start the source's stopped server, while Patroni is still paused.
     RestartSource,
     /// Back: lift pause and read-only, as they were.
-    Unblock,
+    UnblockWrites,
     /// Back: point the application's ConfigMap to the source again.
-    Unroute,
+    RestoreConfig,
     /// Back: the source's Services as they were.
-    ReturnServices,
+    RestoreServices,
 }
 
 impl Action {
@@ -115,7 +115,7 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         match self {
-            Self::Freeze(key) | Self::Thaw(key) => write!(f, " {key}"),
+            Self::SuspendController(key) | Self::ResumeController(key) => write!(f, " {key}"),
             _ => Ok(()),
         }
     }

@@ -12,35 +12,35 @@ use crate::{
     decide::{Health, decide},
     decision::{Action, Decision, Limits},
     reason::{Contradiction, Stopped, Wait},
-    record::{Fact, Journal, Start},
-    rollback::{self as back, Outlook},
-    snapshot::Observation,
+    record::{Fact, Record, Start},
+    rollback::{self as back, RollbackAvailability},
+    snapshot::Snapshot,
 };
 
-/// Everything outside the program. Two implementations: `Live`, and `Model` in the tests.
+/// Everything outside the program. Two implementations: `LiveWorld`, and `Model` in the tests.
 #[allow(
     async_fn_in_trait,
     reason = "both worlds run on one thread, so that no bound on the futures is missing"
 )]
 pub trait World {
     /// Reads the record, and looks at everything.
-    async fn observe(&mut self) -> Result<(Journal, Observation), Failure>;
+    async fn observe(&mut self) -> Result<(Record, Snapshot), Failure>;
     /// Adds a fact to the record as it was last read or written, and returns the record. None:
     /// somebody else wrote first; look again.
-    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>, Failure>;
+    async fn record(&mut self, fact: Fact) -> Result<Option<Record>, Failure>;
     /// Performs an action; returns the fact that it leaves, if that cannot be observed.
     async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>, Failure>;
     /// Waits before the next look, and says for what.
-    async fn pause(&mut self, missing: &Wait, pace: Pace);
+    async fn pause(&mut self, missing: &Wait, pace: PollInterval);
     /// SIGTERM has arrived.
     fn stop_asked(&self) -> bool;
     /// Where to.
-    fn heading(&self) -> Heading;
+    fn direction(&self) -> Direction;
 }
 
 /// Where a program is going.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heading {
+pub enum Direction {
     /// To the target; back only when it must.
     Forward,
     /// Back to the source, and never forward.
@@ -49,14 +49,14 @@ pub enum Heading {
 
 /// How soon to look again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub enum PollInterval {
     /// Something is on its way.
     Close,
     /// A look or an effect failed.
     Failed,
 }
 
-/// Looks or effects that may fail in a row, [`Pace::Failed`] apart (0.5 s): the API server may be
+/// Looks or effects that may fail in a row, [`PollInterval::Failed`] apart (0.5 s): the API server may be
 /// away for some minutes.
 const FAILURES_MAX: u32 = 600;
 /// The same for errors that a person must mend, such as a missing verb.
@@ -66,7 +66,7 @@ const QUICK_RETRIES: u32 = 5;
 /// Past the point of no return clients wait for the end, and the next pod starts only after the
 /// Job's back-off: one that is asked to end still lets them through, if that takes no longer than
 /// this. Its pod has ten times as much for its end (manifests/base).
-const LAST_STRETCH: Duration = Duration::from_secs(60);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
 /// An effect that has not shown after so many times is waited for like anything else.
 const REPEATS: u32 = 50;
 /// Looks in all: no run is endless, whatever the world does.
@@ -81,50 +81,50 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
     let mut first_look: Option<jiff::Timestamp> = None;
     let mut asked_at: Option<jiff::Timestamp> = None;
     let mut health = Health::Ok;
-    let mut past_return = false;
+    let mut past_point_of_no_return = false;
     let mut repeated = Repeated::default();
     for _ in 0..LOOKS_MAX {
-        let (journal, seen) = match world.observe().await {
+        let (record, seen) = match world.observe().await {
             Ok(look) => look,
             Err(failure) => {
                 failures.add(&failure);
-                let failure = past(past_return, failure);
+                let failure = past(past_point_of_no_return, failure);
                 give_up(failure, failures, first_look.is_some(), world).await?;
                 continue;
             }
         };
-        past_return |= journal.past_return();
+        past_point_of_no_return |= record.past_point_of_no_return();
         let waited = seen
             .now
             .duration_since(*first_look.get_or_insert(seen.now))
             .unsigned_abs();
-        if journal.past_return() && journal.finished.is_none() && world.stop_asked() {
+        if record.past_point_of_no_return() && record.finished.is_none() && world.stop_asked() {
             let asked = seen
                 .now
                 .duration_since(*asked_at.get_or_insert(seen.now))
                 .unsigned_abs();
-            if journal.serving.is_some() || asked >= LAST_STRETCH {
+            if record.serving.is_some() || asked >= SHUTDOWN_GRACE {
                 return Err(Stopped::Terminated);
             }
         }
-        if world.heading() == Heading::Back
-            && let Outlook::TooLate(refusal) = back::outlook(&journal)
+        if world.direction() == Direction::Back
+            && let RollbackAvailability::TooLate(refusal) = back::rollback_availability(&record)
         {
             return Err(Stopped::Refused(refusal));
         }
-        let untouched = journal.started.is_none();
-        let outcome = match follow(world, journal, &seen, &health, limits).await {
+        let untouched = record.started.is_none();
+        let outcome = match follow(world, record, &seen, &health, limits).await {
             Ok(Next::Look(action)) => {
-                if let Some(wait) = repeated.in_vain(action) {
-                    patience(untouched, waited, limits, &wait)?;
-                    world.pause(&wait, Pace::Close).await;
+                if let Some(wait) = repeated.ineffective(action) {
+                    check_deadline(untouched, waited, limits, &wait)?;
+                    world.pause(&wait, PollInterval::Close).await;
                 }
                 Ok(())
             }
             Ok(Next::Pause(wait)) => {
                 repeated = Repeated::default();
-                patience(untouched, waited, limits, &wait)?;
-                world.pause(&wait, Pace::Close).await;
+                check_deadline(untouched, waited, limits, &wait)?;
+                world.pause(&wait, PollInterval::Close).await;
                 Ok(())
             }
             Ok(Next::End(end)) => return end,
@@ -135,7 +135,13 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
             if failures.lasting > QUICK_RETRIES && health == Health::Ok {
                 health = Health::Failing(failure.clone());
             }
-            give_up(past(past_return, failure), failures, true, world).await?;
+            give_up(
+                past(past_point_of_no_return, failure),
+                failures,
+                true,
+                world,
+            )
+            .await?;
         } else {
             failures = Failures::default();
         }
@@ -155,18 +161,18 @@ enum Next {
 /// as safe on this look as on a stale one, and clients are waiting.
 async fn follow(
     world: &mut impl World,
-    mut journal: Journal,
-    seen: &Observation,
+    mut record: Record,
+    seen: &Snapshot,
     health: &Health,
     limits: &Limits,
 ) -> Result<Next, Failure> {
     let mut fresh = true;
     loop {
-        let decision = decide(&journal, seen, health, limits);
+        let decision = decide(&record, seen, health, limits);
         let fact = match decision {
             Decision::Record(fact) => fact,
             Decision::Do(action) => {
-                let Some(start) = &journal.started else {
+                let Some(start) = &record.started else {
                     return Err(Contradiction::EffectBeforeStart.into());
                 };
                 if let Some(fact) = world.perform(&action, start).await? {
@@ -184,7 +190,7 @@ async fn follow(
         // Each fact is recorded once, so this comes to an end: a decision is never to record what
         // is recorded.
         match world.record(fact).await? {
-            Some(recorded) if recorded != journal => journal = recorded,
+            Some(recorded) if recorded != record => record = recorded,
             _ => return Ok(Next::Look(None)),
         }
     }
@@ -200,7 +206,7 @@ struct Repeated {
 
 impl Repeated {
     /// What is done in vain, after [`REPEATS`].
-    fn in_vain(&mut self, action: Option<Action>) -> Option<Wait> {
+    fn ineffective(&mut self, action: Option<Action>) -> Option<Wait> {
         if action.is_none() || action != self.action {
             *self = Self { action, times: 0 };
         }
@@ -214,15 +220,15 @@ impl Repeated {
 
 /// What cannot be refused any more is for a person to look at: "nothing irreversible was done" is
 /// no longer true.
-fn past(past_return: bool, failure: Failure) -> Failure {
+fn past(past_point_of_no_return: bool, failure: Failure) -> Failure {
     match failure.kind {
-        ErrorKind::Refused if past_return => failure.of_kind(ErrorKind::Unsafe),
+        ErrorKind::Refused if past_point_of_no_return => failure.of_kind(ErrorKind::Unsafe),
         _ => failure,
     }
 }
 
 /// The four ends.
-fn ended(end: Decision, seen: &Observation) -> Result<(), Stopped> {
+fn ended(end: Decision, seen: &Snapshot) -> Result<(), Stopped> {
     match end {
         Decision::NotReady(_) => readiness::worst(&seen.readiness).map_err(Stopped::NotReady),
         Decision::Refuse(refusal) => Err(Stopped::Refused(refusal)),
@@ -263,9 +269,9 @@ async fn give_up(
         // What moves under a look, such as a server that is just ending, is often over at the next
         // one.
         let pace = if failures.any <= QUICK_RETRIES {
-            Pace::Close
+            PollInterval::Close
         } else {
-            Pace::Failed
+            PollInterval::Failed
         };
         world.pause(&Wait::Failed(failure), pace).await;
         return Ok(());
@@ -275,7 +281,7 @@ async fn give_up(
 
 /// Before anything was changed and past the point of no return a wait has no other end; in between
 /// `decide` goes back by itself.
-fn patience(
+fn check_deadline(
     untouched: bool,
     waited: Duration,
     limits: &Limits,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     route::Route,
-    snapshot::{kubernetes::Selector, source::Incarnation},
+    snapshot::{kubernetes::Selector, source::PostmasterStart},
     wal::{Identity, Lsn, Timeline},
 };
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use strum::IntoStaticStr;
 
-use crate::controllers::suspension::Freeze;
+use crate::controllers::suspension::Suspension;
 
 /// Name of the record of the cut to this target.
 pub fn name(target: &str) -> String {
@@ -39,7 +39,7 @@ pub fn labels() -> BTreeMap<String, String> {
 /// by a new one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Journal {
+pub struct Record {
     /// How things stood before anything was changed.
     pub started: Option<Start>,
     /// Checkpoints were taken on both sides, so that those in the downtime are short.
@@ -65,9 +65,11 @@ pub struct Journal {
     /// The receipt is written; nothing is left to do.
     pub finished: Option<Timestamp>,
     /// It was decided to go back, and why. Excludes `promotion`.
-    pub going_back: Option<GoingBack>,
+    #[serde(rename = "going-back")]
+    pub rollback_started: Option<RollbackStarted>,
     /// Everything is as it was before.
-    pub returned: Option<Timestamp>,
+    #[serde(rename = "returned")]
+    pub rolled_back: Option<Timestamp>,
     /// Written by a person who wants it to go back: any text. Heeded until the promotion is
     /// recorded.
     #[serde(deserialize_with = "any_text")]
@@ -97,7 +99,8 @@ pub struct Start {
     pub target: Identity,
     /// The target must restart once after its promotion, because its archive_mode is `always`
     /// (facts/cnpg.md §2.3).
-    pub target_owes_restart: bool,
+    #[serde(alias = "target_owes_restart")]
+    pub target_pending_restart: bool,
     /// How the application is brought to the target.
     pub route: Route,
     /// Replica counts of the application's workloads.
@@ -108,7 +111,8 @@ pub struct Start {
     /// The selectors of the source's Services (None: it has none, Patroni writes its Endpoints).
     pub services: BTreeMap<String, Option<Selector>>,
     /// Who would undo the cut while it runs, with the values that their fields had.
-    pub freezes: Vec<Freeze>,
+    #[serde(alias = "freezes")]
+    pub suspensions: Vec<Suspension>,
     /// Patroni's own `pause`.
     pub paused: Option<bool>,
     /// Patroni's own `default_transaction_read_only`.
@@ -145,9 +149,11 @@ pub struct Fenced {
     /// End of the WAL that it had written; its shutdown checkpoint lies behind it.
     pub lsn: Lsn,
     /// The run of the server that is meant: a stop that comes late must not hit another.
-    pub incarnation: Incarnation,
+    #[serde(alias = "incarnation")]
+    pub postmaster_start: PostmasterStart,
     /// Clients that had come back since their sessions were ended.
-    pub stragglers: Vec<String>,
+    #[serde(alias = "stragglers")]
+    pub reconnected: Vec<String>,
 }
 
 /// The point of no return.
@@ -185,7 +191,7 @@ pub struct Readers {
 
 /// Why the way back was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GoingBack {
+pub struct RollbackStarted {
     /// When it was decided.
     pub at: Timestamp,
     /// The text of a [`RollbackReason`](crate::reason::RollbackReason).
@@ -195,34 +201,34 @@ pub struct GoingBack {
 /// A fact to be added.
 #[derive(Clone, Debug, PartialEq, Eq, IntoStaticStr)]
 pub enum Fact {
-    /// See [`Journal::started`].
+    /// See [`Record::started`].
     Started(Box<Start>),
-    /// See [`Journal::checkpointed`].
+    /// See [`Record::checkpointed`].
     Checkpointed(Timestamp),
-    /// See [`Journal::blocked`].
+    /// See [`Record::blocked`].
     Blocked(Timestamp),
-    /// See [`Journal::marker`].
+    /// See [`Record::marker`].
     Marker(Marker),
-    /// See [`Journal::fenced`].
+    /// See [`Record::fenced`].
     Fenced(Fenced),
-    /// See [`Journal::promotion`].
+    /// See [`Record::promotion`].
     Promotion(Promotion),
-    /// See [`Journal::promoted`].
+    /// See [`Record::promoted`].
     Promoted(Promoted),
-    /// See [`Journal::routed`].
+    /// See [`Record::routed`].
     Routed(Timestamp),
-    /// See [`Journal::serving`].
+    /// See [`Record::serving`].
     Serving(Timestamp),
-    /// See [`Journal::readers`].
+    /// See [`Record::readers`].
     Readers(Readers),
-    /// See [`Journal::finished`].
+    /// See [`Record::finished`].
     Finished(Timestamp),
-    /// See [`Journal::going_back`].
-    GoingBack(GoingBack),
-    /// See [`Journal::returned`].
-    Returned(Timestamp),
+    /// See [`Record::rollback_started`].
+    RollbackStarted(RollbackStarted),
+    /// See [`Record::returned`].
+    RolledBack(Timestamp),
     /// A new attempt after one that went back: the record begins anew.
-    Anew,
+    StartOver,
 }
 
 impl Fact {
@@ -240,21 +246,21 @@ impl Fact {
             Self::Promotion(promotion) => Some(promotion.at),
             Self::Promoted(promoted) => Some(promoted.at),
             Self::Readers(readers) => Some(readers.at),
-            Self::GoingBack(back) => Some(back.at),
+            Self::RollbackStarted(back) => Some(back.at),
             Self::Checkpointed(at)
             | Self::Blocked(at)
             | Self::Routed(at)
             | Self::Serving(at)
             | Self::Finished(at)
-            | Self::Returned(at) => Some(*at),
-            Self::Anew => None,
+            | Self::RolledBack(at) => Some(*at),
+            Self::StartOver => None,
         }
     }
 }
 
-impl Journal {
+impl Record {
     /// Past the point of no return there is only forward.
-    pub fn past_return(&self) -> bool {
+    pub fn past_point_of_no_return(&self) -> bool {
         self.promotion.is_some()
     }
 
@@ -274,9 +280,9 @@ impl Journal {
             Fact::Serving(at) => next.serving = Some(at),
             Fact::Readers(readers) => next.readers = Some(readers),
             Fact::Finished(at) => next.finished = Some(at),
-            Fact::GoingBack(back) => next.going_back = Some(back),
-            Fact::Returned(at) => next.returned = Some(at),
-            Fact::Anew => next = Self::default(),
+            Fact::RollbackStarted(back) => next.rollback_started = Some(back),
+            Fact::RolledBack(at) => next.rolled_back = Some(at),
+            Fact::StartOver => next = Self::default(),
         }
         next
     }

@@ -1,19 +1,19 @@
 //! The way back before the point of no return: why it is taken, and its order.
 
-use crate::{route::Route, snapshot::kubernetes::ServiceSeen};
+use crate::{route::Route, snapshot::kubernetes::ServiceState};
 use jiff::SignedDuration;
 
 use crate::{
     decide::Health,
     decision::{Action, Decision, Limits},
     reason::{Progress, Refusal, RollbackReason, Since, Wait},
-    record::{Fact, Journal, Start},
-    snapshot::{Observation, PatroniSeen, PoolerState},
+    record::{Fact, Record, Start},
+    snapshot::{PatroniSeen, PoolerState, Snapshot},
 };
 
 /// Whether there is a way back, by the record alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outlook {
+pub enum RollbackAvailability {
     /// No cutover has begun: the application runs on the source.
     Nothing,
     /// A cutover has begun and has not come to the point of no return.
@@ -23,19 +23,19 @@ pub enum Outlook {
 }
 
 /// Judges the record.
-pub fn outlook(journal: &Journal) -> Outlook {
-    if journal.started.is_none() {
-        return Outlook::Nothing;
+pub fn rollback_availability(record: &Record) -> RollbackAvailability {
+    if record.started.is_none() {
+        return RollbackAvailability::Nothing;
     }
-    let Some(promotion) = &journal.promotion else {
-        return Outlook::Possible;
+    let Some(promotion) = &record.promotion else {
+        return RollbackAvailability::Possible;
     };
-    let progress = match (&journal.promoted, &journal.finished) {
+    let progress = match (&record.promoted, &record.finished) {
         (None, _) => Progress::Promoting,
         (Some(_), None) => Progress::Promoted,
         (Some(_), Some(_)) => Progress::Finished,
     };
-    Outlook::TooLate(Refusal::PastPointOfNoReturn {
+    RollbackAvailability::TooLate(Refusal::PastPointOfNoReturn {
         recorded: promotion.at,
         progress,
     })
@@ -50,9 +50,9 @@ const STARTING_MAX: SignedDuration = SignedDuration::from_secs(300);
 
 /// Why to go back now, if there is a reason.
 pub fn why(
-    journal: &Journal,
+    record: &Record,
     start: &Start,
-    seen: &Observation,
+    seen: &Snapshot,
     health: &Health,
     limits: &Limits,
 ) -> Option<RollbackReason> {
@@ -93,7 +93,7 @@ pub fn why(
     {
         return Some(RollbackReason::TargetPromoted);
     }
-    let (since, began) = match journal.blocked {
+    let (since, began) = match record.blocked {
         Some(blocked) => (Since::Block, blocked),
         None => (Since::Start, start.at),
     };
@@ -105,38 +105,38 @@ pub fn why(
 }
 
 /// Undoes what was done, in the order in which the application gets its database back soonest.
-pub fn back(journal: &Journal, start: &Start, seen: &Observation) -> Decision {
-    if let Some(step) = restore(journal, start, seen) {
+pub fn back(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
+    if let Some(step) = restore(record, start, seen) {
         return step;
     }
     match seen.not_ready(&start.replicas) {
-        Some(missing) if journal.blocked.is_some() && start.route == Route::Config => {
+        Some(missing) if record.blocked.is_some() && start.route == Route::Config => {
             Decision::Wait(missing)
         }
-        _ => Decision::Record(Fact::Returned(seen.now)),
+        _ => Decision::Record(Fact::RolledBack(seen.now)),
     }
 }
 
 /// The next thing that is not as it was. Asked also after the return: another cutover may have
 /// acted late, on old sight.
-pub fn restore(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decision> {
+pub fn restore(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
     // Before the block nothing was touched but the fields that keep others still.
-    if journal.blocked.is_some()
-        && let Some(step) = reopen(journal, start, seen)
+    if record.blocked.is_some()
+        && let Some(step) = reopen(record, start, seen)
     {
         return Some(step);
     }
-    let freeze = seen.unlike(start, |_| true)?;
-    Some(Decision::Do(Action::Thaw(freeze.key())))
+    let suspension = seen.unlike(start, |_| true)?;
+    Some(Decision::Do(Action::ResumeController(suspension.key())))
 }
 
 /// The source's server, then its writes, then what leads to it, then the application.
-fn reopen(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decision> {
+fn reopen(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
     let Some(patroni) = seen.patroni.answer() else {
         let failure = seen.patroni.failure().cloned();
         return Some(Decision::Wait(Wait::RollbackPatroniUnreachable(failure)));
     };
-    let waited = waited(journal, seen);
+    let waited = waited(record, seen);
     if seen.source.answer().is_none()
         && patroni.paused == Some(true)
         && let Some(step) = silent(patroni, start, waited)
@@ -147,7 +147,7 @@ fn reopen(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decisi
         return Some(
             match unsettled(patroni, seen).filter(|_| waited < LOOP_MAX) {
                 Some(wait) => Decision::Wait(wait),
-                None => Decision::Do(Action::Unblock),
+                None => Decision::Do(Action::UnblockWrites),
             },
         );
     }
@@ -174,12 +174,15 @@ fn reopen(journal: &Journal, start: &Start, seen: &Observation) -> Option<Decisi
 }
 
 /// Since the way back began; since this run of the server, if that began later.
-fn waited(journal: &Journal, seen: &Observation) -> SignedDuration {
-    let began = journal.going_back.as_ref().map_or(seen.now, |back| back.at);
+fn waited(record: &Record, seen: &Snapshot) -> SignedDuration {
+    let began = record
+        .rollback_started
+        .as_ref()
+        .map_or(seen.now, |back| back.at);
     let run = seen
         .source
         .answer()
-        .and_then(|source| source.incarnation.began());
+        .and_then(|source| source.postmaster_start.began());
     seen.now
         .duration_since(run.map_or(began, |run| began.max(run)))
 }
@@ -208,7 +211,7 @@ fn silent(patroni: &PatroniSeen, start: &Start, waited: SignedDuration) -> Optio
 /// What Patroni's loop has not come to yet. Without the leader lock a lifted pause begins a race
 /// for it, and what the lock's new holder has not received is lost; a block that comes to the
 /// server late comes after it was lifted, to clients that were let in.
-fn unsettled(patroni: &PatroniSeen, seen: &Observation) -> Option<Wait> {
+fn unsettled(patroni: &PatroniSeen, seen: &Snapshot) -> Option<Wait> {
     if patroni.unlocked {
         return Some(Wait::RollbackLeaderLockNotHeld);
     }
@@ -219,26 +222,26 @@ fn unsettled(patroni: &PatroniSeen, seen: &Observation) -> Option<Wait> {
     (open && patroni.read_only.as_deref() == Some("on")).then_some(Wait::RollbackBlockNotApplied)
 }
 
-fn application(start: &Start, seen: &Observation) -> Option<Decision> {
+fn application(start: &Start, seen: &Snapshot) -> Option<Decision> {
     // Other keys may have been added to the settings since.
     let as_before = |(key, before): (&String, &Option<String>)| {
         seen.config.values.get(key).is_none_or(|now| now == before)
     };
     if !start.config.values.iter().all(as_before) {
-        return Some(Decision::Do(Action::Unroute));
+        return Some(Decision::Do(Action::RestoreConfig));
     }
     seen.idle(&start.replicas)
         .then_some(Decision::Do(Action::ScaleUp))
 }
 
 /// The Services, should somebody have turned them, then the poolers.
-fn doors(start: &Start, seen: &Observation) -> Option<Decision> {
-    let moved = |(name, now): (&String, &ServiceSeen)| {
+fn doors(start: &Start, seen: &Snapshot) -> Option<Decision> {
+    let moved = |(name, now): (&String, &ServiceState)| {
         let before = start.services.get(name);
         before.is_some_and(|before| *before != now.selector) || !now.leftovers.is_empty()
     };
     if seen.services.iter().any(moved) {
-        return Some(Decision::Do(Action::ReturnServices));
+        return Some(Decision::Do(Action::RestoreServices));
     }
     if !seen
         .poolers_that(|state| state != PoolerState::Serving)
@@ -252,20 +255,20 @@ fn doors(start: &Start, seen: &Observation) -> Option<Decision> {
 
 #[cfg(test)]
 mod tests {
-    use crate::{failure::Failure, snapshot::source::Incarnation, wal::Timeline};
+    use crate::{failure::Failure, snapshot::source::PostmasterStart, wal::Timeline};
     use jiff::Timestamp;
 
     use super::*;
     use crate::{
-        record::{Fact, GoingBack, Promotion},
+        record::{Fact, Promotion, RollbackStarted},
         simulation::{limits, look, started},
-        snapshot::Sight,
+        snapshot::Reachability,
     };
 
     /// What a look shows while the source is blocked and its server runs.
-    fn blocked(change: impl FnOnce(&mut PatroniSeen, &mut bool)) -> Observation {
+    fn blocked(change: impl FnOnce(&mut PatroniSeen, &mut bool)) -> Snapshot {
         let mut seen = look();
-        if let (Sight::Answers(patroni), Sight::Answers(source)) =
+        if let (Reachability::Up(patroni), Reachability::Up(source)) =
             (&mut seen.patroni, &mut seen.source)
         {
             (patroni.paused, patroni.read_only, source.read_only) =
@@ -276,18 +279,18 @@ mod tests {
     }
 
     /// A block and the way back from it, both at once.
-    fn going_back(at: Timestamp) -> Journal {
+    fn rollback_started(at: Timestamp) -> Record {
         let reason = "a test".into();
         started()
             .with(Fact::Blocked(at))
-            .with(Fact::GoingBack(GoingBack { at, reason }))
+            .with(Fact::RollbackStarted(RollbackStarted { at, reason }))
     }
 
     #[test]
     fn the_pause_is_lifted_when_patronis_loop_has_come_or_is_overdue() {
-        let begun = going_back(look().now);
-        let next = |seen: &Observation| back(&begun, begun.started.as_ref().unwrap(), seen);
-        let unblocks = |seen: &Observation| next(seen) == Decision::Do(Action::Unblock);
+        let begun = rollback_started(look().now);
+        let next = |seen: &Snapshot| back(&begun, begun.started.as_ref().unwrap(), seen);
+        let unblocks = |seen: &Snapshot| next(seen) == Decision::Do(Action::UnblockWrites);
         assert!(unblocks(&blocked(|_, _| ())));
         for mut late in [
             blocked(|patroni, _| patroni.unlocked = true),
@@ -312,15 +315,18 @@ mod tests {
             None,
             "it is a primary"
         );
-        if let Sight::Answers(source) = &mut seen.source {
+        if let Reachability::Up(source) = &mut seen.source {
             source.primary = false;
         }
         assert_eq!(
             why(&begun, start, &seen, &Health::Ok, &limits()),
             Some(RollbackReason::LeaderDemoted)
         );
-        assert_eq!(back(&begun, start, &seen), Decision::Do(Action::Unblock));
-        seen.source = Sight::Silent(Failure::transient("connection refused"));
+        assert_eq!(
+            back(&begun, start, &seen),
+            Decision::Do(Action::UnblockWrites)
+        );
+        seen.source = Reachability::Unreachable(Failure::transient("connection refused"));
         assert_eq!(
             back(&begun, start, &seen),
             Decision::Do(Action::RestartSource)
@@ -333,22 +339,26 @@ mod tests {
             patroni.primaries.clear();
             patroni.answering.retain(|member| member != "a");
         });
-        seen.source = Sight::Silent(Failure::transient("no route to host"));
-        let begun = going_back(seen.now);
+        seen.source = Reachability::Unreachable(Failure::transient("no route to host"));
+        let begun = rollback_started(seen.now);
         let start = begun.started.as_ref().unwrap();
         assert_eq!(
             back(&begun, start, &seen),
             Decision::Wait(Wait::RollbackLeaderUnreachable { leader: "a".into() })
         );
         seen.now += LOOP_MAX;
-        assert_eq!(back(&begun, start, &seen), Decision::Do(Action::Unblock));
+        assert_eq!(
+            back(&begun, start, &seen),
+            Decision::Do(Action::UnblockWrites)
+        );
     }
 
     #[test]
     fn a_server_that_starts_is_waited_for() {
         let mut seen = blocked(|patroni, _| (patroni.starting, patroni.unlocked) = (true, true));
-        seen.source = Sight::Silent(Failure::transient("the database system is starting up"));
-        let begun = going_back(seen.now);
+        seen.source =
+            Reachability::Unreachable(Failure::transient("the database system is starting up"));
+        let begun = rollback_started(seen.now);
         let start = begun.started.as_ref().unwrap();
         seen.now += LOOP_MAX;
         assert_eq!(
@@ -356,16 +366,19 @@ mod tests {
             Decision::Wait(Wait::RollbackSourceStarting)
         );
         seen.now += STARTING_MAX;
-        assert_eq!(back(&begun, start, &seen), Decision::Do(Action::Unblock));
+        assert_eq!(
+            back(&begun, start, &seen),
+            Decision::Do(Action::UnblockWrites)
+        );
     }
 
     #[test]
     fn a_lifted_block_that_stays_in_force_is_ended_by_a_restart() {
         let mut seen = look();
-        if let Sight::Answers(source) = &mut seen.source {
+        if let Reachability::Up(source) = &mut seen.source {
             source.read_only = true;
         }
-        let begun = going_back(seen.now);
+        let begun = rollback_started(seen.now);
         let start = begun.started.as_ref().unwrap();
         assert_eq!(
             back(&begun, start, &seen),
@@ -377,17 +390,20 @@ mod tests {
             Decision::Do(Action::RestartSource)
         );
         // Just started again: its own time counts.
-        if let Sight::Answers(source) = &mut seen.source {
-            source.incarnation = Incarnation(seen.now.as_microsecond());
+        if let Reachability::Up(source) = &mut seen.source {
+            source.postmaster_start = PostmasterStart(seen.now.as_microsecond());
         }
         assert!(matches!(back(&begun, start, &seen), Decision::Wait(_)));
     }
 
     #[test]
     fn the_way_back_ends_with_the_recorded_promotion() {
-        let (none, begun) = (Journal::default(), started());
-        assert_eq!(outlook(&none), Outlook::Nothing);
-        assert_eq!(outlook(&begun), Outlook::Possible);
+        let (none, begun) = (Record::default(), started());
+        assert_eq!(rollback_availability(&none), RollbackAvailability::Nothing);
+        assert_eq!(
+            rollback_availability(&begun),
+            RollbackAvailability::Possible
+        );
         let promotion = Promotion {
             at: Timestamp::UNIX_EPOCH,
             shutdown_checkpoint: "0/4000028".parse().unwrap(),
@@ -395,7 +411,9 @@ mod tests {
             timeline: Timeline(1),
             target_clock: Timestamp::UNIX_EPOCH,
         };
-        let Outlook::TooLate(refusal) = outlook(&begun.with(Fact::Promotion(promotion))) else {
+        let RollbackAvailability::TooLate(refusal) =
+            rollback_availability(&begun.with(Fact::Promotion(promotion)))
+        else {
             panic!("past the point of no return")
         };
         assert_eq!(

@@ -35,14 +35,14 @@ use search::search;
 
 /// Every journal that an undisturbed cut leaves on its way, by the Services and by the ConfigMap,
 /// in their order; for other tests.
-pub fn every_journal() -> Vec<crate::record::Journal> {
-    let journals = [Route::Service, Route::Config].map(driven::journals);
+pub fn every_journal() -> Vec<crate::record::Record> {
+    let records = [Route::Service, Route::Config].map(driven::records);
     // Both routes have the same facts; what differs is told for one beside the other.
-    let [by_service, by_config] = journals;
+    let [by_service, by_config] = records;
     let mut all = Vec::new();
     let mut others = by_service.into_iter();
-    for journal in by_config {
-        all.push(journal);
+    for record in by_config {
+        all.push(record);
         all.extend(others.next());
     }
     all.extend(others);
@@ -50,7 +50,7 @@ pub fn every_journal() -> Vec<crate::record::Journal> {
 }
 
 /// What a look shows before anything has happened, for other tests.
-pub fn look() -> crate::snapshot::Observation {
+pub fn look() -> crate::snapshot::Snapshot {
     world::World::new(Route::Service, 0).look()
 }
 
@@ -60,16 +60,16 @@ pub fn limits() -> crate::decision::Limits {
 }
 
 /// A journal that has just been started, for other tests.
-pub fn started() -> crate::record::Journal {
+pub fn started() -> crate::record::Record {
     let world = world::World::new(Route::Config, 0);
-    let journal = world.journal();
+    let record = world.recorded();
     match crate::decide::decide(
-        &journal,
+        &record,
         &world.look(),
         &crate::decide::Health::Ok,
         &world.limits(),
     ) {
-        crate::decision::Decision::Record(fact) => journal.with(fact),
+        crate::decision::Decision::Record(fact) => record.with(fact),
         other => panic!("the first decision is {other:?}"),
     }
 }

@@ -11,8 +11,8 @@ use crate::{
     checks::{Finding, Verdict},
     failure::Failure,
     snapshot::{
-        kubernetes::{Replicas, ServiceSeen},
-        source::{ClientSession, Incarnation},
+        kubernetes::{Replicas, ServiceState},
+        source::{ClientSession, PostmasterStart},
         target::{ControlCheckpoint, Replay, Running},
     },
     wal::{Identity, Lsn},
@@ -20,7 +20,7 @@ use crate::{
 use jiff::Timestamp;
 
 use crate::{
-    controllers::suspension::{Freeze, Standing},
+    controllers::suspension::{Suspension, SuspensionState},
     reason::{AbortRequest, Server, ServerFailure, SourcePrimary, UnreadyPods, Wait},
     record::{AppConfig, Start},
 };
@@ -36,30 +36,30 @@ pub struct ServerState {
 
 /// One look at everything.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Observation {
+pub struct Snapshot {
     /// When it was complete.
     pub now: Timestamp,
     /// The source's leader, by SQL.
-    pub source: Sight<SourceSeen>,
+    pub source: Reachability<SourceState>,
     /// Patroni, by its REST API.
-    pub patroni: Sight<PatroniSeen>,
+    pub patroni: Reachability<PatroniSeen>,
     /// Before the start: everybody who would undo the cut. After it: the recorded ones, as they
     /// stand.
-    pub freezes: Vec<Standing>,
+    pub suspensions: Vec<SuspensionState>,
     /// Jobs of the application's CronJobs that still run.
     pub jobs: Vec<String>,
     /// The target, by SQL.
-    pub target: Sight<TargetSeen>,
+    pub target: Reachability<TargetState>,
     /// `spec.replica.enabled` of the Cluster.
     pub follows: bool,
     /// The source's Services.
-    pub services: BTreeMap<String, ServiceSeen>,
+    pub services: BTreeMap<String, ServiceState>,
     /// The pods of the old poolers.
-    pub poolers: Vec<PoolerSeen>,
+    pub poolers: Vec<PoolerPodState>,
     /// Clients that were seen at the source after its sessions were ended, so far.
-    pub stragglers: Vec<String>,
+    pub reconnected: Vec<String>,
     /// Who answers behind the source's Service; asked only while that is waited for.
-    pub door: Sight<DoorSeen>,
+    pub door: Reachability<ServiceAnswer>,
     /// The application's workloads.
     pub apps: BTreeMap<String, Replicas>,
     /// The application's ConfigMap.
@@ -73,34 +73,34 @@ pub struct Observation {
 
 /// A server that answers, or the reason why it does not.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Sight<T> {
+pub enum Reachability<T> {
     /// It answered.
-    Answers(T),
+    Up(T),
     /// It did not, within the limit of a look.
-    Silent(Failure),
+    Unreachable(Failure),
 }
 
-impl<T> Sight<T> {
+impl<T> Reachability<T> {
     /// Why it did not answer.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Answers(_) => None,
-            Self::Silent(failure) => Some(failure),
+            Self::Up(_) => None,
+            Self::Unreachable(failure) => Some(failure),
         }
     }
 
     /// What it answered.
     pub fn answer(&self) -> Option<&T> {
         match self {
-            Self::Answers(seen) => Some(seen),
-            Self::Silent(_) => None,
+            Self::Up(seen) => Some(seen),
+            Self::Unreachable(_) => None,
         }
     }
 }
 
 /// The source by SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceSeen {
+pub struct SourceState {
     /// Who it is.
     pub identity: Identity,
     /// It is not in recovery.
@@ -110,7 +110,7 @@ pub struct SourceSeen {
     /// End of the WAL inserted; None on a standby.
     pub insert: Option<Lsn>,
     /// This run of its server.
-    pub incarnation: Incarnation,
+    pub postmaster_start: PostmasterStart,
     /// Client sessions.
     pub clients: Vec<ClientSession>,
 }
@@ -138,11 +138,11 @@ pub struct PatroniSeen {
 
 /// A pod of an old pooler, by its console.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PoolerSeen {
+pub struct PoolerPodState {
     /// The pod.
     pub pod: String,
     /// What it does with clients.
-    pub state: Sight<PoolerState>,
+    pub state: Reachability<PoolerState>,
 }
 
 /// What a pooler does with its clients.
@@ -158,7 +158,7 @@ pub enum PoolerState {
 
 /// Who answers behind the source's Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DoorSeen {
+pub struct ServiceAnswer {
     /// Who it is.
     pub identity: Identity,
     /// It is not in recovery.
@@ -167,7 +167,7 @@ pub struct DoorSeen {
 
 /// The target by SQL.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TargetSeen {
+pub struct TargetState {
     /// Who it is.
     pub identity: Identity,
     /// It is a standby.
@@ -182,7 +182,7 @@ pub struct TargetSeen {
     pub segment_bytes: u64,
 }
 
-impl Observation {
+impl Snapshot {
     /// Some workload that had pods stands at 0: what the block leaves. Any other number is somebody
     /// else's wish.
     pub fn idle(&self, replicas: &BTreeMap<String, i32>) -> bool {
@@ -214,19 +214,19 @@ impl Observation {
     }
 
     /// The first recorded field that does not keep its owner still.
-    pub fn unfrozen<'a>(
+    pub fn unsuspended<'a>(
         &self,
         start: &'a Start,
-        meant: impl Fn(&Freeze) -> bool,
-    ) -> Option<&'a Freeze> {
-        let acts = |freeze: &&Freeze| {
-            self.standing(freeze)
-                .is_some_and(|standing| !standing.frozen())
+        meant: impl Fn(&Suspension) -> bool,
+    ) -> Option<&'a Suspension> {
+        let acts = |suspension: &&Suspension| {
+            self.standing(suspension)
+                .is_some_and(|standing| !standing.is_suspended())
         };
         start
-            .freezes
+            .suspensions
             .iter()
-            .filter(|freeze| meant(freeze))
+            .filter(|suspension| meant(suspension))
             .find(acts)
     }
 
@@ -234,24 +234,24 @@ impl Observation {
     pub fn unlike<'a>(
         &self,
         start: &'a Start,
-        meant: impl Fn(&Freeze) -> bool,
-    ) -> Option<&'a Freeze> {
-        let moved = |freeze: &&Freeze| {
-            self.standing(freeze)
-                .is_some_and(|standing| !standing.as_recorded(freeze))
+        meant: impl Fn(&Suspension) -> bool,
+    ) -> Option<&'a Suspension> {
+        let moved = |suspension: &&Suspension| {
+            self.standing(suspension)
+                .is_some_and(|standing| !standing.as_recorded(suspension))
         };
         start
-            .freezes
+            .suspensions
             .iter()
-            .filter(|freeze| meant(freeze))
+            .filter(|suspension| meant(suspension))
             .find(moved)
     }
 
     /// A recorded field as it stands.
-    pub fn standing(&self, freeze: &Freeze) -> Option<&Standing> {
-        self.freezes
+    pub fn standing(&self, suspension: &Suspension) -> Option<&SuspensionState> {
+        self.suspensions
             .iter()
-            .find(|standing| standing.now.key() == freeze.key())
+            .find(|standing| standing.now.key() == suspension.key())
     }
 
     /// Pods of the old poolers in one of these states.

@@ -3,49 +3,49 @@
 
 use crate::route::Route;
 
-use crate::record::Journal;
+use crate::record::Record;
 
 /// The facts in their order, and what holds from each of them until the next.
 const STOPS: [Stop; 10] = [
     Stop {
         after: "nothing",
-        happens: |journal| journal.started.is_none(),
+        happens: |record| record.started.is_none(),
         true_then: "nothing was changed",
     },
     Stop {
         after: "started",
-        happens: |journal| journal.blocked.is_none(),
+        happens: |record| record.blocked.is_none(),
         true_then: "the application runs on the source; the Zalando operator and whoever else \
             would interfere are kept still",
     },
     Stop {
         after: "blocked",
-        happens: |journal| journal.fenced.is_none(),
+        happens: |record| record.fenced.is_none(),
         true_then: "the source may refuse writes; the application waits or is scaled to 0",
     },
     Stop {
         after: "fenced",
-        happens: |journal| journal.promotion.is_none(),
+        happens: |record| record.promotion.is_none(),
         true_then: "the source's server may be stopped; the target has all that was acknowledged \
             before, and is still a standby",
     },
     Stop {
         after: "promotion",
-        happens: |journal| journal.promoted.is_none(),
+        happens: |record| record.promoted.is_none(),
         true_then: "the source is stopped for good, and the target holds its last record: nothing \
             is missing; the target may be promoting",
     },
     Stop {
         after: "promoted",
-        happens: |journal| journal.routed.is_none(),
+        happens: |record| record.routed.is_none(),
         true_then: "the target is a primary whose restart is over, and has taken a write; the \
             application still waits",
     },
     Stop {
         after: "routed",
-        happens: |journal| {
-            journal.serving.is_none()
-                && journal
+        happens: |record| {
+            record.serving.is_none()
+                && record
                     .started
                     .as_ref()
                     .is_some_and(|start| start.route == Route::Config)
@@ -54,13 +54,13 @@ const STOPS: [Stop; 10] = [
     },
     Stop {
         after: "routed",
-        happens: |journal| journal.serving.is_none(),
+        happens: |record| record.serving.is_none(),
         true_then: "the source's Services lead to the target; the old poolers may still hold \
             clients back",
     },
     Stop {
         after: "serving",
-        happens: |journal| journal.finished.is_none(),
+        happens: |record| record.finished.is_none(),
         true_then: "the application runs on the target; who was kept still may not have been given \
             back, the receipt is not written",
     },
@@ -75,38 +75,38 @@ const STOPS: [Stop; 10] = [
 struct Stop {
     /// The last fact on record; a key of the ConfigMap.
     after: &'static str,
-    happens: fn(&Journal) -> bool,
+    happens: fn(&Record) -> bool,
     true_then: &'static str,
 }
 
 /// What is true by this record, and what to do about it.
-pub fn words(journal: &Journal) -> String {
-    let stop = stop(journal);
+pub fn words(record: &Record) -> String {
+    let stop = stop(record);
     format!(
         "(recorded last: {}) {} → {}",
         stop.after,
         stop.true_then,
-        to_do(journal)
+        to_do(record)
     )
 }
 
 /// The last row holds for every journal, so there is one.
-fn stop(journal: &Journal) -> &'static Stop {
+fn stop(record: &Record) -> &'static Stop {
     let [.., last] = &STOPS;
     STOPS
         .iter()
-        .find(|stop| (stop.happens)(journal))
+        .find(|stop| (stop.happens)(record))
         .unwrap_or(last)
 }
 
-fn to_do(journal: &Journal) -> &'static str {
-    if journal.returned.is_some() || journal.started.is_none() {
+fn to_do(record: &Record) -> &'static str {
+    if record.rolled_back.is_some() || record.started.is_none() {
         return "start a cutover when the cause is mended";
     }
-    if journal.finished.is_some() {
+    if record.finished.is_some() {
         return "nothing; keep the source as it is: stopped, paused, frozen";
     }
-    match journal.past_return() {
+    match record.past_point_of_no_return() {
         false => "start cutover again, it goes on or goes back; or start rollback, it goes back",
         true => "start cutover again, it goes on; there is no way back",
     }
@@ -116,24 +116,24 @@ fn to_do(journal: &Journal) -> &'static str {
 mod tests {
     use super::*;
     use crate::{
-        rollback::{self as back, Outlook},
+        rollback::{self as back, RollbackAvailability},
         simulation::every_journal,
     };
 
     /// The table of README, from the journals that `decide` really leaves on both routes.
     fn table() -> Vec<String> {
         let mut rows = Vec::new();
-        for journal in every_journal() {
-            let stop = stop(&journal);
-            let back = match back::outlook(&journal) {
-                Outlook::Nothing | Outlook::Possible => "yes",
-                Outlook::TooLate(_) => "no",
+        for record in every_journal() {
+            let stop = stop(&record);
+            let back = match back::rollback_availability(&record) {
+                RollbackAvailability::Nothing | RollbackAvailability::Possible => "yes",
+                RollbackAvailability::TooLate(_) => "no",
             };
             let row = format!(
                 "| `{}` | {} | {back} | {} |",
                 stop.after,
                 stop.true_then,
-                to_do(&journal)
+                to_do(&record)
             );
             if !rows.contains(&row) {
                 rows.push(row);

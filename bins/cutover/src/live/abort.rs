@@ -5,7 +5,7 @@ use k8s_openapi::{api::batch::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta}
 use kube::{Api, Resource, ResourceExt as _};
 use serde::Deserialize;
 
-use protocol::{reason::AbortRequest, record::Journal};
+use protocol::{reason::AbortRequest, record::Record};
 
 /// A CronJob, of which only the annotations matter here.
 #[derive(Clone, Debug, Deserialize, Resource)]
@@ -23,11 +23,11 @@ pub const ANNOTATION: &str = "replica-migration/abort";
 ///
 /// # Errors
 /// The API's.
-pub async fn asked(run: &Run, journal: &Journal) -> Result<Option<AbortRequest>> {
+pub async fn asked(run: &Run, record: &Record) -> Result<Option<AbortRequest>> {
     if run.stop.asked() {
         return Ok(Some(AbortRequest::Sigterm));
     }
-    if journal.abort.is_some() {
+    if record.abort.is_some() {
         return Ok(Some(AbortRequest::RecordKey));
     }
     let cron_jobs: Api<CronJob> = Api::namespaced(run.client.clone(), &run.namespace);

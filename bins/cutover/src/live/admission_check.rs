@@ -11,10 +11,10 @@ use platform::kubernetes::{cnpg, services};
 use protocol::route::Route;
 use serde_json::json;
 
-use super::Live;
+use super::LiveWorld;
 use protocol::decide;
 
-impl Live {
+impl LiveWorld {
     /// Asks the API server for the late changes as dry runs.
     ///
     /// # Errors

@@ -17,11 +17,11 @@ use protocol::{
 use crate::settings::Settings;
 use protocol::{
     controllers::{
-        detection::{Changed, Metadata},
+        detection::{ChangedObject, Metadata},
         suspension::Object,
     },
-    record::{AppConfig, Journal},
-    snapshot::Observation,
+    record::{AppConfig, Record},
+    snapshot::Snapshot,
 };
 
 /// What was seen of the application.
@@ -33,12 +33,12 @@ pub struct Application {
     /// Its ConfigMap, or why there is none: that matters by one of the two ways only.
     pub config: Result<AppConfig>,
     /// The objects that the cut changes by the ConfigMap's way.
-    pub changed: Vec<Changed>,
+    pub changed: Vec<ChangedObject>,
 }
 
 impl Application {
     /// As at the last look, while the application has no say.
-    pub fn as_before(last: &Observation) -> Self {
+    pub fn as_before(last: &Snapshot) -> Self {
         Self {
             replicas: last.apps.clone(),
             missing: Vec::new(),
@@ -51,8 +51,8 @@ impl Application {
     ///
     /// # Errors
     /// The API's about workloads.
-    pub async fn see(run: &Run, settings: &Settings, journal: &Journal) -> Result<Self> {
-        let recorded = journal
+    pub async fn see(run: &Run, settings: &Settings, record: &Record) -> Result<Self> {
+        let recorded = record
             .started
             .as_ref()
             .map(|start| start.config.name.as_str());
@@ -63,21 +63,21 @@ impl Application {
             workloads::find(&run.client, &run.namespace, &settings.apps.0),
             workloads::find_config(&run.client, &run.namespace, name)
         );
-        let map = match journal.started {
+        let map = match record.started {
             None => map.and_then(workloads::changeable),
             Some(_) => map,
         };
         let (mut found, missing) = found?;
         // What has appeared since the counts were recorded is not part of this cut.
-        if let Some(start) = &journal.started {
+        if let Some(start) = &record.started {
             found.retain(|name, _| start.replicas.contains_key(name));
         }
-        let mut changed: Vec<Changed> = found
+        let mut changed: Vec<ChangedObject> = found
             .iter()
             .map(|(name, workload)| changed_workload(name, workload))
             .collect();
         if let Ok(map) = &map {
-            changed.push(Changed {
+            changed.push(ChangedObject {
                 object: Object::of("", "v1", "ConfigMap", "configmaps", &map.name_any()),
                 metadata: managed_by(&map.metadata),
                 for_good: true,
@@ -85,7 +85,7 @@ impl Application {
         }
         // What was recorded must be seen to come back, and what the settings say by now to be
         // there.
-        let recorded = journal
+        let recorded = record
             .started
             .iter()
             .flat_map(|start| start.config.values.keys());
@@ -149,12 +149,12 @@ impl Application {
     }
 }
 
-fn changed_workload(name: &str, workload: &Workload) -> Changed {
+fn changed_workload(name: &str, workload: &Workload) -> ChangedObject {
     let (kind, plural) = match workload.replicas.kind {
         Kind::Deployment => ("Deployment", "deployments"),
         Kind::StatefulSet => ("StatefulSet", "statefulsets"),
     };
-    Changed {
+    ChangedObject {
         object: Object::of("apps", "v1", kind, plural, name),
         metadata: managed_by(&workload.metadata),
         for_good: false,

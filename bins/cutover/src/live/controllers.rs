@@ -12,8 +12,8 @@ use protocol::checks::{Finding, Verdict};
 use serde_json::Value;
 
 use protocol::controllers::{
-    detection::{self as contenders, Changed, Owner},
-    suspension::{Freeze, Object, Standing},
+    detection::{self as conflicting_controllers, ChangedObject, Owner},
+    suspension::{Object, Suspension, SuspensionState},
 };
 
 /// What is looked for in one namespace.
@@ -26,9 +26,9 @@ pub struct Where<'a> {
 
 /// Everybody who would undo the cut, and what is to be said about them.
 #[derive(Default)]
-pub struct Contenders {
+pub struct ConflictingControllers {
     /// To be frozen, as they stand.
-    pub standing: Vec<Standing>,
+    pub standing: Vec<SuspensionState>,
     /// What else is worth knowing.
     pub findings: Vec<Finding>,
 }
@@ -66,20 +66,20 @@ impl Where<'_> {
     }
 
     /// How a field stands now, and the Jobs that run when its object is a CronJob.
-    async fn standing(&self, freeze: &Freeze) -> Result<(Standing, Vec<String>)> {
-        let found = self.get(&freeze.object).await?;
-        let now = Freeze {
-            was: found
+    async fn standing(&self, suspension: &Suspension) -> Result<(SuspensionState, Vec<String>)> {
+        let found = self.get(&suspension.object).await?;
+        let now = Suspension {
+            original: found
                 .as_ref()
-                .map_or(Value::Null, |object| freeze.read(object)),
-            ..freeze.clone()
+                .map_or(Value::Null, |object| suspension.read(object)),
+            ..suspension.clone()
         };
         let version = found
             .as_ref()
             .and_then(|object| object["metadata"]["resourceVersion"].as_str());
         let version = version.map(str::to_owned);
         Ok((
-            Standing { now, version },
+            SuspensionState { now, version },
             found.as_ref().map(active_jobs).unwrap_or_default(),
         ))
     }
@@ -90,10 +90,11 @@ impl Where<'_> {
     /// The API's.
     pub async fn read(
         &self,
-        freezes: impl Iterator<Item = &Freeze>,
-    ) -> Result<(Vec<Standing>, Vec<String>)> {
+        suspensions: impl Iterator<Item = &Suspension>,
+    ) -> Result<(Vec<SuspensionState>, Vec<String>)> {
         let each =
-            futures::future::try_join_all(freezes.map(|freeze| self.standing(freeze))).await?;
+            futures::future::try_join_all(suspensions.map(|suspension| self.standing(suspension)))
+                .await?;
         let (standing, jobs): (Vec<_>, Vec<_>) = each.into_iter().unzip();
         Ok((standing, jobs.concat()))
     }
@@ -103,19 +104,19 @@ impl Where<'_> {
     ///
     /// # Errors
     /// The API's; Transient when it has moved.
-    pub async fn set(&self, freeze: &Freeze, value: &Value, version: &str) -> Result<()> {
-        let patch = Patch::Merge(freeze.patch(value, version));
+    pub async fn set(&self, suspension: &Suspension, value: &Value, version: &str) -> Result<()> {
+        let patch = Patch::Merge(suspension.patch(value, version));
         match self
-            .api(&freeze.object)
-            .patch(&freeze.object.name, &by_us(), &patch)
+            .api(&suspension.object)
+            .patch(&suspension.object.name, &by_us(), &patch)
             .await
         {
             Ok(_) => Ok(()),
             Err(error) if is_conflict(&error) => Err(Error::transient(format!(
                 "{} has just been changed",
-                freeze.object
+                suspension.object
             ))),
-            Err(error) => Err(error).context(format!("patching {}", freeze.object)),
+            Err(error) => Err(error).context(format!("patching {}", suspension.object)),
         }
     }
 
@@ -126,31 +127,31 @@ impl Where<'_> {
     /// The API's; Config for a CronJob that does not exist.
     pub async fn find(
         &self,
-        changed: &[Changed],
+        changed: &[ChangedObject],
         argo: &str,
         cron_jobs: &[String],
         labels: Option<&str>,
-    ) -> Result<Contenders> {
+    ) -> Result<ConflictingControllers> {
         let workloads: Vec<Object> = changed
             .iter()
             .map(|one| one.object.clone())
             .filter(|object| object.group == "apps")
             .collect();
         let (owners, (scalers, keda), cron_jobs) = futures::try_join!(
-            self.owners(contenders::owners(changed, argo)),
+            self.owners(conflicting_controllers::owners(changed, argo)),
             self.scalers(&workloads),
             self.cron_jobs(cron_jobs, labels)
         )?;
-        let mut all = Contenders::default();
-        let freezes = contenders::flux(changed)
+        let mut all = ConflictingControllers::default();
+        let suspensions = conflicting_controllers::flux(changed)
             .into_iter()
-            .chain(owners.freezes)
-            .chain(keda.freezes);
-        let freezes: Vec<Freeze> = freezes
-            .chain(cron_jobs.iter().map(contenders::cron_job))
+            .chain(owners.suspensions)
+            .chain(keda.suspensions);
+        let suspensions: Vec<Suspension> = suspensions
+            .chain(cron_jobs.iter().map(conflicting_controllers::cron_job))
             .collect();
-        (all.standing, _) = self.read(freezes.iter()).await?;
-        all.findings = contenders::findings(changed, &scalers, &workloads);
+        (all.standing, _) = self.read(suspensions.iter()).await?;
+        all.findings = conflicting_controllers::findings(changed, &scalers, &workloads);
         all.findings
             .extend(owners.findings.into_iter().chain(keda.findings));
         Ok(all)
@@ -160,7 +161,9 @@ impl Where<'_> {
         let mut found = Found::default();
         for owner in owners {
             match self.get(&owner.object).await {
-                Ok(Some(object)) => found.freezes.extend(contenders::pause(&owner, &object)),
+                Ok(Some(object)) => found
+                    .suspensions
+                    .extend(conflicting_controllers::pause(&owner, &object)),
                 Ok(None) => {}
                 Err(error) => found.findings.push(unreadable(
                     &owner.object,
@@ -189,10 +192,12 @@ impl Where<'_> {
         let scaled = Object::of("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", "");
         let scalers = self.list(&scaler, None).await?;
         // KEDA's autoscalers tell of it; without any nothing is asked that nobody has granted.
-        let by_keda = contenders::keda_scales(&scalers, workloads);
+        let by_keda = conflicting_controllers::keda_scales(&scalers, workloads);
         if !by_keda.is_empty() {
             match self.list(&scaled, None).await {
-                Ok(objects) => found.freezes = contenders::keda(&objects, workloads),
+                Ok(objects) => {
+                    found.suspensions = conflicting_controllers::keda(&objects, workloads)
+                }
                 Err(error) => found
                     .findings
                     .push(unreadable(&scaled, &by_keda.join(", "), error)?),
@@ -220,7 +225,7 @@ impl Where<'_> {
 
 #[derive(Default)]
 struct Found {
-    freezes: Vec<Freeze>,
+    suspensions: Vec<Suspension>,
     findings: Vec<Finding>,
 }
 

@@ -16,19 +16,19 @@ use platform::{
 use protocol::{
     record::labels,
     route::Route,
-    snapshot::{kubernetes::Selector, source::Incarnation},
+    snapshot::{kubernetes::Selector, source::PostmasterStart},
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Live,
+    LiveWorld,
     controllers::Where,
     now,
-    session::{Dial as _, limited},
+    session::{Connect as _, limited},
 };
 use protocol::{
-    controllers::suspension::Freeze,
+    controllers::suspension::Suspension,
     decision::Action,
     record::{Fact, Marker, Promoted, Readers, Start},
 };
@@ -37,16 +37,16 @@ use protocol::{
 const RESTARTPOINTS: Duration = Duration::from_millis(200);
 const RESTARTPOINT_PAUSE: Duration = Duration::from_millis(5);
 
-impl Live {
+impl LiveWorld {
     pub(super) async fn act(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
         let (client, namespace) = (self.run.client.clone(), self.run.namespace.clone());
         match action {
-            Action::Freeze(key) => {
-                self.set_field(start, key, |freeze| freeze.frozen.clone())
+            Action::SuspendController(key) => {
+                self.set_field(start, key, |suspension| suspension.suspended.clone())
                     .await?
             }
-            Action::Thaw(key) => {
-                self.set_field(start, key, |freeze| freeze.was.clone())
+            Action::ResumeController(key) => {
+                self.set_field(start, key, |suspension| suspension.original.clone())
                     .await?
             }
             Action::Checkpoint => return self.checkpoint().await.map(Some),
@@ -54,28 +54,28 @@ impl Live {
                 let seen = self.last()?.poolers.clone();
                 self.poolers.pause(&seen).await?;
             }
-            Action::Hold => self.hold().await?,
-            Action::Block => self.block(start).await?,
+            Action::ReapplyBlock => self.hold().await?,
+            Action::BlockWrites => self.block(start).await?,
             Action::EndSessions => return self.end_sessions().await.map(Some),
-            Action::Fence(incarnation) => self.stop(*incarnation).await?,
+            Action::Fence(postmaster_start) => self.stop(*postmaster_start).await?,
             Action::Restartpoint => self.restartpoint().await?,
             Action::Promote => cnpg::promote(&self.clusters, &self.settings.target_cluster).await?,
-            Action::ProveWrite => return self.prove_write().await.map(Some),
-            Action::Route => {
+            Action::VerifyWrite => return self.verify_write().await.map(Some),
+            Action::RepointConfig => {
                 self.point_to(start, &some(&self.settings.app_config_target.0))
                     .await?
             }
-            Action::Unroute => self.point_to(start, &start.config.values).await?,
+            Action::RestoreConfig => self.point_to(start, &start.config.values).await?,
             Action::ScaleDown => self.scale(&nothing(start)).await?,
             Action::ScaleUp => self.scale(&self.idle(start)?).await?,
-            Action::TurnServices => {
+            Action::RepointServices => {
                 let turned = self.turned()?;
                 let each = turned.iter().map(|(name, selector)| {
                     services::select(&client, &namespace, name, Some(selector))
                 });
                 futures::future::try_join_all(each).await?;
             }
-            Action::ReturnServices => {
+            Action::RestoreServices => {
                 for name in self.last()?.services.keys() {
                     let before = start.services.get(name).cloned().flatten();
                     services::select(&client, &namespace, name, before.as_ref()).await?;
@@ -91,7 +91,7 @@ impl Live {
             Action::EndReaders => return Ok(Some(Fact::Readers(self.end_readers().await))),
             Action::WriteReceipt => return self.write_receipt(start).await.map(Some),
             Action::RestartSource => self.patroni.restart(self.member(&start.leader)?).await?,
-            Action::Unblock => {
+            Action::UnblockWrites => {
                 let change = json!({"pause": start.paused, "postgresql": {"parameters": {"default_transaction_read_only": start.read_only}}});
                 self.patch_patroni(&change).await?;
             }
@@ -112,12 +112,16 @@ impl Live {
         &self,
         start: &Start,
         key: &str,
-        value: impl Fn(&Freeze) -> Value,
+        value: impl Fn(&Suspension) -> Value,
     ) -> Result<()> {
-        let Some(freeze) = start.freezes.iter().find(|freeze| freeze.key() == key) else {
+        let Some(suspension) = start
+            .suspensions
+            .iter()
+            .find(|suspension| suspension.key() == key)
+        else {
             return Err(Error::contradiction(format!("{key} is not recorded")));
         };
-        let standing = self.last()?.standing(freeze);
+        let standing = self.last()?.standing(suspension);
         let Some(version) = standing.and_then(|standing| standing.version.as_deref()) else {
             return Ok(());
         };
@@ -125,7 +129,7 @@ impl Live {
             client: &self.run.client,
             namespace: &self.run.namespace,
         };
-        place.set(freeze, &value(freeze), version).await
+        place.set(suspension, &value(suspension), version).await
     }
 
     /// The recorded counts of what stands at 0; any other number is somebody else's wish.
@@ -182,10 +186,10 @@ impl Live {
 
     /// Stops the run of the server that was decided on. The session ends with that run, so a late
     /// stop cannot hit another.
-    async fn stop(&self, incarnation: Incarnation) -> Result<()> {
+    async fn stop(&self, postmaster_start: PostmasterStart) -> Result<()> {
         let source = self.source.session()?;
-        match source.incarnation().await {
-            Ok(running) if running == incarnation => source.stop_server().await,
+        match source.postmaster_start().await {
+            Ok(running) if running == postmaster_start => source.stop_server().await,
             // Another run, or this one is ending already: the next look tells.
             _ => Ok(()),
         }
@@ -242,9 +246,9 @@ impl Live {
         }
     }
 
-    async fn prove_write(&self) -> Result<Fact> {
+    async fn verify_write(&self) -> Result<Fact> {
         let target = self.target.session()?;
-        target.prove_write().await?;
+        target.verify_write().await?;
         Ok(Fact::Promoted(Promoted {
             at: now(),
             timeline: target.identity().await?.timeline,

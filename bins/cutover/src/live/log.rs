@@ -8,22 +8,22 @@ use protocol::{
 };
 use serde_json::json;
 
-use super::{Live, now};
+use super::{LiveWorld, now};
 use crate::receipt;
 use protocol::{
-    controllers::suspension::Freeze,
+    controllers::suspension::Suspension,
     decision::Action,
-    record::{Fact, Journal, Start},
-    snapshot::Observation,
+    record::{Fact, Record, Start},
+    snapshot::Snapshot,
 };
 
-impl Live {
+impl LiveWorld {
     /// Says what is about to happen.
-    pub(super) fn narrate_action(&self, action: &Action) {
+    pub(super) fn log_action(&self, action: &Action) {
         let (source, target) = (&self.settings.source_cluster, &self.settings.target_cluster);
         let text = match action {
-            Action::Freeze(key) => format!("keeping still: {key}"),
-            Action::Thaw(key) => format!("giving back: {key}"),
+            Action::SuspendController(key) => format!("keeping still: {key}"),
+            Action::ResumeController(key) => format!("giving back: {key}"),
             Action::Checkpoint => {
                 "checkpoint on the source, restartpoint on the target, so that those in the \
                  downtime are short"
@@ -32,19 +32,23 @@ impl Live {
             Action::PausePoolers => {
                 "pausing the old poolers: their clients wait from here on".to_owned()
             }
-            Action::Hold => "setting pause and read-only in patroni again: somebody had lifted \
+            Action::ReapplyBlock => {
+                "setting pause and read-only in patroni again: somebody had lifted \
                 them"
-                .to_owned(),
-            Action::Block => format!("blocking writes at {source}: patroni's pause and read-only"),
+                    .to_owned()
+            }
+            Action::BlockWrites => {
+                format!("blocking writes at {source}: patroni's pause and read-only")
+            }
             Action::EndSessions => "ending the client sessions of the source".to_owned(),
             Action::Fence(_) => "stopping the source's server".to_owned(),
             Action::Promote => format!("promoting {target}"),
-            Action::ProveWrite => format!("proving a write on {target}"),
-            Action::Route => "pointing the application to the target".to_owned(),
+            Action::VerifyWrite => format!("proving a write on {target}"),
+            Action::RepointConfig => "pointing the application to the target".to_owned(),
             Action::ScaleDown => "scaling the application to 0 again: it was started with its old \
                 configuration"
                 .to_owned(),
-            Action::TurnServices => format!("turning the Services of {source} to {target}"),
+            Action::RepointServices => format!("turning the Services of {source} to {target}"),
             Action::ResumePoolers => "letting the clients of the old poolers through".to_owned(),
             Action::EndReaders => "ending the sessions that still read from the source's \
                 standbys"
@@ -52,9 +56,13 @@ impl Live {
             Action::ScaleUp => "scaling the application to its recorded replicas".to_owned(),
             Action::WriteReceipt => "writing the receipt".to_owned(),
             Action::RestartSource => "going back: starting the source's server".to_owned(),
-            Action::Unblock => "going back: lifting pause and read-only at the source".to_owned(),
-            Action::Unroute => "going back: pointing the application to the source".to_owned(),
-            Action::ReturnServices => format!(
+            Action::UnblockWrites => {
+                "going back: lifting pause and read-only at the source".to_owned()
+            }
+            Action::RestoreConfig => {
+                "going back: pointing the application to the source".to_owned()
+            }
+            Action::RestoreServices => format!(
                 "going back: leading the Services of {source} to it \
                 again"
             ),
@@ -65,19 +73,19 @@ impl Live {
     }
 
     /// Says what is recorded now.
-    pub(super) fn narrate_fact(&self, fact: &Fact, journal: &Journal) {
+    pub(super) fn log_fact(&self, fact: &Fact, record: &Record) {
         let report = &self.run.report;
-        let route = journal.started.as_ref().map(|start| start.route);
+        let route = record.started.as_ref().map(|start| start.route);
         let at = fact.at().unwrap_or_else(now);
-        let since_block = journal
+        let since_block = record
             .blocked
             .map_or(0, |blocked| at.duration_since(blocked).as_millis());
         match fact {
             Fact::Started(start) => {
                 report.step("Started", started(start));
-                self.narrate_warnings();
+                self.log_warnings();
             }
-            Fact::Anew | Fact::Finished(_) => {}
+            Fact::StartOver | Fact::Finished(_) => {}
             Fact::Blocked(_) => report.step(
                 "Blocking",
                 "DOWNTIME BEGINS: from here on writes wait \
@@ -129,8 +137,8 @@ impl Live {
             }
             Fact::Promoted(promoted) => {
                 report.fact("timeline", promoted.timeline.0);
-                let restart = match &journal.started {
-                    Some(start) if start.target_owes_restart => ", its restart is over",
+                let restart = match &record.started {
+                    Some(start) if start.target_pending_restart => ", its restart is over",
                     _ => "",
                 };
                 report.step(
@@ -178,17 +186,17 @@ impl Live {
                     );
                 }
             }
-            Fact::GoingBack(back) => {
-                report.warning("GoingBack", format!("GOING BACK: {}", back.reason))
+            Fact::RollbackStarted(back) => {
+                report.warning("RollbackStarted", format!("GOING BACK: {}", back.reason))
             }
-            Fact::Returned(_) => {
-                let after = if journal.blocked.is_some() {
+            Fact::RolledBack(_) => {
+                let after = if record.blocked.is_some() {
                     format!("DOWNTIME ENDS after {since_block} ms: ")
                 } else {
                     String::new()
                 };
                 report.step(
-                    "Returned",
+                    "RolledBack",
                     format!(
                         "{after}the application runs on the source as \
                     before"
@@ -199,13 +207,13 @@ impl Live {
     }
 
     /// The last words of a finished cut, also of one that an earlier run has finished.
-    pub fn narrate_end(&self) {
-        let Some(journal) = self.record.as_ref().map(|record| &record.facts) else {
+    pub fn log_end(&self) {
+        let Some(record) = self.record.as_ref().map(|record| &record.facts) else {
             return;
         };
         let report = &self.run.report;
         if let (Some(blocked), Some(serving), Some(promoted)) =
-            (journal.blocked, journal.serving, &journal.promoted)
+            (record.blocked, record.serving, &record.promoted)
         {
             report.fact(
                 "downtime_ms",
@@ -225,7 +233,7 @@ impl Live {
     }
 
     /// What does not stand against the cut, but should be known before it.
-    fn narrate_warnings(&self) {
+    fn log_warnings(&self) {
         let findings = self.last.iter().flat_map(|last| &last.readiness);
         for finding in findings.filter(|finding| finding.verdict == Verdict::Warning) {
             let hint = finding.hint.as_deref().unwrap_or_default();
@@ -235,8 +243,8 @@ impl Live {
 
     /// Who came back to the source after its sessions were ended: their writes are refused, and
     /// somebody should know them.
-    pub(super) fn narrate_stragglers(&self, now: &[String]) {
-        let before = self.last.as_ref().map_or(&[][..], |last| &last.stragglers);
+    pub(super) fn log_reconnected(&self, now: &[String]) {
+        let before = self.last.as_ref().map_or(&[][..], |last| &last.reconnected);
         let new: Vec<String> = now
             .iter()
             .filter(|name| !before.contains(name))
@@ -250,11 +258,11 @@ impl Live {
     }
 
     /// An abort that comes too late is answered, once.
-    pub(super) fn narrate_late_abort(&mut self, journal: &Journal, seen: &Observation) {
+    pub(super) fn log_late_abort(&mut self, record: &Record, seen: &Snapshot) {
         if let Some(why) = seen
             .abort
             .as_ref()
-            .filter(|_| journal.past_return() && !self.told_too_late)
+            .filter(|_| record.past_point_of_no_return() && !self.told_too_late)
         {
             self.told_too_late = true;
             self.run.report.warning(
@@ -269,19 +277,19 @@ impl Live {
 
     /// The fields that stay as they are, because their owners would undo the cut, and how they are
     /// given back one day.
-    fn narrate_what_stays(&self, start: &Start) {
+    fn log_permanent(&self, start: &Start) {
         let ours = start
-            .freezes
+            .suspensions
             .iter()
-            .filter(|freeze| freeze.stays && freeze.object.kind != "postgresql");
-        for freeze in ours {
+            .filter(|suspension| suspension.permanent && suspension.object.kind != "postgresql");
+        for suspension in ours {
             self.run.report.warning(
                 "StaysPaused",
                 format!(
                     "{} stays as it is, because {}: change it where it is kept (git), then {}",
-                    freeze.key(),
-                    freeze.why,
-                    freeze.by_hand(&self.run.namespace)
+                    suspension.key(),
+                    suspension.why,
+                    suspension.by_hand(&self.run.namespace)
                 ),
             );
         }
@@ -289,7 +297,7 @@ impl Live {
 
     /// The receipt, immutable; a rerun finds it written.
     pub(super) async fn write_receipt(&self, start: &Start) -> Result<Fact> {
-        let journal = self
+        let record = self
             .record
             .as_ref()
             .map(|record| record.facts.clone())
@@ -299,11 +307,11 @@ impl Live {
             &self.run.namespace,
             &self.settings.target_cluster,
             start,
-            &journal,
+            &record,
         )
         .await?;
         self.run.report.step("Receipt", "the receipt is written");
-        self.narrate_what_stays(start);
+        self.log_permanent(start);
         Ok(Fact::Finished(now()))
     }
 }
@@ -321,6 +329,12 @@ fn started(start: &Start) -> String {
         start.source.timeline,
         start.leader,
         start.replicas.len(),
-        listed(&start.freezes.iter().map(Freeze::key).collect::<Vec<_>>())
+        listed(
+            &start
+                .suspensions
+                .iter()
+                .map(Suspension::key)
+                .collect::<Vec<_>>()
+        )
     )
 }

@@ -17,23 +17,23 @@ use protocol::{
 };
 
 use super::{
-    Live, abort,
+    LiveWorld, abort,
     application::Application,
     controllers::Where,
     now, servers,
-    session::{Dial, Line, limited},
+    session::{Connect, Line, limited},
 };
 use crate::preflight::{self, Sides};
 use protocol::{
     controllers::{
-        detection::Changed,
-        suspension::{Freeze, Object, Standing},
+        detection::ChangedObject,
+        suspension::{Object, Suspension, SuspensionState},
     },
     decide,
-    driver::Heading,
+    driver::Direction,
     reason::AbortRequest,
-    record::Journal,
-    snapshot::{Observation, PoolerSeen, PoolerState, Sight},
+    record::Record,
+    snapshot::{PoolerPodState, PoolerState, Reachability, Snapshot},
 };
 
 /// What is asked for in a look. While clients wait, what has no say is not asked: each call is
@@ -55,32 +55,32 @@ struct Asked {
 }
 
 impl Asked {
-    fn by(journal: &Journal, wanted: Option<Route>) -> Self {
-        let route = journal.started.as_ref().map(|start| start.route);
-        let back = journal.going_back.is_some();
+    fn by(record: &Record, wanted: Option<Route>) -> Self {
+        let route = record.started.as_ref().map(|start| start.route);
+        let back = record.rollback_started.is_some();
         let service = route.or(wanted) != Some(Route::Config);
-        let resting = journal.marker.is_some() && journal.promoted.is_none() && !back;
+        let resting = record.marker.is_some() && record.promoted.is_none() && !back;
         Self {
             // By the Services' way nothing of it is changed, once its counts are recorded.
             application: !resting && route != Some(Route::Service),
             others: !resting,
-            services: service && (journal.blocked.is_none() || back || journal.promotion.is_some()),
+            services: service && (record.blocked.is_none() || back || record.promotion.is_some()),
             poolers: service,
-            door: service && journal.promoted.is_some() && journal.routed.is_none(),
-            readiness: journal.blocked.is_none() && journal.returned.is_none(),
+            door: service && record.promoted.is_some() && record.routed.is_none(),
+            readiness: record.blocked.is_none() && record.rolled_back.is_none(),
         }
     }
 }
 
-impl Live {
+impl LiveWorld {
     /// Reads the record and looks at both sides.
-    pub(super) async fn look(&mut self) -> Result<(Journal, Observation)> {
-        let record = self.load().await?;
-        let journal = record.facts.clone();
-        let asked = Asked::by(&journal, self.settings.route);
-        if let Some(start) = &journal.started {
+    pub(super) async fn look(&mut self) -> Result<(Record, Snapshot)> {
+        let stored = self.load().await?;
+        let record = stored.facts.clone();
+        let asked = Asked::by(&record, self.settings.route);
+        if let Some(start) = &record.started {
             let address = self.source_address(&start.leader).await?;
-            self.source.lead_to(address);
+            self.source.set_address(address);
         }
         let (run, settings) = (&self.run, &self.settings);
         let (client, namespace, cluster) = (
@@ -98,7 +98,7 @@ impl Live {
             }),
             when(asked.services, async {
                 let names: Vec<String> = settings.services().into_keys().collect();
-                services::read(client, namespace, &names, journal.going_back.is_some()).await
+                services::read(client, namespace, &names, record.rollback_started.is_some()).await
             }),
             async {
                 match asked.door {
@@ -121,52 +121,55 @@ impl Live {
             async {
                 match self.last.as_ref().filter(|_| !asked.application) {
                     Some(last) => Ok(Application::as_before(last)),
-                    None => Application::see(run, settings, &journal).await,
+                    None => Application::see(run, settings, &record).await,
                 }
             },
-            abort::asked(run, &journal),
+            abort::asked(run, &record),
         );
         let ((postgresql, cluster), mut application, poolers): ((Postgresql, Cluster), _, _) =
             (objects?, application?, poolers?);
-        let began = journal.blocked.is_some();
+        let began = record.blocked.is_some();
         let (patroni, members) = match patroni {
-            Ok((seen, members)) => (Sight::Answers(seen), members),
-            Err(error) => (Sight::Silent(heeded(error)?), Vec::new()),
+            Ok((seen, members)) => (Reachability::Up(seen), members),
+            Err(error) => (Reachability::Unreachable(heeded(error)?), Vec::new()),
         };
-        let mut seen = Observation {
+        let mut seen = Snapshot {
             now: now(),
             source: sight(source, &mut self.source, began)?,
             patroni,
             target: sight(target, &mut self.target, began)?,
             follows: cluster.follows(),
-            freezes: Vec::new(),
+            suspensions: Vec::new(),
             jobs: Vec::new(),
             services: services?,
             poolers: pooler_sights(poolers, began)?,
-            stragglers: Vec::new(),
-            door: door.map_or_else(|error| Sight::Silent(error.into()), Sight::Answers),
+            reconnected: Vec::new(),
+            door: door.map_or_else(
+                |error| Reachability::Unreachable(error.into()),
+                Reachability::Up,
+            ),
             apps: application.replicas.clone(),
             config: Default::default(),
             readiness: Vec::new(),
-            abort: match self.heading {
-                Heading::Forward => abort?,
-                Heading::Back => Some(AbortRequest::Rollback),
+            abort: match self.direction {
+                Direction::Forward => abort?,
+                Direction::Back => Some(AbortRequest::Rollback),
             },
         };
         self.members = members;
-        let route = journal.started.as_ref().map_or_else(
+        let route = record.started.as_ref().map_or_else(
             || decide::route(&self.settings.limits(), &seen),
             |start| start.route,
         );
-        if journal.started.is_none() {
+        if record.started.is_none() {
             application.complete_for(route)?;
         }
         seen.config = application.config_for(route)?;
-        seen.stragglers = self.came_back(&journal, &seen).await;
-        self.narrate_stragglers(&seen.stragglers);
+        seen.reconnected = self.came_back(&record, &seen).await;
+        self.log_reconnected(&seen.reconnected);
         let (standing, jobs, findings) = self
-            .contenders(
-                &journal,
+            .conflicting_controllers(
+                &record,
                 asked,
                 route,
                 &application.changed,
@@ -174,21 +177,21 @@ impl Live {
                 &cluster,
             )
             .await?;
-        (seen.freezes, seen.jobs) = (standing, jobs);
+        (seen.suspensions, seen.jobs) = (standing, jobs);
         if asked.readiness {
             let sides = Sides {
                 postgresql: &postgresql,
                 cluster: &cluster,
                 sessions: self.source.session().ok().zip(self.target.session().ok()),
-                started: journal.started.is_some(),
+                started: record.started.is_some(),
             };
             seen.readiness = preflight::findings(&seen, route, &sides, &self.settings).await?;
             seen.readiness.extend(findings);
         }
         seen.now = now();
-        self.narrate_late_abort(&journal, &seen);
-        (self.last, self.record) = (Some(seen.clone()), Some(record));
-        Ok((journal, seen))
+        self.log_late_abort(&record, &seen);
+        (self.last, self.record) = (Some(seen.clone()), Some(stored));
+        Ok((record, seen))
     }
 
     /// Where the source's leader listens, by the members as last seen; of one without a leader the
@@ -209,29 +212,29 @@ impl Live {
 
     /// Everybody who would undo the cut before it starts; after that the recorded ones, or of them
     /// the Zalando operator alone while nothing else has a say.
-    async fn contenders(
+    async fn conflicting_controllers(
         &self,
-        journal: &Journal,
+        record: &Record,
         asked: Asked,
         route: Route,
-        application: &[Changed],
+        application: &[ChangedObject],
         postgresql: &Postgresql,
         cluster: &Cluster,
-    ) -> Result<(Vec<Standing>, Vec<String>, Vec<Finding>)> {
+    ) -> Result<(Vec<SuspensionState>, Vec<String>, Vec<Finding>)> {
         let place = Where {
             client: &self.run.client,
             namespace: &self.run.namespace,
         };
         let controller = postgresql.annotations().get(CONTROLLER).map(String::as_str);
-        let operator = Standing {
-            now: Freeze::zalando_operator(&self.settings.source_cluster, controller),
+        let operator = SuspensionState {
+            now: Suspension::zalando_operator(&self.settings.source_cluster, controller),
             version: postgresql.meta().resource_version.clone(),
         };
-        if let Some(start) = &journal.started {
+        if let Some(start) = &record.started {
             let others = start
-                .freezes
+                .suspensions
                 .iter()
-                .filter(|freeze| freeze.key() != operator.now.key());
+                .filter(|suspension| suspension.key() != operator.now.key());
             let (mut standing, jobs) = match asked.others {
                 true => place.read(others).await?,
                 false => (Vec::new(), Vec::new()),
@@ -239,7 +242,7 @@ impl Live {
             standing.insert(0, operator);
             return Ok((standing, jobs, Vec::new()));
         }
-        let target = Changed {
+        let target = ChangedObject {
             object: Object::of(
                 "postgresql.cnpg.io",
                 "v1",
@@ -276,11 +279,11 @@ impl Live {
     }
 
     /// Clients that were seen at the source after its sessions were ended, so far.
-    async fn came_back(&mut self, journal: &Journal, seen: &Observation) -> Vec<String> {
+    async fn came_back(&mut self, record: &Record, seen: &Snapshot) -> Vec<String> {
         let mut all = self
             .last
             .as_ref()
-            .map_or_else(Vec::new, |last| last.stragglers.clone());
+            .map_or_else(Vec::new, |last| last.reconnected.clone());
         let Some(source) = seen.source.answer() else {
             return all;
         };
@@ -289,7 +292,7 @@ impl Live {
             .pods
             .named(&self.run.client, &self.run.namespace, &source.clients)
             .await;
-        if journal.marker.is_some() {
+        if record.marker.is_some() {
             all.extend(names);
             all.sort_unstable();
             all.dedup();
@@ -308,13 +311,17 @@ async fn when<T: Default>(asked: bool, question: impl Future<Output = Result<T>>
 
 /// Silence is part of a look; what a person must mend (a password, a certificate) is an error while
 /// nothing was touched.
-fn sight<S: Dial, T>(seen: Result<T>, line: &mut Line<S>, began: bool) -> Result<Sight<T>> {
+fn sight<S: Connect, T>(
+    seen: Result<T>,
+    line: &mut Line<S>,
+    began: bool,
+) -> Result<Reachability<T>> {
     match seen {
-        Ok(seen) => Ok(Sight::Answers(seen)),
+        Ok(seen) => Ok(Reachability::Up(seen)),
         Err(error) if !began && error.kind() == ErrorKind::Config => Err(error),
         Err(error) => {
             line.forget();
-            Ok(Sight::Silent(error.into()))
+            Ok(Reachability::Unreachable(error.into()))
         }
     }
 }
@@ -324,16 +331,16 @@ fn sight<S: Dial, T>(seen: Result<T>, line: &mut Line<S>, began: bool) -> Result
 fn pooler_sights(
     asked: Vec<(String, Result<PoolerState>)>,
     began: bool,
-) -> Result<Vec<PoolerSeen>> {
+) -> Result<Vec<PoolerPodState>> {
     let sight = |(pod, state): (String, Result<PoolerState>)| match state {
-        Ok(state) => Ok(PoolerSeen {
+        Ok(state) => Ok(PoolerPodState {
             pod,
-            state: Sight::Answers(state),
+            state: Reachability::Up(state),
         }),
         Err(error) if !began && error.kind() == ErrorKind::Config => Err(error),
-        Err(error) => Ok(PoolerSeen {
+        Err(error) => Ok(PoolerPodState {
             pod,
-            state: Sight::Silent(error.into()),
+            state: Reachability::Unreachable(error.into()),
         }),
     };
     asked.into_iter().map(sight).collect()
@@ -347,7 +354,7 @@ fn heeded(error: Error) -> Result<Failure> {
     }
 }
 
-async fn see<S: Dial, T>(
+async fn see<S: Connect, T>(
     line: &mut Line<S>,
     question: impl AsyncFnOnce(&S) -> Result<T>,
 ) -> Result<T> {

@@ -12,7 +12,7 @@ use platform::{
 };
 
 use super::session::{Line, limited};
-use protocol::snapshot::{PoolerSeen, PoolerState};
+use protocol::snapshot::{PoolerPodState, PoolerState};
 
 /// Consoles by pod, opened beforehand.
 pub struct Poolers {
@@ -38,7 +38,7 @@ impl Poolers {
         for pod in pods {
             let line = self.lines.entry(pod.name.clone());
             line.or_insert_with(|| Line::new(self.login.clone(), &none))
-                .lead_to(pod.address);
+                .set_address(pod.address);
         }
         let each = self.lines.iter_mut().map(|(pod, line)| async move {
             let asked = async { limited(line.open().await?.state()).await }.await;
@@ -51,7 +51,7 @@ impl Poolers {
     }
 
     /// PAUSE at every pod that lets clients through.
-    pub async fn pause(&mut self, seen: &[PoolerSeen]) -> Result<()> {
+    pub async fn pause(&mut self, seen: &[PoolerPodState]) -> Result<()> {
         let each = self
             .meant(seen, |state| state == PoolerState::Serving)
             .map(|line| async move {
@@ -66,7 +66,7 @@ impl Poolers {
     }
 
     /// RESUME at every pod that holds clients back.
-    pub async fn resume(&mut self, seen: &[PoolerSeen]) -> Result<()> {
+    pub async fn resume(&mut self, seen: &[PoolerPodState]) -> Result<()> {
         let each = self
             .meant(seen, |state| state != PoolerState::Serving)
             .map(|line| async move { line.session()?.resume().await });
@@ -75,7 +75,7 @@ impl Poolers {
 
     fn meant(
         &mut self,
-        seen: &[PoolerSeen],
+        seen: &[PoolerPodState],
         is: impl Fn(PoolerState) -> bool,
     ) -> impl Iterator<Item = &mut Line<Console>> {
         let is_meant = move |pod: &str| {

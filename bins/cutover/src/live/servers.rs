@@ -11,35 +11,35 @@ use platform::{
 };
 use serde_json::Value;
 
-use super::session::{Dial as _, limited};
-use protocol::snapshot::{DoorSeen, PatroniSeen, SourceSeen, TargetSeen};
+use super::session::{Connect as _, limited};
+use protocol::snapshot::{PatroniSeen, ServiceAnswer, SourceState, TargetState};
 
 /// The source's leader.
-pub async fn source(source: &Source) -> Result<SourceSeen> {
-    let (identity, standby, read_only, clients, incarnation) = futures::try_join!(
+pub async fn source(source: &Source) -> Result<SourceState> {
+    let (identity, standby, read_only, clients, postmaster_start) = futures::try_join!(
         source.identity(),
         platform::postgres::in_recovery(source),
         source.read_only_by_default(),
         source.client_sessions(),
-        source.incarnation()
+        source.postmaster_start()
     )?;
     let insert = if standby {
         None
     } else {
         Some(source.insert_lsn().await?)
     };
-    Ok(SourceSeen {
+    Ok(SourceState {
         identity,
         primary: !standby,
         read_only,
         insert,
-        incarnation,
+        postmaster_start,
         clients,
     })
 }
 
 /// The target.
-pub async fn target(target: &Target) -> Result<TargetSeen> {
+pub async fn target(target: &Target) -> Result<TargetState> {
     // Control first, replay after it: were replay read first, it could be older than the checkpoint
     // it is compared with.
     let (control, identity, in_recovery, running, segment_bytes) = futures::try_join!(
@@ -50,7 +50,7 @@ pub async fn target(target: &Target) -> Result<TargetSeen> {
         target.wal_segment_bytes()
     )?;
     let replay = target.replay().await?;
-    Ok(TargetSeen {
+    Ok(TargetState {
         identity,
         in_recovery,
         replay,
@@ -62,7 +62,11 @@ pub async fn target(target: &Target) -> Result<TargetSeen> {
 
 /// Who answers behind the source's Service: each time a new connection, because an old one stays
 /// where it is. It shows the target's certificate, which does not know this name.
-pub async fn door(service: &Connection, target: &Connection, database: &Text) -> Result<DoorSeen> {
+pub async fn door(
+    service: &Connection,
+    target: &Connection,
+    database: &Text,
+) -> Result<ServiceAnswer> {
     let mut at = target.clone();
     (at.host, at.hostaddr, at.port) = (service.host.clone(), service.hostaddr, service.port);
     if at.sslmode == SslMode::VerifyFull {
@@ -71,7 +75,7 @@ pub async fn door(service: &Connection, target: &Connection, database: &Text) ->
     limited(async {
         let session = Target::dial(at, database.clone()).await?;
         let (identity, standby) = futures::try_join!(session.identity(), session.in_recovery())?;
-        Ok(DoorSeen {
+        Ok(ServiceAnswer {
             identity,
             primary: !standby,
         })

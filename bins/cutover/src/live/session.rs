@@ -19,14 +19,14 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 const APPLICATION: &str = "replica-migration cutover";
 
 /// What can be opened at a connection.
-pub trait Dial: Sized + Send + 'static {
+pub trait Connect: Sized + Send + 'static {
     /// Opens it.
     fn dial(at: Connection, database: Text) -> impl Future<Output = Result<Self>> + Send;
     /// It has ended.
     fn ended(&self) -> bool;
 }
 
-impl Dial for Source {
+impl Connect for Source {
     async fn dial(at: Connection, database: Text) -> Result<Self> {
         postgres::connect(&at, &database, APPLICATION)
             .await
@@ -38,7 +38,7 @@ impl Dial for Source {
     }
 }
 
-impl Dial for Target {
+impl Connect for Target {
     async fn dial(at: Connection, database: Text) -> Result<Self> {
         postgres::connect(&at, &database, APPLICATION)
             .await
@@ -50,7 +50,7 @@ impl Dial for Target {
     }
 }
 
-impl Dial for Console {
+impl Connect for Console {
     async fn dial(at: Connection, _: Text) -> Result<Self> {
         Self::open(&at, &postgres::read_secret(&at.password_file)?, APPLICATION).await
     }
@@ -70,7 +70,7 @@ pub struct Line<T> {
     tried: Option<Failure>,
 }
 
-impl<T: Dial> Line<T> {
+impl<T: Connect> Line<T> {
     /// Nothing is opened yet.
     pub fn new(at: Connection, database: &Text) -> Self {
         Self {
@@ -83,7 +83,7 @@ impl<T: Dial> Line<T> {
     }
 
     /// From now on the server is at this address.
-    pub fn lead_to(&mut self, address: Option<SocketAddr>) {
+    pub fn set_address(&mut self, address: Option<SocketAddr>) {
         let Some(address) = address else { return };
         if (self.at.hostaddr, self.at.port) != (Some(address.ip()), address.port()) {
             (self.at.hostaddr, self.at.port) = (Some(address.ip()), address.port());

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use job::error::Result;
-use protocol::snapshot::kubernetes::{ClusterSeen, SuperuserSeen};
+use protocol::snapshot::kubernetes::{ClusterState, SuperuserAccess};
 
 /// The part of `spec` that the steps look at; the manifest itself is rendered by prepare-zalando as
 /// text for people.
@@ -145,10 +145,10 @@ impl Cluster {
     }
 
     /// What the checks before a cut look at.
-    pub fn seen(&self) -> ClusterSeen {
+    pub fn seen(&self) -> ClusterState {
         let annotation = |name: &str| self.annotations().get(name);
         let status = self.status.clone().unwrap_or_default();
-        ClusterSeen {
+        ClusterState {
             follows: self.follows(),
             instances: self.spec.instances,
             ready_instances: status.ready_instances,
@@ -162,8 +162,8 @@ impl Cluster {
     }
 
     /// What becomes of the superuser's login at the promotion.
-    pub fn superuser(&self) -> SuperuserSeen {
-        SuperuserSeen {
+    pub fn superuser(&self) -> SuperuserAccess {
+        SuperuserAccess {
             enabled: self.spec.enable_superuser_access == Some(true),
             secret: self
                 .spec

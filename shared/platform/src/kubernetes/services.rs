@@ -10,7 +10,7 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams},
 };
-use protocol::snapshot::kubernetes::{Selector, ServiceSeen};
+use protocol::snapshot::kubernetes::{Selector, ServiceState};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -78,7 +78,7 @@ pub async fn read(
     namespace: &str,
     names: &[String],
     with_leftovers: bool,
-) -> Result<BTreeMap<String, ServiceSeen>> {
+) -> Result<BTreeMap<String, ServiceState>> {
     let api: Api<Service> = Api::namespaced(client.clone(), namespace);
     let each = names.iter().map(|name| {
         let api = &api;
@@ -100,7 +100,7 @@ pub async fn read(
         .collect())
 }
 
-fn seen(service: &Service) -> ServiceSeen {
+fn seen(service: &Service) -> ServiceState {
     let target = |port: &Port| match &port.target_port {
         None => Some(port.port),
         Some(IntOrString::Int(number)) => Some(*number),
@@ -108,7 +108,7 @@ fn seen(service: &Service) -> ServiceSeen {
         Some(IntOrString::String(name)) if name == "postgresql" => Some(5432),
         Some(IntOrString::String(_)) => None,
     };
-    ServiceSeen {
+    ServiceState {
         selector: Some(service.spec.selector.clone()).filter(|selector| !selector.is_empty()),
         port: match &service.spec.ports[..] {
             [port] => target(port),

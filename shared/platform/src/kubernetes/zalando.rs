@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use kube::{Api, Client, CustomResource, ResourceExt as _};
-use protocol::controllers::suspension::{CONTROLLER, FROZEN};
+use protocol::controllers::suspension::{CONTROLLER, SUSPENDED};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -126,7 +126,7 @@ impl Postgresql {
     pub fn frozen(&self) -> bool {
         self.annotations()
             .get(CONTROLLER)
-            .is_some_and(|value| value == FROZEN)
+            .is_some_and(|value| value == SUSPENDED)
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use super::{Session, identity, lsn};
 use job::error::{Context as _, Error, Result};
 use protocol::{
-    snapshot::source::{ClientSession, Incarnation},
+    snapshot::source::{ClientSession, PostmasterStart},
     wal::{Identity, Lsn},
 };
 
@@ -110,14 +110,14 @@ impl Source {
     ///
     /// # Errors
     /// The database's.
-    pub async fn incarnation(&self) -> Result<Incarnation> {
+    pub async fn postmaster_start(&self) -> Result<PostmasterStart> {
         let row = self
             .query_one(
                 "select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint",
                 &[],
             )
             .await;
-        Ok(Incarnation(
+        Ok(PostmasterStart(
             row.context("asking when the source was started")?.get(0),
         ))
     }

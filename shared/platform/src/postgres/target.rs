@@ -133,7 +133,7 @@ impl Target {
     ///
     /// # Errors
     /// The database's, for example 25006 when the server is still read-only.
-    pub async fn prove_write(&self) -> Result<()> {
+    pub async fn verify_write(&self) -> Result<()> {
         // A transactional message is WAL that must be flushed before the commit returns; it is no
         // object that could be left behind.
         self.batch_execute(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Finding, Verdict, listed};
-use crate::snapshot::kubernetes::{ClusterSeen, SuperuserSeen};
+use crate::snapshot::kubernetes::{ClusterState, SuperuserAccess};
 
 const APPLY_AGAIN: &str =
     "apply the manifest that prepare-zalando rendered (ConfigMap <cluster>-cluster-replica)";
@@ -20,7 +20,7 @@ pub struct PatroniSeen {
 }
 
 /// The Cluster still follows its source.
-pub fn replica_mode(cluster: &ClusterSeen) -> Finding {
+pub fn replica_mode(cluster: &ClusterState) -> Finding {
     if cluster.follows {
         return Finding::ok("cluster", "in replica mode", "in replica mode");
     }
@@ -37,7 +37,7 @@ pub fn replica_mode(cluster: &ClusterSeen) -> Finding {
 
 /// Exactly one instance, and it is ready: verified.md saw promotions with two take 25 s instead of
 /// 8.
-pub fn one_instance(cluster: &ClusterSeen) -> Finding {
+pub fn one_instance(cluster: &ClusterState) -> Finding {
     let found = format!(
         "{} of {} ready, phase {:?}",
         cluster.ready_instances, cluster.instances, cluster.phase
@@ -60,7 +60,7 @@ pub fn one_instance(cluster: &ClusterSeen) -> Finding {
 }
 
 /// CNPG may start and promote the instance.
-pub fn not_fenced(cluster: &ClusterSeen) -> Finding {
+pub fn not_fenced(cluster: &ClusterState) -> Finding {
     match &cluster.fenced {
         None => Finding::ok("fencing", "no instance fenced", "no instance fenced"),
         Some(fenced) => Finding::ok("fencing", "no instance fenced", fenced.clone()).but(
@@ -73,21 +73,21 @@ pub fn not_fenced(cluster: &ClusterSeen) -> Finding {
 
 /// The superuser's password outlives the promotion: the cut proves a write with it afterwards
 /// (facts/cnpg.md §2.2).
-pub fn superuser_kept(superuser: &SuperuserSeen) -> Finding {
+pub fn superuser_kept(superuser: &SuperuserAccess) -> Finding {
     let finding = Finding::ok(
         "superuser after the promotion",
         "spec.enableSuperuserAccess with a spec.superuserSecret",
         "",
     );
     match superuser {
-        SuperuserSeen {
+        SuperuserAccess {
             enabled: true,
             secret: Some(secret),
         } => Finding {
             found: format!("keeps the password of the Secret {secret}"),
             ..finding
         },
-        SuperuserSeen {
+        SuperuserAccess {
             enabled: true,
             secret: None,
         } => Finding {
@@ -95,7 +95,7 @@ pub fn superuser_kept(superuser: &SuperuserSeen) -> Finding {
             ..finding
         }
         .but(Verdict::Blocker, APPLY_AGAIN),
-        SuperuserSeen { enabled: false, .. } => Finding {
+        SuperuserAccess { enabled: false, .. } => Finding {
             found: "enableSuperuserAccess is off: CNPG would remove the password".into(),
             ..finding
         }
@@ -104,7 +104,7 @@ pub fn superuser_kept(superuser: &SuperuserSeen) -> Finding {
 }
 
 /// Whether there will be a WAL archive.
-pub fn wal_archive(cluster: &ClusterSeen) -> Finding {
+pub fn wal_archive(cluster: &ClusterState) -> Finding {
     let finding = Finding::ok(
         "wal archive",
         "one from the promotion on",
@@ -266,13 +266,13 @@ pub fn app_config(
 mod tests {
     use super::*;
 
-    fn cluster() -> ClusterSeen {
-        ClusterSeen {
+    fn cluster() -> ClusterState {
+        ClusterState {
             follows: true,
             instances: 1,
             ready_instances: 1,
             phase: "Cluster in healthy state".into(),
-            ..ClusterSeen::default()
+            ..ClusterState::default()
         }
     }
 
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn each_deviation_of_the_cluster_has_its_verdict() {
         assert_eq!(
-            replica_mode(&ClusterSeen {
+            replica_mode(&ClusterState {
                 follows: false,
                 ..cluster()
             })
@@ -294,7 +294,7 @@ mod tests {
             Verdict::Blocker
         );
         assert_eq!(
-            one_instance(&ClusterSeen {
+            one_instance(&ClusterState {
                 ready_instances: 0,
                 ..cluster()
             })
@@ -302,7 +302,7 @@ mod tests {
             Verdict::NotYet
         );
         assert_eq!(
-            one_instance(&ClusterSeen {
+            one_instance(&ClusterState {
                 instances: 2,
                 ready_instances: 2,
                 ..cluster()
@@ -311,7 +311,7 @@ mod tests {
             Verdict::Warning
         );
         assert_eq!(
-            not_fenced(&ClusterSeen {
+            not_fenced(&ClusterState {
                 fenced: Some("[\"*\"]".into()),
                 ..cluster()
             })
@@ -319,7 +319,7 @@ mod tests {
             Verdict::Blocker
         );
         assert_eq!(
-            wal_archive(&ClusterSeen {
+            wal_archive(&ClusterState {
                 skip_wal_archiving: true,
                 ..cluster()
             })
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_superuser_whose_password_would_change_is_a_blocker() {
-        let seen = |enabled, secret: Option<&str>| SuperuserSeen {
+        let seen = |enabled, secret: Option<&str>| SuperuserAccess {
             enabled,
             secret: secret.map(str::to_owned),
         };

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{Finding, Verdict, listed};
-use crate::snapshot::kubernetes::ServiceSeen;
+use crate::snapshot::kubernetes::ServiceState;
 
 /// PostgreSQL's port, on which the target's pods listen.
 const PORT: i32 = 5432;
@@ -72,7 +72,7 @@ pub fn pool_mode(mode: Option<&str>) -> Finding {
 }
 
 /// The Services exist, and their port leads to the target's.
-pub fn services(wanted: &[String], seen: &BTreeMap<String, ServiceSeen>) -> Finding {
+pub fn services(wanted: &[String], seen: &BTreeMap<String, ServiceState>) -> Finding {
     let spelled = |name: &String| match seen.get(name) {
         None => format!("no {name}"),
         Some(service) if service.port == Some(PORT) => format!("{name} can be turned"),
@@ -85,7 +85,7 @@ pub fn services(wanted: &[String], seen: &BTreeMap<String, ServiceSeen>) -> Find
         found.join(", "),
     );
     let leads =
-        |service: Option<&ServiceSeen>| service.is_none_or(|service| service.port == Some(PORT));
+        |service: Option<&ServiceState>| service.is_none_or(|service| service.port == Some(PORT));
     let first = wanted.first().and_then(|name| seen.get(name));
     match first.is_some() && wanted.iter().all(|name| leads(seen.get(name))) {
         true => finding,
@@ -149,9 +149,9 @@ mod tests {
 
     #[test]
     fn services_lead_to_the_targets_port() {
-        let leading = |port| ServiceSeen {
+        let leading = |port| ServiceState {
             port,
-            ..ServiceSeen::default()
+            ..ServiceState::default()
         };
         let names = ["pg".to_owned(), "pg-repl".to_owned()];
         let both = |repl| {

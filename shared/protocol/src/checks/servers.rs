@@ -5,7 +5,7 @@ use super::{Finding, Verdict};
 use crate::{
     snapshot::{
         ServerState,
-        settings::{HotStandby, SuperuserOf},
+        settings::{HotStandby, SuperuserLogins},
         target::Replay,
     },
     wal::{Identity, Lsn},
@@ -174,7 +174,7 @@ pub fn no_apply_delay(delay: &str) -> Finding {
 }
 
 /// The login may do what a cut needs: a checkpoint, ending sessions, stopping the server.
-pub fn superuser(superuser_of: &SuperuserOf) -> Finding {
+pub fn superuser(superuser_of: &SuperuserLogins) -> Finding {
     let finding = Finding::ok(
         "login",
         "superuser on both sides",
@@ -433,7 +433,7 @@ mod tests {
     fn a_delayed_replay_and_a_weak_login_stand_against_a_cut() {
         assert_eq!(no_apply_delay("0").verdict, Verdict::Ok);
         assert_eq!(no_apply_delay("1h").verdict, Verdict::Blocker);
-        let of = |source, target| superuser(&SuperuserOf { source, target });
+        let of = |source, target| superuser(&SuperuserLogins { source, target });
         assert_eq!(of(true, true).verdict, Verdict::Ok);
         assert_eq!(
             (of(true, false).verdict, of(true, false).found.as_str()),

@@ -7,7 +7,7 @@ use crate::checks::{Finding, Verdict};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::controllers::suspension::{Freeze, Object};
+use crate::controllers::suspension::{Object, Suspension};
 
 const FLUX_KUSTOMIZATION: &str = "kustomize.toolkit.fluxcd.io/name";
 const FLUX_RECONCILE: &str = "kustomize.toolkit.fluxcd.io/reconcile";
@@ -70,7 +70,7 @@ pub struct ManagedFields {
 
 /// An object that the cut changes.
 #[derive(Clone, Debug)]
-pub struct Changed {
+pub struct ChangedObject {
     /// Which.
     pub object: Object,
     /// Who says what about it.
@@ -79,7 +79,7 @@ pub struct Changed {
     pub for_good: bool,
 }
 
-impl Changed {
+impl ChangedObject {
     fn label(&self, name: &str) -> Option<&String> {
         self.metadata.labels.get(name)
     }
@@ -106,13 +106,13 @@ pub struct Owner {
 
 /// The HelmReleases and Applications that manage these objects. `argo_namespace`: where
 /// Applications are unless they say otherwise.
-pub fn owners(changed: &[Changed], argo_namespace: &str) -> Vec<Owner> {
+pub fn owners(changed: &[ChangedObject], argo_namespace: &str) -> Vec<Owner> {
     let named: BTreeSet<Object> = changed
         .iter()
         .filter_map(|one| owner(one, argo_namespace))
         .collect();
     let with_all = |object: Object| {
-        let of = |one: &&Changed| owner(one, argo_namespace).as_ref() == Some(&object);
+        let of = |one: &&ChangedObject| owner(one, argo_namespace).as_ref() == Some(&object);
         Owner {
             for_good: changed.iter().filter(of).any(|one| one.for_good),
             manages: changed
@@ -126,7 +126,7 @@ pub fn owners(changed: &[Changed], argo_namespace: &str) -> Vec<Owner> {
     named.into_iter().map(with_all).collect()
 }
 
-fn owner(changed: &Changed, argo_namespace: &str) -> Option<Object> {
+fn owner(changed: &ChangedObject, argo_namespace: &str) -> Option<Object> {
     if let (Some(name), Some(namespace)) =
         (changed.label(FLUX_RELEASE.0), changed.label(FLUX_RELEASE.1))
     {
@@ -173,21 +173,23 @@ fn owner(changed: &Changed, argo_namespace: &str) -> Option<Object> {
 
 /// What a Flux Kustomization must leave alone: it is told at the object itself, which takes no
 /// right on the Kustomization.
-pub fn flux(changed: &[Changed]) -> Vec<Freeze> {
+pub fn flux(changed: &[ChangedObject]) -> Vec<Suspension> {
     let managed = changed
         .iter()
         .filter_map(|one| Some((one, one.label(FLUX_KUSTOMIZATION)?)));
     managed
         .map(|(one, name)| {
             let was = one.annotation(FLUX_RECONCILE).map(String::as_str);
-            let freeze =
-                Freeze::annotation(one.object.clone(), FLUX_RECONCILE, "disabled", was).because(
-                    format!("Flux's Kustomization {name} would put {} back", one.object),
-                );
+            let suspension =
+                Suspension::annotation(one.object.clone(), FLUX_RECONCILE, "disabled", was)
+                    .because(format!(
+                        "Flux's Kustomization {name} would put {} back",
+                        one.object
+                    ));
             if one.for_good {
-                freeze.staying()
+                suspension.permanently()
             } else {
-                freeze
+                suspension
             }
         })
         .collect()
@@ -195,11 +197,11 @@ pub fn flux(changed: &[Changed]) -> Vec<Freeze> {
 
 /// What must be paused of an owner that was read; None when it does not put anything back by
 /// itself.
-pub fn pause(owner: &Owner, found: &Value) -> Option<Freeze> {
+pub fn pause(owner: &Owner, found: &Value) -> Option<Suspension> {
     let object = owner.object.clone();
     let why = format!("{object} would put back {}", owner.manages.join(", "));
-    let freeze = if object.kind == "HelmRelease" {
-        Freeze::field(
+    let suspension = if object.kind == "HelmRelease" {
+        Suspension::field(
             object,
             &["spec", "suspend"],
             json!(true),
@@ -208,18 +210,18 @@ pub fn pause(owner: &Owner, found: &Value) -> Option<Freeze> {
     } else {
         let field = ["spec", "syncPolicy", "automated", "selfHeal"];
         let was = found["spec"]["syncPolicy"]["automated"]["selfHeal"].clone();
-        (was == json!(true)).then(|| Freeze::field(object, &field, json!(false), was))?
+        (was == json!(true)).then(|| Suspension::field(object, &field, json!(false), was))?
     };
-    let freeze = freeze.because(why);
+    let suspension = suspension.because(why);
     Some(if owner.for_good {
-        freeze.staying()
+        suspension.permanently()
     } else {
-        freeze
+        suspension
     })
 }
 
 /// KEDA's ScaledObjects that scale one of these workloads.
-pub fn keda(scaled_objects: &[Value], workloads: &[Object]) -> Vec<Freeze> {
+pub fn keda(scaled_objects: &[Value], workloads: &[Object]) -> Vec<Suspension> {
     const PAUSED: &str = "autoscaling.keda.sh/paused";
     let scales = |scaled: &&Value| {
         let target = &scaled["spec"]["scaleTargetRef"];
@@ -237,7 +239,7 @@ pub fn keda(scaled_objects: &[Value], workloads: &[Object]) -> Vec<Freeze> {
             let target = scaled["spec"]["scaleTargetRef"]["name"]
                 .as_str()
                 .unwrap_or_default();
-            Freeze::annotation(
+            Suspension::annotation(
                 object,
                 PAUSED,
                 "true",
@@ -270,22 +272,30 @@ pub fn keda_scales(autoscalers: &[Value], workloads: &[Object]) -> Vec<String> {
 }
 
 /// A CronJob of the application, which would start writers.
-pub fn cron_job(found: &Value) -> Freeze {
+pub fn cron_job(found: &Value) -> Suspension {
     let name = found["metadata"]["name"].as_str().unwrap_or_default();
     let object = Object::of("batch", "v1", "CronJob", "cronjobs", name);
     let was = found["spec"]["suspend"].clone();
-    Freeze::field(object, &["spec", "suspend"], json!(true), was)
+    Suspension::field(object, &["spec", "suspend"], json!(true), was)
         .because(format!("the CronJob {name} would start pods that write"))
 }
 
 /// Whom nothing here can pause, in words: other owners of a workload, and autoscalers, which stop
 /// by themselves.
-pub fn findings(changed: &[Changed], autoscalers: &[Value], workloads: &[Object]) -> Vec<Finding> {
+pub fn findings(
+    changed: &[ChangedObject],
+    autoscalers: &[Value],
+    workloads: &[Object],
+) -> Vec<Finding> {
     let mut all = Vec::new();
     for one in changed.iter().filter(|one| workloads.contains(&one.object)) {
-        let strangers = strangers(one);
-        if !strangers.is_empty() {
-            let found = format!("{} is also scaled by {}", one.object, strangers.join(", "));
+        let unknown_managers = unknown_managers(one);
+        if !unknown_managers.is_empty() {
+            let found = format!(
+                "{} is also scaled by {}",
+                one.object,
+                unknown_managers.join(", ")
+            );
             all.push(Finding::ok("owners of replicas", "only owners that can be paused", found).but(
                 Verdict::Warning,
                 "pause it for the window; while it acts its pods get no write through, but they \
@@ -317,7 +327,7 @@ pub fn findings(changed: &[Changed], autoscalers: &[Value], workloads: &[Object]
 }
 
 /// Controllers by owner reference, and field managers of `spec.replicas` that nobody knows.
-fn strangers(one: &Changed) -> Vec<String> {
+fn unknown_managers(one: &ChangedObject) -> Vec<String> {
     let references = one.metadata.owner_references.iter();
     let controllers = references
         .filter(|owner| owner.controller == Some(true))
@@ -341,16 +351,16 @@ fn strangers(one: &Changed) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn deployment(metadata: Value) -> Changed {
-        Changed {
+    fn deployment(metadata: Value) -> ChangedObject {
+        ChangedObject {
             object: Object::of("apps", "v1", "Deployment", "deployments", "web"),
             metadata: serde_json::from_value(metadata).unwrap(),
             for_good: false,
         }
     }
 
-    fn config(metadata: Value) -> Changed {
-        Changed {
+    fn config(metadata: Value) -> ChangedObject {
+        ChangedObject {
             object: Object::of("", "v1", "ConfigMap", "configmaps", "settings"),
             metadata: serde_json::from_value(metadata).unwrap(),
             for_good: true,
@@ -371,7 +381,7 @@ mod tests {
         let labels = json!({"labels": {FLUX_KUSTOMIZATION: "apps"}});
         let told = flux(&[deployment(labels.clone()), config(labels)]);
         assert_eq!(told[0].field, ["metadata", "annotations", FLUX_RECONCILE]);
-        assert_eq!((told[0].stays, told[1].stays), (false, true));
+        assert_eq!((told[0].permanent, told[1].permanent), (false, true));
     }
 
     #[test]
@@ -408,7 +418,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(
-            (&healing.frozen, &healing.was, healing.stays),
+            (&healing.suspended, &healing.original, healing.permanent),
             (&json!(false), &json!(true), true)
         );
         assert_eq!(
@@ -433,7 +443,7 @@ mod tests {
             manages: Vec::new(),
         };
         assert_eq!(
-            pause(&release, &json!({"spec": {}})).unwrap().was,
+            pause(&release, &json!({"spec": {}})).unwrap().original,
             Value::Null
         );
     }
@@ -444,7 +454,7 @@ mod tests {
         let web = deployment(json!({})).object;
         let paused = keda(&[scaled("ours", "web"), scaled("theirs", "other")], &[web]);
         assert_eq!(
-            paused.iter().map(Freeze::key).collect::<Vec<_>>(),
+            paused.iter().map(Suspension::key).collect::<Vec<_>>(),
             ["ScaledObject ours autoscaling.keda.sh/paused"]
         );
     }

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 pub const CONTROLLER: &str = "acid.zalan.do/controller";
 
 /// What we write there.
-pub const FROZEN: &str = "frozen-by-replica-migration";
+pub const SUSPENDED: &str = "frozen-by-replica-migration";
 
 /// An object by its type and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,60 +78,63 @@ impl fmt::Display for Object {
 /// A field that keeps somebody from acting, and what it was before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Freeze {
+pub struct Suspension {
     /// Whose field it is.
     pub object: Object,
     /// The keys that lead to it.
     pub field: Vec<String>,
     /// What it must be while the cut runs.
-    pub frozen: Value,
+    #[serde(alias = "frozen")]
+    pub suspended: Value,
     /// What it was; null: absent.
-    pub was: Value,
+    #[serde(alias = "was")]
+    pub original: Value,
     /// It stays so after the cut, because its owner would undo what the cut has changed for good.
-    pub stays: bool,
+    #[serde(alias = "stays")]
+    pub permanent: bool,
     /// What would happen without, in words.
     pub why: String,
 }
 
-impl Freeze {
+impl Suspension {
     /// The operator restarts, scales and alters the source.
     pub fn zalando_operator(cluster: &str, was: Option<&str>) -> Self {
         Self::annotation(
             Object::of("acid.zalan.do", "v1", "postgresql", "postgresqls", cluster),
             CONTROLLER,
-            FROZEN,
+            SUSPENDED,
             was,
         )
-        .staying()
+        .permanently()
         .because("the Zalando operator would start the source again")
     }
 
     /// An annotation of an object.
-    pub fn annotation(object: Object, name: &str, frozen: &str, was: Option<&str>) -> Self {
+    pub fn annotation(object: Object, name: &str, suspended: &str, was: Option<&str>) -> Self {
         Self::field(
             object,
             &["metadata", "annotations", name],
-            json!(frozen),
+            json!(suspended),
             json!(was),
         )
     }
 
     /// Any field of an object.
-    pub fn field(object: Object, field: &[&str], frozen: Value, was: Value) -> Self {
+    pub fn field(object: Object, field: &[&str], suspended: Value, original: Value) -> Self {
         Self {
             object,
             field: field.iter().map(|key| (*key).to_owned()).collect(),
-            frozen,
-            was,
-            stays: false,
+            suspended,
+            original,
+            permanent: false,
             why: String::new(),
         }
     }
 
     /// It is not lifted after the cut.
     #[must_use]
-    pub fn staying(mut self) -> Self {
-        self.stays = true;
+    pub fn permanently(mut self) -> Self {
+        self.permanent = true;
         self
     }
 
@@ -177,7 +180,7 @@ impl Freeze {
             .field
             .iter()
             .rev()
-            .fold(self.was.clone(), |inner, key| json!({key: inner}));
+            .fold(self.original.clone(), |inner, key| json!({key: inner}));
         format!(
             "kubectl patch {}.{} {} -n {} --type merge -p '{patch}'",
             self.object.plural,
@@ -190,22 +193,22 @@ impl Freeze {
 
 /// A recorded or needed freeze, as its object stands now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct SuspensionState {
     /// The field; `was` is what it is now.
-    pub now: Freeze,
+    pub now: Suspension,
     /// The object's resourceVersion; None when it is gone.
     pub version: Option<String>,
 }
 
-impl Standing {
+impl SuspensionState {
     /// It acts no more, or there is nobody left who could.
-    pub fn frozen(&self) -> bool {
-        self.version.is_none() || self.now.was == self.now.frozen
+    pub fn is_suspended(&self) -> bool {
+        self.version.is_none() || self.now.original == self.now.suspended
     }
 
     /// It is as it was recorded, or there is nothing to be put back.
-    pub fn as_recorded(&self, recorded: &Freeze) -> bool {
-        self.version.is_none() || self.now.was == recorded.was
+    pub fn as_recorded(&self, recorded: &Suspension) -> bool {
+        self.version.is_none() || self.now.original == recorded.original
     }
 }
 
@@ -213,7 +216,7 @@ impl Standing {
 mod tests {
     use super::*;
 
-    fn paused(was: Option<&str>) -> Freeze {
+    fn paused(was: Option<&str>) -> Suspension {
         let object = Object::of(
             "keda.sh",
             "v1alpha1",
@@ -221,7 +224,7 @@ mod tests {
             "scaledobjects",
             "web",
         );
-        Freeze::annotation(object, "autoscaling.keda.sh/paused", "true", was)
+        Suspension::annotation(object, "autoscaling.keda.sh/paused", "true", was)
     }
 
     #[test]
@@ -231,7 +234,7 @@ mod tests {
             patch,
             json!({"metadata": {"annotations": {"autoscaling.keda.sh/paused": "true"}, "resourceVersion": "7"}})
         );
-        let suspend = Freeze::field(
+        let suspend = Suspension::field(
             paused(None).object,
             &["spec", "suspend"],
             json!(true),
@@ -252,13 +255,13 @@ mod tests {
 
     #[test]
     fn what_is_gone_is_neither_to_be_frozen_nor_to_be_put_back() {
-        let now = |was, version: Option<&str>| Standing {
+        let now = |was, version: Option<&str>| SuspensionState {
             now: paused(was),
             version: version.map(str::to_owned),
         };
-        assert!(!now(None, Some("1")).frozen());
-        assert!(now(Some("true"), Some("1")).frozen());
-        assert!(now(None, None).frozen() && now(Some("x"), None).as_recorded(&paused(None)));
+        assert!(!now(None, Some("1")).is_suspended());
+        assert!(now(Some("true"), Some("1")).is_suspended());
+        assert!(now(None, None).is_suspended() && now(Some("x"), None).as_recorded(&paused(None)));
         assert!(now(None, Some("1")).as_recorded(&paused(None)));
         assert!(!now(Some("true"), Some("1")).as_recorded(&paused(None)));
     }

@@ -11,17 +11,17 @@ use crate::{failure::Failure, route::Route};
 use super::{effects::Versions, world::World as Small};
 use crate::{
     decision::Action,
-    driver::{Heading, Pace, World, drive},
+    driver::{Direction, PollInterval, World, drive},
     reason::{Refusal, Stopped, Wait},
-    record::{Fact, Journal, Start},
-    snapshot::Observation,
+    record::{Fact, Record, Start},
+    snapshot::Snapshot,
 };
 
 struct Driven {
     world: Small,
     /// Writes may not be blocked, beyond half of it.
     forbidden: bool,
-    journals: Vec<Journal>,
+    records: Vec<Record>,
 }
 
 impl Driven {
@@ -29,27 +29,27 @@ impl Driven {
         Self {
             world: Small::new(route, 0),
             forbidden,
-            journals: vec![Journal::default()],
+            records: vec![Record::default()],
         }
     }
 }
 
 impl World for Driven {
-    async fn observe(&mut self) -> Result<(Journal, Observation), Failure> {
+    async fn observe(&mut self) -> Result<(Record, Snapshot), Failure> {
         while let Some((_, next)) = self.world.course().into_iter().next() {
             self.world = next;
         }
-        Ok((self.world.journal(), self.world.look()))
+        Ok((self.world.recorded(), self.world.look()))
     }
 
-    async fn record(&mut self, fact: Fact) -> Result<Option<Journal>, Failure> {
+    async fn record(&mut self, fact: Fact) -> Result<Option<Record>, Failure> {
         self.world.record(fact, self.world.version, true);
-        self.journals.push(self.world.journal());
-        Ok(Some(self.world.journal()))
+        self.records.push(self.world.recorded());
+        Ok(Some(self.world.recorded()))
     }
 
     async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>, Failure> {
-        if self.forbidden && *action == Action::Block {
+        if self.forbidden && *action == Action::BlockWrites {
             (self.world.paused, self.world.read_only) = (true, true);
             return Err(forbidden());
         }
@@ -57,14 +57,14 @@ impl World for Driven {
         Ok(self.world.perform(action, start, Some(versions)))
     }
 
-    async fn pause(&mut self, _missing: &Wait, _pace: Pace) {}
+    async fn pause(&mut self, _missing: &Wait, _pace: PollInterval) {}
 
     fn stop_asked(&self) -> bool {
         false
     }
 
-    fn heading(&self) -> Heading {
-        Heading::Forward
+    fn direction(&self) -> Direction {
+        Direction::Forward
     }
 }
 
@@ -74,11 +74,11 @@ fn forbidden() -> Failure {
 }
 
 /// The journals of a cut that nothing disturbs.
-pub fn journals(route: Route) -> Vec<Journal> {
+pub fn records(route: Route) -> Vec<Record> {
     let mut driven = Driven::new(route, false);
     let limits = driven.world.limits();
     complete(drive(&mut driven, &limits)).unwrap();
-    driven.journals
+    driven.records
 }
 
 /// The result of work that waits for nothing, as this world's does.

@@ -7,9 +7,9 @@ use super::{
     world::{Versioned, Wal, World, at, start_of},
 };
 use crate::{
-    controllers::suspension::Freeze,
+    controllers::suspension::Suspension,
     decision::Action,
-    record::{Fact, Journal, Marker, Promoted, Readers, Start},
+    record::{Fact, Marker, Promoted, Readers, Record, Start},
 };
 
 /// The versions that a driver's writes carry: those of its look.
@@ -41,13 +41,16 @@ impl World {
     ) -> Option<Fact> {
         self.recorded_first(action);
         match action {
-            Action::Freeze(key) | Action::Thaw(key) => {
-                self.set_field(key, start, matches!(action, Action::Freeze(_)), seen)
-            }
+            Action::SuspendController(key) | Action::ResumeController(key) => self.set_field(
+                key,
+                start,
+                matches!(action, Action::SuspendController(_)),
+                seen,
+            ),
             Action::Checkpoint => return Some(Fact::Checkpointed(at(0))),
             Action::PausePoolers => self.held_back = true,
-            Action::Hold => (self.paused, self.read_only) = (true, true),
-            Action::Block => {
+            Action::ReapplyBlock => (self.paused, self.read_only) = (true, true),
+            Action::BlockWrites => {
                 (self.paused, self.read_only) = (true, true);
                 if self.route == Route::Config {
                     self.scale(false, seen);
@@ -60,7 +63,7 @@ impl World {
                     sessions_ended: Vec::new(),
                 }));
             }
-            Action::Fence(run) if self.source_up && run.0 == i64::from(self.incarnation) => {
+            Action::Fence(run) if self.source_up && run.0 == i64::from(self.postmaster_start) => {
                 if !self.standby {
                     self.wal.push(Wal::Shutdown);
                 }
@@ -74,20 +77,20 @@ impl World {
                     .or(self.control)
             }
             Action::Promote => self.follows = false,
-            Action::ProveWrite if self.primary => {
+            Action::VerifyWrite if self.primary => {
                 self.target_wrote = true;
                 return Some(Fact::Promoted(Promoted {
                     at: at(0),
                     timeline: Timeline(self.timeline + 1),
                 }));
             }
-            Action::ProveWrite => {}
-            Action::Route => self.routed = true,
-            Action::Unroute => self.routed = false,
+            Action::VerifyWrite => {}
+            Action::RepointConfig => self.routed = true,
+            Action::RestoreConfig => self.routed = false,
             Action::ScaleDown => self.scale(false, seen),
             Action::ScaleUp => self.scale(true, seen),
-            Action::TurnServices => self.turned = 2,
-            Action::ReturnServices => self.turned = 0,
+            Action::RepointServices => self.turned = 2,
+            Action::RestoreServices => self.turned = 0,
             Action::ResumePoolers => {
                 self.traffic(self.led);
                 self.held_back = false;
@@ -105,7 +108,7 @@ impl World {
                     self.start();
                 }
             }
-            Action::Unblock => {
+            Action::UnblockWrites => {
                 self.reopened();
                 (self.paused, self.read_only) =
                     (start.paused == Some(true), start.read_only.is_some());
@@ -116,16 +119,21 @@ impl World {
 
     /// S5: what must be on record before an effect, so that a successor knows what to undo.
     fn recorded_first(&mut self, action: &Action) {
-        let journal = self.journal();
+        let record = self.recorded();
         let recorded = match action {
-            Action::PausePoolers | Action::Block | Action::EndSessions => journal.blocked.is_some(),
-            Action::Fence(_) => journal.fenced.is_some(),
-            Action::Promote | Action::TurnServices | Action::ProveWrite => journal.past_return(),
-            Action::Route | Action::ScaleDown => journal.promoted.is_some(),
-            Action::RestartSource | Action::Unblock | Action::Unroute | Action::ReturnServices => {
-                journal.going_back.is_some()
+            Action::PausePoolers | Action::BlockWrites | Action::EndSessions => {
+                record.blocked.is_some()
             }
-            _ => journal.started.is_some(),
+            Action::Fence(_) => record.fenced.is_some(),
+            Action::Promote | Action::RepointServices | Action::VerifyWrite => {
+                record.past_point_of_no_return()
+            }
+            Action::RepointConfig | Action::ScaleDown => record.promoted.is_some(),
+            Action::RestartSource
+            | Action::UnblockWrites
+            | Action::RestoreConfig
+            | Action::RestoreServices => record.rollback_started.is_some(),
+            _ => record.started.is_some(),
         };
         if !recorded {
             self.wrong
@@ -135,7 +143,7 @@ impl World {
 
     /// S4: after the point of no return nobody of ours reopens the source.
     fn reopened(&mut self) {
-        if self.journal().past_return() {
+        if self.recorded().past_point_of_no_return() {
             self.wrong.get_or_insert((
                 Invariant::S4,
                 "the source is reopened after the point of no return",
@@ -148,8 +156,11 @@ impl World {
     /// that goes, so this is asked of drivers that see what is.
     pub fn led_by_its_leader(&mut self, action: &Action) {
         let now = at(i64::from(self.clock) * 1_000);
-        let just_now = self.journal().going_back.is_some_and(|back| back.at == now);
-        if *action == Action::Unblock && just_now && !self.locked && !self.standby {
+        let just_now = self
+            .recorded()
+            .rollback_started
+            .is_some_and(|back| back.at == now);
+        if *action == Action::UnblockWrites && just_now && !self.locked && !self.standby {
             self.wrong.get_or_insert((
                 Invariant::S9,
                 "the pause is lifted while nobody holds the leader lock",
@@ -165,7 +176,7 @@ impl World {
                 "traffic is let through to a target that is no restarted primary",
             ));
         }
-        if !to_target && self.journal().past_return() {
+        if !to_target && self.recorded().past_point_of_no_return() {
             self.wrong.get_or_insert((
                 Invariant::S7,
                 "traffic is let through to the source that was left",
@@ -175,10 +186,11 @@ impl World {
 
     fn set_field(&mut self, key: &str, start: &Start, frozen: bool, seen: Option<Versions>) {
         let recorded = start
-            .freezes
+            .suspensions
             .iter()
-            .find(|freeze: &&Freeze| freeze.key() == key);
-        let set = recorded.is_some_and(|freeze| frozen || freeze.was == freeze.frozen);
+            .find(|suspension: &&Suspension| suspension.key() == key);
+        let set = recorded
+            .is_some_and(|suspension| frozen || suspension.original == suspension.suspended);
         let operator = key.starts_with("postgresql");
         let (object, version) = match operator {
             true => (&mut self.operator, seen.map(|seen| seen.operator)),
@@ -221,7 +233,7 @@ impl World {
     pub fn start(&mut self) {
         self.source_up = true;
         self.locked = false;
-        self.incarnation += 1;
+        self.postmaster_start += 1;
     }
 
     /// The first invariant that does not hold.
@@ -249,7 +261,7 @@ impl World {
                 ),
             ));
         }
-        if self.follows && self.paused && self.journal().started.is_none() {
+        if self.follows && self.paused && self.recorded().started.is_none() {
             return Some(Broken::new(
                 Invariant::S3,
                 "the source is blocked and nothing is recorded",
@@ -267,7 +279,7 @@ impl World {
             ));
         }
         // Before the block Patroni's election is nobody's but Patroni's.
-        let elected = !self.standby || !self.has(|journal| journal.blocked.is_some());
+        let elected = !self.standby || !self.has(|record| record.blocked.is_some());
         let source = self.source_up
             && elected
             && !self.paused
@@ -301,7 +313,7 @@ impl World {
     }
 
     /// Whether the record has come so far.
-    pub fn has(&self, fact: impl Fn(&Journal) -> bool) -> bool {
-        fact(&self.journal())
+    pub fn has(&self, fact: impl Fn(&Record) -> bool) -> bool {
+        fact(&self.recorded())
     }
 }

@@ -71,7 +71,7 @@ impl World {
             self.primary && !self.restarted,
             &|w| w.restarted = true,
         );
-        let starts = self.incarnation < STARTS_MAX;
+        let starts = self.postmaster_start < STARTS_MAX;
         add(
             "patroni starts its server",
             !self.source_up && !self.paused && starts,
@@ -220,7 +220,7 @@ impl World {
         );
         // Between a look at the Service and the word to the poolers no order of steps helps against
         // that hand.
-        let turned = self.turned > 0 && !self.has(|journal| journal.promoted.is_some());
+        let turned = self.turned > 0 && !self.has(|record| record.promoted.is_some());
         add(
             Disturbance::TurnedBack,
             "somebody turns the Services back",

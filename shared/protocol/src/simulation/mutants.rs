@@ -1,6 +1,6 @@
 //! Guards taken away, one each: a search that cannot fail proves nothing.
 
-use crate::{controllers::suspension::FROZEN, route::Route};
+use crate::{controllers::suspension::SUSPENDED, route::Route};
 use serde_json::json;
 
 use super::world::World;
@@ -8,9 +8,9 @@ use crate::{
     decide::{Health, decide},
     decision::{Action, Decision},
     reason::{Refusal, Wait},
-    record::{Fact, Journal, Promotion},
+    record::{Fact, Promotion, Record},
     rollback::back,
-    snapshot::{Observation, Sight},
+    snapshot::{Reachability, Snapshot},
 };
 
 /// A guard taken away.
@@ -57,15 +57,15 @@ pub enum Mutant {
 
 impl Mutant {
     /// What the driver believes to see.
-    pub fn blinded(self, mut seen: Observation, first: &World) -> Observation {
+    pub fn blinded(self, mut seen: Snapshot, first: &World) -> Snapshot {
         match self {
-            Self::NoFrozenOperator => seen.freezes[0].now.was = json!(FROZEN),
-            Self::NoFrozenScaler => seen.freezes.truncate(1),
+            Self::NoFrozenOperator => seen.suspensions[0].now.original = json!(SUSPENDED),
+            Self::NoFrozenScaler => seen.suspensions.truncate(1),
             Self::NoWaitForPods => seen.apps.values_mut().for_each(|app| {
                 (app.ready, app.existing, app.followed) = (app.wanted, app.wanted, true);
             }),
             Self::NoRestartWait => {
-                if let Sight::Answers(target) = &mut seen.target {
+                if let Reachability::Up(target) = &mut seen.target {
                     target.running.archive_mode = "on".into();
                     target.running.postmaster_start = seen.now;
                     target.running.now = seen.now - jiff::SignedDuration::from_secs(1);
@@ -78,10 +78,10 @@ impl Mutant {
     }
 
     /// What the driver decides.
-    pub fn decide(self, journal: &Journal, seen: &Observation, world: &World) -> Decision {
+    pub fn decide(self, record: &Record, seen: &Snapshot, world: &World) -> Decision {
         let limits = world.limits();
-        let decision = decide(journal, seen, &Health::Ok, &limits);
-        let Some(start) = &journal.started else {
+        let decision = decide(record, seen, &Health::Ok, &limits);
+        let Some(start) = &record.started else {
             return decision;
         };
         let promotion = || {
@@ -96,7 +96,7 @@ impl Mutant {
         };
         let instead = match (self, &decision) {
             (Self::NoFence, Decision::Do(Action::Fence(_) | Action::Restartpoint))
-                if !journal.past_return() =>
+                if !record.past_point_of_no_return() =>
             {
                 promotion()
             }
@@ -105,15 +105,15 @@ impl Mutant {
                 Some(Decision::Record(Fact::Routed(seen.now)))
             }
             (Self::NoRecordOfTheFence, Decision::Record(Fact::Fenced(fenced))) => {
-                Some(Decision::Do(Action::Fence(fenced.incarnation)))
+                Some(Decision::Do(Action::Fence(fenced.postmaster_start)))
             }
             (Self::NoRecordOfThePromotion, Decision::Record(Fact::Promotion(_)))
                 if seen.follows =>
             {
                 Some(Decision::Do(Action::Promote))
             }
-            (Self::NoRecordOfTheReturn, Decision::Record(Fact::GoingBack(_))) => {
-                Some(back(journal, start, seen))
+            (Self::NoRecordOfTheReturn, Decision::Record(Fact::RollbackStarted(_))) => {
+                Some(back(record, start, seen))
             }
             (Self::NoDoor, Decision::Wait(Wait::ServiceNotRepointed(_))) => {
                 Some(Decision::Record(Fact::Routed(seen.now)))
@@ -121,17 +121,17 @@ impl Mutant {
             (
                 Self::NoLeaderLock,
                 Decision::Wait(Wait::RollbackLeaderLockNotHeld | Wait::RollbackBlockNotApplied),
-            ) => Some(Decision::Do(Action::Unblock)),
-            (Self::NoElection, Decision::Do(Action::Unblock))
+            ) => Some(Decision::Do(Action::UnblockWrites)),
+            (Self::NoElection, Decision::Do(Action::UnblockWrites))
                 if seen.source.answer().is_some_and(|source| !source.primary) =>
             {
                 Some(Decision::Do(Action::RestartSource))
             }
             (Self::NoResumeOnReturn, Decision::Do(Action::ResumePoolers))
-                if journal.going_back.is_some() =>
+                if record.rollback_started.is_some() =>
             {
-                Some(match &journal.returned {
-                    None => Decision::Record(Fact::Returned(seen.now)),
+                Some(match &record.rolled_back {
+                    None => Decision::Record(Fact::RolledBack(seen.now)),
                     Some(_) => Decision::Refuse(Refusal::RolledBack {
                         reason: String::new(),
                         failure: None,
@@ -139,7 +139,7 @@ impl Mutant {
                 })
             }
             (Self::NoLateResume, Decision::Do(Action::ResumePoolers))
-                if journal.finished.is_some() =>
+                if record.finished.is_some() =>
             {
                 Some(Decision::Done)
             }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     decision::{Action, Decision},
-    snapshot::Observation,
+    snapshot::Snapshot,
 };
 
 /// Rounds of one driver alone that must be enough to come to an end.
@@ -37,7 +37,7 @@ enum Driver {
     /// Will look next.
     Ready,
     /// Is about to act on what it saw.
-    Decided(Sight),
+    Decided(Reachability),
     /// Has come to an end.
     Ended,
 }
@@ -45,8 +45,8 @@ enum Driver {
 /// What a driver goes by: numbers of the record and the look, and the versions that its writes
 /// carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Sight {
-    journal: usize,
+struct Reachability {
+    record: usize,
     look: usize,
     read: u32,
     versions: Versions,
@@ -79,7 +79,7 @@ impl Step {
 
 struct Search {
     mutant: Mutant,
-    looks: Vec<Observation>,
+    looks: Vec<Snapshot>,
     numbers: HashMap<World, usize>,
     decisions: HashMap<(usize, usize), Decision>,
     parents: Vec<(usize, String)>,
@@ -226,7 +226,7 @@ impl Search {
         }
         if matches!(
             decision,
-            Decision::Do(Action::TurnServices | Action::ReturnServices)
+            Decision::Do(Action::RepointServices | Action::RestoreServices)
         ) && state.world.may(Disturbance::HalfDone)
         {
             let mut half = self.act(state, driver, sight, false);
@@ -254,8 +254,8 @@ impl Search {
                 self.looks.len() - 1
             }
         };
-        let sight = Sight {
-            journal: world.journal,
+        let sight = Reachability {
+            record: world.record,
             look,
             read: world.version,
             versions: Versions::of(world),
@@ -265,7 +265,7 @@ impl Search {
         let broken = match &decision {
             Decision::Done => next.world.cut().filter(|_| alone(&next, driver)),
             Decision::Refuse(_) | Decision::NotReady(_)
-                if world.has(|journal| journal.started.is_some()) =>
+                if world.has(|record| record.started.is_some()) =>
             {
                 next.world.restored().filter(|_| alone(&next, driver))
             }
@@ -281,26 +281,26 @@ impl Search {
         (decision, broken.map_or(Ok(next), Err))
     }
 
-    fn decision(&mut self, world: &World, sight: Sight) -> Decision {
+    fn decision(&mut self, world: &World, sight: Reachability) -> Decision {
         let (mutant, looks) = (self.mutant, &self.looks);
-        let decide = || mutant.decide(&World::journal_of(sight.journal), &looks[sight.look], world);
+        let decide = || mutant.decide(&World::journal_of(sight.record), &looks[sight.look], world);
         self.decisions
-            .entry((sight.journal, sight.look))
+            .entry((sight.record, sight.look))
             .or_insert_with(decide)
             .clone()
     }
 
     /// As `drive::follow`: what was recorded leads to the next decision on the same look, an effect
     /// to a new look.
-    fn act(&mut self, state: &State, driver: usize, sight: Sight, answered: bool) -> State {
+    fn act(&mut self, state: &State, driver: usize, sight: Reachability, answered: bool) -> State {
         let mut next = state.clone();
         let checked = self.mutant != Mutant::NoCompareAndSwap;
         next.drivers[driver] = Driver::Ready;
         match self.decision(&state.world, sight) {
             Decision::Record(fact) => {
                 let written = next.world.record(fact, sight.read, checked);
-                let after = Sight {
-                    journal: next.world.journal,
+                let after = Reachability {
+                    record: next.world.record,
                     read: next.world.version,
                     ..sight
                 };
@@ -311,7 +311,7 @@ impl Search {
                 }
             }
             Decision::Do(action) => {
-                let start = World::journal_of(sight.journal).started;
+                let start = World::journal_of(sight.record).started;
                 if self.numbers.get(&state.world.visible()) == Some(&sight.look) {
                     next.world.led_by_its_leader(&action);
                 }

@@ -3,12 +3,12 @@
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
 use crate::{
-    controllers::suspension::FROZEN,
+    controllers::suspension::SUSPENDED,
     failure::Failure,
     route::Route,
     snapshot::{
-        kubernetes::{Kind, Replicas, Selector, ServiceSeen},
-        source::Incarnation,
+        kubernetes::{Kind, Replicas, Selector, ServiceState},
+        source::PostmasterStart,
         target::{ControlCheckpoint, Replay, Running},
     },
     wal::{Identity, Lsn, SystemIdentifier, Timeline},
@@ -18,12 +18,13 @@ use serde_json::Value;
 
 use super::invariants::Invariant;
 use crate::{
-    controllers::suspension::{Freeze, Object, Standing},
+    controllers::suspension::{Object, Suspension, SuspensionState},
     decision::Limits,
     reason::AbortRequest,
-    record::{AppConfig, Fact, Journal},
+    record::{AppConfig, Fact, Record},
     snapshot::{
-        DoorSeen, Observation, PatroniSeen, PoolerSeen, PoolerState, Sight, SourceSeen, TargetSeen,
+        PatroniSeen, PoolerPodState, PoolerState, Reachability, ServiceAnswer, Snapshot,
+        SourceState, TargetState,
     },
 };
 
@@ -59,7 +60,7 @@ impl Versioned {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     /// Number of the journal in the table of all journals seen, and its resourceVersion.
-    pub journal: usize,
+    pub record: usize,
     pub version: u32,
     pub route: Route,
     pub wal: Vec<Wal>,
@@ -67,7 +68,7 @@ pub struct World {
     /// Its server is a standby: Patroni has lost its DCS and demoted its leader. Only an election
     /// makes it a primary again.
     pub standby: bool,
-    pub incarnation: u8,
+    pub postmaster_start: u8,
     pub timeline: u32,
     pub paused: bool,
     pub read_only: bool,
@@ -113,17 +114,17 @@ pub struct World {
 
 thread_local! {
     /// Few journals exist; a state holds only its number, which keeps millions of states small.
-    static JOURNALS: RefCell<Vec<Journal>> = const { RefCell::new(Vec::new()) };
+    static JOURNALS: RefCell<Vec<Record>> = const { RefCell::new(Vec::new()) };
 }
 
-pub fn number_of(journal: Journal) -> usize {
-    JOURNALS.with_borrow_mut(|journals| {
-        journals
+pub fn number_of(record: Record) -> usize {
+    JOURNALS.with_borrow_mut(|records| {
+        records
             .iter()
-            .position(|known| *known == journal)
+            .position(|known| *known == record)
             .unwrap_or_else(|| {
-                journals.push(journal);
-                journals.len() - 1
+                records.push(record);
+                records.len() - 1
             })
     })
 }
@@ -137,7 +138,7 @@ pub fn start_of(record: usize) -> Lsn {
 }
 
 /// What keeps the autoscaler still.
-pub fn scaler() -> Freeze {
+pub fn scaler() -> Suspension {
     let object = Object::of(
         "keda.sh",
         "v1alpha1",
@@ -145,7 +146,7 @@ pub fn scaler() -> Freeze {
         "scaledobjects",
         "web",
     );
-    Freeze::annotation(object, "autoscaling.keda.sh/paused", "true", None)
+    Suspension::annotation(object, "autoscaling.keda.sh/paused", "true", None)
 }
 
 /// The two Services after the cut.
@@ -161,13 +162,13 @@ impl World {
     /// Before the cut: clients may write, everything serves.
     pub fn new(route: Route, fuel: u8) -> Self {
         Self {
-            journal: number_of(Journal::default()),
+            record: number_of(Record::default()),
             version: 0,
             route,
             wal: vec![Wal::Write],
             source_up: true,
             standby: false,
-            incarnation: 0,
+            postmaster_start: 0,
             timeline: 1,
             paused: false,
             read_only: false,
@@ -200,12 +201,12 @@ impl World {
         }
     }
 
-    pub fn journal(&self) -> Journal {
-        Self::journal_of(self.journal)
+    pub fn recorded(&self) -> Record {
+        Self::journal_of(self.record)
     }
 
-    pub fn journal_of(number: usize) -> Journal {
-        JOURNALS.with_borrow(|journals| journals[number].clone())
+    pub fn journal_of(number: usize) -> Record {
+        JOURNALS.with_borrow(|records| records[number].clone())
     }
 
     /// The source's server runs as a primary.
@@ -217,7 +218,7 @@ impl World {
     /// their looks.
     pub fn visible(&self) -> Self {
         Self {
-            journal: 0,
+            record: 0,
             version: 0,
             fuel: 0,
             happened: 0,
@@ -228,23 +229,23 @@ impl World {
         }
     }
 
-    /// A look at everything, as `Live` would have it.
-    pub fn look(&self) -> Observation {
-        Observation {
+    /// A look at everything, as `LiveWorld` would have it.
+    pub fn look(&self) -> Snapshot {
+        Snapshot {
             now: at(i64::from(self.clock) * 1_000),
             source: if self.source_up {
-                Sight::Answers(SourceSeen {
+                Reachability::Up(SourceState {
                     identity: identity(self.timeline),
                     primary: !self.standby,
                     read_only: self.read_only,
                     insert: (!self.standby).then(|| start_of(self.wal.len())),
-                    incarnation: Incarnation(i64::from(self.incarnation)),
+                    postmaster_start: PostmasterStart(i64::from(self.postmaster_start)),
                     clients: Vec::new(),
                 })
             } else {
-                Sight::Silent(refused())
+                Reachability::Unreachable(refused())
             },
-            patroni: Sight::Answers(PatroniSeen {
+            patroni: Reachability::Up(PatroniSeen {
                 paused: self.paused.then_some(true),
                 read_only: self.read_only.then(|| "on".to_owned()),
                 leader: (!self.standby)
@@ -260,13 +261,13 @@ impl World {
                 answering: vec!["a".into(), "b".into()],
                 silent: Vec::new(),
             }),
-            target: Sight::Answers(self.target()),
+            target: Reachability::Up(self.target()),
             follows: self.follows,
-            freezes: self.freezes(),
+            suspensions: self.suspensions(),
             jobs: Vec::new(),
             services: self.services(),
             poolers: self.poolers(),
-            stragglers: Vec::new(),
+            reconnected: Vec::new(),
             door: self.door(),
             apps: self.apps(),
             config: self.config(),
@@ -275,20 +276,20 @@ impl World {
         }
     }
 
-    fn freezes(&self) -> Vec<Standing> {
-        let standing = |freeze: Freeze, object: Versioned| Standing {
-            now: Freeze {
-                was: if object.set {
-                    freeze.frozen.clone()
+    fn suspensions(&self) -> Vec<SuspensionState> {
+        let standing = |suspension: Suspension, object: Versioned| SuspensionState {
+            now: Suspension {
+                original: if object.set {
+                    suspension.suspended.clone()
                 } else {
                     Value::Null
                 },
-                ..freeze
+                ..suspension
             },
             version: Some(object.version.to_string()),
         };
         let mut all = vec![standing(
-            Freeze::zalando_operator("pg", Some(FROZEN)),
+            Suspension::zalando_operator("pg", Some(SUSPENDED)),
             self.operator,
         )];
         if self.route == Route::Config {
@@ -297,12 +298,12 @@ impl World {
         all
     }
 
-    fn services(&self) -> BTreeMap<String, ServiceSeen> {
+    fn services(&self) -> BTreeMap<String, ServiceState> {
         if self.route == Route::Config {
             return BTreeMap::new();
         }
         let turned = |(number, (name, selector))| {
-            let seen = ServiceSeen {
+            let seen = ServiceState {
                 selector: (self.turned > number).then_some(selector),
                 port: Some(5432),
                 leftovers: Vec::new(),
@@ -312,15 +313,15 @@ impl World {
         (0..).zip(selectors()).map(turned).collect()
     }
 
-    fn poolers(&self) -> Vec<PoolerSeen> {
+    fn poolers(&self) -> Vec<PoolerPodState> {
         let state = if self.held_back {
             PoolerState::Paused
         } else {
             PoolerState::Serving
         };
-        let pooler = PoolerSeen {
+        let pooler = PoolerPodState {
             pod: "pg-pooler".into(),
-            state: Sight::Answers(state),
+            state: Reachability::Up(state),
         };
         if self.route == Route::Service {
             vec![pooler]
@@ -330,10 +331,10 @@ impl World {
     }
 
     /// A new primary that is about to be restarted still answers.
-    fn door(&self) -> Sight<DoorSeen> {
+    fn door(&self) -> Reachability<ServiceAnswer> {
         match self.led {
-            false => Sight::Silent(refused()),
-            true => Sight::Answers(DoorSeen {
+            false => Reachability::Unreachable(refused()),
+            true => Reachability::Up(ServiceAnswer {
                 identity: identity(self.target_timeline()),
                 primary: self.primary,
             }),
@@ -360,7 +361,7 @@ impl World {
         }
     }
 
-    fn target(&self) -> TargetSeen {
+    fn target(&self) -> TargetState {
         // A shutdown checkpoint has redo = itself; before any, pg_control tells of an online one.
         let control = match self.control {
             Some(record) => ControlCheckpoint {
@@ -375,7 +376,7 @@ impl World {
             },
         };
         let done = self.primary && self.restarted;
-        TargetSeen {
+        TargetState {
             identity: identity(self.target_timeline()),
             in_recovery: !self.primary,
             replay: Replay {
@@ -419,7 +420,7 @@ impl World {
         if checked && read != self.version {
             return false;
         }
-        self.journal = number_of(self.journal().with(fact));
+        self.record = number_of(self.recorded().with(fact));
         self.version += 1;
         true
     }

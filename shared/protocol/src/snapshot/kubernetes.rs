@@ -7,7 +7,7 @@ pub type Selector = BTreeMap<String, String>;
 
 /// A Service as it stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServiceSeen {
+pub struct ServiceState {
     /// Its selector; None: somebody else writes its Endpoints, as Patroni does for the leader.
     pub selector: Option<Selector>,
     /// The port that its pods must listen on, by its target port or its name; None where it has
@@ -47,7 +47,7 @@ pub struct Replicas {
 
 /// The Cluster as its resource tells of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ClusterSeen {
+pub struct ClusterState {
     /// `spec.replica.enabled`.
     pub follows: bool,
     /// `spec.instances`.
@@ -65,7 +65,7 @@ pub struct ClusterSeen {
 
 /// What the Cluster's spec says about the superuser's login.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SuperuserSeen {
+pub struct SuperuserAccess {
     /// `spec.enableSuperuserAccess`.
     pub enabled: bool,
     /// `spec.superuserSecret.name`.

@@ -29,7 +29,7 @@ impl HotStandby {
 
 /// On which side our role is a superuser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SuperuserOf {
+pub struct SuperuserLogins {
     /// SOURCE_USER at the source.
     pub source: bool,
     /// TARGET_USER at the target.

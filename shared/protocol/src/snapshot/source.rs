@@ -19,9 +19,9 @@ pub struct ClientSession {
 
 /// One run of a server, from its start to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Incarnation(pub i64);
+pub struct PostmasterStart(pub i64);
 
-impl Incarnation {
+impl PostmasterStart {
     /// When it began, by the server's clock.
     pub fn began(self) -> Option<Timestamp> {
         Timestamp::from_microsecond(self.0).ok()
