@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The writer outside every list.
-pub const FORGOTTEN: &str = "forgotten";
+pub const UNMANAGED: &str = "forgotten";
 /// The reader.
 pub const READER: &str = "reader";
 const PART_OF: &str = "app.kubernetes.io/part-of=mastodon";
@@ -31,7 +31,7 @@ const STOP: Duration = Duration::from_secs(90);
 pub struct Application {
     kubectl: Kubectl,
     /// Lines as they came; of a pod that is gone there are no others.
-    heard: Arc<Mutex<Vec<String>>>,
+    followed_lines: Arc<Mutex<Vec<String>>>,
     listening: JoinHandle<()>,
 }
 
@@ -57,11 +57,11 @@ pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<Application> {
         map("writer", json!({"writer.sh": include_str!("writer.sh")})),
     ];
     objects.extend(DEPLOYMENTS.map(|(name, replicas)| deployment(name, replicas, settings, &[])));
-    objects.push(deployment(FORGOTTEN, 1, settings, &[("DB_HOST", SOURCE)]));
+    objects.push(deployment(UNMANAGED, 1, settings, &[("DB_HOST", SOURCE)]));
     let mut names: Vec<&str> = DEPLOYMENTS
         .map(|(name, _)| name)
         .into_iter()
-        .chain([FORGOTTEN])
+        .chain([UNMANAGED])
         .collect();
     if settings.route == Route::Service {
         // By the other way nobody leads it anywhere: it would go on reading from the source.
@@ -84,11 +84,11 @@ pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<Application> {
             .await
             .with_context(|| format!("{name} gets no session"))?;
     }
-    let heard = Arc::new(Mutex::new(Vec::new()));
+    let followed_lines = Arc::new(Mutex::new(Vec::new()));
     Ok(Application {
-        listening: listen(kubectl.clone(), Arc::clone(&heard)),
+        listening: listen(kubectl.clone(), Arc::clone(&followed_lines)),
         kubectl: kubectl.clone(),
-        heard,
+        followed_lines,
     })
 }
 
@@ -130,7 +130,7 @@ fn deployment(name: &str, replicas: u32, settings: &Settings, env: &[(&str, &str
 }
 
 /// Follows the pods that run now: their log goes with them when they are scaled away.
-fn listen(kubectl: Kubectl, heard: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+fn listen(kubectl: Kubectl, followed_lines: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let follow = [
             "logs",
@@ -141,8 +141,8 @@ fn listen(kubectl: Kubectl, heard: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
             "--max-log-requests=20",
         ];
         let ended = kubectl
-            .followed(&follow, |line| {
-                heard
+            .follow(&follow, |line| {
+                followed_lines
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .push(line.to_owned())
@@ -157,15 +157,21 @@ fn listen(kubectl: Kubectl, heard: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
 impl Application {
     /// Waits until the clients have said that many more acknowledged writes than now.
     pub async fn acknowledges(&self, count: usize) -> Result<()> {
-        let said = || {
-            let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-            heard.iter().filter(|line| line.contains(" ack ")).count()
+        let output = || {
+            let followed_lines = self
+                .followed_lines
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            followed_lines
+                .iter()
+                .filter(|line| line.contains(" ack "))
+                .count()
         };
-        let wanted = said() + count;
+        let wanted = output() + count;
         until(
             &format!("{count} more acknowledged writes"),
             UP,
-            async || Ok((said() >= wanted).then_some(())),
+            async || Ok((output() >= wanted).then_some(())),
         )
         .await
     }
@@ -189,29 +195,29 @@ impl Application {
             .collect();
         for pod in &pods {
             self.kubectl
-                .asked(&["exec", pod, "--", "bash", "-c", "kill -USR1 1"])
+                .query(&["exec", pod, "--", "bash", "-c", "kill -USR1 1"])
                 .await?;
         }
         let mut lines = Vec::new();
         for pod in &pods {
             let what = format!("the last word of {pod}");
-            let said = until(&what, STOP, async || {
-                let said = self.kubectl.asked(&["logs", pod, "--tail=-1"]).await?;
-                Ok(said
+            let output = until(&what, STOP, async || {
+                let output = self.kubectl.query(&["logs", pod, "--tail=-1"]).await?;
+                Ok(output
                     .lines()
                     .last()
                     .is_some_and(|line| line.contains(" end "))
-                    .then_some(said))
+                    .then_some(output))
             });
-            lines.extend(said.await?.lines().map(str::to_owned));
+            lines.extend(output.await?.lines().map(str::to_owned));
         }
-        let asked = |line: &String| pods.iter().any(|pod| Some(*pod) == line.split(' ').next());
-        let heard = self
-            .heard
+        let query = |line: &String| pods.iter().any(|pod| Some(*pod) == line.split(' ').next());
+        let followed_lines = self
+            .followed_lines
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        lines.extend(heard.into_iter().filter(|line| !asked(line)));
+        lines.extend(followed_lines.into_iter().filter(|line| !query(line)));
         Ok(lines)
     }
 }

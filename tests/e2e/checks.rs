@@ -129,7 +129,7 @@ impl Receipt {
 
     /// What is not as it must be.
     pub fn failures(&self, cutover: &Ended) -> Vec<String> {
-        let (word, summary) = (cutover.last_word(), &self.summary);
+        let (word, summary) = (cutover.termination_json(), &self.summary);
         let timeline = &summary["promoted"]["timeline"];
         let checks = [
             (
@@ -169,10 +169,10 @@ impl Receipt {
 /// The log cannot be read.
 pub fn refused(log: Option<&Path>, namespace: &str) -> Result<(String, Vec<String>)> {
     let Some(log) = log else {
-        let said = "not asked: only the API server's audit log tells (E2E_AUDIT_LOG). No Job has \
+        let output = "not asked: only the API server's audit log tells (E2E_AUDIT_LOG). No Job has \
             stopped for lack of a permission; one that goes \
                     on without it would not be noticed";
-        return Ok((said.to_owned(), Vec::new()));
+        return Ok((output.to_owned(), Vec::new()));
     };
     let accounts = format!("system:serviceaccount:{namespace}:replica-migration-");
     let mut uses = audit::read(log)?;

@@ -14,7 +14,7 @@ use harness::ledger::{Attempt, Gap, Key, Outcome, Server};
 
 /// Everything that the clients said.
 #[derive(Clone, Debug, Default)]
-pub struct Said {
+pub struct ClientOutput {
     /// Every row that somebody tried to write.
     pub attempts: Vec<Attempt>,
     /// By pod.
@@ -36,20 +36,21 @@ pub struct Pod {
     ended: bool,
 }
 
-impl Said {
+impl ClientOutput {
     /// Reads the lines of all pods, in any order of pods.
     ///
     /// # Errors
     /// A line that is none of writer.sh's.
     pub fn read<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Self> {
-        let mut said = Self::default();
+        let mut output = Self::default();
         let mut known = BTreeSet::new();
         // A pod that was followed and asked at last has said the same twice.
         for line in lines.into_iter().filter(|line| known.insert(*line)) {
-            said.line(line)
+            output
+                .line(line)
                 .with_context(|| format!("a line of a client: {line:?}"))?;
         }
-        Ok(said)
+        Ok(output)
     }
 
     fn line(&mut self, line: &str) -> Result<()> {
@@ -194,22 +195,22 @@ reader-1-a open 99.000000
 reader-1-a read 100.000000 10.0.0.3
 reader-1-a unread 101.000000 no answer";
 
-    fn said() -> Said {
+    fn output() -> ClientOutput {
         // The pod was followed, and asked at last.
-        Said::read(LINES.lines().chain(LINES.lines())).unwrap()
+        ClientOutput::read(LINES.lines().chain(LINES.lines())).unwrap()
     }
 
     #[test]
     fn every_row_becomes_an_attempt_once() {
-        let said = said();
-        let sequences: Vec<u64> = said
+        let output = output();
+        let sequences: Vec<u64> = output
             .attempts
             .iter()
             .map(|attempt| attempt.key.sequence)
             .collect();
         assert_eq!(sequences, [1, 2, 3, 4, 5, 6]);
         assert_eq!(
-            said.attempts[1].answered,
+            output.attempts[1].answered,
             Duration::from_micros(101_002_500)
         );
         let server = |address: &str, timeline| {
@@ -218,33 +219,36 @@ reader-1-a unread 101.000000 no answer";
                 timeline,
             })
         };
-        assert_eq!(said.attempts[1].outcome, server("10.0.0.1", 10));
+        assert_eq!(output.attempts[1].outcome, server("10.0.0.1", 10));
         assert!(
-            matches!(&said.attempts[3].outcome, Outcome::Unknown(why) if why.contains("57P01"))
+            matches!(&output.attempts[3].outcome, Outcome::Unknown(why) if why.contains("57P01"))
         );
     }
 
     #[test]
     fn errors_count_from_the_first_session_on_and_an_end_of_the_own_is_no_disconnect() {
-        let said = said();
-        let web = &said.pods["web-6f5b-x2x"];
+        let output = output();
+        let web = &output.pods["web-6f5b-x2x"];
         assert_eq!((web.errors.len(), web.disconnects.len()), (2, 1));
-        let reader = &said.pods["reader-1-a"];
+        let reader = &output.pods["reader-1-a"];
         assert_eq!(
             (reader.errors.as_slice(), reader.reads.len()),
             (&["no answer".to_owned()][..], 1)
         );
-        assert_eq!(said.broken_off(), ["reader-1-a"]);
+        assert_eq!(output.broken_off(), ["reader-1-a"]);
     }
 
     #[test]
     fn a_line_of_somebody_else_is_not_passed_over() {
-        assert!(Said::read(["web-1-a /app/writer.sh: line 9: fork: no more processes"]).is_err());
+        assert!(
+            ClientOutput::read(["web-1-a /app/writer.sh: line 9: fork: no more processes"])
+                .is_err()
+        );
     }
 
     #[test]
     fn the_longest_wait_after_the_cut_is_the_clients_own() {
-        let later = longest_later(&said().attempts, &["10.0.0.2".into()].into(), deployment);
+        let later = longest_later(&output().attempts, &["10.0.0.2".into()].into(), deployment);
         assert_eq!(later["web"].length(), Duration::from_micros(1_200_000));
     }
 }

@@ -25,9 +25,9 @@ pub struct Kubectl {
 
 impl Kubectl {
     /// Says what a user would type, does it, and shows the answer.
-    pub async fn shown(&self, arguments: &[&str]) -> Result<String> {
+    pub async fn run_shown(&self, arguments: &[&str]) -> Result<String> {
         println!("\n$ kubectl -n {} {}", self.namespace, arguments.join(" "));
-        let answer = self.asked(arguments).await?;
+        let answer = self.query(arguments).await?;
         for line in answer.lines() {
             println!("  {line}");
         }
@@ -35,13 +35,13 @@ impl Kubectl {
     }
 
     /// Does it without a word.
-    pub async fn asked(&self, arguments: &[&str]) -> Result<String> {
-        self.told(arguments, "", ANSWER).await
+    pub async fn query(&self, arguments: &[&str]) -> Result<String> {
+        self.run_with_input(arguments, "", ANSWER).await
     }
 
     /// Reads an object or a list of them.
     pub async fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let text = self.asked(&[arguments, &["-o", "json"]].concat()).await?;
+        let text = self.query(&[arguments, &["-o", "json"]].concat()).await?;
         serde_json::from_str(&text)
             .with_context(|| format!("what kubectl {} printed", arguments.join(" ")))
     }
@@ -49,7 +49,7 @@ impl Kubectl {
     /// Waits for what kubectl can wait for.
     pub async fn wait(&self, arguments: &[&str], limit: Duration) -> Result<()> {
         let flag = format!("--timeout={}s", limit.as_secs());
-        self.told(&[arguments, &[&flag]].concat(), "", limit + ANSWER)
+        self.run_with_input(&[arguments, &[&flag]].concat(), "", limit + ANSWER)
             .await
             .map(drop)
     }
@@ -58,13 +58,18 @@ impl Kubectl {
     pub async fn apply(&self, objects: &[Value]) -> Result<()> {
         let list =
             serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
-        self.told(&["apply", "-f", "-"], &list, ANSWER)
+        self.run_with_input(&["apply", "-f", "-"], &list, ANSWER)
             .await
             .map(drop)
     }
 
     /// With something on standard input.
-    pub async fn told(&self, arguments: &[&str], input: &str, limit: Duration) -> Result<String> {
+    pub async fn run_with_input(
+        &self,
+        arguments: &[&str],
+        input: &str,
+        limit: Duration,
+    ) -> Result<String> {
         let what = || format!("kubectl {}", arguments.join(" "));
         let run = async {
             let mut child = self
@@ -98,9 +103,13 @@ impl Kubectl {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Gives each line to `heed` as it comes, until the command ends; its standard error comes
+    /// Gives each line to `on_line` as it comes, until the command ends; its standard error comes
     /// back.
-    pub async fn followed(&self, arguments: &[&str], mut heed: impl FnMut(&str)) -> Result<String> {
+    pub async fn follow(
+        &self,
+        arguments: &[&str],
+        mut on_line: impl FnMut(&str),
+    ) -> Result<String> {
         let mut child = self
             .command(arguments)
             .stdin(Stdio::null())
@@ -116,7 +125,7 @@ impl Kubectl {
         )
         .lines();
         while let Some(line) = lines.next_line().await? {
-            heed(&line);
+            on_line(&line);
         }
         let output = child.wait_with_output().await?;
         Ok(String::from_utf8_lossy(&output.stderr).trim().to_owned())

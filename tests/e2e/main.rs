@@ -29,15 +29,15 @@
 mod application;
 mod checks;
 mod clients;
-mod judge;
+mod environment;
 mod kubectl;
 mod overlay;
 mod report;
 mod settings;
 mod source;
-mod stage;
 mod step;
 mod target;
+mod verdict;
 
 use std::{
     fs,
@@ -47,13 +47,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use harness::{ledger::Cut, route::Route, setup::target_directory};
+use harness::{ledger::Topology, route::Route, setup::target_directory};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    checks::Receipt, clients::Said, judge::Collected, kubectl::Kubectl, report::Report,
-    settings::Settings, step::Ended,
+    checks::Receipt, clients::ClientOutput, kubectl::Kubectl, report::Report, settings::Settings,
+    step::Ended, verdict::Collected,
 };
 
 /// Writes that must be acknowledged before the cut: the application is at work.
@@ -84,14 +84,14 @@ async fn run() -> Result<bool> {
         namespace: settings.namespace.clone(),
     };
     let folder = folder(&settings)?;
-    println!("{}", settings.described());
-    stage::set(&kubectl).await?;
+    println!("{}", settings.description());
+    environment::create(&kubectl).await?;
     let outcome = tokio::select! {
         outcome = scenario(&kubectl, &settings, &folder) => outcome,
         signal = ended() => Err(anyhow::anyhow!("{signal}")),
     };
     if !matches!(outcome, Ok(true)) {
-        stage::keep_state(&kubectl, &folder).await;
+        environment::keep_state(&kubectl, &folder).await;
     }
     if settings.keep {
         println!(
@@ -100,7 +100,7 @@ async fn run() -> Result<bool> {
         );
     } else {
         tokio::select! {
-            () = stage::clear(&kubectl) => {}
+            () = environment::remove(&kubectl) => {}
             signal = ended() => bail!("{signal} again: the namespace {} is left half removed", kubectl.namespace),
         }
     }
@@ -115,7 +115,7 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
 
     let overlay = overlay::write(folder, settings)?;
     kubectl
-        .shown(&["apply", "-k", &overlay.display().to_string()])
+        .run_shown(&["apply", "-k", &overlay.display().to_string()])
         .await?;
     step::done(kubectl, "prepare-zalando", "prepare-1").await?;
     step::done(kubectl, "extract-certs", "certs-1").await?;
@@ -135,10 +135,10 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
     let lines = application.stop().await?;
     fs::write(folder.join("clients.log"), lines.join("\n"))?;
     let collected = Collected {
-        said: Said::read(lines.iter().map(String::as_str))?,
+        output: ClientOutput::read(lines.iter().map(String::as_str))?,
         on_target: source::ledger(kubectl, &["database-1", "-c", "postgres", "--"]).await?,
         on_source: source::rows(kubectl).await?,
-        cut: Cut {
+        topology: Topology {
             source: of_source,
             target: target::instances(kubectl).await?,
             fenced: Some(receipt.instant("promotion")?),
@@ -150,7 +150,7 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
         checks::refused(settings.audit_log.as_deref(), &settings.namespace)?;
     failures.extend(refused);
     let mut report = Report {
-        described: settings.described(),
+        description: settings.description(),
         unnoticed: settings.route == Route::Service,
         bar: bar(settings),
         watched: settings.watch,
@@ -160,8 +160,8 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
         failures,
         ..Report::default()
     };
-    judge::judge(&mut report, settings.route, &collected)?;
-    tell(&report, &cutover, folder)
+    verdict::judge(&mut report, settings.route, &collected)?;
+    write_report(&report, &cutover, folder)
 }
 
 /// The cut; once more when it was disturbed on purpose and went back.
@@ -216,7 +216,7 @@ fn bar(settings: &Settings) -> Duration {
     })
 }
 
-fn tell(report: &Report, cutover: &Ended, folder: &Path) -> Result<bool> {
+fn write_report(report: &Report, cutover: &Ended, folder: &Path) -> Result<bool> {
     let text = report.lines().join("\n");
     println!("\n{text}");
     fs::write(folder.join("report.txt"), text)?;

@@ -16,7 +16,7 @@ pub struct Client {
     /// It comes through the poolers.
     pub pooled: bool,
     /// From its last acknowledged write on the source to its first on the target.
-    pub cut: Option<Gap>,
+    pub cutover: Option<Gap>,
     /// Its longest stretch without an acknowledged write afterwards.
     pub later: Option<Gap>,
     /// What it was told, and how its sessions ended.
@@ -27,7 +27,7 @@ pub struct Client {
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The run in a line.
-    pub described: String,
+    pub description: String,
     /// No client that comes through the poolers may notice anything: ROUTE=service.
     pub unnoticed: bool,
     /// Longest wait that the issue allows to a client.
@@ -100,7 +100,7 @@ impl Report {
             ));
         }
         // By the guide's way nobody leads it anywhere: its writes end with the source.
-        if client.cut.is_none() && (client.pooled || self.unnoticed) {
+        if client.cutover.is_none() && (client.pooled || self.unnoticed) {
             failures.push(format!("{name} was not at work on both sides"));
         }
         if let Some(later) = client.later.filter(|gap| gap.length() > LATER_MAX) {
@@ -116,7 +116,7 @@ impl Report {
     pub fn longest(&self) -> Option<Duration> {
         let pooled = self.clients.values().filter(|client| client.pooled);
         pooled
-            .filter_map(|client| client.cut.map(|gap| gap.length()))
+            .filter_map(|client| client.cutover.map(|gap| gap.length()))
             .max()
     }
 
@@ -126,7 +126,7 @@ impl Report {
         let mut lines = vec![format!(
             "{}  {}",
             if failures.is_empty() { "PASS" } else { "FAIL" },
-            self.described
+            self.description
         )];
         lines.extend(failures.iter().map(|failure| format!("  ✗ {failure}")));
         lines.push(String::new());
@@ -142,7 +142,7 @@ impl Report {
             };
             lines.push(format!(
                 "  {name:<52}{:>8}{:>10}{:>8}{:>13}",
-                ms(client.cut),
+                ms(client.cutover),
                 ms(client.later),
                 client.session.errors.len(),
                 client.session.disconnects.len()
@@ -196,13 +196,13 @@ impl Report {
         let clients = self.clients.iter().map(|(name, client)| {
             let session = &client.session;
             let value = json!({
-                "pooled": client.pooled, "cut_ms": of(client.cut), "later_ms": of(client.later),
+                "pooled": client.pooled, "cut_ms": of(client.cutover), "later_ms": of(client.later),
                 "errors": session.errors.len(), "disconnects": session.disconnects.len(),
             });
             (name.clone(), value)
         });
         json!({
-            "run": self.described, "load": self.load, "failures": self.all_failures(),
+            "run": self.description, "load": self.load, "failures": self.all_failures(),
             "longest_ms": self.longest().map(|longest| longest.as_millis() as u64),
             "acknowledged": self.verdict.acknowledged, "found": self.verdict.found, "lost": self.verdict.lost.len(),
             "clients": clients.collect::<serde_json::Map<_, _>>(),
@@ -233,14 +233,14 @@ mod tests {
     }
 
     fn passed() -> Report {
-        let client = |pooled, cut| Client {
+        let client = |pooled, cutover| Client {
             pooled,
-            cut: gap(cut),
+            cutover: gap(cutover),
             later: gap(60),
             ..Client::default()
         };
         Report {
-            described: "ROUTE=service".into(),
+            description: "ROUTE=service".into(),
             unnoticed: true,
             bar: Duration::from_millis(3_500),
             verdict: Verdict {
@@ -302,12 +302,12 @@ mod tests {
                     .push("x".into())
             },
             |report, _| report.clients.get_mut("web").unwrap().later = gap(1_001),
-            |report, _| report.clients.get_mut("web").unwrap().cut = None,
+            |report, _| report.clients.get_mut("web").unwrap().cutover = None,
             |report, _| report.failures.push("no receipt".into()),
         ];
         for (number, breach) in breaches.iter().enumerate() {
             let mut report = passed();
-            assert!(web(&mut report).cut.is_some());
+            assert!(web(&mut report).cutover.is_some());
             breach(&mut report, key());
             assert_eq!(
                 report.all_failures().len(),
@@ -330,7 +330,7 @@ mod tests {
             .push("57P01".into());
         assert!(report.all_failures().is_empty());
         report.unnoticed = false;
-        report.clients.get_mut("forgotten").unwrap().cut = None;
+        report.clients.get_mut("forgotten").unwrap().cutover = None;
         report
             .clients
             .get_mut("web")

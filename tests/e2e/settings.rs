@@ -88,7 +88,7 @@ impl Settings {
     }
 
     /// The run in one line.
-    pub fn described(&self) -> String {
+    pub fn description(&self) -> String {
         let restart = match (self.with_restart(), self.skip_wal_archiving) {
             (true, _) => "with CNPG's restart",
             (false, true) => "without a WAL archive",

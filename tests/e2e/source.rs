@@ -80,7 +80,7 @@ pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<()> {
         "ON_ERROR_STOP=1",
     ];
     kubectl
-        .told(&psql, SCHEMA, UP)
+        .run_with_input(&psql, SCHEMA, UP)
         .await
         .context("making the tables")
         .map(drop)
@@ -157,7 +157,7 @@ async fn leader(kubectl: &Kubectl) -> Result<String> {
     let selector = format!("{MEMBERS},spilo-role=master");
     until("the source's leader", UP, async || {
         let pod = kubectl
-            .asked(&["get", "pods", "-l", &selector, "-o", "name"])
+            .query(&["get", "pods", "-l", &selector, "-o", "name"])
             .await?;
         Ok(pod.lines().next().map(str::to_owned))
     })
@@ -168,7 +168,7 @@ async fn leader(kubectl: &Kubectl) -> Result<String> {
 /// answers.
 pub async fn rows(kubectl: &Kubectl) -> Result<Vec<Key>> {
     let pods = kubectl
-        .asked(&["get", "pods", "-l", MEMBERS, "-o", "name"])
+        .query(&["get", "pods", "-l", MEMBERS, "-o", "name"])
         .await?;
     let mut all = Vec::new();
     for pod in pods.lines() {
@@ -189,7 +189,7 @@ pub async fn ledger(kubectl: &Kubectl, place: &[&str]) -> Result<Vec<Key>> {
     let psql = [
         "psql", "-XAtqU", "postgres", "-d", DATABASE, "-F", " ", "-c", query,
     ];
-    let text = kubectl.asked(&[&["exec"], place, &psql].concat()).await?;
+    let text = kubectl.query(&[&["exec"], place, &psql].concat()).await?;
     let key = |line: &str| {
         let (client, sequence) = line
             .split_once(' ')

@@ -50,7 +50,7 @@ impl Ended {
     }
 
     /// The last pod's last word.
-    pub fn last_word(&self) -> &Value {
+    pub fn termination_json(&self) -> &Value {
         self.pods.last().map_or(&Value::Null, |(_, word)| word)
     }
 }
@@ -63,7 +63,7 @@ pub async fn run(
     kill: Option<&Settings>,
 ) -> Result<Ended> {
     let from = format!("--from=cronjob/replica-migration-{step}");
-    kubectl.shown(&["create", "job", job, &from]).await?;
+    kubectl.run_shown(&["create", "job", job, &from]).await?;
     let mut ended = Ended {
         job: job.to_owned(),
         ..Ended::default()
@@ -80,7 +80,7 @@ pub async fn run(
         if !followed.is_empty() {
             println!("  (another pod: {pod})");
         }
-        let heed = |line: &str| {
+        let on_line = |line: &str| {
             println!("  {line}");
             ended.lines.push(line.to_owned());
             if let Some(settings) = kill
@@ -98,7 +98,7 @@ pub async fn run(
                 ended.killed = Some(pod.clone());
             }
         };
-        kubectl.followed(&["logs", "-f", &pod], heed).await?;
+        kubectl.follow(&["logs", "-f", &pod], on_line).await?;
         followed.push(pod);
     }
     if let Some(killing) = killing {
@@ -203,7 +203,7 @@ async fn pods(kubectl: &Kubectl, job: &str) -> Result<Vec<(i64, Value)>> {
 async fn end(kubectl: Kubectl, with: Option<String>, pod: String) -> Result<()> {
     let Some(program) = with else {
         return kubectl
-            .shown(&["delete", &pod, "--force", "--grace-period=0"])
+            .run_shown(&["delete", &pod, "--force", "--grace-period=0"])
             .await
             .map(drop);
     };

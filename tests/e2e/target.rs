@@ -25,12 +25,12 @@ pub async fn apply_rendered(kubectl: &Kubectl, settings: &Settings) -> Result<()
         get.join(" "),
         apply.join(" ")
     );
-    let mut text = kubectl.asked(&get).await?;
+    let mut text = kubectl.query(&get).await?;
     if settings.skip_wal_archiving {
         println!("  (with the annotation cnpg.io/skipWalArchiving: enabled)");
         text = without_archive(&text)?;
     }
-    for line in kubectl.told(&apply, &text, LIMIT).await?.lines() {
+    for line in kubectl.run_with_input(&apply, &text, LIMIT).await?.lines() {
         println!("  {line}");
     }
     Ok(())

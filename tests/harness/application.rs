@@ -6,10 +6,10 @@
 //! read; clients reconnect by themselves; the controller follows `spec.replicas`.
 
 mod deployments;
-pub mod environment;
 pub mod login;
 mod objects;
 mod pod;
+pub mod variables;
 pub mod writer;
 
 use std::{
@@ -52,9 +52,9 @@ pub const DEPLOYMENTS: [(&str, u32); 6] = [
 
 /// The zero of a run's time axis.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin(Instant);
+pub struct Epoch(Instant);
 
-impl Origin {
+impl Epoch {
     /// Now.
     pub fn now() -> Self {
         Self(Instant::now())
@@ -66,7 +66,7 @@ impl Origin {
     }
 
     /// Where an instant lies on the axis; zero when it is before it.
-    pub fn place(self, instant: Instant) -> Duration {
+    pub fn since_epoch(self, instant: Instant) -> Duration {
         instant.saturating_duration_since(self.0)
     }
 }
@@ -118,10 +118,10 @@ pub struct Application {
     settings: Settings,
     services: Arc<Services>,
     log: Log,
-    origin: Origin,
+    epoch: Epoch,
     controller: JoinHandle<()>,
     over: watch::Sender<bool>,
-    forgotten: Vec<Writer>,
+    unmanaged: Vec<Writer>,
 }
 
 impl Drop for Application {
@@ -140,7 +140,7 @@ impl Application {
         client: Client,
         services: Arc<Services>,
         settings: Settings,
-        origin: Origin,
+        epoch: Epoch,
     ) -> Result<Self> {
         objects::apply(&client, &settings).await?;
         let log = Log::default();
@@ -150,7 +150,7 @@ impl Application {
             namespace: settings.namespace.clone(),
             services: Arc::clone(&services),
             log: Arc::clone(&log),
-            origin,
+            epoch,
             writers_per_pod: settings.writers_per_pod,
             over: is_over,
         };
@@ -160,10 +160,10 @@ impl Application {
             settings,
             services,
             log,
-            origin,
+            epoch,
             controller,
             over,
-            forgotten: Vec::new(),
+            unmanaged: Vec::new(),
         };
         make_ledger(&*this.first_session().await?).await?;
         Ok(this)
@@ -209,17 +209,17 @@ impl Application {
     ///
     /// # Errors
     /// The application's login cannot be read.
-    pub async fn forget(&mut self, client: &str, host: &str) -> Result<()> {
+    pub async fn start_unmanaged_writer(&mut self, client: &str, host: &str) -> Result<()> {
         let login = Login {
             host: host.into(),
             ..self.login().await?
         };
-        self.forgotten.push(Writer::start(
+        self.unmanaged.push(Writer::start(
             Identity::new(client),
             login,
             Arc::clone(&self.services),
             Arc::clone(&self.log),
-            self.origin,
+            self.epoch,
         ));
         Ok(())
     }
@@ -230,8 +230,8 @@ impl Application {
     /// The ConfigMap or the Secret cannot be read or lacks a key.
     pub async fn login(&self) -> Result<Login> {
         let container = serde_json::from_value(objects::container("any", &self.settings))?;
-        environment::login(
-            &environment::read(&self.client, &self.settings.namespace, &container).await?,
+        variables::login(
+            &variables::read(&self.client, &self.settings.namespace, &container).await?,
         )
     }
 
@@ -283,7 +283,7 @@ impl Application {
         self.controller.abort();
         self.over.send_replace(true);
         futures::future::join_all(
-            self.forgotten
+            self.unmanaged
                 .drain(..)
                 .map(|writer| writer.stop(STOP_LIMIT)),
         )

@@ -302,7 +302,7 @@ impl ControlPlane {
             .is_err()
         {
             if Instant::now() > deadline || process.exit_status().is_some() {
-                return Err(process.complain("not ready"));
+                return Err(process.error_with_log("not ready"));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -311,15 +311,17 @@ impl ControlPlane {
     }
 
     /// Stops the API server where it is: connections stay open and nothing answers.
-    pub fn freeze_api_server(&self) {
+    pub fn suspend_api_server(&self) {
         self.api_server()
             .as_ref()
-            .inspect(|process| process.freeze());
+            .inspect(|process| process.suspend());
     }
 
     /// Lets it go on.
-    pub fn thaw_api_server(&self) {
-        self.api_server().as_ref().inspect(|process| process.thaw());
+    pub fn resume_api_server(&self) {
+        self.api_server()
+            .as_ref()
+            .inspect(|process| process.resume());
     }
 
     fn api_server(&self) -> MutexGuard<'_, Option<Process>> {

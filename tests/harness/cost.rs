@@ -23,16 +23,16 @@ pub struct Cost {
 
 /// Looks at a process until it has ended.
 #[derive(Debug)]
-pub struct Watched(Arc<Mutex<Cost>>);
+pub struct CostMonitor(Arc<Mutex<Cost>>);
 
-impl Watched {
+impl CostMonitor {
     /// Begins to look.
     pub fn process(pid: u32) -> Self {
         let cost = Arc::new(Mutex::new(Cost::default()));
-        let seen = Arc::clone(&cost);
+        let latest = Arc::clone(&cost);
         thread::spawn(move || {
-            while let Some(now) = look(pid) {
-                *seen.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            while let Some(now) = sample(pid) {
+                *latest.lock().unwrap_or_else(PoisonError::into_inner) = now;
                 thread::sleep(INTERVAL);
             }
         });
@@ -47,7 +47,7 @@ impl Watched {
 
 /// None when it has ended: then it has no memory any more (proc(5), status: VmHWM; stat: utime and
 /// stime).
-fn look(pid: u32) -> Option<Cost> {
+fn sample(pid: u32) -> Option<Cost> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let peak = status
         .lines()
@@ -73,14 +73,14 @@ mod tests {
 
     #[test]
     fn the_own_process_has_memory_and_works() {
-        let before = look(std::process::id()).unwrap();
+        let before = sample(std::process::id()).unwrap();
         assert!(before.memory_peak_bytes > 1_000_000);
         let begun = std::time::Instant::now();
         while begun.elapsed() < Duration::from_millis(100) {
             std::hint::spin_loop();
         }
-        let after = look(std::process::id()).unwrap();
+        let after = sample(std::process::id()).unwrap();
         assert!(after.processor > before.processor, "{before:?} {after:?}");
-        assert_eq!(look(0), None);
+        assert_eq!(sample(0), None);
     }
 }

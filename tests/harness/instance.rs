@@ -42,7 +42,7 @@ impl Instance {
     /// # Errors
     /// No network is free, or the directory cannot be made.
     pub fn claim(setup: &Setup) -> Result<Self> {
-        prune(&setup.places.runs);
+        prune(&setup.directories.runs);
         // The standard library's only source of chance; 127.0.x.y is left to others.
         let chance = RandomState::new().build_hasher().finish();
         for attempt in 0..64 {
@@ -51,7 +51,7 @@ impl Instance {
                 continue;
             }
             if let Ok(claim) = claim(a, b) {
-                let directory = setup.places.runs.join(format!("127.{a}.{b}.0"));
+                let directory = setup.directories.runs.join(format!("127.{a}.{b}.0"));
                 empty(&directory)?;
                 setup.user.own(&directory)?;
                 return Ok(Self {
@@ -72,18 +72,18 @@ impl Instance {
 
     /// The address that stands for the same host in Kubernetes objects, because the API server
     /// refuses loopback addresses in Endpoints. Nothing listens there.
-    pub fn paper_address(&self, host: u8) -> Ipv4Addr {
+    pub fn kubernetes_address(&self, host: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, self.a, self.b, host)
     }
 
-    /// The real address behind a [`Instance::paper_address`].
-    pub fn real_address(paper: Ipv4Addr) -> Ipv4Addr {
+    /// The real address behind a [`Instance::kubernetes_address`].
+    pub fn loopback_address(paper: Ipv4Addr) -> Ipv4Addr {
         let [_, a, b, host] = paper.octets();
         Ipv4Addr::new(127, a, b, host)
     }
 
-    /// The reverse of [`Instance::real_address`].
-    pub fn paper_address_of(real: Ipv4Addr) -> Ipv4Addr {
+    /// The reverse of [`Instance::loopback_address`].
+    pub fn kubernetes_address_of(real: Ipv4Addr) -> Ipv4Addr {
         let [_, a, b, host] = real.octets();
         Ipv4Addr::new(10, a, b, host)
     }
@@ -175,12 +175,12 @@ mod tests {
         );
         assert_ne!(one.address(2), other.address(2));
         assert_eq!(
-            Instance::real_address(one.paper_address(11)),
+            Instance::loopback_address(one.kubernetes_address(11)),
             one.address(11)
         );
         assert_eq!(
-            Instance::paper_address_of(one.address(11)),
-            one.paper_address(11)
+            Instance::kubernetes_address_of(one.address(11)),
+            one.kubernetes_address(11)
         );
         let directory = one.directory().to_owned();
         assert!(directory.is_dir());

@@ -16,16 +16,16 @@
 //! [`Launch::to_the_end`] is asked.
 
 mod ended;
-mod environment;
 mod job;
 mod launch;
-mod names;
 mod paths;
+mod pending_services;
 mod pods;
 mod policy;
 mod programs;
 mod running;
 mod sources;
+mod variables;
 mod volumes;
 
 use std::{
@@ -47,16 +47,16 @@ use k8s_openapi::api::{
 use kube::ResourceExt;
 
 pub use ended::Ended;
-pub use job::Origin;
+pub use job::JobSource;
 pub use launch::{Launch, object_name};
 pub use policy::Next;
 pub use programs::{built, program, released};
-pub use running::{Line, Running};
+pub use running::{Line, RunningPod};
 
 use crate::{control_plane::ControlPlane, instance::Instance, service::Services};
-use environment::Facts;
-use names::Names;
+use pending_services::PendingServices;
 use sources::Sources;
+use variables::PodContext;
 
 /// The programs' default.
 const POSTGRES_PORT: u16 = 5432;
@@ -67,7 +67,7 @@ pub struct Kubelet {
     services: Arc<Services>,
     namespace: String,
     programs: PathBuf,
-    names: Names,
+    pending_services: PendingServices,
     pods: AtomicU32,
 }
 
@@ -102,7 +102,7 @@ impl Kubelet {
             services: Arc::clone(services),
             namespace: namespace.to_owned(),
             programs,
-            names: Names::default(),
+            pending_services: PendingServices::default(),
             pods: AtomicU32::new(0),
         }
     }
@@ -112,7 +112,7 @@ impl Kubelet {
         Launch::new(self, step)
     }
 
-    async fn start(&self, job: &Job, launch: &Launch<'_>) -> Result<Running> {
+    async fn start(&self, job: &Job, launch: &Launch<'_>) -> Result<RunningPod> {
         let spec = job.spec.clone().context("a Job without spec")?;
         let pod = spec.template.spec.clone().context("a Job without a pod")?;
         let [container] = &pod.containers[..] else {
@@ -124,19 +124,20 @@ impl Kubelet {
             self.pods.fetch_add(1, Ordering::Relaxed)
         );
         let root = self.directory(&name)?;
-        let facts = Facts {
+        let context = PodContext {
             name: &name,
             namespace: &self.namespace,
             template: &spec.template,
             container,
         };
         let sources = Sources::read(&self.plane.admin(), &self.namespace, &pod).await?;
-        let (mut command, termination_log) =
-            self.command(&facts, &pod, &sources, &root, launch).await?;
+        let (mut command, termination_log) = self
+            .command(&context, &pod, &sources, &root, launch)
+            .await?;
         command.current_dir(container.working_dir.as_deref().unwrap_or("/"));
         let (client, namespace) = (self.plane.admin(), self.namespace.clone());
         pods::announce(&client, &namespace, &name, &job.name_any(), &spec.template).await?;
-        let running = Running::start(
+        let running = RunningPod::start(
             &name,
             command,
             &root.join("log"),
@@ -160,42 +161,42 @@ impl Kubelet {
 
     async fn command(
         &self,
-        facts: &Facts<'_>,
+        context: &PodContext<'_>,
         pod: &PodSpec,
         sources: &Sources,
         root: &Path,
         launch: &Launch<'_>,
     ) -> Result<(Command, PathBuf)> {
-        let container = facts.container;
+        let container = context.container;
         let user = &self.plane.setup().user;
         let claims = self.instance().subdirectory(self.plane.setup(), "claims")?;
-        let mut mounts = volumes::mount(facts, pod, sources, root, &claims, user)?;
-        let said = container
+        let mut mounts = volumes::mount(context, pod, sources, root, &claims, user)?;
+        let message_path = container
             .termination_message_path
             .as_deref()
             .unwrap_or("/dev/termination-log");
-        let termination_log = root.join(said.trim_start_matches('/'));
+        let termination_log = root.join(message_path.trim_start_matches('/'));
         volumes::write(user, root, &termination_log, b"", 0o666)?;
-        mounts.push((said.to_owned(), termination_log.clone()));
+        mounts.push((message_path.to_owned(), termination_log.clone()));
 
-        let mut environment = environment::environment(facts, sources)?;
+        let mut variables = variables::variables(context, sources)?;
         let words: Vec<String> = container
             .command
             .iter()
             .chain(&container.args)
             .flatten()
-            .map(|word| environment::expand(word, &environment))
+            .map(|word| variables::expand(word, &variables))
             .collect();
-        for value in environment.values_mut() {
+        for value in variables.values_mut() {
             *value = paths::rewritten(value, &mounts);
         }
         for (key, value) in launch.changes.iter().cloned() {
             match value {
-                Some(value) => environment.insert(key, value),
-                None => environment.remove(&key),
+                Some(value) => variables.insert(key, value),
+                None => variables.remove(&key),
             };
         }
-        self.resolve(&mut environment)?;
+        self.resolve(&mut variables)?;
         let [program, arguments @ ..] = &words[..] else {
             bail!("a container without a command is not imitated")
         };
@@ -209,13 +210,13 @@ impl Kubelet {
         )?;
         let mut command = user.command(&program);
         command.args(arguments.iter().map(|word| paths::rewritten(word, &mounts)));
-        command.env_clear().envs(environment);
+        command.env_clear().envs(variables);
         command
             .env(
                 "PATH",
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             )
-            .env("HOSTNAME", facts.name)
+            .env("HOSTNAME", context.name)
             .env("HOME", "/");
         if pod.automount_service_account_token != Some(false) {
             let account = pod.service_account_name.as_deref().unwrap_or("default");
@@ -256,21 +257,21 @@ impl Kubelet {
     }
 
     /// What DNS would do, for those that have no address yet.
-    fn resolve(&self, environment: &mut BTreeMap<String, String>) -> Result<()> {
+    fn resolve(&self, variables: &mut BTreeMap<String, String>) -> Result<()> {
         for side in ["SOURCE", "TARGET"] {
             let address_key = format!("{side}_HOSTADDR");
-            let Some(host) = environment.get(&format!("{side}_HOST")) else {
+            let Some(host) = variables.get(&format!("{side}_HOST")) else {
                 continue;
             };
-            if environment.get(&address_key).is_none_or(String::is_empty) {
-                let port = environment
+            if variables.get(&address_key).is_none_or(String::is_empty) {
+                let port = variables
                     .get(&format!("{side}_PORT"))
                     .and_then(|port| port.parse().ok())
                     .unwrap_or(POSTGRES_PORT);
-                let address = self
-                    .names
-                    .address(&self.services, self.instance(), host, port)?;
-                environment.insert(address_key, address.to_string());
+                let address =
+                    self.pending_services
+                        .address(&self.services, self.instance(), host, port)?;
+                variables.insert(address_key, address.to_string());
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 //! read back.
 //!
 //! Pure: no clock, no database. Instants are durations since the run's
-//! [`origin`](crate::application::Origin), so that all clients and the rehearsal's steps share one
+//! [`epoch`](crate::application::Epoch), so that all clients and the rehearsal's steps share one
 //! axis.
 
 use std::{
@@ -63,7 +63,7 @@ impl Attempt {
 
 /// What the judge must know besides the log.
 #[derive(Clone, Debug, Default)]
-pub struct Cut {
+pub struct Topology {
     /// Addresses of the source's members.
     pub source: BTreeSet<String>,
     /// Addresses of the target's instances.
@@ -145,7 +145,7 @@ pub fn judge(
     attempts: &[Attempt],
     on_target: &[Key],
     on_source: &[Key],
-    cut: &Cut,
+    topology: &Topology,
     pause: Duration,
 ) -> Verdict {
     let found = counted(on_target);
@@ -169,8 +169,8 @@ pub fn judge(
         }
         verdict.acknowledged += usize::from(matches!(attempt.outcome, Outcome::Acknowledged(_)));
         verdict.refused += usize::from(matches!(attempt.outcome, Outcome::Refused(_)));
-        if cut.fenced.is_some_and(|fenced| attempt.sent > fenced)
-            && attempt.acknowledged_by(&cut.source)
+        if topology.fenced.is_some_and(|fenced| attempt.sent > fenced)
+            && attempt.acknowledged_by(&topology.source)
         {
             verdict.after_fence.push(attempt.key.clone());
         }
@@ -186,9 +186,9 @@ pub fn judge(
         .filter(|key| !found.contains_key(*key))
         .map(|key| (*key).clone())
         .collect();
-    verdict.gap = gap(attempts, cut);
-    verdict.gap_by_client = gap_by_client(attempts, cut);
-    verdict.later_gaps = later_gaps(attempts, cut, pause);
+    verdict.gap = gap(attempts, topology);
+    verdict.gap_by_client = gap_by_client(attempts, topology);
+    verdict.later_gaps = later_gaps(attempts, topology, pause);
     verdict
 }
 
@@ -200,12 +200,12 @@ fn counted(rows: &[Key]) -> BTreeMap<&Key, usize> {
     times
 }
 
-fn gap<'a>(attempts: impl IntoIterator<Item = &'a Attempt>, cut: &Cut) -> Option<Gap> {
+fn gap<'a>(attempts: impl IntoIterator<Item = &'a Attempt>, topology: &Topology) -> Option<Gap> {
     let (mut from, mut to) = (None, None);
     for attempt in attempts {
-        if attempt.acknowledged_by(&cut.source) {
+        if attempt.acknowledged_by(&topology.source) {
             from = from.max(Some(attempt.answered));
-        } else if attempt.acknowledged_by(&cut.target) {
+        } else if attempt.acknowledged_by(&topology.target) {
             to = Some(to.map_or(attempt.answered, |to: Duration| to.min(attempt.answered)));
         }
     }
@@ -216,7 +216,7 @@ fn gap<'a>(attempts: impl IntoIterator<Item = &'a Attempt>, cut: &Cut) -> Option
 }
 
 /// Each client's gap, of those that wrote on both sides.
-pub fn gap_by_client(attempts: &[Attempt], cut: &Cut) -> BTreeMap<String, Gap> {
+pub fn gap_by_client(attempts: &[Attempt], topology: &Topology) -> BTreeMap<String, Gap> {
     let mut by_client: BTreeMap<&str, Vec<&Attempt>> = BTreeMap::new();
     for attempt in attempts {
         by_client
@@ -226,14 +226,14 @@ pub fn gap_by_client(attempts: &[Attempt], cut: &Cut) -> BTreeMap<String, Gap> {
     }
     by_client
         .into_iter()
-        .filter_map(|(client, attempts)| Some((client.to_owned(), gap(attempts, cut)?)))
+        .filter_map(|(client, attempts)| Some((client.to_owned(), gap(attempts, topology)?)))
         .collect()
 }
 
-fn later_gaps(attempts: &[Attempt], cut: &Cut, pause: Duration) -> Vec<Gap> {
+fn later_gaps(attempts: &[Attempt], topology: &Topology, pause: Duration) -> Vec<Gap> {
     let mut answered: Vec<_> = attempts
         .iter()
-        .filter(|a| a.acknowledged_by(&cut.target))
+        .filter(|a| a.acknowledged_by(&topology.target))
         .map(|a| a.answered)
         .collect();
     answered.sort_unstable();
@@ -260,7 +260,7 @@ pub struct Bucket {
 
 /// Acknowledged writes per `width` from the origin to the last one, empty slices included: the
 /// chart's data.
-pub fn series(attempts: &[Attempt], cut: &Cut, width: Duration) -> Vec<Bucket> {
+pub fn series(attempts: &[Attempt], topology: &Topology, width: Duration) -> Vec<Bucket> {
     let slice = |at: Duration| {
         usize::try_from(at.as_nanos() / width.as_nanos().max(1)).unwrap_or(usize::MAX)
     };
@@ -280,8 +280,8 @@ pub fn series(attempts: &[Attempt], cut: &Cut, width: Duration) -> Vec<Bucket> {
         .collect();
     for attempt in acknowledged() {
         let bucket = &mut buckets[slice(attempt.answered)];
-        bucket.source += u32::from(attempt.acknowledged_by(&cut.source));
-        bucket.target += u32::from(attempt.acknowledged_by(&cut.target));
+        bucket.source += u32::from(attempt.acknowledged_by(&topology.source));
+        bucket.target += u32::from(attempt.acknowledged_by(&topology.target));
     }
     buckets
 }
@@ -317,8 +317,8 @@ mod tests {
         })
     }
 
-    fn cut(fenced_ms: u64) -> Cut {
-        Cut {
+    fn topology(fenced_ms: u64) -> Topology {
+        Topology {
             source: [SOURCE.into()].into(),
             target: [TARGET.into()].into(),
             fenced: Some(Duration::from_millis(fenced_ms)),
@@ -354,7 +354,7 @@ mod tests {
     #[test]
     fn a_clean_run_holds_and_its_gaps_are_measured() {
         let (attempts, rows) = run();
-        let verdict = judge(&attempts, &rows, &rows[..2], &cut(2_000), PAUSE);
+        let verdict = judge(&attempts, &rows, &rows[..2], &topology(2_000), PAUSE);
         assert!(verdict.holds(), "{verdict:?}");
         assert_eq!(
             (verdict.acknowledged, verdict.found, verdict.refused),
@@ -383,7 +383,7 @@ mod tests {
     fn an_acknowledged_row_that_is_missing_is_lost() {
         let (attempts, mut rows) = run();
         rows.retain(|row| *row != key("b", 1));
-        let verdict = judge(&attempts, &rows, &[], &cut(2_000), PAUSE);
+        let verdict = judge(&attempts, &rows, &[], &topology(2_000), PAUSE);
         assert_eq!(verdict.lost, [key("b", 1)]);
         assert_eq!(verdict.found, 4);
         assert!(!verdict.holds());
@@ -393,7 +393,7 @@ mod tests {
     fn a_row_that_is_there_twice_is_a_duplicate() {
         let (attempts, mut rows) = run();
         rows.push(key("a", 3));
-        let verdict = judge(&attempts, &rows, &[], &cut(2_000), PAUSE);
+        let verdict = judge(&attempts, &rows, &[], &topology(2_000), PAUSE);
         assert_eq!(verdict.duplicated, [key("a", 3)]);
         assert_eq!(
             verdict.found, 5,
@@ -407,7 +407,7 @@ mod tests {
         let (mut attempts, mut rows) = run();
         attempts.push(attempt("forgotten", 1, 2_500, by(SOURCE, 1)));
         rows.push(key("forgotten", 1));
-        let verdict = judge(&attempts, &rows, &[], &cut(2_000), PAUSE);
+        let verdict = judge(&attempts, &rows, &[], &topology(2_000), PAUSE);
         assert_eq!(verdict.after_fence, [key("forgotten", 1)]);
         assert!(!verdict.holds());
     }
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn a_write_sent_before_the_fence_and_answered_after_it_is_no_breach() {
         let (attempts, rows) = run();
-        let verdict = judge(&attempts, &rows, &[], &cut(1_099), PAUSE);
+        let verdict = judge(&attempts, &rows, &[], &topology(1_099), PAUSE);
         assert!(verdict.after_fence.is_empty());
     }
 
@@ -426,7 +426,7 @@ mod tests {
             &attempts,
             &rows,
             &[key("a", 1), key("x", 9)],
-            &cut(2_000),
+            &topology(2_000),
             PAUSE,
         );
         assert_eq!(verdict.only_on_source, [key("x", 9)]);
@@ -437,7 +437,7 @@ mod tests {
     fn refused_rows_that_exist_and_rows_that_nobody_sent_are_named() {
         let (attempts, mut rows) = run();
         rows.extend([key("a", 2), key("x", 9)]);
-        let verdict = judge(&attempts, &rows, &[], &cut(2_000), PAUSE);
+        let verdict = judge(&attempts, &rows, &[], &topology(2_000), PAUSE);
         assert_eq!(verdict.refused_but_found, [key("a", 2)]);
         assert_eq!(verdict.unexplained, [key("x", 9)]);
         assert!(!verdict.holds());
@@ -449,7 +449,7 @@ mod tests {
             &[attempt("a", 1, 10, by(SOURCE, 1))],
             &[key("a", 1)],
             &[],
-            &cut(20),
+            &topology(20),
             PAUSE,
         );
         assert_eq!(verdict.gap, None);
@@ -459,7 +459,7 @@ mod tests {
     #[test]
     fn the_series_keeps_empty_slices() {
         let (attempts, _) = run();
-        let series = series(&attempts, &cut(2_000), Duration::from_millis(100));
+        let series = series(&attempts, &topology(2_000), Duration::from_millis(100));
         assert_eq!(series.len(), 43);
         assert_eq!(series.iter().map(|b| b.source).sum::<u32>(), 2);
         assert_eq!(series.iter().map(|b| b.target).sum::<u32>(), 3);

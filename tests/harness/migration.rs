@@ -10,15 +10,15 @@ use kube::{Api, runtime::wait::await_condition};
 use serde_json::Value;
 
 use crate::{
-    application::{Application, Origin, Settings},
+    application::{Application, Epoch, Settings},
     control_plane::ControlPlane,
     kubelet::{Ended, Kubelet, Launch, built},
-    ledger::{Cut, Key},
+    ledger::{Key, Topology},
     manifests,
     objects::{CONFIG_MAP, Objects},
     service::{
         Services,
-        pgbouncer::{PgBouncer, Place},
+        pgbouncer::{PgBouncer, Placement},
     },
     source::{Source, SourceOptions, secret_name},
     target::{InstanceHandle, Options, Target},
@@ -29,7 +29,7 @@ pub const NAMESPACE: &str = "mastodon";
 /// The CNPG Cluster.
 pub const CLUSTER: &str = "database";
 /// The client that no Deployment knows of.
-pub const FORGOTTEN: &str = "forgotten";
+pub const UNMANAGED: &str = "forgotten";
 /// Of the old poolers' pods, in the instance's network.
 const FIRST_POOLER_HOST: u8 = 38;
 /// Nothing here takes longer on a busy machine.
@@ -54,31 +54,31 @@ pub struct Migration {
 }
 
 impl Migration {
-    /// Sets the stage; `tell` is called before each part that takes a moment.
+    /// Sets the stage; `report` is called before each part that takes a moment.
     ///
     /// # Errors
     /// A part does not come up.
-    pub async fn stage(
+    pub async fn set_up(
         options: SourceOptions,
-        origin: Origin,
-        tell: impl Fn(&str),
+        epoch: Epoch,
+        report: impl Fn(&str),
     ) -> Result<Self> {
-        Self::stage_with(options, Settings::mastodon(NAMESPACE), origin, tell).await
+        Self::set_up_with(options, Settings::mastodon(NAMESPACE), epoch, report).await
     }
 
-    /// As [`Migration::stage`], with another application.
+    /// As [`Migration::set_up`], with another application.
     ///
     /// # Errors
     /// As there.
-    pub async fn stage_with(
+    pub async fn set_up_with(
         options: SourceOptions,
         settings: Settings,
-        origin: Origin,
-        tell: impl Fn(&str),
+        epoch: Epoch,
+        report: impl Fn(&str),
     ) -> Result<Self> {
-        tell("starting etcd and kube-apiserver");
+        report("starting etcd and kube-apiserver");
         let plane = Arc::new(ControlPlane::start().await?);
-        tell("starting the source: two Patroni members");
+        report("starting the source: two Patroni members");
         let cluster = options.cluster.clone();
         let secret = secret_name(&cluster, "pooler");
         let source = Source::start(&plane, options).await?;
@@ -95,29 +95,31 @@ impl Migration {
             hidden: source
                 .members()
                 .iter()
-                .map(|member| member.place().home.clone())
+                .map(|member| member.layout().home.clone())
                 .collect(),
         });
         let pooler = |suffix: &str, number: u8, host: u8| {
             let service = format!("{cluster}-pooler{suffix}");
-            let place = Place {
+            let placement = Placement {
                 pod: format!("{service}-{number}"),
                 service,
                 upstream: format!("{cluster}{suffix}"),
                 host: FIRST_POOLER_HOST + host,
             };
-            PgBouncer::start(&plane, &services, place, &secret)
+            PgBouncer::start(&plane, &services, placement, &secret)
         };
         let poolers =
             futures::try_join!(pooler("", 0, 0), pooler("", 1, 1), pooler("-repl", 0, 2))?;
         let poolers = [poolers.0, poolers.1, poolers.2];
-        tell("starting the application: six Deployments and a client that nobody remembers");
+        report("starting the application: six Deployments and a client that nobody remembers");
         let mut application =
-            Application::deploy(plane.admin(), Arc::clone(&services), settings, origin).await?;
+            Application::deploy(plane.admin(), Arc::clone(&services), settings, epoch).await?;
         application.ready(LIMIT).await?;
-        application.forget(FORGOTTEN, &forgotten_host()).await?;
+        application
+            .start_unmanaged_writer(UNMANAGED, &leader_host())
+            .await?;
         application.acknowledges(50, LIMIT).await?;
-        tell("applying the manifests");
+        report("applying the manifests");
         manifests::apply_example(&plane).await?;
         let kubelet = Kubelet::with_programs(&plane, &services, NAMESPACE, programs);
         Ok(Self {
@@ -230,13 +232,13 @@ impl Migration {
     }
 
     /// The sides by address, for the judge. `fenced` is when the source was proved to be down.
-    pub fn cut(&self, target: &InstanceHandle, fenced: Option<Duration>) -> Cut {
-        Cut {
+    pub fn topology(&self, target: &InstanceHandle, fenced: Option<Duration>) -> Topology {
+        Topology {
             source: self
                 .source
                 .members()
                 .iter()
-                .map(|member| member.place().address.to_string())
+                .map(|member| member.layout().address.to_string())
                 .collect(),
             target: [target.address().to_string()].into(),
             fenced,
@@ -245,7 +247,7 @@ impl Migration {
 }
 
 /// Where the forgotten writer is connected to for ever: the source's leader, past its poolers.
-pub fn forgotten_host() -> String {
+pub fn leader_host() -> String {
     format!("mastodon-postgresql.{NAMESPACE}.svc")
 }
 

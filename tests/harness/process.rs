@@ -91,7 +91,7 @@ impl Process {
             .spawn()
             .with_context(|| format!("starting {name} ({})", program.display()))?;
         let pid = Pid::from_child(&child);
-        let (tell, ended) = watch::channel(None);
+        let (sender, ended) = watch::channel(None);
         let reaped = std::sync::Arc::new(Mutex::new(false));
         let flag = reaped.clone();
         std::thread::spawn(move || {
@@ -105,7 +105,7 @@ impl Process {
             let mut reaped = lock(&flag);
             let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0));
             *reaped = true;
-            tell.send_replace(Some(status));
+            sender.send_replace(Some(status));
         });
         Ok(Self {
             name: name.to_owned(),
@@ -153,12 +153,12 @@ impl Process {
     }
 
     /// Stops it where it is (SIGSTOP): it keeps its connections and answers nothing.
-    pub fn freeze(&self) {
+    pub fn suspend(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on after [`Process::freeze`].
-    pub fn thaw(&self) {
+    /// Lets it go on after [`Process::suspend`].
+    pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
@@ -209,7 +209,7 @@ impl Process {
     }
 
     /// An error with the end of the log, for a process that did not do what was waited for.
-    pub fn complain(&self, what: &str) -> anyhow::Error {
+    pub fn error_with_log(&self, what: &str) -> anyhow::Error {
         let state = self
             .exit_status()
             .map_or_else(|| "still running".to_owned(), |status| status.to_string());
@@ -393,7 +393,7 @@ mod tests {
         assert_eq!(tail(process.log(), 1), "said");
         assert!(
             process
-                .complain("no")
+                .error_with_log("no")
                 .to_string()
                 .contains("exit status: 3")
         );

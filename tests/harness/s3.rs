@@ -25,20 +25,20 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// A running server; ends on drop.
 pub struct S3 {
-    place: Place,
+    config: ServerConfig,
     ca: String,
     process: Process,
 }
 
 /// Where it listens, where its files are, and who may ask it.
-struct Place {
+struct ServerConfig {
     address: Ipv4Addr,
     home: PathBuf,
     access_key: String,
     secret_key: String,
 }
 
-impl Place {
+impl ServerConfig {
     async fn run(&self, setup: &'static Setup) -> Result<Process> {
         let mut command = setup.server(setup.s3_server().await?);
         command
@@ -74,15 +74,15 @@ impl S3 {
         setup.user.write_private(&home.join("tls.key"), &pair.key)?;
         let chance = || format!("{:016x}", RandomState::new().build_hasher().finish());
         let (access_key, secret_key) = (chance(), chance() + &chance());
-        let place = Place {
+        let config = ServerConfig {
             address,
             home,
             access_key,
             secret_key,
         };
         let server = Self {
-            process: place.run(setup).await?,
-            place,
+            process: config.run(setup).await?,
+            config,
             ca: authority.certificate().to_owned(),
         };
         server.answers().await?;
@@ -91,12 +91,12 @@ impl S3 {
 
     async fn answers(&self) -> Result<()> {
         let deadline = Instant::now() + START;
-        while TcpStream::connect((self.place.address, PORT))
+        while TcpStream::connect((self.config.address, PORT))
             .await
             .is_err()
         {
             if Instant::now() > deadline || self.process.exit_status().is_some() {
-                return Err(self.process.complain("does not answer"));
+                return Err(self.process.error_with_log("does not answer"));
             }
             sleep(POLL).await;
         }
@@ -105,7 +105,7 @@ impl S3 {
 
     /// Its URL.
     pub fn endpoint(&self) -> String {
-        format!("https://{}:{PORT}", self.place.address)
+        format!("https://{}:{PORT}", self.config.address)
     }
 
     /// What its certificate is checked against, PEM.
@@ -115,12 +115,12 @@ impl S3 {
 
     /// Id and secret of the access key.
     pub fn keys(&self) -> (&str, &str) {
-        (&self.place.access_key, &self.place.secret_key)
+        (&self.config.access_key, &self.config.secret_key)
     }
 
     /// The directory that is a bucket.
     pub fn directory(&self, bucket: &str) -> PathBuf {
-        self.place.home.join("buckets").join(bucket)
+        self.config.home.join("buckets").join(bucket)
     }
 
     /// Stops it, and starts it again after a while: for so long nobody listens there.
@@ -130,18 +130,18 @@ impl S3 {
     pub async fn restart(&mut self, setup: &'static Setup, pause: Duration) -> Result<()> {
         self.process.terminate(START).await?;
         sleep(pause).await;
-        self.process = self.place.run(setup).await?;
+        self.process = self.config.run(setup).await?;
         self.answers().await
     }
 
     /// Stops it where it is: it takes connections and answers nothing.
-    pub fn freeze(&self) {
-        self.process.freeze();
+    pub fn suspend(&self) {
+        self.process.suspend();
     }
 
     /// Lets it go on.
-    pub fn thaw(&self) {
-        self.process.thaw();
+    pub fn resume(&self) {
+        self.process.resume();
     }
 
     /// Uploads that were begun, and neither completed nor aborted.

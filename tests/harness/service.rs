@@ -4,7 +4,7 @@
 //! A Service is followed as kube-proxy follows it: with a selector its backends are the ready Pods
 //! that match, without one they are the addresses of the Endpoints object of the same name (which
 //! Patroni writes), and of the EndpointSlices that a selector has left behind. Kubernetes' objects
-//! carry addresses that stand for loopback ones ([`Instance::paper_address`]); the cluster IP of a
+//! carry addresses that stand for loopback ones ([`Instance::kubernetes_address`]); the cluster IP of a
 //! Service is not used at all. As with kube-proxy, a change of backends closes no connection that
 //! exists, and a Service without backends refuses new ones. Kinder than the real thing: a change
 //! takes effect at once (kube-proxy: up to a second), and every port of a Service leads to one
@@ -42,14 +42,14 @@ use slices::Slices;
 const FIRST_HOST: u8 = 41;
 const LAST_HOST: u8 = 252;
 /// Nothing listens there.
-const NOBODY: u8 = 253;
+const REFUSING_HOST: u8 = 253;
 /// The first lists of three kinds must be there by then.
 const FIRST_LISTS: Duration = Duration::from_secs(20);
 
 /// All Services of one namespace, alive as long as this value.
 pub struct Services {
     namespace: String,
-    nobody: Ipv4Addr,
+    refusing_address: Ipv4Addr,
     addresses: watch::Receiver<Addresses>,
     task: JoinHandle<()>,
 }
@@ -78,12 +78,12 @@ impl Services {
     /// # Errors
     /// The API server cannot be reached or refuses to list Services, Pods or Endpoints.
     pub async fn follow(client: Client, instance: Arc<Instance>, namespace: &str) -> Result<Self> {
-        let (tell, addresses) = watch::channel(Addresses::new());
+        let (sender, addresses) = watch::channel(Addresses::new());
         let (ready, is_ready) = oneshot::channel();
-        let nobody = instance.address(NOBODY);
+        let refusing_address = instance.address(REFUSING_HOST);
         let proxy = Proxy {
             instance,
-            addresses: tell,
+            addresses: sender,
             ports: BTreeMap::new(),
         };
         let task = tokio::spawn(proxy.follow(client, namespace.to_owned(), ready));
@@ -92,7 +92,7 @@ impl Services {
             .context("listing services, pods and endpoints took too long")??;
         Ok(Self {
             namespace: namespace.to_owned(),
-            nobody,
+            refusing_address,
             addresses,
             task,
         })
@@ -115,8 +115,8 @@ impl Services {
 
     /// An address where every connection is refused: for who asks for a name that no Service has,
     /// because asking a real resolver would leave this machine.
-    pub fn nobody(&self) -> IpAddr {
-        self.nobody.into()
+    pub fn refusing_address(&self) -> IpAddr {
+        self.refusing_address.into()
     }
 
     /// Waits until the Service has a name.
@@ -140,7 +140,7 @@ impl Services {
 impl Services {
     /// The Service's address as soon as it is another one than `known`: what a resolver that asks
     /// again and again would see.
-    pub async fn moved(&self, host: &str, known: Option<IpAddr>) -> Option<IpAddr> {
+    pub async fn address_changed(&self, host: &str, known: Option<IpAddr>) -> Option<IpAddr> {
         let mut addresses = self.addresses.clone();
         while self.resolve(host) == known {
             if addresses.changed().await.is_err() {

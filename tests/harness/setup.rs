@@ -4,9 +4,9 @@
 //! What has to be built is built once and kept in the user's cache; progress goes to standard
 //! error. A second call finds everything in its place and only looks at a few files.
 
+mod directories;
 mod go;
 mod locale;
-mod places;
 mod python;
 mod tools;
 mod user;
@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-pub use places::{Places, target_directory};
+pub use directories::{Directories, target_directory};
 pub use user::ServerUser;
 
 /// Where the parts are, and as whom they run.
@@ -27,7 +27,7 @@ pub struct Setup {
     /// The user that the servers run as.
     pub user: ServerUser,
     /// Where finished parts and the files of a run are kept.
-    pub places: Places,
+    pub directories: Directories,
     /// The API server.
     pub kube_apiserver: PathBuf,
     /// Its store.
@@ -72,15 +72,16 @@ impl Setup {
 
     fn make() -> Result<Self> {
         let user = ServerUser::choose()?;
-        let places = Places::choose(&user)?;
-        let _alone = places.lock()?;
-        let control_plane = go::control_plane(&places, &user)?;
-        let python =
-            python::patroni_and_postgres(&places, &user).context("making the source's servers")?;
-        let postgres_16_bin = python::postgres_16(&places, &python.interpreter)
+        let directories = Directories::choose(&user)?;
+        let _alone = directories.lock()?;
+        let control_plane = go::control_plane(&directories, &user)?;
+        let python = python::patroni_and_postgres(&directories, &user)
+            .context("making the source's servers")?;
+        let postgres_16_bin = python::postgres_16(&directories, &python.interpreter)
             .context("fetching another PostgreSQL")?;
         let pgbouncer = tools::need("pgbouncer", "pgbouncer")?;
-        let locale_path = locale::en_us(&places).context("finding the locale of the source")?;
+        let locale_path =
+            locale::en_us(&directories).context("finding the locale of the source")?;
         Ok(Self {
             kube_apiserver: control_plane.kube_apiserver,
             etcd: control_plane.etcd,
@@ -91,7 +92,7 @@ impl Setup {
             postgres_16_bin,
             pgbouncer,
             locale_path,
-            places,
+            directories,
             user,
         })
     }
@@ -109,8 +110,8 @@ impl Setup {
     /// # Errors
     /// As [`Setup::ready`].
     pub fn s3_server_blocking(&self) -> Result<PathBuf> {
-        let _alone = self.places.lock()?;
-        go::s3_server(&self.places)
+        let _alone = self.directories.lock()?;
+        go::s3_server(&self.directories)
     }
 
     /// A command for one of the servers: runs as [`Setup::user`] with a clean environment (PATH,

@@ -33,7 +33,7 @@ use anyhow::{Context, Result, anyhow};
 pub use connection::connect;
 pub use credentials::Credentials;
 use http::Method;
-pub use member::{Member, Place};
+pub use member::{Member, MemberLayout};
 pub use objects::secret_name;
 pub use options::{Checksums, Dcs, Hashes, SourceOptions, Tls};
 pub use patroni::{POSTGRES_PORT, REST_PORT};
@@ -66,38 +66,39 @@ impl Source {
         let (setup, instance) = (plane.setup(), Arc::clone(plane.instance()));
         let credentials = Credentials::random()?;
         let certificates = certificates::make(&options)?;
-        let places = member::places(setup, &instance, &options, certificates.root.is_some())?;
+        let layouts = member::layouts(setup, &instance, &options, certificates.root.is_some())?;
         plane.namespace(&options.namespace).await?;
         plane
             .apply(
                 &options.namespace,
-                &objects::all(&options, &places, &credentials, &certificates),
+                &objects::all(&options, &layouts, &credentials, &certificates),
             )
             .await?;
         let kubeconfig = plane
             .kubeconfig(&options.namespace, objects::ACCOUNT)
             .await?;
-        for place in &places {
+        for layout in &layouts {
             setup
                 .user
-                .write_private(&place.home.join("kubeconfig"), &kubeconfig)?;
+                .write_private(&layout.home.join("kubeconfig"), &kubeconfig)?;
             setup
                 .user
-                .write_private(&place.home.join("post_init.sql"), patroni::POST_INIT)?;
-            setup
-                .user
-                .write_private(&place.tls.join("tls.crt"), &certificates.server.certificate)?;
-            setup
-                .user
-                .write_private(&place.tls.join("tls.key"), &certificates.server.key)?;
+                .write_private(&layout.home.join("post_init.sql"), patroni::POST_INIT)?;
             setup.user.write_private(
-                &place.tls.join("ca.crt"),
+                &layout.tls.join("tls.crt"),
+                &certificates.server.certificate,
+            )?;
+            setup
+                .user
+                .write_private(&layout.tls.join("tls.key"), &certificates.server.key)?;
+            setup.user.write_private(
+                &layout.tls.join("ca.crt"),
                 certificates.root.as_deref().unwrap_or_default(),
             )?;
         }
-        let members = places
+        let members = layouts
             .into_iter()
-            .map(|place| Member::new(place, setup))
+            .map(|layout| Member::new(layout, setup))
             .collect();
         let source = Self {
             options,
@@ -136,13 +137,13 @@ impl Source {
     fn configure(&self, member: &Member, pg_hba: &[String]) -> Result<()> {
         let configuration = patroni::configuration(
             &self.options,
-            member.place(),
+            member.layout(),
             &self.credentials,
             pg_hba,
             &self.setup.postgres_bin,
         );
         self.setup.user.write_private(
-            &member.place().home.join("postgres.yml"),
+            &member.layout().home.join("postgres.yml"),
             &configuration.to_string(),
         )
     }
@@ -244,7 +245,9 @@ impl Source {
         .await?;
         while self.streaming().await.unwrap_or_default() != self.members.len() - 1 {
             if Instant::now() > deadline {
-                return Err(member.complain(&format!("not streaming after {START_SECONDS_MAX} s")));
+                return Err(
+                    member.error_with_log(&format!("not streaming after {START_SECONDS_MAX} s"))
+                );
             }
             tokio::time::sleep(POLL).await;
         }
@@ -340,11 +343,11 @@ impl Source {
         self.connect_to(self.leader().await?, database).await
     }
 
-    /// Waits until the members' view of the cluster is as wanted; `whom` is the member whose log
+    /// Waits until the members' view of the cluster is as wanted; `member` is the member whose log
     /// explains why it is not.
     async fn until(
         &self,
-        whom: &Member,
+        member: &Member,
         missing: &str,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<()> {
@@ -357,9 +360,8 @@ impl Source {
             if Instant::now() > deadline {
                 let seen =
                     seen.map_or_else(|error| error.to_string(), |cluster| cluster.to_string());
-                return Err(
-                    whom.complain(&format!("{missing} after {START_SECONDS_MAX} s; {seen}"))
-                );
+                return Err(member
+                    .error_with_log(&format!("{missing} after {START_SECONDS_MAX} s; {seen}")));
             }
             tokio::time::sleep(POLL).await;
         }

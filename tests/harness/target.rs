@@ -31,15 +31,15 @@ pub mod connection;
 pub mod init_container;
 mod log;
 mod manager;
-pub mod moments;
 pub mod objects;
 mod operator;
-mod peers;
 mod pod;
 mod promotion;
+pub mod promotion_times;
 mod reconcile;
 mod roles;
 mod server;
+mod socket_users;
 mod status;
 mod volume;
 
@@ -55,9 +55,9 @@ use tokio::{
 use crate::{instance::Instance, service::Services, session::Session, setup::Setup};
 use cluster::Cluster;
 use log::Log;
-pub use moments::Moments;
-use operator::{Operator, Running};
-use server::{Server, Stop};
+use operator::{Instances, Operator};
+pub use promotion_times::PromotionTimes;
+use server::{Server, StopMode};
 
 /// The first instance's host number in the network.
 pub const FIRST_HOST: u8 = 21;
@@ -86,7 +86,7 @@ pub struct Options {
 pub struct Target {
     client: Client,
     namespace: String,
-    running: watch::Receiver<Running>,
+    instances: watch::Receiver<Instances>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -103,12 +103,12 @@ impl Target {
             options.client.clone(),
             options.services.namespace().to_owned(),
         );
-        let (tell, running) = watch::channel(Running::default());
-        let task = tokio::spawn(Operator::new(options, tell).run());
+        let (sender, instances) = watch::channel(Instances::default());
+        let task = tokio::spawn(Operator::new(options, sender).run());
         Self {
             client,
             namespace,
-            running,
+            instances,
             task,
         }
     }
@@ -118,10 +118,10 @@ impl Target {
     /// # Errors
     /// It has not within `limit`.
     pub async fn instance(&self, cluster: &str, limit: Duration) -> Result<InstanceHandle> {
-        let mut running = self.running.clone();
+        let mut instances = self.instances.clone();
         let seen = timeout(
             limit,
-            running.wait_for(|running| running.contains_key(cluster)),
+            instances.wait_for(|instances| instances.contains_key(cluster)),
         )
         .await;
         let seen =
@@ -134,10 +134,10 @@ impl Target {
     /// # Errors
     /// Something is after `limit`.
     pub async fn gone(&self, cluster: &str, limit: Duration) -> Result<()> {
-        let mut running = self.running.clone();
+        let mut instances = self.instances.clone();
         let gone = timeout(
             limit,
-            running.wait_for(|running| !running.contains_key(cluster)),
+            instances.wait_for(|instances| !instances.contains_key(cluster)),
         )
         .await;
         gone.with_context(|| format!("waiting for the Cluster {cluster} to be gone"))??;
@@ -154,21 +154,21 @@ impl Target {
             &self.namespace,
             &kube::api::ApiResource::erase::<Cluster>(&()),
         );
-        let is = |object: Option<&kube::api::DynamicObject>| {
+        let has_phase = |object: Option<&kube::api::DynamicObject>| {
             object
                 .and_then(|object| object.data["status"]["phase"].as_str())
                 .is_some_and(|now| now.starts_with(phase))
         };
-        let reached = timeout(limit, await_condition(api, cluster, is)).await;
+        let reached = timeout(limit, await_condition(api, cluster, has_phase)).await;
         if !matches!(reached, Ok(Ok(_))) {
-            let story = self
-                .running
+            let logs = self
+                .instances
                 .borrow()
                 .get(cluster)
-                .map(InstanceHandle::story)
+                .map(InstanceHandle::logs)
                 .unwrap_or_default();
             anyhow::bail!(
-                "the Cluster {cluster} did not come to {phase:?} within {limit:?}\n{story}"
+                "the Cluster {cluster} did not come to {phase:?} within {limit:?}\n{logs}"
             );
         }
         Ok(())
@@ -177,8 +177,8 @@ impl Target {
     /// Stops the controller and all servers at once.
     pub async fn stop(self) {
         self.task.abort();
-        for handle in self.running.borrow().clone().into_values() {
-            let _ = handle.server.stop(Stop::Immediate).await;
+        for handle in self.instances.borrow().clone().into_values() {
+            let _ = handle.server.stop(StopMode::Immediate).await;
         }
     }
 }
@@ -187,7 +187,7 @@ impl Target {
 #[derive(Clone)]
 pub struct InstanceHandle {
     server: Server,
-    moments: watch::Receiver<Moments>,
+    promotion_times: watch::Receiver<PromotionTimes>,
     log: Log,
 }
 
@@ -216,26 +216,26 @@ impl InstanceHandle {
     }
 
     /// When what happened in the latest promotion.
-    pub fn moments(&self) -> Moments {
-        *self.moments.borrow()
+    pub fn promotion_times(&self) -> PromotionTimes {
+        *self.promotion_times.borrow()
     }
 
     /// Waits until the latest promotion is over: restarted if it has to be, and in its Service.
     ///
     /// # Errors
     /// It is not within `limit`.
-    pub async fn promoted(&self, limit: Duration) -> Result<Moments> {
-        let mut moments = self.moments.clone();
+    pub async fn promoted(&self, limit: Duration) -> Result<PromotionTimes> {
+        let mut promotion_times = self.promotion_times.clone();
         let over = async {
             // Whether a restart follows is known only when it begins: the phase is the end of both.
-            while moments.borrow_and_update().over().is_none() {
-                moments.changed().await?;
+            while promotion_times.borrow_and_update().over().is_none() {
+                promotion_times.changed().await?;
             }
-            anyhow::Ok(*moments.borrow())
+            anyhow::Ok(*promotion_times.borrow())
         };
         timeout(limit, over)
             .await
-            .with_context(|| format!("the promotion is not over\n{}", self.story()))?
+            .with_context(|| format!("the promotion is not over\n{}", self.logs()))?
     }
 
     /// Kills the server (SIGKILL of the postmaster); the pod's container is started again by
@@ -246,32 +246,32 @@ impl InstanceHandle {
 
     /// Stops the server where it is, as when its node hangs: its connections stay open, nothing
     /// answers.
-    pub fn freeze(&self) {
-        self.server.freeze();
+    pub fn suspend(&self) {
+        self.server.suspend();
     }
 
-    /// Lets it go on after [`InstanceHandle::freeze`].
-    pub fn thaw(&self) {
-        self.server.thaw();
+    /// Lets it go on after [`InstanceHandle::suspend`].
+    pub fn resume(&self) {
+        self.server.resume();
     }
 
     /// Waits until the server's log or the pod's holds `text`.
     ///
     /// # Errors
     /// Neither does within `limit`.
-    pub async fn says(&self, text: &str, limit: Duration) -> Result<()> {
+    pub async fn wait_for_line(&self, text: &str, limit: Duration) -> Result<()> {
         let said = async {
-            while !self.story().contains(text) {
+            while !self.logs().contains(text) {
                 sleep(POLL).await;
             }
         };
         timeout(limit, said)
             .await
-            .with_context(|| format!("nobody said {text:?}\n{}", self.story()))
+            .with_context(|| format!("nobody said {text:?}\n{}", self.logs()))
     }
 
     /// What operator, Job, pod and server have logged.
-    pub fn story(&self) -> String {
-        format!("{}\n{}", self.log.text(), self.server.last_words())
+    pub fn logs(&self) -> String {
+        format!("{}\n{}", self.log.text(), self.server.log_tail())
     }
 }

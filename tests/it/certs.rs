@@ -36,7 +36,7 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
         ],
     );
     assert_eq!(
-        ended.last_word(),
+        ended.termination_json(),
         json!({"verdict": "done", "sslmode": "verify-full", "client_certificate": true})
     );
     let secrets = stage.state().await;

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use harness::{
     authority::Authority,
     kubelet::Ended,
-    stranger::{Major, Stranger},
+    unrelated_server::{Major, UnrelatedServer},
 };
 use serde_json::{Value, json};
 use stage::{
@@ -43,7 +43,7 @@ async fn a_target_that_streams_is_ready_and_asking_changes_nothing() {
         ];
         words.extend(counts.iter().map(String::as_str));
         ends(&ended, 0, &words);
-        let word = ended.last_word();
+        let word = ended.termination_json();
         assert_eq!(
             (&word["verdict"], &word["missing"], &word["timeline"]),
             (&json!("done"), &json!(0), &json!(1)),
@@ -201,7 +201,7 @@ async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
     stage.apply(wrong).await;
     let instance = stage.target.instance(CLUSTER, SOON).await.unwrap();
     instance
-        .says("DB not available, will retry", SOON)
+        .wait_for_line("DB not available, will retry", SOON)
         .await
         .unwrap();
     let ended = stage.run_with("VALIDATE_MAX_SECONDS", "33").await;
@@ -233,7 +233,7 @@ async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
     assert_eq!(lines.len(), 3, "{}", ended.text());
 
     let running = stage.kubelet.step(STEP).start().await.unwrap();
-    running.says(" % of ", SOON).await.unwrap();
+    running.wait_for_line(" % of ", SOON).await.unwrap();
     ends(
         &running.delete().await.unwrap(),
         1,
@@ -249,7 +249,10 @@ async fn a_copy_that_cannot_start_is_told_with_its_likely_cause() {
     stage.apply(unpatched).await;
     let instance = stage.target.instance(CLUSTER, SOON).await.unwrap();
     stage.hurry_the_clone().await;
-    instance.says("could not load", SOON).await.unwrap();
+    instance
+        .wait_for_line("could not load", SOON)
+        .await
+        .unwrap();
     let ended = stage.run_with("VALIDATE_MAX_SECONDS", "15").await;
     ends(
         &ended,
@@ -545,12 +548,13 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
             "found 17.10 at the source, 16.2 at the target",
         ),
     ] {
-        let stranger = Stranger::start(&stage.plane, &stage.source.credentials().postgres, major)
-            .await
-            .unwrap();
+        let unrelated_server =
+            UnrelatedServer::start(&stage.plane, &stage.source.credentials().postgres, major)
+                .await
+                .unwrap();
         let step = stage
             .step()
-            .env("TARGET_HOSTADDR", &stranger.address)
+            .env("TARGET_HOSTADDR", &unrelated_server.address)
             .env("TARGET_SSLMODE", "require")
             .env("TARGET_SSLROOTCERT", "");
         let words = [
@@ -597,12 +601,12 @@ async fn it_lives_through_a_failover_and_an_api_server_that_goes_away() {
         .await
         .unwrap();
     running
-        .says("waiting: not ready for a cut: wal receiver", SOON)
+        .wait_for_line("waiting: not ready for a cut: wal receiver", SOON)
         .await
         .unwrap();
     stage.source.switchover().await.unwrap();
     stage.plane.stop_api_server().await;
-    running.says("kubernetes api", SOON).await.unwrap();
+    running.wait_for_line("kubernetes api", SOON).await.unwrap();
     stage.plane.start_api_server().await.unwrap();
     stage.source.healthy().await.unwrap();
     stage.follow(&format!("{SOURCE}.{NAMESPACE}.svc")).await;

@@ -9,17 +9,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 pub use backup::bench as backup;
 use harness::{
-    application::Origin,
+    application::Epoch,
     kubelet::program,
     migration::{CLUSTER, Migration, succeeded},
     source::SourceOptions,
-    start::Door,
+    start_probe::StartProbe,
 };
 
-use crate::{STEP, WRITES_AFTER, cut, floor, report::Report};
+use crate::{STEP, WRITES_AFTER, baseline, cutover, report::Report};
 
 /// Cuts of each kind.
-const CUTS: usize = 5;
+const CUTOVERS: usize = 5;
 /// Starts of a program.
 const STARTS: usize = 20;
 /// The goal of the issue: what the programs may add to the target's own time.
@@ -27,10 +27,12 @@ const ADDED_MS_MAX: u128 = 500;
 
 /// Runs everything and prints the table.
 pub async fn bench() -> Result<()> {
-    let (mut added, mut waited, mut floors, mut memory) =
+    let (mut added, mut waited, mut baselines, mut memory) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for round in 1..=CUTS {
-        let (report, peak_bytes) = one_cut().await.with_context(|| format!("cut {round}"))?;
+    for round in 1..=CUTOVERS {
+        let (report, peak_bytes) = one_cutover()
+            .await
+            .with_context(|| format!("cut {round}"))?;
         ensure!(
             report.verdict.holds(),
             "cut {round} has broken a promise: {:?}",
@@ -40,10 +42,10 @@ pub async fn bench() -> Result<()> {
         added.push(own);
         waited.push(report.verdict.gap.context("the cut has no gap")?.length());
         memory.push(peak_bytes);
-        let script = floor::cut()
+        let script = baseline::cutover()
             .await
             .with_context(|| format!("bare script {round}"))?;
-        floors.push(script);
+        baselines.push(script);
         println!(
             "cut {round}: added {} ms, bare script {} ms",
             own.as_millis(),
@@ -55,17 +57,19 @@ pub async fn bench() -> Result<()> {
         values.sort();
         values[values.len() / 2].as_millis()
     };
-    let (added, floor) = (ms(&mut added), ms(&mut floors));
+    let (added, baseline) = (ms(&mut added), ms(&mut baselines));
     memory.sort_unstable();
-    println!("\nmedian of {CUTS}, block to the target's first write less the target's own time");
+    println!(
+        "\nmedian of {CUTOVERS}, block to the target's first write less the target's own time"
+    );
     println!("  cutover                      {added:>6} ms   goal {ADDED_MS_MAX} ms or less");
     println!(
-        "  bare script                  {floor:>6} ms   sql fence, pg_promote, no proof, no \
+        "  bare script                  {baseline:>6} ms   sql fence, pg_promote, no proof, no \
          record, no way back"
     );
     println!(
         "  cutover / bare script        {:>6.1}",
-        added as f64 / floor.max(1) as f64
+        added as f64 / baseline.max(1) as f64
     );
     println!(
         "  wait of all clients          {:>6} ms   with the promotion, until they write on the \
@@ -84,9 +88,9 @@ pub async fn bench() -> Result<()> {
 }
 
 /// A stage, the steps, and the cut.
-async fn one_cut() -> Result<(Report, u64)> {
-    let origin = Origin::now();
-    let migration = Migration::stage(SourceOptions::default(), origin, |_| ()).await?;
+async fn one_cutover() -> Result<(Report, u64)> {
+    let epoch = Epoch::now();
+    let migration = Migration::set_up(SourceOptions::default(), epoch, |_| ()).await?;
     let target = migration.until_ready().await?;
     let ended = migration.step("cutover").run(STEP).await?;
     succeeded("cutover", &ended)?;
@@ -99,13 +103,13 @@ async fn one_cut() -> Result<(Report, u64)> {
         .phase(CLUSTER, "Cluster in healthy state", STEP)
         .await?;
     let mut report = Report::default();
-    cut::judge(migration, target, &mut report, origin).await?;
+    cutover::judge(migration, target, &mut report, epoch).await?;
     Ok((report, ended.cost.memory_peak_bytes))
 }
 
 /// How long each program takes until it knocks at the API server's door.
 async fn starts() -> Result<Vec<(&'static str, Vec<Duration>)>> {
-    let door = Door::open().await?;
+    let probe = StartProbe::new().await?;
     let mut all = Vec::new();
     for name in [
         "prepare-zalando",
@@ -116,7 +120,7 @@ async fn starts() -> Result<Vec<(&'static str, Vec<Duration>)>> {
     ] {
         let mut times = Vec::new();
         for _ in 0..STARTS {
-            times.push(door.start(&program(name).await?, name).await?.elapsed);
+            times.push(probe.start(&program(name).await?, name).await?.elapsed);
         }
         all.push((name, times));
     }

@@ -5,7 +5,7 @@
 //! can meet another. The same chart is drawn twice, for a page and for a phone; the page shows the
 //! one that fits.
 
-mod ink;
+mod palette;
 mod rows;
 mod window;
 
@@ -18,7 +18,7 @@ use plotters::{
 };
 
 use crate::report::{Report, numbers};
-pub use ink::style;
+pub use palette::style;
 use window::Window;
 
 /// For whom it is drawn.
@@ -113,17 +113,21 @@ impl Canvas<'_> {
         self.plot_top + self.layout.plot as i32
     }
 
-    fn text(&self, text: &str, (x, y): (i32, i32), side: HPos, ink: RGBColor) -> Result<()> {
-        let style = ink::font().color(&ink).pos(Pos::new(side, VPos::Center));
+    fn text(&self, text: &str, (x, y): (i32, i32), side: HPos, color: RGBColor) -> Result<()> {
+        let style = palette::font()
+            .color(&color)
+            .pos(Pos::new(side, VPos::Center));
         Ok(self.root.draw(&Text::new(text.to_owned(), (x, y), style))?)
     }
 
-    fn line(&self, from: (i32, i32), to: (i32, i32), ink: impl Into<ShapeStyle>) -> Result<()> {
-        Ok(self.root.draw(&PathElement::new(vec![from, to], ink))?)
+    fn line(&self, from: (i32, i32), to: (i32, i32), color: impl Into<ShapeStyle>) -> Result<()> {
+        Ok(self.root.draw(&PathElement::new(vec![from, to], color))?)
     }
 
-    fn block(&self, from: (i32, i32), to: (i32, i32), ink: impl Color) -> Result<()> {
-        Ok(self.root.draw(&Rectangle::new([from, to], ink.filled()))?)
+    fn block(&self, from: (i32, i32), to: (i32, i32), color: impl Color) -> Result<()> {
+        Ok(self
+            .root
+            .draw(&Rectangle::new([from, to], color.filled()))?)
     }
 }
 
@@ -166,13 +170,13 @@ fn gaps(report: &Report) -> impl Iterator<Item = &Gap> {
 fn shade(canvas: &Canvas, report: &Report) -> Result<()> {
     for gap in gaps(report) {
         let (from, to) = (
-            canvas.x(canvas.window.place(gap.from)),
-            canvas.x(canvas.window.place(gap.to)),
+            canvas.x(canvas.window.position(gap.from)),
+            canvas.x(canvas.window.position(gap.to)),
         );
         canvas.block(
             (from, canvas.rows_top),
             (to, canvas.plot_bottom()),
-            ink::WAIT.mix(0.12),
+            palette::WAIT.mix(0.12),
         )?;
     }
     Ok(())
@@ -194,13 +198,13 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
             canvas.window.from..canvas.window.to,
             0..(peak + peak / 12).max(4),
         )?;
-    let label = ink::font().color(&ink::MUTED);
+    let label = palette::font().color(&palette::MUTED);
     chart
         .configure_mesh()
         .disable_x_mesh()
-        .bold_line_style(ink::GRID)
+        .bold_line_style(palette::GRID)
         .light_line_style(TRANSPARENT)
-        .axis_style(ink::MUTED)
+        .axis_style(palette::MUTED)
         .x_labels(canvas.layout.x_labels)
         .y_labels(5)
         .label_style(label.clone())
@@ -213,10 +217,10 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
         .axis_desc_style(label)
         .draw()?;
     // One upon the other: the source's part covers its own share of the sum.
-    area(&mut chart, canvas, report, ink::TARGET, |bucket| {
+    area(&mut chart, canvas, report, palette::TARGET, |bucket| {
         bucket.source + bucket.target
     })?;
-    area(&mut chart, canvas, report, ink::SOURCE, |bucket| {
+    area(&mut chart, canvas, report, palette::SOURCE, |bucket| {
         bucket.source
     })?;
     if let (Format::Page, Some(width)) = (canvas.format, report.slice_width()) {
@@ -225,7 +229,7 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
             format!("writes per {}", numbers::ms(width)),
         ];
         for (line, y) in lines.iter().zip((canvas.plot_top + 8..).step_by(16)) {
-            canvas.text(line, (0, y), HPos::Left, ink::TEXT)?;
+            canvas.text(line, (0, y), HPos::Left, palette::TEXT)?;
         }
     }
     if peak == 0 {
@@ -233,7 +237,12 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
             (canvas.left() + canvas.right()) / 2,
             canvas.plot_top + canvas.layout.plot as i32 / 2,
         );
-        canvas.text("no write was acknowledged", middle, HPos::Center, ink::WAIT)?;
+        canvas.text(
+            "no write was acknowledged",
+            middle,
+            HPos::Center,
+            palette::WAIT,
+        )?;
     }
     Ok(())
 }
@@ -243,7 +252,7 @@ fn area(
     chart: &mut Writes,
     canvas: &Canvas,
     report: &Report,
-    ink: RGBColor,
+    color: RGBColor,
     count: fn(&Bucket) -> u32,
 ) -> Result<()> {
     let Some(width) = report.slice_width() else {
@@ -252,8 +261,8 @@ fn area(
     let window = &canvas.window;
     let points = report.series.iter().flat_map(|bucket| {
         let (from, to) = (
-            window.place(bucket.start),
-            window.place(bucket.start + width),
+            window.position(bucket.start),
+            window.position(bucket.start + width),
         );
         let count = count(bucket);
         let seen = to > window.from && from < window.to;
@@ -261,7 +270,7 @@ fn area(
             .into_iter()
             .flatten()
     });
-    chart.draw_series(AreaSeries::new(points, 0, ink))?;
+    chart.draw_series(AreaSeries::new(points, 0, color))?;
     Ok(())
 }
 
@@ -272,8 +281,8 @@ fn mark_lines(canvas: &Canvas, report: &Report) -> Result<()> {
         .iter()
         .zip((0..).step_by(canvas.layout.mark as usize))
     {
-        let x = canvas.x(canvas.window.place(mark.at));
-        canvas.line((x, top), (x, canvas.plot_bottom()), ink::TEXT.mix(0.75))?;
+        let x = canvas.x(canvas.window.position(mark.at));
+        canvas.line((x, top), (x, canvas.plot_bottom()), palette::TEXT.mix(0.75))?;
     }
     Ok(())
 }
@@ -287,16 +296,16 @@ fn mark_words(canvas: &Canvas, report: &Report) -> Result<()> {
         .iter()
         .zip((step as i32 / 2..).step_by(step as usize))
     {
-        let seconds = canvas.window.place(mark.at);
+        let seconds = canvas.window.position(mark.at);
         let x = canvas.x(seconds);
         let text = format!("{}  {}", mark.name, numbers::signed_seconds(seconds));
-        let fits = x + ink::text_width(&text) + 6 <= canvas.layout.width as i32;
+        let fits = x + palette::text_width(&text) + 6 <= canvas.layout.width as i32;
         let (at, side) = if fits {
             (x + 6, HPos::Left)
         } else {
             (x - 6, HPos::Right)
         };
-        canvas.text(&text, (at, y), side, ink::TEXT)?;
+        canvas.text(&text, (at, y), side, palette::TEXT)?;
     }
     Ok(())
 }
@@ -306,34 +315,34 @@ fn waits(canvas: &Canvas, report: &Report) -> Result<()> {
     let band = canvas.plot_top - canvas.layout.band as i32 / 2;
     if let Some(gap) = &report.verdict.gap {
         let (from, to) = (
-            canvas.x(canvas.window.place(gap.from)),
-            canvas.x(canvas.window.place(gap.to)),
+            canvas.x(canvas.window.position(gap.from)),
+            canvas.x(canvas.window.position(gap.to)),
         );
         // Left of the block's line, where there is one.
-        let from = report
-            .block
-            .map_or(from, |block| from.min(canvas.x(canvas.window.place(block))));
-        canvas.text("source", (from - 6, band), HPos::Right, ink::SOURCE)?;
-        canvas.text("target", (to + 6, band), HPos::Left, ink::TARGET)?;
+        let from = report.block.map_or(from, |block| {
+            from.min(canvas.x(canvas.window.position(block)))
+        });
+        canvas.text("source", (from - 6, band), HPos::Right, palette::SOURCE)?;
+        canvas.text("target", (to + 6, band), HPos::Left, palette::TARGET)?;
     }
     for (number, gap) in gaps(report).enumerate() {
         let (from, to) = (
-            canvas.x(canvas.window.place(gap.from)),
-            canvas.x(canvas.window.place(gap.to)),
+            canvas.x(canvas.window.position(gap.from)),
+            canvas.x(canvas.window.position(gap.to)),
         );
         let y = canvas.plot_top + canvas.layout.plot as i32 / 2 - 22 * (number as i32 % 4);
         let short = numbers::ms(gap.length());
         let long = format!("{short} without a write");
-        let text = if ink::text_width(&long) < to - from {
+        let text = if palette::text_width(&long) < to - from {
             long
         } else {
             short
         };
-        canvas.line((from, y), (to, y), ink::WAIT)?;
+        canvas.line((from, y), (to, y), palette::WAIT)?;
         for end in [from, to] {
-            canvas.line((end, y - 5), (end, y + 5), ink::WAIT)?;
+            canvas.line((end, y - 5), (end, y + 5), palette::WAIT)?;
         }
-        let half = ink::text_width(&text) / 2;
+        let half = palette::text_width(&text) / 2;
         let middle = ((from + to) / 2).clamp(
             canvas.left() + half,
             (canvas.right() - half).max(canvas.left() + half),
@@ -342,10 +351,10 @@ fn waits(canvas: &Canvas, report: &Report) -> Result<()> {
             canvas.block(
                 (middle - half, y - 21),
                 (middle + half, y - 3),
-                ink::SURFACE.mix(0.85),
+                palette::SURFACE.mix(0.85),
             )?;
         }
-        canvas.text(&text, (middle, y - 12), HPos::Center, ink::WAIT)?;
+        canvas.text(&text, (middle, y - 12), HPos::Center, palette::WAIT)?;
     }
     Ok(())
 }

@@ -1,18 +1,18 @@
 //! `make rehearse`: the whole migration on this machine, in the order of guide.md, with a verdict
 //! and a page to keep.
 
+mod baseline;
 mod bench;
 mod chart;
-mod cut;
-mod floor;
+mod cutover;
 mod report;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use harness::{
-    application::Origin,
-    migration::{CLUSTER, FORGOTTEN, Migration, NAMESPACE},
+    application::Epoch,
+    migration::{CLUSTER, Migration, NAMESPACE, UNMANAGED},
     setup::target_directory,
     source::SourceOptions,
 };
@@ -51,14 +51,14 @@ async fn chosen() -> Result<bool> {
 }
 
 async fn rehearse() -> Result<bool> {
-    let (began, origin) = (Timestamp::now(), Origin::now());
+    let (began, epoch) = (Timestamp::now(), Epoch::now());
     let mut report = Report {
         began,
         names: names(),
         ..Report::default()
     };
-    let outcome = migrate(&mut report, origin).await;
-    report.took = origin.elapsed();
+    let outcome = migrate(&mut report, epoch).await;
+    report.took = epoch.elapsed();
     report.broken = outcome.as_ref().err().map(|error| format!("{error:#}"));
     let file = page_file();
     std::fs::create_dir_all(file.parent().context("no directory for the report")?)?;
@@ -72,8 +72,8 @@ async fn rehearse() -> Result<bool> {
     outcome.map(|()| report.passed())
 }
 
-async fn migrate(report: &mut Report, origin: Origin) -> Result<()> {
-    let migration = Migration::stage(SourceOptions::default(), origin, |what| {
+async fn migrate(report: &mut Report, epoch: Epoch) -> Result<()> {
+    let migration = Migration::set_up(SourceOptions::default(), epoch, |what| {
         println!("      {what}")
     })
     .await?;
@@ -106,7 +106,7 @@ async fn migrate(report: &mut Report, origin: Origin) -> Result<()> {
         .application
         .acknowledges(WRITES_AFTER, STEP)
         .await?;
-    cut::judge(migration, target, report, origin).await
+    cutover::judge(migration, target, report, epoch).await
 }
 
 /// Runs a step as `kubectl create job --from=cronjob/…` does, and prints its log as it comes.
@@ -154,6 +154,6 @@ fn page_file() -> PathBuf {
 }
 
 /// The writer that nobody told about the migration.
-fn is_forgotten(client: &str) -> bool {
-    client.starts_with(FORGOTTEN)
+fn is_unmanaged(client: &str) -> bool {
+    client.starts_with(UNMANAGED)
 }

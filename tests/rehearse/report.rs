@@ -4,7 +4,7 @@
 //! Pure: no clock, no cluster. All instants lie on the axis of the ledger, durations since the
 //! run's origin.
 
-mod annex;
+mod appendix;
 pub mod budget;
 #[cfg(test)]
 pub mod example;
@@ -51,7 +51,7 @@ pub struct Report {
     /// Instants to mark, in order: DOWNTIME BEGINS, POINT OF NO RETURN, DOWNTIME ENDS.
     pub marks: Vec<Mark>,
     /// The writer that nobody told about the migration.
-    pub forgotten: Option<Forgotten>,
+    pub unmanaged: Option<UnmanagedWriter>,
     /// Writes of the application that were not acknowledged around the cut: what its clients
     /// noticed beside the wait.
     pub errors: Option<usize>,
@@ -113,7 +113,7 @@ pub struct Mark {
 
 /// A writer outside the list of Deployments, connected to the source until the source ended that.
 #[derive(Clone, Debug)]
-pub struct Forgotten {
+pub struct UnmanagedWriter {
     /// Its name.
     pub name: String,
     /// Its inserts whose commit was confirmed.
@@ -169,7 +169,7 @@ impl Report {
         failures.extend(
             broken.map(|(said, keys)| format!("{} {said}", counted(keys.len(), "write", "writes"))),
         );
-        if let Some(writer) = self.forgotten.as_ref().filter(|writer| writer.lost > 0) {
+        if let Some(writer) = self.unmanaged.as_ref().filter(|writer| writer.lost > 0) {
             failures.push(format!(
                 "{} of the forgotten writer's writes lost",
                 grouped(writer.lost)
@@ -224,7 +224,7 @@ impl Report {
         );
         if let Some((least, most)) = self.client_waits() {
             text.push_str(&format!(" Clients waited {}", wait(least, most)));
-            if let RestartGap::Felt(gap) = self.restart_gap() {
+            if let RestartGap::SecondWait(gap) = self.restart_gap() {
                 text.push_str(&format!(
                     ", and {} again when the target restarted",
                     seconds(gap.length())
@@ -308,7 +308,7 @@ mod tests {
             |report, _| report.broken = Some("no leader".into()),
             |report, _| report.programs[0].exit = Some(3),
             |report, _| report.programs[0].exit = None,
-            |report, _| report.forgotten.as_mut().unwrap().lost = 1,
+            |report, _| report.unmanaged.as_mut().unwrap().lost = 1,
         ];
         for (number, breach) in breaches.iter().enumerate() {
             let mut report = passed();

@@ -15,12 +15,12 @@ use tokio::{
 };
 
 use super::{
-    deployments::{News, Shared},
-    environment,
+    deployments::{PodEvent, Shared},
     login::Login,
+    variables,
     writer::{Identity, Writer},
 };
-use crate::away::insist;
+use crate::retry::until_answered;
 
 /// From the Pod object to a process that works, on a node that has the image.
 const START: Duration = Duration::from_millis(500);
@@ -59,7 +59,7 @@ fn pod_object(object: &Deployment, template: &str, number: u32) -> Pod {
 }
 
 /// A pod whose object exists.
-pub(super) struct Running {
+pub(super) struct ApplicationPod {
     shared: Shared,
     pods: Api<Pod>,
     pod: Pod,
@@ -67,8 +67,8 @@ pub(super) struct Running {
     stop: Duration,
 }
 
-impl Running {
-    /// Makes the object; [`Running::live`] does the rest.
+impl ApplicationPod {
+    /// Makes the object; [`ApplicationPod::live`] does the rest.
     pub(super) async fn create(
         shared: Shared,
         object: &Deployment,
@@ -80,7 +80,7 @@ impl Running {
         let pods: Api<Pod> = Api::namespaced(shared.client.clone(), &shared.namespace);
         let pod = pod_object(object, template, number);
         let params = PostParams::default();
-        match insist(|| pods.create(&params, &pod)).await {
+        match until_answered(|| pods.create(&params, &pod)).await {
             // An answer that was lost on the way.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             created => {
@@ -107,14 +107,14 @@ impl Running {
         self,
         mut alive: mpsc::Receiver<()>,
         application: String,
-        tell: mpsc::UnboundedSender<News>,
+        sender: mpsc::UnboundedSender<PodEvent>,
     ) {
         let name = self.pod.name_any();
         let writers = tokio::select! {
             writers = self.begin() => writers,
             _ = alive.recv() => Vec::new(),
         };
-        let _ = tell.send(News::Ready(application.clone(), name.clone()));
+        let _ = sender.send(PodEvent::Ready(application.clone(), name.clone()));
         // Ends when the sender is dropped: SIGTERM.
         let _ = alive.recv().await;
         let graceful = DeleteParams {
@@ -123,7 +123,7 @@ impl Running {
         };
         let told = Instant::now();
         // Refused only when it is gone already.
-        let _ = insist(|| self.pods.delete(&name, &graceful)).await;
+        let _ = until_answered(|| self.pods.delete(&name, &graceful)).await;
         sleep(self.stop.saturating_sub(told.elapsed())).await;
         let ended = futures::future::join_all(writers.into_iter().map(|writer| writer.stop(GRACE)));
         let mut over = self.shared.over.clone();
@@ -140,8 +140,8 @@ impl Running {
             grace_period_seconds: Some(0),
             ..DeleteParams::default()
         };
-        let _ = insist(|| self.pods.delete(&name, &at_once)).await;
-        let _ = tell.send(News::Gone(application, name));
+        let _ = until_answered(|| self.pods.delete(&name, &at_once)).await;
+        let _ = sender.send(PodEvent::Gone(application, name));
     }
 
     async fn begin(&self) -> Vec<Writer> {
@@ -157,7 +157,7 @@ impl Running {
         let Shared {
             services,
             log,
-            origin,
+            epoch,
             ..
         } = &self.shared;
         let start = |identity: &Identity| {
@@ -166,7 +166,7 @@ impl Running {
                 login.clone(),
                 Arc::clone(services),
                 Arc::clone(log),
-                *origin,
+                *epoch,
             )
         };
         let writers = self.identities.iter().map(start).collect();
@@ -182,8 +182,8 @@ impl Running {
             .as_ref()
             .and_then(|spec| spec.containers.first())
             .context("the pod has no container")?;
-        environment::login(
-            &environment::read(&self.shared.client, &self.shared.namespace, container).await?,
+        variables::login(
+            &variables::read(&self.shared.client, &self.shared.namespace, container).await?,
         )
     }
 
@@ -215,7 +215,7 @@ impl Running {
             Patch::Strategic(status),
         );
         // Refused only when it is gone already.
-        let _ = insist(|| self.pods.patch_status(&name, &params, &status)).await;
+        let _ = until_answered(|| self.pods.patch_status(&name, &params, &status)).await;
     }
 }
 

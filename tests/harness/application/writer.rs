@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_postgres::{Client, error::Severity, types::Type};
 
-use super::{Origin, login::Login};
+use super::{Epoch, login::Login};
 use crate::{
     ledger::{Attempt, Key, Outcome, Server},
     service::Services,
@@ -74,15 +74,15 @@ impl Writer {
         login: Login,
         services: Arc<Services>,
         log: Log,
-        origin: Origin,
+        epoch: Epoch,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let client = Worker {
+        let client = WriterTask {
             identity,
             login,
             services,
             log,
-            origin,
+            epoch,
             session: None,
         };
         Self {
@@ -103,35 +103,31 @@ impl Writer {
     }
 }
 
-struct Worker {
+struct WriterTask {
     identity: Identity,
     login: Login,
     services: Arc<Services>,
     log: Log,
-    origin: Origin,
+    epoch: Epoch,
     session: Option<Session>,
 }
 
 /// Rows that are being written, logged as unknown if the task is cut off before there is an answer.
-struct UnderWay<'a> {
-    worker: &'a Worker,
+struct PendingWrite<'a> {
+    task: &'a WriterTask,
     keys: Vec<Key>,
     sent: Duration,
     sent_commit: bool,
 }
 
-impl UnderWay<'_> {
+impl PendingWrite<'_> {
     fn ended(mut self, outcome: &Outcome) {
         self.write(outcome);
     }
 
     fn write(&mut self, outcome: &Outcome) {
-        let answered = self.worker.origin.elapsed();
-        let mut log = self
-            .worker
-            .log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let answered = self.task.epoch.elapsed();
+        let mut log = self.task.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.extend(self.keys.drain(..).map(|key| Attempt {
             key,
             sent: self.sent,
@@ -141,7 +137,7 @@ impl UnderWay<'_> {
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for PendingWrite<'_> {
     fn drop(&mut self) {
         let outcome = if self.sent_commit {
             Outcome::Unknown("the client was killed".into())
@@ -152,7 +148,7 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-impl Worker {
+impl WriterTask {
     async fn run(mut self, stop: Arc<AtomicBool>) {
         let mut tick = interval(PAUSE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -190,29 +186,29 @@ impl Worker {
                     .await
             }
         };
-        let mut under_way = UnderWay {
-            worker: self,
+        let mut pending = PendingWrite {
+            task: self,
             keys,
-            sent: self.origin.elapsed(),
+            sent: self.epoch.elapsed(),
             sent_commit: false,
         };
         let session = match session {
             Ok(session) => session,
             Err(error) => {
-                under_way.ended(&Outcome::Refused(error.to_string()));
+                pending.ended(&Outcome::Refused(error.to_string()));
                 return false;
             }
         };
-        let result = match timeout(ANSWER_LIMIT, insert(&session, &mut under_way)).await {
+        let result = match timeout(ANSWER_LIMIT, insert(&session, &mut pending)).await {
             Ok(result) => result,
             Err(_) => Err(Failure {
                 text: "no answer".into(),
                 session_ended: true,
             }),
         };
-        let sent_commit = under_way.sent_commit;
+        let sent_commit = pending.sent_commit;
         let (outcome, usable) = classify(result, sent_commit);
-        under_way.ended(&outcome);
+        pending.ended(&outcome);
         self.session = usable.then_some(session);
         usable
     }
@@ -260,12 +256,12 @@ fn classify(result: Result<Server, Failure>, sent_commit: bool) -> (Outcome, boo
 const INSERT: &str = "insert into public.ledger (client, sequence, payload) values ($1, $2, $3) \
     returning host(inet_server_addr()), substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)";
 
-async fn insert(session: &Session, under_way: &mut UnderWay<'_>) -> Result<Server, Failure> {
-    let client = &under_way.worker.identity.client;
-    let keys = under_way.keys.clone();
+async fn insert(session: &Session, pending: &mut PendingWrite<'_>) -> Result<Server, Failure> {
+    let client = &pending.task.identity.client;
+    let keys = pending.keys.clone();
     if let [key] = keys.as_slice() {
-        under_way.sent = under_way.worker.origin.elapsed();
-        under_way.sent_commit = true;
+        pending.sent = pending.task.epoch.elapsed();
+        pending.sent_commit = true;
         return one(session, client, key.sequence).await;
     }
     session.batch_execute("begin").await?;
@@ -281,8 +277,8 @@ async fn insert(session: &Session, under_way: &mut UnderWay<'_>) -> Result<Serve
             }
         }
     }
-    under_way.sent = under_way.worker.origin.elapsed();
-    under_way.sent_commit = true;
+    pending.sent = pending.task.epoch.elapsed();
+    pending.sent_commit = true;
     session.batch_execute("commit").await?;
     server.ok_or_else(|| Failure {
         text: "a transaction without rows".into(),

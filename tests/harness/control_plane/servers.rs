@@ -59,7 +59,7 @@ pub(super) fn api_server(setup: &Setup, instance: &Instance, directory: &Path) -
     let file = |name: &str| directory.join(name).display().to_string();
     let address = instance.address(HOST).to_string();
     // A loopback address may not be advertised; nobody looks this one up.
-    let advertised = instance.paper_address(HOST).to_string();
+    let advertised = instance.kubernetes_address(HOST).to_string();
     for (flag, value) in [
         ("etcd-servers", etcd_url(instance)),
         ("bind-address", address),

@@ -59,7 +59,7 @@ impl Ended {
     }
 
     /// The termination message as the JSON that the programs write; null when it is none.
-    pub fn last_word(&self) -> Value {
+    pub fn termination_json(&self) -> Value {
         serde_json::from_str(&self.termination_message).unwrap_or(Value::Null)
     }
 
@@ -111,7 +111,7 @@ mod tests {
     use jiff::Timestamp;
     use serde_json::json;
 
-    fn told(policy: &str, exit_code: i32, written: &str) -> String {
+    fn message_of(policy: &str, exit_code: i32, written: &str) -> String {
         let container = json!({"name": "step", "terminationMessagePolicy": policy});
         let spec =
             serde_json::from_value(json!({"template": {"spec": {"containers": [container]}}}))
@@ -130,9 +130,9 @@ mod tests {
 
     #[test]
     fn the_log_stands_in_for_a_missing_last_word_of_a_failed_program() {
-        assert_eq!(told("FallbackToLogsOnError", 137, ""), "one\ntwo");
-        assert_eq!(told("FallbackToLogsOnError", 3, "refused"), "refused");
-        assert_eq!(told("FallbackToLogsOnError", 0, ""), "");
-        assert_eq!(told("File", 137, ""), "");
+        assert_eq!(message_of("FallbackToLogsOnError", 137, ""), "one\ntwo");
+        assert_eq!(message_of("FallbackToLogsOnError", 3, "refused"), "refused");
+        assert_eq!(message_of("FallbackToLogsOnError", 0, ""), "");
+        assert_eq!(message_of("File", 137, ""), "");
     }
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 /// Where a Job comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum JobSource {
     /// `kubectl create job --from=cronjob/NAME`.
     CronJob,
     /// `kubectl patch job NAME -p '{"spec":{"suspend":false}}'`.
@@ -25,18 +25,18 @@ pub(super) async fn create(
     client: &Client,
     namespace: &str,
     name: &str,
-    origin: Origin,
+    source: JobSource,
     new_name: &str,
 ) -> Result<Job> {
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
-    match origin {
-        Origin::SuspendedJob => {
+    match source {
+        JobSource::SuspendedJob => {
             let change = Patch::Merge(json!({"spec": {"suspend": false}}));
             jobs.patch(name, &PatchParams::default(), &change)
                 .await
                 .with_context(|| format!("resuming the Job {name}"))
         }
-        Origin::CronJob => {
+        JobSource::CronJob => {
             let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), namespace);
             let cron_job = cron_jobs
                 .get(name)

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Result;
 use k8s_openapi::api::batch::v1::Job;
 
-use super::{Ended, Kubelet, Line, Next, Origin, Running, job};
+use super::{Ended, JobSource, Kubelet, Line, Next, RunningPod, job};
 
 /// What most names of the manifests begin with.
 const PREFIX: &str = "replica-migration-";
@@ -30,7 +30,7 @@ pub(super) type OnLine = Box<dyn Fn(&Line) + Send>;
 pub struct Launch<'a> {
     kubelet: &'a Kubelet,
     step: String,
-    origin: Origin,
+    source: JobSource,
     pub(super) changes: Vec<(String, Option<String>)>,
     pub(super) on_line: Option<Arc<Mutex<OnLine>>>,
 }
@@ -40,7 +40,7 @@ impl<'a> Launch<'a> {
         Self {
             kubelet,
             step: step.to_owned(),
-            origin: Origin::CronJob,
+            source: JobSource::CronJob,
             changes: Vec::new(),
             on_line: None,
         }
@@ -49,7 +49,7 @@ impl<'a> Launch<'a> {
     /// Sets the suspended Job of the step's name going instead of creating one from the CronJob.
     #[must_use]
     pub fn suspended_job(mut self) -> Self {
-        self.origin = Origin::SuspendedJob;
+        self.source = JobSource::SuspendedJob;
         self
     }
 
@@ -80,7 +80,7 @@ impl<'a> Launch<'a> {
     /// # Errors
     /// The Job cannot be created, or the pod cannot be started: with the kubelet's words where it
     /// would say something.
-    pub async fn start(self) -> Result<Running> {
+    pub async fn start(self) -> Result<RunningPod> {
         let job = self.job().await?;
         self.kubelet.start(&job, &self).await
     }
@@ -89,7 +89,7 @@ impl<'a> Launch<'a> {
     /// code.
     ///
     /// # Errors
-    /// As [`Launch::start`] and [`Running::wait`].
+    /// As [`Launch::start`] and [`RunningPod::wait`].
     pub async fn run(self, limit: Duration) -> Result<Ended> {
         self.start().await?.wait(limit).await
     }
@@ -99,11 +99,11 @@ impl<'a> Launch<'a> {
     /// for example to kill it.
     ///
     /// # Errors
-    /// As [`Launch::start`] and [`Running::wait`], whose `limit` is for each pod.
+    /// As [`Launch::start`] and [`RunningPod::wait`], whose `limit` is for each pod.
     pub async fn to_the_end(
         self,
         limit: Duration,
-        each: impl AsyncFn(u32, &Running),
+        each: impl AsyncFn(u32, &RunningPod),
     ) -> Result<(Ended, u32)> {
         let job = self.job().await?;
         let backoff_limit = job
@@ -131,7 +131,7 @@ impl<'a> Launch<'a> {
             &self.kubelet.plane.admin(),
             &self.kubelet.namespace,
             &name,
-            self.origin,
+            self.source,
             &format!("{}-{number}", self.step),
         )
         .await

@@ -8,7 +8,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::away::insist;
+use crate::retry::until_answered;
 
 /// Makes it, running.
 pub(super) async fn announce(
@@ -41,5 +41,5 @@ pub(super) async fn ended(client: &Client, namespace: &str, name: &str, succeede
     let change = Patch::Merge(json!({"status": {"phase": phase}}));
     // A pod that a test has removed needs no phase any more.
     let params = PatchParams::default();
-    let _ = insist(|| api.patch_status(name, &params, &change)).await;
+    let _ = until_answered(|| api.patch_status(name, &params, &change)).await;
 }

@@ -17,7 +17,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{Ended, grace, launch::OnLine};
 use crate::{
-    cost::Watched,
+    cost::CostMonitor,
     process::{Process, Signal},
 };
 
@@ -34,20 +34,20 @@ pub struct Line {
 }
 
 /// A pod that has been started. Dropped, it is killed.
-pub struct Running {
+pub struct RunningPod {
     name: String,
     process: Process,
     started: Instant,
     output: Arc<Output>,
-    said: watch::Receiver<Said>,
-    watched: Watched,
+    output_state: watch::Receiver<OutputState>,
+    cost_monitor: CostMonitor,
     termination_log: PathBuf,
     spec: JobSpec,
 }
 
 /// How much has been said.
 #[derive(Clone, Copy, Debug, Default)]
-struct Said {
+struct OutputState {
     lines: usize,
     /// Nothing more will be said, because the program has ended then.
     over: Option<Instant>,
@@ -64,7 +64,7 @@ impl Output {
     }
 }
 
-impl Running {
+impl RunningPod {
     pub(super) fn start(
         name: &str,
         command: Command,
@@ -82,17 +82,17 @@ impl Running {
         let started = Instant::now();
         let process = Process::start_into(name, command, File::from(OwnedFd::from(writer)), log)?;
         let output = Arc::new(Output::default());
-        let (tell, said) = watch::channel(Said::default());
-        let heard = Arc::clone(&output);
-        std::thread::spawn(move || listen(reader, file, &heard, &tell, on_line.as_deref()));
-        let watched = Watched::process(process.pid());
+        let (sender, output_state) = watch::channel(OutputState::default());
+        let recorded = Arc::clone(&output);
+        std::thread::spawn(move || listen(reader, file, &recorded, &sender, on_line.as_deref()));
+        let cost_monitor = CostMonitor::process(process.pid());
         Ok(Self {
             name: name.to_owned(),
             process,
             started,
             output,
-            said,
-            watched,
+            output_state,
+            cost_monitor,
             termination_log,
             spec,
         })
@@ -117,20 +117,25 @@ impl Running {
     ///
     /// # Errors
     /// It does not come within `limit`, or the program ends without saying it.
-    pub async fn says(&self, text: &str, limit: Duration) -> Result<Line> {
-        self.says_next(&mut 0, text, limit).await
+    pub async fn wait_for_line(&self, text: &str, limit: Duration) -> Result<Line> {
+        self.wait_for_next_line(&mut 0, text, limit).await
     }
 
-    /// As [`Running::says`], from the line with this number on; the number is then that of the line
+    /// As [`RunningPod::wait_for_line`], from the line with this number on; the number is then that of the line
     /// behind the one found.
     ///
     /// # Errors
     /// As there.
-    pub async fn says_next(&self, from: &mut usize, text: &str, limit: Duration) -> Result<Line> {
-        let mut said = self.said.clone();
+    pub async fn wait_for_next_line(
+        &self,
+        from: &mut usize,
+        text: &str,
+        limit: Duration,
+    ) -> Result<Line> {
+        let mut output_state = self.output_state.clone();
         let search = async {
             loop {
-                let now = *said.borrow_and_update();
+                let now = *output_state.borrow_and_update();
                 let found = {
                     let lines = self.output.lines();
                     let number = lines
@@ -142,7 +147,9 @@ impl Running {
                 };
                 match found {
                     Some(line) => return Some(line),
-                    None if now.over.is_some() || said.changed().await.is_err() => return None,
+                    None if now.over.is_some() || output_state.changed().await.is_err() => {
+                        return None;
+                    }
                     None => {}
                 }
             }
@@ -151,8 +158,8 @@ impl Running {
             Ok(Some(line)) => Ok(line),
             Ok(None) => Err(self
                 .process
-                .complain(&format!("ended without saying {text:?}"))),
-            Err(_) => Err(self.process.complain(&format!(
+                .error_with_log(&format!("ended without saying {text:?}"))),
+            Err(_) => Err(self.process.error_with_log(&format!(
                 "did not say {text:?} within {} s",
                 limit.as_secs()
             ))),
@@ -166,7 +173,7 @@ impl Running {
     }
 
     /// The failpoint that it waits at, or has been set for, is over (cut/src/failpoint.rs).
-    pub fn go_on(&self) {
+    pub fn release_failpoint(&self) {
         self.process.signal(Signal::USR1);
     }
 
@@ -181,19 +188,19 @@ impl Running {
     }
 
     /// SIGSTOP: a node that hangs.
-    pub fn freeze(&self) {
-        self.process.freeze();
+    pub fn suspend(&self) {
+        self.process.suspend();
     }
 
-    /// It goes on after [`Running::freeze`].
-    pub fn thaw(&self) {
-        self.process.thaw();
+    /// It goes on after [`RunningPod::suspend`].
+    pub fn resume(&self) {
+        self.process.resume();
     }
 
     /// The deletion of the pod: SIGTERM, and SIGKILL when terminationGracePeriodSeconds are over.
     ///
     /// # Errors
-    /// As [`Running::wait`].
+    /// As [`RunningPod::wait`].
     pub async fn delete(&self) -> Result<Ended> {
         self.terminate();
         if timeout(grace(&self.spec), self.process.wait())
@@ -214,15 +221,17 @@ impl Running {
         let Ok(status) = timeout(limit, self.process.wait()).await else {
             return Err(self
                 .process
-                .complain(&format!("still running after {} s", limit.as_secs())));
+                .error_with_log(&format!("still running after {} s", limit.as_secs())));
         };
-        let mut said = self.said.clone();
+        let mut output_state = self.output_state.clone();
         let over = timeout(
             Duration::from_secs(OUTPUT_SECONDS_MAX),
-            said.wait_for(|said| said.over.is_some()),
+            output_state.wait_for(|output_state| output_state.over.is_some()),
         )
         .await;
-        let Ok(over) = over.map(|said| said.ok().and_then(|said| said.over)) else {
+        let Ok(over) =
+            over.map(|output_state| output_state.ok().and_then(|output_state| output_state.over))
+        else {
             bail!(
                 "{} has ended, but something that it started keeps its output open",
                 self.name
@@ -232,7 +241,7 @@ impl Running {
             || self.started.elapsed(),
             |over| over.duration_since(self.started),
         );
-        let cost = self.watched.cost();
+        let cost = self.cost_monitor.cost();
         Ok(Ended::new(
             &self.spec,
             status,
@@ -248,7 +257,7 @@ fn listen(
     reader: PipeReader,
     mut log: File,
     output: &Output,
-    tell: &watch::Sender<Said>,
+    sender: &watch::Sender<OutputState>,
     on_line: Option<&Mutex<OnLine>>,
 ) {
     let mut reader = BufReader::new(reader);
@@ -268,7 +277,7 @@ fn listen(
             hear.lock().unwrap_or_else(PoisonError::into_inner)(&line);
         }
         output.lines().push(line);
-        tell.send_modify(|said| said.lines += 1);
+        sender.send_modify(|output_state| output_state.lines += 1);
     }
-    tell.send_modify(|said| said.over = Some(Instant::now()));
+    sender.send_modify(|output_state| output_state.over = Some(Instant::now()));
 }

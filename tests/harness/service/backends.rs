@@ -143,7 +143,8 @@ impl Cluster {
                 .iter()
                 .flatten()
                 .filter_map(|address| address.ip.parse().ok());
-            backends.extend(ips.map(|ip| SocketAddr::from((Instance::real_address(ip), number))));
+            backends
+                .extend(ips.map(|ip| SocketAddr::from((Instance::loopback_address(ip), number))));
         }
         // What a selector has left behind counts as well.
         let slices = self.slices.state();
@@ -187,7 +188,7 @@ fn pod_backend(pod: &Pod, port: &ServicePort) -> Option<SocketAddr> {
         None => port.port,
     };
     Some(SocketAddr::from((
-        Instance::real_address(ip),
+        Instance::loopback_address(ip),
         u16::try_from(number).ok()?,
     )))
 }

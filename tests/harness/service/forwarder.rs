@@ -180,11 +180,11 @@ mod tests {
     #[tokio::test]
     async fn a_change_of_backends_moves_new_connections_only() {
         let (one, two, front) = (backend(b'1').await, backend(b'2').await, free().await);
-        let (tell, backends) = watch::channel(vec![one]);
+        let (sender, backends) = watch::channel(vec![one]);
         let _forwarder = Forwarder::start(front, backends);
         let mut old = connected(front).await;
         assert_eq!(ask(&mut old).await, b'1');
-        tell.send(vec![two]).unwrap();
+        sender.send(vec![two]).unwrap();
         assert_eq!(ask(&mut connected(front).await).await, b'2');
         assert_eq!(
             ask(&mut old).await,
@@ -196,11 +196,11 @@ mod tests {
     #[tokio::test]
     async fn without_backends_connections_are_refused_and_existing_ones_live_on() {
         let (one, front) = (backend(b'1').await, free().await);
-        let (tell, backends) = watch::channel(vec![one]);
+        let (sender, backends) = watch::channel(vec![one]);
         let _forwarder = Forwarder::start(front, backends);
         let mut old = connected(front).await;
         assert_eq!(ask(&mut old).await, b'1');
-        tell.send(Vec::new()).unwrap();
+        sender.send(Vec::new()).unwrap();
         let refused = async {
             while TcpStream::connect(front).await.is_ok() {
                 sleep(Duration::from_millis(5)).await;
@@ -210,7 +210,7 @@ mod tests {
             .await
             .expect("still accepts");
         assert_eq!(ask(&mut old).await, b'1');
-        tell.send(vec![one]).unwrap();
+        sender.send(vec![one]).unwrap();
         assert_eq!(ask(&mut connected(front).await).await, b'1');
     }
 

@@ -32,7 +32,7 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// Where and what one is.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Placement {
     /// Its Service, whose selector its labels are.
     pub service: String,
     /// The Service that it passes its clients on to.
@@ -45,7 +45,7 @@ pub struct Place {
 
 /// A running PgBouncer; it ends with this value.
 pub struct PgBouncer {
-    place: Place,
+    placement: Placement,
     address: Ipv4Addr,
     client: Client,
     namespace: String,
@@ -63,22 +63,24 @@ impl PgBouncer {
     pub async fn start(
         plane: &ControlPlane,
         services: &Arc<Services>,
-        place: Place,
+        placement: Placement,
         secret: &str,
     ) -> Result<Self> {
         let (client, setup, instance) = (plane.admin(), plane.setup(), plane.instance());
         let namespace = services.namespace().to_owned();
-        let upstream = services.wait_for(&place.upstream, UPSTREAM_LIMIT).await?;
+        let upstream = services
+            .wait_for(&placement.upstream, UPSTREAM_LIMIT)
+            .await?;
         let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
         let data = secrets.get(secret).await?.data.unwrap_or_default();
         let password = data
             .get("password")
             .context("the pooler's Secret has no password")?;
         let password = String::from_utf8(password.0.clone())?;
-        let directory = instance.subdirectory(setup, &place.pod)?;
-        let address = instance.address(place.host);
+        let directory = instance.subdirectory(setup, &placement.pod)?;
+        let address = instance.address(placement.host);
         configure(setup, &directory, address, &upstream.to_string(), &password)?;
-        let process = run(setup, &directory, &place.pod, address).await?;
+        let process = run(setup, &directory, &placement.pod, address).await?;
         let this = Self {
             address,
             client,
@@ -87,7 +89,7 @@ impl PgBouncer {
             directory,
             password,
             process,
-            place,
+            placement,
         };
         this.announce().await?;
         Ok(this)
@@ -95,7 +97,7 @@ impl PgBouncer {
 
     /// The pod.
     pub fn pod(&self) -> &str {
-        &self.place.pod
+        &self.placement.pod
     }
 
     /// One command on its console, as a person types it.
@@ -126,8 +128,14 @@ impl PgBouncer {
             grace_period_seconds: Some(0),
             ..DeleteParams::default()
         };
-        pods.delete(&self.place.pod, &now).await?;
-        self.process = run(self.setup, &self.directory, &self.place.pod, self.address).await?;
+        pods.delete(&self.placement.pod, &now).await?;
+        self.process = run(
+            self.setup,
+            &self.directory,
+            &self.placement.pod,
+            self.address,
+        )
+        .await?;
         self.announce().await
     }
 
@@ -139,8 +147,8 @@ impl PgBouncer {
         pooler::make_pod(
             &self.client,
             &self.namespace,
-            &self.place.service,
-            &self.place.pod,
+            &self.placement.service,
+            &self.placement.pod,
             &ip,
         )
         .await
@@ -196,6 +204,6 @@ async fn run(setup: &Setup, directory: &Path, name: &str, address: Ipv4Addr) -> 
     };
     tokio::time::timeout(START_LIMIT, listens)
         .await
-        .map_err(|_| process.complain("does not listen"))?;
+        .map_err(|_| process.error_with_log("does not listen"))?;
     Ok(process)
 }

@@ -48,7 +48,7 @@ impl Pooler {
         upstream: &str,
         host: u8,
     ) -> Result<Self> {
-        let ip = instance.paper_address(host).to_string();
+        let ip = instance.kubernetes_address(host).to_string();
         make_pod(
             client,
             services.namespace(),
@@ -58,15 +58,15 @@ impl Pooler {
         )
         .await
         .with_context(|| format!("making the pooler {name}"))?;
-        let (tell, backends) = watch::channel(Vec::new());
+        let (sender, backends) = watch::channel(Vec::new());
         let forwarder =
             Forwarder::start(SocketAddr::from((instance.address(host), PORT)), backends);
         let upstream = upstream.to_owned();
         let task = tokio::spawn(async move {
             let mut known = None;
             loop {
-                known = services.moved(&upstream, known).await;
-                tell.send_replace(
+                known = services.address_changed(&upstream, known).await;
+                sender.send_replace(
                     known
                         .iter()
                         .map(|address| SocketAddr::new(*address, PORT))

@@ -52,7 +52,7 @@ impl Slices {
         }
         let endpoints: Vec<_> = backends
             .iter()
-            .map(|backend| json!({"addresses": [paper(backend.ip()).to_string()], "conditions": {"ready": true}}))
+            .map(|backend| json!({"addresses": [kubernetes_address(backend.ip()).to_string()], "conditions": {"ready": true}}))
             .collect();
         let port = backends.iter().next().map_or(5432, SocketAddr::port);
         let name = format!("{service}-slice");
@@ -82,15 +82,15 @@ pub(super) fn backends(slice: &EndpointSlice) -> Vec<SocketAddr> {
         .flat_map(|endpoint| &endpoint.addresses);
     let real = ips
         .filter_map(|ip| ip.parse().ok())
-        .map(Instance::real_address);
+        .map(Instance::loopback_address);
     real.map(|ip| SocketAddr::from((ip, port.unwrap_or(5432))))
         .collect()
 }
 
 /// The API server refuses loopback addresses here.
-fn paper(ip: IpAddr) -> Ipv4Addr {
+fn kubernetes_address(ip: IpAddr) -> Ipv4Addr {
     match ip {
-        IpAddr::V4(ip) => Instance::paper_address_of(ip),
+        IpAddr::V4(ip) => Instance::kubernetes_address_of(ip),
         IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Places, ServerUser, tools};
+use super::{Directories, ServerUser, tools};
 
 const KUBERNETES: &str = "1.34.4";
 /// The first kubectl with a kustomize 5 inside, which the manifests need.
@@ -88,33 +88,36 @@ const VERSITYGW: Part = Part {
 };
 
 /// An S3 server over a directory; only the tests of the backup need it.
-pub(super) fn s3_server(places: &Places) -> Result<PathBuf> {
-    build(&VERSITYGW, places)
+pub(super) fn s3_server(directories: &Directories) -> Result<PathBuf> {
+    build(&VERSITYGW, directories)
 }
 
 /// The programs: from `$KUBEBUILDER_ASSETS`, else from setup-envtest when it has them without a
 /// network, else built. kustomize is always built, kubectl unless the machine has one.
-pub(super) fn control_plane(places: &Places, user: &ServerUser) -> Result<ControlPlane> {
-    let kustomize = build(&KUSTOMIZE, places)?;
+pub(super) fn control_plane(directories: &Directories, user: &ServerUser) -> Result<ControlPlane> {
+    let kustomize = build(&KUSTOMIZE, directories)?;
     let given = env::var_os("KUBEBUILDER_ASSETS").filter(|value| !value.is_empty());
     let [kube_apiserver, etcd] = if let Some(directory) = given {
-        assets(Path::new(&directory), places, user).context("KUBEBUILDER_ASSETS")?
+        assets(Path::new(&directory), directories, user).context("KUBEBUILDER_ASSETS")?
     } else if let Some(found) =
-        envtest().and_then(|directory| assets(&directory, places, user).ok())
+        envtest().and_then(|directory| assets(&directory, directories, user).ok())
     {
         found
     } else {
-        [build(&KUBE_APISERVER, places)?, build(&ETCD, places)?]
+        [
+            build(&KUBE_APISERVER, directories)?,
+            build(&ETCD, directories)?,
+        ]
     };
     Ok(ControlPlane {
         kube_apiserver,
         etcd,
         kustomize,
-        kubectl: installed_kubectl().map_or_else(|| build(&KUBECTL, places), Ok)?,
+        kubectl: installed_kubectl().map_or_else(|| build(&KUBECTL, directories), Ok)?,
     })
 }
 
-fn assets(directory: &Path, places: &Places, user: &ServerUser) -> Result<[PathBuf; 2]> {
+fn assets(directory: &Path, directories: &Directories, user: &ServerUser) -> Result<[PathBuf; 2]> {
     let program = |name: &str| {
         let file = directory.join(name);
         if !tools::is_program(&file) {
@@ -123,7 +126,7 @@ fn assets(directory: &Path, places: &Places, user: &ServerUser) -> Result<[PathB
         if user.reaches(&file) {
             Ok(file)
         } else {
-            copy(&file, name, places)
+            copy(&file, name, directories)
         }
     };
     Ok([program("kube-apiserver")?, program("etcd")?])
@@ -145,8 +148,8 @@ fn installed_kubectl() -> Option<PathBuf> {
 
 /// A copy in the cache for a program that lies where the servers' user cannot go, below root's home
 /// for example.
-fn copy(file: &Path, name: &str, places: &Places) -> Result<PathBuf> {
-    let directory = places.cache.join("given");
+fn copy(file: &Path, name: &str, directories: &Directories) -> Result<PathBuf> {
+    let directory = directories.cache.join("given");
     let (finished, unfinished) = (directory.join(name), directory.join("unfinished"));
     let stamp = |file: &Path| {
         fs::metadata(file)
@@ -162,8 +165,8 @@ fn copy(file: &Path, name: &str, places: &Places) -> Result<PathBuf> {
             .write(true)
             .open(&unfinished)?
             .set_modified(modified)?;
-        super::places::readable(&directory)?;
-        super::places::readable(&unfinished)?;
+        super::directories::readable(&directory)?;
+        super::directories::readable(&unfinished)?;
         fs::rename(&unfinished, &finished)
             .with_context(|| format!("putting {} into place", finished.display()))?;
     }
@@ -182,8 +185,10 @@ fn envtest() -> Option<PathBuf> {
 }
 
 /// The program in the cache; built when it is not there yet.
-fn build(part: &Part, places: &Places) -> Result<PathBuf> {
-    let directory = places.cache.join(format!("{}-{}", part.name, part.version));
+fn build(part: &Part, directories: &Directories) -> Result<PathBuf> {
+    let directory = directories
+        .cache
+        .join(format!("{}-{}", part.name, part.version));
     let finished = directory.join(part.name);
     if tools::is_program(&finished) {
         return Ok(finished);
@@ -218,7 +223,7 @@ fn build(part: &Part, places: &Places) -> Result<PathBuf> {
             part.version
         );
     }
-    super::places::readable(&unfinished)?;
+    super::directories::readable(&unfinished)?;
     fs::rename(&unfinished, &finished)
         .with_context(|| format!("putting {} into place", finished.display()))?;
     Ok(finished)

@@ -12,10 +12,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Places, tools};
+use super::{Directories, tools};
 
 /// Nothing when the machine has the locale, else a directory for LOCPATH that has it.
-pub(super) fn en_us(places: &Places) -> Result<Option<PathBuf>> {
+pub(super) fn en_us(directories: &Directories) -> Result<Option<PathBuf>> {
     let known = Command::new("locale")
         .arg("-a")
         .stderr(Stdio::null())
@@ -27,7 +27,7 @@ pub(super) fn en_us(places: &Places) -> Result<Option<PathBuf>> {
     }) {
         return Ok(None);
     }
-    let directory = places.cache.join("locale");
+    let directory = directories.cache.join("locale");
     // glibc looks for the codeset in this normalised spelling whatever the program asked for.
     let finished = directory.join("en_US.utf8");
     if !finished.join("LC_COLLATE").is_file() {

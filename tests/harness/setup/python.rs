@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::{Places, ServerUser, places, tools};
+use super::{Directories, ServerUser, directories, tools};
 
 const REQUIREMENTS: &str = include_str!("requirements.txt");
 const NAME: &str = "patroni-4.0.4-postgresql-17.10";
@@ -22,8 +22,11 @@ pub(super) struct Environment {
 
 /// The environment in the cache, made when it is not there, was left unfinished, or is of other
 /// requirements.
-pub(super) fn patroni_and_postgres(places: &Places, user: &ServerUser) -> Result<Environment> {
-    let directory = places.cache.join(NAME);
+pub(super) fn patroni_and_postgres(
+    directories: &Directories,
+    user: &ServerUser,
+) -> Result<Environment> {
+    let directory = directories.cache.join(NAME);
     let interpreter = directory.join("bin/python");
     // Written last: an environment without it was left unfinished.
     let finished = directory.join("requirements.txt");
@@ -114,9 +117,9 @@ fn postgres_bin(environment: &Path) -> Result<PathBuf> {
 
 /// A PostgreSQL of another major version. Its wheel is unpacked and not installed: it need not be
 /// made for this Python.
-pub(super) fn postgres_16(places: &Places, python: &Path) -> Result<PathBuf> {
+pub(super) fn postgres_16(directories: &Directories, python: &Path) -> Result<PathBuf> {
     const WHEEL: &str = "pgserver==0.1.4";
-    let directory = places.cache.join("postgresql-16.2");
+    let directory = directories.cache.join("postgresql-16.2");
     let bin = directory.join("pgserver/pginstall/bin");
     let finished = directory.join("finished");
     if !finished.exists() {
@@ -192,8 +195,8 @@ pub(super) fn open(directory: &Path) -> Result<()> {
         if kind.is_dir() {
             open(&entry.path())?;
         } else if kind.is_file() {
-            places::readable(&entry.path())?;
+            directories::readable(&entry.path())?;
         }
     }
-    places::readable(directory)
+    directories::readable(directory)
 }

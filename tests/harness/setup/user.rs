@@ -17,7 +17,7 @@ use super::tools;
 pub enum ServerUser {
     /// The tests run unprivileged: the servers run as the same user.
     Same,
-    /// The tests run as root: the servers run as `nobody`, who exists on every machine and owns
+    /// The tests run as root: the servers run as `refusing_address`, who exists on every machine and owns
     /// nothing.
     Other {
         /// util-linux's program that changes the user without any code of ours.

@@ -20,13 +20,13 @@ use crate::{
 
 /// Where a member's files are, and at which addresses it is.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct MemberLayout {
     /// Name of pod and member.
     pub name: String,
     /// Where its servers listen.
     pub address: Ipv4Addr,
-    /// What stands for [`Place::address`] in Kubernetes objects.
-    pub paper_address: Ipv4Addr,
+    /// What stands for [`MemberLayout::address`] in Kubernetes objects.
+    pub kubernetes_address: Ipv4Addr,
     /// The pod's file system: Patroni's files, and below it volumes.
     pub home: PathBuf,
     /// PGDATA.
@@ -39,11 +39,11 @@ pub struct Place {
     pub has_ca: bool,
 }
 
-impl Place {
+impl MemberLayout {
     pub(super) fn new(
         name: &str,
         address: Ipv4Addr,
-        paper_address: Ipv4Addr,
+        kubernetes_address: Ipv4Addr,
         home: &Path,
         has_ca: bool,
     ) -> Self {
@@ -55,7 +55,7 @@ impl Place {
         Self {
             name: name.to_owned(),
             address,
-            paper_address,
+            kubernetes_address,
             home: home.to_owned(),
             data,
             socket,
@@ -66,12 +66,12 @@ impl Place {
 }
 
 /// The places of all members, their directories made.
-pub(super) fn places(
+pub(super) fn layouts(
     setup: &Setup,
     instance: &Instance,
     options: &SourceOptions,
     has_ca: bool,
-) -> Result<Vec<Place>> {
+) -> Result<Vec<MemberLayout>> {
     (0..options.members)
         .map(|number| {
             let base = format!("source/{number}");
@@ -80,10 +80,10 @@ pub(super) fn places(
                 instance.subdirectory(setup, &format!("{base}/{directory}"))?;
             }
             let (name, host) = (format!("{}-{number}", options.cluster), FIRST_HOST + number);
-            Ok(Place::new(
+            Ok(MemberLayout::new(
                 &name,
                 instance.address(host),
-                instance.paper_address(host),
+                instance.kubernetes_address(host),
                 &home,
                 has_ca,
             ))
@@ -94,15 +94,15 @@ pub(super) fn places(
 /// A member, running or not.
 #[derive(Debug)]
 pub struct Member {
-    place: Place,
+    layout: MemberLayout,
     setup: &'static Setup,
     patroni: Mutex<Option<Process>>,
 }
 
 impl Member {
-    pub(super) fn new(place: Place, setup: &'static Setup) -> Self {
+    pub(super) fn new(layout: MemberLayout, setup: &'static Setup) -> Self {
         Self {
-            place,
+            layout,
             setup,
             patroni: Mutex::new(None),
         }
@@ -110,27 +110,27 @@ impl Member {
 
     /// Name of pod and member.
     pub fn name(&self) -> &str {
-        &self.place.name
+        &self.layout.name
     }
 
     /// Where its servers listen.
     pub fn address(&self) -> Ipv4Addr {
-        self.place.address
+        self.layout.address
     }
 
     /// Its files.
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn layout(&self) -> &MemberLayout {
+        &self.layout
     }
 
     /// `http://address:port` of Patroni's REST API.
     pub fn rest_url(&self) -> String {
-        format!("http://{}:{REST_PORT}", self.place.address)
+        format!("http://{}:{REST_PORT}", self.layout.address)
     }
 
     /// Patroni's log.
     pub fn log(&self) -> PathBuf {
-        self.place.home.join("patroni.log")
+        self.layout.home.join("patroni.log")
     }
 
     /// Starts Patroni, which starts PostgreSQL.
@@ -141,14 +141,14 @@ impl Member {
         let mut command = self.setup.server(&self.setup.python);
         command
             .args(["-m", "patroni"])
-            .arg(self.place.home.join("postgres.yml"))
-            .current_dir(&self.place.home);
+            .arg(self.layout.home.join("postgres.yml"))
+            .current_dir(&self.layout.home);
         command
-            .env("HOME", &self.place.home)
-            .env("KUBECONFIG", self.place.home.join("kubeconfig"))
+            .env("HOME", &self.layout.home)
+            .env("KUBECONFIG", self.layout.home.join("kubeconfig"))
             .env("PYTHONUNBUFFERED", "1");
-        command.env("TMPDIR", &self.place.home);
-        *self.patroni() = Some(Process::start(&self.place.name, command, &self.log())?);
+        command.env("TMPDIR", &self.layout.home);
+        *self.patroni() = Some(Process::start(&self.layout.name, command, &self.log())?);
         Ok(())
     }
 
@@ -165,7 +165,7 @@ impl Member {
         patroni
             .terminate(Duration::from_secs(60))
             .await
-            .map_err(|error| patroni.complain(&error.to_string()))?;
+            .map_err(|error| patroni.error_with_log(&error.to_string()))?;
         Ok(())
     }
 
@@ -198,14 +198,14 @@ impl Member {
 
     /// Stops everything of the member where it is (SIGSTOP), as when its node hangs: its
     /// connections stay open, nothing answers.
-    pub fn freeze(&self) {
+    pub fn suspend(&self) {
         self.patroni()
             .as_ref()
             .inspect(|patroni| patroni.signal_family(Signal::STOP));
     }
 
-    /// Lets it go on after [`Member::freeze`].
-    pub fn thaw(&self) {
+    /// Lets it go on after [`Member::suspend`].
+    pub fn resume(&self) {
         self.patroni()
             .as_ref()
             .inspect(|patroni| patroni.signal_family(Signal::CONT));
@@ -213,13 +213,13 @@ impl Member {
 
     /// Stops Patroni alone where it is: its REST API takes connections and says nothing, and
     /// PostgreSQL goes on.
-    pub fn freeze_patroni(&self) {
-        self.patroni().as_ref().inspect(|patroni| patroni.freeze());
+    pub fn suspend_patroni(&self) {
+        self.patroni().as_ref().inspect(|patroni| patroni.suspend());
     }
 
-    /// Lets it go on after [`Member::freeze_patroni`].
-    pub fn thaw_patroni(&self) {
-        self.patroni().as_ref().inspect(|patroni| patroni.thaw());
+    /// Lets it go on after [`Member::suspend_patroni`].
+    pub fn resume_patroni(&self) {
+        self.patroni().as_ref().inspect(|patroni| patroni.resume());
     }
 
     /// True while the postmaster runs.
@@ -229,15 +229,15 @@ impl Member {
     }
 
     /// An error with the end of Patroni's log.
-    pub fn complain(&self, what: &str) -> anyhow::Error {
+    pub fn error_with_log(&self, what: &str) -> anyhow::Error {
         match self.patroni().as_ref() {
-            Some(patroni) => patroni.complain(what),
+            Some(patroni) => patroni.error_with_log(what),
             None => anyhow::anyhow!("{}: {what}; Patroni does not run", self.name()),
         }
     }
 
     fn postmaster(&self) -> Result<Pid> {
-        let file = self.place.data.join("postmaster.pid");
+        let file = self.layout.data.join("postmaster.pid");
         let text = fs::read_to_string(&file)
             .with_context(|| format!("PostgreSQL of {} does not run", self.name()))?;
         let pid = text

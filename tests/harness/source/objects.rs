@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Credentials,
     certificates::Certificates,
-    member::Place,
+    member::MemberLayout,
     options::{Checksums, Dcs, SourceOptions, Tls},
     patroni::POSTGRES_PORT,
     workloads,
@@ -26,12 +26,12 @@ pub fn secret_name(cluster: &str, role: &str) -> String {
 /// Everything that must be there before the first member starts.
 pub(super) fn all(
     options: &SourceOptions,
-    places: &[Place],
+    layouts: &[MemberLayout],
     credentials: &Credentials,
     certificates: &Certificates,
 ) -> Vec<Value> {
     let mut objects = vec![
-        resource(options, places.len()),
+        resource(options, layouts.len()),
         account(),
         role(),
         binding(&options.namespace),
@@ -42,12 +42,16 @@ pub(super) fn all(
     }));
     objects.extend(tls_secrets(options, certificates));
     objects.extend(services(options));
-    objects.push(workloads::stateful_set(options, places.len()));
-    objects.extend(places.iter().map(|place| workloads::claim(options, place)));
+    objects.push(workloads::stateful_set(options, layouts.len()));
     objects.extend(
-        places
+        layouts
             .iter()
-            .map(|place| workloads::pod(options, place, &[])),
+            .map(|layout| workloads::claim(options, layout)),
+    );
+    objects.extend(
+        layouts
+            .iter()
+            .map(|layout| workloads::pod(options, layout, &[])),
     );
     objects.extend(
         ["", "-repl"]

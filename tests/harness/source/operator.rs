@@ -29,7 +29,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{Member, Source, rest, workloads};
 use crate::control_plane::ControlPlane;
 
-const FREEZE: &str = "acid.zalan.do/controller";
+const CONTROLLER: &str = "acid.zalan.do/controller";
 /// Patroni compares its settings right after a PATCH; a member that has not said by then that it
 /// needs a restart needs none.
 const PENDING_RESTART_SECONDS: u64 = 3;
@@ -63,7 +63,7 @@ struct Patroni {
 
 /// What a change asks for.
 #[derive(Debug, PartialEq)]
-enum Deed {
+enum Action {
     /// PATCH /config with this.
     Patch(Value),
     /// Make all pods anew with this list.
@@ -81,8 +81,8 @@ impl Operator {
             .get(&source.options().cluster)
             .await
             .context("reading the postgresql resource")?;
-        let (tell, syncs) = watch::channel(0);
-        let task = tokio::spawn(run(plane.admin(), source, spec(&first), tell));
+        let (sender, syncs) = watch::channel(0);
+        let task = tokio::spawn(run(plane.admin(), source, spec(&first), sender));
         Ok(Self { task, syncs })
     }
 
@@ -112,7 +112,7 @@ fn spec(resource: &DynamicObject) -> Spec {
     serde_json::from_value(resource.data["spec"].clone()).unwrap_or_default()
 }
 
-async fn run(client: Client, source: Arc<Source>, mut known: Spec, tell: watch::Sender<u32>) {
+async fn run(client: Client, source: Arc<Source>, mut known: Spec, sender: watch::Sender<u32>) {
     let resources = resources(client.clone(), &source);
     let only =
         watcher::Config::default().fields(&format!("metadata.name={}", source.options().cluster));
@@ -125,15 +125,19 @@ async fn run(client: Client, source: Arc<Source>, mut known: Spec, tell: watch::
         // A watch that breaks begins again by itself.
         let Ok(resource) = event else { continue };
         let wanted = spec(&resource);
-        let deeds = deeds(&known, &wanted, resource.annotations().contains_key(FREEZE));
+        let actions = actions(
+            &known,
+            &wanted,
+            resource.annotations().contains_key(CONTROLLER),
+        );
         known = wanted;
-        if deeds.is_empty() {
+        if actions.is_empty() {
             continue;
         }
         set_status(&resources, &source, "Updating").await;
         let mut outcome = Ok(());
-        for deed in deeds {
-            outcome = outcome.and(perform(&client, &source, deed).await);
+        for action in actions {
+            outcome = outcome.and(perform(&client, &source, action).await);
         }
         if let Err(error) = &outcome {
             eprintln!("zalando operator: {error:#}");
@@ -148,16 +152,16 @@ async fn run(client: Client, source: Arc<Source>, mut known: Spec, tell: watch::
             },
         )
         .await;
-        tell.send_modify(|syncs| *syncs += 1);
+        sender.send_modify(|syncs| *syncs += 1);
     }
 }
 
 /// What a change from one spec to another asks for. A removed parameter asks for nothing: the
 /// operator looks at the keys that it wants only.
-fn deeds(known: &Spec, wanted: &Spec, frozen: bool) -> Vec<Deed> {
-    let mut deeds = Vec::new();
-    if frozen {
-        return deeds;
+fn actions(known: &Spec, wanted: &Spec, is_suspended: bool) -> Vec<Action> {
+    let mut actions = Vec::new();
+    if is_suspended {
+        return actions;
     }
     let mut patch = json!({});
     if known.postgresql != wanted.postgresql {
@@ -174,26 +178,26 @@ fn deeds(known: &Spec, wanted: &Spec, frozen: bool) -> Vec<Deed> {
         patch["slots"] = slots;
     }
     if patch != json!({}) {
-        deeds.push(Deed::Patch(patch));
+        actions.push(Action::Patch(patch));
     }
     if known.patroni.pg_hba != wanted.patroni.pg_hba {
-        deeds.push(Deed::Roll(wanted.patroni.pg_hba.clone()));
+        actions.push(Action::Roll(wanted.patroni.pg_hba.clone()));
     }
-    deeds
+    actions
 }
 
-async fn perform(client: &Client, source: &Source, deed: Deed) -> Result<()> {
-    match deed {
-        Deed::Patch(patch) => {
+async fn perform(client: &Client, source: &Source, action: Action) -> Result<()> {
+    match action {
+        Action::Patch(patch) => {
             source.patch_configuration(&patch).await?;
             restart_pending(source).await
         }
-        Deed::Roll(pg_hba) => {
+        Action::Roll(pg_hba) => {
             let replica = source.replica().await?;
-            renew(client, source, replica, &pg_hba).await?;
+            recreate_pod(client, source, replica, &pg_hba).await?;
             let leader = source.leader().await?;
             source.switchover().await?;
-            renew(client, source, leader, &pg_hba).await
+            recreate_pod(client, source, leader, &pg_hba).await
         }
     }
 }
@@ -220,13 +224,18 @@ async fn restart_pending(source: &Source) -> Result<()> {
 }
 
 /// Deletes a member's pod and makes it anew with another environment.
-async fn renew(client: &Client, source: &Source, member: &Member, pg_hba: &[String]) -> Result<()> {
+async fn recreate_pod(
+    client: &Client,
+    source: &Source,
+    member: &Member,
+    pg_hba: &[String],
+) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &source.options().namespace);
     member.stop().await?;
     pods.delete(member.name(), &DeleteParams::default().grace_period(0))
         .await
         .context("deleting a pod")?;
-    let pod = workloads::pod(source.options(), member.place(), pg_hba);
+    let pod = workloads::pod(source.options(), member.layout(), pg_hba);
     let made: Pod = serde_json::from_value(pod.clone())?;
     pods.create(&PostParams::default(), &made)
         .await
@@ -273,24 +282,24 @@ mod tests {
         );
         let patch = json!({"postgresql": {"parameters": {"wal_keep_size": "1GB"}}});
         assert_eq!(
-            deeds(&Spec::default(), &new, false),
-            [Deed::Patch(patch), Deed::Roll(vec!["a".into()])]
+            actions(&Spec::default(), &new, false),
+            [Action::Patch(patch), Action::Roll(vec!["a".into()])]
         );
-        assert_eq!(deeds(&new, &new, false), []);
+        assert_eq!(actions(&new, &new, false), []);
     }
 
     #[test]
     fn a_removed_slot_is_nulled() {
         let old = wanted(r#"{"patroni": {"slots": {"s": {"type": "physical"}}}}"#);
         assert_eq!(
-            deeds(&old, &Spec::default(), false),
-            [Deed::Patch(json!({"slots": {"s": null}}))]
+            actions(&old, &Spec::default(), false),
+            [Action::Patch(json!({"slots": {"s": null}}))]
         );
     }
 
     #[test]
     fn a_frozen_resource_is_left_alone() {
         let new = wanted(r#"{"patroni": {"pg_hba": ["a"]}}"#);
-        assert_eq!(deeds(&Spec::default(), &new, true), []);
+        assert_eq!(actions(&Spec::default(), &new, true), []);
     }
 }

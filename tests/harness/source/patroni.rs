@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     Credentials,
-    member::Place,
+    member::MemberLayout,
     options::{Checksums, Dcs, Hashes, SourceOptions},
 };
 
@@ -26,17 +26,17 @@ const MAX_CONNECTIONS: u32 = 136;
 /// list when it is not empty.
 pub(super) fn configuration(
     options: &SourceOptions,
-    place: &Place,
+    layout: &MemberLayout,
     credentials: &Credentials,
-    wished_pg_hba: &[String],
+    requested_pg_hba: &[String],
     postgres_bin: &Path,
 ) -> Value {
-    let (address, home) = (place.address, place.home.display());
+    let (address, home) = (layout.address, layout.home.display());
     let password = |user: &str, password: &str| json!({"username": user, "password": password});
     json!({
-        "scope": options.cluster, "name": place.name,
+        "scope": options.cluster, "name": layout.name,
         "restapi": {"listen": format!("{address}:{REST_PORT}"), "connect_address": format!("{address}:{REST_PORT}")},
-        "kubernetes": kubernetes(options, place),
+        "kubernetes": kubernetes(options, layout),
         "bootstrap": {
             "dcs": dynamic(), "initdb": initdb(options),
             "post_init": format!("{} -X -q -v ON_ERROR_STOP=1 -f {home}/post_init.sql", postgres_bin.join("psql").display()),
@@ -44,9 +44,9 @@ pub(super) fn configuration(
         "postgresql": {
             "use_unix_socket": true, "use_unix_socket_repl": true,
             "listen": format!("{address}:{POSTGRES_PORT}"), "connect_address": format!("{address}:{POSTGRES_PORT}"),
-            "data_dir": place.data, "bin_dir": postgres_bin, "pgpass": format!("{home}/pgpass"),
-            "parameters": local_parameters(place),
-            "pg_hba": pg_hba(place, wished_pg_hba),
+            "data_dir": layout.data, "bin_dir": postgres_bin, "pgpass": format!("{home}/pgpass"),
+            "parameters": local_parameters(layout),
+            "pg_hba": pg_hba(layout, requested_pg_hba),
             "authentication": {
                 "superuser": password("postgres", &credentials.postgres),
                 "replication": password("standby", &credentials.standby),
@@ -56,14 +56,14 @@ pub(super) fn configuration(
     })
 }
 
-fn kubernetes(options: &SourceOptions, place: &Place) -> Value {
+fn kubernetes(options: &SourceOptions, layout: &MemberLayout) -> Value {
     let mut section = json!({
         "context": "local", "namespace": options.namespace, "labels": {"application": "spilo"},
         "scope_label": "cluster-name", "role_label": "spilo-role", "leader_label_value": "master", "standby_leader_label_value": "master",
     });
     if options.dcs == Dcs::Endpoints {
         section["use_endpoints"] = true.into();
-        section["pod_ip"] = place.paper_address.to_string().into();
+        section["pod_ip"] = layout.kubernetes_address.to_string().into();
         section["ports"] = json!([{"port": POSTGRES_PORT, "name": "postgresql"}]);
     }
     section
@@ -97,25 +97,29 @@ pub(super) fn initdb(options: &SourceOptions) -> Value {
     list.into()
 }
 
-fn local_parameters(place: &Place) -> Value {
-    let tls = &place.tls;
+fn local_parameters(layout: &MemberLayout) -> Value {
+    let tls = &layout.tls;
     let mut parameters = json!({
         "archive_command": "/bin/true", "shared_buffers": "128MB",
         "logging_collector": "on", "log_destination": "csvlog", "log_directory": "../pg_log", "log_filename": "postgresql-%u.log",
         "log_file_mode": "0644", "log_rotation_age": "1d", "log_truncate_on_rotation": "on",
         "ssl": "on", "ssl_cert_file": tls.join("tls.crt"), "ssl_key_file": tls.join("tls.key"),
-        "shared_preload_libraries": "pg_stat_statements", "unix_socket_directories": place.socket,
+        "shared_preload_libraries": "pg_stat_statements", "unix_socket_directories": layout.socket,
     });
-    if place.has_ca {
+    if layout.has_ca {
         parameters["ssl_ca_file"] = tls.join("ca.crt").display().to_string().into();
     }
     parameters
 }
 
-fn pg_hba(place: &Place, wished: &[String]) -> Vec<String> {
+fn pg_hba(layout: &MemberLayout, requested: &[String]) -> Vec<String> {
     let default = DEFAULT_PG_HBA.map(String::from);
-    let lines = if wished.is_empty() { &default } else { wished };
-    lines.iter().map(|line| local_line(line, place)).collect()
+    let lines = if requested.is_empty() {
+        &default
+    } else {
+        requested
+    };
+    lines.iter().map(|line| local_line(line, layout)).collect()
 }
 
 /// Spilo's list without the PAM lines.
@@ -131,8 +135,8 @@ const DEFAULT_PG_HBA: [&str; 7] = [
 
 /// In a pod 127.0.0.1 is the pod itself; here it is what every client comes from, and would be let
 /// in without TLS.
-fn local_line(line: &str, place: &Place) -> String {
-    line.replace("127.0.0.1/32", &format!("{}/32", place.address))
+fn local_line(line: &str, layout: &MemberLayout) -> String {
+    line.replace("127.0.0.1/32", &format!("{}/32", layout.address))
 }
 
 /// What Spilo's post_init.sh leaves behind, as far as this PostgreSQL has it: the operator's roles,
@@ -153,8 +157,8 @@ grant cron_admin to admin;
 mod tests {
     use super::*;
 
-    fn place() -> Place {
-        Place::new(
+    fn layout() -> MemberLayout {
+        MemberLayout::new(
             "c-0",
             [127, 1, 2, 11].into(),
             [10, 1, 2, 11].into(),
@@ -165,7 +169,7 @@ mod tests {
 
     #[test]
     fn nobody_outside_of_the_pod_gets_in_without_tls() {
-        let lines = pg_hba(&place(), &[]);
+        let lines = pg_hba(&layout(), &[]);
         assert!(lines.iter().all(|line| !line.contains("127.0.0.1")));
         assert!(lines[1].contains("127.1.2.11/32"));
     }
@@ -178,7 +182,7 @@ mod tests {
         };
         let made = configuration(
             &options,
-            &place(),
+            &layout(),
             &Credentials::default(),
             &["local all all trust".into()],
             Path::new("/bin"),

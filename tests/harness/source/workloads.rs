@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    member::Place,
+    member::MemberLayout,
     objects::{ACCOUNT, labels, secret_name},
     options::{Dcs, SourceOptions, Tls},
     patroni::{POSTGRES_PORT, initdb},
@@ -83,27 +83,27 @@ pub(super) fn stateful_set(options: &SourceOptions, instances: usize) -> Value {
 }
 
 /// A member's volume, as the StatefulSet's controller makes it; bound to a volume of that name.
-pub(super) fn claim(options: &SourceOptions, place: &Place) -> Value {
+pub(super) fn claim(options: &SourceOptions, layout: &MemberLayout) -> Value {
     json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-        "metadata": {"name": format!("pgdata-{}", place.name), "labels": labels(options)},
+        "metadata": {"name": format!("pgdata-{}", layout.name), "labels": labels(options)},
         "spec": {
-            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "40Gi"}}, "volumeName": format!("pv-{}", place.name),
+            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "40Gi"}}, "volumeName": format!("pv-{}", layout.name),
         },
     })
 }
 
 /// One pod. Its role label and the annotation `status` are Patroni's to write.
-pub(super) fn pod(options: &SourceOptions, place: &Place, pg_hba: &[String]) -> Value {
+pub(super) fn pod(options: &SourceOptions, layout: &MemberLayout, pg_hba: &[String]) -> Value {
     let mut labels = labels(options);
-    labels["statefulset.kubernetes.io/pod-name"] = place.name.as_str().into();
-    let address = place.paper_address.to_string();
+    labels["statefulset.kubernetes.io/pod-name"] = layout.name.as_str().into();
+    let address = layout.kubernetes_address.to_string();
     let ready = ["PodScheduled", "Initialized", "ContainersReady", "Ready"]
         .map(|kind| json!({"type": kind, "status": "True"}));
     let state = json!({"running": {}});
     let container = json!({"name": "postgres", "image": IMAGE, "imageID": "", "ready": true, "restartCount": 0, "state": state});
     json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": place.name, "labels": labels}, "spec": pod_spec(options, pg_hba),
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": layout.name, "labels": labels}, "spec": pod_spec(options, pg_hba),
         "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": ready, "containerStatuses": [container]},
     })
 }

@@ -40,7 +40,7 @@ impl Manager {
                 &secret,
                 "postgres",
                 "*",
-                &made_up_password()?,
+                &random_password()?,
             ))
             .await?;
         }
@@ -129,7 +129,7 @@ impl Manager {
 }
 
 /// As long as CNPG's; letters and digits only, so that it needs no quoting in a URI.
-pub(super) fn made_up_password() -> Result<String> {
+pub(super) fn random_password() -> Result<String> {
     let mut bytes = [0; 32];
     openssl::rand::rand_bytes(&mut bytes).context("reading random bytes")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

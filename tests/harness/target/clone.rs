@@ -44,15 +44,15 @@ impl CloneJob<'_> {
     /// came. Returns only when there is a copy.
     pub(super) async fn run(&self) {
         // CNPG's Job gives up after its backoffLimit; here it is only the pace that is imitated.
-        while let Err(error) = self.once().await {
+        while let Err(error) = self.attempt().await {
             self.log.write(&format!("{error:#}"));
             sleep(AGAIN).await;
         }
     }
 
-    async fn once(&self) -> Result<()> {
+    async fn attempt(&self) -> Result<()> {
         let conninfo = self.conninfo().await?;
-        while let Err(error) = self.ask(&conninfo).await {
+        while let Err(error) = self.probe_source(&conninfo).await {
             self.log
                 .write(&format!("DB not available, will retry: {error:#}"));
             sleep(AGAIN).await;
@@ -76,9 +76,9 @@ impl CloneJob<'_> {
             &self.volume.path("pg_basebackup.out"),
         )?;
         if !backup.wait().await.success() {
-            return Err(backup.complain("the copy failed"));
+            return Err(backup.error_with_log("the copy failed"));
         }
-        self.hide_this_machine()?;
+        self.rewrite_local_paths()?;
         self.volume
             .write(&format!("{PGDATA}/.check-empty-wal-archive"), b"")?;
         self.volume.write(
@@ -112,8 +112,11 @@ impl CloneJob<'_> {
 
     /// IDENTIFY_SYSTEM over a replication connection. The real one is made by pgx, with other texts
     /// for the same faults.
-    async fn ask(&self, conninfo: &str) -> Result<()> {
-        if conninfo.contains(&format!("hostaddr='{}'", self.shared.services.nobody())) {
+    async fn probe_source(&self, conninfo: &str) -> Result<()> {
+        if conninfo.contains(&format!(
+            "hostaddr='{}'",
+            self.shared.services.refusing_address()
+        )) {
             bail!("failed to connect: hostname resolving error: no such host");
         }
         let mut command = self.shared.setup.postgres("psql");
@@ -160,7 +163,7 @@ impl CloneJob<'_> {
     /// A pod does not see the source's file system. The source's directories exist on this machine,
     /// so that a copied path to them would work here and nowhere else: it is replaced by the path
     /// that it stands for at Spilo.
-    fn hide_this_machine(&self) -> Result<()> {
+    fn rewrite_local_paths(&self) -> Result<()> {
         for name in [
             "postgresql.conf",
             "postgresql.base.conf",
@@ -170,7 +173,7 @@ impl CloneJob<'_> {
             let Ok(text) = fs::read_to_string(&file) else {
                 continue;
             };
-            let hidden = hide(&text, self.shared.hidden.iter().map(PathBuf::as_path));
+            let hidden = rewrite_paths(&text, self.shared.hidden.iter().map(PathBuf::as_path));
             if hidden != text {
                 self.volume
                     .write(&format!("{PGDATA}/{name}"), hidden.as_bytes())?;
@@ -180,7 +183,7 @@ impl CloneJob<'_> {
     }
 }
 
-fn hide<'a>(text: &str, directories: impl Iterator<Item = &'a Path>) -> String {
+fn rewrite_paths<'a>(text: &str, directories: impl Iterator<Item = &'a Path>) -> String {
     directories
         .map(Path::as_os_str)
         .filter_map(OsStr::to_str)
@@ -197,7 +200,7 @@ mod tests {
     fn paths_below_the_sources_home_become_spilos() {
         let text =
             "hba_file = '/tmp/run/source/0/pgdata/pgroot/data/pg_hba.conf'\nwork_mem = '4MB'\n";
-        let hidden = hide(
+        let hidden = rewrite_paths(
             text,
             [
                 Path::new("/tmp/run/source/1"),

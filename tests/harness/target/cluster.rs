@@ -230,7 +230,7 @@ impl Cluster {
     }
 
     /// True when a Secret for the owner has to be made up: none was given, and this is a primary.
-    pub fn makes_up_the_owners_password(&self) -> bool {
+    pub fn generates_owner_password(&self) -> bool {
         let given = self
             .spec
             .bootstrap
@@ -309,7 +309,7 @@ mod tests {
             ),
             (Some("s"), "o")
         );
-        assert!(!given.makes_up_the_owners_password());
+        assert!(!given.generates_owner_password());
         let silent = cluster(
             json!({"bootstrap": {"pg_basebackup": {"source": "z"}}}),
             json!({}),
@@ -318,7 +318,7 @@ mod tests {
             (silent.superuser_secret(), silent.owner_secret().as_str()),
             (None, "database-app")
         );
-        assert!(silent.makes_up_the_owners_password());
+        assert!(silent.generates_owner_password());
     }
 
     #[test]

@@ -75,7 +75,7 @@ enum Create {
 }
 
 /// A managed extension, and what the spec wants of it.
-pub struct Managed {
+pub struct ManagedExtension {
     /// Its name, also its library's and its GUCs' namespace.
     pub name: &'static str,
     /// The spec has a GUC of it.
@@ -85,10 +85,10 @@ pub struct Managed {
 }
 
 /// All managed extensions as this spec wants them.
-pub fn managed_extensions(parameters: &Parameters) -> impl Iterator<Item = Managed> {
+pub fn managed_extensions(parameters: &Parameters) -> impl Iterator<Item = ManagedExtension> {
     MANAGED.into_iter().map(|(name, create)| {
         let namespace = format!("{name}.");
-        Managed {
+        ManagedExtension {
             name,
             used: parameters.keys().any(|key| key.starts_with(&namespace)),
             created: create == Create::Yes,

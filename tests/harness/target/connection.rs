@@ -51,7 +51,9 @@ pub async fn conninfo(
         parameters.insert("passfile".into(), file.display().to_string());
     }
     if let Some(host) = parameters.get("host") {
-        let address = services.resolve(host).unwrap_or_else(|| services.nobody());
+        let address = services
+            .resolve(host)
+            .unwrap_or_else(|| services.refusing_address());
         parameters.insert("hostaddr".into(), address.to_string());
     }
     Ok(render(&parameters))

@@ -14,11 +14,11 @@ use super::{
     cluster::Cluster,
     init_container,
     log::Log,
-    moments::Moments,
     objects,
     pod::{InstancePod, State},
+    promotion_times::PromotionTimes,
     roles::{self, Poolers},
-    server::{Server, Stop},
+    server::{Server, StopMode},
     status::{Phase, Report, Status},
 };
 use crate::{service::Services, session::Session, setup::Setup};
@@ -59,7 +59,7 @@ pub(super) struct Manager {
     pub server: Server,
     pub pod: InstancePod,
     pub status: Status,
-    pub moments: watch::Sender<Moments>,
+    pub promotion_times: watch::Sender<PromotionTimes>,
     pub log: Log,
     pub due: Due,
     /// A segment was archived and the condition says so.
@@ -97,7 +97,7 @@ impl Manager {
             sleep(TICK).await;
         }
         loop {
-            if let Err(error) = self.pod_lives().await {
+            if let Err(error) = self.run_pod().await {
                 self.log.write(&format!("{error:#}"));
                 sleep(TICK).await;
             }
@@ -110,7 +110,7 @@ impl Manager {
 
     /// A pod from its creation to its deletion: init containers once, then the server again and
     /// again.
-    async fn pod_lives(&mut self) -> Result<()> {
+    async fn run_pod(&mut self) -> Result<()> {
         let cluster = self.current();
         let pod = self.pod.create(&cluster).await?;
         self.status.bootstrapped().await?;
@@ -139,7 +139,7 @@ impl Manager {
         }
         let mut tries = 0;
         loop {
-            let end = match self.server_lives().await {
+            let end = match self.run_server().await {
                 Ok(End::Deleted) => End::Deleted,
                 Ok(End::Died) => self.back_off(&mut tries, "the server has ended").await?,
                 Err(error) => self.back_off(&mut tries, &format!("{error:#}")).await?,
@@ -147,7 +147,7 @@ impl Manager {
             if let End::Deleted = end {
                 if self.server.runs() {
                     let seconds = self.cluster.borrow().smart_shutdown_seconds();
-                    self.server.stop(Stop::SmartThenFast(seconds)).await?;
+                    self.server.stop(StopMode::SmartThenFast(seconds)).await?;
                 }
                 return self.pod.remove().await;
             }
@@ -165,12 +165,12 @@ impl Manager {
         self.pod.restarted();
         tokio::select! {
             () = sleep(pause) => Ok(End::Died),
-            () = self.pod.is_to_go() => Ok(End::Deleted),
+            () = self.pod.deletion_requested() => Ok(End::Deleted),
         }
     }
 
     /// One life of the postmaster: files, start, and then whatever the Cluster wants.
-    async fn server_lives(&mut self) -> Result<End> {
+    async fn run_server(&mut self) -> Result<End> {
         let cluster = self.current();
         self.refresh(&cluster).await?;
         if !cluster.is_fenced(&self.instance()) {
@@ -180,7 +180,7 @@ impl Manager {
         }
         (self.due.files, self.due.sql) = (true, true);
         let instance = self.instance();
-        let gone = self.pod.is_to_go();
+        let gone = self.pod.deletion_requested();
         tokio::pin!(gone);
         loop {
             if let Err(error) = self.converge().await {
@@ -221,7 +221,7 @@ impl Manager {
     /// What follows every start that has succeeded.
     pub(super) async fn started(&mut self, mut session: Session) -> Result<()> {
         if !self.server.is_standby() {
-            roles::at_start_of_a_primary(&mut session).await?;
+            roles::on_primary_start(&mut session).await?;
         }
         self.pod.report(State::Ready).await?;
         self.status.ready_instances(1).await?;

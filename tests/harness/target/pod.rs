@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{cluster::Cluster, objects};
-use crate::away::insist;
+use crate::retry::until_answered;
 
 const WATCH_AGAIN: Duration = Duration::from_millis(500);
 
@@ -77,7 +77,7 @@ impl InstancePod {
             grace_period_seconds: Some(0),
             ..DeleteParams::default()
         };
-        match insist(|| self.api.delete(&self.name, &now)).await {
+        match until_answered(|| self.api.delete(&self.name, &now)).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(error).with_context(|| format!("deleting the pod {}", self.name)),
@@ -85,7 +85,7 @@ impl InstancePod {
     }
 
     /// Ends when somebody has asked for its deletion.
-    pub fn is_to_go(&self) -> impl Future<Output = ()> + use<> {
+    pub fn deletion_requested(&self) -> impl Future<Output = ()> + use<> {
         let (api, name) = (self.api.clone(), self.name.clone());
         let gone =
             |pod: Option<&Pod>| pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
@@ -118,7 +118,7 @@ impl InstancePod {
         };
         let status = Patch::Strategic(json!({"status": self.status(ready, &container)}));
         let params = PatchParams::default();
-        match insist(|| self.api.patch_status(&self.name, &params, &status)).await {
+        match until_answered(|| self.api.patch_status(&self.name, &params, &status)).await {
             // Somebody has removed it: whoever waits for that is told so.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             written => written

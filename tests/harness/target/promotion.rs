@@ -13,9 +13,9 @@ use super::{
     cluster::Cluster,
     configuration::{self, Paths},
     manager::Manager,
-    moments::Moments,
     pod::State,
-    server::Stop,
+    promotion_times::PromotionTimes,
+    server::StopMode,
     status::Phase,
 };
 use crate::session::Session;
@@ -58,7 +58,7 @@ impl Manager {
 
     /// Out of recovery, at once; what has to follow is left due.
     pub(super) async fn promote(&mut self, cluster: &Cluster) -> Result<()> {
-        let asked = self.asked();
+        let requested = self.requested();
         let session = self.server.connect("postgres").await?;
         let archive_mode: String = session.query_one("show archive_mode", &[]).await?.get(0);
         if archive_mode != cluster.archive_mode() {
@@ -66,16 +66,16 @@ impl Manager {
             self.status.phase(Phase::ApplyingConfiguration).await?;
         }
         drop(session);
-        sleep_until(asked + REACTION).await;
-        self.moments
-            .send_modify(|moments| moments.promoting = Some(Instant::now()));
+        sleep_until(requested + REACTION).await;
+        self.promotion_times
+            .send_modify(|promotion_times| promotion_times.promoting = Some(Instant::now()));
         self.server
             .promote()
             .await
             .context("error promoting the PostgreSQL instance")?;
-        self.moments
-            .send_modify(|moments| moments.primary = Some(Instant::now()));
-        (self.due.reload, self.due.sql, self.due.report) = (true, true, Some(asked + REPORTED));
+        self.promotion_times
+            .send_modify(|promotion_times| promotion_times.primary = Some(Instant::now()));
+        (self.due.reload, self.due.sql, self.due.report) = (true, true, Some(requested + REPORTED));
         let session = self.server.connect("postgres").await?;
         session
             .batch_execute("checkpoint")
@@ -84,17 +84,17 @@ impl Manager {
     }
 
     /// The instant of the request, kept when a first try has failed.
-    fn asked(&self) -> Instant {
+    fn requested(&self) -> Instant {
         let under_way = self
-            .moments
+            .promotion_times
             .borrow()
-            .asked
-            .filter(|_| self.moments.borrow().primary.is_none());
+            .requested
+            .filter(|_| self.promotion_times.borrow().primary.is_none());
         under_way.unwrap_or_else(|| {
             let now = Instant::now();
-            self.moments.send_replace(Moments {
-                asked: Some(now),
-                ..Moments::default()
+            self.promotion_times.send_replace(PromotionTimes {
+                requested: Some(now),
+                ..PromotionTimes::default()
             });
             now
         })
@@ -111,14 +111,14 @@ impl Manager {
             .await?
             .get(0);
         let promoted = self
-            .moments
+            .promotion_times
             .borrow()
-            .asked
-            .filter(|_| self.moments.borrow().over().is_none());
+            .requested
+            .filter(|_| self.promotion_times.borrow().over().is_none());
         if !pending {
             if promoted.is_some() {
-                self.moments
-                    .send_modify(|moments| moments.settled = Some(Instant::now()));
+                self.promotion_times
+                    .send_modify(|promotion_times| promotion_times.settled = Some(Instant::now()));
             }
             return Ok(());
         }
@@ -127,8 +127,10 @@ impl Manager {
         }
         sleep(RESTART_AFTER_REPORT).await;
         self.status.phase(Phase::RestartingInPlace).await?;
-        self.due.healthy =
-            Some(promoted.map_or_else(|| Instant::now() + RESTARTED, |asked| asked + HEALTHY));
+        self.due.healthy = Some(promoted.map_or_else(
+            || Instant::now() + RESTARTED,
+            |requested| requested + HEALTHY,
+        ));
         self.restart(session, cluster, promoted).await
     }
 
@@ -153,7 +155,7 @@ impl Manager {
             if Instant::now() > deadline {
                 anyhow::bail!(
                     "the server does not take the new configuration: {}",
-                    self.server.last_words()
+                    self.server.log_tail()
                 );
             }
             sleep(Duration::from_millis(20)).await;
@@ -165,31 +167,34 @@ impl Manager {
         &mut self,
         session: Session,
         cluster: &Cluster,
-        asked: Option<Instant>,
+        requested: Option<Instant>,
     ) -> Result<()> {
-        let note = |moments: &watch::Sender<Moments>, set: fn(&mut Moments, Instant)| {
-            if asked.is_some() {
-                moments.send_modify(|moments| set(moments, Instant::now()));
+        let note = |promotion_times: &watch::Sender<PromotionTimes>,
+                    set: fn(&mut PromotionTimes, Instant)| {
+            if requested.is_some() {
+                promotion_times.send_modify(|promotion_times| set(promotion_times, Instant::now()));
             }
         };
-        self.checkpoint_of_a_primary(&session).await?;
+        self.checkpoint_primary(&session).await?;
         drop(session);
         let began = Instant::now();
-        note(&self.moments, |moments, now| {
-            moments.restart_began = Some(now)
+        note(&self.promotion_times, |promotion_times, now| {
+            promotion_times.restart_began = Some(now)
         });
         self.pod.report(State::NotReady).await?;
         self.server
-            .stop(Stop::SmartThenFast(cluster.smart_shutdown_seconds()))
+            .stop(StopMode::SmartThenFast(cluster.smart_shutdown_seconds()))
             .await?;
         sleep_until(began + DOWN_AT_LEAST).await;
         let session = self.start().await?;
-        note(&self.moments, |moments, now| {
-            moments.restart_ended = Some(now)
+        note(&self.promotion_times, |promotion_times, now| {
+            promotion_times.restart_ended = Some(now)
         });
         sleep(READY_AFTER).await;
         self.started(session).await?;
-        note(&self.moments, |moments, now| moments.serving = Some(now));
+        note(&self.promotion_times, |promotion_times, now| {
+            promotion_times.serving = Some(now)
+        });
         Ok(())
     }
 }

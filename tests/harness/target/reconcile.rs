@@ -6,15 +6,16 @@ use kube::Api;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    bootstrap::made_up_password,
+    bootstrap::random_password,
     cluster::Cluster,
     configuration::{self, Paths},
     connection,
     manager::{Manager, Shared},
-    objects, peers,
+    objects,
     pod::State,
     roles,
-    server::{PGDATA, Stop},
+    server::{PGDATA, StopMode},
+    socket_users,
     status::Phase,
     volume::Changed,
 };
@@ -28,7 +29,7 @@ impl Manager {
             controller: volume.root(),
             address: self.server.address(),
         };
-        let users = peers::users(&self.shared.setup.user)?;
+        let users = socket_users::users(&self.shared.setup.user)?;
         let spec = &cluster.spec.postgresql;
         let mut changed = volume.update(
             &format!("{PGDATA}/pg_hba.conf"),
@@ -97,7 +98,7 @@ impl Manager {
             self.due.reload = false;
         }
         // An error here ends CNPG's loop, too, but not the operator's, which asks for the restart.
-        if let Err(error) = self.sql_of_a_primary(&cluster).await {
+        if let Err(error) = self.reconcile_primary_sql(&cluster).await {
             self.log.write(&format!("{error:#}"));
         }
         if let Some(due) = self.due.report {
@@ -106,7 +107,7 @@ impl Manager {
             self.due.report = None;
         }
         self.restart_if_pending(&cluster).await?;
-        self.say_healthy().await?;
+        self.report_healthy().await?;
         if self.archives {
             Ok(())
         } else {
@@ -118,9 +119,9 @@ impl Manager {
     async fn fence(&mut self) -> Result<()> {
         if self.server.runs() {
             let session = self.server.connect("postgres").await?;
-            self.checkpoint_of_a_primary(&session).await?;
+            self.checkpoint_primary(&session).await?;
             drop(session);
-            self.server.stop(Stop::Fast).await?;
+            self.server.stop(StopMode::Fast).await?;
             self.pod.report(State::NotReady).await?;
             self.status.ready_instances(0).await?;
         }
@@ -129,7 +130,7 @@ impl Manager {
 
     /// Passwords, extensions, roles: once for each start and each change of the Cluster or its
     /// Poolers, again after a failure.
-    pub(super) async fn sql_of_a_primary(&mut self, cluster: &Cluster) -> Result<()> {
+    pub(super) async fn reconcile_primary_sql(&mut self, cluster: &Cluster) -> Result<()> {
         if !self.due.sql || self.server.is_standby() {
             return Ok(());
         }
@@ -138,14 +139,14 @@ impl Manager {
             .bootstrap
             .pg_basebackup
             .as_ref()
-            .filter(|_| cluster.makes_up_the_owners_password())
+            .filter(|_| cluster.generates_owner_password())
         {
             let secret = objects::credentials(
                 cluster,
                 &cluster.owner_secret(),
                 &backup.owner,
                 &backup.database,
-                &made_up_password()?,
+                &random_password()?,
             );
             self.create(&secret).await?;
         }
@@ -158,22 +159,22 @@ impl Manager {
     }
 
     /// The phase after a restart, when it is time.
-    async fn say_healthy(&mut self) -> Result<()> {
+    async fn report_healthy(&mut self) -> Result<()> {
         if self.due.healthy.is_none_or(|due| due > Instant::now()) {
             return Ok(());
         }
         self.status.phase(Phase::RestartedInPlace).await?;
         self.due.healthy = None;
-        self.moments.send_modify(|moments| {
-            if moments.serving.is_some() {
-                moments.healthy.get_or_insert_with(Instant::now);
+        self.promotion_times.send_modify(|promotion_times| {
+            if promotion_times.serving.is_some() {
+                promotion_times.healthy.get_or_insert_with(Instant::now);
             }
         });
         Ok(())
     }
 
     /// Before it stops a primary CNPG writes a checkpoint, so that the shutdown's own is short.
-    pub(super) async fn checkpoint_of_a_primary(&self, session: &Session) -> Result<()> {
+    pub(super) async fn checkpoint_primary(&self, session: &Session) -> Result<()> {
         if !self.server.is_standby() {
             session.batch_execute("checkpoint").await?;
         }

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use super::{
     cluster::Cluster,
-    configuration::{Managed, managed_extensions},
+    configuration::{ManagedExtension, managed_extensions},
     objects::text,
     server::Server,
 };
@@ -173,7 +173,7 @@ async fn extensions(server: &Server, session: &Session, cluster: &Cluster) -> Re
 }
 
 /// Dropped **without cascade** when the spec has no GUC of it: what depends on it makes this fail.
-async fn reconcile_extension(session: &mut Client, extension: &Managed) -> Result<()> {
+async fn reconcile_extension(session: &mut Client, extension: &ManagedExtension) -> Result<()> {
     let name = extension.name;
     let installed: bool = session
         .query_one(
@@ -243,7 +243,7 @@ async fn metrics(session: &mut Client) -> Result<()> {
 ///
 /// # Errors
 /// The server refuses.
-pub async fn at_start_of_a_primary(session: &mut Client) -> Result<()> {
+pub async fn on_primary_start(session: &mut Client) -> Result<()> {
     const ROLE: &str = "streaming_replica";
     let transaction = session.transaction().await?;
     if !role_exists(&transaction, ROLE).await? {

@@ -29,7 +29,7 @@ const STATEMENT_LIMIT_MS: u32 = 120_000;
 
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug)]
-pub enum Stop {
+pub enum StopMode {
     /// Waits so many seconds for sessions to end by themselves, refusing new ones, then is fast.
     SmartThenFast(u32),
     /// Ends the sessions, writes a checkpoint.
@@ -122,11 +122,11 @@ impl Server {
                     return Err(error.context(format!(
                         "{} has ended; {}",
                         self.name,
-                        self.last_words()
+                        self.log_tail()
                     )));
                 }
                 Err(error) if Instant::now() > deadline => {
-                    return Err(error.context(format!("{}: {}", self.name, self.last_words())));
+                    return Err(error.context(format!("{}: {}", self.name, self.log_tail())));
                 }
                 Err(_) => sleep(POLL).await,
             }
@@ -165,12 +165,12 @@ impl Server {
     ///
     /// # Errors
     /// pg_ctl fails.
-    pub async fn stop(&self, how: Stop) -> Result<()> {
+    pub async fn stop(&self, how: StopMode) -> Result<()> {
         match how {
-            Stop::SmartThenFast(0) | Stop::Fast => {
+            StopMode::SmartThenFast(0) | StopMode::Fast => {
                 self.pg_ctl(&["stop", "-m", "fast", "-w"]).await?
             }
-            Stop::SmartThenFast(seconds) => {
+            StopMode::SmartThenFast(seconds) => {
                 let smart = self
                     .pg_ctl(&["stop", "-m", "smart", "-w", "-t", &seconds.to_string()])
                     .await;
@@ -178,7 +178,7 @@ impl Server {
                     self.pg_ctl(&["stop", "-m", "fast", "-w"]).await?;
                 }
             }
-            Stop::Immediate => self.pg_ctl(&["stop", "-m", "immediate", "-w"]).await?,
+            StopMode::Immediate => self.pg_ctl(&["stop", "-m", "immediate", "-w"]).await?,
         }
         self.ended().await;
         Ok(())
@@ -193,14 +193,14 @@ impl Server {
     }
 
     /// Stops it with all its processes where they are.
-    pub fn freeze(&self) {
+    pub fn suspend(&self) {
         self.process()
             .as_ref()
             .inspect(|process| process.signal_family(Signal::STOP));
     }
 
     /// Lets it go on.
-    pub fn thaw(&self) {
+    pub fn resume(&self) {
         self.process()
             .as_ref()
             .inspect(|process| process.signal_family(Signal::CONT));
@@ -231,7 +231,7 @@ impl Server {
     }
 
     /// The last lines that it wrote: to its log file, or to standard error before that is open.
-    pub fn last_words(&self) -> String {
+    pub fn log_tail(&self) -> String {
         const LINES: usize = 8;
         let files = ["postgres.out", "log/postgres.log", "log/postgres.csv"];
         files

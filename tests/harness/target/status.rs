@@ -11,7 +11,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
-use crate::away::insist;
+use crate::retry::until_answered;
 
 /// Phases (api/v1/cluster_types.go:699) and the reasons that go with them, in the order of a
 /// migration.
@@ -241,7 +241,8 @@ impl Status {
         status["conditions"] = conditions.collect();
         let patch = Patch::Merge(json!({"status": status}));
         let params = PatchParams::default();
-        let written = insist(|| self.api.patch_status(&self.cluster, &params, &patch)).await;
+        let written =
+            until_answered(|| self.api.patch_status(&self.cluster, &params, &patch)).await;
         written
             .map(drop)
             .with_context(|| format!("writing the status of the Cluster {}", self.cluster))

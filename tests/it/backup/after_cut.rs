@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::PathBuf, process::Command, time::Duration};
 
 use harness::{
-    application::Origin,
+    application::Epoch,
     kubelet::{Ended, Launch},
     ledger::{Key, Outcome},
     manifests::access::rbac_is_exact,
@@ -41,7 +41,7 @@ impl Over {
             members,
             ..SourceOptions::default()
         };
-        let migration = Migration::stage(options, Origin::now(), |_| ())
+        let migration = Migration::set_up(options, Epoch::now(), |_| ())
             .await
             .unwrap();
         // Kubernetes does not change the pod of an existing Job.
@@ -337,7 +337,7 @@ async fn goodbye(over: &Over) {
         "kubectl delete -n mastodon postgresql/mastodon-postgresql",
     ];
     let ended = over.run(ready(), 0, &words).await;
-    assert_eq!(ended.last_word()["ready_to_delete"], true);
+    assert_eq!(ended.termination_json()["ready_to_delete"], true);
 }
 
 /// The application gets the target's hosts, and the names of before lead nowhere.
@@ -407,7 +407,7 @@ async fn a_source_with_one_member_is_started_read_only_for_its_backup() {
     // README, A source with one member: in the pod, while Patroni is paused.
     let (setup, data) = (
         over.migration.plane.setup(),
-        over.leader().place().data.clone(),
+        over.leader().layout().data.clone(),
     );
     let signal = data.join("standby.signal");
     let control = |words: &[&str]| {

@@ -372,7 +372,14 @@ async fn damaged_page(stage: &Stage) {
         .await
         .unwrap()
         .get(0);
-    let file = stage.source.leader().await.unwrap().place().data.join(path);
+    let file = stage
+        .source
+        .leader()
+        .await
+        .unwrap()
+        .layout()
+        .data
+        .join(path);
     let open = fs::File::options()
         .read(true)
         .write(true)

@@ -24,9 +24,12 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
 
     // The store is away for a moment, and a second run is refused meanwhile.
     let running = stage.step_to(&s3).start().await.unwrap();
-    running.says("base backup begun", SOON).await.unwrap();
+    running
+        .wait_for_line("base backup begun", SOON)
+        .await
+        .unwrap();
     until("an upload", || s3.unfinished_uploads(BUCKET).unwrap() > 0).await;
-    s3.freeze();
+    s3.suspend();
     let words = [
         "another final-backup is running",
         "this one has changed nothing",
@@ -34,7 +37,7 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
     stage
         .run(stage.step().env("BACKUP_NAME", "second"), 3, &words)
         .await;
-    s3.thaw();
+    s3.resume();
     s3.restart(stage.plane.setup(), Duration::from_secs(2))
         .await
         .unwrap();

@@ -27,7 +27,7 @@ async fn a_backup_of_the_leader_is_whole_and_starts() {
         "{} bytes resident",
         ended.cost.memory_peak_bytes
     );
-    let last = ended.last_word();
+    let last = ended.termination_json();
     assert_eq!(
         (&last["verdict"], &last["ready_to_delete"]),
         (&Value::from("done"), &Value::from(false)),
@@ -140,8 +140,11 @@ async fn of_a_member(stage: &Stage) {
         .env("BACKUP_NAME", "of-a-member")
         .env("VERIFY", "stream");
     let running = step.start().await.unwrap();
-    running.says("base backup begun", SOON).await.unwrap();
-    running.freeze();
+    running
+        .wait_for_line("base backup begun", SOON)
+        .await
+        .unwrap();
+    running.suspend();
     let session = stage.source.connect_to(member, "postgres").await.unwrap();
     let shown = "select count(*), min(client_dn) from pg_stat_ssl join pg_stat_activity using (pid)
                    where application_name = 'replica-migration-final-backup'";
@@ -151,7 +154,7 @@ async fn of_a_member(stage: &Stage) {
         (2_i64, Some("/CN=standby")),
         "the copy and its WAL"
     );
-    running.thaw();
+    running.resume();
     ends(
         &running.wait(SOON).await.unwrap(),
         0,

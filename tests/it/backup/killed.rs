@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use harness::kubelet::Running;
+use harness::kubelet::RunningPod;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::stage::{SOON, STEP, Stage, WHOLE, ends, until};
@@ -20,9 +20,9 @@ enum Moment {
 }
 
 impl Moment {
-    async fn comes(&self, running: &Running, folder: &Path) {
+    async fn comes(&self, running: &RunningPod, folder: &Path) {
         match self {
-            Self::Says(text) => drop(running.says(text, SOON).await.unwrap()),
+            Self::Says(text) => drop(running.wait_for_line(text, SOON).await.unwrap()),
             Self::Has(name, megabytes) => {
                 let large = || {
                     fs::metadata(folder.join(name))
@@ -123,8 +123,8 @@ async fn a_connection_that_is_cut_is_no_end_of_a_backup() {
 
 /// Ends the connection that sends the archive. The program is frozen meanwhile: it shall not come
 /// to its end before.
-async fn cut(stage: &Stage, running: &Running, killed: bool) {
-    running.freeze();
+async fn cut(stage: &Stage, running: &RunningPod, killed: bool) {
+    running.suspend();
     let session = stage.source.connect("postgres").await.unwrap();
     let sql = format!(
         "select pid from pg_stat_progress_basebackup join pg_stat_activity using (pid) where \
@@ -139,5 +139,5 @@ async fn cut(stage: &Stage, running: &Running, killed: bool) {
             .await
             .unwrap();
     }
-    running.thaw();
+    running.resume();
 }

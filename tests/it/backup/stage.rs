@@ -78,7 +78,7 @@ impl Stage {
             volume,
         };
         let ca =
-            std::fs::read_to_string(stage.source.members()[0].place().tls.join("ca.crt")).unwrap();
+            std::fs::read_to_string(stage.source.members()[0].layout().tls.join("ca.crt")).unwrap();
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": ca}});
         stage.apply(secret).await;
         stage

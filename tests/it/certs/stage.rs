@@ -219,13 +219,13 @@ impl Stage {
     pub async fn a_root_that_the_source_trusts(&self) -> (String, String) {
         let root = authority("for clients");
         let own =
-            std::fs::read_to_string(self.source.members()[0].place().tls.join("ca.crt")).unwrap();
+            std::fs::read_to_string(self.source.members()[0].layout().tls.join("ca.crt")).unwrap();
         let both = own + root.certificate();
         for member in self.source.members() {
             self.plane
                 .setup()
                 .user
-                .write_private(&member.place().tls.join("ca.crt"), &both)
+                .write_private(&member.layout().tls.join("ca.crt"), &both)
                 .unwrap();
             let session = self.source.connect_to(member, "postgres").await.unwrap();
             session
@@ -264,7 +264,11 @@ pub fn ends(ended: &Ended, code: i32, words: &[&str]) {
         assert!(ended.text().contains(word), "{word:?} is missing: {ended}");
     }
     // Before the settings are read it is the log that stands in for the termination message.
-    if code > 1 && !ended.last_word().is_null() {
-        assert_eq!(ended.last_word()["exit"], Value::from(code), "{ended}");
+    if code > 1 && !ended.termination_json().is_null() {
+        assert_eq!(
+            ended.termination_json()["exit"],
+            Value::from(code),
+            "{ended}"
+        );
     }
 }

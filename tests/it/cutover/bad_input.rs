@@ -8,8 +8,8 @@ use harness::{
     application::DEPLOYMENTS,
     authority::Authority,
     kubelet::Ended,
-    migration::{CLUSTER, FORGOTTEN, NAMESPACE},
-    stranger::{Major, Stranger},
+    migration::{CLUSTER, NAMESPACE, UNMANAGED},
+    unrelated_server::{Major, UnrelatedServer},
 };
 use k8s_openapi::api::{admissionregistration::v1::ValidatingAdmissionPolicy, core::v1::Secret};
 use kube::{
@@ -130,7 +130,7 @@ const CASES: &[Case] = &[
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_keeps() {
     let stage = Stage::ready().await;
-    let before = stage.standing().await;
+    let before = stage.snapshot().await;
     for (changes, code, words) in CASES {
         refused(&stage, changes, *code, words).await;
     }
@@ -142,7 +142,7 @@ async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_k
     against_a_policy(&stage).await;
     without_a_verb(&stage).await;
     without_a_stream(&stage).await;
-    same(&before, &stage.standing().await);
+    same(&before, &stage.snapshot().await);
     assert!(stage.fact("started").await.is_null());
     stage.runs_on_the_source().await;
 
@@ -155,7 +155,7 @@ async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_k
     let forgotten = verdict
         .lost
         .iter()
-        .filter(|key| key.client.starts_with(FORGOTTEN))
+        .filter(|key| key.client.starts_with(UNMANAGED))
         .count();
     assert!(forgotten > 0, "the ledger cannot see: {verdict:?}");
     println!(
@@ -297,11 +297,11 @@ async fn of_other_servers(stage: &Stage) {
             "found 17.10 at the source, 16.2 at the target",
         ),
     ] {
-        let stranger = Stranger::start(&stage.migration.plane, &password, major)
+        let unrelated_server = UnrelatedServer::start(&stage.migration.plane, &password, major)
             .await
             .unwrap();
         let changes = [
-            ("TARGET_HOSTADDR", Some(stranger.address.as_str())),
+            ("TARGET_HOSTADDR", Some(unrelated_server.address.as_str())),
             ("TARGET_SSLMODE", Some("require")),
             ("TARGET_SSLROOTCERT", Some("")),
         ];

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 
 use harness::{
-    contenders::{self, APPLICATION, Acting, Contender, HELM_RELEASE, Heeds, SCALED_OBJECT},
+    conflicting_controllers::{
+        self, APPLICATION, ConflictingController, HELM_RELEASE, PauseSetting, RunningController,
+        SCALED_OBJECT,
+    },
     manifests,
     migration::{CLUSTER, NAMESPACE},
 };
@@ -20,7 +23,9 @@ const RECONCILE: &str = "kustomize.toolkit.fluxcd.io/reconcile";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
     let stage = Stage::ready().await;
-    contenders::install(&stage.migration.plane).await.unwrap();
+    conflicting_controllers::install(&stage.migration.plane)
+        .await
+        .unwrap();
     appear(&stage).await;
     for forbidden in [
         "scaledobjects.keda.sh is forbidden",
@@ -36,7 +41,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
     }
     grant(&stage).await;
     let _acting = start(&stage);
-    let (before, contended_before) = (stage.standing().await, contended(&stage).await);
+    let (before, contended_before) = (stage.snapshot().await, contended(&stage).await);
 
     let running = stage
         .by_config()
@@ -45,7 +50,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         .await
         .unwrap();
     running
-        .says("failpoint before EndSessions: waiting", SOON)
+        .wait_for_line("failpoint before EndSessions: waiting", SOON)
         .await
         .unwrap();
     assert_eq!(
@@ -61,7 +66,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         true
     );
     running.terminate();
-    running.go_on();
+    running.release_failpoint();
     ends(
         &running.wait(SOON).await.unwrap(),
         3,
@@ -70,7 +75,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
             "runs on the source as before",
         ],
     );
-    same(&before, &stage.standing().await);
+    same(&before, &stage.snapshot().await);
     same(&contended_before, &contended(&stage).await);
     stage.runs_on_the_source().await;
 
@@ -81,7 +86,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         .await
         .unwrap();
     running
-        .says("failpoint before EndSessions: waiting", SOON)
+        .wait_for_line("failpoint before EndSessions: waiting", SOON)
         .await
         .unwrap();
     running.kill();
@@ -92,7 +97,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         "runs on the source as before",
     ];
     stage.cut(stage.rollback(), 0, &words).await;
-    same(&before, &stage.standing().await);
+    same(&before, &stage.snapshot().await);
     same(&contended_before, &contended(&stage).await);
     stage.runs_on_the_source().await;
 
@@ -262,52 +267,54 @@ async fn grant(stage: &Stage) {
 
 /// Each puts back the replicas of its Deployment, and Flux the ConfigMap, unless it is told not to;
 /// the robot is told nothing.
-fn start(stage: &Stage) -> Vec<Acting> {
+fn start(stage: &Stage) -> Vec<RunningController> {
     let in_namespace = |kind, name: &str| (kind, NAMESPACE.to_owned(), name.to_owned());
-    let heeds = |object, field: &str, still: Value| {
-        Some(Heeds {
+    let pause_setting = |object, field: &str, paused_value: Value| {
+        Some(PauseSetting {
             object,
             field: field.into(),
-            still,
+            paused_value,
         })
     };
     let reconcile = "/metadata/annotations/kustomize.toolkit.fluxcd.io~1reconcile";
-    let replicas = |manager, name: &str, count: u32, heeds: Option<Heeds>| Contender {
-        manager,
-        heeds,
-        object: (DEPLOYMENT, name.into()),
-        git: json!({"spec": {"replicas": count}}),
+    let replicas = |manager, name: &str, count: u32, pause_setting: Option<PauseSetting>| {
+        ConflictingController {
+            manager,
+            pause_setting,
+            object: (DEPLOYMENT, name.into()),
+            desired: json!({"spec": {"replicas": count}}),
+        }
     };
-    let web = heeds(
+    let web = pause_setting(
         in_namespace(SCALED_OBJECT, "web"),
         "/metadata/annotations/autoscaling.keda.sh~1paused",
         json!("true"),
     );
-    let default = heeds(
+    let default = pause_setting(
         in_namespace(DEPLOYMENT, "mastodon-sidekiq-default"),
         reconcile,
         json!("disabled"),
     );
-    let federation = heeds(
+    let federation = pause_setting(
         in_namespace(HELM_RELEASE, "mastodon"),
         "/spec/suspend",
         json!(true),
     );
     let healing = "/spec/syncPolicy/automated/selfHeal";
-    let background = heeds(
+    let background = pause_setting(
         (APPLICATION, ARGO.to_owned(), "mastodon".to_owned()),
         healing,
         json!(false),
     );
-    let map = Contender {
+    let map = ConflictingController {
         manager: "kustomize-controller",
-        heeds: heeds(
+        pause_setting: pause_setting(
             in_namespace(CONFIG_MAP, "mastodon-database"),
             reconcile,
             json!("disabled"),
         ),
         object: (CONFIG_MAP, "mastodon-database".into()),
-        git: json!({"data": {"DB_HOST": "mastodon-postgresql-pooler", "REPLICA_DB_HOST": "mastodon-postgresql-repl"}}),
+        desired: json!({"data": {"DB_HOST": "mastodon-postgresql-pooler", "REPLICA_DB_HOST": "mastodon-postgresql-repl"}}),
     };
     let all = [
         replicas("keda-operator", "mastodon-web", 2, web),
@@ -350,18 +357,18 @@ async fn a_job_that_runs_is_waited_for(stage: &Stage) {
         .await
         .unwrap();
     running
-        .says("jobs of the application still run: nightly-1", SOON)
+        .wait_for_line("jobs of the application still run: nightly-1", SOON)
         .await
         .unwrap();
     stage
         .patch_status(CRON_JOB, "nightly", json!({"status": {"active": null}}))
         .await;
     running
-        .says("failpoint before record Blocked: waiting", SOON)
+        .wait_for_line("failpoint before record Blocked: waiting", SOON)
         .await
         .unwrap();
     running.terminate();
-    running.go_on();
+    running.release_failpoint();
     ends(
         &running.wait(SOON).await.unwrap(),
         3,

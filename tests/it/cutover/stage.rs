@@ -4,18 +4,18 @@
 use std::time::Duration;
 
 use harness::{
-    application::Origin,
+    application::Epoch,
     kubelet::{Ended, Launch},
     ledger::{self, Outcome, Verdict},
-    migration::{FORGOTTEN, Migration},
+    migration::{Migration, UNMANAGED},
     objects::Objects,
+    snapshot::{self, ACTIVE_WRITES},
     source::SourceOptions,
-    standing::{self, AT_WORK},
     target::InstanceHandle,
 };
 pub use harness::{
     objects::{CNPG, CONFIG_MAP, DEPLOYMENT, Kind, POSTGRESQL, ROLE, SERVICE, SLICE},
-    standing::Standing,
+    snapshot::Snapshot,
 };
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
@@ -29,22 +29,22 @@ pub const SOURCE: &str = "mastodon-postgresql";
 pub struct Stage {
     pub migration: Migration,
     pub target: InstanceHandle,
-    origin: Origin,
+    epoch: Epoch,
 }
 
 impl Stage {
     /// Everything is done but the cut.
     pub async fn ready() -> Self {
-        let (migration, origin) = set().await;
+        let (migration, epoch) = set().await;
         let target = migration.until_ready().await.unwrap();
-        Self::of(migration, target, origin)
+        Self::of(migration, target, epoch)
     }
 
-    pub fn of(migration: Migration, target: InstanceHandle, origin: Origin) -> Self {
+    pub fn of(migration: Migration, target: InstanceHandle, epoch: Epoch) -> Self {
         Self {
             migration,
             target,
-            origin,
+            epoch,
         }
     }
 
@@ -150,8 +150,8 @@ impl Stage {
     }
 
     /// How things stand for everybody but the cutover itself.
-    pub async fn standing(&self) -> Standing {
-        standing::standing(&self.migration).await.unwrap()
+    pub async fn snapshot(&self) -> Snapshot {
+        snapshot::take(&self.migration).await.unwrap()
     }
 
     /// The application writes, and it is the source that takes it.
@@ -161,7 +161,7 @@ impl Stage {
             source,
             ..
         } = &self.migration;
-        standing::runs_on_the_source(application, source, SOON)
+        snapshot::runs_on_the_source(application, source, SOON)
             .await
             .unwrap();
     }
@@ -181,18 +181,18 @@ impl Stage {
     pub async fn judged(self) -> Verdict {
         self.migration
             .application
-            .acknowledges(AT_WORK, SOON)
+            .acknowledges(ACTIVE_WRITES, SOON)
             .await
             .unwrap();
         let recorded: Option<Timestamp> = self.fact("promotion").await["at"]
             .as_str()
             .map(|at| at.parse().unwrap());
         let fenced = recorded.map(|at| {
-            self.origin
+            self.epoch
                 .elapsed()
                 .saturating_sub(Timestamp::now().duration_since(at).unsigned_abs())
         });
-        let cut = self.migration.cut(&self.target, fenced);
+        let cut = self.migration.topology(&self.target, fenced);
         let Migration {
             mut application,
             source,
@@ -203,11 +203,11 @@ impl Stage {
             .await
             .unwrap();
         let forgotten = |attempt: &&ledger::Attempt| {
-            attempt.key.client.starts_with(FORGOTTEN)
+            attempt.key.client.starts_with(UNMANAGED)
                 && matches!(attempt.outcome, Outcome::Acknowledged(_))
         };
         assert!(
-            attempts.iter().filter(forgotten).count() > AT_WORK,
+            attempts.iter().filter(forgotten).count() > ACTIVE_WRITES,
             "the forgotten writer was not at work"
         );
         let verdict = ledger::judge(
@@ -243,12 +243,12 @@ impl Stage {
 }
 
 /// Source, application and manifests; no step was run yet.
-pub async fn set() -> (Migration, Origin) {
-    let origin = Origin::now();
-    let migration = Migration::stage(SourceOptions::default(), origin, |_| {})
+pub async fn set() -> (Migration, Epoch) {
+    let epoch = Epoch::now();
+    let migration = Migration::set_up(SourceOptions::default(), epoch, |_| {})
         .await
         .unwrap();
-    (migration, origin)
+    (migration, epoch)
 }
 
 /// The exit code, and words of the log.
@@ -262,7 +262,7 @@ pub fn ends(ended: &Ended, code: i32, words: &[&str]) {
 
 /// The difference of two looks, in words.
 #[track_caller]
-pub fn same(before: &Standing, after: &Standing) {
-    let differences = standing::differences(before, after, &[]);
+pub fn same(before: &Snapshot, after: &Snapshot) {
+    let differences = snapshot::differences(before, after, &[]);
     assert!(differences.is_empty(), "{differences:#?}");
 }

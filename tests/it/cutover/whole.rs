@@ -25,11 +25,11 @@ const MEMORY_BYTES_MAX: u64 = 40_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
-    let (migration, origin) = stage::set().await;
+    let (migration, epoch) = stage::set().await;
     prepare_with_more_wal(&migration).await;
     a_client_certificate_was_impossible_once(&migration).await;
     let target = migration.until_ready().await.unwrap();
-    let stage = Stage::of(migration, target, origin);
+    let stage = Stage::of(migration, target, epoch);
 
     dry_run(&stage).await;
     going_back_on_sigterm(&stage).await;
@@ -54,7 +54,7 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
         "{} bytes resident",
         ended.cost.memory_peak_bytes
     );
-    let last = ended.last_word();
+    let last = ended.termination_json();
     assert_eq!(
         (&last["verdict"], &last["timeline"]),
         (&json!("done"), &json!(2)),
@@ -130,7 +130,7 @@ async fn prepare_with_more_wal(migration: &Migration) {
         .await
         .unwrap();
     preparing
-        .says("waiting for the operator", SOON)
+        .wait_for_line("waiting for the operator", SOON)
         .await
         .unwrap();
     let parameters = json!({"postgresql": {"parameters": {"wal_keep_size": "1GB"}}});
@@ -157,7 +157,7 @@ async fn dry_run(stage: &Stage) {
     stage
         .cut(stage.rollback(), 0, &["no cutover has begun"])
         .await;
-    let before = stage.standing().await;
+    let before = stage.snapshot().await;
     let words = [
         "would 4. DOWNTIME BEGINS",
         "mastodon-web 2",
@@ -177,7 +177,7 @@ async fn dry_run(stage: &Stage) {
     stage
         .cut(stage.cutover().env("DRY_RUN", "true"), 0, &words)
         .await;
-    same(&before, &stage.standing().await);
+    same(&before, &stage.snapshot().await);
     assert!(stage.fact("started").await.is_null());
     assert!(
         of_cutover(stage).iter().any(|one| one.resource == "pods"),
@@ -200,7 +200,7 @@ async fn dry_run(stage: &Stage) {
 /// By the Services' way, and somebody has turned one of them in the middle: it leads to the source
 /// again, and nothing that the selector has left behind leads elsewhere.
 async fn going_back_on_sigterm(stage: &Stage) {
-    let before = stage.standing().await;
+    let before = stage.snapshot().await;
     let running = stage
         .cutover()
         .env("FAILPOINT", "before EndSessions")
@@ -208,7 +208,7 @@ async fn going_back_on_sigterm(stage: &Stage) {
         .await
         .unwrap();
     running
-        .says("failpoint before EndSessions: waiting", SOON)
+        .wait_for_line("failpoint before EndSessions: waiting", SOON)
         .await
         .unwrap();
     let selector = json!({"cnpg.io/cluster": CLUSTER, "cnpg.io/instanceRole": "primary"});
@@ -217,7 +217,7 @@ async fn going_back_on_sigterm(stage: &Stage) {
         .await;
     stage.has_slices(SOURCE).await;
     running.terminate();
-    running.go_on();
+    running.release_failpoint();
     let ended = running.wait(SOON).await.unwrap();
     ends(
         &ended,
@@ -233,14 +233,14 @@ async fn going_back_on_sigterm(stage: &Stage) {
         stage.slices(SOURCE).await.is_empty(),
         "a slice leads to the target"
     );
-    same(&before, &stage.standing().await);
+    same(&before, &stage.snapshot().await);
     stage.runs_on_the_source().await;
 }
 
 /// A cutover that runs keeps it out and is told how to be asked; of one whose pod is gone it puts
 /// everything back, and what somebody has done to the ConfigMap meanwhile.
 async fn rolled_back_by_the_config_map(stage: &Stage) {
-    let before = stage.standing().await;
+    let before = stage.snapshot().await;
     let running = stage
         .by_config()
         .env("FAILPOINT", "before record Marker")
@@ -248,7 +248,7 @@ async fn rolled_back_by_the_config_map(stage: &Stage) {
         .await
         .unwrap();
     running
-        .says("failpoint before record Marker: waiting", SOON)
+        .wait_for_line("failpoint before record Marker: waiting", SOON)
         .await
         .unwrap();
     let words = [
@@ -279,17 +279,17 @@ async fn rolled_back_by_the_config_map(stage: &Stage) {
         "runs on the source as before",
     ];
     stage.cut(stage.rollback(), 0, &words).await;
-    same(&before, &stage.standing().await);
+    same(&before, &stage.snapshot().await);
     stage.runs_on_the_source().await;
     let again = stage.cut(stage.rollback(), 0, &[]).await;
     assert!(!again.text().contains("going back:"), "{again}");
-    same(&before, &stage.standing().await);
+    same(&before, &stage.snapshot().await);
 }
 
 /// From as far as there is a way back: the source's server is stopped, the clients wait behind
 /// paused poolers, a Service is turned.
 async fn rolled_back_by_the_services(stage: &Stage) {
-    let before = stage.standing().await;
+    let before = stage.snapshot().await;
     let running = stage
         .cutover()
         .env("FAILPOINT", "before record Promotion")
@@ -297,7 +297,7 @@ async fn rolled_back_by_the_services(stage: &Stage) {
         .await
         .unwrap();
     running
-        .says("failpoint before record Promotion: waiting", SOON)
+        .wait_for_line("failpoint before record Promotion: waiting", SOON)
         .await
         .unwrap();
     running.kill();
@@ -319,7 +319,7 @@ async fn rolled_back_by_the_services(stage: &Stage) {
         stage.slices(SOURCE).await.is_empty(),
         "a slice leads to the target"
     );
-    same(&before, &stage.standing().await);
+    same(&before, &stage.snapshot().await);
     stage.runs_on_the_source().await;
 }
 

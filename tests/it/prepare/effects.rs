@@ -61,7 +61,7 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
     ] {
         assert!(first.text().contains(said), "{said:?} is not in {first}");
     }
-    assert_eq!(first.last_word()["verdict"], "done");
+    assert_eq!(first.termination_json()["verdict"], "done");
     assert!(
         first.cost.memory_peak_bytes < 40 << 20,
         "{} bytes of memory",
@@ -298,7 +298,7 @@ async fn the_manifest_makes_a_target_that_streams() {
             .source
             .members()
             .iter()
-            .map(|member| member.place().home.clone())
+            .map(|member| member.layout().home.clone())
             .collect(),
     });
     stage
@@ -320,7 +320,7 @@ async fn the_manifest_makes_a_target_that_streams() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(streams, "{}", instance.story());
+    assert!(streams, "{}", instance.logs());
 
     let again = stage.run().await;
     assert_eq!(again.exit_code, 0, "{again}");

@@ -150,7 +150,7 @@ async fn while_nobody_acts_on_a_change_it_waits_and_goes_on_through_a_failover_a
         .await
         .unwrap();
     waiting
-        .says("waiting for the operator: wal_keep_size of 1024 MB", SOON)
+        .wait_for_line("waiting for the operator: wal_keep_size of 1024 MB", SOON)
         .await
         .unwrap();
     waiting.terminate();
@@ -166,7 +166,7 @@ async fn while_nobody_acts_on_a_change_it_waits_and_goes_on_through_a_failover_a
         .await
         .unwrap();
     waiting
-        .says("waiting for the operator", SOON)
+        .wait_for_line("waiting for the operator", SOON)
         .await
         .unwrap();
     stage.source.switchover().await.unwrap();
@@ -186,7 +186,7 @@ async fn without_an_api_server_in_the_middle_it_ends_as_not_yet_and_a_rerun_goes
         .await
         .unwrap();
     waiting
-        .says("waiting for the operator", SOON)
+        .wait_for_line("waiting for the operator", SOON)
         .await
         .unwrap();
     let leader = stage.source.connect("postgres").await.unwrap();

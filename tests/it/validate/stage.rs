@@ -88,7 +88,7 @@ impl Stage {
             hidden: source
                 .members()
                 .iter()
-                .map(|member| member.place().home.clone())
+                .map(|member| member.layout().home.clone())
                 .collect(),
         });
         let kubelet = Kubelet::with_programs(&plane, &services, NAMESPACE, programs);
@@ -122,7 +122,7 @@ impl Stage {
             json!({"username": "postgres", "password": self.source.credentials().postgres});
         self.apply(secret(
             "zalando-replication-ca",
-            json!({"ca.crt": std::fs::read_to_string(self.source.members()[0].place().tls.join("ca.crt")).unwrap()}),
+            json!({"ca.crt": std::fs::read_to_string(self.source.members()[0].layout().tls.join("ca.crt")).unwrap()}),
         ))
         .await;
         self.apply(secret("database-superuser-source", superuser))

@@ -47,8 +47,8 @@ fn all_colours_are_inks_that_the_style_sheet_knows() {
         .flat_map(drawn)
     {
         for attribute in ["fill=\"#", "stroke=\"#"] {
-            for (place, _) in svg.match_indices(attribute) {
-                let rule = format!("[{}", &svg[place..place + attribute.len() + 7]);
+            for (position, _) in svg.match_indices(attribute) {
+                let rule = format!("[{}", &svg[position..position + attribute.len() + 7]);
                 assert!(style.contains(&rule), "{rule}");
             }
         }
@@ -71,7 +71,7 @@ fn the_axis_shows_the_cut_and_a_little_around_it() {
         (window.from + 1.1025).abs() < 1e-9 && (window.to - 5.5125).abs() < 1e-9,
         "{window:?}"
     );
-    assert_eq!(window.place(at(9_500)), 1.5);
+    assert_eq!(window.position(at(9_500)), 1.5);
 }
 
 #[test]
@@ -112,10 +112,10 @@ fn writes_of_both_sides_in_one_slice_are_stacked() {
         ..Report::default()
     };
     let svg = draw(&report, Format::Page).unwrap();
-    let highest = |ink: &str| {
+    let highest = |color: &str| {
         let areas = svg
             .split("<polygon")
-            .filter(|element| element.contains(ink));
+            .filter(|element| element.contains(color));
         let points =
             areas.filter_map(|element| element.split("points=\"").nth(1)?.split('"').next());
         let heights = points.flat_map(|points| {

@@ -20,7 +20,7 @@ impl Window {
     pub fn of(report: &Report) -> Self {
         let zero = report.zero();
         let gaps = report.verdict.gap.iter().chain(&report.verdict.later_gaps);
-        let felt: Vec<f64> = gaps
+        let noticed: Vec<f64> = gaps
             .flat_map(|gap| [gap.from, gap.to])
             .chain(report.marks.iter().map(|mark| mark.at))
             .chain(
@@ -33,10 +33,10 @@ impl Window {
             .chain(report.block)
             .map(|at| since(zero, at))
             .collect();
-        if felt.is_empty() {
+        if noticed.is_empty() {
             return Self::whole(report, zero);
         }
-        let (from, to) = felt.iter().fold((f64::MAX, f64::MIN), |(from, to), at| {
+        let (from, to) = noticed.iter().fold((f64::MAX, f64::MIN), |(from, to), at| {
             (from.min(*at), to.max(*at))
         });
         let margin = ((to - from) / 4.0).clamp(1.0, 5.0);
@@ -64,7 +64,7 @@ impl Window {
     }
 
     /// Where an instant of the ledger lies on the axis.
-    pub fn place(&self, at: Duration) -> f64 {
+    pub fn position(&self, at: Duration) -> f64 {
         since(self.zero, at)
     }
 }

@@ -29,9 +29,9 @@ pub enum RestartGap {
     /// It was not restarted.
     NoRestart,
     /// It was over before a client was let in: its time is part of the one wait.
-    Inside,
+    WithinCutover,
     /// Clients were there already and waited a second time.
-    Felt(Gap),
+    SecondWait(Gap),
     /// Clients were there already, and none noticed.
     Unnoticed,
 }
@@ -40,8 +40,8 @@ impl RestartGap {
     /// The clients' second wait.
     pub fn length(&self) -> Duration {
         match self {
-            Self::Felt(gap) => gap.length(),
-            Self::NoRestart | Self::Inside | Self::Unnoticed => Duration::ZERO,
+            Self::SecondWait(gap) => gap.length(),
+            Self::NoRestart | Self::WithinCutover | Self::Unnoticed => Duration::ZERO,
         }
     }
 }
@@ -166,8 +166,8 @@ impl Report {
             .filter(touches)
             .max_by_key(|gap| gap.length());
         match (longest, self.verdict.gap) {
-            (Some(gap), _) => RestartGap::Felt(*gap),
-            (None, Some(gap)) if restart.to <= gap.to => RestartGap::Inside,
+            (Some(gap), _) => RestartGap::SecondWait(*gap),
+            (None, Some(gap)) if restart.to <= gap.to => RestartGap::WithinCutover,
             (None, _) => RestartGap::Unnoticed,
         }
     }
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn the_restart_is_inside_the_wait_felt_or_unnoticed() {
         let mut report = passed();
-        assert_eq!(report.restart_gap(), RestartGap::Inside);
+        assert_eq!(report.restart_gap(), RestartGap::WithinCutover);
         let later = Gap {
             from: at(20_000),
             to: at(21_400),
@@ -264,11 +264,11 @@ mod tests {
         report.verdict.later_gaps = vec![later];
         assert_eq!(
             report.restart_gap(),
-            RestartGap::Inside,
+            RestartGap::WithinCutover,
             "another gap is not the restart's"
         );
         report.restarting = Some(span(20_100, 21_100));
-        assert_eq!(report.restart_gap(), RestartGap::Felt(later));
+        assert_eq!(report.restart_gap(), RestartGap::SecondWait(later));
         assert_eq!(report.restart_gap().length(), at(1_400));
         report.verdict.later_gaps.clear();
         assert_eq!(report.restart_gap(), RestartGap::Unnoticed);

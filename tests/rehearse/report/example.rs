@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use harness::ledger::{Bucket, Gap, Key, Verdict};
 
-use super::{Forgotten, Mark, Names, Program, Report, Span, Step};
+use super::{Mark, Names, Program, Report, Span, Step, UnmanagedWriter};
 
 const BLOCK_MS: u64 = 8_000;
 const ACKNOWLEDGED: u32 = 4_812;
@@ -27,7 +27,7 @@ pub fn passed() -> Report {
         promoting: Some(span(8_660, 9_610)),
         restarting: Some(span(9_620, 11_150)),
         marks: marks(),
-        forgotten: Some(Forgotten {
+        unmanaged: Some(UnmanagedWriter {
             name: "mastodon-forgotten".into(),
             acknowledged: 402,
             found: 402,
@@ -78,7 +78,7 @@ pub fn odd() -> Report {
     };
     report.verdict.gap = Some(gap((8_110, 8_900)));
     report.verdict.later_gaps = [(9_700, 11_200), (12_900, 13_400)].map(gap).into();
-    report.forgotten = None;
+    report.unmanaged = None;
     report
 }
 

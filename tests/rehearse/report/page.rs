@@ -5,7 +5,7 @@ use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
-    Report, annex,
+    Report, appendix,
     numbers::{grouped, minutes, ms, seconds, wait},
     tables, text,
 };
@@ -40,10 +40,10 @@ pub fn page(report: &Report) -> Result<String> {
                         (tables::waits(report))
                     }
                     (tables::budget(report))
-                    (annex::receipt(report))
-                    (annex::programs(report))
+                    (appendix::receipt(report))
+                    (appendix::programs(report))
                 }
-                (annex::footer())
+                (appendix::footer())
             }
         }
     };

@@ -41,7 +41,7 @@ pub fn promises(report: &Report) -> Markup {
                     @if let Some(errors) = report.errors {
                         tr { th scope="row" { "Errors seen by the application's clients" } td.number { (grouped(errors)) } td {} }
                     }
-                    @if let Some(writer) = &report.forgotten {
+                    @if let Some(writer) = &report.unmanaged {
                         tr.bad[writer.lost > 0] {
                             th scope="row" {
                                 "Lost by the forgotten writer"

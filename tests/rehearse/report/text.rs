@@ -78,7 +78,7 @@ fn promises(report: &Report) -> Vec<String> {
             "",
         ));
     }
-    if let Some(writer) = &report.forgotten {
+    if let Some(writer) = &report.unmanaged {
         let (acknowledged, found) = (grouped(writer.acknowledged), grouped(writer.found));
         let remark = format!(
             "{}: acknowledged {acknowledged}, found {found}",
@@ -118,8 +118,8 @@ fn gaps(report: &Report) -> Vec<String> {
 pub fn restart_remark(restart: &RestartGap) -> &'static str {
     match restart {
         RestartGap::NoRestart => "it was not restarted",
-        RestartGap::Inside => "it was over before a client was let in",
-        RestartGap::Felt(_) => "clients were there already and waited a second time",
+        RestartGap::WithinCutover => "it was over before a client was let in",
+        RestartGap::SecondWait(_) => "clients were there already and waited a second time",
         RestartGap::Unnoticed => "no client noticed it",
     }
 }

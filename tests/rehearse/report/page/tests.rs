@@ -40,7 +40,7 @@ fn what_others_wrote_stays_text() {
     report.verdict.lost[0].client = evil.clone();
     let gap = report.verdict.gap.unwrap();
     report.verdict.gap_by_client.insert(evil.clone(), gap);
-    report.forgotten.as_mut().unwrap().name = evil.clone();
+    report.unmanaged.as_mut().unwrap().name = evil.clone();
     report.receipt.insert(evil.clone(), evil.clone());
     report.programs[0].name = evil.clone();
     report.programs[0].lines.push(evil.clone());

@@ -8,10 +8,10 @@ use http::Method;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
-use super::{LIMIT, Lane, scenario::Restart};
+use super::{LIMIT, Worker, scenario::Restart};
 use crate::{
-    application::{Application, Origin, login::Login},
-    migration::{CLUSTER, FORGOTTEN, forgotten_host},
+    application::{Application, Epoch, login::Login},
+    migration::{CLUSTER, UNMANAGED, leader_host},
     objects::{
         CNPG, CONFIG_MAP, CRON_JOB, JOB, LEASE, POD, POSTGRESQL, SERVICE, SERVICE_NAME, SLICE,
     },
@@ -30,10 +30,10 @@ const RECORDS: [&str; 3] = [
     "cutover-replica-counts",
 ];
 
-impl Lane {
+impl Worker {
     /// After the clients were stopped and judged: another target, of the kind that is wanted,
     /// follows the source again.
-    pub(super) async fn again(&mut self, restart: Restart) -> Result<()> {
+    pub(super) async fn reset(&mut self, restart: Restart) -> Result<()> {
         self.ready = None;
         self.migration.application.stop().await?;
         let objects = self.migration.objects();
@@ -41,10 +41,10 @@ impl Lane {
         let (gone, reopened) =
             futures::join!(self.migration.target.gone(CLUSTER, LIMIT), self.reopen());
         gone.and(reopened)?;
-        self.forget_the_cut().await?;
+        self.remove_records().await?;
         // One that was refused at the stopped source or at the target that is gone lets nobody in
         // for seconds.
-        self.other_poolers().await?;
+        self.replace_poolers().await?;
         let session = self.migration.source.connect("mastodon").await?;
         session
             .batch_execute("truncate public.ledger restart identity; checkpoint")
@@ -53,7 +53,7 @@ impl Lane {
             .apply_rendered_with(|object| mark(object, restart))
             .await?;
         self.target = self.migration.target.instance(CLUSTER, LIMIT).await?;
-        let (written, streams) = futures::join!(
+        let (written, streaming) = futures::join!(
             restarted(
                 &mut self.migration.application,
                 &self.migration.services,
@@ -62,13 +62,13 @@ impl Lane {
             ),
             async {
                 tokio::select! {
-                    never = hurry(&session) => never,
-                    streams = streams(&self.target) => streams,
+                    never = checkpoint_for_copy(&session) => never,
+                    streaming = wait_until_streaming(&self.target) => streaming,
                 }
             }
         );
-        streams?;
-        self.origin = written?;
+        streaming?;
+        self.epoch = written?;
         self.ready = Some(restart);
         Ok(())
     }
@@ -125,7 +125,7 @@ impl Lane {
         };
         timeout(LIMIT, open)
             .await
-            .map_err(|_| leader.complain("does not take writes again"))
+            .map_err(|_| leader.error_with_log("does not take writes again"))
     }
 
     /// Patroni's loop has come to the server as it runs now: what it brings later would come after
@@ -152,7 +152,7 @@ impl Lane {
     }
 
     /// Objects are as they were, and records and Jobs are gone.
-    async fn forget_the_cut(&self) -> Result<()> {
+    async fn remove_records(&self) -> Result<()> {
         let objects = self.migration.objects();
         let annotation = |key: &str| json!({"metadata": {"annotations": {key: null}}});
         objects
@@ -203,8 +203,8 @@ impl Lane {
 
     /// Every pooler in another pod. One that logs in before the Service leads to the source again
     /// is where it was.
-    pub(super) async fn other_poolers(&mut self) -> Result<()> {
-        self.leads_to_the_source().await?;
+    pub(super) async fn replace_poolers(&mut self) -> Result<()> {
+        self.wait_until_service_reaches_source().await?;
         futures::future::try_join_all(self.migration.poolers.iter_mut().map(PgBouncer::replace))
             .await
             .map(drop)
@@ -212,9 +212,9 @@ impl Lane {
 
     /// The Service that everybody goes through leads to a server that takes writes. Asked past the
     /// poolers: one login of theirs that fails costs seconds.
-    async fn leads_to_the_source(&self) -> Result<()> {
+    async fn wait_until_service_reaches_source(&self) -> Result<()> {
         let login = Login {
-            host: forgotten_host(),
+            host: leader_host(),
             ..self.migration.application.login().await?
         };
         let source: Vec<String> = self
@@ -254,31 +254,33 @@ async fn restarted(
     services: &std::sync::Arc<crate::service::Services>,
     settings: &crate::application::Settings,
     client: kube::Client,
-) -> Result<Origin> {
-    let origin = Origin::now();
+) -> Result<Epoch> {
+    let epoch = Epoch::now();
     *application = Application::deploy(
         client,
         std::sync::Arc::clone(services),
         settings.clone(),
-        origin,
+        epoch,
     )
     .await?;
-    application.forget(FORGOTTEN, &forgotten_host()).await?;
+    application
+        .start_unmanaged_writer(UNMANAGED, &leader_host())
+        .await?;
     application.ready(LIMIT).await?;
     application
-        .acknowledges(crate::standing::AT_WORK, LIMIT)
+        .acknowledges(crate::snapshot::ACTIVE_WRITES, LIMIT)
         .await?;
-    Ok(origin)
+    Ok(epoch)
 }
 
 fn mark(object: &mut Value, restart: Restart) {
-    if object["kind"] == "Cluster" && restart == Restart::Spared {
+    if object["kind"] == "Cluster" && restart == Restart::Skipped {
         object["metadata"]["annotations"]["cnpg.io/skipWalArchiving"] = "enabled".into();
     }
 }
 
 /// The copy waits for a spread checkpoint: one that is asked for starts it at once.
-async fn hurry(source: &tokio_postgres::Client) -> Result<()> {
+async fn checkpoint_for_copy(source: &tokio_postgres::Client) -> Result<()> {
     let waits = "select exists (select from pg_stat_progress_basebackup where phase = 'waiting for \
         checkpoint to finish')";
     loop {
@@ -290,7 +292,7 @@ async fn hurry(source: &tokio_postgres::Client) -> Result<()> {
 }
 
 /// The target follows the source.
-async fn streams(target: &InstanceHandle) -> Result<()> {
+async fn wait_until_streaming(target: &InstanceHandle) -> Result<()> {
     let sql = "select count(*) = 1 from pg_stat_wal_receiver where status = 'streaming'";
     let follows = async {
         loop {
@@ -305,6 +307,6 @@ async fn streams(target: &InstanceHandle) -> Result<()> {
             sleep(POLL).await;
         }
     };
-    let story = |_| anyhow::anyhow!("the target does not follow the source\n{}", target.story());
-    timeout(LIMIT, follows).await.map_err(story)
+    let error = |_| anyhow::anyhow!("the target does not follow the source\n{}", target.logs());
+    timeout(LIMIT, follows).await.map_err(error)
 }

@@ -37,14 +37,14 @@ pub enum Major {
 }
 
 /// A running server; ends on drop.
-pub struct Stranger {
+pub struct UnrelatedServer {
     /// Its address.
     pub address: String,
     _process: Process,
     tls: Option<JoinHandle<()>>,
 }
 
-impl Drop for Stranger {
+impl Drop for UnrelatedServer {
     fn drop(&mut self) {
         if let Some(tls) = &self.tls {
             tls.abort();
@@ -52,7 +52,7 @@ impl Drop for Stranger {
     }
 }
 
-impl Stranger {
+impl UnrelatedServer {
     /// A fresh cluster with the same superuser's password and a database of the same name.
     ///
     /// # Errors
@@ -147,7 +147,7 @@ async fn listens(address: Ipv4Addr, process: &Process) -> Result<()> {
     };
     timeout(START_LIMIT, waits)
         .await
-        .map_err(|_| process.complain("does not listen"))
+        .map_err(|_| process.error_with_log("does not listen"))
 }
 
 /// TLS in front of a server without: answers the request for it and passes on what was meant.

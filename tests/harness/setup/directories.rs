@@ -18,14 +18,14 @@ const RUNS_PATH_BYTES_MAX: usize = 60;
 
 /// The two directories of the harness.
 #[derive(Debug)]
-pub struct Places {
+pub struct Directories {
     /// Finished parts, each in its own directory `<name>-<version>`; survives `cargo clean`.
     pub cache: PathBuf,
     /// A directory per running instance.
     pub runs: PathBuf,
 }
 
-impl Places {
+impl Directories {
     /// The user's cache and the build directory; when the servers' user cannot reach them (they lie
     /// below root's home), a directory of our own below /var/tmp, which outlives a reboot.
     pub(super) fn choose(user: &ServerUser) -> Result<Self> {
@@ -34,11 +34,11 @@ impl Places {
             rustix::process::geteuid().as_raw()
         ));
         let cache = usual_cache()
-            .filter(|place| usable(place, user))
+            .filter(|directory| usable(directory, user))
             .map_or_else(|| private(&own, "cache"), Ok)?;
-        let short = |place: &PathBuf| place.as_os_str().len() <= RUNS_PATH_BYTES_MAX;
+        let short = |directory: &PathBuf| directory.as_os_str().len() <= RUNS_PATH_BYTES_MAX;
         let runs = Some(usual_runs())
-            .filter(|place| short(place) && usable(place, user))
+            .filter(|directory| short(directory) && usable(directory, user))
             .map_or_else(|| private(&own, "runs"), Ok)?;
         Ok(Self { cache, runs })
     }
@@ -80,16 +80,16 @@ fn usual_runs() -> PathBuf {
 
 /// True when the directory can be made and the servers' user can enter it. What exists of its path
 /// is looked at first, so that nothing is made where it would not be used.
-fn usable(place: &Path, user: &ServerUser) -> bool {
-    let existing = place.ancestors().find(|ancestor| ancestor.exists());
+fn usable(directory: &Path, user: &ServerUser) -> bool {
+    let existing = directory.ancestors().find(|ancestor| ancestor.exists());
     existing.is_some_and(|ancestor| user.reaches(ancestor))
-        && fs::create_dir_all(place).is_ok()
-        && open(place).is_ok()
-        && user.reaches(place)
+        && fs::create_dir_all(directory).is_ok()
+        && open(directory).is_ok()
+        && user.reaches(directory)
 }
 
-fn open(place: &Path) -> std::io::Result<()> {
-    fs::set_permissions(place, fs::Permissions::from_mode(0o755))
+fn open(directory: &Path) -> std::io::Result<()> {
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
 }
 
 /// A directory below /var/tmp, where anybody may have been first: it must be ours and nobody else's
@@ -111,12 +111,12 @@ fn private(own: &Path, name: &str) -> Result<PathBuf> {
             own.display()
         );
     }
-    let place = own.join(name);
-    fs::create_dir_all(&place)
+    let directory = own.join(name);
+    fs::create_dir_all(&directory)
         .and_then(|()| open(own))
-        .and_then(|()| open(&place))
-        .with_context(|| format!("creating {}", place.display()))?;
-    Ok(place)
+        .and_then(|()| open(&directory))
+        .with_context(|| format!("creating {}", directory.display()))?;
+    Ok(directory)
 }
 
 /// Lets everybody read, and enter or run what its owner may: the umask of the one who built it may

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use harness::{application::Origin, migration::Migration, source::SourceOptions};
+use harness::{application::Epoch, migration::Migration, source::SourceOptions};
 use tokio::time::sleep;
 
 use crate::STEP;
@@ -13,8 +13,8 @@ use crate::STEP;
 const POLL: Duration = Duration::from_millis(2);
 
 /// The time from the block to the first write on the target, less `pg_promote` itself.
-pub async fn cut() -> Result<Duration> {
-    let migration = Migration::stage(SourceOptions::default(), Origin::now(), |_| ()).await?;
+pub async fn cutover() -> Result<Duration> {
+    let migration = Migration::set_up(SourceOptions::default(), Epoch::now(), |_| ()).await?;
     let target = migration.until_ready().await?;
     let leader = migration.source.leader().await?;
     let source = migration.source.connect_to(leader, "postgres").await?;

@@ -2,22 +2,22 @@
 //! the ledger. `make test` does what must be covered for certain (tests/it/cutover/cuts.rs), `make
 //! soak` what chance finds (tests/soak).
 //!
-//! In reading order: [`moments`] at which a cut can be disturbed, [`deed`]s that disturb, the
-//! [`scenario`] of one cut, its [`course`] with the pods that it takes, what a deed does
-//! ([`disturb`]), the [`judge`], [`again`] for the next cut on the same stage, one deed at many
-//! moments ([`sweep`]), and the [`tally`] over all.
+//! In reading order: [`failpoints`] at which a cut can be disturbed, [`fault`]s that disturb, the
+//! [`scenario`] of one cut, its [`runner`] with the pods that it takes, what a deed does
+//! ([`inject`]), the [`judge`], [`reset`] for the next cut on the same stage, one deed at many
+//! moments ([`sweep`]), and the [`statistics`] over all.
 
-mod again;
-pub mod back;
-pub mod course;
-pub mod deed;
-mod disturb;
-pub mod judge;
-mod keep;
-pub mod moments;
+mod artifacts;
+pub mod failpoints;
+pub mod fault;
+mod inject;
+mod reset;
+pub mod rollback;
+pub mod runner;
 pub mod scenario;
+pub mod statistics;
 pub mod sweep;
-pub mod tally;
+pub mod verdict;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,7 +25,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    application::{Origin, Settings},
+    application::{Epoch, Settings},
     kubelet::Launch,
     migration::{Migration, NAMESPACE},
     objects::SERVICE,
@@ -34,9 +34,9 @@ use crate::{
     source::{Dcs, SourceOptions},
     target::InstanceHandle,
 };
-use course::{Course, Cut};
-use moments::Moments;
-use scenario::{Act, Restart, Scenario};
+use failpoints::Failpoints;
+use runner::{CutoverRun, Runner};
+use scenario::{Disturbance, Restart, Scenario};
 
 /// Nothing that is waited for takes longer, on a busy machine and after the worst disturbance.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -48,33 +48,33 @@ const CUTOVER_SECONDS_MAX: &str = "40";
 const RESTART_EVERY: usize = 3;
 
 /// One stage, and the cuts on it, one after the other.
-pub struct Lane {
+pub struct Worker {
     /// Source, target, application and the rest.
     pub migration: Migration,
     dcs: Dcs,
     target: InstanceHandle,
     settings: Settings,
-    origin: Origin,
+    epoch: Epoch,
     /// The Services' selectors before any cut.
     selectors: BTreeMap<&'static str, Value>,
     /// The kind of target that waits for its cut; None after a cut.
     ready: Option<Restart>,
-    cuts: usize,
-    moments: BTreeMap<Route, Moments>,
+    cutovers: usize,
+    failpoints: BTreeMap<Route, Failpoints>,
 }
 
-impl Lane {
+impl Worker {
     /// Everything up to a target that is ready for its first cut.
     ///
     /// # Errors
     /// A part does not come up.
-    pub async fn stage(dcs: Dcs) -> Result<Self> {
-        let (origin, settings) = (Origin::now(), eight_writers());
+    pub async fn start(dcs: Dcs) -> Result<Self> {
+        let (epoch, settings) = (Epoch::now(), eight_client_settings());
         let options = SourceOptions {
             dcs,
             ..SourceOptions::default()
         };
-        let migration = Migration::stage_with(options, settings.clone(), origin, |_| ()).await?;
+        let migration = Migration::set_up_with(options, settings.clone(), epoch, |_| ()).await?;
         let target = migration.until_ready().await?;
         let mut selectors = BTreeMap::new();
         for name in SERVICES {
@@ -88,11 +88,11 @@ impl Lane {
             dcs,
             target,
             settings,
-            origin,
+            epoch,
             selectors,
-            ready: Some(Restart::Follows),
-            cuts: 0,
-            moments: BTreeMap::new(),
+            ready: Some(Restart::Happens),
+            cutovers: 0,
+            failpoints: BTreeMap::new(),
         })
     }
 
@@ -101,34 +101,34 @@ impl Lane {
     /// # Errors
     /// A promise is broken, or something does not come to its end; the text says which pods ran and
     /// what they said.
-    pub async fn run(&mut self, scenario: &Scenario) -> Result<Cut> {
+    pub async fn run(&mut self, scenario: &Scenario) -> Result<CutoverRun> {
         ensure!(scenario.dcs == self.dcs, "this stage is for {:?}", self.dcs);
-        self.prepared(scenario).await?;
-        self.cuts += 1;
-        let mut course = Course::begin(self, scenario).await?;
-        let outcome = course.run().await;
-        course.judged(outcome).await
+        self.prepare(scenario).await?;
+        self.cutovers += 1;
+        let mut runner = Runner::begin(self, scenario).await?;
+        let outcome = runner.run().await;
+        runner.finish(outcome).await
     }
 
     /// The moments of a route's cut; the first time it takes a cut that nothing disturbs.
     ///
     /// # Errors
-    /// As [`Lane::run`].
-    pub async fn moments(&mut self, route: Route) -> Result<(Moments, Option<Cut>)> {
-        if let Some(known) = self.moments.get(&route) {
+    /// As [`Worker::run`].
+    pub async fn failpoints(&mut self, route: Route) -> Result<(Failpoints, Option<CutoverRun>)> {
+        if let Some(known) = self.failpoints.get(&route) {
             return Ok((known.clone(), None));
         }
-        let cut = self.run(&Scenario::quiet(self.dcs, route)).await?;
-        let moments = Moments::of(&cut.log);
-        self.moments.insert(route, moments.clone());
-        Ok((moments, Some(cut)))
+        let cutover = self.run(&Scenario::undisturbed(self.dcs, route)).await?;
+        let failpoints = Failpoints::from_log(&cutover.log);
+        self.failpoints.insert(route, failpoints.clone());
+        Ok((failpoints, Some(cutover)))
     }
 
     /// Copies the logs of all parts, and the error that they are to explain, to target/cuts; says
     /// where they are.
     pub fn keep_logs(&self, name: &str, error: &anyhow::Error) -> String {
         let to = target_directory().join("cuts").join(name);
-        let kept = keep::logs(self.migration.plane.instance().directory(), &to)
+        let kept = artifacts::logs(self.migration.plane.instance().directory(), &to)
             .and_then(|()| Ok(std::fs::write(to.join("error"), format!("{error:?}"))?));
         match kept {
             Ok(()) => format!("logs: {}", to.display()),
@@ -137,28 +137,28 @@ impl Lane {
     }
 
     /// A cut with these disturbances; with CloudNativePG's restart and without in turn.
-    pub fn scenario(&self, route: Route, acts: Vec<Act>) -> Scenario {
-        let follows = self.cuts.is_multiple_of(RESTART_EVERY);
+    pub fn scenario(&self, route: Route, disturbances: Vec<Disturbance>) -> Scenario {
+        let follows = self.cutovers.is_multiple_of(RESTART_EVERY);
         let in_turn = if follows {
-            Restart::Follows
+            Restart::Happens
         } else {
-            Restart::Spared
+            Restart::Skipped
         };
         Scenario {
             // To take another target than the one that waits would leave unjudged what was written
             // since the last cut.
             restart: self.ready.unwrap_or(in_turn),
-            acts,
-            ..Scenario::quiet(self.dcs, route)
+            disturbances,
+            ..Scenario::undisturbed(self.dcs, route)
         }
     }
 
     /// A target of the kind that the scenario wants waits for its cut.
-    async fn prepared(&mut self, scenario: &Scenario) -> Result<()> {
+    async fn prepare(&mut self, scenario: &Scenario) -> Result<()> {
         if self.ready == Some(scenario.restart) {
             return Ok(());
         }
-        self.again(scenario.restart)
+        self.reset(scenario.restart)
             .await
             .context("making the stage ready again")
     }
@@ -171,7 +171,7 @@ impl Lane {
 }
 
 /// guide.md's application with one pod more: eight clients, and the forgotten writer beside them.
-fn eight_writers() -> Settings {
+fn eight_client_settings() -> Settings {
     let mut settings = Settings::mastodon(NAMESPACE);
     if let Some((_, replicas)) = settings.deployments.last_mut() {
         *replicas += 1;

@@ -9,15 +9,15 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
-    LIMIT, Lane,
-    deed::Deed,
-    judge::{self, Judged},
-    moments::{self, Moments},
-    scenario::{Act, Scenario},
+    LIMIT, Worker,
+    failpoints::{self, Failpoints},
+    fault::Fault,
+    scenario::{Disturbance, Scenario},
+    verdict::{self, Judgement},
 };
 use crate::{
-    kubelet::{Ended, Line, Running},
-    standing::{self, Standing},
+    kubelet::{Ended, Line, RunningPod},
+    snapshot::{self, Snapshot},
 };
 
 /// Pods after the last disturbance until one must have exited 0.
@@ -33,86 +33,86 @@ const OF_THE_LEADER: [&str; 2] = ["leader", "server"];
 #[derive(Clone, Debug)]
 pub struct Pod {
     /// What was done to it, and where.
-    pub story: String,
+    pub trace: String,
     /// How it ended.
     pub ended: Ended,
 }
 
 /// What one cut was.
 #[derive(Clone, Debug)]
-pub struct Cut {
+pub struct CutoverRun {
     /// Its pods.
     pub pods: Vec<Pod>,
     /// Moments at which something was done.
-    pub hit: Vec<String>,
+    pub reached: Vec<String>,
     /// From the decision to go back to the first write that the source took again, for each attempt
     /// that went back.
-    pub ways_back: Vec<Duration>,
+    pub rollbacks: Vec<Duration>,
     /// The ledger's.
-    pub judged: Judged,
+    pub judgement: Judgement,
     /// The log of the pod that came to the end.
     pub log: Vec<Line>,
     /// From the first pod's start to the last one's end.
     pub took: Duration,
 }
 
-impl Cut {
+impl CutoverRun {
     /// All of it in a line.
     pub fn line(&self, scenario: &Scenario) -> String {
-        let (gap, took) = (self.judged.gap().as_secs_f64(), self.took.as_secs_f64());
-        format!("{scenario}: gap {gap:.2} s, {took:.0} s, {}", self.story())
+        let (gap, took) = (self.judgement.gap().as_secs_f64(), self.took.as_secs_f64());
+        format!("{scenario}: gap {gap:.2} s, {took:.0} s, {}", self.trace())
     }
 
     /// What happened, in a few words.
-    pub fn story(&self) -> String {
+    pub fn trace(&self) -> String {
         let pods: Vec<String> = self
             .pods
             .iter()
-            .map(|pod| format!("{} → {}", pod.story, pod.ended.exit_code))
+            .map(|pod| format!("{} → {}", pod.trace, pod.ended.exit_code))
             .collect();
         pods.join("; ")
     }
 }
 
 /// A cut that is under way.
-pub(super) struct Course<'a> {
-    pub lane: &'a mut Lane,
+pub(super) struct Runner<'a> {
+    pub worker: &'a mut Worker,
     scenario: &'a Scenario,
-    before: Standing,
+    before: Snapshot,
     /// Another member may lead since.
-    moved: bool,
+    leader_moved: bool,
     pods: Vec<Pod>,
-    hit: Vec<String>,
-    pub ways_back: Vec<Duration>,
+    reached: Vec<String>,
+    pub rollbacks: Vec<Duration>,
     began: Instant,
 }
 
-impl<'a> Course<'a> {
-    pub async fn begin(lane: &'a mut Lane, scenario: &'a Scenario) -> Result<Self> {
-        let before = standing::standing(&lane.migration).await?;
+impl<'a> Runner<'a> {
+    pub async fn begin(worker: &'a mut Worker, scenario: &'a Scenario) -> Result<Self> {
+        let before = snapshot::take(&worker.migration).await?;
         Ok(Self {
-            lane,
+            worker,
             scenario,
             before,
-            moved: false,
+            leader_moved: false,
             pods: Vec::new(),
-            hit: Vec::new(),
-            ways_back: Vec::new(),
+            reached: Vec::new(),
+            rollbacks: Vec::new(),
             began: Instant::now(),
         })
     }
 
     /// All disturbances, then undisturbed pods to the end.
     pub async fn run(&mut self) -> Result<()> {
-        for act in &self.scenario.acts {
+        for disturbance in &self.scenario.disturbances {
             if !self.finished().await? {
-                let disturbed = self.disturbed(act).await;
-                disturbed.with_context(|| format!("{}", act.deed))?;
+                let disturbed = self.disturbed(disturbance).await;
+                disturbed.with_context(|| format!("{}", disturbance.fault))?;
             }
         }
         for _ in 0..QUIET_PODS_MAX {
             let launch = self
-                .lane
+                .worker
                 .pod("cutover", self.scenario.route)
                 .env("FAILPOINT", "*");
             let ended = launch.run(LIMIT).await?;
@@ -126,32 +126,32 @@ impl<'a> Course<'a> {
     }
 
     /// What became of it: judged whether or not it came to its end.
-    pub async fn judged(self, outcome: Result<()>) -> Result<Cut> {
-        let story: Vec<String> = self
+    pub async fn finish(self, outcome: Result<()>) -> Result<CutoverRun> {
+        let trace: Vec<String> = self
             .pods
             .iter()
-            .map(|pod| format!("--- {}: {}", pod.story, pod.ended))
+            .map(|pod| format!("--- {}: {}", pod.trace, pod.ended))
             .collect();
-        let told = || format!("{}\n{}", self.scenario, story.join("\n"));
-        outcome.with_context(told)?;
-        let judged = judge::judge(self.lane).await.with_context(told)?;
-        Ok(Cut {
+        let describe = || format!("{}\n{}", self.scenario, trace.join("\n"));
+        outcome.with_context(describe)?;
+        let judgement = verdict::judge(self.worker).await.with_context(describe)?;
+        Ok(CutoverRun {
             log: self
                 .pods
                 .last()
                 .map(|pod| pod.ended.log.clone())
                 .unwrap_or_default(),
             pods: self.pods,
-            hit: self.hit,
-            ways_back: self.ways_back,
-            judged,
+            reached: self.reached,
+            rollbacks: self.rollbacks,
+            judgement,
             took: self.began.elapsed(),
         })
     }
 
     async fn finished(&self) -> Result<bool> {
         Ok(self
-            .lane
+            .worker
             .migration
             .journal()
             .await?
@@ -159,37 +159,41 @@ impl<'a> Course<'a> {
     }
 
     /// One pod, and what an act does to it.
-    async fn disturbed(&mut self, act: &Act) -> Result<()> {
-        let moments = self
-            .lane
-            .moments
+    async fn disturbed(&mut self, disturbance: &Disturbance) -> Result<()> {
+        let failpoints = self
+            .worker
+            .failpoints
             .get(&self.scenario.route)
             .cloned()
             .unwrap_or_default();
-        self.moved |= act.deed.moves_the_leader();
-        let launch = self.lane.pod("cutover", self.scenario.route);
-        let launch = match act.deed.seconds_max() {
+        self.leader_moved |= disturbance.fault.moves_the_leader();
+        let launch = self.worker.pod("cutover", self.scenario.route);
+        let launch = match disturbance.fault.seconds_max() {
             Some(seconds) => launch.env("CUTOVER_MAX_SECONDS", seconds),
             None => launch,
         };
-        let ends = match act.moment(&moments) {
-            Some(moment) => {
-                let pod = launch.env("FAILPOINT", &moment).start().await?;
-                self.at_one(act.deed, &moment, &moments, pod).await?
+        let ends = match disturbance.failpoint(&failpoints) {
+            Some(failpoint) => {
+                let pod = launch.env("FAILPOINT", &failpoint).start().await?;
+                self.at_one(disturbance.fault, &failpoint, &failpoints, pod)
+                    .await?
             }
             None => {
                 let pod = launch.env("FAILPOINT", "each").start().await?;
-                self.at_each(act.deed, &moments, pod).await?
+                self.at_each(disturbance.fault, &failpoints, pod).await?
             }
         };
-        self.lane.mend(act.deed).await.context("mending")?;
+        self.worker
+            .undo_fault(disturbance.fault)
+            .await
+            .context("mending")?;
         let alone = if ends.len() == 1 {
             Alone::Yes
         } else {
             Alone::No
         };
-        for (story, ended) in ends {
-            self.ended(&story, ended, alone).await?;
+        for (trace, ended) in ends {
+            self.ended(&trace, ended, alone).await?;
         }
         Ok(())
     }
@@ -197,67 +201,69 @@ impl<'a> Course<'a> {
     /// It waits at the moment, unless it ends before; then the deed is done.
     async fn at_one(
         &mut self,
-        deed: Deed,
-        moment: &str,
-        moments: &Moments,
-        pod: Running,
+        fault: Fault,
+        failpoint: &str,
+        failpoints: &Failpoints,
+        pod: RunningPod,
     ) -> Result<Vec<(String, Ended)>> {
-        let waits = moments::waits_at(Some(moment));
-        if pod.says(&waits, LIMIT).await.is_err() {
-            return Ok(vec![(format!("no {moment}"), pod.wait(LIMIT).await?)]);
+        let waits = failpoints::waiting_line(Some(failpoint));
+        if pod.wait_for_line(&waits, LIMIT).await.is_err() {
+            return Ok(vec![(format!("no {failpoint}"), pod.wait(LIMIT).await?)]);
         }
-        self.hit.push(moment.to_owned());
-        let story = format!("{deed} {moment}");
+        self.reached.push(failpoint.to_owned());
+        let trace = format!("{fault} {failpoint}");
         let mut others = self
-            .lane
-            .strike(deed, &pod, moments.from(moment), self.scenario.route)
+            .worker
+            .inject(fault, &pod, failpoints.from(failpoint), self.scenario.route)
             .await?;
-        others.insert(0, (story, pod.wait(LIMIT).await?));
+        others.insert(0, (trace, pod.wait(LIMIT).await?));
         Ok(others)
     }
 
     /// It waits at every moment; at each that the deed is meant for, that is done.
     async fn at_each(
         &mut self,
-        deed: Deed,
-        moments: &Moments,
-        pod: Running,
+        fault: Fault,
+        failpoints: &Failpoints,
+        pod: RunningPod,
     ) -> Result<Vec<(String, Ended)>> {
-        let (first, last) = deed.phases();
-        let (mut from, mut struck) = (0, BTreeSet::new());
+        let (first, last) = fault.phases();
+        let (mut from, mut injected) = (0, BTreeSet::new());
         while let Ok(line) = pod
-            .says_next(&mut from, &moments::waits_at(None), LIMIT)
+            .wait_for_next_line(&mut from, &failpoints::waiting_line(None), LIMIT)
             .await
         {
-            let moment = moments::named(&line.text).unwrap_or_default();
+            let failpoint = failpoints::failpoint_in(&line.text).unwrap_or_default();
             // Once at each: an effect that is struck whenever it is tried is never performed.
-            if (first..=last).contains(&moments.phase(&moment)) && struck.insert(moment.clone()) {
-                self.lane
-                    .strike(deed, &pod, Vec::new(), self.scenario.route)
+            if (first..=last).contains(&failpoints.phase(&failpoint))
+                && injected.insert(failpoint.clone())
+            {
+                self.worker
+                    .inject(fault, &pod, Vec::new(), self.scenario.route)
                     .await?;
-                self.hit.push(moment);
+                self.reached.push(failpoint);
             } else {
-                pod.go_on();
+                pod.release_failpoint();
             }
         }
         Ok(vec![(
-            format!("{deed} at each moment"),
+            format!("{fault} at each moment"),
             pod.wait(LIMIT).await?,
         )])
     }
 
     /// Judges a pod's end: its exit code, and after a return that everything is as it was.
-    async fn ended(&mut self, story: &str, ended: Ended, alone: Alone) -> Result<()> {
+    async fn ended(&mut self, trace: &str, ended: Ended, alone: Alone) -> Result<()> {
         let code = ended.exit_code;
         let panicked = ended.text().contains("panicked");
         self.pods.push(Pod {
-            story: story.to_owned(),
+            trace: trace.to_owned(),
             ended,
         });
         ensure!(ENDS.contains(&code) && !panicked, "exit code {code}");
-        let journal = self.lane.migration.journal().await?;
+        let journal = self.worker.migration.journal().await?;
         // A rollback that finds nothing begun has nothing to do.
-        let nothing_begun = story.starts_with("rollback") && !journal.contains_key("started");
+        let nothing_begun = trace.starts_with("rollback") && !journal.contains_key("started");
         if code == 0
             && !nothing_begun
             && !journal.contains_key("finished")
@@ -267,42 +273,50 @@ impl<'a> Course<'a> {
         }
         if code == 3 && alone == Alone::Yes {
             let untouched = !journal.contains_key("started");
-            let too_late = journal.contains_key("promotion") && story.contains("rollback");
+            let too_late = journal.contains_key("promotion") && trace.contains("rollback");
             ensure!(
                 untouched || too_late || journal.contains_key("returned"),
                 "refused in the middle"
             );
         }
         if (code == 0 || code == 3) && journal.contains_key("returned") {
-            self.returned(&journal["going-back"], journal.contains_key("blocked"))
+            self.check_rolled_back(&journal["going-back"], journal.contains_key("blocked"))
                 .await?;
         }
         Ok(())
     }
 
     /// The application runs on the source, and everything is as it was.
-    pub async fn returned(&mut self, going_back: &Value, blocked: bool) -> Result<()> {
-        if self.moved {
+    pub async fn check_rolled_back(&mut self, rollback_fact: &Value, blocked: bool) -> Result<()> {
+        if self.leader_moved {
             // A failover takes Patroni's time, and the next attempt needs a leader and a target
             // that follows it.
-            self.lane.migration.source.healthy().await?;
+            self.worker.migration.source.healthy().await?;
             // While no Service could be changed a pooler may have logged in at the old leader,
             // which is a standby now, and it keeps such a connection for an hour (server_lifetime):
             // that is mended by whoever runs it.
-            self.lane.other_poolers().await?;
+            self.worker.replace_poolers().await?;
         }
-        let lane = &self.lane;
-        standing::runs_on_the_source(&lane.migration.application, &lane.migration.source, LIMIT)
-            .await?;
-        let now = standing::standing(&lane.migration).await?;
-        let but = if self.moved { &OF_THE_LEADER[..] } else { &[] };
-        let differences = standing::differences(&self.before, &now, but);
+        let worker = &self.worker;
+        snapshot::runs_on_the_source(
+            &worker.migration.application,
+            &worker.migration.source,
+            LIMIT,
+        )
+        .await?;
+        let now = snapshot::take(&worker.migration).await?;
+        let except = if self.leader_moved {
+            &OF_THE_LEADER[..]
+        } else {
+            &[]
+        };
+        let differences = snapshot::differences(&self.before, &now, except);
         ensure!(
             differences.is_empty(),
             "it went back, and not everything is as it was: {differences:#?}"
         );
-        if blocked && let Some(way) = judge::way_back(lane, going_back)? {
-            self.ways_back.push(way);
+        if blocked && let Some(way) = verdict::rollback_time(worker, rollback_fact)? {
+            self.rollbacks.push(way);
         }
         Ok(())
     }

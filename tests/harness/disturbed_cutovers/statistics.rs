@@ -2,11 +2,11 @@
 
 use std::{fmt, time::Duration};
 
-use super::course::Cut;
+use super::runner::CutoverRun;
 
 /// All that is counted.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
+pub struct Statistics {
     ended: usize,
     pods: usize,
     acknowledged: usize,
@@ -15,29 +15,29 @@ pub struct Tally {
     duplicated: usize,
     gaps: Vec<Duration>,
     quiet_gaps: Vec<Duration>,
-    ways_back: Vec<Duration>,
+    rollbacks: Vec<Duration>,
 }
 
-impl Tally {
+impl Statistics {
     /// One more.
-    pub fn add(&mut self, cut: &Cut) {
-        let verdict = &cut.judged.verdict;
+    pub fn add(&mut self, cutover: &CutoverRun) {
+        let verdict = &cutover.judgement.verdict;
         self.ended += 1;
-        self.pods += cut.pods.len();
+        self.pods += cutover.pods.len();
         self.acknowledged += verdict.acknowledged;
         self.unknown += verdict.unknown_found + verdict.unknown_missing;
         self.lost += verdict.lost.len();
         self.duplicated += verdict.duplicated.len();
-        self.gaps.push(cut.judged.gap());
-        if cut.pods.len() == 1 {
-            self.quiet_gaps.push(cut.judged.gap());
+        self.gaps.push(cutover.judgement.gap());
+        if cutover.pods.len() == 1 {
+            self.quiet_gaps.push(cutover.judgement.gap());
         }
-        self.ways_back.extend(&cut.ways_back);
+        self.rollbacks.extend(&cutover.rollbacks);
     }
 
     /// An attempt that went back, beside the cuts.
-    pub fn add_ways_back(&mut self, took: &[Duration]) {
-        self.ways_back.extend(took);
+    pub fn add_rollbacks(&mut self, took: &[Duration]) {
+        self.rollbacks.extend(took);
     }
 
     /// Cuts that have come to their end.
@@ -46,20 +46,20 @@ impl Tally {
     }
 
     /// Cuts in all: those that went back after the block are cuts, too.
-    pub fn cuts(&self) -> usize {
-        self.ended + self.ways_back.len()
+    pub fn cutovers(&self) -> usize {
+        self.ended + self.rollbacks.len()
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for Statistics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
             "{} cuts, {} of them to the end and {} back, with {} pods: {} writes acknowledged, {} \
              unanswered, lost {}, duplicated {}",
-            self.cuts(),
+            self.cutovers(),
             self.ended,
-            self.ways_back.len(),
+            self.rollbacks.len(),
             self.pods,
             self.acknowledged,
             self.unknown,
@@ -69,9 +69,9 @@ impl fmt::Display for Tally {
         for (name, times) in [
             ("write gap", &self.gaps),
             ("write gap, one pod", &self.quiet_gaps),
-            ("way back", &self.ways_back),
+            ("way back", &self.rollbacks),
         ] {
-            writeln!(f, "  {name:<20} {}", Spread::of(times))?;
+            writeln!(f, "  {name:<20} {}", Spread::new(times))?;
         }
         Ok(())
     }
@@ -88,7 +88,7 @@ pub struct Spread {
 
 impl Spread {
     /// By nearest rank.
-    pub fn of(times: &[Duration]) -> Self {
+    pub fn new(times: &[Duration]) -> Self {
         let mut sorted = times.to_vec();
         sorted.sort_unstable();
         let rank = |percent: usize| {
@@ -124,9 +124,9 @@ mod tests {
     #[test]
     fn ranks_are_times_that_were_seen() {
         let times: Vec<Duration> = (1..=200).map(Duration::from_secs).collect();
-        let spread = Spread::of(&times);
+        let spread = Spread::new(&times);
         let seconds = [spread.p50, spread.p99, spread.max].map(|time| time.as_secs());
         assert_eq!(seconds, [100, 198, 200]);
-        assert_eq!(Spread::of(&[]), Spread::default());
+        assert_eq!(Spread::new(&[]), Spread::default());
     }
 }

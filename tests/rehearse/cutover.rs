@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result};
 use harness::{
-    application::Origin,
+    application::Epoch,
     ledger::{self, Outcome},
     migration::{CLUSTER, Migration, NAMESPACE},
     target::InstanceHandle,
@@ -16,8 +16,8 @@ use kube::Api;
 use serde_json::Value;
 
 use crate::{
-    PAUSE, SLICE, is_forgotten,
-    report::{Forgotten, Mark, Report, Span, Step},
+    PAUSE, SLICE, is_unmanaged,
+    report::{Mark, Report, Span, Step, UnmanagedWriter},
 };
 
 /// Stops the application, reads the rows back, and fills the report.
@@ -25,7 +25,7 @@ pub async fn judge(
     migration: Migration,
     target: InstanceHandle,
     report: &mut Report,
-    origin: Origin,
+    epoch: Epoch,
 ) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(migration.plane.admin(), NAMESPACE);
     let receipt = maps
@@ -33,23 +33,23 @@ pub async fn judge(
         .await
         .context("reading the receipt")?;
     report.receipt = receipt.data.unwrap_or_default();
-    let axis = Axis::new(origin);
-    let moments = target.moments();
+    let axis = Axis::new(epoch);
+    let promotion_times = target.promotion_times();
     let span = |from: Option<tokio::time::Instant>, to: Option<tokio::time::Instant>| {
         Some(Span {
-            from: origin.place(from?),
-            to: origin.place(to?),
+            from: epoch.since_epoch(from?),
+            to: epoch.since_epoch(to?),
         })
     };
-    report.promoting = span(moments.asked, moments.primary);
+    report.promoting = span(promotion_times.requested, promotion_times.primary);
     // From primary on CNPG owes the restart, and until the pod is in its Service again nobody can
     // be let in.
-    report.restarting = moments
+    report.restarting = promotion_times
         .restart_began
-        .and_then(|_| span(moments.primary, moments.serving));
+        .and_then(|_| span(promotion_times.primary, promotion_times.serving));
     let fenced = steps(report, &axis)?;
 
-    let cut = migration.cut(&target, Some(fenced));
+    let topology = migration.topology(&target, Some(fenced));
     let Migration {
         mut application,
         source,
@@ -57,39 +57,39 @@ pub async fn judge(
     } = migration;
     let attempts = application.stop().await?;
     let (on_target, on_source) = harness::migration::rows(&source, &target).await?;
-    report.verdict = ledger::judge(&attempts, &on_target, &on_source, &cut, PAUSE);
-    report.series = ledger::series(&attempts, &cut, SLICE);
+    report.verdict = ledger::judge(&attempts, &on_target, &on_source, &topology, PAUSE);
+    report.series = ledger::series(&attempts, &topology, SLICE);
     // The gaps are the application's: the forgotten writer comes and goes as it is let.
     let (of_application, _): (Vec<_>, Vec<_>) = attempts
         .iter()
         .cloned()
-        .partition(|a| !is_forgotten(&a.key.client));
-    let felt = ledger::judge(&of_application, &[], &[], &cut, PAUSE);
+        .partition(|a| !is_unmanaged(&a.key.client));
+    let noticed = ledger::judge(&of_application, &[], &[], &topology, PAUSE);
     (
         report.verdict.gap,
         report.verdict.gap_by_client,
         report.verdict.later_gaps,
-    ) = (felt.gap, felt.gap_by_client, felt.later_gaps);
+    ) = (noticed.gap, noticed.gap_by_client, noticed.later_gaps);
     report.errors = Some(
         of_application
             .iter()
             .filter(|a| !matches!(a.outcome, Outcome::Acknowledged(_)))
             .count(),
     );
-    let of_forgotten: Vec<_> = attempts
+    let of_unmanaged: Vec<_> = attempts
         .iter()
-        .filter(|a| is_forgotten(&a.key.client) && matches!(a.outcome, Outcome::Acknowledged(_)))
+        .filter(|a| is_unmanaged(&a.key.client) && matches!(a.outcome, Outcome::Acknowledged(_)))
         .collect();
     let lost = report
         .verdict
         .lost
         .iter()
-        .filter(|key| is_forgotten(&key.client))
+        .filter(|key| is_unmanaged(&key.client))
         .count();
-    report.forgotten = Some(Forgotten {
-        name: harness::migration::FORGOTTEN.into(),
-        acknowledged: of_forgotten.len(),
-        found: of_forgotten.len() - lost,
+    report.unmanaged = Some(UnmanagedWriter {
+        name: harness::migration::UNMANAGED.into(),
+        acknowledged: of_unmanaged.len(),
+        found: of_unmanaged.len() - lost,
         lost,
     });
     Ok(())
@@ -102,14 +102,14 @@ struct Axis {
 }
 
 impl Axis {
-    fn new(origin: Origin) -> Self {
+    fn new(epoch: Epoch) -> Self {
         Self {
             wall: Timestamp::now(),
-            at: origin.elapsed(),
+            at: epoch.elapsed(),
         }
     }
 
-    fn place(&self, instant: Timestamp) -> Duration {
+    fn since_epoch(&self, instant: Timestamp) -> Duration {
         self.at
             .saturating_sub(self.wall.duration_since(instant).unsigned_abs())
     }
@@ -131,7 +131,7 @@ fn steps(report: &mut Report, axis: &Axis) -> Result<Duration> {
             .as_str()
             .or_else(|| fact.get("at")?.as_str())
             .with_context(|| format!("{key} has no instant"))?;
-        Ok(axis.place(text.parse()?))
+        Ok(axis.since_epoch(text.parse()?))
     };
     let (blocked, marker, fenced, promotion) = (
         instant("blocked")?,

@@ -22,18 +22,18 @@ use crate::{
 const HOSTS: std::ops::RangeInclusive<u8> = 200..=239;
 
 /// A name and a port.
-type Asked = (String, u16);
+type HostPort = (String, u16);
 
 /// The addresses given so far; they lead nowhere any more when this is dropped.
 #[derive(Default)]
-pub(super) struct Names(Mutex<BTreeMap<Asked, Given>>);
+pub(super) struct PendingServices(Mutex<BTreeMap<HostPort, Placeholder>>);
 
-struct Given {
+struct Placeholder {
     address: IpAddr,
     task: JoinHandle<()>,
 }
 
-impl Names {
+impl PendingServices {
     /// The address of the Service, or one that will lead to it.
     pub(super) fn address(
         &self,
@@ -46,8 +46,8 @@ impl Names {
             return Ok(known);
         }
         let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = (host.to_owned(), port);
-        if let Some(given) = given.get(&asked) {
+        let host_port = (host.to_owned(), port);
+        if let Some(given) = given.get(&host_port) {
             return Ok(given.address);
         }
         let number = HOSTS
@@ -55,31 +55,31 @@ impl Names {
             .nth(given.len())
             .context("too many names that no Service has")?;
         let address = IpAddr::from(instance.address(number));
-        let task = tokio::spawn(lead(
+        let task = tokio::spawn(forward(
             Arc::clone(services),
             host.to_owned(),
             SocketAddr::new(address, port),
         ));
-        given.insert(asked, Given { address, task });
+        given.insert(host_port, Placeholder { address, task });
         Ok(address)
     }
 }
 
-impl Drop for Names {
+impl Drop for PendingServices {
     fn drop(&mut self) {
         let given = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
         given.values().for_each(|given| given.task.abort());
     }
 }
 
-async fn lead(services: Arc<Services>, host: String, from: SocketAddr) {
-    let (tell, backends) = watch::channel(Vec::new());
+async fn forward(services: Arc<Services>, host: String, from: SocketAddr) {
+    let (sender, backends) = watch::channel(Vec::new());
     let _forwarder = Forwarder::start(from, backends);
     // A name outside of the namespace never gets a Service: refused for ever.
     let mut known = None;
     loop {
-        known = services.moved(&host, known).await;
-        tell.send_replace(
+        known = services.address_changed(&host, known).await;
+        sender.send_replace(
             known
                 .iter()
                 .map(|service| SocketAddr::new(*service, from.port()))

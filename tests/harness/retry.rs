@@ -11,7 +11,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// The refusal.
-pub(crate) async fn insist<T, F>(mut write: impl FnMut() -> F) -> kube::Result<T>
+pub(crate) async fn until_answered<T, F>(mut write: impl FnMut() -> F) -> kube::Result<T>
 where
     F: Future<Output = kube::Result<T>>,
 {
@@ -56,9 +56,9 @@ mod tests {
             };
             async move { answer }
         };
-        assert_eq!(insist(answers).await.unwrap(), 7);
+        assert_eq!(until_answered(answers).await.unwrap(), 7);
         assert_eq!(tries.get(), 3);
-        let refused = insist(|| async { Err::<(), _>(error(409)) }).await;
+        let refused = until_answered(|| async { Err::<(), _>(error(409)) }).await;
         assert!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 409));
     }
 }

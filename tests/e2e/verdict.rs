@@ -7,26 +7,26 @@ use std::{
 
 use anyhow::Result;
 use harness::{
-    ledger::{self, Attempt, Cut, Gap, Key},
+    ledger::{self, Attempt, Gap, Key, Topology},
     route::Route,
 };
 
 use crate::{
-    application::FORGOTTEN,
-    clients::{self, Pod, Said},
+    application::UNMANAGED,
+    clients::{self, ClientOutput, Pod},
     report::{Client, Report},
 };
 
 /// Everything that was collected.
 pub struct Collected {
     /// The clients' words.
-    pub said: Said,
+    pub output: ClientOutput,
     /// Rows of the target.
     pub on_target: Vec<Key>,
     /// Rows of the source, as far as it still answers.
     pub on_source: Vec<Key>,
     /// Addresses of both sides, and when the source was proved to be down.
-    pub cut: Cut,
+    pub topology: Topology,
 }
 
 /// Fills in the verdict and the clients.
@@ -35,10 +35,10 @@ pub struct Collected {
 /// None of the clients is known by name.
 pub fn judge(report: &mut Report, route: Route, collected: &Collected) -> Result<()> {
     let Collected {
-        said,
+        output,
         on_target,
         on_source,
-        cut,
+        topology,
     } = collected;
     // By the guide's way a client is a Deployment, whose pods are others after the cut.
     let named: fn(&str) -> &str = match route {
@@ -46,32 +46,33 @@ pub fn judge(report: &mut Report, route: Route, collected: &Collected) -> Result
         Route::Config => clients::deployment,
     };
     report.verdict = ledger::judge(
-        &said.attempts,
+        &output.attempts,
         on_target,
         on_source,
-        cut,
+        topology,
         Duration::from_millis(500),
     );
-    let renamed: Vec<Attempt> = said
+    let renamed: Vec<Attempt> = output
         .attempts
         .iter()
         .cloned()
         .map(|attempt| renamed(attempt, named))
         .collect();
-    let gaps = ledger::gap_by_client(&renamed, cut);
-    let later = clients::longest_later(&said.attempts, &cut.target, named);
-    for (pod, session) in &said.pods {
+    let gaps = ledger::gap_by_client(&renamed, topology);
+    let later = clients::longest_later(&output.attempts, &topology.target, named);
+    for (pod, session) in &output.pods {
         let name = named(pod);
         let client = report.clients.entry(name.to_owned()).or_default();
-        client.pooled = clients::deployment(pod) != FORGOTTEN;
-        (client.cut, client.later) = match session.reads[..] {
+        client.pooled = clients::deployment(pod) != UNMANAGED;
+        (client.cutover, client.later) = match session.reads[..] {
             [] => (gaps.get(name).copied(), later.get(name).copied()),
-            _ => of_reader(&session.reads, &cut.target),
+            _ => of_reader(&session.reads, &topology.target),
         };
         add(client, session);
     }
     report.failures.extend(
-        said.broken_off()
+        output
+            .broken_off()
             .iter()
             .map(|pod| format!("the log of {pod} breaks off: what it was told is not all known")),
     );
@@ -108,7 +109,7 @@ fn of_reader(
         by_side.remove(&false).unwrap_or_default(),
         by_side.remove(&true).unwrap_or_default(),
     );
-    let cut = before
+    let cutover = before
         .iter()
         .max()
         .zip(after.iter().min())
@@ -120,5 +121,5 @@ fn of_reader(
         from: pair[0],
         to: pair[1],
     });
-    (cut, later.max_by_key(Gap::length))
+    (cutover, later.max_by_key(Gap::length))
 }

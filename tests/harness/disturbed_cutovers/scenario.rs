@@ -4,39 +4,39 @@ use std::fmt;
 
 use fastrand::Rng;
 
-use super::{deed::Deed, moments::Moments};
+use super::{failpoints::Failpoints, fault::Fault};
 use crate::{route::Route, source::Dcs};
 
 /// The most disturbances of one cut.
-const ACTS_MAX: usize = 3;
+const DISTURBANCES_MAX: usize = 3;
 
 /// Whether CloudNativePG restarts the target after its promotion (facts/cnpg.md §2.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restart {
     /// archive_mode changes from always to on.
-    Follows,
+    Happens,
     /// The Cluster was created with `cnpg.io/skipWalArchiving`.
-    Spared,
+    Skipped,
 }
 
 /// When something happens.
 #[derive(Clone, Debug, PartialEq)]
-pub enum At {
+pub enum When {
     /// At the moment of this name.
-    Moment(String),
+    Failpoint(String),
     /// At the moment that lies so far among those at which it may happen, from 0 to 1.
-    Share(f64),
+    Position(f64),
     /// At each moment at which it may happen, in one pod.
     Each,
 }
 
 /// One disturbance.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Act {
+pub struct Disturbance {
     /// What.
-    pub deed: Deed,
+    pub fault: Fault,
     /// When.
-    pub at: At,
+    pub at: When,
 }
 
 /// One cut with all that disturbs it.
@@ -51,44 +51,44 @@ pub struct Scenario {
     /// Of the target after its promotion.
     pub restart: Restart,
     /// In this order, each with a pod of its own.
-    pub acts: Vec<Act>,
+    pub disturbances: Vec<Disturbance>,
 }
 
 impl Scenario {
     /// The scenario of a seed. Even ones are for Endpoints as DCS, odd ones for ConfigMaps, so that
     /// a stage serves many.
-    pub fn of(seed: u64) -> Self {
+    pub fn from_seed(seed: u64) -> Self {
         let mut chance = Rng::with_seed(seed);
         let route = if chance.bool() {
             Route::Service
         } else {
             Route::Config
         };
-        let acts = (0..chance.usize(1..=ACTS_MAX)).map(|_| Act {
-            deed: Deed::any(&mut chance, route),
-            at: At::Share(chance.f64()),
+        let disturbances = (0..chance.usize(1..=DISTURBANCES_MAX)).map(|_| Disturbance {
+            fault: Fault::any(&mut chance, route),
+            at: When::Position(chance.f64()),
         });
         Self {
             seed: Some(seed),
             dcs: dcs(seed),
             route,
-            acts: acts.collect(),
+            disturbances: disturbances.collect(),
             restart: if chance.bool() {
-                Restart::Follows
+                Restart::Happens
             } else {
-                Restart::Spared
+                Restart::Skipped
             },
         }
     }
 
     /// A cut that nothing disturbs.
-    pub fn quiet(dcs: Dcs, route: Route) -> Self {
+    pub fn undisturbed(dcs: Dcs, route: Route) -> Self {
         Self {
             seed: None,
             dcs,
             route,
-            restart: Restart::Follows,
-            acts: Vec::new(),
+            restart: Restart::Happens,
+            disturbances: Vec::new(),
         }
     }
 }
@@ -102,49 +102,52 @@ pub fn dcs(seed: u64) -> Dcs {
     }
 }
 
-impl Act {
+impl Disturbance {
     /// At a moment.
-    pub fn at(deed: Deed, moment: &str) -> Self {
+    pub fn at(fault: Fault, failpoint: &str) -> Self {
         Self {
-            deed,
-            at: At::Moment(moment.to_owned()),
+            fault,
+            at: When::Failpoint(failpoint.to_owned()),
         }
     }
 
     /// Somewhere among its moments.
-    pub fn about(deed: Deed, share: f64) -> Self {
+    pub fn about(fault: Fault, position: f64) -> Self {
         Self {
-            deed,
-            at: At::Share(share),
+            fault,
+            at: When::Position(position),
         }
     }
 
     /// At each of its moments.
-    pub fn each(deed: Deed) -> Self {
-        Self { deed, at: At::Each }
+    pub fn each(fault: Fault) -> Self {
+        Self {
+            fault,
+            at: When::Each,
+        }
     }
 
     /// The one moment that is meant; None for each.
-    pub fn moment(&self, moments: &Moments) -> Option<String> {
+    pub fn failpoint(&self, failpoints: &Failpoints) -> Option<String> {
         match &self.at {
-            At::Moment(moment) => Some(moment.clone()),
-            At::Share(share) => {
-                let (first, last) = self.deed.phases();
-                Some(chosen(moments.between(first, last), *share))
+            When::Failpoint(failpoint) => Some(failpoint.clone()),
+            When::Position(position) => {
+                let (first, last) = self.fault.phases();
+                Some(chosen(failpoints.between(first, last), *position))
             }
-            At::Each => None,
+            When::Each => None,
         }
     }
 }
 
 /// The moment at a share of these; by their names, so that a seed means the same whatever came
 /// first.
-pub fn chosen(mut moments: Vec<&str>, share: f64) -> String {
-    moments.sort_unstable();
-    let number = (share * moments.len() as f64) as usize;
-    moments
+pub fn chosen(mut failpoints: Vec<&str>, position: f64) -> String {
+    failpoints.sort_unstable();
+    let number = (position * failpoints.len() as f64) as usize;
+    failpoints
         .get(number)
-        .or(moments.last())
+        .or(failpoints.last())
         .map(ToString::to_string)
         .unwrap_or_default()
 }
@@ -152,8 +155,8 @@ pub fn chosen(mut moments: Vec<&str>, share: f64) -> String {
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let restart = match self.restart {
-            Restart::Follows => "restart",
-            Restart::Spared => "no restart",
+            Restart::Happens => "restart",
+            Restart::Skipped => "no restart",
         };
         write!(f, "{}, {:?}, {restart}", self.route.word(), self.dcs)
     }
@@ -165,27 +168,31 @@ mod tests {
 
     #[test]
     fn a_seed_always_means_the_same_and_all_together_mean_everything() {
-        assert_eq!(Scenario::of(7), Scenario::of(7));
-        let all: Vec<Scenario> = (0..500).map(Scenario::of).collect();
+        assert_eq!(Scenario::from_seed(7), Scenario::from_seed(7));
+        let all: Vec<Scenario> = (0..500).map(Scenario::from_seed).collect();
         for route in [Route::Service, Route::Config] {
-            for restart in [Restart::Follows, Restart::Spared] {
+            for restart in [Restart::Happens, Restart::Skipped] {
                 for dcs in [Dcs::Endpoints, Dcs::ConfigMaps] {
-                    let is = |s: &&Scenario| (s.route, s.restart, s.dcs) == (route, restart, dcs);
-                    assert!(all.iter().any(|s| is(&s)), "{route:?} {restart:?} {dcs:?}");
+                    let matches =
+                        |s: &&Scenario| (s.route, s.restart, s.dcs) == (route, restart, dcs);
+                    assert!(
+                        all.iter().any(|s| matches(&s)),
+                        "{route:?} {restart:?} {dcs:?}"
+                    );
                 }
             }
         }
         let names: std::collections::BTreeSet<String> = all
             .iter()
-            .flat_map(|scenario| &scenario.acts)
-            .map(|act| {
-                format!("{:?}", act.deed)
+            .flat_map(|scenario| &scenario.disturbances)
+            .map(|disturbance| {
+                format!("{:?}", disturbance.fault)
                     .split('(')
                     .next()
                     .unwrap_or_default()
                     .to_owned()
             })
             .collect();
-        assert!(names.len() >= Deed::KINDS, "{names:?}");
+        assert!(names.len() >= Fault::KINDS, "{names:?}");
     }
 }

@@ -5,9 +5,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{
-    LIMIT, Lane, SERVICES,
-    course::Course,
-    moments::{Moments, waits_at},
+    LIMIT, SERVICES, Worker,
+    failpoints::{Failpoints, waiting_line},
+    runner::Runner,
     scenario::Scenario,
 };
 use crate::{
@@ -17,78 +17,84 @@ use crate::{
 };
 
 /// The source's server is stopped, and nothing is promoted yet.
-const LAST_MOMENT: &str = "before record Promotion";
+const LAST_FAILPOINT: &str = "before record Promotion";
 
 /// What one way back was.
-pub struct Back {
+pub struct RollbackRun {
     /// Moments at which rollback was killed.
-    pub hit: Vec<String>,
+    pub reached: Vec<String>,
     /// The moments of the pod that came to the end.
-    pub moments: Moments,
+    pub failpoints: Failpoints,
     /// From the decision to the first write that the source took again.
     pub took: Vec<std::time::Duration>,
 }
 
-impl Lane {
+impl Worker {
     /// A cutover is killed as late as there is a way back, somebody meddles with what leads to the
     /// source, and rollback puts everything back, one pod after the other being killed at these
     /// moments.
     ///
     /// # Errors
     /// It does not, or not everything is as it was.
-    pub async fn go_back(&mut self, route: Route, kills: &[String]) -> Result<Back> {
-        let scenario = Scenario::quiet(self.dcs, route);
-        self.prepared(&scenario).await?;
-        let mut course = Course::begin(self, &scenario).await?;
-        let cutover = course
-            .lane
+    pub async fn roll_back(&mut self, route: Route, kills: &[String]) -> Result<RollbackRun> {
+        let scenario = Scenario::undisturbed(self.dcs, route);
+        self.prepare(&scenario).await?;
+        let mut runner = Runner::begin(self, &scenario).await?;
+        let cutover = runner
+            .worker
             .pod("cutover", route)
-            .env("FAILPOINT", LAST_MOMENT)
+            .env("FAILPOINT", LAST_FAILPOINT)
             .start()
             .await?;
-        cutover.says(&waits_at(Some(LAST_MOMENT)), LIMIT).await?;
+        cutover
+            .wait_for_line(&waiting_line(Some(LAST_FAILPOINT)), LIMIT)
+            .await?;
         cutover.kill();
         cutover.wait(LIMIT).await?;
-        course.lane.meddle(route).await?;
-        let mut hit = Vec::new();
-        for moment in kills {
-            let rollback = course
-                .lane
+        runner.worker.tamper(route).await?;
+        let mut reached = Vec::new();
+        for failpoint in kills {
+            let rollback = runner
+                .worker
                 .pod("rollback", route)
-                .env("FAILPOINT", moment)
+                .env("FAILPOINT", failpoint)
                 .start()
                 .await?;
-            if rollback.says(&waits_at(Some(moment)), LIMIT).await.is_ok() {
+            if rollback
+                .wait_for_line(&waiting_line(Some(failpoint)), LIMIT)
+                .await
+                .is_ok()
+            {
                 rollback.kill();
-                hit.push(moment.clone());
+                reached.push(failpoint.clone());
             }
             rollback.wait(LIMIT).await?;
         }
-        let ended = course
-            .lane
+        let ended = runner
+            .worker
             .pod("rollback", route)
             .env("FAILPOINT", "*")
             .run(LIMIT)
             .await?;
         ensure!(ended.exit_code == 0, "rollback: {ended}");
-        let journal = course.lane.migration.journal().await?;
+        let journal = runner.worker.migration.journal().await?;
         ensure!(
             journal.contains_key("returned"),
             "rollback exits 0, and nothing is put back: {ended}"
         );
-        let returned = course.returned(&journal["going-back"], true).await;
-        returned.with_context(|| format!("killed at {kills:?}; {ended}"))?;
-        let took = course.ways_back;
-        Ok(Back {
-            hit,
-            moments: Moments::of(&ended.log),
+        let checked = runner.check_rolled_back(&journal["going-back"], true).await;
+        checked.with_context(|| format!("killed at {kills:?}; {ended}"))?;
+        let took = runner.rollbacks;
+        Ok(RollbackRun {
+            reached,
+            failpoints: Failpoints::from_log(&ended.log),
             took,
         })
     }
 
     /// What a person might do in the window and forget to undo: it is the cutover's own field that
     /// is changed.
-    async fn meddle(&self, route: Route) -> Result<()> {
+    async fn tamper(&self, route: Route) -> Result<()> {
         let objects = self.migration.objects();
         match route {
             Route::Service => {

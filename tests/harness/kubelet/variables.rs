@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container, EnvVarSource, ObjectFieldSelector, P
 use super::sources::{Data, Sources};
 
 /// What the downward API tells, and what is being started.
-pub(super) struct Facts<'a> {
+pub(super) struct PodContext<'a> {
     pub(super) name: &'a str,
     pub(super) namespace: &'a str,
     pub(super) template: &'a PodTemplateSpec,
@@ -17,12 +17,12 @@ pub(super) struct Facts<'a> {
 }
 
 /// envFrom in its order, then env in its order; a later one wins.
-pub(super) fn environment(
-    facts: &Facts<'_>,
+pub(super) fn variables(
+    context: &PodContext<'_>,
     sources: &Sources,
 ) -> Result<BTreeMap<String, String>> {
-    let mut environment = BTreeMap::new();
-    for from in facts.container.env_from.iter().flatten() {
+    let mut variables = BTreeMap::new();
+    for from in context.container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         let found = if let Some(map) = &from.config_map_ref {
             object(&sources.config_maps, "configmap", &map.name, map.optional)?
@@ -32,22 +32,22 @@ pub(super) fn environment(
             bail!("an entry of envFrom of a kind that is not imitated")
         };
         for (key, value) in found.into_iter().flatten() {
-            environment.insert(format!("{prefix}{key}"), text(value, key)?);
+            variables.insert(format!("{prefix}{key}"), text(value, key)?);
         }
     }
-    for variable in facts.container.env.iter().flatten() {
+    for variable in context.container.env.iter().flatten() {
         let value = match &variable.value_from {
             None => Some(expand(
                 variable.value.as_deref().unwrap_or_default(),
-                &environment,
+                &variables,
             )),
-            Some(from) => value_from(from, facts, sources)?,
+            Some(from) => value_from(from, context, sources)?,
         };
         if let Some(value) = value {
-            environment.insert(variable.name.clone(), value);
+            variables.insert(variable.name.clone(), value);
         }
     }
-    Ok(environment)
+    Ok(variables)
 }
 
 fn object<'a>(
@@ -64,9 +64,13 @@ fn object<'a>(
     }
 }
 
-fn value_from(from: &EnvVarSource, facts: &Facts<'_>, sources: &Sources) -> Result<Option<String>> {
+fn value_from(
+    from: &EnvVarSource,
+    context: &PodContext<'_>,
+    sources: &Sources,
+) -> Result<Option<String>> {
     let (all, kind, reference) = if let Some(field) = &from.field_ref {
-        return field_of(field, facts).map(Some);
+        return field_of(field, context).map(Some);
     } else if let Some(key) = &from.config_map_key_ref {
         (
             &sources.config_maps,
@@ -89,14 +93,14 @@ fn value_from(from: &EnvVarSource, facts: &Facts<'_>, sources: &Sources) -> Resu
         None if optional == Some(true) => Ok(None),
         None => bail!(
             "CreateContainerConfigError: couldn't find key {key} in {kind} {}/{name}",
-            facts.namespace
+            context.namespace
         ),
     }
 }
 
 /// A field of the downward API.
-pub(super) fn field_of(field: &ObjectFieldSelector, facts: &Facts<'_>) -> Result<String> {
-    let metadata = facts.template.metadata.clone().unwrap_or_default();
+pub(super) fn field_of(field: &ObjectFieldSelector, context: &PodContext<'_>) -> Result<String> {
+    let metadata = context.template.metadata.clone().unwrap_or_default();
     let quoted = |path: &str, prefix: &str| {
         path.strip_prefix(prefix)
             .and_then(|rest| rest.strip_suffix("']"))
@@ -118,10 +122,10 @@ pub(super) fn field_of(field: &ObjectFieldSelector, facts: &Facts<'_>) -> Result
             .unwrap_or_default());
     }
     match path {
-        "metadata.name" => Ok(facts.name.to_owned()),
-        "metadata.namespace" => Ok(facts.namespace.to_owned()),
+        "metadata.name" => Ok(context.name.to_owned()),
+        "metadata.namespace" => Ok(context.namespace.to_owned()),
         "spec.serviceAccountName" => {
-            let account = facts
+            let account = context
                 .template
                 .spec
                 .as_ref()
@@ -138,7 +142,7 @@ fn text(value: &[u8], key: &str) -> Result<String> {
 
 /// `$(NAME)` becomes the value of NAME when there is one, `$$` becomes `$` (kubernetes
 /// third_party/forked/golang/expansion).
-pub(super) fn expand(text: &str, environment: &BTreeMap<String, String>) -> String {
+pub(super) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -151,7 +155,7 @@ pub(super) fn expand(text: &str, environment: &BTreeMap<String, String>) -> Stri
             out.push('$');
             rest = behind;
         } else if let Some((value, behind)) =
-            name.and_then(|(name, behind)| Some((environment.get(name)?, behind)))
+            name.and_then(|(name, behind)| Some((variables.get(name)?, behind)))
         {
             out.push_str(value);
             rest = behind;
@@ -173,13 +177,13 @@ mod tests {
         let template: PodTemplateSpec =
             serde_json::from_value(json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [], "serviceAccountName": "sa"}}))
                 .unwrap();
-        let facts = Facts {
+        let context = PodContext {
             name: "pod",
             namespace: "ns",
             template: &template,
             container: &container,
         };
-        environment(&facts, sources)
+        variables(&context, sources)
     }
 
     fn data(pairs: &[(&str, &str)]) -> Data {
@@ -207,8 +211,8 @@ mod tests {
             {"name": "AS", "valueFrom": {"fieldRef": {"fieldPath": "spec.serviceAccountName"}}},
             {"name": "MAYBE", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "none", "optional": true}}},
         ]});
-        let environment = built(container, &sources()).unwrap();
-        let pairs: Vec<(&str, &str)> = environment
+        let variables = built(container, &sources()).unwrap();
+        let pairs: Vec<(&str, &str)> = variables
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();

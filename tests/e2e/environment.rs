@@ -20,14 +20,14 @@ const KINDS: [(&str, &str); 2] = [
 const DOWN: Duration = Duration::from_secs(300);
 
 /// Both operators, a default storage class, and a namespace that nobody has.
-pub async fn set(kubectl: &Kubectl) -> Result<()> {
+pub async fn create(kubectl: &Kubectl) -> Result<()> {
     let version = kubectl
-        .asked(&["version"])
+        .query(&["version"])
         .await
         .context("no cluster answers; set KUBECONFIG")?;
     println!("{}", version.trim().replace('\n', ", "));
     for (kind, operator) in KINDS {
-        let found = kubectl.asked(&["get", "crd", kind, "-o", "name"]).await;
+        let found = kubectl.query(&["get", "crd", kind, "-o", "name"]).await;
         found.with_context(|| format!("the kind {kind} is missing; install {operator}"))?;
     }
     let classes = kubectl.json(&["get", "storageclass"]).await?;
@@ -45,7 +45,7 @@ pub async fn set(kubectl: &Kubectl) -> Result<()> {
     }
     let namespace = &kubectl.namespace;
     kubectl
-        .asked(&["create", "namespace", namespace])
+        .query(&["create", "namespace", namespace])
         .await
         .with_context(|| {
             format!(
@@ -54,7 +54,7 @@ pub async fn set(kubectl: &Kubectl) -> Result<()> {
             )
         })?;
     until("the namespace's ServiceAccount", DOWN, async || {
-        Ok(kubectl.asked(&["get", "sa", "default"]).await.ok())
+        Ok(kubectl.query(&["get", "sa", "default"]).await.ok())
     })
     .await?;
     Ok(())
@@ -83,7 +83,7 @@ pub async fn keep_state(kubectl: &Kubectl, folder: &Path) {
     let mut text = String::new();
     for question in questions {
         let answer = kubectl
-            .asked(question)
+            .query(question)
             .await
             .unwrap_or_else(|error| format!("{error:#}"));
         text.push_str(&format!("$ kubectl {}\n{answer}\n", question.join(" ")));
@@ -96,12 +96,12 @@ pub async fn keep_state(kubectl: &Kubectl, folder: &Path) {
 }
 
 /// Takes everything away. What is not there any more, or never was, is no reason to stop.
-pub async fn clear(kubectl: &Kubectl) {
+pub async fn remove(kubectl: &Kubectl) {
     println!(
         "\nremoving the namespace {} and all in it",
         kubectl.namespace
     );
-    let orders: [&[&str]; 4] = [
+    let commands: [&[&str]; 4] = [
         &["delete", "deployments,jobs", "--all", "--wait=false"],
         &[
             "delete",
@@ -118,15 +118,15 @@ pub async fn clear(kubectl: &Kubectl) {
         ],
         &["delete", "postgresqls", "--all", "--timeout=120s"],
     ];
-    for order in orders {
-        if let Err(error) = kubectl.told(order, "", DOWN).await {
+    for command in commands {
+        if let Err(error) = kubectl.run_with_input(command, "", DOWN).await {
             println!("  {error:#}");
         }
     }
     // The resource goes at once, and the operator takes down what belongs to it afterwards.
     let gone = until("the Zalando operator's end of it", DOWN, async || {
         let left = kubectl
-            .asked(&["get", "statefulsets", "-o", "name"])
+            .query(&["get", "statefulsets", "-o", "name"])
             .await?;
         Ok(left.is_empty().then_some(()))
     });
@@ -135,7 +135,7 @@ pub async fn clear(kubectl: &Kubectl) {
     }
     let namespace = &kubectl.namespace;
     if let Err(error) = kubectl
-        .told(
+        .run_with_input(
             &["delete", "namespace", namespace, "--timeout=240s"],
             "",
             DOWN,

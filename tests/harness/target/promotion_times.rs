@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 /// The instants of the latest promotion; none while it has not come that far.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Moments {
+pub struct PromotionTimes {
     /// The controller has seen `spec.replica.enabled: false`.
-    pub asked: Option<Instant>,
+    pub requested: Option<Instant>,
     /// `pg_ctl promote` begins.
     pub promoting: Option<Instant>,
     /// The server is out of recovery.
@@ -26,7 +26,7 @@ pub struct Moments {
     pub healthy: Option<Instant>,
 }
 
-impl Moments {
+impl PromotionTimes {
     /// When it was all over: in its Service again after a restart, or known to need none.
     pub fn over(&self) -> Option<Instant> {
         self.serving.or(self.settled)
@@ -42,7 +42,7 @@ impl Moments {
         } else {
             self.primary?
         };
-        Some(end.duration_since(self.asked?))
+        Some(end.duration_since(self.requested?))
     }
 }
 
@@ -52,20 +52,20 @@ mod tests {
 
     #[test]
     fn a_restart_belongs_to_the_targets_own_time() {
-        let asked = Instant::now();
-        let at = |ms| Some(asked + Duration::from_millis(ms));
-        let mut moments = Moments {
-            asked: Some(asked),
+        let requested = Instant::now();
+        let at = |ms| Some(requested + Duration::from_millis(ms));
+        let mut promotion_times = PromotionTimes {
+            requested: Some(requested),
             primary: at(900),
-            ..Moments::default()
+            ..PromotionTimes::default()
         };
-        assert_eq!(moments.own(), None, "a restart may follow");
-        moments.settled = at(1_500);
-        assert_eq!(moments.own(), Some(Duration::from_millis(900)));
-        moments.settled = None;
-        moments.restart_began = at(1_600);
-        assert_eq!(moments.own(), None, "not before it is over");
-        moments.serving = at(2_900);
-        assert_eq!(moments.own(), Some(Duration::from_millis(2_900)));
+        assert_eq!(promotion_times.own(), None, "a restart may follow");
+        promotion_times.settled = at(1_500);
+        assert_eq!(promotion_times.own(), Some(Duration::from_millis(900)));
+        promotion_times.settled = None;
+        promotion_times.restart_began = at(1_600);
+        assert_eq!(promotion_times.own(), None, "not before it is over");
+        promotion_times.serving = at(2_900);
+        assert_eq!(promotion_times.own(), Some(Duration::from_millis(2_900)));
     }
 }

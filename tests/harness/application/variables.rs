@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use super::login::Login;
 
 /// Variables by name.
-pub type Environment = BTreeMap<String, String>;
+pub type Variables = BTreeMap<String, String>;
 
 /// Reads what the container's specification names; later sources win over earlier ones, `env` over
 /// `envFrom`.
@@ -18,30 +18,30 @@ pub type Environment = BTreeMap<String, String>;
 /// # Errors
 /// An object or key that is not optional is missing: the kubelet would leave the pod in
 /// CreateContainerConfigError.
-pub async fn read(client: &Client, namespace: &str, container: &Container) -> Result<Environment> {
+pub async fn read(client: &Client, namespace: &str, container: &Container) -> Result<Variables> {
     let reader = Reader {
         config_maps: Api::namespaced(client.clone(), namespace),
         secrets: Api::namespaced(client.clone(), namespace),
     };
-    let mut environment = Environment::new();
+    let mut variables = Variables::new();
     for source in container.env_from.iter().flatten() {
-        environment.extend(reader.all_of(source).await?);
+        variables.extend(reader.all_of(source).await?);
     }
     for variable in container.env.iter().flatten() {
         if let Some(value) = reader.one(variable).await? {
-            environment.insert(variable.name.clone(), value);
+            variables.insert(variable.name.clone(), value);
         }
     }
-    Ok(environment)
+    Ok(variables)
 }
 
 /// Mastodon's DB_* variables as a login.
 ///
 /// # Errors
 /// One is missing or no number.
-pub fn login(environment: &Environment) -> Result<Login> {
+pub fn login(variables: &Variables) -> Result<Login> {
     let value = |name: &str| {
-        environment
+        variables
             .get(name)
             .cloned()
             .with_context(|| format!("the variable {name} is not set"))
@@ -61,7 +61,7 @@ struct Reader {
 }
 
 impl Reader {
-    async fn all_of(&self, source: &EnvFromSource) -> Result<Environment> {
+    async fn all_of(&self, source: &EnvFromSource) -> Result<Variables> {
         let prefix = source.prefix.clone().unwrap_or_default();
         let (found, name, optional) = match (&source.config_map_ref, &source.secret_ref) {
             (Some(reference), _) => (
@@ -81,7 +81,7 @@ impl Reader {
                 .into_iter()
                 .map(|(key, value)| (format!("{prefix}{key}"), value))
                 .collect()),
-            None if optional == Some(true) => Ok(Environment::new()),
+            None if optional == Some(true) => Ok(Variables::new()),
             None => bail!("{name:?} not found"),
         }
     }
@@ -116,7 +116,7 @@ impl Reader {
         }
     }
 
-    async fn config_map(&self, name: &str) -> Result<Option<Environment>> {
+    async fn config_map(&self, name: &str) -> Result<Option<Variables>> {
         let object = self
             .config_maps
             .get_opt(name)
@@ -125,7 +125,7 @@ impl Reader {
         Ok(object.map(|object| object.data.unwrap_or_default()))
     }
 
-    async fn secret(&self, name: &str) -> Result<Option<Environment>> {
+    async fn secret(&self, name: &str) -> Result<Option<Variables>> {
         let object = self
             .secrets
             .get_opt(name)
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_login_needs_every_variable() {
-        let mut environment: Environment = [
+        let mut variables: Variables = [
             ("DB_HOST", "pooler"),
             ("DB_PORT", "5432"),
             ("DB_NAME", "mastodon"),
@@ -158,15 +158,15 @@ mod tests {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
-        let found = login(&environment).unwrap();
+        let found = login(&variables).unwrap();
         assert_eq!(
             format!("{found:?}"),
             "mastodon@pooler:5432/mastodon",
             "the password is not printed"
         );
-        environment.remove("DB_HOST");
+        variables.remove("DB_HOST");
         assert_eq!(
-            login(&environment).unwrap_err().to_string(),
+            login(&variables).unwrap_err().to_string(),
             "the variable DB_HOST is not set"
         );
     }

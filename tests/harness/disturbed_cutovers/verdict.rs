@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{LIMIT, Lane};
+use super::{LIMIT, Worker};
 use crate::{
     ledger::{self, Outcome, Verdict},
-    migration::{FORGOTTEN, rows},
-    standing::AT_WORK,
+    migration::{UNMANAGED, rows},
+    snapshot::ACTIVE_WRITES,
 };
 
 /// Acknowledged writes of the forgotten writer that show that it was at work.
@@ -21,14 +21,14 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// What the ledger says.
 #[derive(Clone, Debug)]
-pub struct Judged {
+pub struct Judgement {
     /// In full.
     pub verdict: Verdict,
     /// Clients that had a write acknowledged.
     pub writers: usize,
 }
 
-impl Judged {
+impl Judgement {
     /// From the last write that the source acknowledged to the first that the target did.
     pub fn gap(&self) -> Duration {
         self.verdict.gap.map(|gap| gap.length()).unwrap_or_default()
@@ -39,22 +39,25 @@ impl Judged {
 ///
 /// # Errors
 /// A promise was broken.
-pub(super) async fn judge(lane: &mut Lane) -> Result<Judged> {
-    let migration = &mut lane.migration;
+pub(super) async fn judge(worker: &mut Worker) -> Result<Judgement> {
+    let migration = &mut worker.migration;
     migration.application.ready(LIMIT).await?;
-    migration.application.acknowledges(AT_WORK, LIMIT).await?;
+    migration
+        .application
+        .acknowledges(ACTIVE_WRITES, LIMIT)
+        .await?;
     let promotion = migration
         .journal()
         .await?
         .remove("promotion")
         .unwrap_or_default();
     let proved = instant(&promotion["at"])?;
-    let fenced = place(lane, proved);
-    let cut = lane.migration.cut(&lane.target, Some(fenced));
-    let attempts = lane.migration.application.stop().await?;
-    lane.ready = None;
-    let (on_target, on_source) = rows(&lane.migration.source, &lane.target).await?;
-    let verdict = ledger::judge(&attempts, &on_target, &on_source, &cut, PAUSE);
+    let fenced = since_epoch(worker, proved);
+    let topology = worker.migration.topology(&worker.target, Some(fenced));
+    let attempts = worker.migration.application.stop().await?;
+    worker.ready = None;
+    let (on_target, on_source) = rows(&worker.migration.source, &worker.target).await?;
+    let verdict = ledger::judge(&attempts, &on_target, &on_source, &topology, PAUSE);
     let acknowledged =
         |attempt: &&ledger::Attempt| matches!(attempt.outcome, Outcome::Acknowledged(_));
     let mut clients: Vec<&str> = attempts
@@ -64,7 +67,7 @@ pub(super) async fn judge(lane: &mut Lane) -> Result<Judged> {
         .collect();
     let forgotten = clients
         .iter()
-        .filter(|client| client.starts_with(FORGOTTEN))
+        .filter(|client| client.starts_with(UNMANAGED))
         .count();
     clients.sort_unstable();
     clients.dedup();
@@ -81,15 +84,15 @@ pub(super) async fn judge(lane: &mut Lane) -> Result<Judged> {
         "only {} clients were at work: {clients:?}",
         clients.len()
     );
-    nobody_waits(lane).await?;
+    no_pooler_is_paused(worker).await?;
     let writers = clients.len();
-    Ok(Judged { verdict, writers })
+    Ok(Judgement { verdict, writers })
 }
 
 /// No pooler is left paused.
-async fn nobody_waits(lane: &Lane) -> Result<()> {
+async fn no_pooler_is_paused(worker: &Worker) -> Result<()> {
     use tokio_postgres::SimpleQueryMessage;
-    for pooler in &lane.migration.poolers {
+    for pooler in &worker.migration.poolers {
         let answer = pooler.console("SHOW DATABASES").await?;
         let paused = answer.iter().any(|message| match message {
             SimpleQueryMessage::Row(row) => row.get("paused").is_some_and(|paused| paused != "0"),
@@ -101,9 +104,9 @@ async fn nobody_waits(lane: &Lane) -> Result<()> {
 }
 
 /// From the decision to go back to the first write that the source acknowledged after it.
-pub(super) fn way_back(lane: &Lane, going_back: &Value) -> Result<Option<Duration>> {
-    let decided = place(lane, instant(&going_back["at"])?);
-    let attempts = lane.migration.application.attempts();
+pub(super) fn rollback_time(worker: &Worker, rollback_fact: &Value) -> Result<Option<Duration>> {
+    let decided = since_epoch(worker, instant(&rollback_fact["at"])?);
+    let attempts = worker.migration.application.attempts();
     let taken = |attempt: &&ledger::Attempt| {
         matches!(attempt.outcome, Outcome::Acknowledged(_)) && attempt.sent >= decided
     };
@@ -121,8 +124,9 @@ fn instant(text: &Value) -> Result<Timestamp> {
 }
 
 /// Wall clock to the clients' axis.
-fn place(lane: &Lane, at: Timestamp) -> Duration {
-    lane.origin
+fn since_epoch(worker: &Worker, at: Timestamp) -> Duration {
+    worker
+        .epoch
         .elapsed()
         .saturating_sub(Timestamp::now().duration_since(at).unsigned_abs())
 }

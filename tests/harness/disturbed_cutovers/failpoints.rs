@@ -21,15 +21,15 @@ pub enum Phase {
 
 /// Moments in the order in which they first came.
 #[derive(Clone, Debug, Default)]
-pub struct Moments(Vec<String>);
+pub struct Failpoints(Vec<String>);
 
-impl Moments {
+impl Failpoints {
     /// Those that a log names.
-    pub fn of(log: &[Line]) -> Self {
+    pub fn from_log(log: &[Line]) -> Self {
         let mut all: Vec<String> = Vec::new();
-        for moment in log.iter().filter_map(|line| named(&line.text)) {
-            if !all.contains(&moment) {
-                all.push(moment);
+        for failpoint in log.iter().filter_map(|line| failpoint_in(&line.text)) {
+            if !all.contains(&failpoint) {
+                all.push(failpoint);
             }
         }
         Self(all)
@@ -42,28 +42,32 @@ impl Moments {
 
     /// Those of the way from one phase to another, both included.
     pub fn between(&self, from: Phase, to: Phase) -> Vec<&str> {
-        let meant = |moment: &&String| (from..=to).contains(&self.phase(moment));
-        self.0.iter().filter(meant).map(String::as_str).collect()
+        let in_phases = |failpoint: &&String| (from..=to).contains(&self.phase(failpoint));
+        self.0
+            .iter()
+            .filter(in_phases)
+            .map(String::as_str)
+            .collect()
     }
 
     /// Those from one of them on.
-    pub fn from(&self, moment: &str) -> Vec<&str> {
+    pub fn from(&self, failpoint: &str) -> Vec<&str> {
         self.0
             .iter()
             .map(String::as_str)
-            .skip_while(|known| *known != moment)
+            .skip_while(|known| *known != failpoint)
             .collect()
     }
 
     /// The phase that a moment belongs to.
-    pub fn phase(&self, moment: &str) -> Phase {
-        let place = |moment: &str| {
+    pub fn phase(&self, failpoint: &str) -> Phase {
+        let index = |failpoint: &str| {
             self.0
                 .iter()
-                .position(|known| known == moment)
+                .position(|known| known == failpoint)
                 .unwrap_or(usize::MAX)
         };
-        let is_behind = |landmark: &str| place(moment) >= place(landmark);
+        let is_behind = |landmark: &str| index(failpoint) >= index(landmark);
         match () {
             () if is_behind("after record Promotion") => Phase::PastReturn,
             () if is_behind("after Fence") => Phase::Fenced,
@@ -74,16 +78,16 @@ impl Moments {
 }
 
 /// The moment that a line of the log names.
-pub fn named(line: &str) -> Option<String> {
-    let (_, moment) = line.split_once(NAMED)?;
-    Some(moment.trim_end_matches(WAITING).trim().to_owned())
+pub fn failpoint_in(line: &str) -> Option<String> {
+    let (_, failpoint) = line.split_once(NAMED)?;
+    Some(failpoint.trim_end_matches(WAITING).trim().to_owned())
 }
 
 /// What the program says when it waits at a moment; at any, without one.
-pub fn waits_at(moment: Option<&str>) -> String {
-    moment.map_or_else(
+pub fn waiting_line(failpoint: Option<&str>) -> String {
+    failpoint.map_or_else(
         || NAMED.to_owned(),
-        |moment| format!("{NAMED}{moment}{WAITING}"),
+        |failpoint| format!("{NAMED}{failpoint}{WAITING}"),
     )
 }
 
@@ -91,7 +95,7 @@ pub fn waits_at(moment: Option<&str>) -> String {
 mod tests {
     use super::*;
 
-    fn moments() -> Moments {
+    fn failpoints() -> Failpoints {
         let lines = [
             "before Freeze",
             "before Freeze",
@@ -104,28 +108,31 @@ mod tests {
             at: jiff::Timestamp::UNIX_EPOCH,
             text: format!("+00:01.2 failpoint {text}"),
         };
-        Moments::of(&lines.map(line))
+        Failpoints::from_log(&lines.map(line))
     }
 
     #[test]
     fn each_is_listed_once_and_belongs_to_a_phase() {
-        let moments = moments();
-        assert_eq!(moments.all().len(), 5);
+        let failpoints = failpoints();
+        assert_eq!(failpoints.all().len(), 5);
         assert_eq!(
-            moments.between(Phase::BeforeBlock, Phase::BeforeBlock),
+            failpoints.between(Phase::BeforeBlock, Phase::BeforeBlock),
             ["before Freeze"]
         );
         assert_eq!(
-            moments.between(Phase::Blocked, Phase::Fenced),
+            failpoints.between(Phase::Blocked, Phase::Fenced),
             ["after record Blocked", "before Fence", "after Fence"]
         );
-        assert_eq!(moments.phase("after record Promotion"), Phase::PastReturn);
+        assert_eq!(
+            failpoints.phase("after record Promotion"),
+            Phase::PastReturn
+        );
     }
 
     #[test]
     fn a_line_that_waits_names_the_same_moment() {
-        let line = format!("x {}", waits_at(Some("after record Marker")));
-        assert_eq!(named(&line).as_deref(), Some("after record Marker"));
-        assert_eq!(named("blocking writes"), None);
+        let line = format!("x {}", waiting_line(Some("after record Marker")));
+        assert_eq!(failpoint_in(&line).as_deref(), Some("after record Marker"));
+        assert_eq!(failpoint_in("blocking writes"), None);
     }
 }

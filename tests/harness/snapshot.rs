@@ -15,18 +15,18 @@ use crate::{
 };
 
 /// Acknowledged writes that show that the application is at work.
-pub const AT_WORK: usize = 100;
+pub const ACTIVE_WRITES: usize = 100;
 
 /// A text and what stood there, by kind and name.
-pub type Standing = BTreeMap<String, Value>;
+pub type Snapshot = BTreeMap<String, Value>;
 
 /// What people have written into the objects, Patroni's configuration, and the source's server. The
 /// records of the cutover and its Lease are left out, and the Jobs that the kubelet makes.
 ///
 /// # Errors
 /// The API server or the source does not answer.
-pub async fn standing(migration: &Migration) -> Result<Standing> {
-    let (mut all, objects) = (Standing::new(), migration.objects());
+pub async fn take(migration: &Migration) -> Result<Snapshot> {
+    let (mut all, objects) = (Snapshot::new(), migration.objects());
     for kind in [
         CONFIG_MAP, SECRET, SERVICE, DEPLOYMENT, ROLE, CNPG, POOLER, POSTGRESQL,
     ] {
@@ -43,11 +43,11 @@ pub async fn standing(migration: &Migration) -> Result<Standing> {
         }
     }
     all.retain(|name, _| !name.starts_with("ConfigMap cutover-"));
-    of_the_source(&migration.source, &mut all).await?;
+    source_state(&migration.source, &mut all).await?;
     Ok(all)
 }
 
-async fn of_the_source(source: &Source, all: &mut Standing) -> Result<()> {
+async fn source_state(source: &Source, all: &mut Snapshot) -> Result<()> {
     let leader = source.leader().await?;
     all.insert("leader".into(), leader.name().into());
     all.insert(
@@ -65,13 +65,13 @@ async fn of_the_source(source: &Source, all: &mut Standing) -> Result<()> {
     Ok(())
 }
 
-/// What differs between two looks, in words; names of `but` may.
-pub fn differences(before: &Standing, after: &Standing, but: &[&str]) -> Vec<String> {
+/// What differs between two looks, in words; names of `except` may.
+pub fn differences(before: &Snapshot, after: &Snapshot, except: &[&str]) -> Vec<String> {
     let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
     let shown = |side: Option<&Value>| side.map_or_else(|| "nothing".to_owned(), Value::to_string);
     names
         .into_iter()
-        .filter(|name| !but.contains(&name.as_str()) && before.get(*name) != after.get(*name))
+        .filter(|name| !except.contains(&name.as_str()) && before.get(*name) != after.get(*name))
         .map(|name| {
             format!(
                 "{name} was {} and is {}",
@@ -93,7 +93,7 @@ pub async fn runs_on_the_source(
 ) -> Result<()> {
     application.ready(limit).await?;
     let before = application.attempts().len();
-    application.acknowledges(AT_WORK, limit).await?;
+    application.acknowledges(ACTIVE_WRITES, limit).await?;
     let addresses: BTreeSet<String> = source
         .members()
         .iter()

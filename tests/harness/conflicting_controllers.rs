@@ -83,45 +83,45 @@ pub async fn install(plane: &ControlPlane) -> Result<()> {
 }
 
 /// Somebody who puts one field of one object back.
-pub struct Contender {
+pub struct ConflictingController {
     /// Its name as a field manager.
     pub manager: &'static str,
     /// Whose word counts: kind, namespace, name, and where it says that this one acts. None: nobody
     /// can pause it.
-    pub heeds: Option<Heeds>,
+    pub pause_setting: Option<PauseSetting>,
     /// What is put back: kind and name, in the migration's namespace.
     pub object: (Kind, String),
     /// The merge patch that puts it back.
-    pub git: Value,
+    pub desired: Value,
 }
 
 /// What keeps a contender from acting.
 #[derive(Clone)]
-pub struct Heeds {
+pub struct PauseSetting {
     /// Kind, namespace and name.
     pub object: (Kind, String, String),
     /// A JSON pointer into it.
     pub field: String,
     /// The value with which it leaves the object alone.
-    pub still: Value,
+    pub paused_value: Value,
 }
 
 /// Acts until it is dropped.
-pub struct Acting(JoinHandle<()>);
+pub struct RunningController(JoinHandle<()>);
 
-impl Drop for Acting {
+impl Drop for RunningController {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-impl Contender {
+impl ConflictingController {
     /// Begins to act.
-    pub fn start(self, plane: &Arc<ControlPlane>, namespace: &str) -> Acting {
+    pub fn start(self, plane: &Arc<ControlPlane>, namespace: &str) -> RunningController {
         let (client, namespace) = (plane.admin(), namespace.to_owned());
-        Acting(tokio::spawn(async move {
+        RunningController(tokio::spawn(async move {
             loop {
-                if self.acts(&client).await {
+                if self.is_active(&client).await {
                     let (kind, name) = &self.object;
                     let params = PatchParams {
                         field_manager: Some(self.manager.into()),
@@ -131,24 +131,24 @@ impl Contender {
                         Api::namespaced_with(client.clone(), &namespace, &resource(*kind));
                     // An API server that is away, or an object that is not there, is met again at
                     // the next turn.
-                    let _ = api.patch(name, &params, &Patch::Merge(&self.git)).await;
+                    let _ = api.patch(name, &params, &Patch::Merge(&self.desired)).await;
                 }
                 tokio::time::sleep(TURN).await;
             }
         }))
     }
 
-    async fn acts(&self, client: &Client) -> bool {
-        let Some(heeds) = &self.heeds else {
+    async fn is_active(&self, client: &Client) -> bool {
+        let Some(pause_setting) = &self.pause_setting else {
             return true;
         };
-        let (kind, namespace, name) = &heeds.object;
+        let (kind, namespace, name) = &pause_setting.object;
         let api: Api<DynamicObject> =
             Api::namespaced_with(client.clone(), namespace, &resource(*kind));
         let Ok(found) = api.get(name).await else {
             return false;
         };
         let found = serde_json::to_value(found).unwrap_or_default();
-        found.pointer(&heeds.field) != Some(&heeds.still)
+        found.pointer(&pause_setting.field) != Some(&pause_setting.paused_value)
     }
 }

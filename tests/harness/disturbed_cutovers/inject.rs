@@ -8,9 +8,9 @@ use http::Method;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use super::{LIMIT, Lane, deed::Deed, moments::waits_at, scenario::chosen};
+use super::{LIMIT, Worker, failpoints::waiting_line, fault::Fault, scenario::chosen};
 use crate::{
-    kubelet::{Ended, Running},
+    kubelet::{Ended, RunningPod},
     objects::{CRON_JOB, LEASE},
     route::Route,
     source::{Member, rest},
@@ -18,70 +18,70 @@ use crate::{
 
 /// So long the late one may act before the other goes on.
 const HEAD_START: Duration = Duration::from_millis(1_500);
-const OUR_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity where \
+const PROGRAM_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity where \
     application_name like 'replica-migration%'";
 
-impl Lane {
+impl Worker {
     /// Does it; returns the other pods that it took. `later`: the moments from this one on.
-    pub(super) async fn strike(
+    pub(super) async fn inject(
         &mut self,
-        deed: Deed,
-        pod: &Running,
+        fault: Fault,
+        pod: &RunningPod,
         later: Vec<&str>,
         route: Route,
     ) -> Result<Vec<(String, Ended)>> {
-        match deed {
-            Deed::Kill | Deed::RollBack => pod.kill(),
-            Deed::KillSoon(after) => {
-                pod.go_on();
+        match fault {
+            Fault::Kill | Fault::RollBack => pod.kill(),
+            Fault::KillSoon(after) => {
+                pod.release_failpoint();
                 sleep(after).await;
                 pod.kill();
             }
-            Deed::Terminate => {
+            Fault::Terminate => {
                 pod.terminate();
-                pod.go_on();
+                pod.release_failpoint();
             }
-            Deed::RollBackMeanwhile => pod.freeze(),
+            Fault::RollBackMeanwhile => pod.suspend(),
             _ => {}
         }
-        match deed {
-            Deed::Kill | Deed::KillSoon(_) | Deed::Terminate => Ok(Vec::new()),
-            Deed::RollBack => Ok(vec![(
+        match fault {
+            Fault::Kill | Fault::KillSoon(_) | Fault::Terminate => Ok(Vec::new()),
+            Fault::RollBack => Ok(vec![(
                 "rollback".into(),
                 self.pod("rollback", route).run(LIMIT).await?,
             )]),
-            Deed::RollBackMeanwhile => self.meanwhile("rollback", pod, route).await,
-            Deed::Hang => self.meanwhile("cutover", pod, route).await,
-            Deed::Overtake(share) => self.overtaken(pod, &chosen(later, share), route).await,
-            Deed::Second => {
+            Fault::RollBackMeanwhile => self.hang_while_another_runs("rollback", pod, route).await,
+            Fault::Hang => self.hang_while_another_runs("cutover", pod, route).await,
+            Fault::Overtake(position) => self.overtake(pod, &chosen(later, position), route).await,
+            Fault::Second => {
                 let second = self.pod("cutover", route).run(LIMIT).await?;
-                pod.go_on();
+                pod.release_failpoint();
                 Ok(vec![("the second one".into(), second)])
             }
-            _ => self.around(deed, pod).await.map(|()| Vec::new()),
+            _ => self.inject_around(fault, pod).await.map(|()| Vec::new()),
         }
     }
 
     /// The pod hangs until another one has come to its end.
-    async fn meanwhile(
+    async fn hang_while_another_runs(
         &self,
         step: &str,
-        pod: &Running,
+        pod: &RunningPod,
         route: Route,
     ) -> Result<Vec<(String, Ended)>> {
-        pod.freeze();
+        pod.suspend();
         let other = self.pod(step, route).run(LIMIT).await;
-        pod.go_on();
-        pod.thaw();
+        pod.release_failpoint();
+        pod.resume();
         Ok(vec![(format!("{step} meanwhile"), other?)])
     }
 
     /// A second one comes to a moment of its own; then the first goes on with what it saw long ago,
     /// and then the second.
-    async fn overtaken(
+    async fn overtake(
         &self,
-        pod: &Running,
-        moment: &str,
+        pod: &RunningPod,
+        failpoint: &str,
         route: Route,
     ) -> Result<Vec<(String, Ended)>> {
         self.migration
@@ -90,100 +90,106 @@ impl Lane {
             .await?;
         let second = self
             .pod("cutover", route)
-            .env("FAILPOINT", moment)
+            .env("FAILPOINT", failpoint)
             .start()
             .await?;
-        let came = second.says(&waits_at(Some(moment)), LIMIT).await.is_ok();
-        pod.go_on();
+        let came = second
+            .wait_for_line(&waiting_line(Some(failpoint)), LIMIT)
+            .await
+            .is_ok();
+        pod.release_failpoint();
         let _ = timeout(HEAD_START, pod.wait(LIMIT)).await;
-        second.go_on();
-        let story = format!("the other one{} {moment}", if came { "" } else { ", no" });
-        Ok(vec![(story, second.wait(LIMIT).await?)])
+        second.release_failpoint();
+        let trace = format!(
+            "the other one{} {failpoint}",
+            if came { "" } else { ", no" }
+        );
+        Ok(vec![(trace, second.wait(LIMIT).await?)])
     }
 
     /// What happens beside the pod.
-    async fn around(&mut self, deed: Deed, pod: &Running) -> Result<()> {
+    async fn inject_around(&mut self, fault: Fault, pod: &RunningPod) -> Result<()> {
         let plane = &self.migration.plane;
-        match deed {
-            Deed::ApiServerAway(seconds) => {
+        match fault {
+            Fault::ApiServerAway(seconds) => {
                 plane.stop_api_server().await;
-                pod.go_on();
+                pod.release_failpoint();
                 sleep(Duration::from_secs(seconds)).await;
                 plane.start_api_server().await?;
             }
-            Deed::ApiServerHangs(time) => {
-                plane.freeze_api_server();
-                pod.go_on();
+            Fault::ApiServerHangs(time) => {
+                plane.suspend_api_server();
+                pod.release_failpoint();
                 sleep(time).await;
-                plane.thaw_api_server();
+                plane.resume_api_server();
             }
-            Deed::PatroniHangs(time) => {
+            Fault::PatroniHangs(time) => {
                 hang(
                     self.leader().await?,
                     pod,
                     time,
-                    Member::freeze_patroni,
-                    Member::thaw_patroni,
+                    Member::suspend_patroni,
+                    Member::resume_patroni,
                 )
                 .await
             }
-            Deed::LeaderHangs(time) => {
+            Fault::LeaderHangs(time) => {
                 hang(
                     self.leader().await?,
                     pod,
                     time,
-                    Member::freeze,
-                    Member::thaw,
+                    Member::suspend,
+                    Member::resume,
                 )
                 .await
             }
-            Deed::TargetHangs(time) => {
-                self.target.freeze();
-                pod.go_on();
+            Fault::TargetHangs(time) => {
+                self.target.suspend();
+                pod.release_failpoint();
                 sleep(time).await;
-                self.target.thaw();
+                self.target.resume();
             }
             _ => {
-                self.at_once(deed).await?;
-                pod.go_on();
+                self.inject_at_once(fault).await?;
+                pod.release_failpoint();
             }
         }
         Ok(())
     }
 
     /// What takes no time.
-    async fn at_once(&mut self, deed: Deed) -> Result<()> {
+    async fn inject_at_once(&mut self, fault: Fault) -> Result<()> {
         let source = &self.migration.source;
-        match deed {
-            Deed::Abort => self.annotate(json!("true")).await?,
+        match fault {
+            Fault::Abort => self.annotate(json!("true")).await?,
             // A server that is stopped or restarting has no sessions.
-            Deed::SourceSessions => {
+            Fault::SourceSessions => {
                 if let Ok(session) = source.connect_to(self.leader().await?, "postgres").await {
-                    let _ = session.batch_execute(OUR_SESSIONS).await;
+                    let _ = session.batch_execute(PROGRAM_SESSIONS).await;
                 }
             }
-            Deed::TargetSessions => self.at_target(OUR_SESSIONS).await,
-            Deed::Receiver => self.at_target("select pg_terminate_backend(pid) from \
+            Fault::TargetSessions => self.run_on_target(PROGRAM_SESSIONS).await,
+            Fault::Receiver => self.run_on_target("select pg_terminate_backend(pid) from \
                 pg_stat_wal_receiver").await,
-            Deed::ReplayPaused => self.at_target("select pg_wal_replay_pause()").await,
-            Deed::LeaderCrashes => self.leader().await?.kill_postgres()?,
-            Deed::LeaderLost => {
+            Fault::ReplayPaused => self.run_on_target("select pg_wal_replay_pause()").await,
+            Fault::LeaderCrashes => self.leader().await?.kill_postgres()?,
+            Fault::LeaderLost => {
                 let leader = self.leader().await?;
                 leader.kill_patroni().await?;
                 leader.kill_postgres()?;
             }
-            Deed::Switchover => source.switchover().await?,
-            Deed::PoolerReplaced => self.migration.poolers[0].replace().await?,
-            Deed::PoolersResumed => self.resume().await,
-            Deed::BlockLifted => {
+            Fault::Switchover => source.switchover().await?,
+            Fault::PoolerReplaced => self.migration.poolers[0].replace().await?,
+            Fault::PoolersResumed => self.resume_poolers().await,
+            Fault::BlockLifted => {
                 self.configure(&json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": null}}}))
                     .await?
             }
-            Deed::ReadOnlyLifted => {
+            Fault::ReadOnlyLifted => {
                 self.configure(&json!({"postgresql": {"parameters": {"default_transaction_read_only": null}}}))
                     .await?
             }
-            Deed::SourceStarted => {
+            Fault::SourceStarted => {
                 let leader = self.leader().await?;
                 // Refused when it runs already.
                 let _ = rest::request(Method::POST, &format!("{}/restart", leader.rest_url()), Some(&json!({}))).await;
@@ -194,15 +200,15 @@ impl Lane {
     }
 
     /// Takes back what would stand in the way of the next pod.
-    pub(super) async fn mend(&self, deed: Deed) -> Result<()> {
-        match deed {
-            Deed::Abort => self.annotate(json!(null)).await,
-            Deed::ReplayPaused => {
-                self.at_target("select pg_wal_replay_resume()").await;
+    pub(super) async fn undo_fault(&self, fault: Fault) -> Result<()> {
+        match fault {
+            Fault::Abort => self.annotate(json!(null)).await,
+            Fault::ReplayPaused => {
+                self.run_on_target("select pg_wal_replay_resume()").await;
                 Ok(())
             }
-            Deed::LeaderCrashes | Deed::Switchover => self.target_follows().await,
-            Deed::LeaderLost => {
+            Fault::LeaderCrashes | Fault::Switchover => self.wait_until_healthy().await,
+            Fault::LeaderLost => {
                 let mut lost = self
                     .migration
                     .source
@@ -210,7 +216,7 @@ impl Lane {
                     .iter()
                     .filter(|member| !member.postgres_runs());
                 lost.try_for_each(Member::start)?;
-                self.target_follows().await
+                self.wait_until_healthy().await
             }
             _ => Ok(()),
         }
@@ -243,13 +249,13 @@ impl Lane {
     }
 
     /// A statement at the target; one that restarts just then has nothing to be disturbed.
-    async fn at_target(&self, sql: &str) {
+    async fn run_on_target(&self, sql: &str) {
         if let Ok(session) = self.target.admin("postgres").await {
             let _ = session.batch_execute(sql).await;
         }
     }
 
-    async fn resume(&self) {
+    async fn resume_poolers(&self) {
         for pooler in &self.migration.poolers {
             // Refused when it is not paused.
             let _ = pooler.console("RESUME").await;
@@ -263,7 +269,7 @@ impl Lane {
 
     /// A failover is over, and the target is on the new leader's timeline; past the return there is
     /// nobody to follow.
-    async fn target_follows(&self) -> Result<()> {
+    async fn wait_until_healthy(&self) -> Result<()> {
         if !self.migration.journal().await?.contains_key("returned") {
             return Ok(());
         }
@@ -273,13 +279,13 @@ impl Lane {
 
 async fn hang(
     member: &Member,
-    pod: &Running,
+    pod: &RunningPod,
     time: Duration,
-    freeze: fn(&Member),
-    thaw: fn(&Member),
+    suspend: fn(&Member),
+    resume: fn(&Member),
 ) {
-    freeze(member);
-    pod.go_on();
+    suspend(member);
+    pod.release_failpoint();
     sleep(time).await;
-    thaw(member);
+    resume(member);
 }

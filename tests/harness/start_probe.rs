@@ -33,18 +33,18 @@ pub struct Start {
 }
 
 /// A door where no API server is behind.
-pub struct Door {
+pub struct StartProbe {
     listener: TcpListener,
     account: tempfile::TempDir,
     objects: Vec<Value>,
 }
 
-impl Door {
+impl StartProbe {
     /// Opens one, and renders the example.
     ///
     /// # Errors
     /// As [`manifests::render`], or a file cannot be written.
-    pub async fn open() -> Result<Self> {
+    pub async fn new() -> Result<Self> {
         let account = tempfile::tempdir()?;
         let authority = Authority::root("nobody")?;
         for (name, text) in [
@@ -67,19 +67,19 @@ impl Door {
     /// It does not come to the door within half a minute.
     pub async fn start(&self, program: &Path, step: &str) -> Result<Start> {
         let mut command = Command::new(program);
-        command.env_clear().envs(self.environment(step)?);
+        command.env_clear().envs(self.variables(step)?);
         let begun = Instant::now();
         let mut child = command
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let knocked = timeout(LIMIT, self.listener.accept()).await;
+        let connected = timeout(LIMIT, self.listener.accept()).await;
         let elapsed = begun.elapsed();
-        let seen = look(child.id());
+        let usage = sample(child.id());
         child.kill()?;
         child.wait()?;
-        knocked.with_context(|| format!("{step} has not called the api"))??;
-        let (processor, resident_bytes) = seen?;
+        connected.with_context(|| format!("{step} has not called the api"))??;
+        let (processor, resident_bytes) = usage?;
         Ok(Start {
             elapsed,
             processor,
@@ -88,10 +88,10 @@ impl Door {
     }
 
     /// The settings, and an empty file for each that the pod would mount.
-    fn environment(&self, step: &str) -> Result<BTreeMap<String, String>> {
+    fn variables(&self, step: &str) -> Result<BTreeMap<String, String>> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let settings = of_kind(&self.objects, "ConfigMap").find_map(|map| map["data"].as_object());
-        let mut environment: BTreeMap<String, String> = settings
+        let mut variables: BTreeMap<String, String> = settings
             .context("the example has no settings")?
             .iter()
             .map(|(key, value)| (key.clone(), text(value)))
@@ -100,9 +100,9 @@ impl Door {
         let Some(job) = of_kind(&own, "Job").next() else {
             bail!("there is no step {step}")
         };
-        let variables = job["spec"]["template"]["spec"]["containers"][0]["env"].as_array();
-        environment.extend(
-            variables
+        let mounted = job["spec"]["template"]["spec"]["containers"][0]["env"].as_array();
+        variables.extend(
+            mounted
                 .into_iter()
                 .flatten()
                 .map(|one| (text(&one["name"]), "/dev/null".to_owned())),
@@ -120,14 +120,14 @@ impl Door {
             ("SOURCE_HOSTADDR", "127.0.0.1".to_owned()),
             ("TARGET_HOSTADDR", "127.0.0.1".to_owned()),
         ] {
-            environment.insert(key.to_owned(), value);
+            variables.insert(key.to_owned(), value);
         }
-        Ok(environment)
+        Ok(variables)
     }
 }
 
 /// Processor time (proc(5), schedstat: nanoseconds) and the most memory so far.
-fn look(pid: u32) -> Result<(Duration, u64)> {
+fn sample(pid: u32) -> Result<(Duration, u64)> {
     let schedule = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
     let nanoseconds = schedule
         .split(' ')

@@ -1,11 +1,11 @@
 //! What disturbs a cut, and at which moments it may: nothing here is done, see
-//! [`disturb`](super::disturb).
+//! [`inject`](super::inject).
 
 use std::{fmt, time::Duration};
 
 use fastrand::Rng;
 
-use super::moments::Phase;
+use super::failpoints::Phase;
 use crate::route::Route;
 
 /// Long enough for several looks, and shorter than Patroni's own patience with its DCS.
@@ -19,7 +19,7 @@ const SOON_MS: std::ops::Range<u64> = 1..400;
 
 /// One way to disturb.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Deed {
+pub enum Fault {
     /// SIGKILL at the moment.
     Kill,
     /// SIGKILL so long after the moment, in the middle of whatever comes then.
@@ -78,7 +78,7 @@ pub enum Deed {
     SourceStarted,
 }
 
-impl Deed {
+impl Fault {
     /// So many there are.
     pub const KINDS: usize = 25;
 
@@ -124,9 +124,9 @@ impl Deed {
         ];
         let weights: u32 = all.iter().map(|(weight, _)| *weight).sum();
         let mut left = chance.u32(..weights);
-        for (weight, deed) in all {
+        for (weight, fault) in all {
             if left < weight {
-                return deed;
+                return fault;
             }
             left -= weight;
         }
@@ -171,7 +171,7 @@ impl Deed {
     }
 }
 
-impl fmt::Display for Deed {
+impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kill => write!(f, "SIGKILL"),
@@ -180,7 +180,9 @@ impl fmt::Display for Deed {
             Self::RollBack => write!(f, "SIGKILL and rollback"),
             Self::RollBackMeanwhile => write!(f, "hangs, rollback meanwhile"),
             Self::Hang => write!(f, "hangs, another one meanwhile"),
-            Self::Overtake(share) => write!(f, "overtaken by another one as far as {share:.3}"),
+            Self::Overtake(position) => {
+                write!(f, "overtaken by another one as far as {position:.3}")
+            }
             Self::Second => write!(f, "a second one"),
             Self::Abort => write!(f, "abort asked"),
             Self::ApiServerAway(seconds) => write!(f, "no API server for {seconds} s"),
