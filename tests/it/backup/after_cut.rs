@@ -23,8 +23,8 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::{
+    environment::{self, SOON, STEP, WHOLE, ends, names_in},
     restored::{Restored, demand},
-    stage::{self, SOON, STEP, WHOLE, ends, names_in},
 };
 
 const POLL: Duration = Duration::from_millis(100);
@@ -45,13 +45,13 @@ impl Over {
             .await
             .unwrap();
         // Kubernetes does not change the pod of an existing Job.
-        stage::remove(
+        environment::remove(
             &migration.plane,
             ("batch", "v1", "Job"),
             "zalando-backup-job",
         )
         .await;
-        stage::apply_manifests(&migration.plane).await;
+        environment::apply_manifests(&migration.plane).await;
         let (plane, setup) = (&migration.plane, migration.plane.setup());
         let volume = plane
             .instance()
@@ -211,7 +211,7 @@ async fn the_source_is_copied_from_a_member_in_recovery_and_its_ledger_is_comple
     )
     .await;
 
-    let objects: Vec<Value> = stage::manifests(&over.migration.plane)
+    let objects: Vec<Value> = environment::manifests(&over.migration.plane)
         .into_iter()
         .filter(|object| object["metadata"]["name"] == "replica-migration-final-backup")
         .collect();
@@ -325,7 +325,7 @@ async fn goodbye(over: &Over) {
         (("", "v1", "ConfigMap"), "grafana"),
         (("batch", "v1", "CronJob"), "report"),
     ] {
-        stage::remove(plane, kind, name).await;
+        environment::remove(plane, kind, name).await;
     }
     own_secret(over).await;
     own_hosts(over).await;

@@ -13,7 +13,7 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-use super::stage::{CNPG, CONFIG_MAP, DEPLOYMENT, SOON, Stage, ends, same};
+use super::environment::{CNPG, CONFIG_MAP, DEPLOYMENT, Environment, SOON, ends, same};
 
 const ARGO: &str = "argocd";
 const CRON_JOB: (&str, &str, &str) = ("batch", "v1", "CronJob");
@@ -22,11 +22,11 @@ const RECONCILE: &str = "kustomize.toolkit.fluxcd.io/reconcile";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
-    let stage = Stage::ready().await;
-    conflicting_controllers::install(&stage.migration.plane)
+    let environment = Environment::ready().await;
+    conflicting_controllers::install(&environment.migration.plane)
         .await
         .unwrap();
-    appear(&stage).await;
+    appear(&environment).await;
     for forbidden in [
         "scaledobjects.keda.sh is forbidden",
         "helmreleases.helm.toolkit.fluxcd.io \"mastodon\" is forbidden",
@@ -36,14 +36,14 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
             forbidden,
             "apply manifests/gitops/argo in Argo CD's namespace",
         ];
-        let ended = stage.cut(stage.by_config(), 2, &words).await;
+        let ended = environment.cut(environment.by_config(), 2, &words).await;
         assert!(!ended.text().contains("DOWNTIME"), "{ended}");
     }
-    grant(&stage).await;
-    let _acting = start(&stage);
-    let (before, contended_before) = (stage.snapshot().await, contended(&stage).await);
+    grant(&environment).await;
+    let _acting = start(&environment);
+    let (before, contended_before) = (environment.snapshot().await, contended(&environment).await);
 
-    let running = stage
+    let running = environment
         .by_config()
         .env("FAILPOINT", "before EndSessions")
         .start()
@@ -54,15 +54,15 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         .await
         .unwrap();
     assert_eq!(
-        stage.object(SCALED_OBJECT, "web").await["metadata"]["annotations"]["autoscaling.keda.sh/paused"],
+        environment.object(SCALED_OBJECT, "web").await["metadata"]["annotations"]["autoscaling.keda.sh/paused"],
         "true"
     );
     assert_eq!(
-        stage.object(HELM_RELEASE, "mastodon").await["spec"]["suspend"],
+        environment.object(HELM_RELEASE, "mastodon").await["spec"]["suspend"],
         true
     );
     assert_eq!(
-        stage.object(CRON_JOB, "nightly").await["spec"]["suspend"],
+        environment.object(CRON_JOB, "nightly").await["spec"]["suspend"],
         true
     );
     running.terminate();
@@ -75,11 +75,11 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
             "runs on the source as before",
         ],
     );
-    same(&before, &stage.snapshot().await);
-    same(&contended_before, &contended(&stage).await);
-    stage.runs_on_the_source().await;
+    same(&before, &environment.snapshot().await);
+    same(&contended_before, &contended(&environment).await);
+    environment.runs_on_the_source().await;
 
-    let running = stage
+    let running = environment
         .by_config()
         .env("FAILPOINT", "before EndSessions")
         .start()
@@ -96,12 +96,12 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         "giving back: Cluster database kustomize.toolkit.fluxcd.io/reconcile",
         "runs on the source as before",
     ];
-    stage.cut(stage.rollback(), 0, &words).await;
-    same(&before, &stage.snapshot().await);
-    same(&contended_before, &contended(&stage).await);
-    stage.runs_on_the_source().await;
+    environment.cut(environment.rollback(), 0, &words).await;
+    same(&before, &environment.snapshot().await);
+    same(&contended_before, &contended(&environment).await);
+    environment.runs_on_the_source().await;
 
-    a_job_that_runs_is_waited_for(&stage).await;
+    a_job_that_runs_is_waited_for(&environment).await;
     let words = [
         "DOWNTIME ENDS",
         "giving back: CronJob nightly suspend",
@@ -109,7 +109,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         "ConfigMap mastodon-database kustomize.toolkit.fluxcd.io/reconcile stays as it is, because \
          Flux's Kustomization apps would put",
     ];
-    let ended = stage.cut(stage.by_config(), 0, &words).await;
+    let ended = environment.cut(environment.by_config(), 0, &words).await;
     assert!(
         ended
             .text()
@@ -117,7 +117,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         "{ended}"
     );
     // What the cut has changed for good, and the mark that keeps Flux from putting it back.
-    let map = stage.object(CONFIG_MAP, "mastodon-database").await;
+    let map = environment.object(CONFIG_MAP, "mastodon-database").await;
     assert_eq!(
         (
             &map["data"]["DB_HOST"],
@@ -125,9 +125,9 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         ),
         (&json!("database-pooler-rw"), &json!("disabled"))
     );
-    same(&contended_before, &contended(&stage).await);
+    same(&contended_before, &contended(&environment).await);
     // Two of one reason, each with its own words.
-    let events = stage.objects(("events.k8s.io", "v1", "Event")).await;
+    let events = environment.objects(("events.k8s.io", "v1", "Event")).await;
     let stay = events
         .iter()
         .filter(|event| event["reason"] == "StaysPaused");
@@ -138,11 +138,11 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         tells("ConfigMap mastodon-database") && tells("Cluster database"),
         "{notes:?}"
     );
-    stage.nothing_is_lost().await;
+    environment.nothing_is_lost().await;
 }
 
 /// Those who contend, and the workloads that they contend for.
-async fn contended(stage: &Stage) -> BTreeMap<String, Value> {
+async fn contended(environment: &Environment) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     for (kind, name) in [
         (SCALED_OBJECT, "web"),
@@ -150,28 +150,28 @@ async fn contended(stage: &Stage) -> BTreeMap<String, Value> {
         (CRON_JOB, "nightly"),
         (HPA, "keda-hpa-web"),
     ] {
-        let object = stage.object(kind, name).await;
+        let object = environment.object(kind, name).await;
         all.insert(
             format!("{} {name}", kind.2),
             json!([object["metadata"]["annotations"], object["spec"]]),
         );
     }
-    for object in stage.objects(DEPLOYMENT).await {
+    for object in environment.objects(DEPLOYMENT).await {
         let name = format!("Deployment {}", object["metadata"]["name"]);
         all.insert(
             name,
             json!([object["metadata"]["annotations"], object["spec"]]),
         );
     }
-    let application = stage.object_in(APPLICATION, ARGO, "mastodon").await;
+    let application = environment.object_in(APPLICATION, ARGO, "mastodon").await;
     all.insert("Application mastodon".into(), application["spec"].clone());
     all
 }
 
 /// The objects of KEDA, Flux, Argo CD and the application's CronJob, and what they leave in those
 /// of the application.
-async fn appear(stage: &Stage) {
-    let plane = &stage.migration.plane;
+async fn appear(environment: &Environment) {
+    let plane = &environment.migration.plane;
     plane.namespace(ARGO).await.unwrap();
     let scaled = json!({"kind": "Deployment", "name": "mastodon-web", "apiVersion": "apps/v1"});
     let object = |kind: (&str, &str, &str), name: &str, spec: Value| json!({"apiVersion": format!("{}/{}", kind.0, kind.1), "kind": kind.2, "metadata": {"name": name}, "spec": spec});
@@ -207,9 +207,9 @@ async fn appear(stage: &Stage) {
     );
     application["metadata"]["namespace"] = ARGO.into();
     plane.apply(ARGO, &[application]).await.unwrap();
-    let uid = stage.object(SCALED_OBJECT, "web").await["metadata"]["uid"].clone();
+    let uid = environment.object(SCALED_OBJECT, "web").await["metadata"]["uid"].clone();
     let owner = json!([{"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "web", "uid": uid, "controller": true}]);
-    stage
+    environment
         .patch(
             HPA,
             "keda-hpa-web",
@@ -217,15 +217,15 @@ async fn appear(stage: &Stage) {
         )
         .await;
     let flux = json!({"metadata": {"labels": {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"}}});
-    stage
+    environment
         .patch(DEPLOYMENT, "mastodon-sidekiq-default", flux.clone())
         .await;
-    stage
+    environment
         .patch(CONFIG_MAP, "mastodon-database", flux.clone())
         .await;
-    stage.patch(CNPG, CLUSTER, flux).await;
+    environment.patch(CNPG, CLUSTER, flux).await;
     let helm = json!({"helm.toolkit.fluxcd.io/name": "mastodon", "helm.toolkit.fluxcd.io/namespace": NAMESPACE});
-    stage
+    environment
         .patch(
             DEPLOYMENT,
             "mastodon-sidekiq-federation",
@@ -233,14 +233,14 @@ async fn appear(stage: &Stage) {
         )
         .await;
     let tracking = json!({"argocd.argoproj.io/tracking-id": "mastodon:apps/Deployment:mastodon/mastodon-sidekiq-background"});
-    stage
+    environment
         .patch(
             DEPLOYMENT,
             "mastodon-sidekiq-background",
             json!({"metadata": {"annotations": tracking}}),
         )
         .await;
-    stage
+    environment
         .patch_as(
             "robot",
             DEPLOYMENT,
@@ -252,8 +252,8 @@ async fn appear(stage: &Stage) {
 
 /// manifests/components/keda, flux and cron-jobs in the overlay, and manifests/gitops/argo in Argo
 /// CD's namespace.
-async fn grant(stage: &Stage) {
-    let plane = &stage.migration.plane;
+async fn grant(environment: &Environment) {
+    let plane = &environment.migration.plane;
     let components = ["keda", "flux", "cron-jobs"];
     let objects =
         manifests::example_set(plane.setup(), &components, &["APP_CRONJOBS=nightly"]).unwrap();
@@ -267,7 +267,7 @@ async fn grant(stage: &Stage) {
 
 /// Each puts back the replicas of its Deployment, and Flux the ConfigMap, unless it is told not to;
 /// the robot is told nothing.
-fn start(stage: &Stage) -> Vec<RunningController> {
+fn start(environment: &Environment) -> Vec<RunningController> {
     let in_namespace = |kind, name: &str| (kind, NAMESPACE.to_owned(), name.to_owned());
     let pause_setting = |object, field: &str, paused_value: Value| {
         Some(PauseSetting {
@@ -340,17 +340,17 @@ fn start(stage: &Stage) -> Vec<RunningController> {
         map,
     ];
     all.into_iter()
-        .map(|one| one.start(&stage.migration.plane, NAMESPACE))
+        .map(|one| one.start(&environment.migration.plane, NAMESPACE))
         .collect()
 }
 
 /// The CronJob's controller tells of a Job that runs; nothing is blocked before it has ended.
-async fn a_job_that_runs_is_waited_for(stage: &Stage) {
+async fn a_job_that_runs_is_waited_for(environment: &Environment) {
     let active = json!([{"kind": "Job", "name": "nightly-1", "namespace": NAMESPACE}]);
-    stage
+    environment
         .patch_status(CRON_JOB, "nightly", json!({"status": {"active": active}}))
         .await;
-    let running = stage
+    let running = environment
         .by_config()
         .env("FAILPOINT", "before record Blocked")
         .start()
@@ -360,7 +360,7 @@ async fn a_job_that_runs_is_waited_for(stage: &Stage) {
         .wait_for_line("jobs of the application still run: nightly-1", SOON)
         .await
         .unwrap();
-    stage
+    environment
         .patch_status(CRON_JOB, "nightly", json!({"status": {"active": null}}))
         .await;
     running

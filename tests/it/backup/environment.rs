@@ -43,7 +43,7 @@ pub const WHOLE: [&str; 4] = [
 pub const SOON: Duration = Duration::from_secs(180);
 
 /// A source, and an API server with the manifests.
-pub struct Stage {
+pub struct Environment {
     pub plane: Arc<ControlPlane>,
     pub source: Source,
     pub kubelet: Kubelet,
@@ -51,7 +51,7 @@ pub struct Stage {
     pub volume: PathBuf,
 }
 
-impl Stage {
+impl Environment {
     pub async fn set(options: SourceOptions) -> Self {
         let plane = Arc::new(ControlPlane::start().await.unwrap());
         apply_manifests(&plane).await;
@@ -71,17 +71,18 @@ impl Stage {
             .instance()
             .subdirectory(plane.setup(), "claims/zalando-backup")
             .unwrap();
-        let stage = Self {
+        let environment = Self {
             plane,
             source,
             kubelet,
             volume,
         };
         let ca =
-            std::fs::read_to_string(stage.source.members()[0].layout().tls.join("ca.crt")).unwrap();
+            std::fs::read_to_string(environment.source.members()[0].layout().tls.join("ca.crt"))
+                .unwrap();
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": ca}});
-        stage.apply(secret).await;
-        stage
+        environment.apply(secret).await;
+        environment
     }
 
     /// A source of some megabytes.

@@ -32,14 +32,14 @@ pub const CA_OF_SOURCE: &str = "mastodon-postgresql-ca";
 /// Longer than anything here takes.
 pub const SOON: Duration = Duration::from_secs(60);
 
-pub struct Stage {
+pub struct Environment {
     pub plane: Arc<ControlPlane>,
     pub source: Source,
     services: Arc<Services>,
     kubelet: Kubelet,
 }
 
-impl Stage {
+impl Environment {
     /// After prepare-zalando, whose one result that matters here is written down.
     pub async fn set(options: SourceOptions) -> Self {
         let plane = Arc::new(ControlPlane::start().await.unwrap());
@@ -56,7 +56,7 @@ impl Stage {
             services.wait_for(host, SOON).await.unwrap();
         }
         let kubelet = Kubelet::new(&plane, &services, NAMESPACE).await.unwrap();
-        let stage = Self {
+        let environment = Self {
             plane,
             source,
             services,
@@ -64,12 +64,15 @@ impl Stage {
         };
         let login = [
             ("username", "standby"),
-            ("password", stage.source.credentials().standby.as_str()),
+            (
+                "password",
+                environment.source.credentials().standby.as_str(),
+            ),
         ];
-        stage
+        environment
             .create("zalando-streaming-replica", "Opaque", &login)
             .await;
-        stage
+        environment
     }
 
     pub fn job(&self) -> Launch<'_> {
@@ -143,7 +146,7 @@ impl Stage {
         self.psql_with(&files, query).await
     }
 
-    /// As [`Stage::psql`]; a value that is PEM becomes a file.
+    /// As [`Environment::psql`]; a value that is PEM becomes a file.
     pub async fn psql_with(&self, words: &[(&str, &str)], query: &str) -> Output {
         let ca = self.data("zalando-replication-ca").await["ca.crt"].clone();
         let address = self.services.resolve(HOST).unwrap();

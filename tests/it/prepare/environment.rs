@@ -30,14 +30,14 @@ pub(super) const MANIFEST: &str = "database-cluster-replica";
 /// A step that waits for nothing is over by then.
 pub(super) const SOON: Duration = Duration::from_secs(60);
 
-pub(super) struct Stage {
+pub(super) struct Environment {
     pub(super) plane: Arc<ControlPlane>,
     pub(super) source: Arc<Source>,
     pub(super) services: Arc<Services>,
     pub(super) kubelet: Kubelet,
 }
 
-impl Stage {
+impl Environment {
     pub(super) async fn set(options: SourceOptions) -> Self {
         let plane = Arc::new(ControlPlane::start().await.unwrap());
         let options = SourceOptions {

@@ -43,14 +43,14 @@ const APPS: [&str; 6] = [
 ];
 
 /// A namespace in the middle of a migration.
-pub struct Stage {
+pub struct Environment {
     pub plane: Arc<ControlPlane>,
     pub source: Source,
     pub target: Target,
     pub kubelet: Kubelet,
 }
 
-impl Stage {
+impl Environment {
     /// Waits for the Secret of the target's CA, which the step's pod mounts.
     pub async fn target_authority(&self) {
         let secrets: Api<Secret> = Api::namespaced(self.plane.admin(), NAMESPACE);
@@ -92,28 +92,28 @@ impl Stage {
                 .collect(),
         });
         let kubelet = Kubelet::with_programs(&plane, &services, NAMESPACE, programs);
-        let stage = Self {
+        let environment = Self {
             plane,
             source,
             target,
             kubelet,
         };
-        stage.write_down_the_steps_before().await;
-        stage
+        environment.write_down_the_steps_before().await;
+        environment
     }
 
     /// With a target that streams.
     pub async fn streaming(rows: u32) -> (Self, InstanceHandle) {
-        let stage = Self::without_a_cluster(rows).await;
-        stage.apply(cluster()).await;
-        let instance = stage.target.instance(CLUSTER, SOON).await.unwrap();
-        stage.hurry_the_clone().await;
-        stage
+        let environment = Self::without_a_cluster(rows).await;
+        environment.apply(cluster()).await;
+        let instance = environment.target.instance(CLUSTER, SOON).await.unwrap();
+        environment.hurry_the_clone().await;
+        environment
             .target
             .phase(CLUSTER, "Cluster in healthy state", SOON)
             .await
             .unwrap();
-        (stage, instance)
+        (environment, instance)
     }
 
     async fn write_down_the_steps_before(&self) {

@@ -26,13 +26,13 @@ pub const SOON: Duration = Duration::from_secs(120);
 pub const SOURCE: &str = "mastodon-postgresql";
 
 /// Source, application under load, and a target that streams.
-pub struct Stage {
+pub struct Environment {
     pub migration: Migration,
     pub target: InstanceHandle,
     epoch: Epoch,
 }
 
-impl Stage {
+impl Environment {
     /// Everything is done but the cut.
     pub async fn ready() -> Self {
         let (migration, epoch) = set().await;
@@ -89,7 +89,7 @@ impl Stage {
             .unwrap();
     }
 
-    /// As [`Stage::patch`], under a field manager's name.
+    /// As [`Environment::patch`], under a field manager's name.
     pub async fn patch_as(&self, manager: &str, kind: Kind, name: &str, change: Value) {
         let params = PatchParams {
             field_manager: Some(manager.into()),
@@ -231,7 +231,7 @@ impl Stage {
         verdict
     }
 
-    /// As [`Stage::judged`], and every promise was kept.
+    /// As [`Environment::judged`], and every promise was kept.
     pub async fn nothing_is_lost(self) {
         assert!(
             !self.fact("finished").await.is_null(),
