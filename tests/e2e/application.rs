@@ -1,5 +1,5 @@
-//! guide.md's six Deployments as writers of the ledger through the pooler, one more that nobody
-//! remembers, straight to the leader, and by ROUTE=service one that reads through the standbys'
+//! The test application: six Deployments that write to the ledger through the pooler, one unmanaged
+//! writer connected directly to the leader, and with ROUTE=service one reader behind the standbys'
 //! pooler.
 
 use std::{
@@ -18,19 +18,19 @@ use crate::{
     source::SOURCE,
 };
 
-/// The writer outside every list.
-pub const UNMANAGED: &str = "forgotten";
-/// The reader.
+/// The writer that is not part of the application: no ConfigMap or label points to it.
+pub const UNMANAGED: &str = "unmanaged";
+/// The Deployment that only reads, through the standbys' pooler.
 pub const READER: &str = "reader";
 const PART_OF: &str = "app.kubernetes.io/part-of=mastodon";
 const UP: Duration = Duration::from_secs(180);
-/// Answers that are still on their way.
+/// How long to wait for the last line of a client that was asked to end.
 const STOP: Duration = Duration::from_secs(90);
 
-/// The running application, and what its clients say.
+/// The running application and the log lines of its clients.
 pub struct Application {
     kubectl: Kubectl,
-    /// Lines as they came; of a pod that is gone there are no others.
+    /// Log lines in order of arrival. For a pod that is gone there is no other source.
     followed_lines: Arc<Mutex<Vec<String>>>,
     listening: JoinHandle<()>,
 }
@@ -64,14 +64,14 @@ pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<Application> {
         .chain([UNMANAGED])
         .collect();
     if settings.route == Route::Service {
-        // By the other way nobody leads it anywhere: it would go on reading from the source.
+        // With ROUTE=config nothing redirects this client: it would keep reading from the source.
         objects.push(deployment(
             READER,
             1,
             settings,
             &[
                 ("DB_HOST", "mastodon-postgresql-pooler-repl"),
-                ("ACT", "look"),
+                ("MODE", "read_row"),
             ],
         ));
         names.push(READER);
@@ -129,7 +129,7 @@ fn deployment(name: &str, replicas: u32, settings: &Settings, env: &[(&str, &str
     })
 }
 
-/// Follows the pods that run now: their log goes with them when they are scaled away.
+/// Follows the logs of the running pods, which are lost when the pods are scaled down.
 fn listen(kubectl: Kubectl, followed_lines: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let follow = [
@@ -149,13 +149,13 @@ fn listen(kubectl: Kubectl, followed_lines: Arc<Mutex<Vec<String>>>) -> JoinHand
             })
             .await;
         if let Err(error) = ended {
-            println!("the clients' logs are not followed any more: {error:#}");
+            println!("following the clients' logs ended: {error:#}");
         }
     })
 }
 
 impl Application {
-    /// Waits until the clients have said that many more acknowledged writes than now.
+    /// Waits until `count` more writes have been acknowledged.
     pub async fn acknowledges(&self, count: usize) -> Result<()> {
         let output = || {
             let followed_lines = self
@@ -176,8 +176,8 @@ impl Application {
         .await
     }
 
-    /// Ends all clients in order and returns every line of theirs: what the pods that still run
-    /// have said is asked of them, of the others it was heard.
+    /// Ends all clients and returns every log line: for running pods from the pod itself, for pods
+    /// that are gone from the followed log.
     pub async fn stop(self) -> Result<Vec<String>> {
         let running = [
             "get",
@@ -188,9 +188,9 @@ impl Application {
         ];
         let found = self.kubectl.json(&running).await?;
         let found = found["items"].as_array().context("a list of pods")?.iter();
-        // One that is being deleted runs still, and may be gone in a moment.
-        let stays = found.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-        let pods: Vec<&str> = stays
+        // A pod that is being deleted still runs, and may be gone at the next call.
+        let staying = found.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let pods: Vec<&str> = staying
             .filter_map(|pod| pod["metadata"]["name"].as_str())
             .collect();
         for pod in &pods {
@@ -200,7 +200,7 @@ impl Application {
         }
         let mut lines = Vec::new();
         for pod in &pods {
-            let what = format!("the last word of {pod}");
+            let what = format!("the last line of {pod}");
             let output = until(&what, STOP, async || {
                 let output = self.kubectl.query(&["logs", pod, "--tail=-1"]).await?;
                 Ok(output
@@ -211,13 +211,13 @@ impl Application {
             });
             lines.extend(output.await?.lines().map(str::to_owned));
         }
-        let query = |line: &String| pods.iter().any(|pod| Some(*pod) == line.split(' ').next());
+        let is_of_running_pod = |line: &String| pods.iter().any(|pod| Some(*pod) == line.split(' ').next());
         let followed_lines = self
             .followed_lines
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        lines.extend(followed_lines.into_iter().filter(|line| !query(line)));
+        lines.extend(followed_lines.into_iter().filter(|line| !is_of_running_pod(line)));
         Ok(lines)
     }
 }

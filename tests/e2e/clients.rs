@@ -1,7 +1,7 @@
-//! What the clients said, line by line (`writer.sh` tells the words), as attempts for the judge and
-//! as counts for the table.
+//! Parses the clients' log lines (written by `writer.sh`) into attempts for the ledger and counts
+//! for the table.
 //!
-//! Instants are durations since 1970, so that the clients' clocks, the receipt's and the log's are
+//! Instants are durations since 1970, so that the clients' clocks, the receipt and the log share
 //! one axis.
 
 use std::{
@@ -12,27 +12,28 @@ use std::{
 use anyhow::{Context, Result};
 use harness::ledger::{Attempt, Gap, Key, Outcome, Server};
 
-/// Everything that the clients said.
+/// The parsed log lines of all clients.
 #[derive(Clone, Debug, Default)]
 pub struct ClientOutput {
-    /// Every row that somebody tried to write.
+    /// Every row that a client tried to write.
     pub attempts: Vec<Attempt>,
-    /// By pod.
+    /// The sessions of each pod, by pod name.
     pub pods: BTreeMap<String, Pod>,
 }
 
-/// One client's session, as it was told of it.
+/// What one client observed.
 #[derive(Clone, Debug, Default)]
 pub struct Pod {
-    /// Writes or reads that were refused or left without an answer, once it had had a session.
+    /// Writes or reads that were refused or got no answer, counted from the client's first session
+    /// on.
     pub errors: Vec<String>,
-    /// Sessions that have ended, and not by the client.
+    /// Sessions that the client did not end itself.
     pub disconnects: Vec<String>,
-    /// When a reader got its rows, and from whom.
+    /// When a reader received rows, and from which server.
     pub reads: Vec<(Duration, String)>,
-    /// It has had a session.
+    /// The client has had a session.
     opened: bool,
-    /// It has said that it has nothing more to say.
+    /// The client wrote its last line.
     ended: bool,
 }
 
@@ -40,11 +41,11 @@ impl ClientOutput {
     /// Reads the lines of all pods, in any order of pods.
     ///
     /// # Errors
-    /// A line that is none of writer.sh's.
+    /// A line that writer.sh cannot have written.
     pub fn read<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let mut output = Self::default();
         let mut known = BTreeSet::new();
-        // A pod that was followed and asked at last has said the same twice.
+        // The lines of a pod that was followed and read again at the end appear twice.
         for line in lines.into_iter().filter(|line| known.insert(*line)) {
             output
                 .line(line)
@@ -55,13 +56,12 @@ impl ClientOutput {
 
     fn line(&mut self, line: &str) -> Result<()> {
         let (pod, line) = line.split_once(' ').context("no pod")?;
-        let (verb, rest) = line.split_once(' ').context("no word")?;
+        let (verb, rest) = line.split_once(' ').context("no verb")?;
         let entry = self.pods.entry(pod.to_owned()).or_default();
         match verb {
             "ack" | "no" | "unknown" => {
                 let attempt = attempt(pod, verb, rest)?;
-                // Before its first session a client waits for the source to be ready, as every
-                // client does.
+                // A client that has had no session yet waits for the source to become ready.
                 if entry.opened && !matches!(attempt.outcome, Outcome::Acknowledged(_)) {
                     entry.errors.push(text(&attempt.outcome).to_owned());
                 }
@@ -76,12 +76,12 @@ impl ClientOutput {
             "unread" => {}
             "gone" => entry.disconnects.push(after_instant(rest)),
             "end" => entry.ended = true,
-            other => anyhow::bail!("no word of theirs: {other}"),
+            other => anyhow::bail!("unknown verb {other:?}"),
         }
         Ok(())
     }
 
-    /// Pods whose log breaks off: what they knew is not all known.
+    /// Pods whose log has no last line, so that some outcomes are unknown.
     pub fn broken_off(&self) -> Vec<&str> {
         self.pods
             .iter()
@@ -93,7 +93,7 @@ impl ClientOutput {
 
 fn attempt(pod: &str, verb: &str, rest: &str) -> Result<Attempt> {
     let mut words = rest.splitn(4, ' ');
-    let mut word = || words.next().context("a word is missing");
+    let mut word = || words.next().context("a field is missing");
     let (sequence, sent, answered, rest) = (
         word()?.parse()?,
         instant(word()?)?,
@@ -142,14 +142,14 @@ fn instant(text: &str) -> Result<Duration> {
     Ok(Duration::from_secs(seconds.parse()?) + Duration::from_micros(micros.parse()?))
 }
 
-/// The Deployment of a pod: its name without the two parts that Kubernetes makes up. A client's
-/// wait goes over the pods of both sides of the cut, whose names are not the same.
+/// The Deployment of a pod: the pod's name without the two suffixes that Kubernetes appends. A
+/// client's wait spans pods from before and after the cutover, whose names differ.
 pub fn deployment(pod: &str) -> &str {
     pod.rsplitn(3, '-').nth(2).unwrap_or(pod)
 }
 
-/// Each client's longest stretch without an acknowledged write of its own on the target, by its
-/// name as `named` makes it.
+/// Each client's longest interval between acknowledged writes on the target, by the name that
+/// `named` returns.
 pub fn longest_later(
     attempts: &[Attempt],
     target: &BTreeSet<String>,
@@ -196,7 +196,7 @@ reader-1-a read 100.000000 10.0.0.3
 reader-1-a unread 101.000000 no answer";
 
     fn output() -> ClientOutput {
-        // The pod was followed, and asked at last.
+        // The pod was followed, and its log read again at the end.
         ClientOutput::read(LINES.lines().chain(LINES.lines())).unwrap()
     }
 
@@ -226,7 +226,7 @@ reader-1-a unread 101.000000 no answer";
     }
 
     #[test]
-    fn errors_count_from_the_first_session_on_and_an_end_of_the_own_is_no_disconnect() {
+    fn errors_count_from_the_first_session_and_a_clients_own_end_is_no_disconnect() {
         let output = output();
         let web = &output.pods["web-6f5b-x2x"];
         assert_eq!((web.errors.len(), web.disconnects.len()), (2, 1));
@@ -239,7 +239,7 @@ reader-1-a unread 101.000000 no answer";
     }
 
     #[test]
-    fn a_line_of_somebody_else_is_not_passed_over() {
+    fn a_line_that_is_not_a_clients_is_an_error() {
         assert!(
             ClientOutput::read(["web-1-a /app/writer.sh: line 9: fork: no more processes"])
                 .is_err()
@@ -247,7 +247,7 @@ reader-1-a unread 101.000000 no answer";
     }
 
     #[test]
-    fn the_longest_wait_after_the_cut_is_the_clients_own() {
+    fn the_longest_wait_after_the_cutover_is_per_client() {
         let later = longest_later(&output().attempts, &["10.0.0.2".into()].into(), deployment);
         assert_eq!(later["web"].length(), Duration::from_micros(1_200_000));
     }

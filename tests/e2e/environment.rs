@@ -1,4 +1,4 @@
-//! The namespace of a run: what must be there before, and what is removed after.
+//! The environment of a run: prerequisites, the namespace, and its removal.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -16,10 +16,10 @@ const KINDS: [(&str, &str); 2] = [
         "CloudNativePG: https://cloudnative-pg.io/docs/current/installation_upgrade",
     ),
 ];
-/// Operators take down one thing after the other.
+/// Limit for the operators to delete what they manage.
 const DOWN: Duration = Duration::from_secs(300);
 
-/// Both operators, a default storage class, and a namespace that nobody has.
+/// Checks for both operators and a default storage class, and creates the namespace.
 pub async fn create(kubectl: &Kubectl) -> Result<()> {
     let version = kubectl
         .query(&["version"])
@@ -49,7 +49,7 @@ pub async fn create(kubectl: &Kubectl) -> Result<()> {
         .await
         .with_context(|| {
             format!(
-                "a run wants a namespace of its own; if nobody needs it any more: kubectl delete \
+                "a run needs a namespace of its own; if this one is left over: kubectl delete \
             namespace {namespace}"
             )
         })?;
@@ -60,7 +60,7 @@ pub async fn create(kubectl: &Kubectl) -> Result<()> {
     Ok(())
 }
 
-/// How things stand, for whoever has to find out why a run failed.
+/// Saves the state of the namespace, to find out why a run failed.
 pub async fn keep_state(kubectl: &Kubectl, folder: &Path) {
     let questions: [&[&str]; 4] = [
         &[
@@ -90,15 +90,15 @@ pub async fn keep_state(kubectl: &Kubectl, folder: &Path) {
     }
     let file = folder.join("state.txt");
     match fs::write(&file, text) {
-        Ok(()) => println!("how things stood: {}", file.display()),
+        Ok(()) => println!("state of the namespace: {}", file.display()),
         Err(error) => println!("{}: {error}", file.display()),
     }
 }
 
-/// Takes everything away. What is not there any more, or never was, is no reason to stop.
+/// Removes the namespace. Errors are printed, because part of it may never have existed.
 pub async fn remove(kubectl: &Kubectl) {
     println!(
-        "\nremoving the namespace {} and all in it",
+        "\nremoving the namespace {} and everything in it",
         kubectl.namespace
     );
     let commands: [&[&str]; 4] = [
@@ -109,7 +109,8 @@ pub async fn remove(kubectl: &Kubectl) {
             "--all",
             "--timeout=120s",
         ],
-        // The cutover has frozen it, and a frozen operator would leave what it has made.
+        // The cutover suspended the operator for this resource; it would leave everything it
+        // created.
         &[
             "annotate",
             "postgresqls",
@@ -123,8 +124,8 @@ pub async fn remove(kubectl: &Kubectl) {
             println!("  {error:#}");
         }
     }
-    // The resource goes at once, and the operator takes down what belongs to it afterwards.
-    let gone = until("the Zalando operator's end of it", DOWN, async || {
+    // The resource is deleted immediately; the operator deletes what belongs to it afterwards.
+    let gone = until("the Zalando operator to delete the cluster", DOWN, async || {
         let left = kubectl
             .query(&["get", "statefulsets", "-o", "name"])
             .await?;
@@ -142,6 +143,6 @@ pub async fn remove(kubectl: &Kubectl) {
         )
         .await
     {
-        println!("  {error:#}\n  something is left: kubectl get namespace {namespace}");
+        println!("  {error:#}\n  the namespace is not removed: kubectl get namespace {namespace}");
     }
 }

@@ -1,10 +1,10 @@
-//! `make e2e`: the way of README.md on a real cluster with both real operators, under write load,
-//! and a verdict.
+//! `make e2e`: the quick start of README on a real cluster with both real operators, under write
+//! load, with a verdict at the end.
 //!
-//! It runs against the cluster of $KUBECONFIG, which must have the Zalando postgres-operator
-//! (watching all namespaces), CloudNativePG and a default storage class; in a namespace of its own,
-//! which it removes at the end, also after a failure or Ctrl-C. It calls `kubectl` as README tells
-//! a user to. Every variable is optional but the images, where the cluster cannot pull the
+//! It runs against the cluster of $KUBECONFIG, which needs the Zalando postgres-operator (watching
+//! all namespaces), CloudNativePG and a default storage class. It creates a namespace of its own
+//! and removes it at the end, also after a failure or Ctrl-C. It calls `kubectl` as README tells
+//! users to. All variables are optional, except for the images where the cluster cannot pull the
 //! defaults:
 //!
 //! | variable | |
@@ -15,16 +15,16 @@
 //! | E2E_WRITER_IMAGE | bash and psql for the application's clients; default: the target's image |
 //! | E2E_NAMESPACE | must not exist yet; default: e2e- and digits |
 //! | E2E_ROUTE | service (default) or config |
-//! | E2E_KILL | 1: the cutover's pod is deleted by force once, when writes are blocked; or the words of its log at which it is |
-//! | E2E_KILL_WITH | a program to end the pod with, in the place of kubectl; it is given the namespace and the pod's name |
-//! | E2E_ARCHIVE_RESTART | before-traffic: CloudNativePG restarts the target inside the cut; default: it does not |
-//! | E2E_SKIP_WAL_ARCHIVING | 1: the target is made with cnpg.io/skipWalArchiving |
+//! | E2E_KILL | 1: force-delete the cutover's pod once writes are blocked; any other text: when the log contains it |
+//! | E2E_KILL_WITH | program that ends the pod instead of kubectl; arguments: namespace and pod name |
+//! | E2E_ARCHIVE_RESTART | before-traffic: CloudNativePG restarts the target during the cutover; default: it does not |
+//! | E2E_SKIP_WAL_ARCHIVING | 1: create the target with cnpg.io/skipWalArchiving |
 //! | E2E_WATCH_SECONDS | how long the clients are watched after the downtime; default 60 |
-//! | E2E_AUDIT_LOG | the API server's audit log: the only place that tells what a Job was refused |
-//! | E2E_KEEP | 1: leave everything as it is |
+//! | E2E_AUDIT_LOG | the API server's audit log, needed to check for refused requests |
+//! | E2E_KEEP | 1: keep the namespace |
 //!
-//! Where no operator can be had, the same suite runs on the same real control plane without them,
-//! over the harness: `tests/it/cutover`.
+//! Without the operators, `tests/it/cutover` runs the same scenario against the harness and a real
+//! control plane.
 
 mod application;
 mod checks;
@@ -56,9 +56,9 @@ use crate::{
     step::Ended, verdict::Collected,
 };
 
-/// Writes that must be acknowledged before the cut: the application is at work.
+/// Writes that must be acknowledged before the cutover, so that it happens under load.
 const WRITES_BEFORE: usize = 300;
-/// CloudNativePG's phase says healthy some seconds after the restart is over.
+/// CloudNativePG reports the phase healthy some seconds after the restart.
 const HEALTHY: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A run, and whatever happens, the clearing after it.
+/// Runs the scenario, and removes the namespace whatever the outcome is.
 async fn run() -> Result<bool> {
     let settings = Settings::read()?;
     let kubectl = Kubectl {
@@ -88,27 +88,27 @@ async fn run() -> Result<bool> {
     environment::create(&kubectl).await?;
     let outcome = tokio::select! {
         outcome = scenario(&kubectl, &settings, &folder) => outcome,
-        signal = ended() => Err(anyhow::anyhow!("{signal}")),
+        signal = interrupted() => Err(anyhow::anyhow!("{signal}")),
     };
     if !matches!(outcome, Ok(true)) {
         environment::keep_state(&kubectl, &folder).await;
     }
     if settings.keep {
         println!(
-            "\nE2E_KEEP: everything is left in the namespace {}",
+            "\nE2E_KEEP: the namespace {} is kept",
             kubectl.namespace
         );
     } else {
         tokio::select! {
             () = environment::remove(&kubectl) => {}
-            signal = ended() => bail!("{signal} again: the namespace {} is left half removed", kubectl.namespace),
+            signal = interrupted() => bail!("{signal} again: the namespace {} is only partly removed", kubectl.namespace),
         }
     }
     println!("\nlogs and report: {}", folder.display());
     outcome
 }
 
-/// guide.md from its beginning to the promoted cluster, and the verdict.
+/// The migration from the source's creation to the promoted Cluster, and the verdict.
 async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Result<bool> {
     source::up(kubectl, settings).await?;
     let application = application::up(kubectl, settings).await?;
@@ -123,14 +123,13 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
     step::done(kubectl, "validate-replication", "validate-1").await?;
 
     application.acknowledges(WRITES_BEFORE).await?;
-    let of_source = source::members(kubectl).await?;
+    let source_addresses = source::members(kubectl).await?;
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let mut failures = Vec::new();
     let cutover = cutover(kubectl, settings, &mut failures).await?;
     let receipt = Receipt::read(kubectl).await?;
     watch(kubectl, settings, &receipt).await?;
-    // Here come validate-cnpg, on the promoted cluster, and then rollback, with the ledger judged
-    // once more.
+    // validate-cnpg and rollback are not part of the scenario yet.
 
     let lines = application.stop().await?;
     fs::write(folder.join("clients.log"), lines.join("\n"))?;
@@ -139,7 +138,7 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
         on_target: source::ledger(kubectl, &["database-1", "-c", "postgres", "--"]).await?,
         on_source: source::rows(kubectl).await?,
         topology: Topology {
-            source: of_source,
+            source: source_addresses,
             target: target::instances(kubectl).await?,
             fenced: Some(receipt.instant("promotion")?),
         },
@@ -164,7 +163,7 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
     write_report(&report, &cutover, folder)
 }
 
-/// The cut; once more when it was disturbed on purpose and went back.
+/// Runs the cutover, and once more if the first attempt was killed on purpose and rolled back.
 async fn cutover(
     kubectl: &Kubectl,
     settings: &Settings,
@@ -173,7 +172,7 @@ async fn cutover(
     let kill = settings.kill.is_some().then_some(settings);
     let mut ended = step::run(kubectl, "cutover", "cutover-1", kill).await?;
     if kill.is_some() && ended.killed.is_none() {
-        failures.push("the pod was not killed: its log has not said the words".to_owned());
+        failures.push("the pod was not killed: its log never contained the text".to_owned());
     }
     if ended.killed.is_some() && !ended.failures().is_empty() {
         println!(
@@ -188,7 +187,8 @@ async fn cutover(
     Ok(ended)
 }
 
-/// The time in which nothing may stop anybody again, and CloudNativePG's own end of the promotion.
+/// Waits for the period in which no client may be interrupted again, and for CloudNativePG to
+/// report the end of the promotion.
 async fn watch(kubectl: &Kubectl, settings: &Settings, receipt: &Receipt) -> Result<()> {
     let now = Timestamp::now()
         .duration_since(Timestamp::UNIX_EPOCH)
@@ -207,7 +207,7 @@ async fn watch(kubectl: &Kubectl, settings: &Settings, receipt: &Receipt) -> Res
     kubectl.wait(&healthy, HEALTHY).await
 }
 
-/// The longest wait that the issue allows to a client on guide.md's scenario.
+/// The longest wait that is acceptable for a client of the example application.
 fn bar(settings: &Settings) -> Duration {
     Duration::from_millis(match (settings.route, settings.with_restart()) {
         (Route::Service, true) => 3_500,
@@ -234,8 +234,8 @@ fn folder(settings: &Settings) -> Result<PathBuf> {
     Ok(folder.canonicalize()?)
 }
 
-/// Somebody wants it to end.
-async fn ended() -> &'static str {
+/// Resolves on SIGTERM or Ctrl-C.
+async fn interrupted() -> &'static str {
     let Ok(mut term) = signal(SignalKind::terminate()) else {
         return "no signals";
     };

@@ -1,4 +1,4 @@
-//! From what the clients said and what the servers hold to the report.
+//! Turns the clients' observations and the rows of both servers into the report.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,22 +17,22 @@ use crate::{
     report::{Client, Report},
 };
 
-/// Everything that was collected.
+/// The input of the verdict.
 pub struct Collected {
-    /// The clients' words.
+    /// The clients' observations.
     pub output: ClientOutput,
-    /// Rows of the target.
+    /// Rows found on the target.
     pub on_target: Vec<Key>,
-    /// Rows of the source, as far as it still answers.
+    /// Rows found on the members of the source that still answer.
     pub on_source: Vec<Key>,
-    /// Addresses of both sides, and when the source was proved to be down.
+    /// Addresses of both servers, and when the source was verified to be down.
     pub topology: Topology,
 }
 
-/// Fills in the verdict and the clients.
+/// Fills in the verdict and the per-client figures of the report.
 ///
 /// # Errors
-/// None of the clients is known by name.
+/// None at present.
 pub fn judge(report: &mut Report, route: Route, collected: &Collected) -> Result<()> {
     let Collected {
         output,
@@ -40,7 +40,8 @@ pub fn judge(report: &mut Report, route: Route, collected: &Collected) -> Result
         on_source,
         topology,
     } = collected;
-    // By the guide's way a client is a Deployment, whose pods are others after the cut.
+    // With ROUTE=config a client is identified by its Deployment: its pods are replaced during the
+    // cutover.
     let named: fn(&str) -> &str = match route {
         Route::Service => |pod| pod,
         Route::Config => clients::deployment,
@@ -74,7 +75,7 @@ pub fn judge(report: &mut Report, route: Route, collected: &Collected) -> Result
         output
             .broken_off()
             .iter()
-            .map(|pod| format!("the log of {pod} breaks off: what it was told is not all known")),
+            .map(|pod| format!("the log of {pod} breaks off: some outcomes are unknown")),
     );
     Ok(())
 }
@@ -92,8 +93,8 @@ fn add(client: &mut Client, session: &Pod) {
         .extend(session.disconnects.iter().cloned());
 }
 
-/// A reader's wait: from the last row that another server than the target gave to the first of the
-/// target, and the longest after it.
+/// A reader's wait: from the last row read from a server other than the target to the first row
+/// read from the target, and the longest interval after that.
 fn of_reader(
     reads: &[(Duration, String)],
     target: &BTreeSet<String>,

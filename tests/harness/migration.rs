@@ -67,9 +67,6 @@ impl Migration {
     }
 
     /// As [`Migration::set_up`], with another application.
-    ///
-    /// # Errors
-    /// As there.
     pub async fn set_up_with(
         options: SourceOptions,
         settings: Settings,
@@ -139,9 +136,6 @@ impl Migration {
     }
 
     /// The facts of the cutover's journal by their keys; empty when there is none.
-    ///
-    /// # Errors
-    /// The API server's.
     pub async fn journal(&self) -> Result<BTreeMap<String, Value>> {
         let map = self
             .objects()
@@ -180,9 +174,6 @@ impl Migration {
     }
 
     /// As [`Migration::apply_rendered`], with each object changed before.
-    ///
-    /// # Errors
-    /// As there.
     pub async fn apply_rendered_with(&self, change: impl Fn(&mut Value)) -> Result<()> {
         let maps: Api<ConfigMap> = Api::namespaced(self.plane.admin(), NAMESPACE);
         let map = maps.get(&format!("{CLUSTER}-cluster-replica")).await?;

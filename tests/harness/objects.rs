@@ -72,9 +72,6 @@ impl Objects {
     }
 
     /// Reads an object that may not be there.
-    ///
-    /// # Errors
-    /// The API server's.
     pub async fn find(&self, kind: Kind, name: &str) -> Result<Option<Value>> {
         let found = self.api(kind).get_opt(name).await;
         let found = found.with_context(|| format!("reading {} {name}", kind.2))?;
@@ -82,9 +79,6 @@ impl Objects {
     }
 
     /// All objects of a kind with these labels, `key=value,…`; an empty text is no condition.
-    ///
-    /// # Errors
-    /// The API server's.
     pub async fn list(&self, kind: Kind, labels: &str) -> Result<Vec<Value>> {
         let list = self
             .api(kind)
@@ -97,9 +91,6 @@ impl Objects {
     }
 
     /// Merges into an object; null removes a key.
-    ///
-    /// # Errors
-    /// The API server's.
     pub async fn patch(&self, kind: Kind, name: &str, change: Value) -> Result<()> {
         let patched = self
             .api(kind)
@@ -111,9 +102,6 @@ impl Objects {
     }
 
     /// Removes an object, if it is there.
-    ///
-    /// # Errors
-    /// The API server's.
     pub async fn remove(&self, kind: Kind, name: &str) -> Result<()> {
         match self.api(kind).delete(name, &at_once()).await {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
@@ -124,9 +112,6 @@ impl Objects {
     }
 
     /// Removes all objects of a kind with these labels.
-    ///
-    /// # Errors
-    /// The API server's.
     pub async fn remove_all(&self, kind: Kind, labels: &str) -> Result<()> {
         let removed = self
             .api(kind)

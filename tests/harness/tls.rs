@@ -8,9 +8,6 @@ use postgres_openssl::MakeTlsConnector;
 
 /// Made once, as a driver does it: it reads all of the machine's CAs, which takes longer than a
 /// session.
-///
-/// # Errors
-/// OpenSSL's.
 pub(crate) fn unchecked() -> Result<MakeTlsConnector> {
     static MADE: OnceLock<MakeTlsConnector> = OnceLock::new();
     if let Some(made) = MADE.get() {

@@ -132,9 +132,6 @@ impl Canvas<'_> {
 }
 
 /// Draws the chart; the colours are those of [`style`].
-///
-/// # Errors
-/// The drawing library's.
 pub fn draw(report: &Report, format: Format) -> Result<String> {
     let layout = Layout::of(format);
     let rows = rows::of(report);

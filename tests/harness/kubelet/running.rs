@@ -123,9 +123,6 @@ impl RunningPod {
 
     /// As [`RunningPod::wait_for_line`], from the line with this number on; the number is then that of the line
     /// behind the one found.
-    ///
-    /// # Errors
-    /// As there.
     pub async fn wait_for_next_line(
         &self,
         from: &mut usize,

@@ -69,9 +69,6 @@ impl InstancePod {
     }
 
     /// Removes the object at once, as the kubelet does when everything in it has stopped.
-    ///
-    /// # Errors
-    /// The API's.
     pub async fn remove(&self) -> Result<()> {
         let now = DeleteParams {
             grace_period_seconds: Some(0),
@@ -103,9 +100,6 @@ impl InstancePod {
     }
 
     /// Writes the status as the kubelet would.
-    ///
-    /// # Errors
-    /// The API's.
     pub async fn report(&self, state: State<'_>) -> Result<()> {
         let (ready, container) = match state {
             State::Starting => (false, json!({"running": {}})),

@@ -99,9 +99,6 @@ impl Status {
     }
 
     /// The first entries, before there is an instance.
-    ///
-    /// # Errors
-    /// The API's.
     pub async fn begin(&mut self, image: &str) -> Result<()> {
         self.condition(
             "Initialized",
@@ -122,9 +119,6 @@ impl Status {
     }
 
     /// The instance's pod exists.
-    ///
-    /// # Errors
-    /// The API's.
     pub async fn bootstrapped(&mut self) -> Result<()> {
         self.condition(
             "Initialized",
@@ -139,9 +133,6 @@ impl Status {
     }
 
     /// A phase, with its reason and the condition Ready.
-    ///
-    /// # Errors
-    /// The API's.
     pub async fn phase(&mut self, phase: Phase) -> Result<()> {
         let (text, reason) = phase.texts();
         if text == HEALTHY {
@@ -164,18 +155,12 @@ impl Status {
     }
 
     /// How many instances are ready.
-    ///
-    /// # Errors
-    /// The API's.
     pub async fn ready_instances(&mut self, count: u32) -> Result<()> {
         self.write(json!({"readyInstances": count})).await
     }
 
     /// What the instance reports. The Cluster's own timeline is set from a primary only
     /// (cluster_status.go:771).
-    ///
-    /// # Errors
-    /// The API's.
     pub async fn report(&mut self, ip: &str, report: &Report) -> Result<()> {
         self.condition(
             "ConsistentSystemID",
@@ -193,9 +178,6 @@ impl Status {
     }
 
     /// A WAL segment was archived.
-    ///
-    /// # Errors
-    /// The API's.
     pub async fn archives(&mut self) -> Result<()> {
         self.condition(
             "ContinuousArchiving",

@@ -12,9 +12,6 @@ use super::{
 use crate::chart;
 
 /// The page as one self-contained HTML file.
-///
-/// # Errors
-/// The chart's.
 pub fn page(report: &Report) -> Result<String> {
     let word = text::word(report);
     let names = &report.names;
