@@ -1,16 +1,15 @@
-//! Those who would undo a cut while it runs: KEDA, Flux's two controllers, Argo CD, and somebody
-//! whom nobody can pause. Each does every fifth of a second what the real one does at its next
-//! turn, unless it is told to leave it.
+//! Controllers that revert what a cutover changes: KEDA, Flux's two controllers, Argo CD, and one
+//! that cannot be paused. Every 0.2 s each does what the real controller does at its next
+//! reconciliation, unless it is paused.
 //!
 //! | imitated | as documented by |
 //! |---|---|
 //! | KEDA scales from 0 while a trigger is active, unless `autoscaling.keda.sh/paused: "true"`; its HPA belongs to the ScaledObject | KEDA, *Scaling Deployments*, *Pause autoscaling* |
-//! | a Kustomization puts back what it applies, unless the object says `kustomize.toolkit.fluxcd.io/reconcile: disabled` | Flux, *Kustomization* |
-//! | a HelmRelease with drift detection puts back what it has installed, unless `spec.suspend` | Flux, *HelmRelease* |
-//! | an Application with `selfHeal` puts back what it tracks | Argo CD, *Automated Sync Policy* |
+//! | a Kustomization restores what it applies, unless the object says `kustomize.toolkit.fluxcd.io/reconcile: disabled` | Flux, *Kustomization* |
+//! | a HelmRelease with drift detection restores what it has installed, unless `spec.suspend` | Flux, *HelmRelease* |
+//! | an Application with `selfHeal` restores what it tracks | Argo CD, *Automated Sync Policy* |
 //!
-//! Their schemas hold the fields that the projects document and that are read or written here, and
-//! nothing else is kept.
+//! Their schemas contain only the documented fields that are used here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,17 +28,17 @@ use crate::{
 
 const TURN: Duration = Duration::from_millis(200);
 
-/// The kinds that this module brings, as group, version, kind.
+/// KEDA's kind; the kinds are group, version, kind.
 pub const SCALED_OBJECT: Kind = ("keda.sh", "v1alpha1", "ScaledObject");
-/// Flux's release of a chart.
+/// Flux's HelmRelease.
 pub const HELM_RELEASE: Kind = ("helm.toolkit.fluxcd.io", "v2", "HelmRelease");
-/// Argo CD's unit of deployment.
+/// Argo CD's Application.
 pub const APPLICATION: Kind = ("argoproj.io", "v1alpha1", "Application");
 
-/// Installs the schemas.
+/// Installs the CustomResourceDefinitions.
 ///
 /// # Errors
-/// The API server refuses one.
+/// The API server refuses a definition.
 pub async fn install(plane: &ControlPlane) -> Result<()> {
     let target = json!({"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "kind": {"type": "string"}}});
     let triggers = json!({"type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
@@ -82,31 +81,30 @@ pub async fn install(plane: &ControlPlane) -> Result<()> {
     Ok(())
 }
 
-/// Somebody who puts one field of one object back.
+/// A controller that restores one field of one object.
 pub struct ConflictingController {
-    /// Its name as a field manager.
+    /// The controller's field manager.
     pub manager: &'static str,
-    /// Whose word counts: kind, namespace, name, and where it says that this one acts. None: nobody
-    /// can pause it.
+    /// The setting that pauses the controller. None: it cannot be paused.
     pub pause_setting: Option<PauseSetting>,
-    /// What is put back: kind and name, in the migration's namespace.
+    /// The object that is restored: kind and name, in the migration's namespace.
     pub object: (Kind, String),
-    /// The merge patch that puts it back.
+    /// The merge patch that restores the desired state.
     pub desired: Value,
 }
 
-/// What keeps a contender from acting.
+/// A field that pauses a controller.
 #[derive(Clone)]
 pub struct PauseSetting {
     /// Kind, namespace and name.
     pub object: (Kind, String, String),
-    /// A JSON pointer into it.
+    /// JSON pointer to the field.
     pub field: String,
-    /// The value with which it leaves the object alone.
+    /// The field's value while the controller is paused.
     pub paused_value: Value,
 }
 
-/// Acts until it is dropped.
+/// A running controller; it stops on drop.
 pub struct RunningController(JoinHandle<()>);
 
 impl Drop for RunningController {
@@ -116,7 +114,7 @@ impl Drop for RunningController {
 }
 
 impl ConflictingController {
-    /// Begins to act.
+    /// Starts the controller.
     pub fn start(self, plane: &Arc<ControlPlane>, namespace: &str) -> RunningController {
         let (client, namespace) = (plane.admin(), namespace.to_owned());
         RunningController(tokio::spawn(async move {
@@ -129,8 +127,7 @@ impl ConflictingController {
                     };
                     let api: Api<DynamicObject> =
                         Api::namespaced_with(client.clone(), &namespace, &resource(*kind));
-                    // An API server that is away, or an object that is not there, is met again at
-                    // the next turn.
+                    // A failed request is repeated at the next turn.
                     let _ = api.patch(name, &params, &Patch::Merge(&self.desired)).await;
                 }
                 tokio::time::sleep(TURN).await;

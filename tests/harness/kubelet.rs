@@ -1,19 +1,19 @@
-//! Runs a Job of the manifests as a process on this machine, as the Job controller and the kubelet
-//! run it, as far as a program can tell the difference.
+//! Runs a Job of the manifests as a process on this machine, the way the Job controller and the
+//! kubelet do, as far as a program can tell the difference.
 //!
-//! As there: the Job is created through the API server from the CronJob (`kubectl create job
-//! --from`) or is the suspended one set going; the pod's environment (env, envFrom, `$(…)`,
+//! Imitated: the Job is created through the API server from its CronJob (`kubectl create job
+//! --from`), or an existing suspended Job is resumed; the pod's environment (env, envFrom, `$(…)`,
 //! downward API) and volumes (Secrets, ConfigMaps, items, modes) are read from the API server at
-//! each start; a missing one stops the start with the kubelet's words; the token is one of the
-//! pod's ServiceAccount; nothing of the caller's environment is passed on; the termination message
-//! falls back to the log; an exit code is judged by podFailurePolicy.
+//! each start; a missing object stops the start with the kubelet's message; the token belongs to
+//! the pod's ServiceAccount; nothing of the caller's environment is inherited; the termination
+//! message falls back to the log; podFailurePolicy decides what follows an exit code.
 //!
-//! Other than there: no container. Mounts lie below a directory of the pod's own and their paths in
-//! the environment and in arguments are rewritten; the program comes from cargo's build directory;
-//! `SERVICE_ACCOUNT_DIRECTORY` names the place of token, CA and namespace; `SOURCE_HOSTADDR` and
-//! `TARGET_HOSTADDR` stand in for DNS; resource limits, root file system and priority have no
-//! effect; a failed pod is followed by the next one without a delay, and by nobody unless
-//! [`Launch::to_the_end`] is asked.
+//! Not imitated: containers. Mounts are directories below the pod's own directory, and their paths
+//! in the environment and in arguments are rewritten; the program comes from cargo's build
+//! directory; `SERVICE_ACCOUNT_DIRECTORY` names the directory of token, CA and namespace;
+//! `SOURCE_HOSTADDR` and `TARGET_HOSTADDR` replace DNS; resource limits, root file system and
+//! priority have no effect; a failed pod is followed by the next one without a delay, and only by
+//! [`Launch::to_the_end`].
 
 mod ended;
 mod job;
@@ -58,7 +58,7 @@ use pending_services::PendingServices;
 use sources::Sources;
 use variables::PodContext;
 
-/// The programs' default.
+/// The programs' default port.
 const POSTGRES_PORT: u16 = 5432;
 
 /// Starts the pods of one namespace.
@@ -72,8 +72,8 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    /// A kubelet for the namespace, with the programs that cargo has built beside this one; built
-    /// now if they are not up to date.
+    /// A kubelet for the namespace, with the programs of cargo's build directory, which are built
+    /// first if needed.
     ///
     /// # Errors
     /// The programs cannot be built.
@@ -90,7 +90,7 @@ impl Kubelet {
         ))
     }
 
-    /// As [`Kubelet::new`], with programs from a directory.
+    /// Like [`Kubelet::new`], with programs from a directory.
     pub fn with_programs(
         plane: &Arc<ControlPlane>,
         services: &Arc<Services>,
@@ -107,7 +107,7 @@ impl Kubelet {
         }
     }
 
-    /// A Job created from the step's CronJob, for example `cutover`.
+    /// A Job to be created from the step's CronJob, for example `cutover`.
     pub fn step(&self, step: &str) -> Launch<'_> {
         Launch::new(self, step)
     }
@@ -116,7 +116,7 @@ impl Kubelet {
         let spec = job.spec.clone().context("a Job without spec")?;
         let pod = spec.template.spec.clone().context("a Job without a pod")?;
         let [container] = &pod.containers[..] else {
-            bail!("a pod with one container is all that is imitated")
+            bail!("only pods with one container are imitated")
         };
         let name = format!(
             "{}-{:05}",
@@ -225,7 +225,7 @@ impl Kubelet {
         Ok((command, termination_log))
     }
 
-    /// What the kubelet gives to a pod whose ServiceAccount is mounted.
+    /// The files and variables of a mounted ServiceAccount.
     async fn service_account(
         &self,
         account: &str,
@@ -256,7 +256,7 @@ impl Kubelet {
         ])
     }
 
-    /// What DNS would do, for those that have no address yet.
+    /// Sets the address of each host that has none yet, as DNS would.
     fn resolve(&self, variables: &mut BTreeMap<String, String>) -> Result<()> {
         for side in ["SOURCE", "TARGET"] {
             let address_key = format!("{side}_HOSTADDR");
@@ -278,7 +278,7 @@ impl Kubelet {
     }
 }
 
-/// The Job's pod policy needs its spec after the pod has ended.
+/// The pod's grace period.
 fn grace(spec: &JobSpec) -> Duration {
     let seconds = spec
         .template

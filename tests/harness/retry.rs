@@ -1,5 +1,5 @@
-//! The API server may be away in the middle of a test; what stands in for operators and kubelets
-//! then writes again.
+//! Retries requests while the API server is unreachable, which tests cause on purpose. The imitated
+//! operators and kubelets use it for their writes.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::time::sleep;
 
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Repeats a write until the API server has answered it; a refusal is an answer.
+/// Repeats a request until the API server answers; a refusal is an answer.
 ///
 /// # Errors
-/// The refusal.
+/// The API server refused the request.
 pub(crate) async fn until_answered<T, F>(mut write: impl FnMut() -> F) -> kube::Result<T>
 where
     F: Future<Output = kube::Result<T>>,
@@ -23,8 +23,8 @@ where
     }
 }
 
-/// True for an error that says something about the request, false for one about the way to the
-/// server or its store.
+/// True for an error about the request itself, false for one about reaching the server or its
+/// store.
 fn is_answer(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code < 500)
 }
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_away_is_asked_again_and_a_refusal_is_final() {
+    async fn an_unreachable_server_is_retried_and_a_refusal_is_final() {
         let tries = Cell::new(0);
         let answers = || {
             tries.set(tries.get() + 1);

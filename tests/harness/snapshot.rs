@@ -1,5 +1,4 @@
-//! How things stand for everybody but the cutover itself: what must be the same again after it has
-//! gone back.
+//! A snapshot of the environment, to check that a rollback restored everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,14 +13,14 @@ use crate::{
     source::{Source, rest},
 };
 
-/// Acknowledged writes that show that the application is at work.
+/// Acknowledged writes that show that the application is active.
 pub const ACTIVE_WRITES: usize = 100;
 
-/// A text and what stood there, by kind and name.
+/// Values by a name such as `Service database-rw`.
 pub type Snapshot = BTreeMap<String, Value>;
 
-/// What people have written into the objects, Patroni's configuration, and the source's server. The
-/// records of the cutover and its Lease are left out, and the Jobs that the kubelet makes.
+/// Takes a snapshot of what users and controllers configure: the objects, Patroni's configuration
+/// and the source's server. The cutover's records, its Lease and Jobs are left out.
 ///
 /// # Errors
 /// The API server or the source does not answer.
@@ -34,20 +33,20 @@ pub async fn take(migration: &Migration) -> Result<Snapshot> {
             let metadata = object["metadata"].take();
             object["status"].take();
             let name = metadata["name"].as_str().unwrap_or_default();
-            // Patroni's own state; what it stands for is asked of Patroni.
+            // Patroni's own state is read from Patroni instead.
             if kind == CONFIG_MAP && metadata["labels"]["application"] == "spilo" {
                 continue;
             }
-            let written = json!([metadata["labels"], metadata["annotations"], object]);
-            all.insert(format!("{} {name}", kind.2), written);
+            let configured = json!([metadata["labels"], metadata["annotations"], object]);
+            all.insert(format!("{} {name}", kind.2), configured);
         }
     }
     all.retain(|name, _| !name.starts_with("ConfigMap cutover-"));
-    source_state(&migration.source, &mut all).await?;
+    add_source_state(&migration.source, &mut all).await?;
     Ok(all)
 }
 
-async fn source_state(source: &Source, all: &mut Snapshot) -> Result<()> {
+async fn add_source_state(source: &Source, all: &mut Snapshot) -> Result<()> {
     let leader = source.leader().await?;
     all.insert("leader".into(), leader.name().into());
     all.insert(
@@ -65,7 +64,7 @@ async fn source_state(source: &Source, all: &mut Snapshot) -> Result<()> {
     Ok(())
 }
 
-/// What differs between two looks, in words; names of `except` may.
+/// Describes the differences between two snapshots, except for the names in `except`.
 pub fn differences(before: &Snapshot, after: &Snapshot, except: &[&str]) -> Vec<String> {
     let names: BTreeSet<_> = before.keys().chain(after.keys()).collect();
     let shown = |side: Option<&Value>| side.map_or_else(|| "nothing".to_owned(), Value::to_string);
@@ -82,10 +81,10 @@ pub fn differences(before: &Snapshot, after: &Snapshot, except: &[&str]) -> Vec<
         .collect()
 }
 
-/// The application's pods are ready, its clients write, and it is the source that takes it.
+/// Checks that the application's pods are ready and that its clients write to the source.
 ///
 /// # Errors
-/// Not so within `limit`, or somebody else takes a write.
+/// The application is not active within `limit`, or another server acknowledged a write.
 pub async fn runs_on_the_source(
     application: &Application,
     source: &Source,
@@ -103,7 +102,7 @@ pub async fn runs_on_the_source(
         if let Outcome::Acknowledged(server) = &attempt.outcome {
             ensure!(
                 addresses.contains(&server.address),
-                "not by the source: {attempt:?}"
+                "acknowledged by another server: {attempt:?}"
             );
         }
     }

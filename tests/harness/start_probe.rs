@@ -1,5 +1,5 @@
-//! What a program costs until it calls the API server for the first time, with the settings of the
-//! example.
+//! Measures a program's start: time, CPU and memory until its first call of the API server, with
+//! the settings of the example.
 
 use std::{
     collections::BTreeMap,
@@ -21,18 +21,18 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// One start.
+/// The measurements of one start.
 #[derive(Clone, Copy, Debug)]
 pub struct Start {
-    /// From the start of the process to its knock at the API server's door.
+    /// From the start of the process to its first connection.
     pub elapsed: Duration,
-    /// What of it a processor worked.
+    /// CPU time until then.
     pub processor: Duration,
-    /// Memory at that instant.
+    /// Peak memory until then.
     pub resident_bytes: u64,
 }
 
-/// A door where no API server is behind.
+/// A listener in place of the API server, which never answers.
 pub struct StartProbe {
     listener: TcpListener,
     account: tempfile::TempDir,
@@ -40,7 +40,7 @@ pub struct StartProbe {
 }
 
 impl StartProbe {
-    /// Opens one, and renders the example.
+    /// Opens the listener and renders the example.
     ///
     /// # Errors
     /// As [`manifests::render`], or a file cannot be written.
@@ -61,10 +61,10 @@ impl StartProbe {
         })
     }
 
-    /// Starts the program of a step once.
+    /// Starts the program of a step once and kills it after its first connection.
     ///
     /// # Errors
-    /// It does not come to the door within half a minute.
+    /// The program does not connect within half a minute.
     pub async fn start(&self, program: &Path, step: &str) -> Result<Start> {
         let mut command = Command::new(program);
         command.env_clear().envs(self.variables(step)?);
@@ -78,7 +78,7 @@ impl StartProbe {
         let usage = sample(child.id());
         child.kill()?;
         child.wait()?;
-        connected.with_context(|| format!("{step} has not called the api"))??;
+        connected.with_context(|| format!("{step} has not called the API server"))??;
         let (processor, resident_bytes) = usage?;
         Ok(Start {
             elapsed,
@@ -87,7 +87,7 @@ impl StartProbe {
         })
     }
 
-    /// The settings, and an empty file for each that the pod would mount.
+    /// The settings, and an empty file for each mounted file.
     fn variables(&self, step: &str) -> Result<BTreeMap<String, String>> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let settings = of_kind(&self.objects, "ConfigMap").find_map(|map| map["data"].as_object());
@@ -113,7 +113,7 @@ impl StartProbe {
                 "SERVICE_ACCOUNT_DIRECTORY",
                 self.account.path().display().to_string(),
             ),
-            // final-backup looks at its volume first.
+            // final-backup checks its volume first.
             ("BACKUP_TO", self.account.path().display().to_string()),
             ("KUBERNETES_SERVICE_HOST", address.ip().to_string()),
             ("KUBERNETES_SERVICE_PORT", address.port().to_string()),
@@ -126,7 +126,7 @@ impl StartProbe {
     }
 }
 
-/// Processor time (proc(5), schedstat: nanoseconds) and the most memory so far.
+/// CPU time (proc(5), schedstat: nanoseconds) and peak memory so far.
 fn sample(pid: u32) -> Result<(Duration, u64)> {
     let schedule = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
     let nanoseconds = schedule

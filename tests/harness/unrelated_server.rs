@@ -1,4 +1,4 @@
-//! A PostgreSQL server that is no copy of the source, where the target should be.
+//! A PostgreSQL server that is not a copy of the source, in place of the target.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -20,25 +20,25 @@ use tokio_openssl::SslStream;
 
 use crate::{authority::Authority, control_plane::ControlPlane, process::Process, setup::Setup};
 
-/// Host number of the stranger, and of the server behind one that knows no TLS.
+/// Host numbers of the server, and of the one behind a TLS proxy.
 const HOST: u8 = 61;
 const HIDDEN_HOST: u8 = 62;
 const PORT: u16 = 5432;
 const START_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Which one.
+/// Major version of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Major {
-    /// The source's, of another system identifier.
+    /// The source's version, with another system identifier.
     Same,
-    /// 16, of another system identifier as well.
+    /// Version 16, with another system identifier.
     Other,
 }
 
 /// A running server; ends on drop.
 pub struct UnrelatedServer {
-    /// Its address.
+    /// The server's address.
     pub address: String,
     _process: Process,
     tls: Option<JoinHandle<()>>,
@@ -53,23 +53,24 @@ impl Drop for UnrelatedServer {
 }
 
 impl UnrelatedServer {
-    /// A fresh cluster with the same superuser's password and a database of the same name.
+    /// Starts a fresh cluster with the given superuser password and a database of the source's
+    /// name.
     ///
     /// # Errors
-    /// It does not come up.
+    /// The server does not start.
     pub async fn start(plane: &ControlPlane, password: &str, major: Major) -> Result<Self> {
         let (setup, instance) = (plane.setup(), plane.instance());
-        let home = instance.subdirectory(setup, &format!("stranger-{major:?}"))?;
+        let home = instance.subdirectory(setup, &format!("unrelated-{major:?}"))?;
         let bin = match major {
             Major::Same => setup.postgres_bin.clone(),
             Major::Other => setup.postgres_16_bin.clone(),
         };
         initialize(setup, &bin, &home, password)?;
-        let pair = Authority::root("stranger")?.server("stranger", &[], &[])?;
+        let pair = Authority::root("unrelated")?.server("unrelated", &[], &[])?;
         let public = instance.address(HOST);
         let (address, tls) = match major {
             Major::Same => (public, None),
-            // It was built without OpenSSL.
+            // This build has no OpenSSL, so a proxy adds TLS.
             Major::Other => {
                 let hidden = instance.address(HIDDEN_HOST);
                 (
@@ -92,7 +93,7 @@ impl UnrelatedServer {
             }
             server.args(["-c", "ssl=on"]);
         }
-        let process = Process::start("stranger", server, &home.join("log"))?;
+        let process = Process::start("unrelated", server, &home.join("log"))?;
         listens(address, &process).await?;
         Ok(Self {
             address: public.to_string(),
@@ -150,7 +151,7 @@ async fn listens(address: Ipv4Addr, process: &Process) -> Result<()> {
         .map_err(|_| process.error_with_log("does not listen"))
 }
 
-/// TLS in front of a server without: answers the request for it and passes on what was meant.
+/// Adds TLS to a server without it: answers the SSLRequest and forwards the connection.
 async fn encrypted(
     public: Ipv4Addr,
     hidden: Ipv4Addr,
@@ -164,11 +165,11 @@ async fn encrypted(
     let acceptor = acceptor.build();
     let listener = TcpListener::bind(SocketAddr::from((public, PORT)))
         .await
-        .context("listening for the stranger")?;
+        .context("listening for the TLS proxy")?;
     Ok(tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
-            // A client that goes away is no failure of anything.
+            // A client that disconnects is not an error.
             tokio::spawn(async move { pass_on(client, &acceptor, hidden).await.ok() });
         }
     }))

@@ -1,10 +1,9 @@
-//! The Deployment controller and the kubelet in one: follows `spec.replicas` and the pod template,
-//! makes Pod objects, runs a pod's clients, and reports as the real ones do: a pod that is being
-//! deleted no longer counts in the status, but goes on working until it has stopped.
+//! Deployment controller and kubelet in one: follows `spec.replicas` and the pod template, creates
+//! Pod objects, runs each pod's clients, and reports status as Kubernetes does: a terminating pod
+//! no longer counts in the status but works until it has stopped.
 //!
-//! Not imitated: ReplicaSets, surge and unavailability limits of a rolling update (new pods are
-//! started first, old ones deleted when all of them are ready), probes, restarts of a container
-//! that fails.
+//! Not imitated: ReplicaSets, surge and unavailability limits (new pods start first; old ones are
+//! deleted once all new ones are ready), probes, restarts of failed containers.
 
 use std::{
     collections::BTreeMap,
@@ -39,15 +38,15 @@ pub(super) struct Shared {
     pub log: Log,
     pub epoch: Epoch,
     pub writers_per_pod: u32,
-    /// The run is over: who still waits for an answer is cut off.
+    /// True at the end of the run: clients that still wait for an answer are aborted.
     pub over: watch::Receiver<bool>,
 }
 
-/// What a pod's task tells the controller.
+/// What a pod's task reports to the controller.
 pub(super) enum PodEvent {
-    /// Deployment and pod: it does its work.
+    /// Deployment and pod: the pod is ready.
     Ready(String, String),
-    /// Deployment and pod: its object is gone.
+    /// Deployment and pod: the pod's object is deleted.
     Gone(String, String),
 }
 
@@ -55,7 +54,7 @@ struct PodState {
     slot: u32,
     template: String,
     ready: bool,
-    /// Dropping it is SIGTERM.
+    /// Dropping the sender is the pod's SIGTERM.
     alive: Option<mpsc::Sender<()>>,
 }
 
@@ -67,7 +66,7 @@ struct ManagedDeployment {
     made: u32,
 }
 
-/// Runs until it is dropped; pods end with it.
+/// Runs until it is dropped; the pods end with it.
 pub(super) async fn run(shared: Shared) {
     let api: Api<Deployment> = Api::namespaced(shared.client.clone(), &shared.namespace);
     let labelled =
@@ -93,7 +92,7 @@ pub(super) async fn run(shared: Shared) {
                 }
                 Ok(Some(_)) => continue,
                 Ok(None) => return,
-                // The watcher comes back by itself.
+                // The watcher reconnects on its own.
                 Err(_) => continue,
             },
             Some(event) = events.recv() => match event {
@@ -217,7 +216,7 @@ impl ManagedDeployment {
             Patch::Merge(status),
         );
         match until_answered(|| api.patch_status(&name, &params, &status)).await {
-            // Deleted meanwhile; the watch says so.
+            // Deleted in the meantime; the watch reports it.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             written => written.map(drop).context("writing the status"),
         }
@@ -245,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_template_is_seen() {
+    fn a_change_of_the_template_changes_the_hash() {
         assert_eq!(
             template_hash(&deployment("a")),
             template_hash(&deployment("a"))

@@ -12,7 +12,7 @@ use super::{PART_OF, Settings};
 
 const FIELD_MANAGER: &str = "application";
 
-/// True when the Deployment has been seen and all its replicas are ready.
+/// True when the controller has observed the Deployment and all replicas are ready.
 pub(super) fn is_ready(deployment: &Deployment) -> bool {
     let (spec, Some(status)) = (&deployment.spec, &deployment.status) else {
         return false;
@@ -60,7 +60,7 @@ fn deployment(name: &str, replicas: u32, settings: &Settings) -> serde_json::Val
     })
 }
 
-/// The one container of each Deployment's pods.
+/// The only container of each Deployment's pods.
 pub(super) fn container(name: &str, settings: &Settings) -> serde_json::Value {
     json!({
         "name": name, "image": "ghcr.io/mastodon/mastodon:v4.4.3",

@@ -1,4 +1,4 @@
-//! One pod of the application: the kubelet's part, and the life of the process in it.
+//! One pod of the application: what the kubelet does, and the process inside.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,20 +22,20 @@ use super::{
 };
 use crate::retry::until_answered;
 
-/// From the Pod object to a process that works, on a node that has the image.
+/// Time from the creation of the Pod object until its process works, on a node that has the image.
 const START: Duration = Duration::from_millis(500);
-/// From the first write of the process to a readiness probe that says so.
+/// Time from the first write until the readiness probe succeeds.
 const READY: Duration = Duration::from_millis(200);
-/// A process that handles SIGTERM finishes its work in 0.2–1 s, each pod another part of it.
+/// How long a process takes to finish after SIGTERM; varies by pod.
 const STOP: [Duration; 4] = [
     Duration::from_millis(200),
     Duration::from_millis(450),
     Duration::from_millis(700),
     Duration::from_millis(950),
 ];
-/// A container whose configuration cannot be built is tried again, as the kubelet does.
+/// The kubelet's retry interval for a container whose configuration cannot be built.
 const CONFIG_AGAIN: Duration = Duration::from_secs(2);
-/// After the whole run nobody waits for what a pooler or a hung server does not answer.
+/// How long to wait at the end of a run for answers of a paused pooler or a hung server.
 const OVER: Duration = Duration::from_secs(2);
 pub(super) const GRACE: Duration = Duration::from_secs(30);
 
@@ -49,7 +49,7 @@ fn pod_object(object: &Deployment, template: &str, number: u32) -> Pod {
         .insert("pod-template-hash".into(), template.into());
     metadata.owner_references = object.controller_owner_ref(&()).map(|owner| vec![owner]);
     let mut spec = inner.spec.unwrap_or_default();
-    // Only a pod that has a node gets time to end when it is deleted.
+    // Only a pod assigned to a node gets a grace period when it is deleted.
     spec.node_name = Some("node0".into());
     Pod {
         metadata,
@@ -68,7 +68,7 @@ pub(super) struct ApplicationPod {
 }
 
 impl ApplicationPod {
-    /// Makes the object; [`ApplicationPod::live`] does the rest.
+    /// Creates the object; [`ApplicationPod::live`] runs the pod.
     pub(super) async fn create(
         shared: Shared,
         object: &Deployment,
@@ -81,7 +81,7 @@ impl ApplicationPod {
         let pod = pod_object(object, template, number);
         let params = PostParams::default();
         match until_answered(|| pods.create(&params, &pod)).await {
-            // An answer that was lost on the way.
+            // The first request succeeded, but its response was lost.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             created => {
                 drop(created.with_context(|| format!("creating the pod {}", pod.name_any()))?)
@@ -102,7 +102,7 @@ impl ApplicationPod {
         self.pod.name_any()
     }
 
-    /// A pod's life: starts, becomes ready, works until it is told to end, takes its time to stop.
+    /// Runs the pod: it starts, becomes ready, works until SIGTERM, and takes its time to stop.
     pub(super) async fn live(
         self,
         mut alive: mpsc::Receiver<()>,
@@ -122,7 +122,7 @@ impl ApplicationPod {
             ..DeleteParams::default()
         };
         let told = Instant::now();
-        // Refused only when it is gone already.
+        // Fails only if the pod no longer exists.
         let _ = until_answered(|| self.pods.delete(&name, &graceful)).await;
         sleep(self.stop.saturating_sub(told.elapsed())).await;
         let ended = futures::future::join_all(writers.into_iter().map(|writer| writer.stop(GRACE)));
@@ -133,7 +133,7 @@ impl ApplicationPod {
         };
         tokio::select! {
             _ = ended => {}
-            // Each logs what it had under way.
+            // Each writer logs its pending writes.
             () = cut_off => {}
         }
         let at_once = DeleteParams {
@@ -214,7 +214,7 @@ impl ApplicationPod {
             PatchParams::default(),
             Patch::Strategic(status),
         );
-        // Refused only when it is gone already.
+        // Fails only if the pod no longer exists.
         let _ = until_answered(|| self.pods.patch_status(&name, &params, &status)).await;
     }
 }

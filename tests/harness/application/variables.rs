@@ -1,5 +1,5 @@
-//! A pod's environment as the kubelet would build it at its start, from `envFrom` and `env` of the
-//! pod template. A running pod keeps what it was started with, whatever happens to the ConfigMap.
+//! A container's environment variables as the kubelet builds them at its start, from `envFrom` and
+//! `env`. A running pod keeps its variables, whatever happens to the ConfigMap.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,11 @@ use super::login::Login;
 /// Variables by name.
 pub type Variables = BTreeMap<String, String>;
 
-/// Reads what the container's specification names; later sources win over earlier ones, `env` over
+/// Reads the variables of a container; later sources override earlier ones, and `env` overrides
 /// `envFrom`.
 ///
 /// # Errors
-/// An object or key that is not optional is missing: the kubelet would leave the pod in
-/// CreateContainerConfigError.
+/// A required object or key is missing; the kubelet would report CreateContainerConfigError.
 pub async fn read(client: &Client, namespace: &str, container: &Container) -> Result<Variables> {
     let reader = Reader {
         config_maps: Api::namespaced(client.clone(), namespace),
@@ -38,7 +37,7 @@ pub async fn read(client: &Client, namespace: &str, container: &Container) -> Re
 /// Mastodon's DB_* variables as a login.
 ///
 /// # Errors
-/// One is missing or no number.
+/// A variable is missing, or DB_PORT is not a number.
 pub fn login(variables: &Variables) -> Result<Login> {
     let value = |name: &str| {
         variables

@@ -1,5 +1,5 @@
-//! One client of the database: a long-lived session, about twenty writes a second, and a log that
-//! says of every row whether it was acknowledged, refused, or left unknown.
+//! One database client: a long-lived session, about twenty writes per second, and a log of the
+//! outcome of every row: acknowledged, refused or unknown.
 
 use std::{
     sync::{
@@ -22,20 +22,20 @@ use crate::{
     session::Session,
 };
 
-/// Twenty writes a second.
+/// Pause between writes: twenty writes per second.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Every fifth write is a transaction of three rows, committed as one.
 const TRANSACTION_EVERY: u64 = 5;
 const TRANSACTION_ROWS: u64 = 3;
-/// A client that hears nothing for so long gives the session up; longer than any pause of a pooler
-/// in a cut.
+/// How long a client waits for an answer before it closes the session; longer than a pooler is
+/// paused during a cutover.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// The log that all writers of a run share.
+/// The outcomes of all writers of a run.
 pub type Log = Arc<Mutex<Vec<Attempt>>>;
 
-/// Who a writer is: stays the same when its pod is replaced, so that its rows can be counted across
-/// a cut.
+/// A writer's identity. It survives the replacement of its pod, so that its rows can be counted
+/// across a cutover.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The client's name in the ledger.
@@ -45,7 +45,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A client that has not written yet.
+    /// The identity of a client that has not written yet.
     pub fn new(client: impl Into<String>) -> Self {
         Self {
             client: client.into(),
@@ -54,7 +54,7 @@ impl Identity {
     }
 }
 
-/// A running client; ends when it is dropped, or in order with [`Writer::stop`].
+/// A running client; it is aborted on drop and ends cleanly with [`Writer::stop`].
 #[derive(Debug)]
 pub struct Writer {
     stop: Arc<AtomicBool>,
@@ -68,7 +68,7 @@ impl Drop for Writer {
 }
 
 impl Writer {
-    /// Begins to write with `login`, resolving its host anew for every session, as a driver does.
+    /// Starts writing with `login`, resolving its host for every session, as drivers do.
     pub fn start(
         identity: Identity,
         login: Login,
@@ -91,13 +91,13 @@ impl Writer {
         }
     }
 
-    /// Lets it finish the write that is under way and waits for its end; what is not answered
-    /// within `limit` is cut off, as SIGKILL would.
+    /// Lets the client finish its pending write; a write that is not answered within `limit` is
+    /// aborted, as SIGKILL would.
     pub async fn stop(mut self, limit: Duration) {
         self.stop.store(true, Ordering::Relaxed);
         if timeout(limit, &mut self.task).await.is_err() {
             self.task.abort();
-            // What was under way is logged by then.
+            // The pending write is logged once the task has ended.
             let _ = (&mut self.task).await;
         }
     }
@@ -112,7 +112,8 @@ struct WriterTask {
     session: Option<Session>,
 }
 
-/// Rows that are being written, logged as unknown if the task is cut off before there is an answer.
+/// Rows that are being written. If the task is aborted after the commit was sent, they are logged
+/// as unknown.
 struct PendingWrite<'a> {
     task: &'a WriterTask,
     keys: Vec<Key>,
@@ -169,7 +170,7 @@ impl WriterTask {
         }
     }
 
-    /// Writes the next rows; false when the session is of no use any more.
+    /// Writes the next rows; false if the session is no longer usable.
     async fn write(&mut self, rows: u64) -> bool {
         let first = self.identity.sequence.fetch_add(rows, Ordering::Relaxed) + 1;
         let keys = (first..first + rows)
@@ -221,7 +222,7 @@ struct Failure {
 
 impl From<tokio_postgres::Error> for Failure {
     /// An ERROR leaves the session usable and the transaction rolled back. FATAL, PANIC and a
-    /// broken connection may come after a commit that was not reported any more.
+    /// broken connection may follow a commit whose confirmation was lost.
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
             Some(db) => Self {
@@ -236,7 +237,7 @@ impl From<tokio_postgres::Error> for Failure {
     }
 }
 
-/// What the client knows, and whether it keeps the session.
+/// The outcome as the client knows it, and whether the session stays usable.
 fn classify(result: Result<Server, Failure>, sent_commit: bool) -> (Outcome, bool) {
     match result {
         Ok(server) => (Outcome::Acknowledged(server), true),
@@ -251,8 +252,7 @@ fn classify(result: Result<Server, Failure>, sent_commit: bool) -> (Outcome, boo
     }
 }
 
-/// The row tells who took it: the server's own address, and the timeline of the WAL that it went
-/// into.
+/// The row names the server that inserted it: its own address, and the timeline of the WAL.
 const INSERT: &str = "insert into public.ledger (client, sequence, payload) values ($1, $2, $3) \
     returning host(inet_server_addr()), substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)";
 
@@ -287,7 +287,7 @@ async fn insert(session: &Session, pending: &mut PendingWrite<'_>) -> Result<Ser
 }
 
 async fn one(session: &Client, client: &str, sequence: u64) -> Result<Server, Failure> {
-    // Unnamed and in one message: works through a pooler in transaction mode, too.
+    // An unnamed statement in one message also works through a pooler in transaction mode.
     let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
     let payload = format!("{client} wrote {sequence}");
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] = [

@@ -1,4 +1,4 @@
-//! The Job object, as kubectl makes or changes it.
+//! The Job object, as kubectl creates or changes it.
 
 use anyhow::{Context, Result};
 use k8s_openapi::{
@@ -20,7 +20,7 @@ pub enum JobSource {
     SuspendedJob,
 }
 
-/// The Job as the API server has it, with all defaults filled in.
+/// Creates or resumes the Job; returns it with all defaults set.
 pub(super) async fn create(
     client: &Client,
     namespace: &str,
@@ -50,7 +50,8 @@ pub(super) async fn create(
     }
 }
 
-/// What kubectl makes of a CronJob (kubectl pkg/cmd/create/create_job.go, createJobFromCronJob).
+/// The Job that kubectl creates from a CronJob (kubectl pkg/cmd/create/create_job.go,
+/// createJobFromCronJob).
 fn from(cron_job: &CronJob, name: &str) -> Result<Job> {
     let template = cron_job.spec.job_template.clone();
     let metadata = template.metadata.unwrap_or_default();

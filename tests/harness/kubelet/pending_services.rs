@@ -1,8 +1,8 @@
-//! Names that no Service has yet when a pod asks for them.
+//! Addresses for Service names that do not exist yet when a pod starts.
 //!
-//! A program resolves a name again at each attempt, so in a cluster a Service that is made later is
-//! found. Here it is given an address once: one where connections are refused until the Service is
-//! there, and that leads to it from then on.
+//! In a cluster a program resolves a name at each attempt and finds a Service that is created
+//! later. Here it gets one fixed address: connections to it are refused until the Service exists,
+//! and forwarded to the Service from then on.
 
 use std::{
     collections::BTreeMap,
@@ -18,13 +18,13 @@ use crate::{
     service::{Services, forwarder::Forwarder},
 };
 
-/// Host numbers in the instance's network that stand for such names.
+/// Host numbers in the instance's network for such names.
 const HOSTS: std::ops::RangeInclusive<u8> = 200..=239;
 
-/// A name and a port.
+/// A host name and a port.
 type HostPort = (String, u16);
 
-/// The addresses given so far; they lead nowhere any more when this is dropped.
+/// The addresses assigned so far; forwarding ends on drop.
 #[derive(Default)]
 pub(super) struct PendingServices(Mutex<BTreeMap<HostPort, Placeholder>>);
 
@@ -34,7 +34,7 @@ struct Placeholder {
 }
 
 impl PendingServices {
-    /// The address of the Service, or one that will lead to it.
+    /// The address of the Service, or one that forwards to it later.
     pub(super) fn address(
         &self,
         services: &Arc<Services>,
@@ -53,7 +53,7 @@ impl PendingServices {
         let number = HOSTS
             .clone()
             .nth(given.len())
-            .context("too many names that no Service has")?;
+            .context("too many names without a Service")?;
         let address = IpAddr::from(instance.address(number));
         let task = tokio::spawn(forward(
             Arc::clone(services),
@@ -75,7 +75,7 @@ impl Drop for PendingServices {
 async fn forward(services: Arc<Services>, host: String, from: SocketAddr) {
     let (sender, backends) = watch::channel(Vec::new());
     let _forwarder = Forwarder::start(from, backends);
-    // A name outside of the namespace never gets a Service: refused for ever.
+    // A name outside of the namespace never gets a Service: connections stay refused.
     let mut known = None;
     loop {
         known = services.address_changed(&host, known).await;

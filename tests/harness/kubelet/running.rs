@@ -1,4 +1,4 @@
-//! A pod that runs.
+//! A running pod: its process, its log, and signals to it.
 
 use std::{
     fs::File,
@@ -21,19 +21,19 @@ use crate::{
     process::{Process, Signal},
 };
 
-/// Between the end of a program and the end of its output lies only what is still in the pipe.
+/// Limit from the end of a program to the end of its output, which may still be in the pipe.
 const OUTPUT_SECONDS_MAX: u64 = 5;
 
 /// A line of the log.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// When it came.
+    /// When the line arrived.
     pub at: Timestamp,
     /// Without its line end.
     pub text: String,
 }
 
-/// A pod that has been started. Dropped, it is killed.
+/// A pod that has been started; killed on drop.
 pub struct RunningPod {
     name: String,
     process: Process,
@@ -45,11 +45,11 @@ pub struct RunningPod {
     spec: JobSpec,
 }
 
-/// How much has been said.
+/// How much output there is.
 #[derive(Clone, Copy, Debug, Default)]
 struct OutputState {
     lines: usize,
-    /// Nothing more will be said, because the program has ended then.
+    /// Set once the program and its output have ended.
     over: Option<Instant>,
 }
 
@@ -108,21 +108,21 @@ impl RunningPod {
         self.process.pid()
     }
 
-    /// What it has said so far.
+    /// The log so far.
     pub fn lines(&self) -> Vec<Line> {
         self.output.lines().clone()
     }
 
-    /// Waits for a line that contains `text`, also one that has been said already.
+    /// Waits for a line that contains `text`, including earlier lines.
     ///
     /// # Errors
-    /// It does not come within `limit`, or the program ends without saying it.
+    /// The line does not appear within `limit`, or the program ends without it.
     pub async fn wait_for_line(&self, text: &str, limit: Duration) -> Result<Line> {
         self.wait_for_next_line(&mut 0, text, limit).await
     }
 
-    /// As [`RunningPod::wait_for_line`], from the line with this number on; the number is then that of the line
-    /// behind the one found.
+    /// Like [`RunningPod::wait_for_line`], starting at line `from`, which is then set to the line
+    /// after the match.
     pub async fn wait_for_next_line(
         &self,
         from: &mut usize,
@@ -155,46 +155,46 @@ impl RunningPod {
             Ok(Some(line)) => Ok(line),
             Ok(None) => Err(self
                 .process
-                .error_with_log(&format!("ended without saying {text:?}"))),
+                .error_with_log(&format!("ended without logging {text:?}"))),
             Err(_) => Err(self.process.error_with_log(&format!(
-                "did not say {text:?} within {} s",
+                "did not log {text:?} within {} s",
                 limit.as_secs()
             ))),
         }
     }
 
-    /// Resolves when it has ended, to whether it ended well; holds nothing that would keep it.
+    /// Resolves at the end of the program, to whether it succeeded; borrows nothing.
     pub(super) fn end(&self) -> impl Future<Output = bool> + Send + 'static {
         let ended = self.process.ending();
         async move { ended.await.is_some_and(|status| status.success()) }
     }
 
-    /// The failpoint that it waits at, or has been set for, is over (cut/src/failpoint.rs).
+    /// Releases the failpoint at which the program waits, or cancels the one that is set (SIGUSR1).
     pub fn release_failpoint(&self) {
         self.process.signal(Signal::USR1);
     }
 
-    /// SIGKILL: what a lost node or too much memory does.
+    /// SIGKILL, as for a lost node or the OOM killer.
     pub fn kill(&self) {
         self.process.signal(Signal::KILL);
     }
 
-    /// SIGTERM: how the deletion of a pod or the drain of a node begins.
+    /// SIGTERM, the beginning of a pod's deletion or a node's drain.
     pub fn terminate(&self) {
         self.process.signal(Signal::TERM);
     }
 
-    /// SIGSTOP: a node that hangs.
+    /// SIGSTOP, as if the node hung.
     pub fn suspend(&self) {
         self.process.suspend();
     }
 
-    /// It goes on after [`RunningPod::suspend`].
+    /// SIGCONT after [`RunningPod::suspend`].
     pub fn resume(&self) {
         self.process.resume();
     }
 
-    /// The deletion of the pod: SIGTERM, and SIGKILL when terminationGracePeriodSeconds are over.
+    /// Deletes the pod: SIGTERM, then SIGKILL after terminationGracePeriodSeconds.
     ///
     /// # Errors
     /// As [`RunningPod::wait`].
@@ -209,10 +209,10 @@ impl RunningPod {
         self.wait(Duration::from_secs(OUTPUT_SECONDS_MAX)).await
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the pod.
     ///
     /// # Errors
-    /// It still runs after `limit`; the error holds the end of its log, and it goes on running
+    /// The pod still runs after `limit`; the error holds the end of its log. The pod keeps running
     /// until it is dropped.
     pub async fn wait(&self, limit: Duration) -> Result<Ended> {
         let Ok(status) = timeout(limit, self.process.wait()).await else {
@@ -230,7 +230,7 @@ impl RunningPod {
             over.map(|output_state| output_state.ok().and_then(|output_state| output_state.over))
         else {
             bail!(
-                "{} has ended, but something that it started keeps its output open",
+                "{} has ended, but a child process keeps its output open",
                 self.name
             );
         };
@@ -263,7 +263,7 @@ fn listen(
         .read_until(b'\n', &mut bytes)
         .is_ok_and(|read| read > 0)
     {
-        // A full disk must not take the lines away from those who wait for them.
+        // A full disk must not keep the lines from tests that wait for them.
         log.write_all(&bytes).ok();
         let line = Line {
             at: Timestamp::now(),

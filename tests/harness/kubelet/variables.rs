@@ -1,4 +1,4 @@
-//! The environment of a container, by the rules of the kubelet (kubernetes
+//! A container's environment variables by the rules of the kubelet (kubernetes
 //! pkg/kubelet/kubelet_pods.go, makeEnvironmentVariables).
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Container, EnvVarSource, ObjectFieldSelector, P
 
 use super::sources::{Data, Sources};
 
-/// What the downward API tells, and what is being started.
+/// The pod that is being started: what the downward API and the container need.
 pub(super) struct PodContext<'a> {
     pub(super) name: &'a str,
     pub(super) namespace: &'a str,
@@ -16,7 +16,7 @@ pub(super) struct PodContext<'a> {
     pub(super) container: &'a Container,
 }
 
-/// envFrom in its order, then env in its order; a later one wins.
+/// Variables of envFrom in order, then of env in order; later ones override earlier ones.
 pub(super) fn variables(
     context: &PodContext<'_>,
     sources: &Sources,
@@ -29,7 +29,7 @@ pub(super) fn variables(
         } else if let Some(secret) = &from.secret_ref {
             object(&sources.secrets, "secret", &secret.name, secret.optional)?
         } else {
-            bail!("an entry of envFrom of a kind that is not imitated")
+            bail!("this kind of envFrom entry is not imitated")
         };
         for (key, value) in found.into_iter().flatten() {
             variables.insert(format!("{prefix}{key}"), text(value, key)?);
@@ -84,7 +84,7 @@ fn value_from(
             (&key.name, &key.key, key.optional),
         )
     } else {
-        bail!("a valueFrom of a kind that is not imitated")
+        bail!("this kind of valueFrom is not imitated")
     };
     let (name, key, optional) = reference;
     let data = object(all, &kind.to_lowercase(), name, optional)?;
@@ -137,7 +137,7 @@ pub(super) fn field_of(field: &ObjectFieldSelector, context: &PodContext<'_>) ->
 }
 
 fn text(value: &[u8], key: &str) -> Result<String> {
-    String::from_utf8(value.to_vec()).with_context(|| format!("the value of {key} is no text"))
+    String::from_utf8(value.to_vec()).with_context(|| format!("the value of {key} is not text"))
 }
 
 /// `$(NAME)` becomes the value of NAME when there is one, `$$` becomes `$` (kubernetes
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_told_as_the_kubelet_tells_it() {
+    fn a_missing_object_is_reported_in_the_kubelets_words() {
         let from = |reference: Value| json!({"name": "c", "envFrom": [reference]});
         let error = built(from(json!({"configMapRef": {"name": "none"}})), &sources()).unwrap_err();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Volumes as files below the pod's directory.
+//! A pod's volumes as files below its directory.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::setup::ServerUser;
 
-/// The kubelet's default for files of Secrets and ConfigMaps.
+/// The kubelet's default mode for files of Secrets and ConfigMaps.
 const MODE: i32 = 0o644;
 
 /// A file in a volume.
@@ -26,9 +26,9 @@ struct File {
     mode: u32,
 }
 
-/// Writes what the container mounts; returns each mount path with the directory that stands for it.
+/// Writes what the container mounts; returns each mount path with its directory.
 ///
-/// A claim is a directory below `claims`, the same for every pod that mounts it.
+/// A PersistentVolumeClaim is a directory below `claims`, shared by all pods that mount it.
 pub(super) fn mount(
     context: &PodContext<'_>,
     pod: &PodSpec,
@@ -138,16 +138,16 @@ fn files(volume: &Volume, context: &PodContext<'_>, sources: &Sources) -> Result
                     .map(|item| downward_api_file(item, context, mode));
                 all.extend(files.collect::<Result<Vec<_>>>()?);
             } else {
-                bail!("a projection of a kind that is not imitated");
+                bail!("this kind of projection is not imitated");
             }
         }
         Ok(all)
     } else {
-        bail!("a volume of a kind that is not imitated")
+        bail!("this kind of volume is not imitated")
     }
 }
 
-/// A Secret or ConfigMap as a volume asks for it.
+/// A Secret or ConfigMap that a volume projects.
 struct Projection<'a> {
     kind: &'a str,
     name: &'a str,
@@ -213,7 +213,7 @@ fn downward_api_file(
     })
 }
 
-/// Writes a file of the servers' user, with the directories that it needs below `root`.
+/// Writes a file owned by the servers' user, and creates its parent directories below `root`.
 pub(super) fn write(
     user: &ServerUser,
     root: &Path,
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_fails_the_mount_unless_it_is_optional() {
+    fn a_missing_object_fails_the_mount_unless_it_is_optional() {
         assert_eq!(
             projection(None, false).files(None).unwrap_err().to_string(),
             "secret \"s\" not found"

@@ -1,10 +1,10 @@
-//! A pod of one of the Zalando operator's poolers: a real PgBouncer, configured as the operator's
-//! image does it (postgres-operator 2.0.1, pooler/pgbouncer.ini.tmpl), at an address of its own.
+//! A pod of one of the Zalando operator's poolers: a real PgBouncer, configured as by the
+//! operator's image (postgres-operator 2.0.1, pooler/pgbouncer.ini.tmpl), at its own address.
 //!
-//! Different from the real one: Debian's version, which in Debian 12 knows neither `auth_dbname`
-//! (the lookup function is asked for in the client's own database, where the operator makes it,
-//! too) nor `SHOW STATE`, as the operator's older images do not; and the Service in front of
-//! PostgreSQL is named by its address, because there is no DNS.
+//! Differences from the real one: it is Debian's version, and the one of Debian 12 supports neither
+//! `auth_dbname` (the lookup function is called in the client's database, where the operator also
+//! creates it) nor `SHOW STATE` (nor do the operator's older images); and it reaches the Service in
+//! front of PostgreSQL by address, because there is no DNS.
 
 use std::{
     net::Ipv4Addr,
@@ -30,20 +30,20 @@ const UPSTREAM_LIMIT: Duration = Duration::from_secs(30);
 const START_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 
-/// Where and what one is.
+/// Name, Services and address of a pooler pod.
 #[derive(Clone, Debug)]
 pub struct Placement {
-    /// Its Service, whose selector its labels are.
+    /// The Service in front of the pod; its selector provides the pod's labels.
     pub service: String,
-    /// The Service that it passes its clients on to.
+    /// The Service that the pooler connects to.
     pub upstream: String,
-    /// The pod.
+    /// Name of the pod.
     pub pod: String,
-    /// The host number in the instance's network.
+    /// Host number in the instance's network.
     pub host: u8,
 }
 
-/// A running PgBouncer; it ends with this value.
+/// A running PgBouncer; it ends on drop.
 pub struct PgBouncer {
     placement: Placement,
     address: Ipv4Addr,
@@ -56,10 +56,10 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts it, and makes a ready pod of it.
+    /// Starts PgBouncer and creates its ready Pod object.
     ///
     /// # Errors
-    /// Its Services or the role's Secret are not there, or it does not listen.
+    /// A Service or the role's Secret is missing, or PgBouncer does not listen.
     pub async fn start(
         plane: &ControlPlane,
         services: &Arc<Services>,
@@ -95,12 +95,12 @@ impl PgBouncer {
         Ok(this)
     }
 
-    /// The pod.
+    /// Name of the pod.
     pub fn pod(&self) -> &str {
         &self.placement.pod
     }
 
-    /// One command on its console, as a person types it.
+    /// Runs one command on the console.
     ///
     /// # Errors
     /// The console refuses.
@@ -116,11 +116,10 @@ impl PgBouncer {
         Ok(session.simple_query(command).await?)
     }
 
-    /// Kills it and its pod, and starts another one in its place, as the Deployment does: a pause
-    /// is forgotten.
+    /// Replaces the pod, as the Deployment does: a PAUSE is lost.
     ///
     /// # Errors
-    /// It does not come up again.
+    /// The new process does not start.
     pub async fn replace(&mut self) -> Result<()> {
         self.process.kill().await;
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
@@ -139,10 +138,9 @@ impl PgBouncer {
         self.announce().await
     }
 
-    /// Its pod, ready.
+    /// Creates the ready Pod object.
     async fn announce(&self) -> Result<()> {
-        // Not the address that stands for it in Kubernetes: a console is spoken to at the pod's
-        // own.
+        // The loopback address itself, because consoles are reached at the pod's own address.
         let ip = self.address.to_string();
         pooler::make_pod(
             &self.client,

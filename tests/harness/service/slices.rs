@@ -1,6 +1,6 @@
-//! What Kubernetes' EndpointSlice controller leaves to be found: a slice for every Service with a
-//! selector, which stays when the selector is taken away, and to which kube-proxy then goes on
-//! sending traffic (verified.md, *No client need notice*).
+//! Imitates Kubernetes' EndpointSlice controller: it writes a slice for every Service with a
+//! selector and leaves the slice behind when the selector is removed; kube-proxy keeps sending
+//! traffic to it (docs/operators/cloudnative-pg.md).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::instance::Instance;
 
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-/// The label that names a slice's Service.
+/// The label that names the Service of a slice.
 pub(super) const SERVICE: &str = "kubernetes.io/service-name";
 
 /// Writes the slices of one namespace.
@@ -35,8 +35,7 @@ impl Slices {
         }
     }
 
-    /// Brings a Service's slice up to date. Without a selector nothing is written any more, and
-    /// nothing is removed.
+    /// Updates a Service's slice. Without a selector the slice is neither written nor removed.
     pub(super) async fn write(
         &mut self,
         service: &str,
@@ -68,7 +67,7 @@ impl Slices {
     }
 }
 
-/// The addresses that a slice leads to.
+/// The addresses in a slice.
 pub(super) fn backends(slice: &EndpointSlice) -> Vec<SocketAddr> {
     let port = slice
         .ports
@@ -87,7 +86,7 @@ pub(super) fn backends(slice: &EndpointSlice) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// The API server refuses loopback addresses here.
+/// Loopback addresses are refused in EndpointSlices.
 fn kubernetes_address(ip: IpAddr) -> Ipv4Addr {
     match ip {
         IpAddr::V4(ip) => Instance::kubernetes_address_of(ip),

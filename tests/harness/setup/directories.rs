@@ -1,4 +1,4 @@
-//! Where finished parts and the files of a run are kept: places that the servers' user can reach.
+//! The directories of finished builds and of runs, both accessible to the servers' user.
 
 use std::{
     env,
@@ -12,22 +12,22 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::ServerUser;
 
-/// A socket's path has at most 107 bytes (unix(7)); `/127.123.123.0/source/0/socket/.s.PGSQL.5432`
-/// has to fit behind this.
+/// Unix socket paths have at most 107 bytes (unix(7));
+/// `/127.123.123.0/source/0/socket/.s.PGSQL.5432` must fit after this directory.
 const RUNS_PATH_BYTES_MAX: usize = 60;
 
 /// The two directories of the harness.
 #[derive(Debug)]
 pub struct Directories {
-    /// Finished parts, each in its own directory `<name>-<version>`; survives `cargo clean`.
+    /// Finished builds, each in a directory `<name>-<version>`; survives `cargo clean`.
     pub cache: PathBuf,
-    /// A directory per running instance.
+    /// One directory per running instance.
     pub runs: PathBuf,
 }
 
 impl Directories {
-    /// The user's cache and the build directory; when the servers' user cannot reach them (they lie
-    /// below root's home), a directory of our own below /var/tmp, which outlives a reboot.
+    /// The user's cache and the build directory; if the servers' user has no access (below root's
+    /// home), a private directory below /var/tmp, which survives a reboot.
     pub(super) fn choose(user: &ServerUser) -> Result<Self> {
         let own = PathBuf::from(format!(
             "/var/tmp/replica-migration-{}",
@@ -43,13 +43,13 @@ impl Directories {
         Ok(Self { cache, runs })
     }
 
-    /// Held while parts are made, so that two test programs started together build once.
+    /// Locks the cache, so that test programs started in parallel build once.
     pub(super) fn lock(&self) -> Result<File> {
         let file =
             File::create(self.cache.join("lock")).context("creating the lock file of the cache")?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             flock(&file, FlockOperation::LockExclusive)
-                .context("waiting for another run that makes the parts")?;
+                .context("waiting for another run that builds the programs")?;
         }
         Ok(file)
     }
@@ -68,7 +68,7 @@ fn usual_cache() -> Option<PathBuf> {
     )
 }
 
-/// Cargo's.
+/// Cargo's target directory.
 pub fn target_directory() -> PathBuf {
     let root = || Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target");
     env::var_os("CARGO_TARGET_DIR").map_or_else(root, PathBuf::from)
@@ -78,8 +78,8 @@ fn usual_runs() -> PathBuf {
     target_directory().join("harness")
 }
 
-/// True when the directory can be made and the servers' user can enter it. What exists of its path
-/// is looked at first, so that nothing is made where it would not be used.
+/// True if the directory can be created and the servers' user can enter it. The existing part of
+/// the path is checked first, so that no directory is created in vain.
 fn usable(directory: &Path, user: &ServerUser) -> bool {
     let existing = directory.ancestors().find(|ancestor| ancestor.exists());
     existing.is_some_and(|ancestor| user.reaches(ancestor))
@@ -92,8 +92,8 @@ fn open(directory: &Path) -> std::io::Result<()> {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
 }
 
-/// A directory below /var/tmp, where anybody may have been first: it must be ours and nobody else's
-/// to write.
+/// A directory below /var/tmp, which is world-writable: it must belong to this user, and no other
+/// user may write to it.
 fn private(own: &Path, name: &str) -> Result<PathBuf> {
     if let Err(error) = DirBuilder::new().mode(0o755).create(own)
         && error.kind() != std::io::ErrorKind::AlreadyExists
@@ -101,13 +101,13 @@ fn private(own: &Path, name: &str) -> Result<PathBuf> {
         return Err(error).with_context(|| format!("creating {}", own.display()));
     }
     let found =
-        fs::symlink_metadata(own).with_context(|| format!("looking at {}", own.display()))?;
+        fs::symlink_metadata(own).with_context(|| format!("reading the metadata of {}", own.display()))?;
     if !found.is_dir()
         || found.uid() != rustix::process::geteuid().as_raw()
         || found.mode() & 0o022 != 0
     {
         bail!(
-            "{} belongs to somebody else or others may write to it; remove it",
+            "{} belongs to another user or is writable by others; remove it",
             own.display()
         );
     }
@@ -119,11 +119,11 @@ fn private(own: &Path, name: &str) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Lets everybody read, and enter or run what its owner may: the umask of the one who built it may
-/// have closed it.
+/// Makes a file readable, and enterable or executable if it is for its owner: the umask of the
+/// build may have prevented that.
 pub(super) fn readable(file: &Path) -> Result<()> {
     let mode = fs::metadata(file)
-        .with_context(|| format!("looking at {}", file.display()))?
+        .with_context(|| format!("reading the metadata of {}", file.display()))?
         .mode();
     let open = mode | 0o444 | if mode & 0o100 != 0 { 0o111 } else { 0 };
     fs::set_permissions(file, fs::Permissions::from_mode(open))

@@ -1,8 +1,7 @@
 //! The locale of a Spilo database: `en_US.utf-8`.
 //!
-//! C.UTF-8, which every machine has, would not do: it orders by code point, never changes its order
-//! and has no collation version, so nothing that the programs say about collations could be tested
-//! with it.
+//! C.UTF-8, which every machine has, is not sufficient: it sorts by code point, never changes its
+//! order and has no collation version, so the programs' collation checks could not be tested.
 
 use std::{
     fs,
@@ -14,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{Directories, tools};
 
-/// Nothing when the machine has the locale, else a directory for LOCPATH that has it.
+/// None if the machine has the locale, otherwise a directory for LOCPATH.
 pub(super) fn en_us(directories: &Directories) -> Result<Option<PathBuf>> {
     let known = Command::new("locale")
         .arg("-a")
@@ -28,7 +27,7 @@ pub(super) fn en_us(directories: &Directories) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     let directory = directories.cache.join("locale");
-    // glibc looks for the codeset in this normalised spelling whatever the program asked for.
+    // glibc looks for this normalised spelling of the codeset.
     let finished = directory.join("en_US.utf8");
     if !finished.join("LC_COLLATE").is_file() {
         make(&directory, &finished)?;
@@ -48,7 +47,7 @@ fn make(directory: &std::path::Path, finished: &std::path::Path) -> Result<()> {
     if !unfinished.join("LC_COLLATE").is_file() {
         let said = String::from_utf8_lossy(&output.stderr).replace('\n', " ");
         bail!(
-            "the locale en_US.UTF-8 is missing and cannot be made ({}); install it: apt-get \
+            "the locale en_US.UTF-8 is missing and cannot be generated ({}); install it: apt-get \
              install locales",
             said.trim()
         );

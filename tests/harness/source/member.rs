@@ -1,4 +1,4 @@
-//! One member: Patroni with its PostgreSQL, in the place of a pod.
+//! One member: Patroni and its PostgreSQL, as in a Spilo pod.
 
 use std::{
     fs,
@@ -18,16 +18,16 @@ use crate::{
     setup::Setup,
 };
 
-/// Where a member's files are, and at which addresses it is.
+/// A member's name, addresses and directories.
 #[derive(Clone, Debug)]
 pub struct MemberLayout {
     /// Name of pod and member.
     pub name: String,
     /// Where its servers listen.
     pub address: Ipv4Addr,
-    /// What stands for [`MemberLayout::address`] in Kubernetes objects.
+    /// What represents [`MemberLayout::address`] in Kubernetes objects.
     pub kubernetes_address: Ipv4Addr,
-    /// The pod's file system: Patroni's files, and below it volumes.
+    /// The pod's root directory: Patroni's files and the volumes.
     pub home: PathBuf,
     /// PGDATA.
     pub data: PathBuf,
@@ -35,7 +35,7 @@ pub struct MemberLayout {
     pub socket: PathBuf,
     /// Certificate, key and CA.
     pub tls: PathBuf,
-    /// `ssl_ca_file` is set.
+    /// Whether `ssl_ca_file` is set.
     pub has_ca: bool,
 }
 
@@ -65,7 +65,7 @@ impl MemberLayout {
     }
 }
 
-/// The places of all members, their directories made.
+/// The layouts of all members; creates their directories.
 pub(super) fn layouts(
     setup: &Setup,
     instance: &Instance,
@@ -91,7 +91,7 @@ pub(super) fn layouts(
         .collect()
 }
 
-/// A member, running or not.
+/// A member, whether it runs or not.
 #[derive(Debug)]
 pub struct Member {
     layout: MemberLayout,
@@ -118,7 +118,7 @@ impl Member {
         self.layout.address
     }
 
-    /// Its files.
+    /// The member's layout.
     pub fn layout(&self) -> &MemberLayout {
         &self.layout
     }
@@ -136,7 +136,7 @@ impl Member {
     /// Starts Patroni, which starts PostgreSQL.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// Patroni cannot be started.
     pub fn start(&self) -> Result<()> {
         let mut command = self.setup.server(&self.setup.python);
         command
@@ -152,11 +152,11 @@ impl Member {
         Ok(())
     }
 
-    /// Stops Patroni as the deletion of its pod does (SIGTERM): it stops PostgreSQL and gives the
-    /// lock up.
+    /// Stops Patroni with SIGTERM, as the deletion of its pod does: it stops PostgreSQL and
+    /// releases the leader lock.
     ///
     /// # Errors
-    /// It is still there after a minute.
+    /// Patroni still runs after a minute.
     pub async fn stop(&self) -> Result<()> {
         let patroni = self.patroni().take();
         let Some(patroni) = patroni else {
@@ -169,20 +169,18 @@ impl Member {
         Ok(())
     }
 
-    /// Kills PostgreSQL at once (SIGKILL of the postmaster; its children follow by themselves).
-    /// Patroni stays.
+    /// Kills the postmaster (SIGKILL); its children exit on their own, Patroni keeps running.
     ///
     /// # Errors
-    /// It does not run.
+    /// The process does not run.
     pub fn kill_postgres(&self) -> Result<()> {
         Ok(kill_process(self.postmaster()?, Signal::KILL)?)
     }
 
-    /// Kills Patroni alone: PostgreSQL goes on without it, as when the container's first process is
-    /// lost.
+    /// Kills Patroni only: PostgreSQL keeps running, as when the container's first process is lost.
     ///
     /// # Errors
-    /// It does not run.
+    /// The process does not run.
     pub async fn kill_patroni(&self) -> Result<()> {
         let pid = self.patroni().as_ref().map(Process::pid);
         let Some(pid) = pid else {
@@ -196,28 +194,28 @@ impl Member {
         Ok(())
     }
 
-    /// Stops everything of the member where it is (SIGSTOP), as when its node hangs: its
-    /// connections stay open, nothing answers.
+    /// Suspends all processes of the member (SIGSTOP), as if its node hung: connections stay open,
+    /// nothing answers.
     pub fn suspend(&self) {
         self.patroni()
             .as_ref()
             .inspect(|patroni| patroni.signal_family(Signal::STOP));
     }
 
-    /// Lets it go on after [`Member::suspend`].
+    /// Resumes the member after [`Member::suspend`].
     pub fn resume(&self) {
         self.patroni()
             .as_ref()
             .inspect(|patroni| patroni.signal_family(Signal::CONT));
     }
 
-    /// Stops Patroni alone where it is: its REST API takes connections and says nothing, and
-    /// PostgreSQL goes on.
+    /// Suspends Patroni only: its REST API accepts connections and does not answer, PostgreSQL
+    /// keeps running.
     pub fn suspend_patroni(&self) {
         self.patroni().as_ref().inspect(|patroni| patroni.suspend());
     }
 
-    /// Lets it go on after [`Member::suspend_patroni`].
+    /// Resumes Patroni after [`Member::suspend_patroni`].
     pub fn resume_patroni(&self) {
         self.patroni().as_ref().inspect(|patroni| patroni.resume());
     }

@@ -1,5 +1,5 @@
-//! The Kubernetes objects that the operator 1.15 makes for a cluster (facts/zalando.md §1, §4), and
-//! the owner's own.
+//! The Kubernetes objects that the operator 1.15 creates for a cluster (docs/operators/zalando.md),
+//! and those of the owner.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use super::{
 /// Name of the ServiceAccount, Role and RoleBinding of every Spilo pod.
 pub(super) const ACCOUNT: &str = "postgres-pod";
 
-/// Name of the Secret of a role, underscores as dashes.
+/// Name of a role's Secret; underscores become dashes.
 pub fn secret_name(cluster: &str, role: &str) -> String {
     format!(
         "{}.{cluster}.credentials.postgresql.acid.zalan.do",
@@ -23,7 +23,7 @@ pub fn secret_name(cluster: &str, role: &str) -> String {
     )
 }
 
-/// Everything that must be there before the first member starts.
+/// All objects that must exist before the first member starts.
 pub(super) fn all(
     options: &SourceOptions,
     layouts: &[MemberLayout],
@@ -61,7 +61,7 @@ pub(super) fn all(
     objects
 }
 
-/// The labels of all that the operator makes for the cluster.
+/// The labels of all objects that the operator creates for the cluster.
 pub(super) fn labels(options: &SourceOptions) -> Value {
     json!({"application": "spilo", "cluster-name": options.cluster, "team": "mastodon"})
 }

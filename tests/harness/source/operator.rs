@@ -1,14 +1,14 @@
-//! What the Zalando operator 1.15 does after a change of the `postgresql` resource
-//! (facts/zalando.md §1, §2, §8.1).
+//! Imitates the Zalando operator 1.15: its reactions to changes of the `postgresql` resource
+//! (docs/operators/zalando.md).
 //!
-//! | change | what follows |
+//! | change | reaction |
 //! |---|---|
 //! | `spec.postgresql.parameters`, `spec.patroni.slots` | PATCH /config; a restart by Patroni where a parameter needs one |
-//! | `spec.patroni.pg_hba` | a rolling update: the replica's pod is made anew, switchover, then the old leader's |
-//! | annotation `acid.zalan.do/controller` | nothing at all, whatever else changes, and nothing when it is removed |
+//! | `spec.patroni.pg_hba` | a rolling update: the replica's pod is recreated, a switchover, then the old leader's pod |
+//! | annotation `acid.zalan.do/controller` | none while it is set, and none when it is removed |
 //!
-//! The status goes to `Updating` and then to `Running`. Not imitated: everything else that the
-//! resource may hold, and the resync every 30 minutes.
+//! The status becomes `Updating` and then `Running`. Not imitated: all other fields of the
+//! resource, and the resync every 30 minutes.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -30,17 +30,17 @@ use super::{Member, Source, rest, workloads};
 use crate::control_plane::ControlPlane;
 
 const CONTROLLER: &str = "acid.zalan.do/controller";
-/// Patroni compares its settings right after a PATCH; a member that has not said by then that it
-/// needs a restart needs none.
+/// Patroni checks for pending restarts right after a PATCH; a member that reports none within this
+/// time needs none.
 const PENDING_RESTART_SECONDS: u64 = 3;
 
-/// The operator of one source; it is gone on drop.
+/// The operator of one source; it stops on drop.
 pub struct Operator {
     task: JoinHandle<()>,
     syncs: watch::Receiver<u32>,
 }
 
-/// The part of the resource that this operator acts on.
+/// The fields that the imitation reacts to.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 struct Spec {
@@ -61,17 +61,17 @@ struct Patroni {
     slots: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-/// What a change asks for.
+/// A reaction to a change.
 #[derive(Debug, PartialEq)]
 enum Action {
-    /// PATCH /config with this.
+    /// PATCH /config with this body.
     Patch(Value),
-    /// Make all pods anew with this list.
+    /// Recreate all pods with this pg_hba list.
     Roll(Vec<String>),
 }
 
 impl Operator {
-    /// Begins to follow the source's resource.
+    /// Starts following the source's resource.
     ///
     /// # Errors
     /// The resource cannot be read.
@@ -86,7 +86,7 @@ impl Operator {
         Ok(Self { task, syncs })
     }
 
-    /// How many changes it has acted on and finished with.
+    /// The number of changes that were handled completely.
     pub fn syncs(&self) -> u32 {
         *self.syncs.borrow()
     }
@@ -99,7 +99,7 @@ impl Drop for Operator {
 }
 
 fn resources(client: Client, source: &Source) -> Api<DynamicObject> {
-    // The kind is not in camel case, and its plural is not what a rule would make of it.
+    // The kind is not in camel case, and its plural is irregular.
     let kind = GroupVersionKind::gvk("acid.zalan.do", "v1", "postgresql");
     Api::namespaced_with(
         client,
@@ -122,7 +122,7 @@ async fn run(client: Client, source: Arc<Source>, mut known: Spec, sender: watch
             .applied_objects(),
     );
     while let Some(event) = events.next().await {
-        // A watch that breaks begins again by itself.
+        // A broken watch restarts on its own.
         let Ok(resource) = event else { continue };
         let wanted = spec(&resource);
         let actions = actions(
@@ -156,8 +156,8 @@ async fn run(client: Client, source: Arc<Source>, mut known: Spec, sender: watch
     }
 }
 
-/// What a change from one spec to another asks for. A removed parameter asks for nothing: the
-/// operator looks at the keys that it wants only.
+/// The reactions to a change of the spec. A removed parameter causes none: the operator compares
+/// only the keys that it wants.
 fn actions(known: &Spec, wanted: &Spec, is_suspended: bool) -> Vec<Action> {
     let mut actions = Vec::new();
     if is_suspended {
@@ -202,7 +202,7 @@ async fn perform(client: &Client, source: &Source, action: Action) -> Result<()>
     }
 }
 
-/// POST /restart to every member that says that it needs one, the leader last.
+/// POST /restart to every member that reports a pending restart, the leader last.
 async fn restart_pending(source: &Source) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(PENDING_RESTART_SECONDS)).await;
     let leader = source.leader().await?.name();
@@ -223,7 +223,7 @@ async fn restart_pending(source: &Source) -> Result<()> {
     source.healthy().await
 }
 
-/// Deletes a member's pod and makes it anew with another environment.
+/// Deletes a member's pod and recreates it with another environment.
 async fn recreate_pod(
     client: &Client,
     source: &Source,
@@ -239,7 +239,7 @@ async fn recreate_pod(
     let made: Pod = serde_json::from_value(pod.clone())?;
     pods.create(&PostParams::default(), &made)
         .await
-        .context("making a pod anew")?;
+        .context("recreating a pod")?;
     let status = json!({"status": pod["status"]});
     pods.patch_status(
         member.name(),
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frozen_resource_is_left_alone() {
+    fn a_suspended_resource_is_left_alone() {
         let new = wanted(r#"{"patroni": {"pg_hba": ["a"]}}"#);
         assert_eq!(actions(&Spec::default(), &new, true), []);
     }

@@ -1,9 +1,9 @@
-//! Patroni's configuration as Spilo 4.0 makes it of the environment that the operator 1.15 gives a
-//! pod.
+//! Patroni's configuration as Spilo 4.0 generates it from the environment that the operator 1.15
+//! sets.
 //!
 //! Not imitated: WAL-G, bg_mon, pg_cron, pgextwlist, set_user, pg_stat_kcache, pg_auth_mon,
-//! timescaledb and PAM, which this PostgreSQL does not have; `pam_configuration: ""` in the
-//! operator's configuration gives the same pg_hba.
+//! timescaledb and PAM, which this PostgreSQL lacks; `pam_configuration: ""` in the operator's
+//! configuration gives the same pg_hba.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use super::{
 pub const POSTGRES_PORT: u16 = 5432;
 /// The port of Patroni's REST API on every member.
 pub const REST_PORT: u16 = 8008;
-/// What Spilo computes for a pod with 4 GiB: memory in MB / 30.
+/// The value that Spilo computes for a pod with 4 GiB: memory in MB / 30.
 const MAX_CONNECTIONS: u32 = 136;
 
 /// The content of a member's postgres.yml (JSON is YAML). `spec.patroni.pg_hba` replaces Spilo's
@@ -69,7 +69,7 @@ fn kubernetes(options: &SourceOptions, layout: &MemberLayout) -> Value {
     section
 }
 
-/// The first content of the dynamic configuration (Spilo's template, facts/zalando.md §5).
+/// The initial dynamic configuration (Spilo's template, docs/operators/zalando.md).
 fn dynamic() -> Value {
     json!({
         "ttl": 30, "loop_wait": 10, "retry_timeout": 10, "maximum_lag_on_failover": 33_554_432,
@@ -82,9 +82,9 @@ fn dynamic() -> Value {
     })
 }
 
-/// The operator sends this list whole: Spilo's encoding, locale and checksums are gone with it.
-/// `auth-host: md5` is what makes initdb write `password_encryption = md5` into the file that
-/// becomes postgresql.base.conf.
+/// The operator replaces the whole list, so Spilo's encoding, locale and checksums settings are
+/// lost. `auth-host: md5` makes initdb write `password_encryption = md5` into the file that becomes
+/// postgresql.base.conf.
 pub(super) fn initdb(options: &SourceOptions) -> Value {
     let host = match options.hashes {
         Hashes::Md5 => "md5",
@@ -133,14 +133,14 @@ const DEFAULT_PG_HBA: [&str; 7] = [
     "hostssl all             all                all                md5",
 ];
 
-/// In a pod 127.0.0.1 is the pod itself; here it is what every client comes from, and would be let
-/// in without TLS.
+/// In a pod 127.0.0.1 is the pod itself; here it is the address of every client, which would be
+/// admitted without TLS.
 fn local_line(line: &str, layout: &MemberLayout) -> String {
     line.replace("127.0.0.1/32", &format!("{}/32", layout.address))
 }
 
-/// What Spilo's post_init.sh leaves behind, as far as this PostgreSQL has it: the operator's roles,
-/// and in every database (template1 included) a schema for metrics over pg_stat_statements.
+/// The result of Spilo's post_init.sh as far as this PostgreSQL supports it: the operator's roles,
+/// and in every database (template1 included) a metrics schema over pg_stat_statements.
 pub(super) const POST_INIT: &str = r"
 create role admin createdb nologin;
 create role cron_admin nologin;
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_outside_of_the_pod_gets_in_without_tls() {
+    fn no_client_outside_of_the_pod_is_admitted_without_tls() {
         let lines = pg_hba(&layout(), &[]);
         assert!(lines.iter().all(|line| !line.contains("127.0.0.1")));
         assert!(lines[1].contains("127.1.2.11/32"));

@@ -1,5 +1,4 @@
-//! The operator's StatefulSet, pods and poolers. No kubelet runs: the pods' status is written as
-//! the kubelet would.
+//! The operator's StatefulSet, pods and poolers. No kubelet runs: the pods' status is written here.
 
 use serde_json::{Value, json};
 
@@ -49,8 +48,7 @@ fn container(options: &SourceOptions, pg_hba: &[String]) -> Value {
     json!({"name": "postgres", "image": IMAGE, "env": env, "ports": ports})
 }
 
-/// What the operator tells Spilo beyond single variables; the list of pg_hba is only there when the
-/// resource has one.
+/// SPILO_CONFIGURATION; it contains pg_hba only if the resource does.
 fn spilo_configuration(options: &SourceOptions, pg_hba: &[String]) -> String {
     let postgresql = if pg_hba.is_empty() {
         json!({})
@@ -82,7 +80,8 @@ pub(super) fn stateful_set(options: &SourceOptions, instances: usize) -> Value {
     })
 }
 
-/// A member's volume, as the StatefulSet's controller makes it; bound to a volume of that name.
+/// A member's volume claim, as the StatefulSet controller creates it, bound to a volume of that
+/// name.
 pub(super) fn claim(options: &SourceOptions, layout: &MemberLayout) -> Value {
     json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim",
@@ -93,7 +92,7 @@ pub(super) fn claim(options: &SourceOptions, layout: &MemberLayout) -> Value {
     })
 }
 
-/// One pod. Its role label and the annotation `status` are Patroni's to write.
+/// A member's pod. Patroni writes its role label and its annotation `status`.
 pub(super) fn pod(options: &SourceOptions, layout: &MemberLayout, pg_hba: &[String]) -> Value {
     let mut labels = labels(options);
     labels["statefulset.kubernetes.io/pod-name"] = layout.name.as_str().into();

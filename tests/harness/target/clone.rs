@@ -1,6 +1,6 @@
 //! The clone Job (pkg/management/postgres/join.go,
-//! internal/cmd/manager/instance/pgbasebackup/cmd.go): asks until the source answers, then runs
-//! pg_basebackup. Whatever goes wrong is tried again without end, and nobody is told.
+//! internal/cmd/manager/instance/pgbasebackup/cmd.go): probes until the source answers, then runs
+//! pg_basebackup. Every failure is retried without end and reported only in the log.
 
 use std::{
     ffi::OsStr,
@@ -20,30 +20,30 @@ use super::{
 };
 use crate::process::Process;
 
-/// Between two questions to a source that does not answer
+/// Pause between two probes of a source that does not answer
 /// (pkg/management/postgres/instance.go:1155).
 const AGAIN: Duration = Duration::from_secs(5);
-/// The home directory of Spilo's pods; Patroni names files in it by their whole paths.
+/// The home directory in Spilo's pods; Patroni's configuration has absolute paths below it.
 const SPILO_HOME: &str = "/home/postgres";
 
 /// One clone Job.
 pub(super) struct CloneJob<'a> {
-    /// Programs, Secrets, names, and what of this machine a pod could not see.
+    /// What all managers share.
     pub shared: &'a Shared,
-    /// The instance's files; the copy goes to [`PGDATA`] in it.
+    /// The instance's files; the clone is written to [`PGDATA`].
     pub volume: &'a Volume,
-    /// What the Cluster says. As at CNPG it is read when a Job's pod begins, not while it asks: a
-    /// wrong host or password is asked for ever, also after it was corrected.
+    /// The Cluster. As in CNPG it is read when a Job's pod starts: a wrong host or password is used
+    /// without end, even after it was corrected.
     pub cluster: &'a watch::Receiver<Arc<Cluster>>,
-    /// Gets what the Job's pod would write.
+    /// Receives the log of the Job's pod.
     pub log: &'a Log,
 }
 
 impl CloneJob<'_> {
-    /// Copies the source, writes standby.signal and override.conf, and keeps everything else as it
-    /// came. Returns only when there is a copy.
+    /// Clones the source, writes standby.signal and override.conf, and keeps everything else.
+    /// Returns only once there is a clone.
     pub(super) async fn run(&self) {
-        // CNPG's Job gives up after its backoffLimit; here it is only the pace that is imitated.
+        // CNPG's Job stops after its backoffLimit; only the interval is imitated.
         while let Err(error) = self.attempt().await {
             self.log.write(&format!("{error:#}"));
             sleep(AGAIN).await;
@@ -60,7 +60,7 @@ impl CloneJob<'_> {
         self.move_aside()?;
         self.volume.directory("data")?;
         let conninfo = format!("{conninfo} options='-c wal_sender_timeout=0s'");
-        // Nothing here is to survive a power failure.
+        // Durability is not needed here.
         let mut command = self.shared.setup.postgres("pg_basebackup");
         command.arg("-D").arg(self.volume.path(PGDATA)).args([
             "-v",
@@ -69,7 +69,7 @@ impl CloneJob<'_> {
             "-d",
             &conninfo,
         ]);
-        // As a process of the harness: it ends with it, and its output can be read while it runs.
+        // A [`Process`] ends with the harness, and its output can be read while it runs.
         let backup = Process::start(
             "pg_basebackup",
             command,
@@ -110,8 +110,7 @@ impl CloneJob<'_> {
         connection::conninfo(client, namespace, external, self.volume, services).await
     }
 
-    /// IDENTIFY_SYSTEM over a replication connection. The real one is made by pgx, with other texts
-    /// for the same faults.
+    /// Runs IDENTIFY_SYSTEM over a replication connection. CNPG uses pgx, with other error texts.
     async fn probe_source(&self, conninfo: &str) -> Result<()> {
         if conninfo.contains(&format!(
             "hostaddr='{}'",
@@ -146,8 +145,8 @@ impl CloneJob<'_> {
         Ok(())
     }
 
-    /// What an earlier try left stays beside the new copy, as CNPG keeps it: the volume needs twice
-    /// the space.
+    /// Moves the result of an earlier attempt aside, as CNPG does: the volume needs twice the
+    /// space.
     fn move_aside(&self) -> Result<()> {
         let pgdata = self.volume.path(PGDATA);
         if !pgdata.exists() {
@@ -160,9 +159,8 @@ impl CloneJob<'_> {
         fs::rename(&pgdata, &old).with_context(|| format!("moving {} aside", pgdata.display()))
     }
 
-    /// A pod does not see the source's file system. The source's directories exist on this machine,
-    /// so that a copied path to them would work here and nowhere else: it is replaced by the path
-    /// that it stands for at Spilo.
+    /// A pod cannot see the source's file system, but its directories exist on this machine. Copied
+    /// paths to them would work only here, so they are replaced by Spilo's paths.
     fn rewrite_local_paths(&self) -> Result<()> {
         for name in [
             "postgresql.conf",

@@ -1,5 +1,5 @@
-//! The Kubernetes objects that CNPG makes for a Cluster of one instance (pkg/specs), as far as
-//! others look at them.
+//! The Kubernetes objects that CNPG creates for a Cluster of one instance (pkg/specs), as far as
+//! others read them.
 
 use anyhow::{Context, Result};
 use k8s_openapi::{
@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use super::cluster::{Cluster, POD_PATCH};
 use crate::authority::{Authority, Pair};
 
-/// Where the instances' data volume is mounted in their containers.
+/// Mount path of the data volume.
 pub const DATA_MOUNT: &str = "/var/lib/postgresql/data";
-/// Where the volume for everything that does not last is mounted.
+/// Mount path of the scratch volume.
 pub const SCRATCH_MOUNT: &str = "/controller";
 
-/// The first instance's name: pod, volume claim, and the prefix of its Job.
+/// The first instance's name: its pod and volume claim, and the prefix of its Job.
 pub fn instance_name(cluster: &str) -> String {
     format!("{cluster}-1")
 }
@@ -32,7 +32,7 @@ fn metadata(cluster: &Cluster, name: &str, mut labels: Value) -> Value {
     })
 }
 
-/// Services `-rw`, `-ro`, `-r` (pkg/specs/services.go). `-rw` leads to the designated primary in
+/// Services `-rw`, `-ro`, `-r` (pkg/specs/services.go). `-rw` selects the designated primary in
 /// replica mode, too.
 pub fn services(cluster: &Cluster) -> Vec<Value> {
     let name = cluster.name_any();
@@ -118,7 +118,7 @@ fn secret(cluster: &Cluster, name: &str, kind: &str, data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata(cluster, name, json!({"cnpg.io/reload": "true"})), "stringData": data})
 }
 
-/// A basic-auth Secret with a password that nobody has chosen (pkg/specs/secrets.go): `<c>-app` or
+/// A basic-auth Secret with a generated password (pkg/specs/secrets.go): `<c>-app` or
 /// `<c>-superuser`.
 pub fn credentials(
     cluster: &Cluster,
@@ -147,7 +147,7 @@ pub fn text(
         .map(|value| String::from_utf8_lossy(&value.0).into_owned())
 }
 
-/// The Job that copies the source (pkg/specs/jobs.go); its pod is not made.
+/// The clone Job (pkg/specs/jobs.go); its pod is not created.
 pub fn clone_job(cluster: &Cluster) -> Value {
     let instance = instance_name(&cluster.name_any());
     let name = format!("{instance}-pgbasebackup");
@@ -159,11 +159,11 @@ pub fn clone_job(cluster: &Cluster) -> Value {
     })
 }
 
-/// The instance's pod with the annotation `cnpg.io/podPatch` applied (pkg/specs/pods.go), except
-/// for what needs a kubelet: probes, the operator's own init container, resources.
+/// The instance's pod with the annotation `cnpg.io/podPatch` applied (pkg/specs/pods.go), without
+/// probes, resources and the operator's own init container's effect.
 ///
 /// # Errors
-/// The annotation is no JSON patch for this pod; CNPG's webhook refuses such a Cluster.
+/// The annotation is not a JSON patch for this pod; CNPG's webhook refuses such a Cluster.
 pub fn instance_pod(cluster: &Cluster) -> Result<Pod> {
     let name = instance_name(&cluster.name_any());
     let labels = json!({
@@ -194,7 +194,7 @@ pub fn instance_pod(cluster: &Cluster) -> Result<Pod> {
 
 const BOOTSTRAP: &str = "bootstrap-controller";
 
-/// The init containers that somebody has added: all but the operator's own.
+/// The init containers that were added to the operator's own.
 pub fn added_init_containers(
     spec: &PodSpec,
 ) -> impl Iterator<Item = &k8s_openapi::api::core::v1::Container> {

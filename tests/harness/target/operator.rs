@@ -1,4 +1,4 @@
-//! Watches Clusters and Poolers, and keeps a task for each.
+//! Watches Clusters and Poolers, and runs a task for each.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,10 +35,10 @@ use super::{
 };
 use crate::service::pooler;
 
-/// The instances by their Cluster's name.
+/// The instances by Cluster name.
 pub(super) type Instances = BTreeMap<String, InstanceHandle>;
 
-/// One Cluster's task, and the way to tell it of changes.
+/// A Cluster's task and the sender of its changes.
 struct ClusterTask {
     sender: watch::Sender<Arc<Cluster>>,
     task: AbortHandle,
@@ -50,7 +50,7 @@ pub(super) struct Operator {
     instances: watch::Sender<Instances>,
     managers: BTreeMap<String, ClusterTask>,
     tasks: JoinSet<()>,
-    /// Whether there are any, for all Clusters alike.
+    /// Whether there are Poolers, for all Clusters alike.
     has_poolers: watch::Sender<Poolers>,
     poolers: BTreeMap<String, pooler::Pooler>,
 }
@@ -74,7 +74,7 @@ impl Operator {
         }
     }
 
-    /// Until it is aborted; its tasks end with it.
+    /// Runs until it is aborted; its tasks end with it.
     pub(super) async fn run(mut self) {
         let (client, namespace) = (
             self.options.client.clone(),
@@ -109,7 +109,7 @@ impl Operator {
                     self.poolers.remove(&pooler.name_any());
                     Ok(())
                 }
-                // Beginnings and ends of lists, and a watch that comes back by itself.
+                // Beginnings and ends of lists, and watches that restart on their own.
                 Ok(_) | Err(_) => Ok(()),
             };
             if let Err(error) = done {
@@ -201,7 +201,7 @@ impl Operator {
         Ok((manager, handle))
     }
 
-    /// Those that were deleted while nothing was watched, without an API server: no event tells of
+    /// Removes Clusters that were deleted while the API server was unreachable: no event reports
     /// them.
     async fn remove_unlisted(&mut self, listed: &BTreeSet<String>) -> Result<()> {
         let gone = self
@@ -217,8 +217,8 @@ impl Operator {
         Ok(())
     }
 
-    /// A Cluster that is deleted takes everything with it (by owner references, in a cluster with a
-    /// garbage collector).
+    /// Removes everything that a deleted Cluster owns, as the garbage collector does by owner
+    /// references.
     async fn remove(&mut self, cluster: &Cluster) -> Result<()> {
         let name = cluster.name_any();
         if let Some(managed) = self.managers.remove(&name) {

@@ -1,5 +1,6 @@
-//! The promotion and the restart that follows it (facts/cnpg.md §2.1, §2.3; verified.md, *Cuts by
-//! hand*). **Nobody checks here that the source's last WAL has arrived.**
+//! Promotion and the restart after it, with the times observed on a real cluster
+//! (docs/operators/cloudnative-pg.md). **Nothing here checks that the source's last WAL has
+//! arrived.**
 
 use std::time::Duration;
 
@@ -20,30 +21,28 @@ use super::{
 };
 use crate::session::Session;
 
-/// From the patch to `pg_ctl promote`: the rest of the 0.9–1.0 s that a promotion was seen to take
-/// (verified.md, *No client need notice*) goes to PostgreSQL itself.
+/// From the patch to `pg_ctl promote`; PostgreSQL itself takes the rest of the 0.9–1.0 s observed.
 const REACTION: Duration = Duration::from_millis(300);
-/// From the patch to `isPrimary` and `timelineID` in the status (verified.md: 1.5 s, quiet; 2.7 s
+/// From the patch to `isPrimary` and `timelineID` in the status (observed: 1.5 s when idle, 2.7 s
 /// on a busy machine).
 const REPORTED: Duration = Duration::from_millis(1_500);
-/// From that report to the beginning of the restart (verified.md: 0.1 s).
+/// From that report to the start of the restart (observed: 0.1 s).
 const RESTART_AFTER_REPORT: Duration = Duration::from_millis(100);
-/// The server was down for so long of the restart (verified.md: 0.7–1.5 s), so that it answers 2.8
-/// s after the patch.
+/// Minimum downtime of the restart (observed: 0.7–1.5 s), so that the server answers 2.8 s after
+/// the patch.
 const DOWN_AT_LEAST: Duration = Duration::from_secs(1);
-/// From the server's first answer to the pod's readiness (verified.md: restarted 3.88 s, the
-/// Service answers 4.18 s).
+/// From the server's first answer to the pod's readiness (observed: restarted after 3.88 s,
+/// reachable by the Service after 4.18 s).
 const READY_AFTER: Duration = Duration::from_millis(300);
-/// From the patch to the phase `Cluster in healthy state` (verified.md: 8.2 s, quiet).
+/// From the patch to the phase `Cluster in healthy state` (observed: 8.2 s when idle).
 const HEALTHY: Duration = Duration::from_millis(8_200);
-/// From the phase of a restart to the end of it, when no promotion came before (verified.md: 2.8 s
-/// to 8.8 s).
+/// From the phase of a restart to its end, if no promotion came before (observed: 2.8 s to 8.8 s).
 const RESTARTED: Duration = Duration::from_secs(6);
-/// A reload that is not seen by then has failed.
+/// Limit for a reload to take effect.
 const RELOAD_LIMIT: Duration = Duration::from_secs(10);
 
 impl Manager {
-    /// Promotion tokens are not imitated: with one nothing happens, for ever, and the log says why.
+    /// False with a promotion token, which is not imitated: nothing happens, and the log says why.
     pub(super) fn promotion_is_imitated(&self, cluster: &Cluster) -> bool {
         let token = cluster
             .spec
@@ -56,13 +55,13 @@ impl Manager {
         !token
     }
 
-    /// Out of recovery, at once; what has to follow is left due.
+    /// Promotes the server; work that has to follow is marked as due.
     pub(super) async fn promote(&mut self, cluster: &Cluster) -> Result<()> {
         let requested = self.requested();
         let session = self.server.connect("postgres").await?;
         let archive_mode: String = session.query_one("show archive_mode", &[]).await?.get(0);
         if archive_mode != cluster.archive_mode() {
-            // Seen at the very instant of the patch, before the promotion itself.
+            // CNPG sets this phase right after the patch, before the promotion.
             self.status.phase(Phase::ApplyingConfiguration).await?;
         }
         drop(session);
@@ -83,7 +82,7 @@ impl Manager {
             .context("checkpoint after instance promotion")
     }
 
-    /// The instant of the request, kept when a first try has failed.
+    /// The instant of the request; kept if a first attempt failed.
     fn requested(&self) -> Instant {
         let under_way = self
             .promotion_times
@@ -100,7 +99,7 @@ impl Manager {
         })
     }
 
-    /// The operator asks each second whether the server has settings that wait for a restart.
+    /// Restarts the server if settings wait for it; the operator checks every second.
     pub(super) async fn restart_if_pending(&mut self, cluster: &Cluster) -> Result<()> {
         let session = self.server.connect("postgres").await?;
         let pending: bool = session
@@ -134,8 +133,7 @@ impl Manager {
         self.restart(session, cluster, promoted).await
     }
 
-    /// The configuration's hash is a setting of its own: when it is the file's, the file has been
-    /// read.
+    /// Waits until the server has read the file: the hash of the configuration is a setting itself.
     pub(super) async fn wait_for_reload(&self, cluster: &Cluster) -> Result<()> {
         let paths = Paths {
             controller: self.server.volume().root(),
@@ -162,7 +160,8 @@ impl Manager {
         }
     }
 
-    /// In the same pod: smart as long as the Cluster says, then fast, and up again.
+    /// Restarts in the same pod: smart shutdown for as long as the Cluster specifies, then fast,
+    /// then start.
     async fn restart(
         &mut self,
         session: Session,

@@ -1,40 +1,39 @@
-//! When what happened in a promotion, by the target's own clock: what a rehearsal subtracts from
-//! the tool's time.
+//! The instants of a promotion as the target observed them; the rehearsal subtracts the target's
+//! own time from the programs' time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The instants of the latest promotion; none while it has not come that far.
+/// The instants of the latest promotion; None for what has not happened yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PromotionTimes {
-    /// The controller has seen `spec.replica.enabled: false`.
+    /// The operator observed `spec.replica.enabled: false`.
     pub requested: Option<Instant>,
     /// `pg_ctl promote` begins.
     pub promoting: Option<Instant>,
     /// The server is out of recovery.
     pub primary: Option<Instant>,
-    /// The restart for archive_mode begins: new connections are refused.
+    /// The restart for archive_mode begins; new connections are refused.
     pub restart_began: Option<Instant>,
     /// The server answers again.
     pub restart_ended: Option<Instant>,
-    /// The pod is ready again: the Service leads to it.
+    /// The pod is ready again and in its Service.
     pub serving: Option<Instant>,
-    /// No restart is needed after this promotion.
+    /// No restart is needed after the promotion.
     pub settled: Option<Instant>,
-    /// The phase says healthy.
+    /// The phase is healthy.
     pub healthy: Option<Instant>,
 }
 
 impl PromotionTimes {
-    /// When it was all over: in its Service again after a restart, or known to need none.
+    /// When the promotion was complete: back in its Service after a restart, or known to need none.
     pub fn over(&self) -> Option<Instant> {
         self.serving.or(self.settled)
     }
 
-    /// What the target itself has taken, from the request until it serves for good: up to its
-    /// promotion when no restart follows, otherwise up to the end of that. None while that is not
-    /// known.
+    /// The target's own time from the request until it serves permanently: to its promotion if no
+    /// restart follows, otherwise to the end of the restart. None while that is unknown.
     pub fn own(&self) -> Option<Duration> {
         let over = self.over()?;
         let end = if self.restart_began.is_some() {

@@ -1,4 +1,4 @@
-//! Makes the running instance what its Cluster wants it to be.
+//! Reconciles the running instance with its Cluster.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Secret;
@@ -22,7 +22,7 @@ use super::{
 use crate::session::Session;
 
 impl Manager {
-    /// Writes the configuration files that differ from what the Cluster wants.
+    /// Writes configuration files that differ from the Cluster's spec.
     pub(super) async fn refresh(&self, cluster: &Cluster) -> Result<Changed> {
         let volume = self.server.volume();
         let paths = Paths {
@@ -72,8 +72,7 @@ impl Manager {
         Ok(changed)
     }
 
-    /// One round towards what the Cluster wants; with nothing due it only looks. Called at each
-    /// change and each second.
+    /// One reconciliation; called at each change and every second.
     pub(super) async fn converge(&mut self) -> Result<()> {
         let cluster = self.current();
         if self.due.files {
@@ -97,7 +96,8 @@ impl Manager {
             self.wait_for_reload(&cluster).await?;
             self.due.reload = false;
         }
-        // An error here ends CNPG's loop, too, but not the operator's, which asks for the restart.
+        // An error here ends CNPG's reconciliation as well, but the operator still requests the
+        // restart.
         if let Err(error) = self.reconcile_primary_sql(&cluster).await {
             self.log.write(&format!("{error:#}"));
         }
@@ -115,7 +115,8 @@ impl Manager {
         }
     }
 
-    /// Fencing: a fast shutdown; the pod stays, and leaves its Services. The phase does not change.
+    /// Fences the instance: fast shutdown; the pod stays but leaves its Services. The phase does
+    /// not change.
     async fn fence(&mut self) -> Result<()> {
         if self.server.runs() {
             let session = self.server.connect("postgres").await?;
@@ -128,8 +129,8 @@ impl Manager {
         Ok(())
     }
 
-    /// Passwords, extensions, roles: once for each start and each change of the Cluster or its
-    /// Poolers, again after a failure.
+    /// Reconciles passwords, extensions and roles: once for each start and each change of the
+    /// Cluster or its Poolers, and again after a failure.
     pub(super) async fn reconcile_primary_sql(&mut self, cluster: &Cluster) -> Result<()> {
         if !self.due.sql || self.server.is_standby() {
             return Ok(());
@@ -158,7 +159,7 @@ impl Manager {
         Ok(())
     }
 
-    /// The phase after a restart, when it is time.
+    /// Reports the phase after a restart, when it is due.
     async fn report_healthy(&mut self) -> Result<()> {
         if self.due.healthy.is_none_or(|due| due > Instant::now()) {
             return Ok(());
@@ -173,7 +174,8 @@ impl Manager {
         Ok(())
     }
 
-    /// Before it stops a primary CNPG writes a checkpoint, so that the shutdown's own is short.
+    /// CNPG writes a checkpoint before it stops a primary, so that the shutdown checkpoint is
+    /// short.
     pub(super) async fn checkpoint_primary(&self, session: &Session) -> Result<()> {
         if !self.server.is_standby() {
             session.batch_execute("checkpoint").await?;

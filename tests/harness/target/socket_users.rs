@@ -1,5 +1,5 @@
-//! Who may be `postgres` over the instance's Unix socket: in a pod its only user, here whoever runs
-//! the harness and the servers' own user.
+//! The operating system's users that may log in as `postgres` over the instance's Unix socket: in a
+//! pod its only user, here the user of the harness and the servers' user.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::setup::ServerUser;
 
-/// The names of both.
+/// The names of both users.
 ///
 /// # Errors
 /// A user has no name in /etc/passwd; PostgreSQL's peer authentication needs one.

@@ -1,5 +1,4 @@
-//! The Cluster's status as CNPG reports it: phases with their texts, conditions, what the instance
-//! reports.
+//! The Cluster's status as CNPG reports it: phases, conditions, and the instance's report.
 
 use std::collections::BTreeMap;
 
@@ -13,23 +12,22 @@ use serde_json::{Value, json};
 use super::cluster::Cluster;
 use crate::retry::until_answered;
 
-/// Phases (api/v1/cluster_types.go:699) and the reasons that go with them, in the order of a
-/// migration.
+/// Phases (api/v1/cluster_types.go:699) with their reasons, in the order of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The clone has not finished; also when it never will.
+    /// The clone is not finished, or never will be.
     SettingUpPrimary,
-    /// The pod exists, its server does not answer; also when it never will.
+    /// The pod exists, but its server does not answer, or never will.
     WaitingForInstances,
-    /// The server answers. Says nothing about replication.
+    /// The server answers. Implies nothing about replication.
     Healthy,
     /// A reload was not enough for the new configuration.
     ApplyingConfiguration,
-    /// The server is being restarted for it.
+    /// The server is being restarted.
     RestartingInPlace,
-    /// It was.
+    /// The server was restarted.
     RestartedInPlace,
-    /// A Cluster that the imitation does not cover.
+    /// A Cluster that is not imitated.
     Unrecoverable,
 }
 
@@ -60,10 +58,10 @@ impl Phase {
 
 const HEALTHY: &str = "Cluster in healthy state";
 
-/// What an instance says of itself (`/pg/status`).
+/// The status that an instance reports (`/pg/status`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Out of recovery.
+    /// Whether the server is out of recovery.
     pub is_primary: bool,
     /// Its timeline.
     pub timeline: i32,
@@ -88,7 +86,7 @@ struct Condition {
 }
 
 impl Status {
-    /// The status of the Cluster with this name and its only instance.
+    /// The status of the Cluster and its only instance.
     pub fn new(api: Api<Cluster>, cluster: &str, instance: &str) -> Self {
         Self {
             api,
@@ -132,7 +130,7 @@ impl Status {
             .await
     }
 
-    /// A phase, with its reason and the condition Ready.
+    /// Sets the phase, its reason and the condition Ready.
     pub async fn phase(&mut self, phase: Phase) -> Result<()> {
         let (text, reason) = phase.texts();
         if text == HEALTHY {
@@ -154,12 +152,12 @@ impl Status {
             .await
     }
 
-    /// How many instances are ready.
+    /// Sets the number of ready instances.
     pub async fn ready_instances(&mut self, count: u32) -> Result<()> {
         self.write(json!({"readyInstances": count})).await
     }
 
-    /// What the instance reports. The Cluster's own timeline is set from a primary only
+    /// Writes the instance's report. The Cluster's timeline is set from a primary only
     /// (cluster_status.go:771).
     pub async fn report(&mut self, ip: &str, report: &Report) -> Result<()> {
         self.condition(
@@ -177,7 +175,7 @@ impl Status {
         self.write(status).await
     }
 
-    /// A WAL segment was archived.
+    /// Sets the condition ContinuousArchiving after a segment was archived.
     pub async fn archives(&mut self) -> Result<()> {
         self.condition(
             "ContinuousArchiving",
@@ -188,7 +186,7 @@ impl Status {
         self.write(json!({})).await
     }
 
-    /// The transition time changes with the status only, as Kubernetes wants it.
+    /// Sets a condition; the transition time changes with the status only, as Kubernetes requires.
     fn condition(
         &mut self,
         kind: &'static str,
