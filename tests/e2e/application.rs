@@ -211,13 +211,18 @@ impl Application {
             });
             lines.extend(output.await?.lines().map(str::to_owned));
         }
-        let is_of_running_pod = |line: &String| pods.iter().any(|pod| Some(*pod) == line.split(' ').next());
+        let is_of_running_pod =
+            |line: &String| pods.iter().any(|pod| Some(*pod) == line.split(' ').next());
         let followed_lines = self
             .followed_lines
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        lines.extend(followed_lines.into_iter().filter(|line| !is_of_running_pod(line)));
+        lines.extend(
+            followed_lines
+                .into_iter()
+                .filter(|line| !is_of_running_pod(line)),
+        );
         Ok(lines)
     }
 }

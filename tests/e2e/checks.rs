@@ -39,7 +39,9 @@ pub async fn events(kubectl: &Kubectl, cutover: &Ended) -> Result<Vec<String>> {
             (&object["kind"], &object["name"], by)
                 == (&"Cluster".into(), &TARGET.into(), &"cutover".into())
         });
-    let reasons: BTreeSet<&str> = cutover_events.filter_map(|event| event["reason"].as_str()).collect();
+    let reasons: BTreeSet<&str> = cutover_events
+        .filter_map(|event| event["reason"].as_str())
+        .collect();
     let wanted = if cutover.killed.is_some() {
         &LAST_REASONS[..]
     } else {

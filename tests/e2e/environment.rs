@@ -125,12 +125,16 @@ pub async fn remove(kubectl: &Kubectl) {
         }
     }
     // The resource is deleted immediately; the operator deletes what belongs to it afterwards.
-    let gone = until("the Zalando operator to delete the cluster", DOWN, async || {
-        let left = kubectl
-            .query(&["get", "statefulsets", "-o", "name"])
-            .await?;
-        Ok(left.is_empty().then_some(()))
-    });
+    let gone = until(
+        "the Zalando operator to delete the cluster",
+        DOWN,
+        async || {
+            let left = kubectl
+                .query(&["get", "statefulsets", "-o", "name"])
+                .await?;
+            Ok(left.is_empty().then_some(()))
+        },
+    );
     if let Err(error) = gone.await {
         println!("  {error:#}");
     }

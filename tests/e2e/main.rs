@@ -94,10 +94,7 @@ async fn run() -> Result<bool> {
         environment::keep_state(&kubectl, &folder).await;
     }
     if settings.keep {
-        println!(
-            "\nE2E_KEEP: the namespace {} is kept",
-            kubectl.namespace
-        );
+        println!("\nE2E_KEEP: the namespace {} is kept", kubectl.namespace);
     } else {
         tokio::select! {
             () = environment::remove(&kubectl) => {}

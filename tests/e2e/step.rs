@@ -40,9 +40,10 @@ impl Ended {
         }
         match self.pods.last() {
             Some((0, word)) if word["verdict"] == "done" => {}
-            Some((code, word)) => {
-                failures.push(format!("{}: exit code {code}, termination message {word}", self.job))
-            }
+            Some((code, word)) => failures.push(format!(
+                "{}: exit code {code}, termination message {word}",
+                self.job
+            )),
             None => failures.push(format!("{} left no pod", self.job)),
         }
         failures

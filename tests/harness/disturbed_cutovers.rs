@@ -1,11 +1,11 @@
-//! Many real cuts on one stage, each killed, raced and fought in its own way, and each judged by
-//! the ledger. `make test` does what must be covered for certain (tests/it/cutover/cuts.rs), `make
-//! soak` what chance finds (tests/soak).
+//! Many real cutovers in one environment, each killed, raced or disturbed differently, and each
+//! judged by the ledger. `make test` covers a fixed set (tests/it/cutover/cuts.rs), `make soak`
+//! adds random ones (tests/soak).
 //!
-//! In reading order: [`failpoints`] at which a cut can be disturbed, [`fault`]s that disturb, the
-//! [`scenario`] of one cut, its [`runner`] with the pods that it takes, what a deed does
-//! ([`inject`]), the [`judge`], [`reset`] for the next cut on the same stage, one deed at many
-//! moments ([`sweep`]), and the [`statistics`] over all.
+//! In reading order: [`failpoints`] at which a cutover can be disturbed, [`fault`]s, the
+//! [`scenario`] of one cutover, its [`runner`] with all pods, how faults are injected ([`inject`]),
+//! the [`verdict`], the [`reset`] before the next cutover, one fault at many failpoints
+//! ([`sweep`]), [`rollback`]s, and [`statistics`] over all.
 
 mod artifacts;
 pub mod failpoints;
@@ -38,36 +38,37 @@ use failpoints::Failpoints;
 use runner::{CutoverRun, Runner};
 use scenario::{Disturbance, Restart, Scenario};
 
-/// Nothing that is waited for takes longer, on a busy machine and after the worst disturbance.
+/// Limit for every wait, on a busy machine and after the worst fault.
 const LIMIT: Duration = Duration::from_secs(180);
-/// The Services of the source that a cut turns.
+/// The Services of the source that a cutover repoints.
 const SERVICES: [&str; 2] = ["mastodon-postgresql", "mastodon-postgresql-repl"];
-/// From the block to the point of no return; long for a pod, short for what never ends by itself.
+/// Seconds from the block to the point of no return; long for a pod, short for waits that never
+/// end.
 const CUTOVER_SECONDS_MAX: &str = "40";
-/// One cut of so many is followed by CloudNativePG's restart of the target, which takes seconds.
+/// Every third cutover is followed by CloudNativePG's restart of the target, which takes seconds.
 const RESTART_EVERY: usize = 3;
 
-/// One stage, and the cuts on it, one after the other.
+/// An environment and the cutovers in it, one after the other.
 pub struct Worker {
-    /// Source, target, application and the rest.
+    /// Source, target, application and everything else.
     pub migration: Migration,
     dcs: Dcs,
     target: InstanceHandle,
     settings: Settings,
     epoch: Epoch,
-    /// The Services' selectors before any cut.
+    /// The Services' selectors before any cutover.
     selectors: BTreeMap<&'static str, Value>,
-    /// The kind of target that waits for its cut; None after a cut.
+    /// The kind of target that is ready for a cutover; None after a cutover.
     ready: Option<Restart>,
     cutovers: usize,
     failpoints: BTreeMap<Route, Failpoints>,
 }
 
 impl Worker {
-    /// Everything up to a target that is ready for its first cut.
+    /// Sets up an environment with a target that is ready for its first cutover.
     ///
     /// # Errors
-    /// A part does not come up.
+    /// A part does not start.
     pub async fn start(dcs: Dcs) -> Result<Self> {
         let (epoch, settings) = (Epoch::now(), eight_client_settings());
         let options = SourceOptions {
@@ -96,13 +97,17 @@ impl Worker {
         })
     }
 
-    /// One cut with all that disturbs it, judged.
+    /// Runs one cutover with its disturbances and judges it.
     ///
     /// # Errors
-    /// A promise is broken, or something does not come to its end; the text says which pods ran and
-    /// what they said.
+    /// A promise is broken, or a pod or cutover does not end; the error lists the pods and their
+    /// logs.
     pub async fn run(&mut self, scenario: &Scenario) -> Result<CutoverRun> {
-        ensure!(scenario.dcs == self.dcs, "this stage is for {:?}", self.dcs);
+        ensure!(
+            scenario.dcs == self.dcs,
+            "this environment is for {:?}",
+            self.dcs
+        );
         self.prepare(scenario).await?;
         self.cutovers += 1;
         let mut runner = Runner::begin(self, scenario).await?;
@@ -110,7 +115,8 @@ impl Worker {
         runner.finish(outcome).await
     }
 
-    /// The moments of a route's cut; the first time it takes a cut that nothing disturbs.
+    /// The failpoints of a route's cutover. The first call runs an undisturbed cutover to find
+    /// them.
     ///
     /// # Errors
     /// As [`Worker::run`].
@@ -124,10 +130,10 @@ impl Worker {
         Ok((failpoints, Some(cutover)))
     }
 
-    /// Copies the logs of all parts, and the error that they are to explain, to target/cuts; says
-    /// where they are.
+    /// Copies all logs, and the error that they explain, to target/cutovers; returns where they
+    /// are.
     pub fn keep_logs(&self, name: &str, error: &anyhow::Error) -> String {
-        let to = target_directory().join("cuts").join(name);
+        let to = target_directory().join("cutovers").join(name);
         let kept = artifacts::logs(self.migration.plane.instance().directory(), &to)
             .and_then(|()| Ok(std::fs::write(to.join("error"), format!("{error:?}"))?));
         match kept {
@@ -136,41 +142,40 @@ impl Worker {
         }
     }
 
-    /// A cut with these disturbances; with CloudNativePG's restart and without in turn.
+    /// A scenario with these disturbances; every third one with CloudNativePG's restart.
     pub fn scenario(&self, route: Route, disturbances: Vec<Disturbance>) -> Scenario {
-        let follows = self.cutovers.is_multiple_of(RESTART_EVERY);
-        let in_turn = if follows {
+        let restarts = self.cutovers.is_multiple_of(RESTART_EVERY);
+        let in_turn = if restarts {
             Restart::Happens
         } else {
             Restart::Skipped
         };
         Scenario {
-            // To take another target than the one that waits would leave unjudged what was written
-            // since the last cut.
+            // Replacing the ready target would leave writes since the last cutover unjudged.
             restart: self.ready.unwrap_or(in_turn),
             disturbances,
             ..Scenario::undisturbed(self.dcs, route)
         }
     }
 
-    /// A target of the kind that the scenario wants waits for its cut.
+    /// Makes sure that a target of the required kind is ready.
     async fn prepare(&mut self, scenario: &Scenario) -> Result<()> {
         if self.ready == Some(scenario.restart) {
             return Ok(());
         }
         self.reset(scenario.restart)
             .await
-            .context("making the stage ready again")
+            .context("resetting the environment")
     }
 
-    /// A pod of a step by a route.
+    /// A pod of a step, with the route.
     fn pod(&self, step: &str, route: Route) -> Launch<'_> {
         let launch = self.migration.step(step).env("ROUTE", route.word());
         launch.env("CUTOVER_MAX_SECONDS", CUTOVER_SECONDS_MAX)
     }
 }
 
-/// guide.md's application with one pod more: eight clients, and the forgotten writer beside them.
+/// The example application with one more pod: eight clients besides the unmanaged writer.
 fn eight_client_settings() -> Settings {
     let mut settings = Settings::mastodon(NAMESPACE);
     if let Some((_, replicas)) = settings.deployments.last_mut() {

@@ -394,10 +394,7 @@ mod tests {
         rows.push(key("a", 3));
         let verdict = judge(&attempts, &rows, &[], &topology(2_000), PAUSE);
         assert_eq!(verdict.duplicated, [key("a", 3)]);
-        assert_eq!(
-            verdict.found, 5,
-            "a duplicate does not replace another row"
-        );
+        assert_eq!(verdict.found, 5, "a duplicate does not replace another row");
         assert!(!verdict.holds());
     }
 

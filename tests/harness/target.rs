@@ -126,8 +126,9 @@ impl Target {
             instances.wait_for(|instances| instances.contains_key(cluster)),
         )
         .await;
-        let seen =
-            seen.with_context(|| format!("waiting for the operator to observe the Cluster {cluster}"))??;
+        let seen = seen.with_context(|| {
+            format!("waiting for the operator to observe the Cluster {cluster}")
+        })??;
         seen.get(cluster).cloned().context("the Cluster is gone")
     }
 
@@ -169,9 +170,7 @@ impl Target {
                 .get(cluster)
                 .map(InstanceHandle::logs)
                 .unwrap_or_default();
-            anyhow::bail!(
-                "the Cluster {cluster} did not reach {phase:?} within {limit:?}\n{logs}"
-            );
+            anyhow::bail!("the Cluster {cluster} did not reach {phase:?} within {limit:?}\n{logs}");
         }
         Ok(())
     }

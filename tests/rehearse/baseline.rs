@@ -1,6 +1,6 @@
-//! The floor of a cut: a bare script on the same kind of stage, with SQL only. It blocks, ends the
-//! sessions, waits for the replay, stops the source, promotes and writes. No record, no proof, no
-//! way back, nobody to see it through: nothing can be quicker.
+//! The baseline of a cutover: a bare script in the same environment, with SQL only. It blocks
+//! writes, ends the sessions, waits for the replay, stops the source, promotes and writes. It keeps
+//! no record, verifies nothing and cannot roll back: a lower bound for the time.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::STEP;
 
 const POLL: Duration = Duration::from_millis(2);
 
-/// The time from the block to the first write on the target, less `pg_promote` itself.
+/// The time from the block to the first write on the target, without `pg_promote` itself.
 pub async fn cutover() -> Result<Duration> {
     let migration = Migration::set_up(SourceOptions::default(), Epoch::now(), |_| ()).await?;
     let target = migration.until_ready().await?;
@@ -55,7 +55,7 @@ pub async fn cutover() -> Result<Duration> {
         &format!("select pg_last_wal_replay_lsn() >= '{marker}'"),
     )
     .await?;
-    // Ends with its own server: an error is its answer.
+    // The statement ends its own server, so it always fails.
     let _ = source.batch_execute(&stop).await;
     until(
         &new,
@@ -76,7 +76,7 @@ pub async fn cutover() -> Result<Duration> {
 async fn until(session: &tokio_postgres::Client, holds: &str) -> Result<()> {
     let begun = Instant::now();
     while !session.query_one(holds, &[]).await?.get::<_, bool>(0) {
-        anyhow::ensure!(begun.elapsed() < STEP, "does not hold: {holds}");
+        anyhow::ensure!(begun.elapsed() < STEP, "timed out: {holds}");
         sleep(POLL).await;
     }
     Ok(())

@@ -1,6 +1,6 @@
-//! `make bench`: what the programs add to a cut, beside the floor that a bare script reaches on the
-//! same kind of stage in the same run, what a program costs to start, and the backup beside
-//! pg_basebackup. Figures of one run, as medians; absolute times are the machine's.
+//! `make bench`: what the programs add to a cutover, compared with the baseline of a bare script in
+//! the same kind of environment and run; what a program's start costs; and the backup compared with
+//! pg_basebackup. Medians of one run; absolute times depend on the machine.
 
 mod backup;
 
@@ -18,36 +18,42 @@ use harness::{
 
 use crate::{STEP, WRITES_AFTER, baseline, cutover, report::Report};
 
-/// Cuts of each kind.
+/// Cutovers of each kind.
 const CUTOVERS: usize = 5;
-/// Starts of a program.
+/// Starts of each program.
 const STARTS: usize = 20;
-/// The goal of the issue: what the programs may add to the target's own time.
+/// Goal for the time that the programs may add to the target's own time.
 const ADDED_MS_MAX: u128 = 500;
 
-/// Runs everything and prints the table.
+/// Runs all measurements and prints the table.
 pub async fn bench() -> Result<()> {
     let (mut added, mut waited, mut baselines, mut memory) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 1..=CUTOVERS {
         let (report, peak_bytes) = one_cutover()
             .await
-            .with_context(|| format!("cut {round}"))?;
+            .with_context(|| format!("cutover {round}"))?;
         ensure!(
             report.verdict.holds(),
-            "cut {round} has broken a promise: {:?}",
+            "cutover {round} broke a promise: {:?}",
             report.verdict
         );
-        let own = report.own_time().context("the cut has no times")?;
+        let own = report.own_time().context("the cutover has no times")?;
         added.push(own);
-        waited.push(report.verdict.gap.context("the cut has no gap")?.length());
+        waited.push(
+            report
+                .verdict
+                .gap
+                .context("the cutover has no gap")?
+                .length(),
+        );
         memory.push(peak_bytes);
         let script = baseline::cutover()
             .await
             .with_context(|| format!("bare script {round}"))?;
         baselines.push(script);
         println!(
-            "cut {round}: added {} ms, bare script {} ms",
+            "cutover {round}: added {} ms, bare script {} ms",
             own.as_millis(),
             script.as_millis()
         );
@@ -64,8 +70,8 @@ pub async fn bench() -> Result<()> {
     );
     println!("  cutover                      {added:>6} ms   goal {ADDED_MS_MAX} ms or less");
     println!(
-        "  bare script                  {baseline:>6} ms   sql fence, pg_promote, no proof, no \
-         record, no way back"
+        "  bare script                  {baseline:>6} ms   sql fence, pg_promote, no verification, no \
+         record, no rollback"
     );
     println!(
         "  cutover / bare script        {:>6.1}",
@@ -80,14 +86,14 @@ pub async fn bench() -> Result<()> {
         "  cutover resident             {:>6.1} MB  goal 40 MB or less",
         memory[memory.len() / 2] as f64 / 1e6
     );
-    println!("median of {STARTS} starts, process start to first call of the api");
+    println!("median of {STARTS} starts, process start to first call of the API");
     for (name, mut times) in starts {
         println!("  {name:<28} {:>6} ms   goal 50 ms or less", ms(&mut times));
     }
     backup().await
 }
 
-/// A stage, the steps, and the cut.
+/// Sets up an environment and runs all steps including the cutover.
 async fn one_cutover() -> Result<(Report, u64)> {
     let epoch = Epoch::now();
     let migration = Migration::set_up(SourceOptions::default(), epoch, |_| ()).await?;
@@ -107,7 +113,7 @@ async fn one_cutover() -> Result<(Report, u64)> {
     Ok((report, ended.cost.memory_peak_bytes))
 }
 
-/// How long each program takes until it knocks at the API server's door.
+/// How long each program takes until its first call of the API server.
 async fn starts() -> Result<Vec<(&'static str, Vec<Duration>)>> {
     let probe = StartProbe::new().await?;
     let mut all = Vec::new();

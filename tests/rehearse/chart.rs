@@ -1,9 +1,9 @@
-//! The chart of the cut as SVG: a row per step, and below it on the same axis the acknowledged
-//! writes.
+//! The chart of the cutover as SVG: one row per step, and below it on the same axis the
+//! acknowledged writes.
 //!
-//! A step of 50 ms and one of 3 s stand side by side, so every step has a row of its own: no label
-//! can meet another. The same chart is drawn twice, for a page and for a phone; the page shows the
-//! one that fits.
+//! Steps of 50 ms and of 3 s are shown together, so every step has its own row and labels never
+//! overlap. The chart is drawn in two layouts, for a page and for a phone; the page shows the one
+//! that fits.
 
 mod palette;
 mod rows;
@@ -21,28 +21,28 @@ use crate::report::{Report, numbers};
 pub use palette::style;
 use window::Window;
 
-/// For whom it is drawn.
+/// The layout of a chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A page or a screen: names beside the bars.
+    /// For wide screens and paper: names beside the bars.
     Page,
-    /// A phone held upright: names above the bars.
+    /// For a phone in portrait mode: names above the bars.
     Phone,
 }
 
-/// Measures in pixels.
+/// Dimensions in pixels.
 struct Layout {
     width: u32,
-    /// Left of the axis: names of the rows and numbers of the axis.
+    /// Left margin: names of the rows and numbers of the axis.
     left: u32,
     right: u32,
     /// Height of a mark's line of text.
     mark: u32,
     row: u32,
-    /// Between the rows and the writes: the words `source` and `target`.
+    /// Space between rows and writes: the words `source` and `target`.
     band: u32,
     plot: u32,
-    /// Below the axis: its numbers and what they mean.
+    /// Bottom margin: the axis's numbers and their unit.
     foot: u32,
     x_labels: usize,
 }
@@ -71,7 +71,7 @@ impl Layout {
         x_labels: 7,
     };
 
-    fn of(format: Format) -> &'static Self {
+    fn for_format(format: Format) -> &'static Self {
         match format {
             Format::Page => &Self::PAGE,
             Format::Phone => &Self::PHONE,
@@ -82,7 +82,7 @@ impl Layout {
 type Root<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Writes<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordu32>>;
 
-/// The root of the drawing with what all its parts need to know.
+/// The drawing area and what all parts of the chart need.
 struct Canvas<'a> {
     root: Root<'a>,
     format: Format,
@@ -94,7 +94,7 @@ struct Canvas<'a> {
 }
 
 impl Canvas<'_> {
-    /// Where an instant lies, kept inside the axis.
+    /// The x coordinate of an instant, limited to the axis.
     fn x(&self, seconds: f64) -> i32 {
         let (left, right) = (f64::from(self.left()), f64::from(self.right()));
         let share = (seconds - self.window.from) / (self.window.to - self.window.from);
@@ -133,8 +133,8 @@ impl Canvas<'_> {
 
 /// Draws the chart; the colours are those of [`style`].
 pub fn draw(report: &Report, format: Format) -> Result<String> {
-    let layout = Layout::of(format);
-    let rows = rows::of(report);
+    let layout = Layout::for_format(format);
+    let rows = rows::from_report(report);
     let rows_top = layout.mark * report.marks.len() as u32 + 6;
     let plot_top = rows_top + layout.row * rows.len() as u32 + layout.band;
     let mut svg = String::new();
@@ -144,7 +144,7 @@ pub fn draw(report: &Report, format: Format) -> Result<String> {
             root: SVGBackend::with_string(&mut svg, size).into_drawing_area(),
             format,
             layout,
-            window: Window::of(report),
+            window: Window::for_report(report),
             rows_top: rows_top as i32,
             plot_top: plot_top as i32,
         };
@@ -152,14 +152,14 @@ pub fn draw(report: &Report, format: Format) -> Result<String> {
         writes(&canvas, report)?;
         mark_lines(&canvas, report)?;
         rows::draw(&canvas, &rows)?;
-        mark_words(&canvas, report)?;
+        mark_texts(&canvas, report)?;
         waits(&canvas, report)?;
         canvas.root.present()?;
     }
     Ok(svg)
 }
 
-/// All stretches without a write that are shown, the cut's own first.
+/// All intervals without a write that are shown, the cutover's first.
 fn gaps(report: &Report) -> impl Iterator<Item = &Gap> {
     report.verdict.gap.iter().chain(&report.verdict.later_gaps)
 }
@@ -213,7 +213,7 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
         })
         .axis_desc_style(label)
         .draw()?;
-    // One upon the other: the source's part covers its own share of the sum.
+    // Stacked: the source's area covers its share of the sum.
     area(&mut chart, canvas, report, palette::TARGET, |bucket| {
         bucket.source + bucket.target
     })?;
@@ -244,7 +244,7 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// The steps of a histogram, filled: slices have no gaps between them.
+/// A filled histogram without gaps between slices.
 fn area(
     chart: &mut Writes,
     canvas: &Canvas,
@@ -271,7 +271,7 @@ fn area(
     Ok(())
 }
 
-/// A line down from the words of each instant, below all other words.
+/// A vertical line for each mark, below its text.
 fn mark_lines(canvas: &Canvas, report: &Report) -> Result<()> {
     for (mark, top) in report
         .marks
@@ -284,9 +284,9 @@ fn mark_lines(canvas: &Canvas, report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// The instants, an own line of text each: a later one lies lower, so that no line crosses the
-/// words of an earlier one.
-fn mark_words(canvas: &Canvas, report: &Report) -> Result<()> {
+/// The marks' texts, one line each: later marks are lower, so that no line crosses the text of an
+/// earlier one.
+fn mark_texts(canvas: &Canvas, report: &Report) -> Result<()> {
     let step = canvas.layout.mark;
     for (mark, y) in report
         .marks
@@ -307,7 +307,7 @@ fn mark_words(canvas: &Canvas, report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// How long each stretch without a write was, written into it.
+/// Labels each interval without a write with its length.
 fn waits(canvas: &Canvas, report: &Report) -> Result<()> {
     let band = canvas.plot_top - canvas.layout.band as i32 / 2;
     if let Some(gap) = &report.verdict.gap {
@@ -315,7 +315,7 @@ fn waits(canvas: &Canvas, report: &Report) -> Result<()> {
             canvas.x(canvas.window.position(gap.from)),
             canvas.x(canvas.window.position(gap.to)),
         );
-        // Left of the block's line, where there is one.
+        // Left of the block's line, if there is one.
         let from = report.block.map_or(from, |block| {
             from.min(canvas.x(canvas.window.position(block)))
         });

@@ -1,5 +1,5 @@
-//! What the cut was: the receipt's instants on the run's time axis, the ledger against the rows,
-//! the target's own times.
+//! Fills the report after the cutover: the receipt's instants on the run's time axis, the ledger's
+//! verdict, the target's own times.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -42,8 +42,8 @@ pub async fn judge(
         })
     };
     report.promoting = span(promotion_times.requested, promotion_times.primary);
-    // From primary on CNPG owes the restart, and until the pod is in its Service again nobody can
-    // be let in.
+    // From the promotion on, a restart by CNPG is pending, and no client can be accepted until the
+    // pod is in its Service again.
     report.restarting = promotion_times
         .restart_began
         .and_then(|_| span(promotion_times.primary, promotion_times.serving));
@@ -59,24 +59,24 @@ pub async fn judge(
     let (on_target, on_source) = harness::migration::rows(&source, &target).await?;
     report.verdict = ledger::judge(&attempts, &on_target, &on_source, &topology, PAUSE);
     report.series = ledger::series(&attempts, &topology, SLICE);
-    // The gaps are the application's: the forgotten writer comes and goes as it is let.
-    let (of_application, _): (Vec<_>, Vec<_>) = attempts
+    // Gaps are those of the application only: the unmanaged writer reconnects on its own.
+    let (by_application, _): (Vec<_>, Vec<_>) = attempts
         .iter()
         .cloned()
         .partition(|a| !is_unmanaged(&a.key.client));
-    let noticed = ledger::judge(&of_application, &[], &[], &topology, PAUSE);
+    let noticed = ledger::judge(&by_application, &[], &[], &topology, PAUSE);
     (
         report.verdict.gap,
         report.verdict.gap_by_client,
         report.verdict.later_gaps,
     ) = (noticed.gap, noticed.gap_by_client, noticed.later_gaps);
     report.errors = Some(
-        of_application
+        by_application
             .iter()
             .filter(|a| !matches!(a.outcome, Outcome::Acknowledged(_)))
             .count(),
     );
-    let of_unmanaged: Vec<_> = attempts
+    let by_unmanaged: Vec<_> = attempts
         .iter()
         .filter(|a| is_unmanaged(&a.key.client) && matches!(a.outcome, Outcome::Acknowledged(_)))
         .collect();
@@ -88,14 +88,14 @@ pub async fn judge(
         .count();
     report.unmanaged = Some(UnmanagedWriter {
         name: harness::migration::UNMANAGED.into(),
-        acknowledged: of_unmanaged.len(),
-        found: of_unmanaged.len() - lost,
+        acknowledged: by_unmanaged.len(),
+        found: by_unmanaged.len() - lost,
         lost,
     });
     Ok(())
 }
 
-/// Wall clock to the run's axis.
+/// Converts wall-clock time to the run's time axis.
 struct Axis {
     wall: Timestamp,
     at: Duration,
@@ -115,7 +115,7 @@ impl Axis {
     }
 }
 
-/// The journal's instants as steps; returns when the source was proved to be down.
+/// Adds the journal's instants as steps; returns when the source was verified to be down.
 fn steps(report: &mut Report, axis: &Axis) -> Result<Duration> {
     let journal: BTreeMap<String, Value> = serde_json::from_str(
         report
@@ -149,26 +149,27 @@ fn steps(report: &mut Report, axis: &Axis) -> Result<Duration> {
         .and_then(|start| start.get("route"))
         .and_then(Value::as_str)
         == Some("service");
-    let [block, route, serve] = match by_service {
-        true => [
+    let [block, route, serve] = if by_service {
+        [
             "pause poolers, block writes",
-            "the Service leads to the target",
-            "poolers go on",
-        ],
-        false => [
+            "repoint the Services",
+            "resume the poolers",
+        ]
+    } else {
+        [
             "block writes, end sessions",
-            "route",
-            "application's pods start",
-        ],
+            "change the configuration",
+            "start the application's pods",
+        ]
     };
     let promote = match report.restarting {
-        Some(_) => "promotion, restart, first write",
-        None => "promotion, first write",
+        Some(_) => "promote, restart, first write",
+        None => "promote, first write",
     };
     let named = [
         (block, blocked, marker),
-        ("target replays the marker", marker, fenced),
-        ("stop the source and prove it", fenced, promotion),
+        ("replay up to the marker", marker, fenced),
+        ("stop the source and verify it", fenced, promotion),
         (promote, promotion, promoted),
         (route, promoted, routed),
         (serve, routed, serving),

@@ -1,13 +1,12 @@
-//! `make soak`: what takes too long for `make test`, done at each step of a cut, and then a
-//! thousand real cuts, each with what its seed says, several at a time on this machine. One line
-//! for each seed; what breaks a promise is told with the command that repeats it, and its logs are
-//! kept.
+//! `make soak`: faults that take too long for `make test`, injected at each step of a cutover, and
+//! then a thousand real cutovers with faults derived from seeds, several in parallel. It prints one
+//! line per seed. For a broken promise it prints the command that repeats it and keeps the logs.
 //!
 //! | variable | |
 //! |---|---|
-//! | SEED | the first seed, and only seeds; 0 when it is not set |
-//! | CUTOVERS | goes on until there were so many cuts, each that went back after the block being one; 1000 when it is not set, or when SEED is the one seed; 0 is only what is done at each step |
-//! | WORKERS | so many stages at a time; 2 when it is not set, one for each DCS. Each waits most of the time, and takes 1 GB of memory |
+//! | SEED | the first seed; skips the slow faults at each step; default 0 |
+//! | CUTOVERS | stop after this many cutovers, rollbacks after the block included; default 1000, or one if SEED is set; 0 runs only the slow faults at each step |
+//! | WORKERS | environments in parallel; default 2, one for each DCS. Each one waits most of the time and needs 1 GB of memory |
 
 use std::{cell::RefCell, ops::Range, process::ExitCode, time::Duration};
 
@@ -25,9 +24,9 @@ use harness::{
 
 const CUTOVERS: u64 = 1_000;
 const WORKERS: u64 = 2;
-/// Cuts on one stage: logs and WAL grow with them.
+/// Cutovers in one environment: logs and WAL grow with them.
 const WORKER_CUTOVERS: usize = 50;
-/// After so many failures nothing new is learned.
+/// Stop after this many failures.
 const FAILURES_MAX: usize = 10;
 const REST: Duration = Duration::from_secs(5);
 
@@ -55,16 +54,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is wanted, and what was seen so far.
+/// The settings, and the results so far.
 struct Soak {
     seeds: Range<u64>,
-    /// Cuts until it is enough.
+    /// Stop after this many cutovers.
     cutovers: u64,
     workers: u64,
-    /// What is done at each step comes first.
+    /// Whether to start with the slow faults at each step.
     slow_faults: bool,
     statistics: RefCell<Statistics>,
-    /// Commands that repeat what broke a promise.
+    /// Commands that repeat broken runs.
     broken: RefCell<Vec<String>>,
 }
 
@@ -87,7 +86,7 @@ impl Soak {
         })
     }
 
-    /// Lanes for each DCS in turn; those of one DCS share its seeds.
+    /// Starts workers for each DCS in turn; those of one DCS share its seeds.
     async fn run(&self) -> Result<()> {
         harness::setup::Setup::ready().await?;
         let kinds = [
@@ -118,7 +117,9 @@ impl Soak {
         if let Some(route) = sweep {
             idle = self
                 .sweep(
-                    Worker::start(dcs).await.context("setting the stage")?,
+                    Worker::start(dcs)
+                        .await
+                        .context("setting up the environment")?,
                     route,
                 )
                 .await;
@@ -128,7 +129,9 @@ impl Soak {
                 Some(worker) => worker,
                 None => {
                     cutovers = 0;
-                    Worker::start(dcs).await.context("setting the stage")?
+                    Worker::start(dcs)
+                        .await
+                        .context("setting up the environment")?
                 }
             };
             cutovers += 1;
@@ -149,7 +152,7 @@ impl Soak {
         Ok(())
     }
 
-    /// The next seed for a DCS, as long as there is something to be learned.
+    /// The next seed for a DCS, unless there were enough cutovers or failures.
     fn next_seed(&self, dcs: Dcs, seeds: &RefCell<Range<u64>>) -> Option<u64> {
         let enough = self.statistics.borrow().cutovers() as u64 >= self.cutovers
             || self.broken.borrow().len() >= FAILURES_MAX;
@@ -159,7 +162,7 @@ impl Soak {
         seeds.borrow_mut().find(|seed| scenario::dcs(*seed) == dcs)
     }
 
-    /// The stage, unless a promise was broken on it.
+    /// Runs the slow faults; returns the worker unless a promise was broken.
     async fn sweep(&self, mut worker: Worker, route: Route) -> Option<Worker> {
         let observe =
             |scenario: &Scenario, cutover: &CutoverRun| self.count("each step", scenario, cutover);
@@ -182,7 +185,7 @@ impl Soak {
         let (_, undisturbed) = worker.failpoints(scenario.route).await?;
         if let Some(undisturbed) = undisturbed {
             self.count(
-                "quiet",
+                "undisturbed",
                 &Scenario::undisturbed(scenario.dcs, scenario.route),
                 &undisturbed,
             );
@@ -206,7 +209,7 @@ impl Soak {
     }
 }
 
-/// A number; None when it is not set or empty.
+/// A number from the environment; None if it is not set or empty.
 fn variable(name: &str) -> Result<Option<u64>> {
     let text = std::env::var(name).unwrap_or_default();
     if text.is_empty() {
@@ -214,5 +217,5 @@ fn variable(name: &str) -> Result<Option<u64>> {
     }
     text.parse()
         .map(Some)
-        .with_context(|| format!("{name}={text:?} is no number"))
+        .with_context(|| format!("{name}={text:?} is not a number"))
 }

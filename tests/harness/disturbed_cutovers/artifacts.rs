@@ -1,13 +1,13 @@
-//! What is kept of a cut that has broken a promise: all logs, no data.
+//! Keeps the logs of a cutover that broke a promise; data is not kept.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
-/// Directories in which no log lies.
+/// Directories without logs.
 const DATA: [&str; 3] = ["etcd", "data", "programs"];
 
-/// Copies every log below a directory.
+/// Copies all logs below a directory.
 pub(super) fn logs(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
         let path = entry?.path();
@@ -26,11 +26,11 @@ pub(super) fn logs(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The API server's audit log is too long, and tells nothing that the others do not.
+/// True for logs, except the API server's audit log, which is long and adds nothing.
 fn is_log(name: &str) -> bool {
-    let of_postgres = name.starts_with("postgres") && name.ends_with(".csv");
+    let is_postgres_log = name.starts_with("postgres") && name.ends_with(".csv");
     name == "log"
-        || of_postgres
+        || is_postgres_log
         || name.ends_with(".out")
         || name.ends_with(".log") && name != "audit.log"
 }

@@ -1,30 +1,30 @@
-//! The moments at which a cut can be disturbed, as `FAILPOINT=*` makes the program name them
-//! (cut/src/failpoint.rs). None is listed here: a new action or fact is there by itself.
+//! The failpoints at which a cutover can be disturbed, as the program logs them with `FAILPOINT=*`.
+//! None is listed here: new actions and facts appear by themselves.
 
 use crate::kubelet::Line;
 
 const NAMED: &str = "failpoint ";
 const WAITING: &str = ": waiting";
 
-/// How far a cut has come at a moment.
+/// The phase of a cutover at a failpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Nobody waits yet.
+    /// Clients are not affected yet.
     BeforeBlock,
-    /// Writes are blocked, and whoever lifts that lets them in again.
+    /// Writes are blocked; lifting the block accepts them again.
     Blocked,
     /// The source's server is stopped.
     Fenced,
-    /// Only forward.
+    /// Past the point of no return.
     PastReturn,
 }
 
-/// Moments in the order in which they first came.
+/// Failpoints in the order in which they were first reached.
 #[derive(Clone, Debug, Default)]
 pub struct Failpoints(Vec<String>);
 
 impl Failpoints {
-    /// Those that a log names.
+    /// The failpoints in a log.
     pub fn from_log(log: &[Line]) -> Self {
         let mut all: Vec<String> = Vec::new();
         for failpoint in log.iter().filter_map(|line| failpoint_in(&line.text)) {
@@ -35,12 +35,12 @@ impl Failpoints {
         Self(all)
     }
 
-    /// All of them.
+    /// All failpoints.
     pub fn all(&self) -> &[String] {
         &self.0
     }
 
-    /// Those of the way from one phase to another, both included.
+    /// The failpoints from one phase to another, both included.
     pub fn between(&self, from: Phase, to: Phase) -> Vec<&str> {
         let in_phases = |failpoint: &&String| (from..=to).contains(&self.phase(failpoint));
         self.0
@@ -50,7 +50,7 @@ impl Failpoints {
             .collect()
     }
 
-    /// Those from one of them on.
+    /// The failpoints from this one on.
     pub fn from(&self, failpoint: &str) -> Vec<&str> {
         self.0
             .iter()
@@ -59,7 +59,7 @@ impl Failpoints {
             .collect()
     }
 
-    /// The phase that a moment belongs to.
+    /// The phase of a failpoint.
     pub fn phase(&self, failpoint: &str) -> Phase {
         let index = |failpoint: &str| {
             self.0
@@ -77,13 +77,13 @@ impl Failpoints {
     }
 }
 
-/// The moment that a line of the log names.
+/// The failpoint that a log line names.
 pub fn failpoint_in(line: &str) -> Option<String> {
     let (_, failpoint) = line.split_once(NAMED)?;
     Some(failpoint.trim_end_matches(WAITING).trim().to_owned())
 }
 
-/// What the program says when it waits at a moment; at any, without one.
+/// The text that the program logs when it waits at a failpoint; at any failpoint, if None.
 pub fn waiting_line(failpoint: Option<&str>) -> String {
     failpoint.map_or_else(
         || NAMED.to_owned(),

@@ -1,4 +1,4 @@
-//! What disturbs a cut, and at which moments it may: nothing here is done, see
+//! The faults, and the phases in which each may be injected. The injection is in
 //! [`inject`](super::inject).
 
 use std::{fmt, time::Duration};
@@ -8,48 +8,48 @@ use fastrand::Rng;
 use super::failpoints::Phase;
 use crate::route::Route;
 
-/// Long enough for several looks, and shorter than Patroni's own patience with its DCS.
+/// Long enough for several observations, and shorter than Patroni's retry_timeout.
 const API_SECONDS: u64 = 5;
-/// Longer than that, and than the Lease lasts.
+/// Longer than Patroni's retry_timeout and the Lease's duration.
 pub(super) const API_SECONDS_LONG: u64 = 30;
-/// A server that hangs for less than Patroni's ttl, and longer than a look waits for it.
+/// Shorter than Patroni's ttl, longer than one observation waits.
 const HANGS_MS: std::ops::Range<u64> = 500..4_000;
-/// After the failpoint: before, in, or after the effect that follows.
+/// Delay after the failpoint: before, during, or after the next effect.
 const SOON_MS: std::ops::Range<u64> = 1..400;
 
-/// One way to disturb.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
-    /// SIGKILL at the moment.
+    /// SIGKILL at the failpoint.
     Kill,
-    /// SIGKILL so long after the moment, in the middle of whatever comes then.
+    /// SIGKILL this long after the failpoint, during whatever follows.
     KillSoon(Duration),
-    /// SIGTERM at the moment.
+    /// SIGTERM at the failpoint.
     Terminate,
-    /// SIGKILL, and then rollback runs as a Job.
+    /// SIGKILL, then rollback runs as a Job.
     RollBack,
-    /// The pod hangs; rollback runs meanwhile, then the pod wakes up.
+    /// The pod hangs while rollback runs, then it resumes.
     RollBackMeanwhile,
-    /// The pod hangs until a second one has done everything, then it wakes up.
+    /// The pod hangs until a second cutover has finished, then it resumes.
     Hang,
-    /// A second one comes to a later moment (a share of those), because the Lease was deleted; then
-    /// the first goes on, then the second.
+    /// The Lease is deleted and a second cutover advances to a later failpoint (a position among
+    /// those); then the first resumes, then the second.
     Overtake(f64),
-    /// A second one is started from the start on, and is told that it is the second.
+    /// A second cutover is started and reports that another one is running.
     Second,
     /// `kubectl annotate cronjob/replica-migration-cutover replica-migration/abort=true`.
     Abort,
-    /// No API server for so many seconds.
+    /// The API server is down for this many seconds.
     ApiServerAway(u64),
-    /// The API server takes connections and says nothing.
+    /// The API server accepts connections and does not answer.
     ApiServerHangs(Duration),
-    /// Our sessions at the source are ended.
+    /// The programs' sessions at the source are terminated.
     SourceSessions,
-    /// Our sessions at the target are ended.
+    /// The programs' sessions at the target are terminated.
     TargetSessions,
-    /// The target's WAL receiver is ended.
+    /// The target's WAL receiver is terminated.
     Receiver,
-    /// Patroni of the leader takes connections and says nothing.
+    /// The leader's Patroni accepts connections and does not answer.
     PatroniHangs(Duration),
     /// The leader's whole node hangs.
     LeaderHangs(Duration),
@@ -57,32 +57,31 @@ pub enum Fault {
     TargetHangs(Duration),
     /// SIGKILL of the leader's server.
     LeaderCrashes,
-    /// The leader's node is lost, with Patroni and server, until the pod has ended. Not among those
-    /// by chance: a failover costs what the standbys had not received, whoever begins it, so it is
-    /// done where nobody writes any more.
+    /// The leader's node is lost, with Patroni and server, until the pod has ended. Never chosen at
+    /// random: a failover loses what the standbys had not received, whatever caused it, so this
+    /// fault is used only where no client writes any more.
     LeaderLost,
-    /// Somebody moves the source's leadership.
+    /// The source's leadership is moved by a switchover.
     Switchover,
-    /// Replay at the target is paused, so that it cannot catch up: it must go back at
-    /// CUTOVER_MAX_SECONDS.
+    /// Replay at the target is paused, so that the cutover must roll back at CUTOVER_MAX_SECONDS.
     ReplayPaused,
-    /// The pod of an old pooler is replaced.
+    /// A pooler pod of the source is replaced.
     PoolerReplaced,
-    /// Somebody resumes the old poolers.
+    /// The source's poolers are resumed.
     PoolersResumed,
-    /// Somebody lifts Patroni's pause and read-only.
+    /// Patroni's pause and read-only mode are lifted.
     BlockLifted,
-    /// Somebody lifts read-only alone.
+    /// Only read-only mode is lifted.
     ReadOnlyLifted,
-    /// Somebody starts the source's stopped server.
+    /// The source's stopped server is started.
     SourceStarted,
 }
 
 impl Fault {
-    /// So many there are.
+    /// The number of variants.
     pub const KINDS: usize = 25;
 
-    /// One of them; those that are about the cutover itself come more often.
+    /// A random fault; faults of the cutover itself are more frequent.
     pub fn any(chance: &mut Rng, route: Route) -> Self {
         let hangs = Duration::from_millis(chance.u64(HANGS_MS));
         let all = [
@@ -133,25 +132,25 @@ impl Fault {
         Self::Kill
     }
 
-    /// The first and the last phase in which it may happen: what no order of steps helps against is
-    /// left out (design.md §4).
+    /// The first and the last phase in which the fault may be injected. Faults that no order of
+    /// steps can handle are excluded (docs/protocol.md).
     pub fn phases(self) -> (Phase, Phase) {
         match self {
-            // A pause that is lifted when the server is stopped starts it again, or promotes
-            // another member.
+            // Lifting the pause while the server is stopped starts it again, or promotes another
+            // member.
             Self::BlockLifted => (Phase::BeforeBlock, Phase::Blocked),
             Self::LeaderCrashes | Self::Switchover | Self::ReplayPaused => {
                 (Phase::BeforeBlock, Phase::Blocked)
             }
             Self::LeaderLost => (Phase::Blocked, Phase::Blocked),
             Self::SourceStarted => (Phase::Fenced, Phase::PastReturn),
-            // There is only one at the very start.
+            // A second cutover is only tested at the very start.
             Self::Second => (Phase::BeforeBlock, Phase::BeforeBlock),
             _ => (Phase::BeforeBlock, Phase::PastReturn),
         }
     }
 
-    /// CUTOVER_MAX_SECONDS, where a cut can end in nothing else.
+    /// CUTOVER_MAX_SECONDS for faults that end only by this limit.
     pub fn seconds_max(self) -> Option<&'static str> {
         matches!(
             self,
@@ -160,11 +159,11 @@ impl Fault {
         .then_some("5")
     }
 
-    /// After it another member may lead, on another timeline.
+    /// True if another member may lead afterwards, on another timeline.
     pub fn moves_the_leader(self) -> bool {
         match self {
             Self::LeaderCrashes | Self::LeaderLost | Self::Switchover | Self::BlockLifted => true,
-            // Without its DCS Patroni gives the leadership up after retry_timeout.
+            // Without its DCS Patroni demotes the leader after retry_timeout.
             Self::ApiServerAway(seconds) => seconds > API_SECONDS,
             _ => false,
         }
@@ -178,18 +177,21 @@ impl fmt::Display for Fault {
             Self::KillSoon(after) => write!(f, "SIGKILL {} ms later", after.as_millis()),
             Self::Terminate => write!(f, "SIGTERM"),
             Self::RollBack => write!(f, "SIGKILL and rollback"),
-            Self::RollBackMeanwhile => write!(f, "hangs, rollback meanwhile"),
-            Self::Hang => write!(f, "hangs, another one meanwhile"),
+            Self::RollBackMeanwhile => write!(f, "hangs while rollback runs"),
+            Self::Hang => write!(f, "hangs while another cutover runs"),
             Self::Overtake(position) => {
-                write!(f, "overtaken by another one as far as {position:.3}")
+                write!(
+                    f,
+                    "overtaken by another cutover up to position {position:.3}"
+                )
             }
-            Self::Second => write!(f, "a second one"),
-            Self::Abort => write!(f, "abort asked"),
+            Self::Second => write!(f, "a second cutover"),
+            Self::Abort => write!(f, "abort requested"),
             Self::ApiServerAway(seconds) => write!(f, "no API server for {seconds} s"),
             Self::ApiServerHangs(time) => write!(f, "API server hangs {} ms", time.as_millis()),
-            Self::SourceSessions => write!(f, "sessions at the source ended"),
-            Self::TargetSessions => write!(f, "sessions at the target ended"),
-            Self::Receiver => write!(f, "WAL receiver ended"),
+            Self::SourceSessions => write!(f, "sessions at the source terminated"),
+            Self::TargetSessions => write!(f, "sessions at the target terminated"),
+            Self::Receiver => write!(f, "WAL receiver terminated"),
             Self::PatroniHangs(time) => write!(f, "Patroni hangs {} ms", time.as_millis()),
             Self::LeaderHangs(time) => write!(f, "leader hangs {} ms", time.as_millis()),
             Self::TargetHangs(time) => write!(f, "target hangs {} ms", time.as_millis()),

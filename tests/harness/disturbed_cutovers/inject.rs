@@ -1,5 +1,5 @@
-//! What a deed does to a pod that waits at a moment, and to everything around it. Every one lets
-//! the pod go on, or ends it.
+//! Injects a fault into a pod that waits at a failpoint, and into its environment. Every fault
+//! releases or ends the pod.
 
 use std::time::Duration;
 
@@ -16,13 +16,14 @@ use crate::{
     source::{Member, rest},
 };
 
-/// So long the late one may act before the other goes on.
+/// How long the delayed pod may act before the other one resumes.
 const HEAD_START: Duration = Duration::from_millis(1_500);
 const PROGRAM_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity where \
     application_name like 'replica-migration%'";
 
 impl Worker {
-    /// Does it; returns the other pods that it took. `later`: the moments from this one on.
+    /// Injects a fault; returns the other pods that it started. `later`: the failpoints from this
+    /// one on.
     pub(super) async fn inject(
         &mut self,
         fault: Fault,
@@ -56,13 +57,13 @@ impl Worker {
             Fault::Second => {
                 let second = self.pod("cutover", route).run(LIMIT).await?;
                 pod.release_failpoint();
-                Ok(vec![("the second one".into(), second)])
+                Ok(vec![("the second cutover".into(), second)])
             }
             _ => self.inject_around(fault, pod).await.map(|()| Vec::new()),
         }
     }
 
-    /// The pod hangs until another one has come to its end.
+    /// Suspends the pod until another one has ended.
     async fn hang_while_another_runs(
         &self,
         step: &str,
@@ -73,11 +74,11 @@ impl Worker {
         let other = self.pod(step, route).run(LIMIT).await;
         pod.release_failpoint();
         pod.resume();
-        Ok(vec![(format!("{step} meanwhile"), other?)])
+        Ok(vec![(format!("{step} during the hang"), other?)])
     }
 
-    /// A second one comes to a moment of its own; then the first goes on with what it saw long ago,
-    /// and then the second.
+    /// A second cutover advances to a failpoint; then the first resumes with its outdated
+    /// observation, and then the second.
     async fn overtake(
         &self,
         pod: &RunningPod,
@@ -93,7 +94,7 @@ impl Worker {
             .env("FAILPOINT", failpoint)
             .start()
             .await?;
-        let came = second
+        let reached = second
             .wait_for_line(&waiting_line(Some(failpoint)), LIMIT)
             .await
             .is_ok();
@@ -101,13 +102,13 @@ impl Worker {
         let _ = timeout(HEAD_START, pod.wait(LIMIT)).await;
         second.release_failpoint();
         let trace = format!(
-            "the other one{} {failpoint}",
-            if came { "" } else { ", no" }
+            "the other cutover{} {failpoint}",
+            if reached { "" } else { ", not at" }
         );
         Ok(vec![(trace, second.wait(LIMIT).await?)])
     }
 
-    /// What happens beside the pod.
+    /// Injects a fault outside of the pod.
     async fn inject_around(&mut self, fault: Fault, pod: &RunningPod) -> Result<()> {
         let plane = &self.migration.plane;
         match fault {
@@ -157,12 +158,12 @@ impl Worker {
         Ok(())
     }
 
-    /// What takes no time.
+    /// Injects a fault that takes no time.
     async fn inject_at_once(&mut self, fault: Fault) -> Result<()> {
         let source = &self.migration.source;
         match fault {
             Fault::Abort => self.annotate(json!("true")).await?,
-            // A server that is stopped or restarting has no sessions.
+            // A stopped or restarting server has no sessions.
             Fault::SourceSessions => {
                 if let Ok(session) = source.connect_to(self.leader().await?, "postgres").await {
                     let _ = session.batch_execute(PROGRAM_SESSIONS).await;
@@ -191,7 +192,7 @@ impl Worker {
             }
             Fault::SourceStarted => {
                 let leader = self.leader().await?;
-                // Refused when it runs already.
+                // Refused if the server runs.
                 let _ = rest::request(Method::POST, &format!("{}/restart", leader.rest_url()), Some(&json!({}))).await;
             }
             _ => {}
@@ -199,7 +200,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes back what would stand in the way of the next pod.
+    /// Undoes what would block the next pod.
     pub(super) async fn undo_fault(&self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Abort => self.annotate(json!(null)).await,
@@ -230,7 +231,7 @@ impl Worker {
             .await
     }
 
-    /// The member that leads, or was the leader when the cut began.
+    /// The current leader, or the leader when the cutover began.
     async fn leader(&self) -> Result<&Member> {
         if let Ok(leader) = self.migration.source.leader().await {
             return Ok(leader);
@@ -248,7 +249,7 @@ impl Worker {
         recorded.context("no member leads, and none is recorded")
     }
 
-    /// A statement at the target; one that restarts just then has nothing to be disturbed.
+    /// Runs a statement on the target; a target that is restarting is left alone.
     async fn run_on_target(&self, sql: &str) {
         if let Ok(session) = self.target.admin("postgres").await {
             let _ = session.batch_execute(sql).await;
@@ -257,7 +258,7 @@ impl Worker {
 
     async fn resume_poolers(&self) {
         for pooler in &self.migration.poolers {
-            // Refused when it is not paused.
+            // Refused if the pooler is not paused.
             let _ = pooler.console("RESUME").await;
         }
     }
@@ -267,8 +268,8 @@ impl Worker {
         rest::demand(Method::PATCH, &url, change).await.map(drop)
     }
 
-    /// A failover is over, and the target is on the new leader's timeline; past the return there is
-    /// nobody to follow.
+    /// Waits until the source is healthy after a failover; past the point of no return the target
+    /// follows no source.
     async fn wait_until_healthy(&self) -> Result<()> {
         if !self.migration.journal().await?.contains_key("returned") {
             return Ok(());

@@ -1,5 +1,5 @@
-//! A finished migration becomes one that is ready for its cut, on the same stage: what is expensive
-//! (API server, source, poolers) stays.
+//! Resets an environment after a cutover, so that the next one can start. Expensive parts (API
+//! server, source, poolers) are kept.
 
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ use crate::{
 };
 
 const POLL: Duration = Duration::from_millis(50);
-/// Two of Patroni's loops: what it has not done then it will not do.
+/// Two of Patroni's loops: a change that has not been applied by then will not be.
 const LOOPS: Duration = Duration::from_secs(20);
-/// What the programs have recorded.
+/// The programs' records.
 const RECORDS: [&str; 3] = [
     "cutover-database",
     "cutover-database-receipt",
@@ -31,8 +31,7 @@ const RECORDS: [&str; 3] = [
 ];
 
 impl Worker {
-    /// After the clients were stopped and judged: another target, of the kind that is wanted,
-    /// follows the source again.
+    /// Prepares another target of the required kind, after the clients were stopped and judged.
     pub(super) async fn reset(&mut self, restart: Restart) -> Result<()> {
         self.ready = None;
         self.migration.application.stop().await?;
@@ -42,19 +41,19 @@ impl Worker {
             futures::join!(self.migration.target.gone(CLUSTER, LIMIT), self.reopen());
         gone.and(reopened)?;
         self.remove_records().await?;
-        // One that was refused at the stopped source or at the target that is gone lets nobody in
-        // for seconds.
+        // A pooler that failed to log in at the stopped source or the removed target refuses
+        // clients for seconds.
         self.replace_poolers().await?;
         let session = self.migration.source.connect("mastodon").await?;
         session
             .batch_execute("truncate public.ledger restart identity; checkpoint")
             .await?;
         self.migration
-            .apply_rendered_with(|object| mark(object, restart))
+            .apply_rendered_with(|object| add_restart_annotation(object, restart))
             .await?;
         self.target = self.migration.target.instance(CLUSTER, LIMIT).await?;
-        let (written, streaming) = futures::join!(
-            restarted(
+        let (restarted, streaming) = futures::join!(
+            restart_application(
                 &mut self.migration.application,
                 &self.migration.services,
                 &self.settings,
@@ -68,12 +67,12 @@ impl Worker {
             }
         );
         streaming?;
-        self.epoch = written?;
+        self.epoch = restarted?;
         self.ready = Some(restart);
         Ok(())
     }
 
-    /// The leader's server runs and takes writes, as before any cut.
+    /// Starts the leader's server and makes it writable, as before any cutover.
     async fn reopen(&self) -> Result<()> {
         let source = &self.migration.source;
         let started = self
@@ -90,7 +89,7 @@ impl Worker {
             .or(source.members().first())
             .context("a source without members")?;
         let open = async {
-            // Asked again: Patroni may be in the middle of a loop.
+            // Repeated: Patroni may be in the middle of a loop.
             while !leader.postgres_runs() {
                 let _ = rest::request(
                     Method::POST,
@@ -105,8 +104,8 @@ impl Worker {
                     sleep(POLL).await;
                 }
             };
-            // A change that comes to Patroni in the middle of a restart never comes to the server:
-            // it is compared only with one that runs (reload_config in postgresql/config.py).
+            // A change that reaches Patroni during a restart is never applied: it is compared only
+            // with a running server (reload_config in postgresql/config.py).
             let _ = timeout(LOOPS, settled).await;
             let lifted = json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": null}}});
             while rest::demand(
@@ -125,11 +124,11 @@ impl Worker {
         };
         timeout(LIMIT, open)
             .await
-            .map_err(|_| leader.error_with_log("does not take writes again"))
+            .map_err(|_| leader.error_with_log("does not accept writes again"))
     }
 
-    /// Patroni's loop has come to the server as it runs now: what it brings later would come after
-    /// what is lifted here.
+    /// True once Patroni's loop has reached the running server: later changes by Patroni would
+    /// override what is lifted here.
     async fn settled(&self, leader: &Member) -> Result<bool> {
         let health = rest::get(&format!("{}/health", leader.rest_url())).await?;
         let config = rest::get(&format!("{}/config", leader.rest_url())).await?;
@@ -143,7 +142,7 @@ impl Worker {
             && wanted.is_none_or(|wanted| *wanted == in_force.as_str()))
     }
 
-    /// Whether the source takes writes, at the leader's own address.
+    /// Whether the source accepts writes, at the leader's own address.
     async fn takes_writes(&self) -> Result<bool> {
         let session = self.migration.source.connect("postgres").await?;
         let open = "select not pg_is_in_recovery() and not \
@@ -151,7 +150,7 @@ impl Worker {
         Ok(session.query_one(open, &[]).await?.get(0))
     }
 
-    /// Objects are as they were, and records and Jobs are gone.
+    /// Restores the objects, and removes records and Jobs.
     async fn remove_records(&self) -> Result<()> {
         let objects = self.migration.objects();
         let annotation = |key: &str| json!({"metadata": {"annotations": {key: null}}});
@@ -174,7 +173,7 @@ impl Worker {
         }
         objects.remove(LEASE, RECORDS[0]).await?;
         for job in objects.list(JOB, "").await? {
-            // The suspended Jobs of the manifests have no owner.
+            // The manifests' suspended Jobs have no owner.
             if job["metadata"]["ownerReferences"].is_array() {
                 objects
                     .remove(JOB, job["metadata"]["name"].as_str().unwrap_or_default())
@@ -183,7 +182,7 @@ impl Worker {
         }
         objects.remove_all(POD, "job-name").await?;
         for (name, selector) in &self.selectors {
-            // A merge leaves the keys of the other selector.
+            // A merge would keep the keys of the other selector.
             objects
                 .patch(SERVICE, name, json!({"spec": {"selector": null}}))
                 .await?;
@@ -201,8 +200,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Every pooler in another pod. One that logs in before the Service leads to the source again
-    /// is where it was.
+    /// Replaces every pooler pod. A pooler that logs in before the Service reaches the source again
+    /// would keep the wrong connection.
     pub(super) async fn replace_poolers(&mut self) -> Result<()> {
         self.wait_until_service_reaches_source().await?;
         futures::future::try_join_all(self.migration.poolers.iter_mut().map(PgBouncer::replace))
@@ -210,8 +209,8 @@ impl Worker {
             .map(drop)
     }
 
-    /// The Service that everybody goes through leads to a server that takes writes. Asked past the
-    /// poolers: one login of theirs that fails costs seconds.
+    /// Waits until the source's Service leads to a server that accepts writes. Queried without the
+    /// poolers: a failed login of a pooler costs seconds.
     async fn wait_until_service_reaches_source(&self) -> Result<()> {
         let login = Login {
             host: leader_host(),
@@ -224,16 +223,16 @@ impl Worker {
             .iter()
             .map(|member| member.address().to_string())
             .collect();
-        let leads = async {
+        let reached = async {
             loop {
-                let asked = async {
+                let server = async {
                     let session = login.connect(&self.migration.services, "harness").await?;
                     let row = session
                         .query_one("select host(inet_server_addr()), pg_is_in_recovery()", &[])
                         .await?;
                     anyhow::Ok((row.get::<_, String>(0), row.get::<_, bool>(1)))
                 };
-                if asked
+                if server
                     .await
                     .is_ok_and(|(address, standby)| !standby && source.contains(&address))
                 {
@@ -242,14 +241,14 @@ impl Worker {
                 sleep(POLL).await;
             }
         };
-        timeout(LIMIT, leads)
+        timeout(LIMIT, reached)
             .await
-            .context("the Service does not lead to the source again")
+            .context("the Service does not reach the source again")
     }
 }
 
-/// Another log, other clients.
-async fn restarted(
+/// Starts the application again, with new clients and a new log.
+async fn restart_application(
     application: &mut Application,
     services: &std::sync::Arc<crate::service::Services>,
     settings: &crate::application::Settings,
@@ -273,13 +272,13 @@ async fn restarted(
     Ok(epoch)
 }
 
-fn mark(object: &mut Value, restart: Restart) {
+fn add_restart_annotation(object: &mut Value, restart: Restart) {
     if object["kind"] == "Cluster" && restart == Restart::Skipped {
         object["metadata"]["annotations"]["cnpg.io/skipWalArchiving"] = "enabled".into();
     }
 }
 
-/// The copy waits for a spread checkpoint: one that is asked for starts it at once.
+/// pg_basebackup waits for a spread checkpoint; an explicit checkpoint completes it at once.
 async fn checkpoint_for_copy(source: &tokio_postgres::Client) -> Result<()> {
     let waits = "select exists (select from pg_stat_progress_basebackup where phase = 'waiting for \
         checkpoint to finish')";
@@ -291,7 +290,7 @@ async fn checkpoint_for_copy(source: &tokio_postgres::Client) -> Result<()> {
     }
 }
 
-/// The target follows the source.
+/// Waits until the target streams from the source.
 async fn wait_until_streaming(target: &InstanceHandle) -> Result<()> {
     let sql = "select count(*) = 1 from pg_stat_wal_receiver where status = 'streaming'";
     let follows = async {

@@ -1,5 +1,5 @@
-//! The way back from as far as there is one, by rollback as a Job, which is killed on its way as
-//! well.
+//! Rollback from the latest possible state, by rollback as a Job, which is itself killed at
+//! failpoints.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -16,26 +16,27 @@ use crate::{
     route::Route,
 };
 
-/// The source's server is stopped, and nothing is promoted yet.
+/// The last failpoint before the point of no return: the source's server is stopped, nothing is
+/// promoted.
 const LAST_FAILPOINT: &str = "before record Promotion";
 
-/// What one way back was.
+/// The result of one rollback.
 pub struct RollbackRun {
-    /// Moments at which rollback was killed.
+    /// Failpoints at which rollback was killed.
     pub reached: Vec<String>,
-    /// The moments of the pod that came to the end.
+    /// The failpoints of the pod that finished.
     pub failpoints: Failpoints,
-    /// From the decision to the first write that the source took again.
+    /// From the decision to the first write accepted by the source.
     pub took: Vec<std::time::Duration>,
 }
 
 impl Worker {
-    /// A cutover is killed as late as there is a way back, somebody meddles with what leads to the
-    /// source, and rollback puts everything back, one pod after the other being killed at these
-    /// moments.
+    /// Kills a cutover at the last failpoint before the point of no return, changes a field that
+    /// routes clients to the source, and runs rollback, killing one pod after the other at the
+    /// failpoints `kills`.
     ///
     /// # Errors
-    /// It does not, or not everything is as it was.
+    /// Rollback does not finish, or does not restore everything.
     pub async fn roll_back(&mut self, route: Route, kills: &[String]) -> Result<RollbackRun> {
         let scenario = Scenario::undisturbed(self.dcs, route);
         self.prepare(&scenario).await?;
@@ -80,7 +81,7 @@ impl Worker {
         let journal = runner.worker.migration.journal().await?;
         ensure!(
             journal.contains_key("returned"),
-            "rollback exits 0, and nothing is put back: {ended}"
+            "rollback exits 0, and nothing is rolled back: {ended}"
         );
         let checked = runner.check_rolled_back(&journal["going-back"], true).await;
         checked.with_context(|| format!("killed at {kills:?}; {ended}"))?;
@@ -92,8 +93,7 @@ impl Worker {
         })
     }
 
-    /// What a person might do in the window and forget to undo: it is the cutover's own field that
-    /// is changed.
+    /// Changes a field that the cutover owns, as a person might during the downtime.
     async fn tamper(&self, route: Route) -> Result<()> {
         let objects = self.migration.objects();
         match route {

@@ -1,4 +1,4 @@
-//! The course of one cut: pod after pod, each disturbed or not, until one of them exits 0.
+//! Runs one cutover: pod after pod, each disturbed or not, until one exits 0.
 
 use std::{
     collections::BTreeSet,
@@ -20,50 +20,49 @@ use crate::{
     snapshot::{self, Snapshot},
 };
 
-/// Pods after the last disturbance until one must have exited 0.
+/// The most undisturbed pods until one must have exited 0.
 const QUIET_PODS_MAX: usize = 6;
-/// What a pod's container may end with: done, not yet, refused, SIGKILL, SIGTERM before the program
-/// could hear it. Never 2 or 4: nothing here is a wrong setting, and nothing is to be mended by a
-/// person.
-const ENDS: [i32; 5] = [0, 1, 3, 137, 143];
-/// As in the source's own standing; a failover changes both.
-const OF_THE_LEADER: [&str; 2] = ["leader", "server"];
+/// Allowed exit codes of a pod: done, not yet, refused, SIGKILL, SIGTERM before the program could
+/// handle it. Never 2 or 4: no setting is wrong, and no fault requires manual intervention.
+const ALLOWED_EXIT_CODES: [i32; 5] = [0, 1, 3, 137, 143];
+/// Entries of a snapshot that a failover changes.
+const CHANGED_BY_FAILOVER: [&str; 2] = ["leader", "server"];
 
 /// A pod that has ended.
 #[derive(Clone, Debug)]
 pub struct Pod {
-    /// What was done to it, and where.
+    /// The fault and its failpoint.
     pub trace: String,
-    /// How it ended.
+    /// How the pod ended.
     pub ended: Ended,
 }
 
-/// What one cut was.
+/// The result of one cutover.
 #[derive(Clone, Debug)]
 pub struct CutoverRun {
-    /// Its pods.
+    /// All pods in order.
     pub pods: Vec<Pod>,
-    /// Moments at which something was done.
+    /// Failpoints at which a fault was injected.
     pub reached: Vec<String>,
-    /// From the decision to go back to the first write that the source took again, for each attempt
-    /// that went back.
+    /// From the decision to roll back to the first write accepted by the source, for each attempt
+    /// that rolled back.
     pub rollbacks: Vec<Duration>,
-    /// The ledger's.
+    /// The ledger's judgement.
     pub judgement: Judgement,
-    /// The log of the pod that came to the end.
+    /// The log of the pod that finished.
     pub log: Vec<Line>,
-    /// From the first pod's start to the last one's end.
+    /// From the start of the first pod to the end of the last one.
     pub took: Duration,
 }
 
 impl CutoverRun {
-    /// All of it in a line.
+    /// The result in one line.
     pub fn line(&self, scenario: &Scenario) -> String {
         let (gap, took) = (self.judgement.gap().as_secs_f64(), self.took.as_secs_f64());
         format!("{scenario}: gap {gap:.2} s, {took:.0} s, {}", self.trace())
     }
 
-    /// What happened, in a few words.
+    /// Faults and exit codes of all pods.
     pub fn trace(&self) -> String {
         let pods: Vec<String> = self
             .pods
@@ -74,12 +73,12 @@ impl CutoverRun {
     }
 }
 
-/// A cut that is under way.
+/// A cutover that is running.
 pub(super) struct Runner<'a> {
     pub worker: &'a mut Worker,
     scenario: &'a Scenario,
     before: Snapshot,
-    /// Another member may lead since.
+    /// Whether another member may lead by now.
     leader_moved: bool,
     pods: Vec<Pod>,
     reached: Vec<String>,
@@ -102,7 +101,7 @@ impl<'a> Runner<'a> {
         })
     }
 
-    /// All disturbances, then undisturbed pods to the end.
+    /// Runs all disturbances, then undisturbed pods until one exits 0.
     pub async fn run(&mut self) -> Result<()> {
         for disturbance in &self.scenario.disturbances {
             if !self.finished().await? {
@@ -122,10 +121,10 @@ impl<'a> Runner<'a> {
                 return Ok(());
             }
         }
-        bail!("the cut does not come to its end")
+        bail!("the cutover does not finish")
     }
 
-    /// What became of it: judged whether or not it came to its end.
+    /// Judges the cutover and returns its result.
     pub async fn finish(self, outcome: Result<()>) -> Result<CutoverRun> {
         let trace: Vec<String> = self
             .pods
@@ -158,7 +157,7 @@ impl<'a> Runner<'a> {
             .contains_key("finished"))
     }
 
-    /// One pod, and what an act does to it.
+    /// Runs one pod and disturbs it.
     async fn disturbed(&mut self, disturbance: &Disturbance) -> Result<()> {
         let failpoints = self
             .worker
@@ -186,7 +185,7 @@ impl<'a> Runner<'a> {
         self.worker
             .undo_fault(disturbance.fault)
             .await
-            .context("mending")?;
+            .context("undoing the fault")?;
         let alone = if ends.len() == 1 {
             Alone::Yes
         } else {
@@ -198,7 +197,7 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// It waits at the moment, unless it ends before; then the deed is done.
+    /// Waits until the pod reaches the failpoint and injects the fault; the pod may end before.
     async fn at_one(
         &mut self,
         fault: Fault,
@@ -208,7 +207,10 @@ impl<'a> Runner<'a> {
     ) -> Result<Vec<(String, Ended)>> {
         let waits = failpoints::waiting_line(Some(failpoint));
         if pod.wait_for_line(&waits, LIMIT).await.is_err() {
-            return Ok(vec![(format!("no {failpoint}"), pod.wait(LIMIT).await?)]);
+            return Ok(vec![(
+                format!("did not reach {failpoint}"),
+                pod.wait(LIMIT).await?,
+            )]);
         }
         self.reached.push(failpoint.to_owned());
         let trace = format!("{fault} {failpoint}");
@@ -220,7 +222,7 @@ impl<'a> Runner<'a> {
         Ok(others)
     }
 
-    /// It waits at every moment; at each that the deed is meant for, that is done.
+    /// The pod waits at every failpoint; the fault is injected at each one in the fault's phases.
     async fn at_each(
         &mut self,
         fault: Fault,
@@ -234,7 +236,8 @@ impl<'a> Runner<'a> {
             .await
         {
             let failpoint = failpoints::failpoint_in(&line.text).unwrap_or_default();
-            // Once at each: an effect that is struck whenever it is tried is never performed.
+            // Once at each failpoint: an effect that is disturbed at every attempt is never
+            // performed.
             if (first..=last).contains(&failpoints.phase(&failpoint))
                 && injected.insert(failpoint.clone())
             {
@@ -247,12 +250,12 @@ impl<'a> Runner<'a> {
             }
         }
         Ok(vec![(
-            format!("{fault} at each moment"),
+            format!("{fault} at each failpoint"),
             pod.wait(LIMIT).await?,
         )])
     }
 
-    /// Judges a pod's end: its exit code, and after a return that everything is as it was.
+    /// Checks the end of a pod: its exit code, and after a rollback that everything is restored.
     async fn ended(&mut self, trace: &str, ended: Ended, alone: Alone) -> Result<()> {
         let code = ended.exit_code;
         let panicked = ended.text().contains("panicked");
@@ -260,23 +263,26 @@ impl<'a> Runner<'a> {
             trace: trace.to_owned(),
             ended,
         });
-        ensure!(ENDS.contains(&code) && !panicked, "exit code {code}");
+        ensure!(
+            ALLOWED_EXIT_CODES.contains(&code) && !panicked,
+            "exit code {code}"
+        );
         let journal = self.worker.migration.journal().await?;
-        // A rollback that finds nothing begun has nothing to do.
-        let nothing_begun = trace.starts_with("rollback") && !journal.contains_key("started");
+        // A rollback before any cutover has nothing to do.
+        let nothing_started = trace.starts_with("rollback") && !journal.contains_key("started");
         if code == 0
-            && !nothing_begun
+            && !nothing_started
             && !journal.contains_key("finished")
             && !journal.contains_key("returned")
         {
-            bail!("it exits 0, and nothing is finished");
+            bail!("it exits 0, but the cutover is not finished");
         }
         if code == 3 && alone == Alone::Yes {
             let untouched = !journal.contains_key("started");
             let too_late = journal.contains_key("promotion") && trace.contains("rollback");
             ensure!(
                 untouched || too_late || journal.contains_key("returned"),
-                "refused in the middle"
+                "refused after the cutover had begun"
             );
         }
         if (code == 0 || code == 3) && journal.contains_key("returned") {
@@ -286,15 +292,15 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// The application runs on the source, and everything is as it was.
+    /// Checks that the application runs on the source and that everything is restored.
     pub async fn check_rolled_back(&mut self, rollback_fact: &Value, blocked: bool) -> Result<()> {
         if self.leader_moved {
-            // A failover takes Patroni's time, and the next attempt needs a leader and a target
-            // that follows it.
+            // Wait for Patroni's failover: the next attempt needs a leader and a target that
+            // follows it.
             self.worker.migration.source.healthy().await?;
-            // While no Service could be changed a pooler may have logged in at the old leader,
-            // which is a standby now, and it keeps such a connection for an hour (server_lifetime):
-            // that is mended by whoever runs it.
+            // While no Service could be changed, a pooler may have connected to the old leader, now
+            // a standby, and keeps such a connection for an hour (server_lifetime). An
+            // administrator would replace its pods.
             self.worker.replace_poolers().await?;
         }
         let worker = &self.worker;
@@ -306,14 +312,14 @@ impl<'a> Runner<'a> {
         .await?;
         let now = snapshot::take(&worker.migration).await?;
         let except = if self.leader_moved {
-            &OF_THE_LEADER[..]
+            &CHANGED_BY_FAILOVER[..]
         } else {
             &[]
         };
         let differences = snapshot::differences(&self.before, &now, except);
         ensure!(
             differences.is_empty(),
-            "it went back, and not everything is as it was: {differences:#?}"
+            "it rolled back, but not everything is restored: {differences:#?}"
         );
         if blocked && let Some(way) = verdict::rollback_time(worker, rollback_fact)? {
             self.rollbacks.push(way);
@@ -322,7 +328,7 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Whether a pod was the only one of its time.
+/// Whether the pod ran alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Alone {
     Yes,

@@ -1,4 +1,4 @@
-//! What is to happen in one cut: derived from a seed, or written down by a test.
+//! The scenario of one cutover: derived from a seed, or written by a test.
 
 use std::fmt;
 
@@ -7,10 +7,11 @@ use fastrand::Rng;
 use super::{failpoints::Failpoints, fault::Fault};
 use crate::{route::Route, source::Dcs};
 
-/// The most disturbances of one cut.
+/// The most disturbances of one random cutover.
 const DISTURBANCES_MAX: usize = 3;
 
-/// Whether CloudNativePG restarts the target after its promotion (facts/cnpg.md §2.3).
+/// Whether CloudNativePG restarts the target after its promotion
+/// (docs/operators/cloudnative-pg.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restart {
     /// archive_mode changes from always to on.
@@ -19,44 +20,45 @@ pub enum Restart {
     Skipped,
 }
 
-/// When something happens.
+/// When a fault is injected.
 #[derive(Clone, Debug, PartialEq)]
 pub enum When {
-    /// At the moment of this name.
+    /// At the failpoint of this name.
     Failpoint(String),
-    /// At the moment that lies so far among those at which it may happen, from 0 to 1.
+    /// At the failpoint at this relative position, from 0 to 1, among those where the fault may be
+    /// injected.
     Position(f64),
-    /// At each moment at which it may happen, in one pod.
+    /// At each failpoint where the fault may be injected, in one pod.
     Each,
 }
 
-/// One disturbance.
+/// A fault and when to inject it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Disturbance {
-    /// What.
+    /// The fault.
     pub fault: Fault,
-    /// When.
+    /// When it is injected.
     pub at: When,
 }
 
-/// One cut with all that disturbs it.
+/// One cutover and its disturbances.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {
-    /// Where it comes from; None when a test has written it down.
+    /// The seed; None for a scenario that a test has written.
     pub seed: Option<u64>,
-    /// Patroni's way to keep its state.
+    /// Where Patroni keeps its state.
     pub dcs: Dcs,
-    /// The way to the target.
+    /// How the application is routed to the target.
     pub route: Route,
-    /// Of the target after its promotion.
+    /// Whether the target restarts after its promotion.
     pub restart: Restart,
-    /// In this order, each with a pod of its own.
+    /// The disturbances in order, each in a pod of its own.
     pub disturbances: Vec<Disturbance>,
 }
 
 impl Scenario {
-    /// The scenario of a seed. Even ones are for Endpoints as DCS, odd ones for ConfigMaps, so that
-    /// a stage serves many.
+    /// The scenario of a seed. Even seeds use Endpoints as DCS, odd ones ConfigMaps, so that one
+    /// environment serves many seeds.
     pub fn from_seed(seed: u64) -> Self {
         let mut chance = Rng::with_seed(seed);
         let route = if chance.bool() {
@@ -81,7 +83,7 @@ impl Scenario {
         }
     }
 
-    /// A cut that nothing disturbs.
+    /// A cutover without disturbances.
     pub fn undisturbed(dcs: Dcs, route: Route) -> Self {
         Self {
             seed: None,
@@ -103,7 +105,7 @@ pub fn dcs(seed: u64) -> Dcs {
 }
 
 impl Disturbance {
-    /// At a moment.
+    /// A fault at one failpoint.
     pub fn at(fault: Fault, failpoint: &str) -> Self {
         Self {
             fault,
@@ -111,7 +113,7 @@ impl Disturbance {
         }
     }
 
-    /// Somewhere among its moments.
+    /// A fault at a relative position among its failpoints.
     pub fn about(fault: Fault, position: f64) -> Self {
         Self {
             fault,
@@ -119,7 +121,7 @@ impl Disturbance {
         }
     }
 
-    /// At each of its moments.
+    /// A fault at each of its failpoints.
     pub fn each(fault: Fault) -> Self {
         Self {
             fault,
@@ -127,7 +129,7 @@ impl Disturbance {
         }
     }
 
-    /// The one moment that is meant; None for each.
+    /// The failpoint of the fault; None for each.
     pub fn failpoint(&self, failpoints: &Failpoints) -> Option<String> {
         match &self.at {
             When::Failpoint(failpoint) => Some(failpoint.clone()),
@@ -140,8 +142,8 @@ impl Disturbance {
     }
 }
 
-/// The moment at a share of these; by their names, so that a seed means the same whatever came
-/// first.
+/// The failpoint at a relative position; sorted by name, so that a seed means the same whatever the
+/// order was.
 pub fn chosen(mut failpoints: Vec<&str>, position: f64) -> String {
     failpoints.sort_unstable();
     let number = (position * failpoints.len() as f64) as usize;

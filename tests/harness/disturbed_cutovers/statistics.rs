@@ -1,10 +1,10 @@
-//! The figures over many cuts.
+//! Figures over many cutovers.
 
 use std::{fmt, time::Duration};
 
 use super::runner::CutoverRun;
 
-/// All that is counted.
+/// Counts and times of all cutovers.
 #[derive(Clone, Debug, Default)]
 pub struct Statistics {
     ended: usize,
@@ -19,7 +19,7 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// One more.
+    /// Adds a finished cutover.
     pub fn add(&mut self, cutover: &CutoverRun) {
         let verdict = &cutover.judgement.verdict;
         self.ended += 1;
@@ -35,17 +35,17 @@ impl Statistics {
         self.rollbacks.extend(&cutover.rollbacks);
     }
 
-    /// An attempt that went back, beside the cuts.
+    /// Adds rollbacks of attempts that are not part of a finished cutover.
     pub fn add_rollbacks(&mut self, took: &[Duration]) {
         self.rollbacks.extend(took);
     }
 
-    /// Cuts that have come to their end.
+    /// The number of finished cutovers.
     pub fn ended(&self) -> usize {
         self.ended
     }
 
-    /// Cuts in all: those that went back after the block are cuts, too.
+    /// The number of all cutovers: attempts that rolled back after the block count as well.
     pub fn cutovers(&self) -> usize {
         self.ended + self.rollbacks.len()
     }
@@ -55,7 +55,7 @@ impl fmt::Display for Statistics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} cuts, {} of them to the end and {} back, with {} pods: {} writes acknowledged, {} \
+            "{} cutovers, {} finished and {} rolled back, with {} pods: {} writes acknowledged, {} \
              unanswered, lost {}, duplicated {}",
             self.cutovers(),
             self.ended,
@@ -69,7 +69,7 @@ impl fmt::Display for Statistics {
         for (name, times) in [
             ("write gap", &self.gaps),
             ("write gap, one pod", &self.quiet_gaps),
-            ("way back", &self.rollbacks),
+            ("rollback", &self.rollbacks),
         ] {
             writeln!(f, "  {name:<20} {}", Spread::new(times))?;
         }
@@ -77,7 +77,7 @@ impl fmt::Display for Statistics {
     }
 }
 
-/// The middle and the end of many times.
+/// Median, p99 and maximum of many durations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spread {
     count: usize,
@@ -87,7 +87,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// By nearest rank.
+    /// Computes the values by nearest rank.
     pub fn new(times: &[Duration]) -> Self {
         let mut sorted = times.to_vec();
         sorted.sort_unstable();
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_are_times_that_were_seen() {
+    fn ranks_are_durations_of_the_input() {
         let times: Vec<Duration> = (1..=200).map(Duration::from_secs).collect();
         let spread = Spread::new(&times);
         let seconds = [spread.p50, spread.p99, spread.max].map(|time| time.as_secs());

@@ -1,5 +1,6 @@
-//! One deed at each of many moments, several in one cut, each by a pod later than the one before;
-//! what a cut did not come to, because it was through already, has a cut of its own.
+//! Injects one fault at each of many failpoints, several in one cutover, each in a pod later than
+//! the one before. Failpoints that a cutover did not reach, because it had already finished, get a
+//! cutover of their own.
 
 use anyhow::{Result, ensure};
 
@@ -11,10 +12,10 @@ use super::{
 };
 use crate::route::Route;
 
-/// Steps of one cut that are disturbed.
+/// Failpoints that are disturbed in one cutover.
 const FAILPOINTS_PER_CUTOVER: usize = 4;
 
-/// What is done at each step.
+/// Faults that take seconds, injected before each effect.
 const SLOW_FAULTS: [Fault; 4] = [
     Fault::ApiServerAway(API_SECONDS_LONG),
     Fault::LeaderCrashes,
@@ -23,22 +24,23 @@ const SLOW_FAULTS: [Fault; 4] = [
 ];
 
 impl Worker {
-    /// The deed at each of these moments, so many in a cut; `observe` is told of each cut.
+    /// Injects the fault at each of these failpoints, `per_cutover` in one cutover; `observe` is called
+    /// with each result.
     ///
     /// # Errors
-    /// As [`Worker::run`], and a moment did not come even in a cut of its own.
+    /// As [`Worker::run`], or a failpoint was not reached even in a cutover of its own.
     pub async fn at_all(
         &mut self,
         route: Route,
         fault: Fault,
         failpoints: &[String],
-        per_cut: usize,
+        per_cutover: usize,
         mut observe: impl FnMut(&Scenario, &CutoverRun),
     ) -> Result<()> {
         let mut left = failpoints.to_vec();
-        for meant in chunked(failpoints, per_cut) {
+        for chunk in chunked(failpoints, per_cutover) {
             let reached = self
-                .inject_at_all(route, fault, &meant, &mut observe)
+                .inject_at_all(route, fault, &chunk, &mut observe)
                 .await?;
             left.retain(|failpoint| !reached.contains(failpoint));
         }
@@ -48,13 +50,13 @@ impl Worker {
                 .await?;
             ensure!(
                 reached.contains(&failpoint),
-                "{fault}: it never came to {failpoint}"
+                "{fault}: {failpoint} was never reached"
             );
         }
         Ok(())
     }
 
-    /// What needs seconds at each moment, once before each effect.
+    /// Injects the faults that take seconds, once before each effect.
     ///
     /// # Errors
     /// As [`Worker::at_all`].
@@ -83,7 +85,7 @@ impl Worker {
         Ok(())
     }
 
-    /// One cut; the moments at which the deed was done.
+    /// Runs one cutover; returns the failpoints that were reached.
     async fn inject_at_all(
         &mut self,
         route: Route,
@@ -104,8 +106,8 @@ impl Worker {
     }
 }
 
-/// Moments in as few hands as it takes with at most so many in each; in each they stay in their
-/// order, and lie far apart.
+/// Splits the failpoints into as few chunks of at most `most` as possible; each chunk keeps their
+/// order and spreads them widely.
 pub fn chunked(failpoints: &[String], most: usize) -> Vec<Vec<String>> {
     let chunks = failpoints.len().div_ceil(most);
     let chunk = |first| {
@@ -124,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_dealt_in_their_order() {
+    fn chunks_keep_the_order() {
         let failpoints = ["a", "b", "c", "d", "e"].map(String::from);
         assert_eq!(
             chunked(&failpoints, 2),

@@ -1,5 +1,5 @@
-//! The end of a cut: the clients work on the target, then they end, and the ledger says what they
-//! were promised and what is there.
+//! Judges a cutover: the clients must work on the target; then they are stopped, and the ledger
+//! compares their outcomes with the rows.
 
 use std::time::Duration;
 
@@ -14,28 +14,28 @@ use crate::{
     snapshot::ACTIVE_WRITES,
 };
 
-/// Acknowledged writes of the forgotten writer that show that it was at work.
-const FORGOTTEN_AT_WORK: usize = 20;
-/// A shorter stretch without a write is none of interest.
+/// Acknowledged writes that show that the unmanaged writer was active.
+const UNMANAGED_WRITES_MIN: usize = 20;
+/// Shorter intervals without a write are ignored.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What the ledger says.
+/// The result of the ledger.
 #[derive(Clone, Debug)]
 pub struct Judgement {
-    /// In full.
+    /// The full verdict.
     pub verdict: Verdict,
     /// Clients that had a write acknowledged.
     pub writers: usize,
 }
 
 impl Judgement {
-    /// From the last write that the source acknowledged to the first that the target did.
+    /// From the last write acknowledged by the source to the first one acknowledged by the target.
     pub fn gap(&self) -> Duration {
         self.verdict.gap.map(|gap| gap.length()).unwrap_or_default()
     }
 }
 
-/// Ends the clients and judges; the lane must be made ready again after that.
+/// Stops the clients and judges; the environment must be reset afterwards.
 ///
 /// # Errors
 /// A promise was broken.
@@ -51,8 +51,8 @@ pub(super) async fn judge(worker: &mut Worker) -> Result<Judgement> {
         .await?
         .remove("promotion")
         .unwrap_or_default();
-    let proved = instant(&promotion["at"])?;
-    let fenced = since_epoch(worker, proved);
+    let verified = instant(&promotion["at"])?;
+    let fenced = since_epoch(worker, verified);
     let topology = worker.migration.topology(&worker.target, Some(fenced));
     let attempts = worker.migration.application.stop().await?;
     worker.ready = None;
@@ -65,7 +65,7 @@ pub(super) async fn judge(worker: &mut Worker) -> Result<Judgement> {
         .filter(acknowledged)
         .map(|attempt| attempt.key.client.as_str())
         .collect();
-    let forgotten = clients
+    let unmanaged = clients
         .iter()
         .filter(|client| client.starts_with(UNMANAGED))
         .count();
@@ -76,12 +76,12 @@ pub(super) async fn judge(worker: &mut Worker) -> Result<Judgement> {
         "a promise is broken: {verdict:?}"
     );
     ensure!(
-        forgotten > FORGOTTEN_AT_WORK,
-        "the forgotten writer was not at work: {forgotten} writes"
+        unmanaged > UNMANAGED_WRITES_MIN,
+        "the unmanaged writer was not active: {unmanaged} writes"
     );
     ensure!(
         clients.len() > 8,
-        "only {} clients were at work: {clients:?}",
+        "only {} clients were active: {clients:?}",
         clients.len()
     );
     no_pooler_is_paused(worker).await?;
@@ -89,7 +89,7 @@ pub(super) async fn judge(worker: &mut Worker) -> Result<Judgement> {
     Ok(Judgement { verdict, writers })
 }
 
-/// No pooler is left paused.
+/// Checks that no pooler is left paused.
 async fn no_pooler_is_paused(worker: &Worker) -> Result<()> {
     use tokio_postgres::SimpleQueryMessage;
     for pooler in &worker.migration.poolers {
@@ -103,7 +103,7 @@ async fn no_pooler_is_paused(worker: &Worker) -> Result<()> {
     Ok(())
 }
 
-/// From the decision to go back to the first write that the source acknowledged after it.
+/// From the decision to roll back to the first write that the source acknowledged after it.
 pub(super) fn rollback_time(worker: &Worker, rollback_fact: &Value) -> Result<Option<Duration>> {
     let decided = since_epoch(worker, instant(&rollback_fact["at"])?);
     let attempts = worker.migration.application.attempts();
@@ -123,7 +123,7 @@ fn instant(text: &Value) -> Result<Timestamp> {
     Ok(text.parse()?)
 }
 
-/// Wall clock to the clients' axis.
+/// Converts wall-clock time to the clients' time axis.
 fn since_epoch(worker: &Worker, at: Timestamp) -> Duration {
     worker
         .epoch

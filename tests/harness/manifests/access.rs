@@ -129,7 +129,11 @@ pub fn grants(objects: &[Value]) -> Result<BTreeSet<Grant>> {
                 .iter()
                 .filter(|subject| subject.kind == "ServiceAccount")
             {
-                grants.extend(rules.iter().flat_map(|rule| rule_grants(&account.name, rule)));
+                grants.extend(
+                    rules
+                        .iter()
+                        .flat_map(|rule| rule_grants(&account.name, rule)),
+                );
             }
         }
     }

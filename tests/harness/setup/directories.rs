@@ -100,8 +100,8 @@ fn private(own: &Path, name: &str) -> Result<PathBuf> {
     {
         return Err(error).with_context(|| format!("creating {}", own.display()));
     }
-    let found =
-        fs::symlink_metadata(own).with_context(|| format!("reading the metadata of {}", own.display()))?;
+    let found = fs::symlink_metadata(own)
+        .with_context(|| format!("reading the metadata of {}", own.display()))?;
     if !found.is_dir()
         || found.uid() != rustix::process::geteuid().as_raw()
         || found.mode() & 0o022 != 0

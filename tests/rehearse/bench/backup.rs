@@ -1,5 +1,5 @@
-//! The backup beside pg_basebackup: of the same server, as the same role, with the same
-//! compression, into the same file system, one after the other in every round.
+//! The backup compared with pg_basebackup: same server, role, compression and file system,
+//! alternating in every round.
 
 use std::{fs, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,14 +19,14 @@ use tokio::time::{Instant, timeout};
 
 const SOURCE: &str = "mastodon-postgresql";
 const ROUNDS: usize = 3;
-/// The table is doubled so often: to about 1.3 GB.
+/// How often the table is doubled: to about 1.3 GB.
 const DOUBLINGS: u32 = 7;
-/// No copy takes longer.
+/// Limit for one copy.
 const LIMIT: Duration = Duration::from_secs(300);
-/// Of the issue: one core for 300 MB/s.
+/// The goal: one core for 300 MB/s.
 const MB_OF_A_CORE: f64 = 300.0;
 
-/// What a copy took.
+/// Time and resources of one copy.
 #[derive(Clone, Copy, Debug)]
 struct Measurement {
     elapsed: Duration,
@@ -40,13 +40,13 @@ struct Medians {
     resident: f64,
 }
 
-/// Measures both, and prints a line for each.
+/// Measures both programs and prints a line for each.
 pub async fn bench() -> Result<()> {
     let environment = Environment::start().await?;
     println!("\nbase backup to a directory, median of {ROUNDS}, in turns");
     for (how, compress_by, compress) in [
         ("by the server", "server", "server-zstd"),
-        // final-backup asks for that; pg_basebackup does not by itself.
+        // final-backup requests a worker thread; pg_basebackup does not by default.
         (
             "by the server, in a thread for both",
             "server",
@@ -97,7 +97,7 @@ fn medians(all: &[Measurement], bytes: u64) -> Medians {
     }
 }
 
-/// A source of one member, before its cut.
+/// A source of one member, before the cutover.
 struct Environment {
     plane: Arc<ControlPlane>,
     source: Source,
@@ -133,8 +133,7 @@ impl Environment {
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": ca}});
         plane.apply(NAMESPACE, &[secret]).await?;
         let session = source.connect(NAMESPACE).await?;
-        // Rows that compress to about a half, and lie farther apart than the compression looks
-        // back.
+        // Rows that compress to about half, and are farther apart than the compression window.
         session
             .batch_execute(
                 "create table filler (text text); alter table filler alter column text set storage \
@@ -149,7 +148,7 @@ impl Environment {
                 .batch_execute("insert into filler select text from filler")
                 .await?;
         }
-        // Once before anybody is measured: hint bits, and the files in memory.
+        // Warm-up before the measurements: hint bits, and the files in memory.
         for warm_up in [
             "vacuum filler",
             "select sum(length(text)) from filler",
@@ -165,8 +164,8 @@ impl Environment {
         })
     }
 
-    /// The step, without reading back, which pg_basebackup does not do either; and the bytes of all
-    /// files that it has copied.
+    /// Runs final-backup without reading the backup back, as pg_basebackup does not either; returns
+    /// the bytes of all copied files as well.
     async fn final_backup(&self, compress_by: &str) -> Result<(Measurement, u64)> {
         let step = self
             .kubelet

@@ -1,18 +1,18 @@
-//! Inks and type. plotters writes colours into each element, where a style sheet can still overrule
-//! them: every ink stands for a custom property of the page's style sheet, which knows light from
-//! dark.
+//! Colours and type of the chart. plotters writes colours into each element, where a style sheet
+//! can still override them: every colour is mapped to a custom property of the page's style sheet,
+//! which supports light and dark mode.
 
 use std::fmt::Write as _;
 
 use plotters::style::{FontDesc, FontFamily, FontStyle, RGBColor};
 
-/// The page itself.
+/// The page's background.
 pub const SURFACE: RGBColor = RGBColor(0xff, 0xff, 0xff);
-/// Words.
+/// Text.
 pub const TEXT: RGBColor = RGBColor(0x1b, 0x24, 0x30);
-/// Less important words, and axes.
+/// Secondary text, and axes.
 pub const MUTED: RGBColor = RGBColor(0x5b, 0x66, 0x75);
-/// Lines to follow with the eye.
+/// Grid lines.
 pub const GRID: RGBColor = RGBColor(0xdd, 0xe2, 0xe9);
 /// The source.
 pub const SOURCE: RGBColor = RGBColor(0xb4, 0x5f, 0x06);
@@ -20,7 +20,7 @@ pub const SOURCE: RGBColor = RGBColor(0xb4, 0x5f, 0x06);
 pub const TARGET: RGBColor = RGBColor(0x1f, 0x6f, 0xc4);
 /// A step of the programs.
 pub const STEP: RGBColor = RGBColor(0x6b, 0x77, 0x88);
-/// A stretch in which clients wait.
+/// An interval in which clients wait.
 pub const WAIT: RGBColor = RGBColor(0x8a, 0x2b, 0x6e);
 
 const NAMES: [(&str, RGBColor); 8] = [
@@ -34,18 +34,18 @@ const NAMES: [(&str, RGBColor); 8] = [
     ("wait", WAIT),
 ];
 
-/// plotters divides by 1.24 before it writes a size: this is 12 px.
+/// plotters divides sizes by 1.24: this is 12 px.
 const SIZE: f64 = 12.0 * 1.24;
-/// Rough averages for a wide sans-serif face of 12 px.
+/// Approximate widths for a wide sans-serif face of 12 px.
 const CAPITAL_WIDTH: f64 = 8.6;
 const CHARACTER_WIDTH: f64 = 7.0;
 
-/// The type of all words; the page's style sheet sets the family.
+/// The font of all text; the page's style sheet sets the family.
 pub fn font() -> FontDesc<'static> {
     FontDesc::new(FontFamily::SansSerif, SIZE, FontStyle::Normal)
 }
 
-/// About how wide a text will be, in pixels: only the browser knows.
+/// Approximate width of a text in pixels; only the browser knows the exact one.
 pub fn text_width(text: &str) -> i32 {
     let capitals = text
         .chars()
@@ -55,7 +55,7 @@ pub fn text_width(text: &str) -> i32 {
     (capitals as f64 * CAPITAL_WIDTH + others as f64 * CHARACTER_WIDTH).ceil() as i32
 }
 
-/// Rules that give each ink the colour of its name.
+/// Style rules that map each colour to its custom property.
 pub fn style() -> String {
     NAMES.iter().fold(
         String::new(),

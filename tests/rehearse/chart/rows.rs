@@ -1,4 +1,4 @@
-//! The rows of steps above the writes.
+//! The rows of steps above the chart of writes.
 
 use anyhow::Result;
 use plotters::style::{Color as _, RGBColor, text_anchor::HPos};
@@ -10,10 +10,10 @@ use crate::report::{
     numbers::{ms, since},
 };
 
-/// The shortest bar that is still seen.
+/// The minimum width of a visible bar.
 const BAR_WIDTH_MIN: i32 = 3;
 
-/// A row: what, from when to when, and whose time it was.
+/// A row of the chart: a step, its time, and its colour.
 pub struct Row {
     name: String,
     from: f64,
@@ -22,13 +22,13 @@ pub struct Row {
     color: RGBColor,
 }
 
-/// The programs' steps, then what the target did by itself meanwhile.
-pub fn of(report: &Report) -> Vec<Row> {
+/// The programs' steps, then the target's own work.
+pub fn from_report(report: &Report) -> Vec<Row> {
     let zero = report.zero();
     let row = |cost: Cost, color| Row {
         from: since(zero, cost.from),
         to: cost.length.map(|length| since(zero, cost.from + length)),
-        length: cost.length.map_or_else(|| "never done".to_owned(), ms),
+        length: cost.length.map_or_else(|| "not finished".to_owned(), ms),
         name: cost.name,
         color,
     };
@@ -119,7 +119,7 @@ fn bar(canvas: &Canvas, row: &Row, middle: i32, half: i32) -> Result<()> {
     canvas.text(&row.length, (x, middle), side, palette::MUTED)
 }
 
-/// At most so many characters: the table below has the whole name.
+/// Truncates a name; the table below has it in full.
 fn truncated(name: &str, characters_max: usize) -> String {
     if name.chars().count() <= characters_max {
         return name.to_owned();

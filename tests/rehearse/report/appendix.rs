@@ -1,10 +1,10 @@
-//! The end of the page: the receipt, what the programs printed, and what the words mean.
+//! The end of the page: the receipt, the programs' output, and a glossary.
 
 use maud::{Markup, html};
 
 use super::{Program, Report, numbers::counted};
 
-/// The words of a log line that a reader looks for.
+/// Texts in log lines that are highlighted.
 const LANDMARKS: [&str; 4] = [
     "DOWNTIME BEGINS",
     "POINT OF NO RETURN",
@@ -12,26 +12,26 @@ const LANDMARKS: [&str; 4] = [
     "GOING BACK",
 ];
 
-/// The receipt: its argument in words, its small facts, then its documents.
+/// The receipt: its explanation, its single values, then its documents.
 pub fn receipt(report: &Report) -> Markup {
-    let prose = |key: &&String| key.ends_with(".txt");
+    let is_prose = |key: &&String| key.ends_with(".txt");
     let (facts, documents): (Vec<_>, Vec<_>) = report
         .receipt
         .iter()
-        .filter(|(key, _)| !prose(key))
+        .filter(|(key, _)| !is_prose(key))
         .partition(|(_, text)| !text.trim().contains('\n'));
     html! {
         section.receipt {
             h2 { "Receipt" }
             @if report.receipt.is_empty() {
-                p { "There is none: the cutover did not come to its end." }
+                p { "There is none: the cutover did not finish." }
             } @else {
                 p.note {
                     "Immutable ConfigMap " code { "cutover-" (report.names.target_cluster) "-receipt" } " in " code { (report.names.namespace) }
                     @for (key, text) in facts { "; " (key) ": " (text.trim()) } "."
                 }
             }
-            @for (_, text) in report.receipt.iter().filter(|(key, _)| prose(key)) {
+            @for (_, text) in report.receipt.iter().filter(|(key, _)| is_prose(key)) {
                 blockquote { @for paragraph in text.trim().split("\n\n") { p { (paragraph) } } }
             }
             @for (key, text) in documents {
@@ -42,11 +42,11 @@ pub fn receipt(report: &Report) -> Markup {
     }
 }
 
-/// What each program printed, folded unless it failed.
+/// The output of each program, collapsed unless it failed.
 pub fn programs(report: &Report) -> Markup {
     html! {
         section.programs {
-            h2 { "What the programs said" }
+            h2 { "Output of the programs" }
             @for program in &report.programs {
                 details open[program.exit != Some(0)] {
                     summary {
@@ -81,26 +81,26 @@ fn log_line(line: &str) -> Markup {
     }
 }
 
-/// What the words mean, and what a rehearsal cannot tell.
+/// Explains the terms, and the limits of a rehearsal.
 pub fn footer() -> Markup {
     html! {
         footer {
             h2 { "How to read this" }
             p {
-                "Each client wrote rows with numbers of its own and remembered every answer; \
-                 afterwards all rows were read back from both sides. "
-                b { "Acknowledged" } " is a confirmed commit: that row must exist, once. "
+                "Each client wrote numbered rows and recorded every answer; \
+                 afterwards all rows were read back from both servers. "
+                b { "Acknowledged" } " is a confirmed commit: that row must exist exactly once. "
                 "The " b { "block" } " makes the source's sessions unable to write and can be \
                     undone. "
                 "The " b { "fence" } " stops the source's server, which stays stopped. "
                 "The " b { "point of no return" } " is the recorded request to promote: until then \
-                    the application goes back to the source unharmed."
+                    the cutover can roll back to the source."
             }
             p {
                 "A rehearsal runs on one machine: a real API server, a real Patroni and real \
-                 PostgreSQL servers, with the operators' part played by the "
-                "harness. What it says about lost writes is a test of the protocol; the seconds \
-                 are those of this machine and will differ on yours."
+                 PostgreSQL servers; the operators are imitated by the test "
+                "harness. Its result on lost writes tests the protocol; the times \
+                 are those of this machine."
             }
         }
     }
@@ -111,7 +111,7 @@ mod tests {
     use super::{super::example::passed, *};
 
     #[test]
-    fn only_a_program_that_failed_is_unfolded() {
+    fn only_a_failed_program_is_expanded() {
         let mut report = passed();
         assert!(!programs(&report).into_string().contains("<details open"));
         report.programs[1].exit = Some(2);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_receipts_argument_comes_before_its_documents() {
+    fn the_receipts_explanation_comes_before_its_documents() {
         let page = receipt(&passed()).into_string();
         let place = |text: &str| page.find(text).expect(text);
         assert!(place("was stopped cleanly") < place("ms_since_block"));

@@ -1,4 +1,4 @@
-//! A run as it looks in earnest, one that passed and one that did not.
+//! Example reports: one that passed, one that failed, and an unusual one.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,7 +13,8 @@ pub fn at(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// The guide's route: the application is scaled to zero and comes back with another DB_HOST.
+/// A run with ROUTE=config: the application is scaled to zero and starts again with another
+/// DB_HOST.
 pub fn passed() -> Report {
     Report {
         began: "2025-11-23T12:51:07Z".parse().unwrap(),
@@ -28,7 +29,7 @@ pub fn passed() -> Report {
         restarting: Some(span(9_620, 11_150)),
         marks: marks(),
         unmanaged: Some(UnmanagedWriter {
-            name: "mastodon-forgotten".into(),
+            name: "mastodon-unmanaged".into(),
             acknowledged: 402,
             found: 402,
             lost: 0,
@@ -40,7 +41,8 @@ pub fn passed() -> Report {
     }
 }
 
-/// Three acknowledged writes are missing, one is on the source only, and the cutover said so.
+/// Three acknowledged writes are missing, one of them is on the source only, and the cutover
+/// failed.
 pub fn failed() -> Report {
     let mut report = passed();
     let lost: Vec<Key> = [211, 212, 215]
@@ -61,14 +63,14 @@ pub fn failed() -> Report {
     report
 }
 
-/// What can make a page ugly: long names, a short cut, a second wait, a step that never ended,
-/// another PostgreSQL.
+/// Unusual content: long names, a short gap, a second wait, a step that never ended, different
+/// PostgreSQL versions.
 pub fn odd() -> Report {
     let mut report = passed();
     report.names.source_cluster = "social-network-production-postgresql-main".into();
     report.names.target_postgres = "17.11".into();
     report.steps[6].name =
-        "prove from the target's control file that nothing can come after the shutdown checkpoint"
+        "verify from the target's control file that nothing can come after the shutdown checkpoint"
             .into();
     let last = report.steps.last_mut().unwrap();
     last.to = None;
@@ -134,7 +136,7 @@ fn verdict() -> Verdict {
     }
 }
 
-/// All acknowledged writes, spread unevenly over the slices in which there were clients.
+/// All acknowledged writes, spread unevenly over the slices with active clients.
 fn series() -> Vec<Bucket> {
     let busy = |n: u64| n <= 80 || (118..200).contains(&n);
     let slices = u32::try_from((0..200).filter(|n| busy(*n)).count()).unwrap();
@@ -150,7 +152,7 @@ fn series() -> Vec<Bucket> {
             }
             seen += 1;
             let even = ACKNOWLEDGED * seen / slices - ACKNOWLEDGED * (seen - 1) / slices;
-            // What one slice has too much, the next has too little.
+            // A surplus in one slice is taken from the next.
             let count = if owed > 0 {
                 even - std::mem::take(&mut owed)
             } else if seen < slices {
@@ -178,10 +180,10 @@ fn steps() -> Vec<Step> {
         ("end the client sessions", 8_185, 8_230),
         ("catch up to the marker", 8_230, 8_262),
         ("fence the source", 8_262, 8_540),
-        ("prove the fence", 8_540, 8_610),
+        ("verify the fence", 8_540, 8_610),
         ("record the promotion", 8_612, 8_640),
         ("promote and restart the target", 8_640, 11_180),
-        ("prove a write", 11_180, 11_205),
+        ("verify a write", 11_180, 11_205),
         ("route the application", 11_205, 11_250),
         ("scale the application up", 11_250, 12_410),
         ("write the receipt", 12_410, 12_440),

@@ -1,5 +1,5 @@
-//! The page: what a change request needs in the order in which its reader asks for it. One file,
-//! nothing fetched.
+//! The page: what a change request needs, in the order in which its reader needs it. One
+//! self-contained file.
 
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -56,7 +56,7 @@ fn header(report: &Report) -> Markup {
     };
     html! {
         header {
-            p.kicker { "Rehearsal of a cutover, Zalando postgres-operator to CloudNativePG" }
+            p.kicker { "Cutover rehearsal, Zalando postgres-operator to CloudNativePG" }
             h1 { (names.source_cluster) " " span.arrow { "→" } " " (names.target_cluster) }
             dl.facts {
                 div { dt { "Namespace" } dd { (names.namespace) } }
@@ -114,15 +114,15 @@ fn tiles(report: &Report) -> Markup {
                 &judged(verdict.after_fence.len()),
                 match (report.judged(), verdict.after_fence.is_empty()) {
                     (false, _) => "not judged",
-                    (true, true) => "the source took no write",
-                    (true, false) => "the source took writes",
+                    (true, true) => "the source accepted no write",
+                    (true, false) => "the source accepted writes",
                 },
                 report.judged() && verdict.after_fence.is_empty(),
             ))
             (tile(
                 "Clients waited",
                 &report.client_waits().map_or_else(|| "–".to_owned(), |(least, most)| wait(least, most)),
-                &if target_time.is_empty() { String::new() } else { format!("the target alone: \
+                &if target_time.is_empty() { String::new() } else { format!("of which the target: \
                     {}", target_time.join(", ")) },
                 report.client_waits().is_some(),
             ))
@@ -151,13 +151,13 @@ fn figure(report: &Report) -> Result<Markup> {
         .slice_width()
         .map_or_else(String::new, |width| format!("per {}", ms(width)));
     let described = format!(
-        "Steps of the cut and acknowledged writes {per}. {}",
+        "Steps of the cutover and acknowledged writes {per}. {}",
         report.summary()
     );
     Ok(html! {
         figure {
             figcaption {
-                h2 { "The cut" }
+                h2 { "The cutover" }
                 ul.legend {
                     li { span.swatch.source {} "acknowledged by the source" }
                     li { span.swatch.target {} "by the target; its own work" }
