@@ -43,15 +43,16 @@ impl Drop for Application {
 
 /// Starts it and waits until every client has a session.
 pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<Application> {
-    println!(
-        "\nthe application: six Deployments through {SOURCE}-pooler, and a writer that nobody \
-         remembers"
-    );
+    println!("\nthe application: six Deployments through {SOURCE}-pooler, and an unmanaged writer");
     let config = json!({
         "DB_HOST": format!("{SOURCE}-pooler"), "REPLICA_DB_HOST": format!("{SOURCE}-pooler-repl"),
         "DB_PORT": "5432", "DB_NAME": "mastodon", "DB_USER": "mastodon",
     });
-    let map = |name: &str, data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data});
+    let map = |name: &str, data: Value| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data
+        })
+    };
     let mut objects = vec![
         map("mastodon-database", config),
         map("writer", json!({"writer.sh": include_str!("writer.sh")})),
@@ -93,7 +94,12 @@ pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<Application> {
 }
 
 fn deployment(name: &str, replicas: u32, settings: &Settings, env: &[(&str, &str)]) -> Value {
-    let secret = json!({"secretKeyRef": {"name": format!("mastodon.{SOURCE}.credentials.postgresql.acid.zalan.do"), "key": "password"}});
+    let secret = json!({
+        "secretKeyRef": {
+            "name": format!("mastodon.{SOURCE}.credentials.postgresql.acid.zalan.do"),
+            "key": "password"
+        }
+    });
     let mut variables = vec![
         json!({"name": "CLIENT", "value": name}),
         json!({"name": "DB_PASS", "valueFrom": secret}),
@@ -114,15 +120,24 @@ fn deployment(name: &str, replicas: u32, settings: &Settings, env: &[(&str, &str
                     "automountServiceAccountToken": false,
                     "enableServiceLinks": false,
                     "containers": [{
-                        "name": "app", "image": settings.writer_image, "imagePullPolicy": "IfNotPresent",
+                        "name": "app", "image": settings.writer_image,
+                        "imagePullPolicy": "IfNotPresent",
                         "command": ["bash", "/app/writer.sh"],
                         "envFrom": [{"configMapRef": {"name": "mastodon-database"}}],
                         "env": variables,
-                        "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1},
+                        "readinessProbe": {
+                            "exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1
+                        },
                         "resources": {"requests": {"cpu": "5m", "memory": "20Mi"}},
-                        "volumeMounts": [{"name": "app", "mountPath": "/app"}, {"name": "tmp", "mountPath": "/tmp"}],
+                        "volumeMounts": [
+                            {"name": "app", "mountPath": "/app"},
+                            {"name": "tmp", "mountPath": "/tmp"}
+                        ],
                     }],
-                    "volumes": [{"name": "app", "configMap": {"name": "writer"}}, {"name": "tmp", "emptyDir": {}}],
+                    "volumes": [
+                        {"name": "app", "configMap": {"name": "writer"}},
+                        {"name": "tmp", "emptyDir": {}}
+                    ],
                 },
             },
         },

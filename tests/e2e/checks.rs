@@ -171,9 +171,9 @@ impl Receipt {
 /// The log cannot be read.
 pub fn refused(log: Option<&Path>, namespace: &str) -> Result<(String, Vec<String>)> {
     let Some(log) = log else {
-        let output = "not asked: only the API server's audit log tells (E2E_AUDIT_LOG). No Job has \
-            stopped for lack of a permission; one that goes \
-                    on without it would not be noticed";
+        let output = "not asked: only the API server's audit log shows refusals (E2E_AUDIT_LOG). \
+            No Job has stopped for lack of a permission; a Job that continues without one would \
+            not be noticed";
         return Ok((output.to_owned(), Vec::new()));
     };
     let accounts = format!("system:serviceaccount:{namespace}:replica-migration-");

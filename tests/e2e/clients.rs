@@ -157,8 +157,9 @@ pub fn longest_later(
 ) -> BTreeMap<String, Gap> {
     let mut by_client: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     for attempt in attempts {
-        if matches!(&attempt.outcome, Outcome::Acknowledged(server) if target.contains(&server.address))
-        {
+        if matches!(
+            &attempt.outcome, Outcome::Acknowledged(server) if target.contains(&server.address)
+        ) {
             by_client
                 .entry(named(&attempt.key.client))
                 .or_default()

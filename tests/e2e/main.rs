@@ -7,21 +7,22 @@
 //! users to. All variables are optional, except for the images where the cluster cannot pull the
 //! defaults:
 //!
-//! | variable | |
-//! |---|---|
-//! | E2E_IMAGE | the programs; default replica-migration:0.1.0 |
-//! | E2E_TARGET_IMAGE | PostgreSQL for CloudNativePG |
-//! | E2E_SOURCE_IMAGE | Spilo; default: the one that the Zalando operator is configured with |
-//! | E2E_WRITER_IMAGE | bash and psql for the application's clients; default: the target's image |
-//! | E2E_NAMESPACE | must not exist yet; default: e2e- and digits |
-//! | E2E_ROUTE | service (default) or config |
-//! | E2E_KILL | 1: force-delete the cutover's pod once writes are blocked; any other text: when the log contains it |
-//! | E2E_KILL_WITH | program that ends the pod instead of kubectl; arguments: namespace and pod name |
-//! | E2E_ARCHIVE_RESTART | before-traffic: CloudNativePG restarts the target during the cutover; default: it does not |
-//! | E2E_SKIP_WAL_ARCHIVING | 1: create the target with cnpg.io/skipWalArchiving |
-//! | E2E_WATCH_SECONDS | how long the clients are watched after the downtime; default 60 |
-//! | E2E_AUDIT_LOG | the API server's audit log, needed to check for refused requests |
-//! | E2E_KEEP | 1: keep the namespace |
+//! - `E2E_IMAGE`: the programs; default replica-migration:0.1.0
+//! - `E2E_TARGET_IMAGE`: PostgreSQL for CloudNativePG
+//! - `E2E_SOURCE_IMAGE`: Spilo; default: the one that the Zalando operator is configured with
+//! - `E2E_WRITER_IMAGE`: bash and psql for the application's clients; default: the target's image
+//! - `E2E_NAMESPACE`: must not exist yet; default: e2e- and digits
+//! - `E2E_ROUTE`: service (default) or config
+//! - `E2E_KILL`: 1: force-delete the cutover's pod once writes are blocked; any other text: when
+//!   the log contains it
+//! - `E2E_KILL_WITH`: program that ends the pod instead of kubectl; arguments: namespace and pod
+//!   name
+//! - `E2E_ARCHIVE_RESTART`: before-traffic: CloudNativePG restarts the target during the cutover;
+//!   default: it does not
+//! - `E2E_SKIP_WAL_ARCHIVING`: 1: create the target with cnpg.io/skipWalArchiving
+//! - `E2E_WATCH_SECONDS`: how long the clients are watched after the downtime; default 60
+//! - `E2E_AUDIT_LOG`: the API server's audit log, needed to check for refused requests
+//! - `E2E_KEEP`: 1: keep the namespace
 //!
 //! Without the operators, `tests/it/cutover` runs the same scenario against the harness and a real
 //! control plane.
@@ -98,7 +99,9 @@ async fn run() -> Result<bool> {
     } else {
         tokio::select! {
             () = environment::remove(&kubectl) => {}
-            signal = interrupted() => bail!("{signal} again: the namespace {} is only partly removed", kubectl.namespace),
+            signal = interrupted() => bail!(
+                "{signal} again: the namespace {} is only partly removed", kubectl.namespace
+            ),
         }
     }
     println!("\nlogs and report: {}", folder.display());

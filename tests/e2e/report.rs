@@ -72,7 +72,7 @@ impl Report {
             .map(|(what, count)| format!("{count} {what}"))
             .collect();
         if verdict.acknowledged == 0 || verdict.gap.is_none() {
-            failures.push("no client wrote on both servers: nothing is proved".to_owned());
+            failures.push("no client wrote on both servers: nothing is verified".to_owned());
         }
         for (name, client) in &self.clients {
             failures.extend(self.client_failures(name, client));
@@ -196,7 +196,8 @@ impl Report {
         let clients = self.clients.iter().map(|(name, client)| {
             let session = &client.session;
             let value = json!({
-                "pooled": client.pooled, "cutover_ms": milliseconds(client.cutover), "later_ms": milliseconds(client.later),
+                "pooled": client.pooled, "cutover_ms": milliseconds(client.cutover),
+                "later_ms": milliseconds(client.later),
                 "errors": session.errors.len(), "disconnects": session.disconnects.len(),
             });
             (name.clone(), value)
@@ -204,9 +205,12 @@ impl Report {
         json!({
             "run": self.description, "load": self.load, "failures": self.all_failures(),
             "longest_ms": self.longest().map(|longest| longest.as_millis() as u64),
-            "acknowledged": self.verdict.acknowledged, "found": self.verdict.found, "lost": self.verdict.lost.len(),
+            "acknowledged": self.verdict.acknowledged, "found": self.verdict.found,
+            "lost": self.verdict.lost.len(),
             "clients": clients.collect::<serde_json::Map<_, _>>(),
-            "ms_since_block": self.steps.iter().map(|(name, at)| json!([name, at])).collect::<Vec<_>>(),
+            "ms_since_block": self.steps.iter().map(
+                |(name, at)| json!([name, at])
+            ).collect::<Vec<_>>(),
         })
     }
 }

@@ -102,7 +102,11 @@ fn secrets(namespace: &str) -> Result<Vec<Value>> {
         .collect();
     let server = intermediate.server(SOURCE, &names, &[])?;
     let chain = format!("{}{}", server.certificate, intermediate.certificate());
-    let secret = |name: &str, data: Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
+    let secret = |name: &str, data: Value| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data
+        })
+    };
     Ok(vec![
         secret(
             "mastodon-postgresql-server",
@@ -110,7 +114,10 @@ fn secrets(namespace: &str) -> Result<Vec<Value>> {
         ),
         secret(
             "mastodon-postgresql-ca",
-            json!({"ca.crt": root.certificate(), "tls.crt": intermediate.certificate(), "tls.key": intermediate.key()}),
+            json!({
+                "ca.crt": root.certificate(), "tls.crt": intermediate.certificate(),
+                "tls.key": intermediate.key()
+            }),
         ),
     ])
 }
@@ -129,10 +136,16 @@ fn resource(settings: &Settings) -> Value {
             "databases": {DATABASE: DATABASE},
             "enableConnectionPooler": true,
             "enableReplicaConnectionPooler": true,
-            "tls": {"secretName": "mastodon-postgresql-server", "caSecretName": "mastodon-postgresql-ca", "caFile": "ca.crt"},
+            "tls": {
+                "secretName": "mastodon-postgresql-server",
+                "caSecretName": "mastodon-postgresql-ca", "caFile": "ca.crt"
+            },
             // The certificates are mounted with mode 0640 for Spilo's group.
             "spiloFSGroup": 103,
-            "resources": {"requests": {"cpu": "10m", "memory": "100Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}},
+            "resources": {
+                "requests": {"cpu": "10m", "memory": "100Mi"},
+                "limits": {"cpu": "2", "memory": "1Gi"}
+            },
         },
     })
 }

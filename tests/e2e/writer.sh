@@ -62,7 +62,8 @@ ask() {
 }
 
 open() {
-  psql --no-psqlrc --quiet --no-align --tuples-only --field-separator=' ' --set=VERBOSITY=verbose </tmp/to >/tmp/from 2>&1 &
+  psql --no-psqlrc --quiet --no-align --tuples-only --field-separator=' ' \
+    --set=VERBOSITY=verbose </tmp/to >/tmp/from 2>&1 &
   session=$!
   exec {to}>/tmp/to {from}</tmp/from
   ask 'select 1;' || return
@@ -88,8 +89,9 @@ leave() {
 # The row names the server: its own address, and the timeline of the WAL that the insert was written
 # to.
 insert() {
-  printf "insert into public.ledger (client, sequence, payload) values ('%s', %d, '%s wrote %d') returning %s, %s;" \
-    "$HOSTNAME" "$1" "$CLIENT" "$1" 'host(inet_server_addr())' 'substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)'
+  local values="('%s', %d, '%s wrote %d')" timeline='pg_walfile_name(pg_current_wal_insert_lsn())'
+  printf "insert into public.ledger (client, sequence, payload) values $values returning %s, %s;" \
+    "$HOSTNAME" "$1" "$CLIENT" "$1" 'host(inet_server_addr())' "substr($timeline, 1, 8)"
 }
 
 # Logs the same outcome for each row of this turn.
@@ -134,7 +136,10 @@ write() {
 
 read_row() {
   if [ -z "$session" ] && ! open; then say unread "$EPOCHREALTIME" "$why"; return; fi
-  if ask 'select host(inet_server_addr()) from public.ledger limit 1;'; then say read "$EPOCHREALTIME" "$answer"; return; fi
+  if ask 'select host(inet_server_addr()) from public.ledger limit 1;'; then
+    say read "$EPOCHREALTIME" "$answer"
+    return
+  fi
   say unread "$EPOCHREALTIME" "$why"
   [ -n "$session" ] || say gone "$EPOCHREALTIME" "$why"
 }

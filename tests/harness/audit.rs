@@ -133,11 +133,17 @@ mod tests {
     use super::*;
 
     const LINES: &str = concat!(
-        r#"{"kind":"Event","stage":"ResponseComplete","verb":"get","user":{"username":"system:serviceaccount:m:cut"},"objectRef":{"resource":"secrets","namespace":"m","name":"s","apiVersion":"v1"},"responseStatus":{"code":200}}"#,
+        r#"{"kind":"Event","stage":"ResponseComplete","verb":"get","#,
+        r#""user":{"username":"system:serviceaccount:m:cutover"},"#,
+        r#""objectRef":{"resource":"secrets","namespace":"m","name":"s","apiVersion":"v1"},"#,
+        r#""responseStatus":{"code":200}}"#,
         "\n",
-        r#"{"verb":"get","user":{"username":"system:serviceaccount:m:cut"},"requestURI":"/version","responseStatus":{"code":200}}"#,
+        r#"{"verb":"get","user":{"username":"system:serviceaccount:m:cutover"},"#,
+        r#""requestURI":"/version","responseStatus":{"code":200}}"#,
         "\n",
-        r#"{"verb":"patch","user":{"username":"system:serviceaccount:m:cut"},"objectRef":{"resource":"clusters","subresource":"status","apiGroup":"postgresql.cnpg.io"},"responseStatus":{"code":403}}"#,
+        r#"{"verb":"patch","user":{"username":"system:serviceaccount:m:cutover"},"#,
+        r#""objectRef":{"resource":"clusters","subresource":"status","#,
+        r#""apiGroup":"postgresql.cnpg.io"},"responseStatus":{"code":403}}"#,
         "\n",
         r#"{"verb":"unfin"#
     );
@@ -150,7 +156,7 @@ mod tests {
         };
         assert_eq!(
             (get.service_account(), get.resource.as_str(), get.code),
-            (Some("cut"), "secrets", 200)
+            (Some("cutover"), "secrets", 200)
         );
         assert_eq!(
             (

@@ -1,13 +1,14 @@
 //! Controllers that revert what a cutover changes: KEDA, Flux's two controllers, Argo CD, and one
 //! that cannot be paused. Every 0.2 s each does what the real controller does at its next
-//! reconciliation, unless it is paused.
+//! reconciliation, unless it is paused. Imitated, each with the documentation of the behaviour:
 //!
-//! | imitated | as documented by |
-//! |---|---|
-//! | KEDA scales from 0 while a trigger is active, unless `autoscaling.keda.sh/paused: "true"`; its HPA belongs to the ScaledObject | KEDA, *Scaling Deployments*, *Pause autoscaling* |
-//! | a Kustomization restores what it applies, unless the object says `kustomize.toolkit.fluxcd.io/reconcile: disabled` | Flux, *Kustomization* |
-//! | a HelmRelease with drift detection restores what it has installed, unless `spec.suspend` | Flux, *HelmRelease* |
-//! | an Application with `selfHeal` restores what it tracks | Argo CD, *Automated Sync Policy* |
+//! - KEDA scales from 0 while a trigger is active, unless `autoscaling.keda.sh/paused: "true"`; its
+//!   HPA belongs to the ScaledObject: KEDA, *Scaling Deployments*, *Pause autoscaling*
+//! - a Kustomization restores what it applies, unless the object says
+//!   `kustomize.toolkit.fluxcd.io/reconcile: disabled`: Flux, *Kustomization*
+//! - a HelmRelease with drift detection restores what it has installed, unless `spec.suspend`:
+//!   Flux, *HelmRelease*
+//! - an Application with `selfHeal` restores what it tracks: Argo CD, *Automated Sync Policy*
 //!
 //! Their schemas contain only the documented fields that are used here.
 
@@ -40,8 +41,13 @@ pub const APPLICATION: Kind = ("argoproj.io", "v1alpha1", "Application");
 /// # Errors
 /// The API server refuses a definition.
 pub async fn install(plane: &ControlPlane) -> Result<()> {
-    let target = json!({"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "kind": {"type": "string"}}});
-    let triggers = json!({"type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    let target = json!({
+        "type": "object", "required": ["name"],
+        "properties": {"name": {"type": "string"}, "kind": {"type": "string"}}
+    });
+    let triggers = json!({
+        "type": "array", "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}
+    });
     let flag = json!({"type": "boolean"});
     let automated =
         json!({"type": "object", "properties": {"selfHeal": flag, "prune": flag, "enabled": flag}});
@@ -49,7 +55,10 @@ pub async fn install(plane: &ControlPlane) -> Result<()> {
     let specs = [
         (
             SCALED_OBJECT,
-            json!({"scaleTargetRef": target, "minReplicaCount": {"type": "integer"}, "triggers": triggers}),
+            json!({
+                "scaleTargetRef": target, "minReplicaCount": {"type": "integer"},
+                "triggers": triggers
+            }),
         ),
         (
             HELM_RELEASE,
@@ -65,9 +74,11 @@ pub async fn install(plane: &ControlPlane) -> Result<()> {
         let spec = json!({"type": "object", "properties": properties});
         let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}});
         let definition = json!({
-            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": format!("{plural}.{group}")},
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{plural}.{group}")},
             "spec": {
-                "group": group, "scope": "Namespaced", "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
+                "group": group, "scope": "Namespaced",
+                "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
                 "versions": [{"name": version, "served": true, "storage": true, "schema": schema}],
             },
         });

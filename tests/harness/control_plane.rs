@@ -349,15 +349,26 @@ mod tests {
         plane.namespace("mastodon").await.unwrap();
         plane.service_account("mastodon", "reader").await.unwrap();
         let role = |verbs: &[&str]| {
-            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "reader"},
-                "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": verbs}]})
+            json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+                "metadata": {"name": "reader"},
+                "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": verbs}]
+            })
         };
-        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "reader"},
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": "reader"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
-            "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": "mastodon"}]});
-        let resource = json!({"apiVersion": "acid.zalan.do/v1", "kind": "postgresql", "metadata": {"name": "c"},
-            "spec": {"teamId": "t", "numberOfInstances": 2, "postgresql": {"version": "17"}, "volume": {"size": "1Gi"}},
-            "status": {"PostgresClusterStatus": "Running"}});
+            "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": "mastodon"}]
+        });
+        let resource = json!({
+            "apiVersion": "acid.zalan.do/v1", "kind": "postgresql", "metadata": {"name": "c"},
+            "spec": {
+                "teamId": "t", "numberOfInstances": 2, "postgresql": {"version": "17"},
+                "volume": {"size": "1Gi"}
+            },
+            "status": {"PostgresClusterStatus": "Running"}
+        });
         plane
             .apply("mastodon", &[role(&["get"]), binding, resource])
             .await
@@ -389,9 +400,9 @@ mod tests {
         );
 
         plane.stop_api_server().await;
-        assert!(
-            matches!(secrets.get("absent").await, Err(error) if !matches!(error, kube::Error::Api(_)))
-        );
+        assert!(matches!(
+            secrets.get("absent").await, Err(error) if !matches!(error, kube::Error::Api(_))
+        ));
         plane.start_api_server().await.unwrap();
         assert_eq!(code(secrets.get("absent").await), 404);
         let status = http::Request::get("/apis/acid.zalan.do/v1/namespaces/mastodon/postgresqls/c")

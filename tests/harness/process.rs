@@ -34,7 +34,8 @@ const GUARD: &str = r#"
 cat >/dev/null
 marked() { grep -lzs "^HARNESS_MARK=$1:" /proc/[0-9]*/environ | cut -d/ -f3; }
 for pid in $(marked "$1"); do
-  [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = postgres ] && kill -INT "$pid" && kill -CONT "$pid" || kill -KILL "$pid"
+  [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = postgres ] && kill -INT "$pid" && kill -CONT "$pid" ||
+    kill -KILL "$pid"
 done 2>/dev/null
 for _ in $(seq 50); do [ -z "$(marked "$1")" ] && exit; sleep 0.1; done
 for pid in $(marked "$1"); do kill -KILL "$pid" 2>/dev/null; done
@@ -384,9 +385,9 @@ mod tests {
     #[tokio::test]
     async fn exit_status_and_log_are_available_after_the_end() {
         let process =
-            Process::start("speaker", shell("echo said; exit 3"), &log("speaker")).unwrap();
+            Process::start("speaker", shell("echo hello; exit 3"), &log("speaker")).unwrap();
         assert_eq!(process.wait().await.code(), Some(3));
-        assert_eq!(tail(process.log(), 1), "said");
+        assert_eq!(tail(process.log(), 1), "hello");
         assert!(
             process
                 .error_with_log("no")

@@ -1,13 +1,11 @@
 //! Imitates a PostgreSQL 17 cluster of the Zalando operator 1.15 with Spilo 4.0: two real Patroni
 //! members with the API server as their DCS, and every object, label, Secret, role, setting and
-//! file that the programs may read.
+//! file that the programs may read. Imitated, each with the document that describes it:
 //!
-//! | imitated | documented in |
-//! |---|---|
-//! | Patroni's configuration, pg_hba, file locations | docs/operators/zalando.md |
-//! | objects, labels, Secrets, RBAC | docs/operators/zalando.md |
-//! | md5 in postgresql.base.conf, no checksums, `en_US.utf-8` | docs/operators/cloudnative-pg.md |
-//! | `spec.tls` with an intermediate CA | docs/operators/zalando.md |
+//! - Patroni's configuration, pg_hba, file locations: docs/operators/zalando.md
+//! - objects, labels, Secrets, RBAC: docs/operators/zalando.md
+//! - md5 in postgresql.base.conf, no checksums, `en_US.utf-8`: docs/operators/cloudnative-pg.md
+//! - `spec.tls` with an intermediate CA: docs/operators/zalando.md
 //!
 //! The operator's reactions to changes of the resource are in [`operator`].
 

@@ -1,18 +1,23 @@
 //! Imitates CloudNativePG 1.30: does to a real PostgreSQL what the operator and its instance
-//! manager do, without being more forgiving.
+//! manager do, without being more forgiving. Imitated, each with the place where the behaviour was
+//! seen:
 //!
-//! | imitated | seen in |
-//! |---|---|
-//! | defaults written into the spec ([`configuration`]) | api/v1/cluster_defaults.go |
-//! | Secrets `-ca`, `-server`, `-replication`, `-superuser`, `-app`; Services `-rw`, `-ro`, `-r`; Job, pod ([`objects`]) | pkg/specs |
-//! | the clone: retries without end, pg_basebackup with a spread checkpoint, keeps the source's postgresql.conf ([`clone`]) | pkg/management/postgres/join.go |
-//! | custom.conf, override.conf without a slot, pg_hba.conf, pg_ident.conf ([`configuration`]) | pkg/postgres/configuration.go |
-//! | the pod's patch and its init containers ([`objects`], [`init_container`]) | a real cluster |
-//! | a server that does not start: crash loop with the kubelet's back-off ([`manager`]) | a real cluster |
-//! | promotion without waiting for the last WAL, restart for archive_mode, phases and their delays ([`promotion`]) | a real cluster |
-//! | passwords set, nulled or kept; managed extensions dropped without cascade; an error skips the rest ([`roles`]) | instance_controller.go |
-//! | `streaming_replica` only at the restart ([`roles`]) | lifecycle/run.go |
-//! | fencing by annotation; reload and restart for changed settings ([`manager`]) | a real cluster |
+//! - defaults written into the spec ([`configuration`]): api/v1/cluster_defaults.go
+//! - Secrets `-ca`, `-server`, `-replication`, `-superuser`, `-app`; Services `-rw`, `-ro`, `-r`;
+//!   Job, pod ([`objects`]): pkg/specs
+//! - the clone: retries without end, pg_basebackup with a spread checkpoint, keeps the source's
+//!   postgresql.conf ([`clone`]): pkg/management/postgres/join.go
+//! - custom.conf, override.conf without a slot, pg_hba.conf, pg_ident.conf ([`configuration`]):
+//!   pkg/postgres/configuration.go
+//! - the pod's patch and its init containers ([`objects`], [`init_container`]): a real cluster
+//! - a server that does not start: crash loop with the kubelet's back-off ([`manager`]): a real
+//!   cluster
+//! - promotion without waiting for the last WAL, restart for archive_mode, phases and their delays
+//!   ([`promotion`]): a real cluster
+//! - passwords set, nulled or kept; managed extensions dropped without cascade; an error skips the
+//!   rest ([`roles`]): instance_controller.go
+//! - `streaming_replica` only at the restart ([`roles`]): lifecycle/run.go
+//! - fencing by annotation; reload and restart for changed settings ([`manager`]): a real cluster
 //!
 //! All of these facts are described in docs/operators/cloudnative-pg.md. **Not imitated**: more
 //! than one instance, switchover, failover and the primary's Lease; promotion tokens; demotion
@@ -259,12 +264,12 @@ impl InstanceHandle {
     /// # Errors
     /// The text does not appear within `limit`.
     pub async fn wait_for_line(&self, text: &str, limit: Duration) -> Result<()> {
-        let said = async {
+        let logged = async {
             while !self.logs().contains(text) {
                 sleep(POLL).await;
             }
         };
-        timeout(limit, said)
+        timeout(limit, logged)
             .await
             .with_context(|| format!("no log contains {text:?}\n{}", self.logs()))
     }

@@ -70,8 +70,8 @@ pub async fn bench() -> Result<()> {
     );
     println!("  cutover                      {added:>6} ms   goal {ADDED_MS_MAX} ms or less");
     println!(
-        "  bare script                  {baseline:>6} ms   sql fence, pg_promote, no verification, no \
-         record, no rollback"
+        "  bare script                  {baseline:>6} ms   sql fence, pg_promote, no verification, \
+         no record, no rollback"
     );
     println!(
         "  cutover / bare script        {:>6.1}",

@@ -2,11 +2,11 @@
 //! then a thousand real cutovers with faults derived from seeds, several in parallel. It prints one
 //! line per seed. For a broken promise it prints the command that repeats it and keeps the logs.
 //!
-//! | variable | |
-//! |---|---|
-//! | SEED | the first seed; skips the slow faults at each step; default 0 |
-//! | CUTOVERS | stop after this many cutovers, rollbacks after the block included; default 1000, or one if SEED is set; 0 runs only the slow faults at each step |
-//! | WORKERS | environments in parallel; default 2, one for each DCS. Each one waits most of the time and needs 1 GB of memory |
+//! - `SEED`: the first seed; skips the slow faults at each step; default 0
+//! - `CUTOVERS`: stop after this many cutovers, rollbacks after the block included; default 1000,
+//!   or one if SEED is set; 0 runs only the slow faults at each step
+//! - `WORKERS`: environments in parallel; default 2, one for each DCS. Each one waits most of the
+//!   time and needs 1 GB of memory
 
 use std::{cell::RefCell, ops::Range, process::ExitCode, time::Duration};
 

@@ -97,7 +97,8 @@ pub(super) async fn run(shared: Shared) {
             },
             Some(event) = events.recv() => match event {
                 PodEvent::Ready(name, pod) => {
-                    if let Some(pod) = managed_deployments.get_mut(&name).and_then(|a| a.pods.get_mut(&pod)) {
+                    let managed = managed_deployments.get_mut(&name);
+                    if let Some(pod) = managed.and_then(|managed| managed.pods.get_mut(&pod)) {
                         pod.ready = true;
                     }
                     name
@@ -205,8 +206,11 @@ impl ManagedDeployment {
             "availableReplicas": ready,
             "unavailableReplicas": usize::try_from(wanted).unwrap_or(0).saturating_sub(ready),
             "conditions": [{
-                "type": "Available", "status": if enough { "True" } else { "False" }, "lastTransitionTime": now, "lastUpdateTime": now,
-                "reason": if enough { "MinimumReplicasAvailable" } else { "MinimumReplicasUnavailable" },
+                "type": "Available", "status": if enough { "True" } else { "False" },
+                "lastTransitionTime": now, "lastUpdateTime": now,
+                "reason": if enough { "MinimumReplicasAvailable" } else {
+                    "MinimumReplicasUnavailable"
+                },
             }],
         }});
         let api: Api<Deployment> = Api::namespaced(shared.client.clone(), &shared.namespace);
@@ -238,7 +242,13 @@ mod tests {
     fn deployment(image: &str) -> Deployment {
         serde_json::from_value(json!({
             "metadata": {"name": "web", "uid": "u"},
-            "spec": {"selector": {}, "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": image}]}}},
+            "spec": {
+                "selector": {},
+                "template": {
+                    "metadata": {"labels": {"app": "web"}},
+                    "spec": {"containers": [{"name": "c", "image": image}]}
+                }
+            },
         }))
         .unwrap()
     }

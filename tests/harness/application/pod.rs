@@ -121,10 +121,10 @@ impl ApplicationPod {
             grace_period_seconds: u32::try_from(GRACE.as_secs()).ok(),
             ..DeleteParams::default()
         };
-        let told = Instant::now();
+        let terminated = Instant::now();
         // Fails only if the pod no longer exists.
         let _ = until_answered(|| self.pods.delete(&name, &graceful)).await;
-        sleep(self.stop.saturating_sub(told.elapsed())).await;
+        sleep(self.stop.saturating_sub(terminated.elapsed())).await;
         let ended = futures::future::join_all(writers.into_iter().map(|writer| writer.stop(GRACE)));
         let mut over = self.shared.over.clone();
         let cut_off = async {
@@ -203,9 +203,13 @@ impl ApplicationPod {
         };
         let status = json!({"status": {
             "phase": phase,
-            "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": now}, {"type": "ContainersReady", "status": ready, "lastTransitionTime": now}],
+            "conditions": [
+                {"type": "Ready", "status": ready, "lastTransitionTime": now},
+                {"type": "ContainersReady", "status": ready, "lastTransitionTime": now}
+            ],
             "containerStatuses": [{
-                "name": container.map(|c| c.name.as_str()), "image": container.and_then(|c| c.image.as_deref()).unwrap_or_default(),
+                "name": container.map(|c| c.name.as_str()),
+                "image": container.and_then(|c| c.image.as_deref()).unwrap_or_default(),
                 "imageID": "", "ready": waiting.is_none(), "restartCount": 0, "state": state,
             }],
         }});
@@ -227,7 +231,12 @@ mod tests {
     fn a_pod_carries_the_templates_labels_and_its_owner() {
         let deployment: Deployment = serde_json::from_value(json!({
             "metadata": {"name": "web", "uid": "u"},
-            "spec": {"selector": {}, "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c"}]}}},
+            "spec": {
+                "selector": {},
+                "template": {
+                    "metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c"}]}
+                }
+            },
         }))
         .unwrap();
         let pod = pod_object(&deployment, "12345678", 3);

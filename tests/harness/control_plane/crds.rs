@@ -79,7 +79,9 @@ fn permissive(group: &str, plural: &str, kind: &str, list: &str) -> Value {
         "metadata": {"name": format!("{plural}.{group}")},
         "spec": {
             "group": group, "scope": "Namespaced",
-            "names": {"kind": kind, "listKind": list, "plural": plural, "singular": kind.to_lowercase()},
+            "names": {
+                "kind": kind, "listKind": list, "plural": plural, "singular": kind.to_lowercase()
+            },
             "versions": [{
                 "name": "v1", "served": true, "storage": true, "subresources": subresources,
                 "schema": {"openAPIV3Schema": {"type": "object", "properties": properties}},

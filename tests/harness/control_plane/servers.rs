@@ -122,9 +122,14 @@ pub(super) fn kubeconfig(url: &str, authority: &str, token: &str, namespace: &st
     let authority = openssl::base64::encode_block(authority.as_bytes());
     json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "local",
-        "clusters": [{"name": "local", "cluster": {"server": url, "certificate-authority-data": authority}}],
+        "clusters": [{
+            "name": "local", "cluster": {"server": url, "certificate-authority-data": authority}
+        }],
         "users": [{"name": "local", "user": {"token": token}}],
-        "contexts": [{"name": "local", "context": {"cluster": "local", "user": "local", "namespace": namespace}}],
+        "contexts": [{
+            "name": "local",
+            "context": {"cluster": "local", "user": "local", "namespace": namespace}
+        }],
     })
     .to_string()
 }

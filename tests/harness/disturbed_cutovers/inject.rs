@@ -170,8 +170,13 @@ impl Worker {
                 }
             }
             Fault::TargetSessions => self.run_on_target(PROGRAM_SESSIONS).await,
-            Fault::Receiver => self.run_on_target("select pg_terminate_backend(pid) from \
-                pg_stat_wal_receiver").await,
+            Fault::Receiver => {
+                self.run_on_target(
+                    "select pg_terminate_backend(pid) from \
+                pg_stat_wal_receiver",
+                )
+                .await
+            }
             Fault::ReplayPaused => self.run_on_target("select pg_wal_replay_pause()").await,
             Fault::LeaderCrashes => self.leader().await?.kill_postgres()?,
             Fault::LeaderLost => {
@@ -183,17 +188,27 @@ impl Worker {
             Fault::PoolerReplaced => self.migration.poolers[0].replace().await?,
             Fault::PoolersResumed => self.resume_poolers().await,
             Fault::BlockLifted => {
-                self.configure(&json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": null}}}))
-                    .await?
+                self.configure(&json!({
+                    "pause": null,
+                    "postgresql": {"parameters": {"default_transaction_read_only": null}}
+                }))
+                .await?
             }
             Fault::ReadOnlyLifted => {
-                self.configure(&json!({"postgresql": {"parameters": {"default_transaction_read_only": null}}}))
-                    .await?
+                self.configure(
+                    &json!({"postgresql": {"parameters": {"default_transaction_read_only": null}}}),
+                )
+                .await?
             }
             Fault::SourceStarted => {
                 let leader = self.leader().await?;
                 // Refused if the server runs.
-                let _ = rest::request(Method::POST, &format!("{}/restart", leader.rest_url()), Some(&json!({}))).await;
+                let _ = rest::request(
+                    Method::POST,
+                    &format!("{}/restart", leader.rest_url()),
+                    Some(&json!({})),
+                )
+                .await;
             }
             _ => {}
         }

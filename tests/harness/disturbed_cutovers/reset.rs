@@ -107,7 +107,9 @@ impl Worker {
             // A change that reaches Patroni during a restart is never applied: it is compared only
             // with a running server (reload_config in postgresql/config.py).
             let _ = timeout(LOOPS, settled).await;
-            let lifted = json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": null}}});
+            let lifted = json!({
+                "pause": null, "postgresql": {"parameters": {"default_transaction_read_only": null}}
+            });
             while rest::demand(
                 Method::PATCH,
                 &format!("{}/config", leader.rest_url()),

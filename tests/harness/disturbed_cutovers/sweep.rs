@@ -24,8 +24,8 @@ const SLOW_FAULTS: [Fault; 4] = [
 ];
 
 impl Worker {
-    /// Injects the fault at each of these failpoints, `per_cutover` in one cutover; `observe` is called
-    /// with each result.
+    /// Injects the fault at each of these failpoints, `per_cutover` in one cutover; `observe` is
+    /// called with each result.
     ///
     /// # Errors
     /// As [`Worker::run`], or a failpoint was not reached even in a cutover of its own.

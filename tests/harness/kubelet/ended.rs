@@ -117,7 +117,7 @@ mod tests {
         let spec =
             serde_json::from_value(json!({"template": {"spec": {"containers": [container]}}}))
                 .unwrap();
-        let said = |text: &str| Line {
+        let line = |text: &str| Line {
             at: Timestamp::now(),
             text: text.to_owned(),
         };
@@ -125,7 +125,7 @@ mod tests {
             &spec,
             exit_code,
             written.as_bytes(),
-            &[said("one"), said("two")],
+            &[line("one"), line("two")],
         )
     }
 

@@ -1,4 +1,4 @@
-//! How a pod is to be started: changes to its environment, and who reads its log.
+//! How a pod is to be started: changes to its environment, and a callback for its log.
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},

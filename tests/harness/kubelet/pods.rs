@@ -22,7 +22,10 @@ pub(super) async fn announce(
     spec["nodeName"] = "node0".into();
     // No controller creates ServiceAccount tokens here; the imitated kubelet mounts its own.
     let labels = json!({"batch.kubernetes.io/job-name": job, "job-name": job});
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
+        "spec": spec
+    });
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     api.create(&PostParams::default(), &serde_json::from_value(pod)?)
         .await

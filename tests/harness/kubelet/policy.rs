@@ -63,9 +63,18 @@ mod tests {
         let spec: JobSpec = serde_json::from_value(json!({
             "template": {"spec": {"containers": [{"name": "step"}]}},
             "podFailurePolicy": {"rules": [
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                {"action": "FailJob", "onExitCodes": {"containerName": "other", "operator": "In", "values": [1]}},
-                {"action": "FailJob", "onExitCodes": {"containerName": "step", "operator": "In", "values": [2, 3, 4]}},
+                {
+                    "action": "Ignore",
+                    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]
+                },
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": "other", "operator": "In", "values": [1]}
+                },
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": "step", "operator": "In", "values": [2, 3, 4]}
+                },
             ]},
         }))
         .unwrap();

@@ -174,9 +174,11 @@ mod tests {
 
     fn built(container: Value, sources: &Sources) -> Result<BTreeMap<String, String>> {
         let container: Container = serde_json::from_value(container).unwrap();
-        let template: PodTemplateSpec =
-            serde_json::from_value(json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [], "serviceAccountName": "sa"}}))
-                .unwrap();
+        let template: PodTemplateSpec = serde_json::from_value(json!({
+            "metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [], "serviceAccountName": "sa"}
+        }))
+        .unwrap();
         let context = PodContext {
             name: "pod",
             namespace: "ns",
@@ -209,7 +211,10 @@ mod tests {
             {"name": "WHERE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
             {"name": "LABEL", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['a']"}}},
             {"name": "AS", "valueFrom": {"fieldRef": {"fieldPath": "spec.serviceAccountName"}}},
-            {"name": "MAYBE", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "none", "optional": true}}},
+            {
+                "name": "MAYBE",
+                "valueFrom": {"configMapKeyRef": {"name": "m", "key": "none", "optional": true}}
+            },
         ]});
         let variables = built(container, &sources()).unwrap();
         let pairs: Vec<(&str, &str)> = variables
@@ -244,7 +249,10 @@ mod tests {
             .unwrap()
             .is_empty()
         );
-        let key = json!({"name": "c", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "user"}}}]});
+        let key = json!({
+            "name": "c",
+            "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "user"}}}]
+        });
         let error = built(key, &sources()).unwrap_err();
         assert_eq!(
             error.to_string(),

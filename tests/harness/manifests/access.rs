@@ -217,17 +217,23 @@ mod tests {
     use serde_json::json;
 
     fn objects(rules: Value) -> Vec<Value> {
-        let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"}, "rules": rules});
-        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "b"},
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"},
+            "rules": rules
+        });
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": "b"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
-            "subjects": [{"kind": "ServiceAccount", "name": "cut", "namespace": "m"}]});
+            "subjects": [{"kind": "ServiceAccount", "name": "cutover", "namespace": "m"}]
+        });
         vec![role, binding]
     }
 
     fn used(verb: &str, resource: &str, name: &str, code: u16) -> Use {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         Use {
-            user: "system:serviceaccount:m:cut".into(),
+            user: "system:serviceaccount:m:cutover".into(),
             verb: verb.into(),
             api_group: String::new(),
             resource: resource.into(),
@@ -249,10 +255,16 @@ mod tests {
     #[test]
     fn granted_and_used_is_exact() {
         let rules = json!([
-            {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"], "verbs": ["get", "create", "patch"]},
+            {
+                "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"],
+                "verbs": ["get", "create", "patch"]
+            },
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
             {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]},
-            {"apiGroups": [""], "resources": ["deployments/scale"], "resourceNames": ["a", "a"], "verbs": ["patch"]},
+            {
+                "apiGroups": [""], "resources": ["deployments/scale"], "resourceNames": ["a", "a"],
+                "verbs": ["patch"]
+            },
         ]);
         let uses = [
             used("get", "secrets", "a", 404),
@@ -267,7 +279,10 @@ mod tests {
     #[test]
     fn each_kind_of_difference_is_reported() {
         let rules = json!([
-            {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "b"], "verbs": ["get"]},
+            {
+                "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "b"],
+                "verbs": ["get"]
+            },
             {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]},
         ]);
         let uses = [
@@ -275,18 +290,21 @@ mod tests {
             used("get", "configmaps", "c", 200),
             used("delete", "pods", "p", 403),
         ];
-        let wanted = "missing: cut: delete pods p\n\
-            too wide: cut: get configmaps (any name); only these were requested: {\"c\"}\n\
-            never used: cut: get secrets b";
+        let wanted = "missing: cutover: delete pods p\n\
+            too wide: cutover: get configmaps (any name); only these were requested: {\"c\"}\n\
+            never used: cutover: get secrets b";
         assert_eq!(difference(rules, &uses), wanted);
     }
 
     #[test]
     fn a_patch_of_what_exists_uses_no_create() {
-        let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"], "verbs": ["create", "patch"]}]);
+        let rules = json!([{
+            "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"],
+            "verbs": ["create", "patch"]
+        }]);
         assert_eq!(
             difference(rules, &[used("patch", "secrets", "a", 200)]),
-            "never used: cut: create secrets a"
+            "never used: cutover: create secrets a"
         );
     }
 }

@@ -96,13 +96,22 @@ pub(super) async fn make_pod(
         .and_then(|spec| spec.selector)
         .context("the service selects nothing")?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod_name, "labels": selector},
-        "spec": {"nodeName": "node0", "containers": [{"name": "pgbouncer", "image": "pgbouncer", "ports": [{"containerPort": PORT}]}]}});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod_name, "labels": selector},
+        "spec": {
+            "nodeName": "node0",
+            "containers": [{
+                "name": "pgbouncer", "image": "pgbouncer", "ports": [{"containerPort": PORT}]
+            }]
+        }
+    });
     let apply = PatchParams::apply(FIELD_MANAGER).force();
     pods.patch(pod_name, &apply, &Patch::Apply(pod)).await?;
     let now = jiff::Timestamp::now().to_string();
     let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": now});
-    let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [ready]}});
+    let status = json!({
+        "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [ready]}
+    });
     pods.patch_status(pod_name, &PatchParams::default(), &Patch::Strategic(status))
         .await?;
     Ok(())

@@ -51,14 +51,23 @@ impl Slices {
         }
         let endpoints: Vec<_> = backends
             .iter()
-            .map(|backend| json!({"addresses": [kubernetes_address(backend.ip()).to_string()], "conditions": {"ready": true}}))
+            .map(|backend| {
+                json!({
+                    "addresses": [kubernetes_address(backend.ip()).to_string()],
+                    "conditions": {"ready": true}
+                })
+            })
             .collect();
         let port = backends.iter().next().map_or(5432, SocketAddr::port);
         let name = format!("{service}-slice");
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": name, "labels": {SERVICE: service, "endpointslice.kubernetes.io/managed-by": MANAGER}},
-            "endpoints": endpoints, "ports": [{"name": "postgresql", "port": port, "protocol": "TCP"}],
+            "metadata": {
+                "name": name,
+                "labels": {SERVICE: service, "endpointslice.kubernetes.io/managed-by": MANAGER}
+            },
+            "endpoints": endpoints,
+            "ports": [{"name": "postgresql", "port": port, "protocol": "TCP"}],
         });
         let apply = PatchParams::apply(MANAGER).force();
         self.api.patch(&name, &apply, &Patch::Apply(slice)).await?;

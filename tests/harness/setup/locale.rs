@@ -45,11 +45,11 @@ fn make(directory: &std::path::Path, finished: &std::path::Path) -> Result<()> {
         .arg(&unfinished);
     let output = command.output().context("starting localedef")?;
     if !unfinished.join("LC_COLLATE").is_file() {
-        let said = String::from_utf8_lossy(&output.stderr).replace('\n', " ");
+        let message = String::from_utf8_lossy(&output.stderr).replace('\n', " ");
         bail!(
             "the locale en_US.UTF-8 is missing and cannot be generated ({}); install it: apt-get \
              install locales",
-            said.trim()
+            message.trim()
         );
     }
     if finished.exists() {

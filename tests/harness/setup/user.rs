@@ -119,7 +119,8 @@ mod tests {
 
     #[test]
     fn ids_are_read_by_name() {
-        let passwd = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65533:nobody:/nonexistent:/usr/sbin/nologin\n";
+        let passwd = "root:x:0:0:root:/root:/bin/bash\n\
+            nobody:x:65534:65533:nobody:/nonexistent:/usr/sbin/nologin\n";
         assert_eq!(ids(passwd, "nobody"), Some((65534, 65533)));
         assert_eq!(ids(passwd, "absent"), None);
     }

@@ -76,13 +76,20 @@ fn resource(options: &SourceOptions, instances: usize) -> Value {
         "enableConnectionPooler": true, "enableReplicaConnectionPooler": true,
     });
     if options.tls != Tls::SelfSigned {
-        spec["tls"] = json!({"secretName": format!("{cluster}-server"), "caSecretName": format!("{cluster}-ca"), "caFile": "ca.crt"});
+        spec["tls"] = json!({
+            "secretName": format!("{cluster}-server"), "caSecretName": format!("{cluster}-ca"),
+            "caFile": "ca.crt"
+        });
     }
     if options.checksums == Checksums::On {
         spec["patroni"] = json!({"initdb": {"data-checksums": "true"}});
     }
     let status = json!({"PostgresClusterStatus": "Running"});
-    json!({"apiVersion": "acid.zalan.do/v1", "kind": "postgresql", "metadata": {"name": cluster, "labels": {"team": "mastodon"}}, "spec": spec, "status": status})
+    json!({
+        "apiVersion": "acid.zalan.do/v1", "kind": "postgresql",
+        "metadata": {"name": cluster, "labels": {"team": "mastodon"}}, "spec": spec,
+        "status": status
+    })
 }
 
 fn account() -> Value {
@@ -103,22 +110,32 @@ fn role() -> Value {
     ];
     let rules = json!([
         {"apiGroups": [""], "resources": ["endpoints", "configmaps"], "verbs": all},
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "patch", "update", "watch"]},
+        {
+            "apiGroups": [""], "resources": ["pods"],
+            "verbs": ["get", "list", "patch", "update", "watch"]
+        },
         {"apiGroups": [""], "resources": ["services"], "verbs": ["create"]},
     ]);
-    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": ACCOUNT}, "rules": rules})
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": ACCOUNT},
+        "rules": rules
+    })
 }
 
 fn binding(namespace: &str) -> Value {
     json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": ACCOUNT},
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": ACCOUNT},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": ACCOUNT},
         "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}],
     })
 }
 
 fn secret(name: &str, labels: &Value, data: Value) -> Value {
-    json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": {"name": name, "labels": labels}, "stringData": data})
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {"name": name, "labels": labels}, "stringData": data
+    })
 }
 
 fn tls_secrets(options: &SourceOptions, certificates: &Certificates) -> Vec<Value> {
@@ -126,7 +143,10 @@ fn tls_secrets(options: &SourceOptions, certificates: &Certificates) -> Vec<Valu
         return Vec::new();
     };
     let root = certificates.root.as_deref().unwrap_or_default();
-    let server = json!({"tls.crt": certificates.server.certificate, "tls.key": certificates.server.key, "ca.crt": root});
+    let server = json!({
+        "tls.crt": certificates.server.certificate, "tls.key": certificates.server.key,
+        "ca.crt": root
+    });
     let authority: Value = authority
         .iter()
         .map(|(key, value)| ((*key).to_owned(), Value::from(value.as_str())))
@@ -139,16 +159,26 @@ fn tls_secrets(options: &SourceOptions, certificates: &Certificates) -> Vec<Valu
 
 /// With Endpoints as DCS the leader's Service has no selector: Patroni writes its Endpoints.
 fn services(options: &SourceOptions) -> [Value; 2] {
-    let selector = |role: &str| json!({"application": "spilo", "cluster-name": options.cluster, "spilo-role": role});
+    let selector = |role: &str| {
+        json!({
+            "application": "spilo", "cluster-name": options.cluster, "spilo-role": role
+        })
+    };
     let service = |name: String, role: &str, selector: Option<Value>| {
         let mut labels = labels(options);
         labels["spilo-role"] = role.into();
-        let port = json!({"name": "postgresql", "port": POSTGRES_PORT, "targetPort": POSTGRES_PORT, "protocol": "TCP"});
+        let port = json!({
+            "name": "postgresql", "port": POSTGRES_PORT, "targetPort": POSTGRES_PORT,
+            "protocol": "TCP"
+        });
         let mut spec = json!({"type": "ClusterIP", "ports": [port]});
         if let Some(selector) = selector {
             spec["selector"] = selector;
         }
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "labels": labels}, "spec": spec})
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "labels": labels},
+            "spec": spec
+        })
     };
     let leader = (options.dcs == Dcs::ConfigMaps).then(|| selector("master"));
     [

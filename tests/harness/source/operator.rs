@@ -1,11 +1,11 @@
 //! Imitates the Zalando operator 1.15: its reactions to changes of the `postgresql` resource
-//! (docs/operators/zalando.md).
+//! (docs/operators/zalando.md). Each change and its reaction:
 //!
-//! | change | reaction |
-//! |---|---|
-//! | `spec.postgresql.parameters`, `spec.patroni.slots` | PATCH /config; a restart by Patroni where a parameter needs one |
-//! | `spec.patroni.pg_hba` | a rolling update: the replica's pod is recreated, a switchover, then the old leader's pod |
-//! | annotation `acid.zalan.do/controller` | none while it is set, and none when it is removed |
+//! - `spec.postgresql.parameters`, `spec.patroni.slots`: PATCH /config; a restart by Patroni where
+//!   a parameter needs one
+//! - `spec.patroni.pg_hba`: a rolling update: the replica's pod is recreated, a switchover, then
+//!   the old leader's pod
+//! - annotation `acid.zalan.do/controller`: none while it is set, and none when it is removed
 //!
 //! The status becomes `Updating` and then `Running`. Not imitated: all other fields of the
 //! resource, and the resync every 30 minutes.
@@ -278,7 +278,8 @@ mod tests {
     #[test]
     fn parameters_are_patched_and_pg_hba_rolls() {
         let new = wanted(
-            r#"{"teamId": "t", "postgresql": {"version": "17", "parameters": {"wal_keep_size": "1GB"}}, "patroni": {"pg_hba": ["a"]}}"#,
+            r#"{"teamId": "t", "patroni": {"pg_hba": ["a"]},
+                "postgresql": {"version": "17", "parameters": {"wal_keep_size": "1GB"}}}"#,
         );
         let patch = json!({"postgresql": {"parameters": {"wal_keep_size": "1GB"}}});
         assert_eq!(

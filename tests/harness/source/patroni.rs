@@ -35,15 +35,22 @@ pub(super) fn configuration(
     let password = |user: &str, password: &str| json!({"username": user, "password": password});
     json!({
         "scope": options.cluster, "name": layout.name,
-        "restapi": {"listen": format!("{address}:{REST_PORT}"), "connect_address": format!("{address}:{REST_PORT}")},
+        "restapi": {
+            "listen": format!("{address}:{REST_PORT}"),
+            "connect_address": format!("{address}:{REST_PORT}")
+        },
         "kubernetes": kubernetes(options, layout),
         "bootstrap": {
             "dcs": dynamic(), "initdb": initdb(options),
-            "post_init": format!("{} -X -q -v ON_ERROR_STOP=1 -f {home}/post_init.sql", postgres_bin.join("psql").display()),
+            "post_init": format!(
+                "{} -X -q -v ON_ERROR_STOP=1 -f {home}/post_init.sql",
+                postgres_bin.join("psql").display()
+            ),
         },
         "postgresql": {
             "use_unix_socket": true, "use_unix_socket_repl": true,
-            "listen": format!("{address}:{POSTGRES_PORT}"), "connect_address": format!("{address}:{POSTGRES_PORT}"),
+            "listen": format!("{address}:{POSTGRES_PORT}"),
+            "connect_address": format!("{address}:{POSTGRES_PORT}"),
             "data_dir": layout.data, "bin_dir": postgres_bin, "pgpass": format!("{home}/pgpass"),
             "parameters": local_parameters(layout),
             "pg_hba": pg_hba(layout, requested_pg_hba),
@@ -59,7 +66,8 @@ pub(super) fn configuration(
 fn kubernetes(options: &SourceOptions, layout: &MemberLayout) -> Value {
     let mut section = json!({
         "context": "local", "namespace": options.namespace, "labels": {"application": "spilo"},
-        "scope_label": "cluster-name", "role_label": "spilo-role", "leader_label_value": "master", "standby_leader_label_value": "master",
+        "scope_label": "cluster-name", "role_label": "spilo-role", "leader_label_value": "master",
+        "standby_leader_label_value": "master",
     });
     if options.dcs == Dcs::Endpoints {
         section["use_endpoints"] = true.into();
@@ -74,10 +82,14 @@ fn dynamic() -> Value {
     json!({
         "ttl": 30, "loop_wait": 10, "retry_timeout": 10, "maximum_lag_on_failover": 33_554_432,
         "postgresql": {"use_pg_rewind": true, "use_slots": true, "parameters": {
-            "archive_mode": "on", "archive_timeout": "1800s", "wal_level": "hot_standby", "wal_log_hints": "on", "wal_compression": "on",
-            "max_wal_senders": 10, "max_connections": MAX_CONNECTIONS, "max_replication_slots": 10, "hot_standby": "on",
-            "tcp_keepalives_idle": 900, "tcp_keepalives_interval": 100, "log_statement": "ddl", "log_min_duration_statement": 500,
-            "log_connections": "on", "log_disconnections": "on", "track_functions": "all", "autovacuum_max_workers": 5,
+            "archive_mode": "on", "archive_timeout": "1800s", "wal_level": "hot_standby",
+            "wal_log_hints": "on", "wal_compression": "on",
+            "max_wal_senders": 10, "max_connections": MAX_CONNECTIONS, "max_replication_slots": 10,
+            "hot_standby": "on",
+            "tcp_keepalives_idle": 900, "tcp_keepalives_interval": 100, "log_statement": "ddl",
+            "log_min_duration_statement": 500,
+            "log_connections": "on", "log_disconnections": "on", "track_functions": "all",
+            "autovacuum_max_workers": 5,
         }},
     })
 }
@@ -101,7 +113,8 @@ fn local_parameters(layout: &MemberLayout) -> Value {
     let tls = &layout.tls;
     let mut parameters = json!({
         "archive_command": "/bin/true", "shared_buffers": "128MB",
-        "logging_collector": "on", "log_destination": "csvlog", "log_directory": "../pg_log", "log_filename": "postgresql-%u.log",
+        "logging_collector": "on", "log_destination": "csvlog", "log_directory": "../pg_log",
+        "log_filename": "postgresql-%u.log",
         "log_file_mode": "0644", "log_rotation_age": "1d", "log_truncate_on_rotation": "on",
         "ssl": "on", "ssl_cert_file": tls.join("tls.crt"), "ssl_key_file": tls.join("tls.key"),
         "shared_preload_libraries": "pg_stat_statements", "unix_socket_directories": layout.socket,
@@ -141,17 +154,22 @@ fn local_line(line: &str, layout: &MemberLayout) -> String {
 
 /// The result of Spilo's post_init.sh as far as this PostgreSQL supports it: the operator's roles,
 /// and in every database (template1 included) a metrics schema over pg_stat_statements.
-pub(super) const POST_INIT: &str = r"
-create role admin createdb nologin;
-create role cron_admin nologin;
-create role zalandos createdb nologin;
-create role robot_zmon nologin;
-grant cron_admin to admin;
-\set in_every_database 'create extension pg_stat_statements schema public; create schema user_management; create schema metric_helpers; create view metric_helpers.pg_stat_statements as select * from public.pg_stat_statements; grant usage on schema metric_helpers to admin, robot_zmon; grant select on metric_helpers.pg_stat_statements to admin, robot_zmon;'
-:in_every_database
-\connect template1
-:in_every_database
-";
+pub(super) const POST_INIT: &str = concat!(
+    "create role admin createdb nologin;\n",
+    "create role cron_admin nologin;\n",
+    "create role zalandos createdb nologin;\n",
+    "create role robot_zmon nologin;\n",
+    "grant cron_admin to admin;\n",
+    "\\set in_every_database '",
+    "create extension pg_stat_statements schema public; ",
+    "create schema user_management; create schema metric_helpers; ",
+    "create view metric_helpers.pg_stat_statements as select * from public.pg_stat_statements; ",
+    "grant usage on schema metric_helpers to admin, robot_zmon; ",
+    "grant select on metric_helpers.pg_stat_statements to admin, robot_zmon;'\n",
+    ":in_every_database\n",
+    "\\connect template1\n",
+    ":in_every_database\n",
+);
 
 #[cfg(test)]
 mod tests {

@@ -70,7 +70,9 @@ impl Manager {
                 }
             };
             let database = or(&backup.database, "app");
-            spec["bootstrap"] = json!({"pg_basebackup": {"owner": or(&backup.owner, &database), "database": database}});
+            spec["bootstrap"] = json!({
+                "pg_basebackup": {"owner": or(&backup.owner, &database), "database": database}
+            });
         }
         let api: Api<Cluster> = Api::namespaced(self.shared.client.clone(), &self.shared.namespace);
         let patched = api

@@ -260,8 +260,14 @@ mod tests {
     use super::*;
 
     fn cluster(parameters: serde_json::Value) -> Cluster {
-        let object = json!({"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": "database"},
-            "spec": {"postgresql": {"parameters": parameters}, "replica": {"source": "z", "enabled": true}}});
+        let object = json!({
+            "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster",
+            "metadata": {"name": "database"},
+            "spec": {
+                "postgresql": {"parameters": parameters},
+                "replica": {"source": "z", "enabled": true}
+            }
+        });
         serde_json::from_value(object).unwrap()
     }
 
@@ -277,9 +283,10 @@ mod tests {
 
     #[test]
     fn the_spec_overrides_defaults_but_not_fixed_settings() {
-        let text = conf(
-            json!({"wal_keep_size": "1GB", "archive_mode": "off", "log_directory": "/x", "ssl": "off", "work_mem": "4MB"}),
-        );
+        let text = conf(json!({
+            "wal_keep_size": "1GB", "archive_mode": "off", "log_directory": "/x", "ssl": "off",
+            "work_mem": "4MB"
+        }));
         for line in [
             "wal_keep_size = '1GB'",
             "archive_mode = 'always'",

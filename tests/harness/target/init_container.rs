@@ -73,15 +73,19 @@ pub async fn run(
     let output = timeout(LIMIT, running)
         .await
         .with_context(|| format!("init container {name} did not end"))??;
-    let said = format!(
+    let output_text = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
     if !output.status.success() {
-        bail!("init container {name}: {}: {}", output.status, said.trim());
+        bail!(
+            "init container {name}: {}: {}",
+            output.status,
+            output_text.trim()
+        );
     }
-    Ok(said)
+    Ok(output_text)
 }
 
 /// Replaces the paths of the container's mounts; the longest path is tried first.
@@ -123,7 +127,11 @@ mod tests {
     #[test]
     fn paths_below_a_mount_are_translated_and_others_are_not() {
         let container: Container = serde_json::from_value(json!({
-            "name": "c", "volumeMounts": [{"name": "pgdata", "mountPath": "/var/lib/postgresql/data"}, {"name": "other", "mountPath": "/x"}],
+            "name": "c",
+            "volumeMounts": [
+                {"name": "pgdata", "mountPath": "/var/lib/postgresql/data"},
+                {"name": "other", "mountPath": "/x"}
+            ],
         }))
         .unwrap();
         let mounts = [("pgdata", PathBuf::from("/run/database-1/data"))];

@@ -52,8 +52,12 @@ pub fn services(cluster: &Cluster) -> Vec<Value> {
     ];
     let service = |(suffix, selector): (&str, Value)| {
         json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": metadata(cluster, &format!("{name}-{suffix}"), json!({})),
-            "spec": {"type": "ClusterIP", "selector": selector, "ports": [{"name": "postgres", "port": 5432, "targetPort": 5432, "protocol": "TCP"}]},
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": metadata(cluster, &format!("{name}-{suffix}"), json!({})),
+            "spec": {
+                "type": "ClusterIP", "selector": selector,
+                "ports": [{"name": "postgres", "port": 5432, "targetPort": 5432, "protocol": "TCP"}]
+            },
         })
     };
     selectors.into_iter().map(service).collect()
@@ -115,7 +119,10 @@ fn client_certificate(ca: &Authority, user: &str) -> Result<Pair> {
 }
 
 fn secret(cluster: &Cluster, name: &str, kind: &str, data: Value) -> Value {
-    json!({"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata(cluster, name, json!({"cnpg.io/reload": "true"})), "stringData": data})
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": kind,
+        "metadata": metadata(cluster, name, json!({"cnpg.io/reload": "true"})), "stringData": data
+    })
 }
 
 /// A basic-auth Secret with a generated password (pkg/specs/secrets.go): `<c>-app` or
@@ -130,7 +137,8 @@ pub fn credentials(
     let host = format!("{}-rw", cluster.name_any());
     let namespace = cluster.namespace().unwrap_or_default();
     let data = json!({
-        "username": user, "user": user, "password": password, "dbname": database, "host": host, "port": "5432",
+        "username": user, "user": user, "password": password, "dbname": database, "host": host,
+        "port": "5432",
         "pgpass": format!("{host}:5432:{database}:{user}:{password}\n"),
         "uri": format!("postgresql://{user}:{password}@{host}.{namespace}:5432/{database}"),
     });
@@ -152,10 +160,19 @@ pub fn clone_job(cluster: &Cluster) -> Value {
     let instance = instance_name(&cluster.name_any());
     let name = format!("{instance}-pgbasebackup");
     let labels = json!({"cnpg.io/instanceName": instance, "cnpg.io/jobRole": "pgbasebackup"});
-    let container = json!({"name": "pgbasebackup", "image": cluster.spec.image_name, "command": ["/controller/manager", "instance", "pgbasebackup"]});
+    let container = json!({
+        "name": "pgbasebackup", "image": cluster.spec.image_name,
+        "command": ["/controller/manager", "instance", "pgbasebackup"]
+    });
     json!({
-        "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata(cluster, &name, labels.clone()),
-        "spec": {"template": {"metadata": metadata(cluster, &name, labels), "spec": {"restartPolicy": "Never", "containers": [container]}}},
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": metadata(cluster, &name, labels.clone()),
+        "spec": {
+            "template": {
+                "metadata": metadata(cluster, &name, labels),
+                "spec": {"restartPolicy": "Never", "containers": [container]}
+            }
+        },
     })
 }
 
@@ -168,19 +185,33 @@ pub fn instance_pod(cluster: &Cluster) -> Result<Pod> {
     let name = instance_name(&cluster.name_any());
     let labels = json!({
         "cnpg.io/instanceName": name, "cnpg.io/podRole": "instance",
-        "cnpg.io/instanceRole": "primary", "role": "primary", "app.kubernetes.io/component": "database",
+        "cnpg.io/instanceRole": "primary", "role": "primary",
+        "app.kubernetes.io/component": "database",
     });
-    let mounts = json!([{"name": "pgdata", "mountPath": DATA_MOUNT}, {"name": "scratch-data", "mountPath": "/run"}, {"name": "scratch-data", "mountPath": SCRATCH_MOUNT}]);
+    let mounts = json!([
+        {"name": "pgdata", "mountPath": DATA_MOUNT}, {"name": "scratch-data", "mountPath": "/run"},
+        {"name": "scratch-data", "mountPath": SCRATCH_MOUNT}
+    ]);
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": metadata(cluster, &name, labels),
         "spec": {
             "nodeName": "node0", "hostname": name,
-            "securityContext": {"runAsUser": 26, "runAsGroup": 26, "fsGroup": 26, "runAsNonRoot": true},
-            "initContainers": [{"name": BOOTSTRAP, "image": "ghcr.io/cloudnative-pg/cloudnative-pg:1.30.0",
-                "command": ["/manager", "bootstrap", "/controller/manager"], "volumeMounts": mounts}],
-            "containers": [{"name": "postgres", "image": cluster.spec.image_name, "command": ["/controller/manager", "instance", "run"],
-                "ports": [{"name": "postgresql", "containerPort": 5432}], "volumeMounts": mounts}],
-            "volumes": [{"name": "pgdata", "persistentVolumeClaim": {"claimName": name}}, {"name": "scratch-data", "emptyDir": {}}],
+            "securityContext": {
+                "runAsUser": 26, "runAsGroup": 26, "fsGroup": 26, "runAsNonRoot": true
+            },
+            "initContainers": [{
+                "name": BOOTSTRAP, "image": "ghcr.io/cloudnative-pg/cloudnative-pg:1.30.0",
+                "command": ["/manager", "bootstrap", "/controller/manager"], "volumeMounts": mounts
+            }],
+            "containers": [{
+                "name": "postgres", "image": cluster.spec.image_name,
+                "command": ["/controller/manager", "instance", "run"],
+                "ports": [{"name": "postgresql", "containerPort": 5432}], "volumeMounts": mounts
+            }],
+            "volumes": [
+                {"name": "pgdata", "persistentVolumeClaim": {"claimName": name}},
+                {"name": "scratch-data", "emptyDir": {}}
+            ],
         },
     });
     if let Some(patch) = cluster.annotations().get(POD_PATCH) {
@@ -210,7 +241,8 @@ mod tests {
 
     fn cluster(annotations: Value) -> Cluster {
         let object = json!({"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster",
-            "metadata": {"name": "database", "namespace": "mastodon", "uid": "u", "annotations": annotations}, "spec": {"imageName": "i"}});
+            "spec": {"imageName": "i"}, "metadata":
+            {"name": "database", "namespace": "mastodon", "uid": "u", "annotations": annotations}});
         serde_json::from_value(object).unwrap()
     }
 

@@ -303,11 +303,20 @@ impl Operator {
         if self.poolers.contains_key(&name) {
             return Ok(());
         }
-        let selector = json!({"cnpg.io/poolerName": name, "cnpg.io/cluster": object.spec.cluster.name, "cnpg.io/podRole": "pooler"});
+        let selector = json!({
+            "cnpg.io/poolerName": name, "cnpg.io/cluster": object.spec.cluster.name,
+            "cnpg.io/podRole": "pooler"
+        });
         let service = json!({
             "apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": name, "labels": selector, "ownerReferences": object.controller_owner_ref(&()).map(|owner| vec![owner])},
-            "spec": {"selector": {"cnpg.io/poolerName": name}, "ports": [{"name": "pgbouncer", "port": 5432, "targetPort": 5432}]},
+            "metadata": {
+                "name": name, "labels": selector,
+                "ownerReferences": object.controller_owner_ref(&()).map(|owner| vec![owner])
+            },
+            "spec": {
+                "selector": {"cnpg.io/poolerName": name},
+                "ports": [{"name": "pgbouncer", "port": 5432, "targetPort": 5432}]
+            },
         });
         let api: Api<k8s_openapi::api::core::v1::Service> = Api::namespaced(
             self.options.client.clone(),

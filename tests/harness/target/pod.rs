@@ -126,8 +126,14 @@ impl InstancePod {
         let word = if ready { "True" } else { "False" };
         json!({
             "phase": "Running", "podIP": self.ip, "podIPs": [{"ip": self.ip}],
-            "conditions": [{"type": "Ready", "status": word, "lastTransitionTime": now}, {"type": "ContainersReady", "status": word, "lastTransitionTime": now}],
-            "containerStatuses": [{"name": "postgres", "image": "", "imageID": "", "ready": ready, "restartCount": self.restarts, "state": container}],
+            "conditions": [
+                {"type": "Ready", "status": word, "lastTransitionTime": now},
+                {"type": "ContainersReady", "status": word, "lastTransitionTime": now}
+            ],
+            "containerStatuses": [{
+                "name": "postgres", "image": "", "imageID": "", "ready": ready,
+                "restartCount": self.restarts, "state": container
+            }],
         })
     }
 }

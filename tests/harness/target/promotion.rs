@@ -42,7 +42,8 @@ const RESTARTED: Duration = Duration::from_secs(6);
 const RELOAD_LIMIT: Duration = Duration::from_secs(10);
 
 impl Manager {
-    /// False with a promotion token, which is not imitated: nothing happens, and the log says why.
+    /// False with a promotion token, which is not imitated: nothing happens, and the log has the
+    /// reason.
     pub(super) fn promotion_is_imitated(&self, cluster: &Cluster) -> bool {
         let token = cluster
             .spec

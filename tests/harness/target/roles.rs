@@ -120,7 +120,7 @@ async fn password(
     Ok(transaction.commit().await?)
 }
 
-/// A hash is kept verbatim; clear text becomes a SCRAM verifier, whatever password_encryption says.
+/// A hash is kept verbatim; clear text becomes a SCRAM verifier, whatever password_encryption is.
 fn encrypted(password: &str) -> String {
     if is_encrypted(password) {
         password.to_owned()

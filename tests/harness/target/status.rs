@@ -105,14 +105,17 @@ impl Status {
             "Cluster has not been bootstrapped yet",
         );
         let name = &self.cluster;
-        let certificates = json!({"serverCASecret": format!("{name}-ca"), "clientCASecret": format!("{name}-ca"),
-            "serverTLSSecret": format!("{name}-server"), "replicationTLSSecret": format!("{name}-replication")});
+        let certificates = json!({
+            "serverCASecret": format!("{name}-ca"), "clientCASecret": format!("{name}-ca"),
+            "serverTLSSecret": format!("{name}-server"),
+            "replicationTLSSecret": format!("{name}-replication")
+        });
         let (write, read) = (format!("{name}-rw"), format!("{name}-r"));
         let now = jiff::Timestamp::now().to_string();
-        self.write(
-            json!({"image": image, "certificates": certificates, "writeService": write, "readService": read,
-            "targetPrimary": self.instance, "targetPrimaryTimestamp": now}),
-        )
+        self.write(json!({
+            "image": image, "certificates": certificates, "writeService": write,
+            "readService": read, "targetPrimary": self.instance, "targetPrimaryTimestamp": now
+        }))
         .await
     }
 
@@ -126,8 +129,11 @@ impl Status {
         );
         let now = jiff::Timestamp::now().to_string();
         let instance = &self.instance;
-        self.write(json!({"instances": 1, "instanceNames": [instance], "currentPrimary": instance, "currentPrimaryTimestamp": now}))
-            .await
+        self.write(json!({
+            "instances": 1, "instanceNames": [instance], "currentPrimary": instance,
+            "currentPrimaryTimestamp": now
+        }))
+        .await
     }
 
     /// Sets the phase, its reason and the condition Ready.
@@ -168,7 +174,10 @@ impl Status {
         );
         let state =
             json!({"isPrimary": report.is_primary, "timeLineID": report.timeline, "ip": ip});
-        let mut status = json!({"systemID": report.system_identifier, "instancesReportedState": {self.instance.as_str(): state}});
+        let mut status = json!({
+            "systemID": report.system_identifier,
+            "instancesReportedState": {self.instance.as_str(): state}
+        });
         if report.is_primary {
             status["timelineID"] = json!(report.timeline);
         }
@@ -215,8 +224,10 @@ impl Status {
 
     async fn write(&self, mut status: Value) -> Result<()> {
         let conditions = self.conditions.iter().map(|(kind, condition)| {
-            json!({"type": kind, "status": condition.status, "reason": condition.reason, "message": condition.message,
-                "lastTransitionTime": condition.since})
+            json!({
+                "type": kind, "status": condition.status, "reason": condition.reason,
+                "message": condition.message, "lastTransitionTime": condition.since
+            })
         });
         status["conditions"] = conditions.collect();
         let patch = Patch::Merge(json!({"status": status}));

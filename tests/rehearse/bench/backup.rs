@@ -130,7 +130,10 @@ impl Environment {
             .instance()
             .subdirectory(plane.setup(), "claims/zalando-backup")?;
         let ca = fs::read_to_string(source.members()[0].layout().tls.join("ca.crt"))?;
-        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": ca}});
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"},
+            "stringData": {"ca.crt": ca}
+        });
         plane.apply(NAMESPACE, &[secret]).await?;
         let session = source.connect(NAMESPACE).await?;
         // Rows that compress to about half, and are farther apart than the compression window.

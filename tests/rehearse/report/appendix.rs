@@ -27,7 +27,9 @@ pub fn receipt(report: &Report) -> Markup {
                 p { "There is none: the cutover did not finish." }
             } @else {
                 p.note {
-                    "Immutable ConfigMap " code { "cutover-" (report.names.target_cluster) "-receipt" } " in " code { (report.names.namespace) }
+                    "Immutable ConfigMap "
+                    code { "cutover-" (report.names.target_cluster) "-receipt" } " in "
+                    code { (report.names.namespace) }
                     @for (key, text) in facts { "; " (key) ": " (text.trim()) } "."
                 }
             }

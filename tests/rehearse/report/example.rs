@@ -58,7 +58,7 @@ pub fn failed() -> Report {
     cutover.exit = Some(4);
     *cutover.lines.last_mut().unwrap() =
         "00:07.552 ✗ looking once more: the source's member mastodon-postgresql-0 runs again → \
-         stop it before anybody writes to it"
+         stop it before a client writes to it"
             .into();
     report
 }
@@ -285,7 +285,7 @@ fn programs() -> Vec<Program> {
                 "00:03.713 ✓ POINT OF NO RETURN: the promotion is recorded, from here there is \
                  only forward",
                 "00:06.296 ✓ +3195 ms the target is primary on timeline 4, its restart is over, a \
-                 write is proved",
+                 write is verified",
                 "00:07.511 ✓ DOWNTIME ENDS: the application is ready on the target, 4410 ms after \
                  the block",
                 "00:07.545 ✓ receipt: kubectl get configmap cutover-database-receipt -n mastodon \

@@ -23,7 +23,10 @@ pub fn page(report: &Report) -> Result<String> {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                title { (word) " – cutover rehearsal " (names.source_cluster) " → " (names.target_cluster) }
+                title {
+                    (word) " – cutover rehearsal " (names.source_cluster) " → "
+                    (names.target_cluster)
+                }
                 style { (PreEscaped(include_str!("page.css"))) (PreEscaped(chart::style())) }
             }
             body class=(class) {
@@ -94,6 +97,11 @@ fn tiles(report: &Report) -> Markup {
         .filter_map(|cost| Some(format!("{} {}", cost.name, seconds(cost.length?))))
         .collect();
     let restart = report.restart_gap();
+    let second_wait = if restart.length().is_zero() {
+        "not at all".to_owned()
+    } else {
+        seconds(restart.length())
+    };
     let judged = |count: usize| {
         if report.judged() {
             grouped(count)
@@ -121,14 +129,16 @@ fn tiles(report: &Report) -> Markup {
             ))
             (tile(
                 "Clients waited",
-                &report.client_waits().map_or_else(|| "–".to_owned(), |(least, most)| wait(least, most)),
+                &report.client_waits().map_or_else(
+                    || "–".to_owned(), |(least, most)| wait(least, most)
+                ),
                 &if target_time.is_empty() { String::new() } else { format!("of which the target: \
                     {}", target_time.join(", ")) },
                 report.client_waits().is_some(),
             ))
             (tile(
                 "Waited again for the restart",
-                &if restart.length().is_zero() { "not at all".to_owned() } else { seconds(restart.length()) },
+                &second_wait,
                 text::restart_remark(&restart),
                 true,
             ))
@@ -166,8 +176,10 @@ fn figure(report: &Report) -> Result<Markup> {
                 }
                 p.unit.on-phone { "Acknowledged writes " (per) }
             }
-            div.chart.on-page role="img" aria-label=(described) { (PreEscaped(chart::draw(report, chart::Format::Page)?)) }
-            div.chart.on-phone role="img" aria-label=(described) { (PreEscaped(chart::draw(report, chart::Format::Phone)?)) }
+            div.chart.on-page role="img"
+            aria-label=(described) { (PreEscaped(chart::draw(report, chart::Format::Page)?)) }
+            div.chart.on-phone role="img"
+            aria-label=(described) { (PreEscaped(chart::draw(report, chart::Format::Phone)?)) }
         }
     })
 }

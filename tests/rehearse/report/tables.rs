@@ -26,7 +26,10 @@ pub fn promises(report: &Report) -> Markup {
             h2 { "The account of every write" }
             table.promises {
                 tbody {
-                    tr { th scope="row" { "Acknowledged to a client" } td.number { (grouped(verdict.acknowledged)) } td {} }
+                    tr {
+                        th scope="row" { "Acknowledged to a client" }
+                        td.number { (grouped(verdict.acknowledged)) } td {}
+                    }
                     tr.bad[verdict.found != verdict.acknowledged] {
                         th scope="row" { "Found on the target" }
                         td.number { (grouped(verdict.found)) }
@@ -39,13 +42,19 @@ pub fn promises(report: &Report) -> Markup {
                     (promise("Refused, but found on the target", &verdict.refused_but_found))
                     (promise("Found, but not sent by any client", &verdict.unexplained))
                     @if let Some(errors) = report.errors {
-                        tr { th scope="row" { "Errors seen by the application's clients" } td.number { (grouped(errors)) } td {} }
+                        tr {
+                            th scope="row" { "Errors seen by the application's clients" }
+                            td.number { (grouped(errors)) } td {}
+                        }
                     }
                     @if let Some(writer) = &report.unmanaged {
                         tr.bad[writer.lost > 0] {
                             th scope="row" {
                                 "Lost by the unmanaged writer"
-                                small { (writer.name) ": " (grouped(writer.acknowledged)) " acknowledged, " (grouped(writer.found)) " found" }
+                                small {
+                                    (writer.name) ": " (grouped(writer.acknowledged))
+                                    " acknowledged, " (grouped(writer.found)) " found"
+                                }
                             }
                             td.number { (grouped(writer.lost)) }
                             (mark(writer.lost == 0))
@@ -54,10 +63,13 @@ pub fn promises(report: &Report) -> Markup {
                 }
             }
             p.note {
-                (counted(verdict.refused, "write was", "writes were")) " refused during the cutover; \
+                (counted(verdict.refused, "write was", "writes were"))
+                " refused during the cutover; \
                     none of them may exist. "
-                (counted(verdict.unknown_found + verdict.unknown_missing, "write", "writes")) " got no answer because the connection ended: "
-                (grouped(verdict.unknown_found)) " of them were committed, " (grouped(verdict.unknown_missing)) " were not; both \
+                (counted(verdict.unknown_found + verdict.unknown_missing, "write", "writes"))
+                " got no answer because the connection ended: "
+                (grouped(verdict.unknown_found)) " of them were committed, "
+                (grouped(verdict.unknown_missing)) " were not; both \
                     are allowed."
             }
         }
@@ -71,8 +83,12 @@ fn promise(name: &str, broken: &[Key]) -> Markup {
                 (name)
                 @if !broken.is_empty() {
                     small {
-                        @for key in broken.iter().take(KEYS_SHOWN_MAX) { code { (key.client) " #" (key.sequence) } " " }
-                        @if broken.len() > KEYS_SHOWN_MAX { "and " (grouped(broken.len() - KEYS_SHOWN_MAX)) " more" }
+                        @for key in broken.iter().take(KEYS_SHOWN_MAX) {
+                            code { (key.client) " #" (key.sequence) } " "
+                        }
+                        @if broken.len() > KEYS_SHOWN_MAX {
+                            "and " (grouped(broken.len() - KEYS_SHOWN_MAX)) " more"
+                        }
                     }
                 }
             }
@@ -105,7 +121,8 @@ pub fn waits(report: &Report) -> Markup {
             h2 { "Wait of each client" }
             table.waits {
                 thead { tr {
-                    th scope="col" { "Client" } th.number scope="col" { "last on source" } th.number scope="col" { "first on target" }
+                    th scope="col" { "Client" } th.number scope="col" { "last on source" }
+                    th.number scope="col" { "first on target" }
                     th.number scope="col" { "ms" }
                 } }
                 tbody {
@@ -113,8 +130,13 @@ pub fn waits(report: &Report) -> Markup {
                 }
                 tfoot {
                     @if let Some(gap) = &report.verdict.gap { (row("Over all clients", gap)) }
-                    tr { th scope="row" colspan="3" { "Caused by the target's restart" small { (text::restart_remark(&restart)) } }
-                        td.number { (whole_ms(restart.length())) } }
+                    tr {
+                        th scope="row" colspan="3" {
+                            "Caused by the target's restart"
+                            small { (text::restart_remark(&restart)) }
+                        }
+                        td.number { (whole_ms(restart.length())) }
+                    }
                 }
             }
             p.note { "From a client's last acknowledged write on the source to its first on the \
@@ -134,7 +156,11 @@ pub fn budget(report: &Report) -> Markup {
             tr class=(class) {
                 th scope="row" { (cost.name) }
                 td.number { (instant(report.zero(), cost.from)) }
-                td.number { @match cost.length { Some(length) => (whole_ms(length)), None => "not finished" } }
+                td.number {
+                    @match cost.length {
+                        Some(length) => (whole_ms(length)), None => "not finished"
+                    }
+                }
                 td.number { @match cost.share { Some(share) => (percent(share)), None => "–" } }
                 (bar(cost.share.unwrap_or_default()))
             }
@@ -145,13 +171,31 @@ pub fn budget(report: &Report) -> Markup {
             h2 { "Time budget" }
             table.budget {
                 thead { tr {
-                    th scope="col" { "Step" } th.number scope="col" { "began" } th.number scope="col" { "ms" }
+                    th scope="col" { "Step" } th.number scope="col" { "began" }
+                    th.number scope="col" { "ms" }
                     th.number scope="col" { "share" } td {}
                 } }
                 tbody { @for cost in &report.budget() { (row(cost, "step")) } }
-                tbody { @for cost in &report.target_budget() { (row(&Cost { name: format!("Of which the target: {}", cost.name), ..cost.clone() }, "target")) } }
+                tbody {
+                    @for cost in &report.target_budget() {
+                        (
+                            row(
+                                &Cost {
+                                    name: format!("Of which the target: {}", cost.name),
+                                    ..cost.clone()
+                                },
+                                "target"
+                            )
+                        )
+                    }
+                }
                 @if let Some(rest) = report.between_steps() {
-                    tbody { tr { th scope="row" { "Between the steps" } td {} td.number { (whole_ms(rest)) } td {} td {} } }
+                    tbody {
+                        tr {
+                            th scope="row" { "Between the steps" } td {}
+                            td.number { (whole_ms(rest)) } td {} td {}
+                        }
+                    }
                 }
                 @if let Some(own) = report.own_time() {
                     tfoot { tr { th scope="row" colspan="2" {
