@@ -146,7 +146,7 @@ impl Receipt {
                 self.object["data"]["proof.txt"]
                     .as_str()
                     .is_some_and(|text| text.contains("was stopped cleanly")),
-                "the receipt holds no proof".to_owned(),
+                "the receipt has no proof".to_owned(),
             ),
             (
                 word["downtime_ms"].as_i64().is_some_and(|ms| ms > 0)

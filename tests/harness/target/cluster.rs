@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn archive_mode_follows_the_mode_unless_the_annotation_says_off() {
+    fn archive_mode_follows_the_mode_unless_the_annotation_turns_it_off() {
         let mode = |enabled, annotations| {
             cluster(
                 json!({"replica": {"source": "z", "enabled": enabled}}),

@@ -1,3 +1,5 @@
+//! Tests of the chart.
+
 use std::time::Duration;
 
 use super::*;

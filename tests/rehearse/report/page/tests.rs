@@ -1,3 +1,5 @@
+//! Tests of the page.
+
 use std::{fs, path::Path};
 
 use super::{super::example::*, *};
