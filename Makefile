@@ -38,8 +38,8 @@ test: lint build release ## everything that CI checks
 rehearse: build ## the whole migration on this machine, with a report
 	$(CARGO) run --locked --package tests --bin rehearse
 
-soak: build ## real cuts disturbed at each step, then by chance to a thousand; SEED=7 repeats one, CUTS=50 are enough, LANES=4 at a time
-	SEED=$(SEED) CUTS=$(CUTS) LANES=$(LANES) $(CARGO) run --locked --package tests --bin soak
+soak: build ## real cuts disturbed at each step, then by chance to a thousand; SEED=7 repeats one, CUTOVERS=50 are enough, WORKERS=4 at a time
+	SEED=$(SEED) CUTOVERS=$(CUTOVERS) WORKERS=$(WORKERS) $(CARGO) run --locked --package tests --bin soak
 
 bench: release ## the rehearsal's figures, with the programs as they are released
 	$(CARGO) run --locked --release --package tests --bin rehearse -- bench

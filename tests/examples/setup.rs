@@ -12,7 +12,7 @@ fn main() -> anyhow::Result<()> {
         ("s3 server", &s3_server),
         ("python with patroni", &setup.python),
         ("postgresql", &setup.postgres_bin),
-        ("files of a run", &setup.places.runs),
+        ("files of a run", &setup.directories.runs),
     ] {
         println!("{part:<20} {}", place.display());
     }

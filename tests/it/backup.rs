@@ -4,6 +4,6 @@ mod after_cut;
 mod bad_input;
 mod bucket;
 mod directory;
+mod environment;
 mod killed;
 mod restored;
-mod stage;

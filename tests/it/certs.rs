@@ -2,7 +2,7 @@
 //! manifests runs it.
 
 mod bad_input;
-mod stage;
+mod environment;
 
 use std::process::Output;
 
@@ -13,15 +13,15 @@ use harness::{
 use kube::ResourceExt;
 use serde_json::json;
 
-use stage::{CA_OF_SOURCE, HOST, Stage, ends};
+use environment::{CA_OF_SOURCE, Environment, HOST, ends};
 
 /// Of a login whose reason may get lost on the way.
 const ATTEMPTS_MAX: u32 = 10;
 
 #[tokio::test]
 async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_nothing() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let ended = stage.run().await;
+    let environment = Environment::set(SourceOptions::default()).await;
+    let ended = environment.run().await;
     eprintln!("{}", ended.text());
     ends(
         &ended,
@@ -36,23 +36,23 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
         ],
     );
     assert_eq!(
-        ended.last_word(),
+        ended.termination_json(),
         json!({"verdict": "done", "sslmode": "verify-full", "client_certificate": true})
     );
-    let secrets = stage.state().await;
-    let tls = stage.secret("zalando-replication-tls").await;
+    let secrets = environment.state().await;
+    let tls = environment.secret("zalando-replication-tls").await;
     assert_eq!(tls.type_.as_deref(), Some("kubernetes.io/tls"));
     assert_eq!(tls.labels()["cnpg.io/reload"], "true");
-    stage.tells_no_secret(&ended).await;
+    environment.tells_no_secret(&ended).await;
 
-    let seen = stage
+    let seen = environment
         .psql(
             "sslcert=tls.crt sslkey=tls.key",
             "select client_dn from pg_stat_ssl where pid = pg_backend_pid()",
         )
         .await;
     assert_eq!(text(&seen), "/CN=standby");
-    let walsender = stage
+    let walsender = environment
         .psql(
             "sslcert=tls.crt sslkey=tls.key replication=true",
             "IDENTIFY_SYSTEM",
@@ -60,7 +60,7 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
         .await;
     assert!(walsender.status.success(), "{}", text(&walsender));
 
-    let again = stage.run().await;
+    let again = environment.run().await;
     ends(
         &again,
         0,
@@ -70,12 +70,12 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
             "Unchanged secret: zalando-replication-tls",
         ],
     );
-    assert_eq!(stage.state().await, secrets);
+    assert_eq!(environment.state().await, secrets);
 
-    let soon_too_short = stage
+    let soon_too_short = environment
         .job()
         .env("CERT_MIN_DAYS", "120")
-        .run(stage::SOON)
+        .run(environment::SOON)
         .await
         .unwrap();
     ends(
@@ -86,8 +86,8 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
             "Unchanged secret: zalando-replication-ca",
         ],
     );
-    assert_ne!(stage.state().await, secrets);
-    stage
+    assert_ne!(environment.state().await, secrets);
+    environment
         .events_tell(&[
             "CertificatesJudged",
             "HandshakeDone",
@@ -113,21 +113,21 @@ fn text(output: &Output) -> String {
 /// is for servers.
 #[tokio::test]
 async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_later() {
-    let stage = Stage::set(SourceOptions {
+    let environment = Environment::set(SourceOptions {
         tls: Tls::ServerWithoutCaKey,
         ..SourceOptions::default()
     })
     .await;
-    let server = stage.data("mastodon-postgresql-server").await;
+    let server = environment.data("mastodon-postgresql-server").await;
     let guides = [
         ("tls.crt", server["tls.crt"].as_str()),
         ("tls.key", server["tls.key"].as_str()),
         ("note", "by hand"),
     ];
-    stage
+    environment
         .create("zalando-replication-tls", "kubernetes.io/tls", &guides)
         .await;
-    stage
+    environment
         .create(
             "zalando-replication-ca",
             "Opaque",
@@ -135,7 +135,7 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
         )
         .await;
 
-    let ended = stage.run().await;
+    let ended = environment.run().await;
     ends(
         &ended,
         0,
@@ -144,15 +144,18 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
              the CA's private key"
         )],
     );
-    let tls = stage.secret("zalando-replication-tls").await;
+    let tls = environment.secret("zalando-replication-tls").await;
     assert_eq!(tls.type_.as_deref(), Some("Opaque"));
-    assert_eq!(stage.keys("zalando-replication-tls").await, ["reason"]);
-    assert_eq!(stage.keys("zalando-replication-ca").await, ["ca.crt"]);
+    assert_eq!(
+        environment.keys("zalando-replication-tls").await,
+        ["reason"]
+    );
+    assert_eq!(environment.keys("zalando-replication-ca").await, ["ca.crt"]);
     // The server closes the connection right behind its reason, and libpq may see only that it was
     // closed.
     let mut refused = String::new();
     for _ in 0..ATTEMPTS_MAX {
-        let ended = stage
+        let ended = environment
             .psql_with(
                 &[
                     ("sslcert", &server["tls.crt"]),
@@ -172,10 +175,10 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
     // A CA of one's own beside the source's: the key is at hand, and the source would refuse what
     // it signs.
     let (own, source_ca) = (
-        stage::authority("of one's own"),
-        stage.data(CA_OF_SOURCE).await["ca.crt"].clone(),
+        environment::authority("of one's own"),
+        environment.data(CA_OF_SOURCE).await["ca.crt"].clone(),
     );
-    stage
+    environment
         .overwrite(
             CA_OF_SOURCE,
             &[
@@ -184,7 +187,7 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
             ],
         )
         .await;
-    let ended = stage.run().await;
+    let ended = environment.run().await;
     ends(
         &ended,
         0,
@@ -194,14 +197,17 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
             "unknown ca",
         ],
     );
-    assert_eq!(stage.keys("zalando-replication-tls").await, ["reason"]);
+    assert_eq!(
+        environment.keys("zalando-replication-tls").await,
+        ["reason"]
+    );
 
-    stage.delete("zalando-replication-ca").await;
-    let (root, key) = stage.a_root_that_the_source_trusts().await;
-    stage
+    environment.delete("zalando-replication-ca").await;
+    let (root, key) = environment.a_root_that_the_source_trusts().await;
+    environment
         .overwrite(CA_OF_SOURCE, &[("ca.crt", &root), ("ca.key", &key)])
         .await;
-    let ended = stage.run().await;
+    let ended = environment.run().await;
     ends(
         &ended,
         0,
@@ -211,7 +217,7 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
         ],
     );
     assert_eq!(
-        stage
+        environment
             .secret("zalando-replication-tls")
             .await
             .type_
@@ -220,24 +226,24 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
     );
 
     // Everything that the Role grants was used by now.
-    let objects = manifests::example(stage.plane.setup()).unwrap();
+    let objects = manifests::example(environment.plane.setup()).unwrap();
     let of_step = |object: &&serde_json::Value| {
         object["metadata"]["name"] == "replica-migration-extract-certs"
     };
     let objects: Vec<_> = objects.iter().filter(of_step).cloned().collect();
-    rbac_is_exact(&stage.plane.audit().unwrap(), &objects).unwrap();
+    rbac_is_exact(&environment.plane.audit().unwrap(), &objects).unwrap();
 }
 
 #[tokio::test]
 async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
-    let stage = Stage::set(SourceOptions {
+    let environment = Environment::set(SourceOptions {
         tls: Tls::SelfSigned,
         dcs: Dcs::ConfigMaps,
         ..SourceOptions::default()
     })
     .await;
-    let before = stage.state().await;
-    let ended = stage.run().await;
+    let before = environment.state().await;
+    let ended = environment.run().await;
     ends(
         &ended,
         2,
@@ -246,12 +252,12 @@ async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
             "→ set SOURCE_SSLMODE=require",
         ],
     );
-    assert_eq!(stage.state().await, before);
+    assert_eq!(environment.state().await, before);
 
-    let ended = stage
+    let ended = environment
         .job()
         .env("SOURCE_SSLMODE", "require")
-        .run(stage::SOON)
+        .run(environment::SOON)
         .await
         .unwrap();
     ends(
@@ -264,17 +270,17 @@ async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
     );
     for name in ["zalando-replication-ca", "zalando-replication-tls"] {
         assert_eq!(
-            stage.keys(name).await,
+            environment.keys(name).await,
             ["reason"],
             "{name}: a CA file would make libpq check the chain"
         );
     }
-    let written = stage.state().await;
+    let written = environment.state().await;
     ends(
-        &stage
+        &environment
             .job()
             .env("SOURCE_SSLMODE", "require")
-            .run(stage::SOON)
+            .run(environment::SOON)
             .await
             .unwrap(),
         0,
@@ -283,5 +289,5 @@ async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
              has no spec.tls",
         ],
     );
-    assert_eq!(stage.state().await, written);
+    assert_eq!(environment.state().await, written);
 }

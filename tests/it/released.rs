@@ -13,7 +13,7 @@ use harness::{
     kubelet,
     manifests::{self, of_kind},
     setup::Setup,
-    start::{Door, Start},
+    start_probe::{Start, StartProbe},
 };
 
 const PROGRAM_BYTES_MAX: u64 = 9_000_000;
@@ -120,7 +120,7 @@ async fn every_program_is_a_step_or_the_init_container() {
 async fn a_step_calls_the_api_at_once_and_needs_little_memory() {
     let (directory, door) = (
         kubelet::released().await.unwrap(),
-        Door::open().await.unwrap(),
+        StartProbe::new().await.unwrap(),
     );
     for step in names().iter().filter(|name| *name != "adopt-pgdata") {
         let mut starts: Vec<Start> = Vec::new();

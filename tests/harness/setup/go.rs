@@ -1,5 +1,5 @@
-//! kube-apiserver, etcd, kustomize and kubectl: given, found by setup-envtest or in PATH, or built
-//! with Go from their modules.
+//! kube-apiserver, etcd, kustomize and kubectl: provided, found by setup-envtest or in PATH, or
+//! built with Go from their modules.
 
 use std::{
     env, fs,
@@ -9,10 +9,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Places, ServerUser, tools};
+use super::{Directories, ServerUser, tools};
 
 const KUBERNETES: &str = "1.34.4";
-/// The first kubectl with a kustomize 5 inside, which the manifests need.
+/// The first kubectl that embeds kustomize 5, which the manifests need.
 const KUBECTL_MINOR_MIN: u64 = 27;
 
 /// The programs of the control plane.
@@ -23,12 +23,12 @@ pub(super) struct ControlPlane {
     pub(super) kubectl: PathBuf,
 }
 
-/// A program that Go builds from one of our go.mod files.
+/// A program that Go builds from one of the harness's go.mod files.
 struct Part {
     name: &'static str,
     version: &'static str,
     package: &'static str,
-    /// go.mod, go.sum and tools.go: kept apart where dependencies do not agree with Kubernetes'.
+    /// go.mod, go.sum and tools.go; separate where dependencies conflict with those of Kubernetes.
     module: [(&'static str, &'static str); 3],
     minutes: &'static str,
 }
@@ -87,34 +87,37 @@ const VERSITYGW: Part = Part {
     minutes: "about a minute and a half",
 };
 
-/// An S3 server over a directory; only the tests of the backup need it.
-pub(super) fn s3_server(places: &Places) -> Result<PathBuf> {
-    build(&VERSITYGW, places)
+/// The S3 server; only backup tests need it.
+pub(super) fn s3_server(directories: &Directories) -> Result<PathBuf> {
+    build(&VERSITYGW, directories)
 }
 
-/// The programs: from `$KUBEBUILDER_ASSETS`, else from setup-envtest when it has them without a
-/// network, else built. kustomize is always built, kubectl unless the machine has one.
-pub(super) fn control_plane(places: &Places, user: &ServerUser) -> Result<ControlPlane> {
-    let kustomize = build(&KUSTOMIZE, places)?;
+/// The programs from `$KUBEBUILDER_ASSETS`, otherwise from setup-envtest if installed there,
+/// otherwise built. kustomize is always built, kubectl unless the machine has one.
+pub(super) fn control_plane(directories: &Directories, user: &ServerUser) -> Result<ControlPlane> {
+    let kustomize = build(&KUSTOMIZE, directories)?;
     let given = env::var_os("KUBEBUILDER_ASSETS").filter(|value| !value.is_empty());
     let [kube_apiserver, etcd] = if let Some(directory) = given {
-        assets(Path::new(&directory), places, user).context("KUBEBUILDER_ASSETS")?
+        assets(Path::new(&directory), directories, user).context("KUBEBUILDER_ASSETS")?
     } else if let Some(found) =
-        envtest().and_then(|directory| assets(&directory, places, user).ok())
+        envtest().and_then(|directory| assets(&directory, directories, user).ok())
     {
         found
     } else {
-        [build(&KUBE_APISERVER, places)?, build(&ETCD, places)?]
+        [
+            build(&KUBE_APISERVER, directories)?,
+            build(&ETCD, directories)?,
+        ]
     };
     Ok(ControlPlane {
         kube_apiserver,
         etcd,
         kustomize,
-        kubectl: installed_kubectl().map_or_else(|| build(&KUBECTL, places), Ok)?,
+        kubectl: installed_kubectl().map_or_else(|| build(&KUBECTL, directories), Ok)?,
     })
 }
 
-fn assets(directory: &Path, places: &Places, user: &ServerUser) -> Result<[PathBuf; 2]> {
+fn assets(directory: &Path, directories: &Directories, user: &ServerUser) -> Result<[PathBuf; 2]> {
     let program = |name: &str| {
         let file = directory.join(name);
         if !tools::is_program(&file) {
@@ -123,13 +126,13 @@ fn assets(directory: &Path, places: &Places, user: &ServerUser) -> Result<[PathB
         if user.reaches(&file) {
             Ok(file)
         } else {
-            copy(&file, name, places)
+            copy(&file, name, directories)
         }
     };
     Ok([program("kube-apiserver")?, program("etcd")?])
 }
 
-/// The kubectl in PATH, if it is new enough.
+/// The kubectl in PATH, if it is recent enough.
 fn installed_kubectl() -> Option<PathBuf> {
     let kubectl = tools::find("kubectl")?;
     let output = Command::new(&kubectl)
@@ -138,15 +141,15 @@ fn installed_kubectl() -> Option<PathBuf> {
         .ok()?;
     let version: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
     let minor = version.pointer("/clientVersion/minor")?.as_str()?;
-    // Some distributors write `32+`.
+    // Some distributions report `32+`.
     let minor: u64 = minor.trim_end_matches('+').parse().ok()?;
     (minor >= KUBECTL_MINOR_MIN).then_some(kubectl)
 }
 
-/// A copy in the cache for a program that lies where the servers' user cannot go, below root's home
-/// for example.
-fn copy(file: &Path, name: &str, places: &Places) -> Result<PathBuf> {
-    let directory = places.cache.join("given");
+/// A copy in the cache, for a program where the servers' user has no access, for example below
+/// root's home.
+fn copy(file: &Path, name: &str, directories: &Directories) -> Result<PathBuf> {
+    let directory = directories.cache.join("given");
     let (finished, unfinished) = (directory.join(name), directory.join("unfinished"));
     let stamp = |file: &Path| {
         fs::metadata(file)
@@ -162,16 +165,15 @@ fn copy(file: &Path, name: &str, places: &Places) -> Result<PathBuf> {
             .write(true)
             .open(&unfinished)?
             .set_modified(modified)?;
-        super::places::readable(&directory)?;
-        super::places::readable(&unfinished)?;
+        super::directories::readable(&directory)?;
+        super::directories::readable(&unfinished)?;
         fs::rename(&unfinished, &finished)
             .with_context(|| format!("putting {} into place", finished.display()))?;
     }
     Ok(finished)
 }
 
-/// The directory that setup-envtest names, if it is installed and has something to name without
-/// downloading.
+/// The directory that setup-envtest reports without downloading, if it is installed.
 fn envtest() -> Option<PathBuf> {
     let output = Command::new(tools::find("setup-envtest")?)
         .args(["use", "--installed-only", "--print", "path"])
@@ -181,9 +183,11 @@ fn envtest() -> Option<PathBuf> {
     Some(PathBuf::from(path.trim())).filter(|path| output.status.success() && path.is_dir())
 }
 
-/// The program in the cache; built when it is not there yet.
-fn build(part: &Part, places: &Places) -> Result<PathBuf> {
-    let directory = places.cache.join(format!("{}-{}", part.name, part.version));
+/// The program in the cache; built if missing.
+fn build(part: &Part, directories: &Directories) -> Result<PathBuf> {
+    let directory = directories
+        .cache
+        .join(format!("{}-{}", part.name, part.version));
     let finished = directory.join(part.name);
     if tools::is_program(&finished) {
         return Ok(finished);
@@ -200,7 +204,7 @@ fn build(part: &Part, places: &Places) -> Result<PathBuf> {
     }
     let unfinished = directory.join("unfinished");
     let mut command = Command::new(go);
-    // A version is stamped in because Kubernetes compares its own with what its features need.
+    // Kubernetes compares its own version with feature requirements, so a version is linked in.
     command
         .args(["build", "-trimpath", "-ldflags", &linker_flags(), "-o"])
         .arg(&unfinished)
@@ -212,13 +216,13 @@ fn build(part: &Part, places: &Places) -> Result<PathBuf> {
         .status();
     if !status.context("starting go")?.success() {
         bail!(
-            "go could not build {} {}; its own words stand above (Go 1.26 or newer is needed, or a \
+            "go could not build {} {}; see its output above (Go 1.26 or newer is needed, or a \
              Go that may fetch it)",
             part.name,
             part.version
         );
     }
-    super::places::readable(&unfinished)?;
+    super::directories::readable(&unfinished)?;
     fs::rename(&unfinished, &finished)
         .with_context(|| format!("putting {} into place", finished.display()))?;
     Ok(finished)

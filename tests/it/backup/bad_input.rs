@@ -14,32 +14,36 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::stage::{BUCKET, NAMESPACE, SOURCE, Stage, names_in};
+use super::environment::{BUCKET, Environment, NAMESPACE, SOURCE, names_in};
 
 const MEGABYTE: u64 = 1_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_is_said_and_nothing_is_left() {
-    let stage = Stage::set(SourceOptions {
+    let environment = Environment::set(SourceOptions {
         checksums: Checksums::On,
         ..SourceOptions::default()
     })
     .await;
-    stage.add(60).await;
-    settings(&stage).await;
-    places(&stage).await;
-    access(&stage).await;
-    tablespace(&stage).await;
-    tampered(&stage).await;
-    damaged_page(&stage).await;
+    environment.add(60).await;
+    settings(&environment).await;
+    places(&environment).await;
+    access(&environment).await;
+    tablespace(&environment).await;
+    tampered(&environment).await;
+    damaged_page(&environment).await;
 }
 
-async fn refused(stage: &Stage, step: Launch<'_>, code: i32, words: &[&str]) {
-    stage.run(step, code, words).await;
-    assert_eq!(names_in(&stage.volume), Vec::<String>::new(), "{words:?}");
+async fn refused(environment: &Environment, step: Launch<'_>, code: i32, words: &[&str]) {
+    environment.run(step, code, words).await;
+    assert_eq!(
+        names_in(&environment.volume),
+        Vec::<String>::new(),
+        "{words:?}"
+    );
 }
 
-async fn settings(stage: &Stage) {
+async fn settings(environment: &Environment) {
     for (key, value, code, words) in [
         (
             "BACKUP_TO",
@@ -89,25 +93,31 @@ async fn settings(stage: &Stage) {
             "RETENTION_DAYS cannot be used",
         ),
     ] {
-        refused(stage, stage.step().env(key, value), code, &[words]).await;
+        refused(
+            environment,
+            environment.step().env(key, value),
+            code,
+            &[words],
+        )
+        .await;
     }
     refused(
-        stage,
-        stage.step().without("VERIFY"),
+        environment,
+        environment.step().without("VERIFY"),
         2,
         &["the variable VERIFY is missing"],
     )
     .await;
 }
 
-async fn places(stage: &Stage) {
-    no_room(stage).await;
-    let folder = stage.volume.join("final");
+async fn places(environment: &Environment) {
+    no_room(environment).await;
+    let folder = environment.volume.join("final");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("photos.zip"), "").unwrap();
-    stage
+    environment
         .run(
-            stage.step(),
+            environment.step(),
             3,
             &[
                 "holds something else: photos.zip",
@@ -115,23 +125,38 @@ async fn places(stage: &Stage) {
             ],
         )
         .await;
-    assert_eq!(stage.names(), ["photos.zip"]);
+    assert_eq!(environment.names(), ["photos.zip"]);
     fs::remove_file(folder.join("photos.zip")).unwrap();
     // What pg_basebackup -Ft leaves: the names are the same.
     for name in ["backup_manifest", "base.tar", "pg_wal.tar"] {
         fs::write(folder.join(name), "").unwrap();
     }
-    stage
-        .run(stage.step(), 3, &["holds something else: backup_manifest"])
+    environment
+        .run(
+            environment.step(),
+            3,
+            &["holds something else: backup_manifest"],
+        )
         .await;
-    assert_eq!(stage.names(), ["backup_manifest", "base.tar", "pg_wal.tar"]);
+    assert_eq!(
+        environment.names(),
+        ["backup_manifest", "base.tar", "pg_wal.tar"]
+    );
     fs::remove_dir_all(&folder).unwrap();
 
-    let s3 = stage.bucket().await;
-    let missing = stage.step_to(&s3).env("BACKUP_TO", "s3://no-such-bucket/a");
-    refused(stage, missing, 2, &["no-such-bucket", "make the bucket"]).await;
+    let s3 = environment.bucket().await;
+    let missing = environment
+        .step_to(&s3)
+        .env("BACKUP_TO", "s3://no-such-bucket/a");
+    refused(
+        environment,
+        missing,
+        2,
+        &["no-such-bucket", "make the bucket"],
+    )
+    .await;
     let wrong = json!({"stringData": {"ACCESS_SECRET_KEY": "wrong"}});
-    secrets(stage)
+    secrets(environment)
         .patch(
             "zalando-backup-s3",
             &PatchParams::default(),
@@ -140,19 +165,19 @@ async fn places(stage: &Stage) {
         .await
         .unwrap();
     refused(
-        stage,
-        stage.step_to(&s3),
+        environment,
+        environment.step_to(&s3),
         2,
         &["the bucket backups refuses", "zalando-backup-s3"],
     )
     .await;
-    secrets(stage)
+    secrets(environment)
         .delete("zalando-backup-s3", &DeleteParams::default())
         .await
         .unwrap();
     refused(
-        stage,
-        stage.step_to(&s3),
+        environment,
+        environment.step_to(&s3),
         2,
         &["s3/ACCESS_KEY_ID", "the Secret behind this file is missing"],
     )
@@ -165,63 +190,65 @@ async fn places(stage: &Stage) {
 
 /// Not enough room from the beginning, and running out of it in the middle. In memory, where nobody
 /// else writes at the same time.
-async fn no_room(stage: &Stage) {
+async fn no_room(environment: &Environment) {
     let small = tempfile::tempdir_in("/dev/shm").unwrap();
-    stage.plane.setup().user.own(small.path()).unwrap();
+    environment.plane.setup().user.own(small.path()).unwrap();
     let found = rustix::fs::statvfs(small.path()).unwrap();
     let free = found.f_bavail * found.f_frsize / MEGABYTE;
     let keep = |megabytes: u64| {
-        stage
+        environment
             .step()
             .env("BACKUP_TO", &small.path().display().to_string())
             .env("BACKUP_KEEP_FREE_MB", &megabytes.to_string())
     };
     let words = ["shall stay free", "enlarge the volume"];
-    stage.run(keep(free + 1000), 3, &words).await;
+    environment.run(keep(free + 1000), 3, &words).await;
     assert_eq!(names_in(small.path()), Vec::<String>::new());
     let words = ["base backup begun", "is removed", words[0], words[1]];
-    stage.run(keep(free.saturating_sub(20)), 3, &words).await;
+    environment
+        .run(keep(free.saturating_sub(20)), 3, &words)
+        .await;
     assert_eq!(names_in(small.path()), Vec::<String>::new());
 }
 
-fn secrets(stage: &Stage) -> Api<Secret> {
-    Api::namespaced(stage.plane.admin(), NAMESPACE)
+fn secrets(environment: &Environment) -> Api<Secret> {
+    Api::namespaced(environment.plane.admin(), NAMESPACE)
 }
 
-async fn access(stage: &Stage) {
+async fn access(environment: &Environment) {
     let name = secret_name(SOURCE, "standby");
-    let right = secrets(stage).get(&name).await.unwrap().data.unwrap()["password"].clone();
+    let right = secrets(environment).get(&name).await.unwrap().data.unwrap()["password"].clone();
     let password = async |value: Value| {
         let change = json!({"data": {"password": value}});
-        secrets(stage)
+        secrets(environment)
             .patch(&name, &PatchParams::default(), &Patch::Merge(change))
             .await
             .unwrap();
     };
     password(json!("d3Jvbmc=")).await;
     refused(
-        stage,
-        stage.step(),
+        environment,
+        environment.step(),
         2,
         &["28P01", "does not hold this role's password"],
     )
     .await;
     password(Value::Null).await;
     refused(
-        stage,
-        stage.step(),
+        environment,
+        environment.step(),
         2,
         &["standby/password", "the Secret behind this file is missing"],
     )
     .await;
     password(serde_json::to_value(right).unwrap()).await;
 
-    let host = stage
+    let host = environment
         .step()
         .env("SOURCE_HOST", "elsewhere.mastodon.svc")
         .env("SOURCE_HOSTADDR", "127.0.0.1");
     refused(
-        stage,
+        environment,
         host,
         2,
         &[
@@ -230,23 +257,26 @@ async fn access(stage: &Stage) {
         ],
     )
     .await;
-    let ca = secrets(stage).get("zalando-replication-ca").await.unwrap();
-    secrets(stage)
+    let ca = secrets(environment)
+        .get("zalando-replication-ca")
+        .await
+        .unwrap();
+    secrets(environment)
         .delete("zalando-replication-ca", &DeleteParams::default())
         .await
         .unwrap();
     refused(
-        stage,
-        stage.step(),
+        environment,
+        environment.step(),
         2,
         &["source-ca/ca.crt", "its step has not run yet"],
     )
     .await;
-    stage
+    environment
         .apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "data": ca.data}))
         .await;
 
-    let roles: Api<Role> = Api::namespaced(stage.plane.admin(), NAMESPACE);
+    let roles: Api<Role> = Api::namespaced(environment.plane.admin(), NAMESPACE);
     let role = "replica-migration-final-backup";
     let whole = roles.get(role).await.unwrap().rules.unwrap();
     let narrowed: Vec<_> = whole
@@ -262,8 +292,8 @@ async fn access(stage: &Stage) {
     };
     rules(json!(narrowed)).await;
     refused(
-        stage,
-        stage.step(),
+        environment,
+        environment.step(),
         2,
         &[
             "cannot get resource \"leases\"",
@@ -274,14 +304,14 @@ async fn access(stage: &Stage) {
     rules(json!(whole)).await;
 }
 
-async fn tablespace(stage: &Stage) {
+async fn tablespace(environment: &Environment) {
     // Its directory must exist on every member.
-    let place = stage
+    let place = environment
         .plane
         .instance()
-        .subdirectory(stage.plane.setup(), "elsewhere")
+        .subdirectory(environment.plane.setup(), "elsewhere")
         .unwrap();
-    let session = stage.source.connect("postgres").await.unwrap();
+    let session = environment.source.connect("postgres").await.unwrap();
     session
         .batch_execute("set allow_in_place_tablespaces = on")
         .await
@@ -297,7 +327,7 @@ async fn tablespace(stage: &Stage) {
         "the server has tablespaces outside of its data directory: ",
         "alter table … set tablespace pg_default",
     ];
-    refused(stage, stage.step(), 3, &words).await;
+    refused(environment, environment.step(), 3, &words).await;
     session
         .batch_execute("drop tablespace elsewhere")
         .await
@@ -305,14 +335,14 @@ async fn tablespace(stage: &Stage) {
 }
 
 /// A finished backup that somebody has changed is not called good, and not overwritten either.
-async fn tampered(stage: &Stage) {
-    let scratch = stage.step().env("SCRATCH_DIR", "/proc");
+async fn tampered(environment: &Environment) {
+    let scratch = environment.step().env("SCRATCH_DIR", "/proc");
     let words = [
         "not unpacked: ",
         "read back from where it is kept, every file compared",
     ];
-    stage.run(scratch, 0, &words).await;
-    let folder = stage.volume.join("final");
+    environment.run(scratch, 0, &words).await;
+    let folder = environment.volume.join("final");
     for (name, from, to, code, words) in [
         ("backup_manifest", "\"Size\": ", "\"Size\": ", 0, "verified"),
         ("backup_manifest", "CRC32C", "CRC32X", 4, "not CRC32C"),
@@ -331,7 +361,7 @@ async fn tampered(stage: &Stage) {
             .unwrap()
             .replacen(from, to, 1);
         fs::write(&file, &changed).unwrap();
-        stage.run(stage.step(), code, &[words]).await;
+        environment.run(environment.step(), code, &[words]).await;
         assert_eq!(
             fs::read_to_string(&file).unwrap(),
             changed,
@@ -347,32 +377,41 @@ async fn tampered(stage: &Stage) {
         .unwrap()
         .write_all_at(&[!bytes[bytes.len() / 2]], bytes.len() as u64 / 2)
         .unwrap();
-    stage.run(stage.step(), 4, &["base.tar.zst"]).await;
+    environment
+        .run(environment.step(), 4, &["base.tar.zst"])
+        .await;
     fs::write(&archive, &bytes[..bytes.len() - 1]).unwrap();
-    stage
+    environment
         .run(
-            stage.step(),
+            environment.step(),
             4,
             &["the backup in", "is not whole: base.tar.zst has"],
         )
         .await;
     fs::remove_file(&archive).unwrap();
-    stage
-        .run(stage.step(), 4, &["base.tar.zst is missing"])
+    environment
+        .run(environment.step(), 4, &["base.tar.zst is missing"])
         .await;
     fs::remove_dir_all(&folder).unwrap();
 }
 
 /// The server's own warning is an error here.
-async fn damaged_page(stage: &Stage) {
-    let session = stage.source.connect(NAMESPACE).await.unwrap();
+async fn damaged_page(environment: &Environment) {
+    let session = environment.source.connect(NAMESPACE).await.unwrap();
     session.batch_execute("checkpoint").await.unwrap();
     let path: String = session
         .query_one("select pg_relation_filepath('statuses')", &[])
         .await
         .unwrap()
         .get(0);
-    let file = stage.source.leader().await.unwrap().place().data.join(path);
+    let file = environment
+        .source
+        .leader()
+        .await
+        .unwrap()
+        .layout()
+        .data
+        .join(path);
     let open = fs::File::options()
         .read(true)
         .write(true)
@@ -386,12 +425,12 @@ async fn damaged_page(stage: &Stage) {
         "block 3",
         "copy from another member",
     ];
-    refused(stage, stage.step(), 4, &words).await;
+    refused(environment, environment.step(), 4, &words).await;
     // The other member's page is whole.
-    let replica = stage.source.replica().await.unwrap().name();
-    stage
+    let replica = environment.source.replica().await.unwrap().name();
+    environment
         .run(
-            stage.step().env("BACKUP_MEMBER", replica),
+            environment.step().env("BACKUP_MEMBER", replica),
             0,
             &["backup complete"],
         )

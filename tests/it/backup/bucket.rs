@@ -3,19 +3,21 @@
 use std::time::Duration;
 
 use super::{
+    environment::{
+        BUCKET, Environment, MEMORY_BYTES_MAX, NAMESPACE, SOON, WHOLE, ends, names_in, until,
+    },
     restored::Restored,
-    stage::{BUCKET, MEMORY_BYTES_MAX, NAMESPACE, SOON, Stage, WHOLE, ends, names_in, until},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_in_a_bucket_is_whole_and_starts() {
-    let stage = Stage::filled().await;
-    stage.add(80).await;
-    let mut s3 = stage.bucket().await;
+    let environment = Environment::filled().await;
+    environment.add(80).await;
+    let mut s3 = environment.bucket().await;
     let folder = s3.directory(BUCKET).join("zalando/mastodon/final");
     // Killed in the middle of an upload: the next run aborts what the bucket holds of it, and
     // begins anew.
-    let running = stage.step_to(&s3).start().await.unwrap();
+    let running = environment.step_to(&s3).start().await.unwrap();
     until("an upload", || s3.unfinished_uploads(BUCKET).unwrap() > 0).await;
     running.kill();
     ends(&running.wait(SOON).await.unwrap(), 137, &[]);
@@ -23,19 +25,22 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
     assert!(s3.unfinished_uploads(BUCKET).unwrap() > 0);
 
     // The store is away for a moment, and a second run is refused meanwhile.
-    let running = stage.step_to(&s3).start().await.unwrap();
-    running.says("base backup begun", SOON).await.unwrap();
+    let running = environment.step_to(&s3).start().await.unwrap();
+    running
+        .wait_for_line("base backup begun", SOON)
+        .await
+        .unwrap();
     until("an upload", || s3.unfinished_uploads(BUCKET).unwrap() > 0).await;
-    s3.freeze();
+    s3.suspend();
     let words = [
         "another final-backup is running",
         "this one has changed nothing",
     ];
-    stage
-        .run(stage.step().env("BACKUP_NAME", "second"), 3, &words)
+    environment
+        .run(environment.step().env("BACKUP_NAME", "second"), 3, &words)
         .await;
-    s3.thaw();
-    s3.restart(stage.plane.setup(), Duration::from_secs(2))
+    s3.resume();
+    s3.restart(environment.plane.setup(), Duration::from_secs(2))
         .await
         .unwrap();
     let ended = running.wait(SOON).await.unwrap();
@@ -56,8 +61,8 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
     assert_eq!(s3.unfinished_uploads(BUCKET).unwrap(), 0);
 
     let restored = Restored::unpack(
-        stage.plane.setup(),
-        stage.plane.instance(),
+        environment.plane.setup(),
+        environment.plane.instance(),
         &folder,
         "restored",
     );
@@ -73,7 +78,7 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
 
     // Compressed on this side; SIGTERM in the middle leaves nothing at all, in the bucket neither.
     let step = || {
-        stage
+        environment
             .step_to(&s3)
             .env("BACKUP_NAME", "by-job")
             .env("COMPRESS_BY", "job")
@@ -89,7 +94,7 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
     );
     assert_eq!(names_in(&other), Vec::<String>::new());
     assert_eq!(s3.unfinished_uploads(BUCKET).unwrap(), 0);
-    let ended = stage
+    let ended = environment
         .run(step(), 0, &["compressed here with zstd", "backup complete"])
         .await;
     assert!(
@@ -98,8 +103,8 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
         ended.cost.memory_peak_bytes
     );
     Restored::unpack(
-        stage.plane.setup(),
-        stage.plane.instance(),
+        environment.plane.setup(),
+        environment.plane.instance(),
         &other,
         "by-job",
     )

@@ -3,10 +3,10 @@
 
 use std::{fs, path::Path};
 
-use harness::kubelet::Running;
+use harness::kubelet::RunningPod;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::stage::{SOON, STEP, Stage, WHOLE, ends, until};
+use super::environment::{Environment, SOON, STEP, WHOLE, ends, until};
 
 /// Large enough for several moments in the middle of it.
 const MEGABYTES: u32 = 120;
@@ -20,9 +20,9 @@ enum Moment {
 }
 
 impl Moment {
-    async fn comes(&self, running: &Running, folder: &Path) {
+    async fn comes(&self, running: &RunningPod, folder: &Path) {
         match self {
-            Self::Says(text) => drop(running.says(text, SOON).await.unwrap()),
+            Self::Says(text) => drop(running.wait_for_line(text, SOON).await.unwrap()),
             Self::Has(name, megabytes) => {
                 let large = || {
                     fs::metadata(folder.join(name))
@@ -51,18 +51,18 @@ const MOMENTS: [Moment; 10] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_run_leaves_nothing_that_looks_finished() {
-    let stage = Stage::filled().await;
-    stage.add(MEGABYTES).await;
-    let folder = stage.volume.join("final");
+    let environment = Environment::filled().await;
+    environment.add(MEGABYTES).await;
+    let folder = environment.volume.join("final");
     for (number, moment) in MOMENTS.iter().enumerate() {
-        let running = stage.step().start().await.unwrap();
+        let running = environment.step().start().await.unwrap();
         moment.comes(&running, &folder).await;
         running.kill();
         ends(&running.wait(SOON).await.unwrap(), 137, &[]);
         assert!(!folder.join("complete.json").exists(), "moment {number}");
     }
     // What is left is no hindrance, and SIGTERM leaves nothing at all.
-    let running = stage.step().start().await.unwrap();
+    let running = environment.step().start().await.unwrap();
     Moment::Has(BASE, 10).comes(&running, &folder).await;
     let ended = running.delete().await.unwrap();
     ends(
@@ -75,15 +75,17 @@ async fn a_killed_run_leaves_nothing_that_looks_finished() {
         ],
     );
     assert!(!folder.exists());
-    stage.run(stage.step(), 0, &["backup complete"]).await;
-    assert_eq!(stage.names(), WHOLE);
+    environment
+        .run(environment.step(), 0, &["backup complete"])
+        .await;
+    assert_eq!(environment.names(), WHOLE);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_cut_is_no_end_of_a_backup() {
-    let stage = Stage::filled().await;
-    stage.add(MEGABYTES).await;
-    let folder = stage.volume.join("final");
+    let environment = Environment::filled().await;
+    environment.add(MEGABYTES).await;
+    let folder = environment.volume.join("final");
     // The server ends the session, and says so; or its process is killed, says nothing, and the
     // whole server restarts.
     for (moment, killed) in [
@@ -93,9 +95,9 @@ async fn a_connection_that_is_cut_is_no_end_of_a_backup() {
         (Moment::Has(BASE, 20), false),
         (Moment::Has(BASE, 40), true),
     ] {
-        let running = stage.step().start().await.unwrap();
+        let running = environment.step().start().await.unwrap();
         moment.comes(&running, &folder).await;
-        cut(&stage, &running, killed).await;
+        cut(&environment, &running, killed).await;
         let ended = running.wait(SOON).await.unwrap();
         ends(
             &ended,
@@ -103,29 +105,29 @@ async fn a_connection_that_is_cut_is_no_end_of_a_backup() {
             &["copying mastodon-postgresql-0", "what was written to"],
         );
         assert!(!folder.exists(), "{ended}");
-        stage.source.healthy().await.unwrap();
+        environment.source.healthy().await.unwrap();
     }
     // The Job starts pod after pod: the one after the cut finishes.
-    let (ended, pods) = stage
+    let (ended, pods) = environment
         .step()
         .to_the_end(SOON, async |pod, running| {
             if pod == 1 {
                 Moment::Has(BASE, 5).comes(running, &folder).await;
-                cut(&stage, running, false).await;
+                cut(&environment, running, false).await;
             }
         })
         .await
         .unwrap();
     ends(&ended, 0, &["backup complete"]);
     assert_eq!(pods, 2);
-    assert_eq!(stage.names(), WHOLE);
+    assert_eq!(environment.names(), WHOLE);
 }
 
 /// Ends the connection that sends the archive. The program is frozen meanwhile: it shall not come
 /// to its end before.
-async fn cut(stage: &Stage, running: &Running, killed: bool) {
-    running.freeze();
-    let session = stage.source.connect("postgres").await.unwrap();
+async fn cut(environment: &Environment, running: &RunningPod, killed: bool) {
+    running.suspend();
+    let session = environment.source.connect("postgres").await.unwrap();
     let sql = format!(
         "select pid from pg_stat_progress_basebackup join pg_stat_activity using (pid) where \
          application_name like '%{STEP}'"
@@ -139,5 +141,5 @@ async fn cut(stage: &Stage, running: &Running, killed: bool) {
             .await
             .unwrap();
     }
-    running.thaw();
+    running.resume();
 }

@@ -116,7 +116,8 @@ impl Running {
         opened.unwrap_or_else(|_| {
             panic!(
                 "{}",
-                self.process.complain("the restored server does not open")
+                self.process
+                    .error_with_log("the restored server does not open")
             )
         })
     }

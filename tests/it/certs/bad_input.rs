@@ -15,15 +15,15 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::stage::{CA_OF_SOURCE, NAMESPACE, SOON, Stage, authority, ends, server_for};
+use super::environment::{CA_OF_SOURCE, Environment, NAMESPACE, SOON, authority, ends, server_for};
 
 const ROLE: &str = "replica-migration-extract-certs";
 
 #[tokio::test]
 async fn wrong_settings() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let before = stage.state().await;
-    let nobody = stage.plane.instance().address(251).to_string();
+    let environment = Environment::set(SourceOptions::default()).await;
+    let before = environment.state().await;
+    let nobody = environment.plane.instance().address(251).to_string();
     let cases: &[(&str, Option<&str>, i32, &str)] = &[
         (
             "SOURCE_CLUSTER",
@@ -63,16 +63,16 @@ async fn wrong_settings() {
     ];
     for (key, value, code, says) in cases {
         let job = match value {
-            Some(value) => stage.job().env(key, value),
-            None => stage.job().without(key),
+            Some(value) => environment.job().env(key, value),
+            None => environment.job().without(key),
         };
         let ended = job.run(SOON).await.unwrap();
         ends(&ended, *code, &[says, "→"]);
-        assert_eq!(stage.state().await, before, "{key}={value:?}");
+        assert_eq!(environment.state().await, before, "{key}={value:?}");
     }
     // The hint for a host that is not covered names what is, and verify-ca works with it: any
     // Service will do.
-    let replicas = stage
+    let replicas = environment
         .job()
         .env("SOURCE_HOST", "mastodon-postgresql-repl.mastodon.svc");
     ends(
@@ -83,7 +83,7 @@ async fn wrong_settings() {
             "or SOURCE_SSLMODE=verify-ca",
         ],
     );
-    let replicas = stage
+    let replicas = environment
         .job()
         .env("SOURCE_HOST", "mastodon-postgresql-repl.mastodon.svc")
         .env("SOURCE_SSLMODE", "verify-ca");
@@ -99,16 +99,16 @@ type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
 
 #[tokio::test]
 async fn wrong_secrets() {
-    let stage = Stage::set(SourceOptions::default()).await;
+    let environment = Environment::set(SourceOptions::default()).await;
     let (server, ca) = (
-        stage.data("mastodon-postgresql-server").await,
-        stage.data(CA_OF_SOURCE).await,
+        environment.data("mastodon-postgresql-server").await,
+        environment.data(CA_OF_SOURCE).await,
     );
     let other = authority("another");
     let fresh = server_for(&other, 365);
     let ended = server_for(&other, -1);
     let soon = server_for(&other, 10);
-    let login = stage.source.credentials().standby.clone();
+    let login = environment.source.credentials().standby.clone();
     let cases: &[Case] = &[
         (
             CA_OF_SOURCE,
@@ -157,18 +157,18 @@ async fn wrong_secrets() {
         ),
     ];
     for (name, data, code, says) in cases {
-        let whole = stage.data(name).await;
-        stage.overwrite(name, data).await;
-        let before = stage.state().await;
-        let ended = stage.run().await;
+        let whole = environment.data(name).await;
+        environment.overwrite(name, data).await;
+        let before = environment.state().await;
+        let ended = environment.run().await;
         ends(&ended, *code, says);
-        assert_eq!(stage.state().await, before, "{name}: {says:?}");
+        assert_eq!(environment.state().await, before, "{name}: {says:?}");
         assert!(!ended.text().contains(&login), "{says:?}");
         let whole: Vec<(&str, &str)> = whole
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
-        stage.overwrite(name, &whole).await;
+        environment.overwrite(name, &whole).await;
     }
     // Certificate and CA agree, and have ended, or will, or are not those of the server.
     for (certificate, code, says) in [
@@ -176,21 +176,21 @@ async fn wrong_secrets() {
         (&soon, 3, "expires in 9 days"),
         (&fresh, 2, "certificate verify failed"),
     ] {
-        stage
+        environment
             .overwrite("mastodon-postgresql-server", &[("tls.crt", certificate)])
             .await;
-        stage
+        environment
             .overwrite(CA_OF_SOURCE, &[("ca.crt", other.certificate())])
             .await;
-        let before = stage.state().await;
-        ends(&stage.run().await, code, &[says, "→"]);
-        assert_eq!(stage.state().await, before, "{says}");
+        let before = environment.state().await;
+        ends(&environment.run().await, code, &[says, "→"]);
+        assert_eq!(environment.state().await, before, "{says}");
     }
     // Under require nothing is checked, so they only are warned of.
-    stage
+    environment
         .overwrite("mastodon-postgresql-server", &[("tls.crt", &ended)])
         .await;
-    let lenient = stage
+    let lenient = environment
         .job()
         .env("SOURCE_SSLMODE", "require")
         .run(SOON)
@@ -205,15 +205,15 @@ async fn wrong_secrets() {
             "sslmode require",
         ],
     );
-    assert_eq!(stage.keys("zalando-replication-ca").await, ["reason"]);
+    assert_eq!(environment.keys("zalando-replication-ca").await, ["reason"]);
 
-    stage
+    environment
         .overwrite(
             "mastodon-postgresql-server",
             &[("tls.crt", &server["tls.crt"])],
         )
         .await;
-    stage
+    environment
         .overwrite(CA_OF_SOURCE, &[("ca.crt", &ca["ca.crt"])])
         .await;
     for (name, says) in [
@@ -231,18 +231,18 @@ async fn wrong_secrets() {
             "secret mastodon-postgresql-server does not exist, but spec.tls.secretName",
         ),
     ] {
-        stage.delete(name).await;
-        let before = stage.state().await;
-        ends(&stage.run().await, 3, &[says]);
-        assert_eq!(stage.state().await, before, "{says}");
+        environment.delete(name).await;
+        let before = environment.state().await;
+        ends(&environment.run().await, 3, &[says]);
+        assert_eq!(environment.state().await, before, "{says}");
     }
 }
 
 #[tokio::test]
 async fn a_lost_permission_is_named() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let before = stage.state().await;
-    let roles: Api<Role> = Api::namespaced(stage.plane.admin(), NAMESPACE);
+    let environment = Environment::set(SourceOptions::default()).await;
+    let before = environment.state().await;
+    let roles: Api<Role> = Api::namespaced(environment.plane.admin(), NAMESPACE);
     let whole = roles.get(ROLE).await.unwrap();
     let rules = whole.rules.clone().unwrap();
     let without = |verb: &str| {
@@ -263,11 +263,11 @@ async fn a_lost_permission_is_named() {
             .unwrap();
         let words = format!("cannot {verb} resource \"secrets\"");
         ends(
-            &stage.run().await,
+            &environment.run().await,
             2,
             &[&words, "→ the Role of this step lacks the verb named above"],
         );
-        assert_eq!(stage.state().await, before, "{verb}");
+        assert_eq!(environment.state().await, before, "{verb}");
     }
     roles
         .patch(
@@ -281,14 +281,14 @@ async fn a_lost_permission_is_named() {
 
 #[tokio::test]
 async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let before = stage.state().await;
+    let environment = Environment::set(SourceOptions::default()).await;
+    let before = environment.state().await;
     // A source that takes connections and says nothing until it is told to.
-    let address = stage.plane.instance().address(250);
+    let address = environment.plane.instance().address(250);
     let listener = TcpListener::bind((address, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     let job = || {
-        stage
+        environment
             .job()
             .env("SOURCE_HOSTADDR", &address.to_string())
             .env("SOURCE_PORT", &port)
@@ -305,8 +305,8 @@ async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
 
     let running = job().start().await.unwrap();
     let (first, _) = listener.accept().await.unwrap();
-    let leader = stage.source.leader().await.unwrap().address();
-    stage.plane.stop_api_server().await;
+    let leader = environment.source.leader().await.unwrap().address();
+    environment.plane.stop_api_server().await;
     let forward = async {
         tokio::join!(relay(first, leader), async {
             loop {
@@ -327,10 +327,10 @@ async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
             "✗ reading Secret zalando-replication-tls: kubernetes api",
         ],
     );
-    stage.plane.start_api_server().await.unwrap();
-    assert_eq!(stage.state().await, before);
+    environment.plane.start_api_server().await.unwrap();
+    assert_eq!(environment.state().await, before);
     ends(
-        &stage.run().await,
+        &environment.run().await,
         0,
         &["Created secret: zalando-replication-ca (CA certificate)"],
     );

@@ -10,7 +10,7 @@ use kube::{
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, date_time_ymd};
 use serde_json::json;
 
-use super::stage::{CLUSTER, NAMESPACE, SOON, Stage};
+use super::environment::{CLUSTER, Environment, NAMESPACE, SOON};
 
 /// Variables that differ, the exit code, and what the last line must say.
 type Case<'a> = (&'a [(&'a str, Option<&'a str>)], i32, &'a str);
@@ -87,12 +87,12 @@ const CASES: &[Case] = &[
 
 #[tokio::test]
 async fn of_the_environment_and_the_certificates() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let untouched = stage.state().await;
+    let environment = Environment::set(SourceOptions::default()).await;
+    let untouched = environment.state().await;
     for (changes, exit_code, says) in CASES {
         let job = changes
             .iter()
-            .fold(stage.job(), |job, (name, value)| match value {
+            .fold(environment.job(), |job, (name, value)| match value {
                 Some(value) => job.env(name, value),
                 None => job.without(name),
             });
@@ -100,17 +100,17 @@ async fn of_the_environment_and_the_certificates() {
         expect(&ended, *exit_code, says);
     }
     for (certificate, ca, says) in certificates() {
-        stage
+        environment
             .overwrite(&format!("{CLUSTER}-server"), &[("tls.crt", &certificate)])
             .await;
-        stage
+        environment
             .overwrite(&format!("{CLUSTER}-ca"), &[("ca.crt", &ca)])
             .await;
         // Before a password is shown to the server that cannot be checked.
-        expect(&stage.run().await, 3, says);
+        expect(&environment.run().await, 3, says);
     }
-    assert_eq!(stage.state().await, untouched);
-    let given_up = stage
+    assert_eq!(environment.state().await, untouched);
+    let given_up = environment
         .job()
         .env("SOURCE_SSLMODE", "require")
         .run(SOON)
@@ -118,7 +118,7 @@ async fn of_the_environment_and_the_certificates() {
         .unwrap();
     assert_eq!(given_up.exit_code, 0, "{given_up}");
     assert_eq!(
-        stage.manifest().await[0]["spec"]["externalClusters"][0]["connectionParameters"]["sslmode"],
+        environment.manifest().await[0]["spec"]["externalClusters"][0]["connectionParameters"]["sslmode"],
         "require"
     );
 }
@@ -172,18 +172,22 @@ fn expect(ended: &harness::kubelet::Ended, exit_code: i32, says: &str) {
 
 #[tokio::test]
 async fn of_the_clusters() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let untouched = stage.state().await;
+    let environment = Environment::set(SourceOptions::default()).await;
+    let untouched = environment.state().await;
 
-    stage
+    environment
         .overwrite(
             &format!("postgres.{CLUSTER}.credentials.postgresql.acid.zalan.do"),
             &[("password", "wrong")],
         )
         .await;
-    expect(&stage.run().await, 2, "password authentication failed");
-    let right = stage.source.credentials().postgres.clone();
-    stage
+    expect(
+        &environment.run().await,
+        2,
+        "password authentication failed",
+    );
+    let right = environment.source.credentials().postgres.clone();
+    environment
         .overwrite(
             &format!("postgres.{CLUSTER}.credentials.postgresql.acid.zalan.do"),
             &[("password", &right)],
@@ -191,16 +195,18 @@ async fn of_the_clusters() {
         .await;
 
     let standby = format!("standby.{CLUSTER}.credentials.postgresql.acid.zalan.do");
-    stage.overwrite(&standby, &[("password", "wrong")]).await;
+    environment
+        .overwrite(&standby, &[("password", "wrong")])
+        .await;
     expect(
-        &stage.run().await,
+        &environment.run().await,
         3,
         "does not hold the password of role standby",
     );
-    stage
+    environment
         .overwrite(
             &standby,
-            &[("password", &stage.source.credentials().standby)],
+            &[("password", &environment.source.credentials().standby)],
         )
         .await;
 
@@ -233,32 +239,36 @@ async fn of_the_clusters() {
     ];
     for (spoil, mend, says) in undo {
         // One by one: a tablespace is not made inside a transaction.
-        let session = stage.source.connect("postgres").await.unwrap();
+        let session = environment.source.connect("postgres").await.unwrap();
         for statement in spoil.split("; ") {
             session.batch_execute(statement).await.unwrap();
         }
-        expect(&stage.run().await, 3, says);
-        stage.sql("postgres", mend).await;
+        expect(&environment.run().await, 3, says);
+        environment.sql("postgres", mend).await;
     }
-    let other = stage.source.connect("postgres").await.unwrap();
+    let other = environment.source.connect("postgres").await.unwrap();
     other
         .batch_execute("select pg_advisory_lock(8243118303898460416)")
         .await
         .unwrap();
-    expect(&stage.run().await, 1, "another run of this step is at work");
+    expect(
+        &environment.run().await,
+        1,
+        "another run of this step is at work",
+    );
     drop(other);
     // All but the roles, which this test itself has altered and put back.
-    assert_eq!(stage.state().await[..5], untouched[..5]);
+    assert_eq!(environment.state().await[..5], untouched[..5]);
 
-    target(&stage).await;
-    without_a_leader(&stage).await;
-    without_a_verb(&stage).await;
+    target(&environment).await;
+    without_a_leader(&environment).await;
+    without_a_verb(&environment).await;
 }
 
 /// A Cluster that is there already: of other data, or promoted.
-async fn target(stage: &Stage) {
-    let clusters = stage.of_kind("postgresql.cnpg.io", "Cluster", "clusters");
-    let identity: String = stage
+async fn target(environment: &Environment) {
+    let clusters = environment.of_kind("postgresql.cnpg.io", "Cluster", "clusters");
+    let identity: String = environment
         .ask("select system_identifier::text from pg_control_system()")
         .await;
     for (enabled, system, says) in [
@@ -275,8 +285,12 @@ async fn target(stage: &Stage) {
                 "externalClusters": [{"name": "zalando", "connectionParameters": {"host": "h"}}]},
             "status": {"systemID": system},
         });
-        stage.plane.apply(NAMESPACE, &[cluster]).await.unwrap();
-        expect(&stage.run().await, 3, says);
+        environment
+            .plane
+            .apply(NAMESPACE, &[cluster])
+            .await
+            .unwrap();
+        expect(&environment.run().await, 3, says);
     }
     clusters
         .delete("database", &DeleteParams::default())
@@ -284,30 +298,30 @@ async fn target(stage: &Stage) {
         .unwrap();
 }
 
-async fn without_a_leader(stage: &Stage) {
-    let mut other = stage.postgresqls().get(CLUSTER).await.unwrap();
+async fn without_a_leader(environment: &Environment) {
+    let mut other = environment.postgresqls().get(CLUSTER).await.unwrap();
     other.metadata = kube::api::ObjectMeta {
         name: Some("empty".into()),
         ..Default::default()
     };
-    stage
+    environment
         .postgresqls()
         .create(&PostParams::default(), &other)
         .await
         .unwrap();
     allow(
-        stage,
+        environment,
         json!({"apiGroups": ["acid.zalan.do"], "resources": ["postgresqls"], "verbs": ["get"]}),
     )
     .await;
-    let ended = stage
+    let ended = environment
         .job()
         .env("SOURCE_CLUSTER", "empty")
         .run(SOON)
         .await
         .unwrap();
     expect(&ended, 3, "postgresql empty has no leader");
-    let ended = stage
+    let ended = environment
         .job()
         .env("SOURCE_CLUSTER", "unknown")
         .run(SOON)
@@ -321,7 +335,7 @@ async fn without_a_leader(stage: &Stage) {
 }
 
 /// More than the manifests grant, for a name that they do not know.
-async fn allow(stage: &Stage, rule: serde_json::Value) {
+async fn allow(environment: &Environment, rule: serde_json::Value) {
     let account = "replica-migration-prepare-zalando";
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "more"}, "rules": [rule]});
     let binding = json!({
@@ -329,15 +343,15 @@ async fn allow(stage: &Stage, rule: serde_json::Value) {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "more"},
         "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
     });
-    stage
+    environment
         .plane
         .apply(NAMESPACE, &[role, binding])
         .await
         .unwrap();
 }
 
-async fn without_a_verb(stage: &Stage) {
-    let roles: Api<Role> = Api::namespaced(stage.plane.admin(), NAMESPACE);
+async fn without_a_verb(environment: &Environment) {
+    let roles: Api<Role> = Api::namespaced(environment.plane.admin(), NAMESPACE);
     let name = "replica-migration-prepare-zalando";
     let before = roles.get(name).await.unwrap().rules;
     let fewer: Vec<_> = before
@@ -357,7 +371,7 @@ async fn without_a_verb(stage: &Stage) {
             .unwrap()
     };
     set(json!(fewer)).await;
-    let ended = stage.run().await;
+    let ended = environment.run().await;
     expect(&ended, 2, "cannot list resource \"pods\"");
     set(json!(before)).await;
 }

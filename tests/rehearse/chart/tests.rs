@@ -1,3 +1,5 @@
+//! Tests of the chart.
+
 use std::time::Duration;
 
 use super::*;
@@ -31,7 +33,7 @@ fn every_step_and_every_mark_is_named() {
 }
 
 #[test]
-fn a_step_that_is_over_before_the_axis_begins_is_named_all_the_same() {
+fn a_step_that_ends_before_the_axis_begins_is_still_named() {
     let svg = draw(&passed(), Format::Page).unwrap();
     assert!(
         svg.contains("‹ 1,400 ms"),
@@ -40,15 +42,15 @@ fn a_step_that_is_over_before_the_axis_begins_is_named_all_the_same() {
 }
 
 #[test]
-fn all_colours_are_inks_that_the_style_sheet_knows() {
+fn the_style_sheet_has_a_rule_for_every_colour() {
     let style = style();
     for svg in [passed(), failed(), odd(), Report::default()]
         .iter()
         .flat_map(drawn)
     {
         for attribute in ["fill=\"#", "stroke=\"#"] {
-            for (place, _) in svg.match_indices(attribute) {
-                let rule = format!("[{}", &svg[place..place + attribute.len() + 7]);
+            for (position, _) in svg.match_indices(attribute) {
+                let rule = format!("[{}", &svg[position..position + attribute.len() + 7]);
                 assert!(style.contains(&rule), "{rule}");
             }
         }
@@ -64,14 +66,14 @@ fn without_writes_it_says_so() {
 }
 
 #[test]
-fn the_axis_shows_the_cut_and_a_little_around_it() {
+fn the_axis_shows_the_cutover_with_a_margin() {
     let report = passed();
-    let window = Window::of(&report);
+    let window = Window::for_report(&report);
     assert!(
         (window.from + 1.1025).abs() < 1e-9 && (window.to - 5.5125).abs() < 1e-9,
         "{window:?}"
     );
-    assert_eq!(window.place(at(9_500)), 1.5);
+    assert_eq!(window.position(at(9_500)), 1.5);
 }
 
 #[test]
@@ -80,9 +82,9 @@ fn without_a_block_the_whole_run_is_shown() {
         series: passed().series,
         ..Report::default()
     };
-    let window = Window::of(&report);
+    let window = Window::for_report(&report);
     assert_eq!((window.from, window.to), (0.0, 19.9));
-    assert_eq!(Window::of(&Report::default()).to, 1.0);
+    assert_eq!(Window::for_report(&Report::default()).to, 1.0);
 }
 
 #[test]
@@ -112,10 +114,10 @@ fn writes_of_both_sides_in_one_slice_are_stacked() {
         ..Report::default()
     };
     let svg = draw(&report, Format::Page).unwrap();
-    let highest = |ink: &str| {
+    let highest = |color: &str| {
         let areas = svg
             .split("<polygon")
-            .filter(|element| element.contains(ink));
+            .filter(|element| element.contains(color));
         let points =
             areas.filter_map(|element| element.split("points=\"").nth(1)?.split('"').next());
         let heights = points.flat_map(|points| {
