@@ -1,7 +1,7 @@
 # All programs in `/` of an image without a shell. `make image` sets the build arguments:
 #
 #   BASE                where the programs go; it needs CA certificates and a passwd, nothing else
-#   BUILD_BASE          Debian 12 with Rust; OpenSSL 3.5 of Debian 13 makes each program 2.7 MB larger
+#   BUILD_BASE          Debian 12 with Rust; OpenSSL 3.5 of Debian 13 adds 2.7 MB to each program
 #   TARGETARCH          amd64 or arm64, whatever the architecture of this machine
 #   REVISION, VERSION   for the labels
 #   SOURCE_DATE_EPOCH   in seconds; the time of everything in the image

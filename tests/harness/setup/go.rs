@@ -138,15 +138,16 @@ pub(super) fn sources(places: &Places, user: &ServerUser) -> Result<Sources> {
 }
 
 /// kube-apiserver, kustomize and kubectl, as far as they have to be built: one build, because they
-/// share most of their packages.
+/// share many packages.
 pub(super) fn kubernetes(sources: &Sources, places: &Places) -> Result<()> {
-    let mut parts = vec![&KUSTOMIZE];
+    let mut parts = Vec::new();
     if sources.servers.is_none() {
         parts.push(&KUBE_APISERVER);
     }
     if sources.kubectl.is_none() {
         parts.push(&KUBECTL);
     }
+    parts.push(&KUSTOMIZE);
     build(&KUBERNETES_MODULE, &parts, places)
 }
 
