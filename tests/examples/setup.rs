@@ -3,7 +3,7 @@
 use harness::setup::Setup;
 
 fn main() -> anyhow::Result<()> {
-    let setup = Setup::ready_blocking()?;
+    let setup = Setup::complete_blocking()?;
     let s3_server = setup.s3_server_blocking()?;
     for (part, place) in [
         ("kube-apiserver", &setup.kube_apiserver),

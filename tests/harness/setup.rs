@@ -1,12 +1,14 @@
 //! Finds or builds the real programs: kube-apiserver, etcd, kustomize and kubectl, PostgreSQL,
 //! Patroni and PgBouncer, a locale, and a user to run them.
 //!
-//! Builds are kept in the user's cache; progress goes to standard error. Later calls only check
-//! that the files exist.
+//! What has to be built is built once and kept in the user's cache; parts that do not depend on
+//! each other are built side by side, and report to standard error. A second call finds everything
+//! in its place and only looks at a few files.
 
 mod directories;
 mod go;
 mod locale;
+mod progress;
 mod python;
 mod tools;
 mod user;
@@ -15,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    thread::{self, ScopedJoinHandle},
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -52,8 +55,8 @@ impl Setup {
     /// The setup, made on the first call of a process.
     ///
     /// # Errors
-    /// A tool or library is missing (the text names the command that installs it), or a build or
-    /// download failed.
+    /// A tool or library is missing (the text names the command that checks all of them), or a
+    /// build or download failed.
     pub async fn ready() -> Result<&'static Self> {
         tokio::task::spawn_blocking(Self::ready_blocking).await?
     }
@@ -63,25 +66,56 @@ impl Setup {
     /// # Errors
     /// As [`Setup::ready`].
     pub fn ready_blocking() -> Result<&'static Self> {
+        Self::made(false)
+    }
+
+    /// As [`Setup::ready_blocking`], with the S3 server: everything that any test needs.
+    ///
+    /// # Errors
+    /// As [`Setup::ready`].
+    pub fn complete_blocking() -> Result<&'static Self> {
+        Self::made(true)
+    }
+
+    fn made(with_s3_server: bool) -> Result<&'static Self> {
         static READY: OnceLock<Result<Setup, String>> = OnceLock::new();
         READY
-            .get_or_init(|| Self::make().map_err(|error| format!("{error:#}")))
+            .get_or_init(|| Self::make(with_s3_server).map_err(|error| format!("{error:#}")))
             .as_ref()
             .map_err(|error| anyhow!("{error}"))
     }
 
-    fn make() -> Result<Self> {
+    /// Two long builds side by side are enough for two cores; the packages of Python come over the
+    /// network meanwhile.
+    fn make(with_s3_server: bool) -> Result<Self> {
         let user = ServerUser::choose()?;
         let directories = Directories::choose(&user)?;
         let _alone = directories.lock()?;
-        let control_plane = go::control_plane(&directories, &user)?;
-        let python = python::patroni_and_postgres(&directories, &user)
-            .context("installing the source's servers")?;
-        let postgres_16_bin = python::postgres_16(&directories, &python.interpreter)
-            .context("fetching another PostgreSQL")?;
-        let pgbouncer = tools::need("pgbouncer", "pgbouncer")?;
+        let pgbouncer = tools::need("pgbouncer")?;
         let locale_path =
             locale::en_us(&directories).context("finding the locale of the source")?;
+        let sources = go::sources(&directories, &user)?;
+        let (python, postgres_16_bin) = thread::scope(|scope| {
+            let kubernetes = scope.spawn(|| go::kubernetes(&sources, &directories));
+            let other_servers = scope.spawn(|| {
+                go::etcd(&sources, &directories)?;
+                if with_s3_server {
+                    go::s3_server(&directories)?;
+                }
+                Ok(())
+            });
+            let databases = scope.spawn(|| {
+                let python = python::patroni_and_postgres(&directories, &user)
+                    .context("making the source's servers")?;
+                let postgres_16 = python::postgres_16(&directories, &python.interpreter)
+                    .context("fetching another PostgreSQL")?;
+                Ok((python, postgres_16))
+            });
+            finished(kubernetes)?;
+            finished(other_servers)?;
+            finished(databases)
+        })?;
+        let control_plane = go::control_plane(sources, &directories);
         Ok(Self {
             kube_apiserver: control_plane.kube_apiserver,
             etcd: control_plane.etcd,
@@ -138,4 +172,11 @@ impl Setup {
     pub fn postgres(&self, program: &str) -> Command {
         self.server(self.postgres_bin.join(program))
     }
+}
+
+/// What a thread came to.
+fn finished<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread
+        .join()
+        .map_err(|_| anyhow!("a thread that makes a part panicked"))?
 }

@@ -48,6 +48,7 @@ impl Directories {
         let file =
             File::create(self.cache.join("lock")).context("creating the lock file of the cache")?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            eprintln!("waiting for another run that makes the parts of the harness");
             flock(&file, FlockOperation::LockExclusive)
                 .context("waiting for another run that builds the programs")?;
         }

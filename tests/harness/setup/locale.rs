@@ -36,9 +36,12 @@ pub(super) fn en_us(directories: &Directories) -> Result<Option<PathBuf>> {
 }
 
 fn make(directory: &std::path::Path, finished: &std::path::Path) -> Result<()> {
-    let localedef = tools::need("localedef", "locales")?;
+    let localedef = tools::need("localedef")?;
     fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     let unfinished = directory.join("unfinished");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished).context("removing an unfinished locale")?;
+    }
     let mut command = Command::new(localedef);
     command
         .args(["--no-archive", "-i", "en_US", "-f", "UTF-8"])
@@ -47,9 +50,9 @@ fn make(directory: &std::path::Path, finished: &std::path::Path) -> Result<()> {
     if !unfinished.join("LC_COLLATE").is_file() {
         let message = String::from_utf8_lossy(&output.stderr).replace('\n', " ");
         bail!(
-            "the locale en_US.UTF-8 is missing and cannot be generated ({}); install it: apt-get \
-             install locales",
-            message.trim()
+            "the locale en_US.UTF-8 is missing and cannot be made ({}); {}",
+            message.trim(),
+            tools::HINT
         );
     }
     if finished.exists() {

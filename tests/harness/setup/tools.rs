@@ -1,5 +1,5 @@
-//! Tools that the machine must provide; the error for a missing one names the command that installs
-//! it.
+//! Tools that the machine itself must bring. tests/prerequisites.sh has the list of all of them and
+//! of their packages; an error names the command that runs it.
 
 use std::{
     env,
@@ -19,9 +19,15 @@ pub(super) fn find(name: &str) -> Option<PathBuf> {
         .find(|file| is_program(file))
 }
 
-/// A tool in PATH, or an error that names the Debian package to install.
-pub(super) fn need(name: &str, package: &str) -> Result<PathBuf> {
-    find(name).ok_or_else(|| anyhow!("{name} is missing; install it: apt-get install {package}"))
+/// What installs whatever is missing, or names it.
+pub(super) const HINT: &str = "`make prerequisites` installs what is missing, or names the command";
+
+/// A tool in PATH.
+///
+/// # Errors
+/// It is missing; the text names the command that installs it.
+pub(super) fn need(name: &str) -> Result<PathBuf> {
+    find(name).ok_or_else(|| anyhow!("{name} is missing; {HINT}"))
 }
 
 /// True if the file exists and this user may execute it.
@@ -34,11 +40,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_tool_names_its_package() {
-        let error = need("no-such-tool", "the-package").unwrap_err();
+    fn a_missing_tool_names_the_command_that_installs_it() {
+        let error = need("no-such-tool").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "no-such-tool is missing; install it: apt-get install the-package"
+            "no-such-tool is missing; `make prerequisites` installs what is missing, or names the \
+            command"
         );
     }
 

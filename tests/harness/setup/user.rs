@@ -34,7 +34,7 @@ impl ServerUser {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self::Same);
         }
-        let setpriv = tools::need("setpriv", "util-linux")?;
+        let setpriv = tools::need("setpriv")?;
         let passwd = std::fs::read_to_string("/etc/passwd").context("reading /etc/passwd")?;
         let (uid, gid) = ids(&passwd, "nobody")
             .ok_or_else(|| anyhow!("there is no user nobody; add it: adduser --system nobody"))?;

@@ -91,7 +91,7 @@ fn promtool(arguments: &[&str], folder: &Path) {
         .args(arguments)
         .current_dir(folder)
         .output()
-        .expect("promtool is missing; install it: apt-get install prometheus");
+        .expect("promtool is missing; `make prerequisites` installs it or names the command");
     let said = [output.stdout, output.stderr].concat();
     assert!(
         output.status.success(),

@@ -51,7 +51,7 @@ fn publish(folder: &Path) {
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .status();
         assert!(
-            git.expect("git is missing; install it: apt-get install git")
+            git.expect("git is missing; `make prerequisites` installs it or names the command")
                 .success(),
             "git {arguments:?}"
         );
