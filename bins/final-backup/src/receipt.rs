@@ -1,4 +1,4 @@
-//! What cutover has left: where the source's WAL ends, or that there was no cut yet.
+//! The state of the cutover: the receipt with the end of the source's WAL, or that there is none.
 
 use jiff::Timestamp;
 use job::{
@@ -13,100 +13,98 @@ use protocol::{
 };
 use serde::Deserialize;
 
-/// How far the cut is.
+/// How far the cutover has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// Nobody has begun one, or it went back.
-    NotYet,
-    /// It has begun and is not over.
-    UnderWay,
-    /// It is over.
-    Over(Box<Receipt>),
+pub enum CutoverState {
+    /// None has begun, or it was rolled back.
+    NotDone,
+    /// It has blocked writes, and has neither completed nor rolled back.
+    InProgress,
+    /// It has completed.
+    Completed(Box<Receipt>),
 }
 
-/// The facts of the receipt that matter here.
+/// The part of the receipt that this program reads.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Receipt {
-    /// How things stood before.
+    /// Both sides before the cutover.
     pub started: Started,
-    /// The point of no return, and the proof that allowed it.
+    /// The point of no return, and the positions that allowed it.
     pub promotion: Promotion,
     /// The target as a primary.
     pub promoted: Promoted,
-    /// When the application was ready there.
+    /// When the application was ready on the target.
     pub serving: Timestamp,
 }
 
-/// Both sides.
+/// Both sides before the cutover.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Started {
     /// The source.
     pub source: Identity,
-    /// The member that was leader, and was stopped.
+    /// The member that was the leader, and was stopped.
     pub leader: String,
     /// The target.
     pub target: Identity,
 }
 
-/// Where the source has ended.
+/// Where the source's WAL ends.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Promotion {
-    /// Its last record.
+    /// Start of its last record, the shutdown checkpoint.
     pub shutdown_checkpoint: Lsn,
-    /// The end of it.
+    /// End of that record.
     pub replayed: Lsn,
     /// Its timeline.
     pub timeline: Timeline,
 }
 
-/// Where the target has begun.
+/// The target's promotion.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Promoted {
-    /// Its timeline.
+    /// The timeline that it began.
     pub timeline: Timeline,
 }
 
-/// Reads the record and the receipt of the cut to `target`.
+/// Reads the record and the receipt of the cutover to `target`.
 ///
 /// # Errors
-/// The API's; Unsafe when the receipt cannot be read.
-pub async fn read(client: &Client, namespace: &str, target: &str) -> Result<Cut> {
+/// Unsafe if the receipt cannot be parsed.
+pub async fn read(client: &Client, namespace: &str, target: &str) -> Result<CutoverState> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let (record, receipt) = (of_cut(target), receipt_of_cut(target));
     if let Some(map) = kubernetes::get(&maps, &receipt).await? {
         return parsed(map)
             .context(format!("reading the receipt {receipt}"))
-            .map(|receipt| Cut::Over(Box::new(receipt)));
+            .map(|receipt| CutoverState::Completed(Box::new(receipt)));
     }
     let facts = kubernetes::get(&maps, &record)
         .await?
         .and_then(|map| map.data)
         .unwrap_or_default();
-    let is = |key: &str| facts.contains_key(key);
-    Ok(state(is("blocked"), is("returned")))
+    let recorded = |key: &str| facts.contains_key(key);
+    Ok(without_receipt(recorded("blocked"), recorded("returned")))
 }
 
-/// A record that was blocked and has neither been returned nor left a receipt.
-fn state(blocked: bool, returned: bool) -> Cut {
-    if blocked && !returned {
-        Cut::UnderWay
+/// The state of a cutover that has left no receipt.
+fn without_receipt(blocked: bool, rolled_back: bool) -> CutoverState {
+    if blocked && !rolled_back {
+        CutoverState::InProgress
     } else {
-        Cut::NotYet
+        CutoverState::NotDone
     }
 }
 
 fn parsed(map: ConfigMap) -> Result<Receipt> {
     let journal = map.data.unwrap_or_default().remove("journal.json");
     let journal = journal.ok_or_else(|| {
-        Error::contradiction("it has no journal.json").hint("it was not written by cutover")
+        Error::contradiction("it has no journal.json")
+            .hint("the ConfigMap was not written by cutover")
     })?;
     serde_json::from_str(&journal).map_err(|error| {
-        Error::contradiction("its journal.json is not what cutover writes")
+        Error::contradiction("its journal.json does not have the form that cutover writes")
             .caused_by(error)
-            .hint(
-                "was it changed? a receipt is immutable; compare it with the documentation \
-                before going on",
-            )
+            .hint("a receipt is immutable: find out how it was changed before you continue")
     })
 }
 
@@ -116,17 +114,25 @@ pub mod tests {
 
     use super::*;
 
-    /// As cutover writes it.
+    /// A receipt in the form that cutover writes.
     pub fn journal() -> Value {
-        let identity =
-            json!({"system_identifier": "7500000000000000123", "timeline": 1, "version": 170010});
+        let identity = json!({
+            "system_identifier": "7500000000000000123", "timeline": 1, "version": 170010,
+        });
         json!({
-            "started": {"at": "2026-01-01T00:00:00Z", "source": identity, "leader": "pg-0", "target": identity, "target_owes_restart": true,
-                "replicas": {"web": 2}, "config": {"name": "c", "values": {}}, "controller": null, "paused": null, "read_only": null},
+            "started": {
+                "at": "2026-01-01T00:00:00Z", "source": identity, "leader": "pg-0",
+                "target": identity, "target_owes_restart": true, "replicas": {"web": 2},
+                "config": {"name": "c", "values": {}}, "controller": null, "paused": null,
+                "read_only": null,
+            },
             "blocked": "2026-01-01T00:00:01Z",
-            "promotion": {"at": "2026-01-01T00:00:02Z", "shutdown_checkpoint": "0/4000028", "replayed": "0/40000A0", "timeline": 1,
-                "target_clock": "2026-01-01T00:00:02Z"},
-            "promoted": {"at": "2026-01-01T00:00:03Z", "timeline": 2}, "serving": "2026-01-01T00:00:04Z",
+            "promotion": {
+                "at": "2026-01-01T00:00:02Z", "shutdown_checkpoint": "0/4000028",
+                "replayed": "0/40000A0", "timeline": 1, "target_clock": "2026-01-01T00:00:02Z",
+            },
+            "promoted": {"at": "2026-01-01T00:00:03Z", "timeline": 2},
+            "serving": "2026-01-01T00:00:04Z",
         })
     }
 
@@ -135,7 +141,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_receipt_says_where_the_source_has_ended() {
+    fn a_receipt_holds_the_end_of_the_sources_wal() {
         let map = ConfigMap {
             data: Some([("journal.json".to_owned(), journal().to_string())].into()),
             ..ConfigMap::default()
@@ -153,9 +159,9 @@ pub mod tests {
     }
 
     #[test]
-    fn a_cut_is_under_way_from_the_block_until_it_went_back() {
-        assert_eq!(state(false, false), Cut::NotYet);
-        assert_eq!(state(true, false), Cut::UnderWay);
-        assert_eq!(state(true, true), Cut::NotYet);
+    fn a_cutover_is_in_progress_from_the_block_until_it_has_rolled_back() {
+        assert_eq!(without_receipt(false, false), CutoverState::NotDone);
+        assert_eq!(without_receipt(true, false), CutoverState::InProgress);
+        assert_eq!(without_receipt(true, true), CutoverState::NotDone);
     }
 }

@@ -1,5 +1,5 @@
-//! Each of these ends with its exit code, one line that says what is wrong and what to do, and
-//! nothing that looks like a backup.
+//! Each bad input ends with its exit code and one line with the problem and the next step, and
+//! leaves nothing that looks like a backup.
 
 use std::{fs, os::unix::fs::FileExt as _};
 
@@ -19,27 +19,27 @@ use super::environment::{BUCKET, Environment, NAMESPACE, SOURCE, names_in};
 const MEGABYTE: u64 = 1_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_is_said_and_nothing_is_left() {
-    let environment = Environment::set(SourceOptions {
+async fn bad_input_is_reported_and_leaves_no_files() {
+    let environment = Environment::start(SourceOptions {
         checksums: Checksums::On,
         ..SourceOptions::default()
     })
     .await;
     environment.add(60).await;
     settings(&environment).await;
-    places(&environment).await;
+    storage(&environment).await;
     access(&environment).await;
     tablespace(&environment).await;
     tampered(&environment).await;
     damaged_page(&environment).await;
 }
 
-async fn refused(environment: &Environment, step: Launch<'_>, code: i32, words: &[&str]) {
-    environment.run(step, code, words).await;
+async fn refused(environment: &Environment, step: Launch<'_>, code: i32, texts: &[&str]) {
+    environment.run(step, code, texts).await;
     assert_eq!(
         names_in(&environment.volume),
         Vec::<String>::new(),
-        "{words:?}"
+        "{texts:?}"
     );
 }
 
@@ -49,7 +49,7 @@ async fn settings(environment: &Environment) {
             "BACKUP_TO",
             "",
             2,
-            "BACKUP_TO cannot be used: it is empty; say /directory",
+            "BACKUP_TO cannot be used: it is empty; set it to /directory",
         ),
         (
             "BACKUP_TO",
@@ -71,7 +71,8 @@ async fn settings(environment: &Environment) {
             "FROM",
             "target",
             3,
-            "there is no receipt of a cut, so the target is not the primary yet → set FROM=source",
+            "there is no receipt of a cutover, so the target is not the primary yet → set \
+             FROM=source",
         ),
         (
             "BACKUP_MEMBER",
@@ -85,7 +86,7 @@ async fn settings(environment: &Environment) {
             3,
             "the source has no leader: none",
         ),
-        ("SCRATCH_DIR", "/nowhere", 2, "looking at /nowhere"),
+        ("SCRATCH_DIR", "/nowhere", 2, "reading the size of /nowhere"),
         (
             "RETENTION_DAYS",
             "a week",
@@ -110,8 +111,8 @@ async fn settings(environment: &Environment) {
     .await;
 }
 
-async fn places(environment: &Environment) {
-    no_room(environment).await;
+async fn storage(environment: &Environment) {
+    no_space(environment).await;
     let folder = environment.volume.join("final");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("photos.zip"), "").unwrap();
@@ -127,7 +128,7 @@ async fn places(environment: &Environment) {
         .await;
     assert_eq!(environment.names(), ["photos.zip"]);
     fs::remove_file(folder.join("photos.zip")).unwrap();
-    // What pg_basebackup -Ft leaves: the names are the same.
+    // pg_basebackup -Ft writes files of the same names.
     for name in ["backup_manifest", "base.tar", "pg_wal.tar"] {
         fs::write(folder.join(name), "").unwrap();
     }
@@ -152,7 +153,7 @@ async fn places(environment: &Environment) {
         environment,
         missing,
         2,
-        &["no-such-bucket", "make the bucket"],
+        &["no-such-bucket", "create the bucket"],
     )
     .await;
     let wrong = json!({"stringData": {"ACCESS_SECRET_KEY": "wrong"}});
@@ -168,7 +169,7 @@ async fn places(environment: &Environment) {
         environment,
         environment.step_to(&s3),
         2,
-        &["the bucket backups refuses", "zalando-backup-s3"],
+        &["the bucket backups denies access", "zalando-backup-s3"],
     )
     .await;
     secrets(environment)
@@ -188,9 +189,9 @@ async fn places(environment: &Environment) {
     );
 }
 
-/// Not enough room from the beginning, and running out of it in the middle. In memory, where nobody
-/// else writes at the same time.
-async fn no_room(environment: &Environment) {
+/// Too little space from the beginning, and running out of space in the middle. In memory, where no
+/// other program writes at the same time.
+async fn no_space(environment: &Environment) {
     let small = tempfile::tempdir_in("/dev/shm").unwrap();
     environment.plane.setup().user.own(small.path()).unwrap();
     let found = rustix::fs::statvfs(small.path()).unwrap();
@@ -201,7 +202,7 @@ async fn no_room(environment: &Environment) {
             .env("BACKUP_TO", &small.path().display().to_string())
             .env("BACKUP_KEEP_FREE_MB", &megabytes.to_string())
     };
-    let words = ["shall stay free", "enlarge the volume"];
+    let words = ["must stay free", "enlarge the volume"];
     environment.run(keep(free + 1000), 3, &words).await;
     assert_eq!(names_in(small.path()), Vec::<String>::new());
     let words = ["base backup begun", "is removed", words[0], words[1]];
@@ -273,7 +274,10 @@ async fn access(environment: &Environment) {
     )
     .await;
     environment
-        .apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "data": ca.data}))
+        .apply(json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"},
+            "data": ca.data,
+        }))
         .await;
 
     let roles: Api<Role> = Api::namespaced(environment.plane.admin(), NAMESPACE);
@@ -306,7 +310,7 @@ async fn access(environment: &Environment) {
 
 async fn tablespace(environment: &Environment) {
     // Its directory must exist on every member.
-    let place = environment
+    let location = environment
         .plane
         .instance()
         .subdirectory(environment.plane.setup(), "elsewhere")
@@ -319,7 +323,7 @@ async fn tablespace(environment: &Environment) {
     session
         .batch_execute(&format!(
             "create tablespace elsewhere location '{}'",
-            place.display()
+            location.display()
         ))
         .await
         .unwrap();
@@ -334,12 +338,12 @@ async fn tablespace(environment: &Environment) {
         .unwrap();
 }
 
-/// A finished backup that somebody has changed is not called good, and not overwritten either.
+/// A finished backup that was changed is neither accepted nor overwritten.
 async fn tampered(environment: &Environment) {
     let scratch = environment.step().env("SCRATCH_DIR", "/proc");
     let words = [
         "not unpacked: ",
-        "read back from where it is kept, every file compared",
+        "read back from the storage, every file compared",
     ];
     environment.run(scratch, 0, &words).await;
     let folder = environment.volume.join("final");
@@ -365,7 +369,7 @@ async fn tampered(environment: &Environment) {
         assert_eq!(
             fs::read_to_string(&file).unwrap(),
             changed,
-            "nothing is mended in silence"
+            "nothing is repaired silently"
         );
         fs::write(&file, before).unwrap();
     }
@@ -395,7 +399,7 @@ async fn tampered(environment: &Environment) {
     fs::remove_dir_all(&folder).unwrap();
 }
 
-/// The server's own warning is an error here.
+/// The server's warning about a page checksum is an error here.
 async fn damaged_page(environment: &Environment) {
     let session = environment.source.connect(NAMESPACE).await.unwrap();
     session.batch_execute("checkpoint").await.unwrap();

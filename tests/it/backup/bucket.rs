@@ -1,4 +1,4 @@
-//! Backups kept in a bucket.
+//! Backups in a bucket.
 
 use std::time::Duration;
 
@@ -10,13 +10,12 @@ use super::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_in_a_bucket_is_whole_and_starts() {
+async fn a_backup_in_a_bucket_is_whole_and_can_be_started() {
     let environment = Environment::filled().await;
     environment.add(80).await;
     let mut s3 = environment.bucket().await;
     let folder = s3.directory(BUCKET).join("zalando/mastodon/final");
-    // Killed in the middle of an upload: the next run aborts what the bucket holds of it, and
-    // begins anew.
+    // A run is killed in the middle of an upload. The next run aborts the upload and starts again.
     let running = environment.step_to(&s3).start().await.unwrap();
     until("an upload", || s3.unfinished_uploads(BUCKET).unwrap() > 0).await;
     running.kill();
@@ -24,7 +23,7 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
     assert!(!folder.join("complete.json").exists());
     assert!(s3.unfinished_uploads(BUCKET).unwrap() > 0);
 
-    // The store is away for a moment, and a second run is refused meanwhile.
+    // The store is unavailable for a moment, and a second run is refused in the meantime.
     let running = environment.step_to(&s3).start().await.unwrap();
     running
         .wait_for_line("base backup begun", SOON)
@@ -34,7 +33,7 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
     s3.suspend();
     let words = [
         "another final-backup is running",
-        "this one has changed nothing",
+        "this run has changed nothing",
     ];
     environment
         .run(environment.step().env("BACKUP_NAME", "second"), 3, &words)
@@ -48,7 +47,7 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
         &ended,
         0,
         &[
-            "unpacked, every file on the disk compared",
+            "unpacked, every file on disk compared",
             "backup complete: s3://",
         ],
     );
@@ -76,7 +75,7 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
         .get(0);
     assert_eq!(rows, 40_000);
 
-    // Compressed on this side; SIGTERM in the middle leaves nothing at all, in the bucket neither.
+    // With compression by the Job, SIGTERM in the middle leaves no file and no upload.
     let step = || {
         environment
             .step_to(&s3)

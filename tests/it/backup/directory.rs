@@ -1,4 +1,4 @@
-//! Backups of a source before its cut, kept in a volume.
+//! Backups of a source before its cutover, on a volume.
 
 use std::fs;
 
@@ -10,16 +10,17 @@ use super::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_of_the_leader_is_whole_and_starts() {
+async fn a_backup_of_the_leader_is_whole_and_can_be_started() {
     let environment = Environment::filled().await;
     dry_run(&environment).await;
 
     let words = [
         "compressed by the server with zstd",
         "each agrees with the manifest",
-        "unpacked, every file on the disk compared",
+        "unpacked, every file on disk compared",
         "backup complete",
-        "not ready to delete: there is no receipt of a cut: the application runs on this source",
+        "not ready to delete: there is no receipt of a cutover: the application runs on this \
+         source",
     ];
     let ended = environment.run(environment.step(), 0, &words).await;
     assert!(
@@ -58,7 +59,7 @@ async fn a_backup_of_the_leader_is_whole_and_starts() {
     of_a_member(&environment).await;
 }
 
-/// It looks, and writes nothing, not even a folder or a Lease.
+/// A dry run only reads. It creates not even a folder or a Lease.
 async fn dry_run(environment: &Environment) {
     let words = [
         "mastodon-postgresql-0 is running (primary)",
@@ -77,7 +78,7 @@ async fn dry_run(environment: &Environment) {
     assert!(uses.is_empty(), "{uses:?}");
 }
 
-/// The last file says what the others are.
+/// complete.json lists the other files with their sizes and checksums.
 fn complete(environment: &Environment) {
     let folder = environment.volume.join("final");
     let complete: Value =
@@ -98,7 +99,7 @@ fn complete(environment: &Environment) {
     }
 }
 
-/// A finished backup is proved again, and not touched.
+/// A finished backup is verified again, and not changed.
 async fn again(environment: &Environment) {
     let before = contents(environment);
     let words = [
@@ -124,12 +125,15 @@ fn contents(environment: &Environment) -> Vec<(String, Vec<u8>, std::time::Syste
     environment.names().into_iter().map(file).collect()
 }
 
-/// Another member, by choice, under another name; it is shown the client certificate that
-/// extract-certs has made.
+/// A backup of another member, on request and under another name. The server accepts the client
+/// certificate that extract-certs has issued.
 async fn of_a_member(environment: &Environment) {
     let login =
         json!({"username": "standby", "password": environment.source.credentials().standby});
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-streaming-replica"}, "stringData": login});
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-streaming-replica"},
+        "stringData": login,
+    });
     environment.apply(secret).await;
     let step = environment.kubelet.step("extract-certs");
     environment
@@ -153,9 +157,10 @@ async fn of_a_member(environment: &Environment) {
         .connect_to(member, "postgres")
         .await
         .unwrap();
-    let shown = "select count(*), min(client_dn) from pg_stat_ssl join pg_stat_activity using (pid)
+    let certificates =
+        "select count(*), min(client_dn) from pg_stat_ssl join pg_stat_activity using (pid)
                    where application_name = 'replica-migration-final-backup'";
-    let row = session.query_one(shown, &[]).await.unwrap();
+    let row = session.query_one(certificates, &[]).await.unwrap();
     assert_eq!(
         (row.get(0), row.get(1)),
         (2_i64, Some("/CN=standby")),

@@ -1,4 +1,5 @@
-//! A source before its cut, and what final-backup finds in its place.
+//! The environment of these tests: a source before its cutover, an API server with the manifests, a
+//! volume and a bucket.
 
 use std::{
     path::{Path, PathBuf},
@@ -25,14 +26,14 @@ pub const NAMESPACE: &str = "mastodon";
 pub const SOURCE: &str = "mastodon-postgresql";
 pub const STEP: &str = "final-backup";
 pub const BUCKET: &str = "backups";
-/// issue: resident memory at most 64 MB, whatever the size. A debug program has some 15 MB more of
-/// itself in memory.
+/// Limit of resident memory, whatever the size of the database: 64 MB for a release build. A debug
+/// build is some 15 MB larger.
 pub const MEMORY_BYTES_MAX: u64 = if cfg!(debug_assertions) {
     80_000_000
 } else {
     64_000_000
 };
-/// What a finished backup consists of.
+/// The files of a finished backup.
 pub const WHOLE: [&str; 4] = [
     "backup_manifest",
     "base.tar.zst",
@@ -52,7 +53,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    pub async fn set(options: SourceOptions) -> Self {
+    pub async fn start(options: SourceOptions) -> Self {
         let plane = Arc::new(ControlPlane::start().await.unwrap());
         apply_manifests(&plane).await;
         let source = Source::start(&plane, options).await.unwrap();
@@ -80,21 +81,24 @@ impl Environment {
         let ca =
             std::fs::read_to_string(environment.source.members()[0].layout().tls.join("ca.crt"))
                 .unwrap();
-        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": ca}});
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"},
+            "stringData": {"ca.crt": ca},
+        });
         environment.apply(secret).await;
         environment
     }
 
     /// A source of some megabytes.
     pub async fn filled() -> Self {
-        Self::set(SourceOptions {
+        Self::start(SourceOptions {
             rows: 40_000,
             ..SourceOptions::default()
         })
         .await
     }
 
-    /// Adds so many megabytes that hardly compress, so that a copy takes a moment.
+    /// Adds megabytes that hardly compress, so that a copy takes a moment.
     pub async fn add(&self, megabytes: u32) {
         let sql = format!(
             "create table filler (n int, text text); alter table filler alter column text set \
@@ -112,8 +116,8 @@ impl Environment {
         self.plane.apply(NAMESPACE, &[object]).await.unwrap();
     }
 
-    /// The step, with the volume as its place. The disk of a machine that runs tests may be nearly
-    /// full.
+    /// The step, with the volume as its storage. Unpacks on a nearly full disk, too, because that
+    /// of a machine that runs tests may be.
     pub fn step(&self) -> Launch<'_> {
         self.kubelet
             .step(STEP)
@@ -127,12 +131,15 @@ impl Environment {
             .unwrap();
         let (id, secret) = s3.keys();
         let keys = json!({"ACCESS_KEY_ID": id, "ACCESS_SECRET_KEY": secret, "ca.crt": s3.ca()});
-        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-backup-s3"}, "stringData": keys});
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-backup-s3"},
+            "stringData": keys,
+        });
         self.apply(secret).await;
         s3
     }
 
-    /// The step, with the bucket as its place.
+    /// The step, with the bucket as its storage.
     pub fn step_to(&self, s3: &S3) -> Launch<'_> {
         self.step()
             .env("BACKUP_TO", &format!("s3://{BUCKET}/zalando/mastodon"))
@@ -140,14 +147,14 @@ impl Environment {
             .env("S3_PATH_STYLE", "true")
     }
 
-    /// Runs it, and demands exit code and words.
-    pub async fn run(&self, launch: Launch<'_>, code: i32, words: &[&str]) -> Ended {
+    /// Runs the step, and asserts its exit code and texts of its log.
+    pub async fn run(&self, launch: Launch<'_>, code: i32, texts: &[&str]) -> Ended {
         let ended = launch.run(SOON).await.unwrap();
-        ends(&ended, code, words);
+        ends(&ended, code, texts);
         ended
     }
 
-    /// The names in the folder of the backup; none without a folder.
+    /// The names in the folder of the backup; none if there is no folder.
     pub fn names(&self) -> Vec<String> {
         names_in(&self.volume.join("final"))
     }
@@ -155,7 +162,7 @@ impl Environment {
 
 /// The example with all components for the backup.
 pub fn manifests(plane: &ControlPlane) -> Vec<Value> {
-    manifests::example_with(plane.setup(), &["backup-volume", "s3", "goodbye"]).unwrap()
+    manifests::example_with(plane.setup(), &["backup-volume", "s3", "decommission"]).unwrap()
 }
 
 /// Applies them.
@@ -171,19 +178,19 @@ pub async fn remove(plane: &ControlPlane, kind: (&str, &str, &str), name: &str) 
     api.delete(name, &DeleteParams::background()).await.unwrap();
 }
 
-/// Waits for something that offers no event.
-pub async fn until(what: &str, holds: impl Fn() -> bool) {
-    let waits = async {
+/// Polls until a condition holds.
+pub async fn until(condition: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(SOON, waits)
+    tokio::time::timeout(SOON, waiting)
         .await
-        .unwrap_or_else(|_| panic!("not in time: {what}"));
+        .unwrap_or_else(|_| panic!("timed out: {condition}"));
 }
 
-/// Names in a folder; none when it is not there.
+/// Names in a folder; none if it does not exist.
 pub fn names_in(folder: &Path) -> Vec<String> {
     let Ok(list) = std::fs::read_dir(folder) else {
         return Vec::new();
@@ -195,11 +202,11 @@ pub fn names_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The exit code, and words of the log.
+/// Asserts the exit code and texts of the log.
 #[track_caller]
-pub fn ends(ended: &Ended, code: i32, words: &[&str]) {
+pub fn ends(ended: &Ended, code: i32, texts: &[&str]) {
     assert_eq!(ended.exit_code, code, "{ended}");
-    for word in words {
-        assert!(ended.text().contains(word), "{word:?} is missing: {ended}");
+    for text in texts {
+        assert!(ended.text().contains(text), "{text:?} is missing: {ended}");
     }
 }

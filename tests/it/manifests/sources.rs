@@ -1,5 +1,5 @@
-//! What the sources of the programs say about their environment and their exit codes. Read from the
-//! text, because a program cannot be asked: an optional variable shows itself only when it is set.
+//! The variables and the exit codes of the programs, read from their source text. A running program
+//! cannot report its variables: an optional one has no effect until it is set.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,17 +13,17 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// The struct of a program's own variables is called one of these.
+/// Possible names of the struct with a program's own variables.
 const SETTINGS: [&str; 2] = ["Settings", "Config"];
-/// Of every program (shared/src/job.rs).
+/// Variables of every program (shared/src/job.rs).
 const COMMON: &str = "Common";
-/// Of one side, read with a prefix (shared/src/config.rs).
+/// Variables of one side, read with a prefix (shared/src/config.rs).
 const CONNECTION: &str = "Connection";
 
 /// The variables of a program.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Variables {
-    /// Without them it does not start.
+    /// The program does not start without them.
     pub(super) required: BTreeSet<String>,
     /// They have a default.
     pub(super) optional: BTreeSet<String>,
@@ -52,7 +52,7 @@ struct Field {
     optional: bool,
 }
 
-/// What was found in the sources of one crate.
+/// The findings in the sources of one crate.
 #[derive(Debug, Default)]
 struct Found {
     /// Structs that are deserialized.
@@ -64,7 +64,7 @@ struct Found {
 /// The variables that a program reads.
 pub(super) fn variables(program: &str) -> Variables {
     let mut own = found(&root().join("bins").join(program).join("src"));
-    // What cutover and rollback have in common.
+    // The settings that cutover and rollback have in common.
     if own.structs.is_empty() {
         own = found(&root().join("cut/src"));
     }
@@ -89,7 +89,7 @@ pub(super) fn variables(program: &str) -> Variables {
     variables
 }
 
-/// Kind and code, from `ErrorKind::code` in shared/src/error.rs.
+/// Kinds of errors and their exit codes, from `ErrorKind::code` in shared/src/error.rs.
 pub(super) fn exit_codes() -> Vec<(String, i64)> {
     #[derive(Default)]
     struct Codes(Vec<(String, i64)>);
@@ -102,13 +102,13 @@ pub(super) fn exit_codes() -> Vec<(String, i64)> {
         fn visit_item_fn(&mut self, _: &ItemFn) {}
         fn visit_arm(&mut self, arm: &syn::Arm) {
             let Pat::Path(kind) = &arm.pat else {
-                panic!("a code for something that is no kind")
+                panic!("an exit code whose pattern is not an error kind")
             };
             let Expr::Lit(code) = &*arm.body else {
-                panic!("a code that is no number")
+                panic!("an exit code that is not a number")
             };
             let Lit::Int(code) = &code.lit else {
-                panic!("a code that is no number")
+                panic!("an exit code that is not a number")
             };
             self.0.push((
                 kind.path.segments.last().unwrap().ident.to_string(),
@@ -162,8 +162,7 @@ impl Visit<'_> for Found {
                 optional: serde.contains("default"),
             }
         });
-        // Only structs that could be read from the environment matter; renamed ones are other
-        // things.
+        // Only structs that are read from the environment matter.
         if SETTINGS.contains(&item.ident.to_string().as_str())
             || [COMMON, CONNECTION].contains(&item.ident.to_string().as_str())
         {
@@ -174,15 +173,16 @@ impl Visit<'_> for Found {
 
     fn visit_expr_call(&mut self, call: &ExprCall) {
         if let Expr::Path(function) = &*call.func
-            && let Some(last) = function.path.segments.last().filter(|last| last.ident == "prefixed")
-            // What our own function calls.
+            && let Some(last) = function.path.segments.last()
+            && last.ident == "prefixed"
+            // Not the call inside of `config::prefixed`.
             && function.path.segments[0].ident != "envy"
         {
             let Some(Expr::Lit(literal)) = call.args.first() else {
-                panic!("prefixed() wants its prefix written out")
+                panic!("the prefix of prefixed() must be a literal")
             };
             let Lit::Str(prefix) = &literal.lit else {
-                panic!("prefixed() wants a text")
+                panic!("the prefix of prefixed() must be a string")
             };
             let named = match &last.arguments {
                 PathArguments::AngleBracketed(given) => given.args.first().and_then(type_name),
@@ -218,7 +218,7 @@ fn derives_deserialize(attributes: &[Attribute]) -> bool {
     words(attributes, "derive").contains("Deserialize")
 }
 
-/// The words inside of all attributes of a name.
+/// The words in all attributes of a name.
 fn words(attributes: &[Attribute], name: &str) -> BTreeSet<String> {
     let lists = attributes
         .iter()

@@ -1,5 +1,4 @@
-//! The keys of the settings are the variables of the programs: none missing, none that nobody
-//! reads.
+//! The keys of the settings are the variables of the programs: none is missing, and none is unused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +24,7 @@ fn explained() -> BTreeMap<String, String> {
         }) {
             Some(key) => {
                 let before = keys.insert(key.to_owned(), std::mem::take(&mut comment));
-                assert_eq!(before, None, "{key} stands there twice");
+                assert_eq!(before, None, "{key} is there twice");
             }
             None if line.starts_with("# ") => comment.push_str(line),
             None => comment.clear(),
@@ -77,7 +76,7 @@ async fn settings_and_programs_agree() {
         );
         read.extend(variables.all().difference(&own).cloned());
     }
-    // A file of one step's manifest may be an optional variable of another that does without it.
+    // A file that one step mounts may be an optional variable of a step that does not mount it.
     let mounted: BTreeSet<String> = STEPS
         .iter()
         .flat_map(|step| of_container(&objects, step))

@@ -1,5 +1,5 @@
-//! The backup manifest: compared with what is in the archive while it is being read, and checked
-//! against its own checksum (PostgreSQL documentation, *Backup Manifest Format*).
+//! PostgreSQL's backup manifest (PostgreSQL documentation, *Backup Manifest Format*): compared with
+//! the files of the archive while it is read, and checked against its own checksum.
 
 use std::io::{self, BufReader, Read};
 
@@ -11,97 +11,104 @@ use serde::{
     de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use crate::archive::Files;
+use crate::{archive::Files, hex};
 
-/// What a manifest says, beyond its files.
+/// The content of a manifest, without its list of files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// Whose backup it is; from version 2 on, PostgreSQL 17's.
+    /// System identifier of the server. In manifests of version 2, which PostgreSQL 17 introduced.
     pub system_identifier: Option<SystemIdentifier>,
-    /// How many files it names.
+    /// Number of files that it lists.
     pub files: u64,
     /// The WAL that a recovery needs.
     pub wal: Vec<WalRange>,
 }
 
-/// WAL that a recovery needs, of one timeline.
+/// WAL of one timeline that a recovery needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct WalRange {
     /// The timeline.
     pub timeline: Timeline,
-    /// From here.
+    /// Where recovery begins.
     #[serde(rename = "Start-LSN")]
     pub start: Lsn,
-    /// To here.
+    /// What recovery must reach.
     #[serde(rename = "End-LSN")]
     pub end: Lsn,
 }
 
-/// Reads a manifest and compares it with the files, in both directions.
+/// Reads a manifest and compares it with the files. A file that only one of them has is an error,
+/// too.
 ///
 /// # Errors
-/// Unsafe, with the file that differs, or when the manifest itself was changed.
+/// Unsafe if a file differs, or if the manifest itself was changed.
 pub fn compare(manifest: impl Read, mut files: Files) -> Result<Manifest> {
-    let mut hashed = Hashed::new(manifest);
+    let mut hashed = HashingReader::new(manifest);
     let read = {
         let mut reader = serde_json::Deserializer::from_reader(BufReader::new(&mut hashed));
-        Whole(&mut files)
+        ManifestSeed(&mut files)
             .deserialize(&mut reader)
-            .and_then(|whole| reader.end().map(|()| whole))
+            .and_then(|signed| reader.end().map(|()| signed))
     };
-    // Where in the file it was found says nothing to a person.
-    let whole = read.map_err(|error| {
-        let said = error.to_string();
+    // The position in the file that serde adds does not help the user.
+    let signed = read.map_err(|error| {
+        let message = error.to_string();
         differs(
-            said.rsplit_once(" at line ")
-                .map_or(said.as_str(), |(words, _)| words),
+            message
+                .rsplit_once(" at line ")
+                .map_or(message.as_str(), |(problem, _)| problem),
         )
     })?;
     if !hashed
         .last_line()
-        .is_some_and(|(line, hash)| whole.checksum == hash && line.contains(&hash))
+        .is_some_and(|(line, hash)| signed.checksum == hash && line.contains(&hash))
     {
         return Err(differs(
             "its own checksum is wrong: it was changed after it was written",
         ));
     }
-    match files.left() {
+    match files.first_remaining() {
         Some(path) => Err(differs(&format!(
             "{path} is in the archive, and not in the manifest"
         ))),
-        None => Ok(whole.manifest),
+        None => Ok(signed.manifest),
     }
 }
 
-fn differs(what: &str) -> Error {
-    Error::contradiction(format!("the backup and its manifest differ: {what}"))
-        .hint("this backup is of no use; find out who changed it, remove it, and take another one")
+fn differs(problem: &str) -> Error {
+    Error::contradiction(format!("the backup and its manifest differ: {problem}")).hint(
+        "this backup cannot be used; find out what changed it, remove it, and take another one",
+    )
 }
 
-struct WholeManifest {
+struct SignedManifest {
     manifest: Manifest,
     checksum: String,
 }
 
-/// Reads the object, comparing files as they come, so that the list is never in memory.
-struct Whole<'a>(&'a mut Files);
+/// Reads the manifest's object and compares files as they are read, so that the whole list is never
+/// in memory.
+struct ManifestSeed<'a>(&'a mut Files);
 
-impl<'de> DeserializeSeed<'de> for Whole<'_> {
-    type Value = WholeManifest;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<WholeManifest, D::Error> {
+impl<'de> DeserializeSeed<'de> for ManifestSeed<'_> {
+    type Value = SignedManifest;
+    fn deserialize<D: Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<SignedManifest, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for Whole<'_> {
-    type Value = WholeManifest;
+impl<'de> Visitor<'de> for ManifestSeed<'_> {
+    type Value = SignedManifest;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a backup manifest")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WholeManifest, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SignedManifest, A::Error> {
         let (mut system_identifier, mut files, mut wal, mut checksum) =
             (None, None, Vec::new(), None);
         while let Some(key) = map.next_key::<String>()? {
@@ -115,7 +122,7 @@ impl<'de> Visitor<'de> for Whole<'_> {
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(WholeManifest {
+        Ok(SignedManifest {
             manifest: Manifest {
                 system_identifier,
                 files: files.ok_or_else(|| A::Error::missing_field("Files"))?,
@@ -156,7 +163,7 @@ impl<'de> Visitor<'de> for FileList<'_> {
 #[serde(rename_all = "PascalCase")]
 struct File {
     path: Option<String>,
-    /// In place of `path` when that is not UTF-8.
+    /// Hexadecimal, in place of `path` if that is not UTF-8.
     #[serde(rename = "Encoded-Path")]
     encoded_path: Option<String>,
     size: u64,
@@ -169,65 +176,46 @@ impl File {
     fn compare(&self, files: &mut Files) -> Result<(), String> {
         let path = match (&self.path, &self.encoded_path) {
             (Some(path), _) => path.clone().into_bytes(),
-            (None, Some(hex)) => from_hex(hex).ok_or("a path cannot be read")?,
+            (None, Some(encoded)) => hex::decode(encoded).ok_or("a path cannot be decoded")?,
             (None, None) => return Err("a file has no path".into()),
         };
-        let named = String::from_utf8_lossy(&path).into_owned();
-        let Some(seen) = files.take(&path) else {
-            return Err(format!("{named} is not in the archive"));
+        let name = String::from_utf8_lossy(&path).into_owned();
+        let Some(file) = files.take(&path) else {
+            return Err(format!("{name} is not in the archive"));
         };
-        if seen.bytes != self.size {
+        if file.bytes != self.size {
             return Err(format!(
-                "{named} has {} bytes, and {} in the manifest",
-                seen.bytes, self.size
+                "{name} has {} bytes, and {} in the manifest",
+                file.bytes, self.size
             ));
         }
-        // As it lies in the memory of the server: every platform of PostgreSQL's images is
-        // little-endian.
-        let crc = seen.crc.to_le_bytes();
+        // The manifest has the bytes in the server's byte order: little-endian on every platform
+        // that PostgreSQL images exist for.
+        let crc = file.crc.to_le_bytes();
         match (
             self.algorithm.as_deref(),
-            self.checksum.as_deref().and_then(from_hex),
+            self.checksum.as_deref().and_then(hex::decode),
         ) {
-            (Some("CRC32C"), Some(wanted)) if wanted == crc => Ok(()),
+            (Some("CRC32C"), Some(expected)) if expected == crc => Ok(()),
             (Some("CRC32C"), Some(_)) => {
-                Err(format!("{named} has another checksum than in the manifest"))
+                Err(format!("{name} has another checksum than in the manifest"))
             }
             (algorithm, _) => Err(format!(
-                "{named} has a checksum of the kind {algorithm:?}, not CRC32C"
+                "{name} has a checksum of the kind {algorithm:?}, not CRC32C"
             )),
         }
     }
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text
-        .chars()
-        .map(|c| c.to_digit(16).map(|digit| digit as u8))
-        .collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(
-        digits
-            .chunks(2)
-            .map(|pair| pair[0] << 4 | pair[1])
-            .collect(),
-    )
-}
-
-/// Lower-case, as the manifest and sha256sum print it.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Hashes all lines but the last one, which holds the hash.
-struct Hashed<R> {
+/// Hashes all lines except the last one, which holds the hash.
+struct HashingReader<R> {
     inner: R,
     hash: Sha256,
-    /// The last line so far.
+    /// The last line that has been read, or its beginning.
     last: Vec<u8>,
 }
 
-impl<R: Read> Hashed<R> {
+impl<R: Read> HashingReader<R> {
     fn new(inner: R) -> Self {
         Self {
             inner,
@@ -236,19 +224,20 @@ impl<R: Read> Hashed<R> {
         }
     }
 
-    /// The last line, and the hash of all before it.
+    /// The last line, and the hash of all lines before it.
     fn last_line(self) -> Option<(String, String)> {
-        Some((String::from_utf8(self.last).ok()?, hex(&self.hash.finish())))
+        let hash = hex::encode(&self.hash.finish());
+        Some((String::from_utf8(self.last).ok()?, hash))
     }
 }
 
-impl<R: Read> Read for &mut Hashed<R> {
+impl<R: Read> Read for &mut HashingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.last.extend_from_slice(&buffer[..read]);
-        // A line end at the very end belongs to the line before it.
-        let behind_last = self.last.len().saturating_sub(1);
-        if let Some(end) = self.last[..behind_last]
+        // A newline at the very end belongs to the last line.
+        let before_end = self.last.len().saturating_sub(1);
+        if let Some(end) = self.last[..before_end]
             .iter()
             .rposition(|byte| *byte == b'\n')
         {
@@ -264,12 +253,12 @@ pub mod tests {
     use super::*;
     use crate::archive::tests::files;
 
-    /// As PostgreSQL 17 writes it.
+    /// A manifest in the form that PostgreSQL 17 writes.
     pub fn manifest(files: &[(&str, &[u8])]) -> String {
         let list: Vec<String> = files
             .iter()
             .map(|(path, content)| {
-                let crc = hex(&crc32c::crc32c(content).to_le_bytes());
+                let crc = hex::encode(&crc32c::crc32c(content).to_le_bytes());
                 format!(
                     "{{ \"Path\": \"{path}\", \"Size\": {}, \"Last-Modified\": \"2026-01-01 \
                     00:00:00 GMT\", \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"{crc}\" \
@@ -289,20 +278,20 @@ pub mod tests {
     fn signed(text: &str) -> String {
         format!(
             "{text}\"Manifest-Checksum\": \"{}\"}}\n",
-            hex(&openssl::sha::sha256(text.as_bytes()))
+            hex::encode(&openssl::sha::sha256(text.as_bytes()))
         )
     }
 
     const FILES: [(&str, &[u8]); 2] = [("backup_label", b"START"), ("base/5/1259", b"123456789")];
 
-    fn said(text: &str, archive: &[(&str, &[u8])]) -> String {
+    fn error_of(text: &str, archive: &[(&str, &[u8])]) -> String {
         compare(text.as_bytes(), files(archive))
             .unwrap_err()
             .to_string()
     }
 
     #[test]
-    fn a_manifest_that_fits_is_read() {
+    fn a_matching_manifest_is_read() {
         let text = manifest(&FILES);
         let read = compare(text.as_bytes(), files(&FILES)).unwrap();
         assert_eq!(read.files, 2);
@@ -311,9 +300,9 @@ pub mod tests {
             Some(SystemIdentifier(7_500_000_000_000_000_123))
         );
         assert_eq!(read.wal[0].end, "0/2000158".parse().unwrap());
-        // However it comes.
+        // In chunks of any size.
         for bytes in [1, 7, 100] {
-            let mut hashed = Hashed::new(text.as_bytes());
+            let mut hashed = HashingReader::new(text.as_bytes());
             let mut buffer = vec![0; bytes];
             while (&mut hashed).read(&mut buffer).unwrap() > 0 {}
             let (line, hash) = hashed.last_line().unwrap();
@@ -324,17 +313,20 @@ pub mod tests {
     #[test]
     fn each_difference_is_named() {
         let text = manifest(&FILES);
-        assert!(said(&text, &FILES[..1]).ends_with("base/5/1259 is not in the archive"));
+        assert!(error_of(&text, &FILES[..1]).ends_with("base/5/1259 is not in the archive"));
         assert!(
-            said(&text, &[FILES[0], ("base/5/1259", b"12345678X")]).contains("another checksum")
+            error_of(&text, &[FILES[0], ("base/5/1259", b"12345678X")])
+                .contains("another checksum")
         );
-        assert!(said(&text, &[FILES[0], ("base/5/1259", b"1234")]).contains("has 4 bytes, and 9"));
+        assert!(
+            error_of(&text, &[FILES[0], ("base/5/1259", b"1234")]).contains("has 4 bytes, and 9")
+        );
         let more = [FILES[0], FILES[1], ("base/5/1", b"")];
-        assert!(said(&text, &more).contains("base/5/1 is in the archive, and not"));
+        assert!(error_of(&text, &more).contains("base/5/1 is in the archive, and not"));
     }
 
     #[test]
-    fn a_manifest_that_was_changed_betrays_itself() {
+    fn a_changed_manifest_fails_its_own_checksum() {
         let text = manifest(&FILES);
         for (from, to) in [
             ("START-LSN", "Start-LSN"),
@@ -344,17 +336,17 @@ pub mod tests {
             let changed = text.replace(from, to);
             if changed != text {
                 assert!(
-                    said(&changed, &FILES).contains("its own checksum is wrong"),
+                    error_of(&changed, &FILES).contains("its own checksum is wrong"),
                     "{from}"
                 );
             }
         }
-        assert!(said(&text[..text.len() / 2], &FILES).contains("differ"));
-        assert!(said(&format!("{text}\n"), &FILES).contains("its own checksum"));
+        assert!(error_of(&text[..text.len() / 2], &FILES).contains("differ"));
+        assert!(error_of(&format!("{text}\n"), &FILES).contains("its own checksum"));
     }
 
     #[test]
-    fn other_checksums_are_not_taken_for_good() {
+    fn checksums_of_another_algorithm_are_rejected() {
         let text = signed(
             manifest(&FILES)
                 .replace("CRC32C", "NONE")
@@ -362,6 +354,6 @@ pub mod tests {
                 .next()
                 .unwrap(),
         );
-        assert!(said(&text, &FILES).contains("not CRC32C"));
+        assert!(error_of(&text, &FILES).contains("not CRC32C"));
     }
 }

@@ -1,8 +1,8 @@
 //! A prefix in a bucket of an S3-compatible store.
 //!
-//! A large file is a multipart upload: the bucket shows nothing of it until it is completed. What
-//! an upload has received is kept, and paid for, until it is completed or aborted, and nobody sees
-//! it; so what a killed run has begun is looked for, and aborted.
+//! A large file is a multipart upload, which the bucket does not list until it is completed. Until
+//! then, or until the upload is aborted, the store keeps its parts invisibly and bills them, so
+//! each run finds and aborts the uploads of killed runs.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -22,29 +22,31 @@ use platform::postgres::read_secret;
 use tokio::time::timeout;
 
 use super::{
-    COMPLETE, Entry, NAMES, OnTheirWay, Stored, UNFINISHED, UNFINISHED_TEXT,
+    COMPLETE, Entry, NAMES, PendingWrites, StoredFile, UNFINISHED, UNFINISHED_TEXT,
     crypto::OpenSsl,
+    file_vanished,
     http::Http,
-    none_on_its_way, removable,
-    upload::{Part, Upload, part_bytes},
-    vanished,
+    unfinished_files,
+    upload::{PartBuffer, Upload, part_bytes},
+    wait_for_pending_writes,
 };
 use crate::{
-    flow::{CHUNK_BYTES, Drain, Feed, joined},
+    pipe::{CHUNK_BYTES, PipeReader, PipeWriter, joined},
     settings::Settings,
 };
 
-/// A signed URL is used at once.
+/// Validity of a signed URL, which is used at once.
 const SIGNED_FOR: Duration = Duration::from_secs(120);
-/// A store that is away for longer is not worth more waiting; the pod is started again.
+/// How long to repeat requests to a store that does not answer. After that the Job starts another
+/// pod.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// More than fit into that time.
+/// More than fit into [`RETRY_TIMEOUT`], so that only the time limits retries.
 const RETRIES_MAX: usize = 1000;
-/// A person who has given a wrong endpoint need not wait for all of that.
+/// Limit for the first request, so that a wrong endpoint is reported soon.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 
-/// Answers that no other try changes (Amazon S3 API Reference, *Error Responses*).
+/// Error codes for which a retry cannot help (Amazon S3 API Reference, *Error Responses*).
 const REFUSALS: [&str; 7] = [
     "AccessDenied",
     "AllAccessDisabled",
@@ -61,9 +63,9 @@ pub struct Bucket {
     store: Arc<AmazonS3>,
     bucket: String,
     prefix: Path,
-    /// For what object_store has no call for.
+    /// For requests that object_store has no call for.
     http: HttpClient,
-    on_their_way: OnTheirWay,
+    pending_writes: PendingWrites,
 }
 
 impl fmt::Display for Bucket {
@@ -74,14 +76,14 @@ impl fmt::Display for Bucket {
 
 impl Bucket {
     pub(super) fn new(bucket: &str, prefix: &str, settings: &Settings) -> Result<Self> {
-        // The CA is one of the Secret's keys, which may be missing.
+        // The CA is an optional key of the Secret.
         let ca = settings.s3_ca_file.as_deref().filter(|file| file.exists());
         let http = Http::trusting(ca)?;
         let plain = settings
             .s3_endpoint
             .as_deref()
             .is_some_and(|endpoint| endpoint.starts_with("http://"));
-        // Without keys: the pod's own identity, as AWS gives it to a ServiceAccount in variables.
+        // Without keys, use the identity that AWS gives a ServiceAccount in environment variables.
         let mut builder = match (&settings.s3_access_key_file, &settings.s3_secret_key_file) {
             (Some(id), Some(secret)) => AmazonS3Builder::new()
                 .with_access_key_id(read_secret(id)?)
@@ -89,7 +91,7 @@ impl Bucket {
             (None, None) => AmazonS3Builder::from_env(),
             _ => {
                 return Err(Error::config(
-                    "S3_ACCESS_KEY_FILE and S3_SECRET_KEY_FILE belong together, and one is missing",
+                    "only one of S3_ACCESS_KEY_FILE and S3_SECRET_KEY_FILE is set",
                 ));
             }
         };
@@ -113,13 +115,13 @@ impl Bucket {
             .with_crypto_provider(Arc::new(OpenSsl))
             .with_retry(retry)
             .build()
-            .map_err(|error| unusable(error.into()))?;
+            .map_err(|error| invalid_settings(error.into()))?;
         Ok(Self {
             store: Arc::new(store),
             bucket: bucket.to_owned(),
             prefix: Path::from(format!("{prefix}/{}", settings.backup_name)),
             http: HttpClient::new(http),
-            on_their_way: Arc::default(),
+            pending_writes: Arc::default(),
         })
     }
 
@@ -127,14 +129,16 @@ impl Bucket {
         self.prefix.clone().join(name)
     }
 
+    /// Classifies an error of the store. Callers have handled an object that is not found, so here
+    /// that means a missing bucket, or an upload that was aborted.
     fn failed(&self, error: object_store::Error) -> Error {
         let text = error.to_string();
-        let said = answer(&text);
-        let is = |codes: &[&str]| {
-            said.as_deref().is_some_and(|said| {
+        let answer = code_and_message(&text);
+        let has_code = |codes: &[&str]| {
+            answer.as_deref().is_some_and(|answer| {
                 codes
                     .iter()
-                    .any(|code| said.starts_with(&format!("{code}:")))
+                    .any(|code| answer.starts_with(&format!("{code}:")))
             })
         };
         let refused = matches!(
@@ -142,22 +146,27 @@ impl Bucket {
             object_store::Error::PermissionDenied { .. }
                 | object_store::Error::Unauthenticated { .. }
         );
-        let failed = |error: Error| error.caused_by(said.clone().unwrap_or_else(|| text.clone()));
-        if refused || is(&REFUSALS) {
-            return failed(Error::config(format!("the bucket {} refuses", self.bucket))).hint(
-                "correct the keys in the Secret zalando-backup-s3, or what they allow: list, \
-                    get, put and delete below the prefix",
+        let with_cause =
+            |error: Error| error.caused_by(answer.clone().unwrap_or_else(|| text.clone()));
+        if refused || has_code(&REFUSALS) {
+            return with_cause(Error::config(format!(
+                "the bucket {} denies access",
+                self.bucket
+            )))
+            .hint(
+                "correct the keys in the Secret zalando-backup-s3, or their permissions: list, \
+                 get, put and delete below the prefix",
             );
         }
-        // Of an object that is not there the callers know what it means; here it is the bucket, or
-        // an upload that somebody has aborted.
-        if is(&["NoSuchBucket"])
-            || matches!(error, object_store::Error::NotFound { .. }) && !is(&["NoSuchUpload"])
-        {
-            return failed(Error::config(format!("there is no bucket {}", self.bucket)))
-                .hint("make the bucket, or correct BACKUP_TO, S3_ENDPOINT and S3_PATH_STYLE");
+        let not_found = matches!(error, object_store::Error::NotFound { .. });
+        if has_code(&["NoSuchBucket"]) || not_found && !has_code(&["NoSuchUpload"]) {
+            return with_cause(Error::config(format!(
+                "the bucket {} does not exist",
+                self.bucket
+            )))
+            .hint("create the bucket, or correct BACKUP_TO, S3_ENDPOINT and S3_PATH_STYLE");
         }
-        failed(Error::transient(format!("the bucket {}", self.bucket)))
+        with_cause(Error::transient(format!("the bucket {}", self.bucket)))
     }
 
     pub(super) async fn entries(&self) -> Result<Vec<Entry>> {
@@ -172,9 +181,9 @@ impl Bucket {
                 self.bucket,
                 FIRST_ANSWER.as_secs()
             ))
-            .hint("is S3_ENDPOINT right, and reachable from here?")
+            .hint("check that S3_ENDPOINT is correct and reachable from this pod")
         })?;
-        let below = |path: &Path| {
+        let relative = |path: &Path| {
             path.prefix_match(&self.prefix).map(|parts| {
                 parts
                     .map(|part| part.as_ref().to_owned())
@@ -185,14 +194,14 @@ impl Bucket {
         let list = list.map_err(|error| self.failed(error))?;
         let entry = |object: object_store::ObjectMeta| {
             Some(Entry {
-                name: below(&object.location)?,
+                name: relative(&object.location)?,
                 bytes: object.size,
             })
         };
         Ok(list.into_iter().filter_map(entry).collect())
     }
 
-    pub(super) async fn small(&self, name: &str) -> Result<Option<Bytes>> {
+    pub(super) async fn read_small(&self, name: &str) -> Result<Option<Bytes>> {
         match self.store.get(&self.path(name)).await {
             Ok(object) => Ok(Some(
                 object.bytes().await.map_err(|error| self.failed(error))?,
@@ -203,14 +212,14 @@ impl Bucket {
     }
 
     pub(super) async fn prepare(&self) -> Result<()> {
-        let mark = async || {
+        let write_marker = async || {
             self.write(UNFINISHED, Bytes::from_static(UNFINISHED_TEXT.as_bytes()))
                 .await
         };
-        mark().await?;
-        // It must be possible to remove it, too.
+        write_marker().await?;
+        // Also check that the key may delete.
         self.remove(UNFINISHED).await?;
-        mark().await
+        write_marker().await
     }
 
     async fn remove(&self, name: &str) -> Result<()> {
@@ -220,17 +229,22 @@ impl Bucket {
             .context(format!("removing {self}/{name}"))
     }
 
-    pub(super) async fn store(&self, name: &str, drain: Drain, bytes: u64) -> Result<Stored> {
-        self.receive(name, drain, bytes)
+    pub(super) async fn store(
+        &self,
+        name: &str,
+        reader: PipeReader,
+        bytes: u64,
+    ) -> Result<StoredFile> {
+        self.receive(name, reader, bytes)
             .await
             .context(format!("writing {self}/{name}"))
     }
 
-    async fn receive(&self, name: &str, mut drain: Drain, bytes: u64) -> Result<Stored> {
+    async fn receive(&self, name: &str, mut reader: PipeReader, bytes: u64) -> Result<StoredFile> {
         let limit = part_bytes(bytes);
-        let mut part = Part::default();
+        let mut part = PartBuffer::default();
         let (mut upload, mut crc, mut total) = (None, 0, 0);
-        while let Some(chunk) = drain.next().await? {
+        while let Some(chunk) = reader.next().await? {
             crc = crc32c_append(crc, &chunk);
             total += chunk.len() as u64;
             if let Some(full) = part.push(chunk, limit) {
@@ -249,7 +263,7 @@ impl Bucket {
                     .await?
             }
         }
-        Ok(Stored::new(name, total, crc))
+        Ok(StoredFile::new(name, total, crc))
     }
 
     async fn begin(&self, name: &str, part_bytes: u64) -> Result<Upload> {
@@ -263,18 +277,18 @@ impl Bucket {
             Arc::clone(&self.store),
             path,
             id,
-            Arc::clone(&self.on_their_way),
+            Arc::clone(&self.pending_writes),
             part_bytes,
         ))
     }
 
-    /// In a task: whoever stops waiting for it must be able to wait until it has arrived, before
-    /// anything is removed.
+    /// Runs in a task, so that a caller that is cancelled can still wait until the object has
+    /// arrived before it removes anything.
     async fn put(&self, name: &str, content: PutPayload) -> Result<()> {
         let (bucket, path) = (self.clone(), self.path(name));
-        let sending = Arc::clone(&self.on_their_way).read_owned().await;
+        let pending = Arc::clone(&self.pending_writes).read_owned().await;
         let put = tokio::spawn(async move {
-            let _sending = sending;
+            let _pending = pending;
             let put = bucket.store.put(&path, content).await;
             put.map(drop).map_err(|error| bucket.failed(error))
         });
@@ -289,54 +303,55 @@ impl Bucket {
 
     pub(super) async fn finish(&self, complete: Bytes) -> Result<()> {
         self.write(COMPLETE, complete).await?;
-        // Beside a finished backup it means nothing.
+        // Next to complete.json the marker has no effect.
         let _ = self.remove(UNFINISHED).await;
         Ok(())
     }
 
-    pub(super) async fn read(&self, name: &str, feed: Feed) -> Result<()> {
-        let doing = format!("reading {self}/{name}");
+    pub(super) async fn read(&self, name: &str, writer: PipeWriter) -> Result<()> {
+        let context = format!("reading {self}/{name}");
         let object = match self.store.get(&self.path(name)).await {
-            Err(object_store::Error::NotFound { .. }) => return Err(vanished(name)),
-            other => other.map_err(|error| self.failed(error)).context(&doing)?,
+            Err(object_store::Error::NotFound { .. }) => return Err(file_vanished(name)),
+            other => other
+                .map_err(|error| self.failed(error))
+                .context(&context)?,
         };
         let mut stream = object.into_stream();
         while let Some(chunk) = stream.next().await {
-            let mut chunk = chunk.map_err(|error| self.failed(error)).context(&doing)?;
+            let mut chunk = chunk
+                .map_err(|error| self.failed(error))
+                .context(&context)?;
             while !chunk.is_empty() {
                 let part = chunk.split_to(chunk.len().min(CHUNK_BYTES));
-                // Who does not take any more knows why.
-                if feed.send(part).await.is_err() {
+                // The reader that has stopped returns the error.
+                if writer.send(part).await.is_err() {
                     return Ok(());
                 }
             }
         }
-        let _ = feed.end().await;
+        let _ = writer.end().await;
         Ok(())
     }
 
-    pub(super) async fn clear(&self) -> Result<()> {
-        let _none_on_its_way = none_on_its_way(&self.on_their_way).await;
-        let names = removable(self.entries().await?, self)?;
-        self.abort_all().await?;
+    pub(super) async fn remove_unfinished(&self) -> Result<()> {
+        let _no_writes = wait_for_pending_writes(&self.pending_writes).await;
+        let names = unfinished_files(self.entries().await?, self)?;
+        self.abort_uploads().await?;
         for name in names {
             self.remove(&name).await?;
         }
         Ok(())
     }
 
-    /// Aborts every upload to one of our names; when all is whole only one is left whose beginning
-    /// was answered too late.
-    ///
-    /// # Errors
-    /// As of all calls.
-    pub(super) async fn abort_all(&self) -> Result<()> {
+    /// Aborts every upload to a name of a backup's file. After a successful backup there is one
+    /// only if the store began an upload and its answer came too late.
+    pub(super) async fn abort_uploads(&self) -> Result<()> {
         for name in NAMES {
             let path = self.path(name);
             for id in self
                 .uploads(&path)
                 .await
-                .context(format!("looking for uploads to {self}/{name}"))?
+                .context(format!("listing uploads to {self}/{name}"))?
             {
                 match self.store.abort_multipart(&path, &id).await {
                     Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
@@ -350,8 +365,8 @@ impl Bucket {
         Ok(())
     }
 
-    /// Ids of the uploads to a name. Asked for by the whole name, because MinIO lists by nothing
-    /// less.
+    /// IDs of the uploads to a name. Requested by the full name, because MinIO does not list
+    /// uploads by a shorter prefix.
     async fn uploads(&self, path: &Path) -> Result<Vec<String>> {
         let query = [("uploads", ""), ("prefix", path.as_ref())];
         let options = SignedUrlOptions::default().with_query(query);
@@ -364,7 +379,10 @@ impl Bucket {
             .await;
         let url = url.map_err(|error| self.failed(error))?;
         let mut request = HttpRequest::new(HttpRequestBody::empty());
-        *request.uri_mut() = url.as_str().parse().map_err(|_| failed("no url".into()))?;
+        *request.uri_mut() = url
+            .as_str()
+            .parse()
+            .map_err(|_| failed("the signed URL is invalid".into()))?;
         let response = self
             .http
             .execute(request)
@@ -378,14 +396,15 @@ impl Bucket {
             .map_err(|error| failed(error.into()))?;
         let text = String::from_utf8_lossy(&body);
         if !status.is_success() {
-            let said = answer(&text).unwrap_or_else(|| status.to_string());
+            let answer = code_and_message(&text).unwrap_or_else(|| status.to_string());
             if status.is_server_error() || status.as_u16() == 429 {
-                return Err(failed(said.into()));
+                return Err(failed(answer.into()));
             }
-            return Err(
-                Error::config(format!("the bucket {} refuses: {said}", self.bucket))
-                    .hint("the key must also be allowed to list and to abort multipart uploads"),
-            );
+            return Err(Error::config(format!(
+                "the bucket {} denies access: {answer}",
+                self.bucket
+            ))
+            .hint("the key also needs permission to list and abort multipart uploads"));
         }
         Ok(text
             .split("<Upload>")
@@ -396,16 +415,15 @@ impl Bucket {
     }
 }
 
-/// The content of an element of XML that holds nothing but text.
+/// Content of an XML element that holds only text.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>"))
         .map(|(value, _)| value)
 }
 
-/// Code and message of an answer of the store, which is a document of XML with more than a person
-/// wants to read.
-fn answer(text: &str) -> Option<String> {
+/// Code and message of the XML document with which the store reports an error.
+fn code_and_message(text: &str) -> Option<String> {
     Some(format!(
         "{}: {}",
         field(text, "Code")?,
@@ -413,8 +431,8 @@ fn answer(text: &str) -> Option<String> {
     ))
 }
 
-fn unusable(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
-    Error::config("the settings of the bucket cannot be used")
+fn invalid_settings(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    Error::config("the bucket's settings are invalid")
         .caused_by(error)
         .hint("correct BACKUP_TO and the S3_ settings in the ConfigMap replica-migration")
 }
@@ -424,14 +442,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_the_stores_answer_a_person_reads_code_and_message() {
+    fn code_and_message_are_read_from_the_stores_error() {
         let text = "Generic S3 error: status code: 404 Not Found: \
             <?xml?>\n<Error><Code>NoSuchBucket</Code><Message>The specified bucket does not \
             exist.</Message></Error>";
         assert_eq!(
-            answer(text).unwrap(),
+            code_and_message(text).unwrap(),
             "NoSuchBucket: The specified bucket does not exist."
         );
-        assert_eq!(answer("Generic S3 error: connection refused"), None);
+        assert_eq!(
+            code_and_message("Generic S3 error: connection refused"),
+            None
+        );
     }
 }

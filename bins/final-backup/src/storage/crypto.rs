@@ -1,5 +1,5 @@
-//! object_store's cryptography by OpenSSL, which is in the program anyway: SHA-256 and HMAC are all
-//! that a request to S3 is signed with (AWS, *Signature Version 4*).
+//! object_store's cryptography by OpenSSL, which the program links anyway. Signing a request to S3
+//! needs only SHA-256 and HMAC (AWS, *Signature Version 4*).
 
 use object_store::{
     Error, Result,
@@ -9,6 +9,7 @@ use object_store::{
 };
 use openssl::{error::ErrorStack, md::Md, md_ctx::MdCtx, pkey::PKey, sha::Sha256};
 
+/// OpenSSL as object_store's provider of cryptography.
 #[derive(Debug)]
 pub struct OpenSsl;
 
@@ -102,21 +103,21 @@ fn failed(error: ErrorStack) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::hex;
+    use crate::hex::encode;
 
     /// RFC 4231, test case 2, and FIPS 180-2, appendix B.1.
     #[test]
-    fn published_examples_come_out_whatever_the_pieces() {
+    fn published_test_vectors_match_in_pieces_of_any_size() {
         let mut hmac = OpenSsl.hmac(DigestAlgorithm::Sha256, b"Jefe").unwrap();
         hmac.update(b"what do ya want ");
         hmac.update(b"for nothing?");
         let tag = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
-        assert_eq!(hex(hmac.finish().unwrap()), tag);
+        assert_eq!(encode(hmac.finish().unwrap()), tag);
 
         let mut digest = OpenSsl.digest(DigestAlgorithm::Sha256).unwrap();
         digest.update(b"a");
         digest.update(b"bc");
         let sum = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(hex(digest.finish().unwrap()), sum);
+        assert_eq!(encode(digest.finish().unwrap()), sum);
     }
 }

@@ -1,4 +1,7 @@
-//! An upload to a bucket, in parts.
+//! Multipart upload with its own bookkeeping in place of object_store's `WriteMultipart`, because
+//! [`PendingWrites`] must count each part that is still being sent: a part that arrives after its
+//! upload was aborted stays in the store. It also limits memory by the size of the parts, and
+//! recognises a completed upload whose answer was lost.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,30 +19,30 @@ use object_store::{
 };
 use tokio::task::JoinHandle;
 
-use super::OnTheirWay;
+use super::PendingWrites;
 
-/// S3 takes at most so many parts, each but the last of 5 MiB at least.
+/// S3's limit of parts per upload. Each part except the last must have at least 5 MiB.
 const PARTS_MAX: u64 = 10_000;
 const MIB: u64 = 1 << 20;
-/// What is held in memory is the part that is being filled, and those on their way: never more than
-/// this.
+/// Limit of the memory for the part that is being filled and the parts that are being sent.
 const MEMORY_BYTES: u64 = 24 * MIB;
-/// Two on their way while the next one is being filled.
+/// Size of parts of which two are sent while the next one is filled.
 const PART_BYTES: u64 = MEMORY_BYTES / 3;
-/// One on its way.
+/// Largest size of parts of which one is sent while the next one is filled.
 const PART_BYTES_LARGE: u64 = MEMORY_BYTES / 2;
-/// Filled only when the one before has arrived.
+/// Size of parts that are filled only once the previous one has arrived.
 const PART_BYTES_MAX: u64 = MEMORY_BYTES;
-/// Of a stream of unknown length, the WAL, which comes beside the archive.
-const PART_BYTES_BESIDE: u64 = 5 * MIB;
+/// For a stream of unknown length: the WAL, which is sent at the same time as the archive.
+const PART_BYTES_WAL: u64 = 5 * MIB;
 
-/// Parts large enough for the whole file, and small enough for the memory; 0 is a stream of unknown
-/// length.
+/// Size of parts that is large enough for a file of `bytes`, and small enough for the memory. 0
+/// means a stream of unknown length.
 pub fn part_bytes(bytes: u64) -> u64 {
     if bytes == 0 {
-        return PART_BYTES_BESIDE;
+        return PART_BYTES_WAL;
     }
-    // The estimate is of files before compression; a tenth on top for those that grow.
+    // The estimate is the size before compression. Add a tenth, because compression may increase
+    // it.
     let needed = (bytes + bytes / 10).div_ceil(PARTS_MAX).div_ceil(MIB) * MIB;
     if needed <= PART_BYTES_LARGE {
         needed.max(PART_BYTES)
@@ -48,15 +51,16 @@ pub fn part_bytes(bytes: u64) -> u64 {
     }
 }
 
-/// A part that is being filled.
+/// The part that is being filled.
 #[derive(Default)]
-pub struct Part {
+pub struct PartBuffer {
     chunks: Vec<Bytes>,
     bytes: u64,
 }
 
-impl Part {
-    /// A part when it is full: all of the same size, as some stores want it.
+impl PartBuffer {
+    /// Adds a chunk, and returns the part once it has `limit` bytes. All parts have the same size,
+    /// because some stores require that.
     pub fn push(&mut self, mut chunk: Bytes, limit: u64) -> Option<PutPayload> {
         let room = usize::try_from(limit - self.bytes).unwrap_or(usize::MAX);
         let rest = chunk.split_off(room.min(chunk.len()));
@@ -71,42 +75,42 @@ impl Part {
         Some(full)
     }
 
-    /// What there is of it.
+    /// Returns what has been added, and empties the buffer.
     pub fn take(&mut self) -> PutPayload {
         self.bytes = 0;
         std::mem::take(&mut self.chunks).into_iter().collect()
     }
 }
 
-/// An upload under way.
+/// An upload in progress.
 pub struct Upload {
     store: Arc<AmazonS3>,
     path: Path,
     id: String,
-    on_their_way: OnTheirWay,
-    under_way: FuturesUnordered<JoinHandle<(usize, object_store::Result<PartId>)>>,
-    under_way_max: usize,
+    pending_writes: PendingWrites,
+    sending: FuturesUnordered<JoinHandle<(usize, object_store::Result<PartId>)>>,
+    sending_max: usize,
     done: BTreeMap<usize, PartId>,
     begun: usize,
     bytes: u64,
 }
 
 impl Upload {
-    /// An upload that was begun, for parts of a size.
+    /// Continues the upload `id`, which has begun, in parts of `part_bytes`.
     pub fn new(
         store: Arc<AmazonS3>,
         path: Path,
         id: String,
-        on_their_way: OnTheirWay,
+        pending_writes: PendingWrites,
         part_bytes: u64,
     ) -> Self {
         Self {
             store,
             path,
             id,
-            on_their_way,
-            under_way: FuturesUnordered::new(),
-            under_way_max: match part_bytes {
+            pending_writes,
+            sending: FuturesUnordered::new(),
+            sending_max: match part_bytes {
                 PART_BYTES => 2,
                 PART_BYTES_MAX => 0,
                 _ => 1,
@@ -117,10 +121,10 @@ impl Upload {
         }
     }
 
-    /// Sends a part, and waits until no more are under way than may be.
+    /// Sends a part, and waits until no more than the permitted number are being sent.
     ///
     /// # Errors
-    /// The store's, for `failed` to judge; Refused after the last part that there may be.
+    /// The store's errors as `failed` classifies them; Refused after the last permitted part.
     pub async fn put(
         &mut self,
         part: PutPayload,
@@ -128,8 +132,8 @@ impl Upload {
     ) -> Result<()> {
         if self.begun as u64 == PARTS_MAX {
             return Err(Error::refused(format!(
-                "the archive is larger than {PARTS_MAX} parts of {}, which is all that a bucket \
-                 takes with the memory of this pod",
+                "the archive is larger than {PARTS_MAX} parts of {}, the limit of a bucket with \
+                 the memory of this pod",
                 size(PART_BYTES_MAX)
             ))
             .hint("use a volume (components/backup-volume)"));
@@ -142,20 +146,20 @@ impl Upload {
         );
         self.begun += 1;
         self.bytes += part.content_length() as u64;
-        let sending = Arc::clone(&self.on_their_way).read_owned().await;
-        self.under_way.push(tokio::spawn(async move {
+        let pending = Arc::clone(&self.pending_writes).read_owned().await;
+        self.sending.push(tokio::spawn(async move {
             let sent = store.put_part(&path, &id, index, part).await;
-            drop(sending);
+            drop(pending);
             (index, sent)
         }));
-        while self.under_way.len() > self.under_way_max {
-            self.one(&failed).await?;
+        while self.sending.len() > self.sending_max {
+            self.wait_for_one(&failed).await?;
         }
         Ok(())
     }
 
-    async fn one(&mut self, failed: impl Fn(object_store::Error) -> Error) -> Result<()> {
-        if let Some(ended) = self.under_way.next().await {
+    async fn wait_for_one(&mut self, failed: impl Fn(object_store::Error) -> Error) -> Result<()> {
+        if let Some(ended) = self.sending.next().await {
             let (index, part) =
                 ended.map_err(|error| Error::transient("a task has died").caused_by(error))?;
             self.done.insert(index, part.map_err(failed)?);
@@ -163,7 +167,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Sends the last part, and makes one object of all.
+    /// Sends the last part, and completes the upload.
     ///
     /// # Errors
     /// As [`Upload::put`].
@@ -175,8 +179,8 @@ impl Upload {
         if last.content_length() > 0 {
             self.put(last, &failed).await?;
         }
-        while !self.under_way.is_empty() {
-            self.one(&failed).await?;
+        while !self.sending.is_empty() {
+            self.wait_for_one(&failed).await?;
         }
         let parts = self.done.into_values().collect();
         match self
@@ -185,8 +189,8 @@ impl Upload {
             .await
         {
             Ok(_) => Ok(()),
-            // The answer may have been lost: asked again, a store that has made the object knows
-            // the upload no more.
+            // The first answer may have been lost. A store that has completed the upload does not
+            // know it any more when the request is repeated.
             Err(error @ object_store::Error::NotFound { .. }) => {
                 match self.store.head(&self.path).await {
                     Ok(object) if object.size == self.bytes => Ok(()),
@@ -203,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_grow_with_the_file_within_the_memory() {
+    fn parts_grow_with_the_file_within_the_memory_limit() {
         let gigabytes = |count: u64| part_bytes(count * 1_000_000_000) / MIB;
         assert_eq!(
             (gigabytes(0), gigabytes(1), gigabytes(40), gigabytes(100)),
@@ -213,8 +217,8 @@ mod tests {
     }
 
     #[test]
-    fn every_part_but_the_last_has_the_same_size() {
-        let mut part = Part::default();
+    fn every_part_except_the_last_has_the_same_size() {
+        let mut part = PartBuffer::default();
         let mut sizes = Vec::new();
         for chunk in [3, 3, 9, 1] {
             sizes.extend(

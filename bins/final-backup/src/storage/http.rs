@@ -1,5 +1,5 @@
-//! The HTTP client that object_store works with: hyper over openssl, as all other TLS of these
-//! programs, instead of its own reqwest.
+//! The HTTP client for object_store: hyper over OpenSSL, like all other TLS of these programs, in
+//! place of object_store's reqwest. The price of one TLS stack is this file and `crypto.rs`.
 
 use std::{fmt, path::Path, time::Duration};
 
@@ -21,21 +21,20 @@ use tower_http::timeout::TimeoutBody;
 
 const LIMITS: Limits = Limits {
     connect: Duration::from_secs(5),
-    // A large part takes its time; the two limits below are for what must come.
+    // Sending a large part takes long. The two limits below apply to the answer.
     silence: None,
 };
-/// From a request to the head of its answer: the largest part over a slow line.
+/// Time from a request to the head of its answer: enough for the largest part on a slow connection.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
-/// A store that sends nothing for so long in the middle of an answer has lost the connection.
+/// Longest silence in the middle of an answer. After that the connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Where images keep the certificates that everybody trusts: this program's own openssl may look
-/// elsewhere.
+/// Trust stores of common images. The statically linked OpenSSL may search another path.
 const ROOTS: [&str; 2] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
 ];
 
-/// Makes requests, over TLS where the URL says so.
+/// Makes requests, over TLS if the URL's scheme is https.
 #[derive(Clone)]
 pub struct Http(http::Http);
 
@@ -46,10 +45,10 @@ impl fmt::Debug for Http {
 }
 
 impl Http {
-    /// A client that trusts a CA, or else those that everybody trusts.
+    /// A client that trusts the given CA bundle, or else the image's trust store.
     ///
     /// # Errors
-    /// Config when the CA file cannot be used.
+    /// Config if the CA file cannot be used.
     pub fn trusting(ca: Option<&Path>) -> Result<Self> {
         let failed = |error: openssl::error::ErrorStack| {
             Error::config("preparing tls towards the bucket").caused_by(error)
@@ -74,18 +73,19 @@ impl MakeClient for Http {
 #[async_trait]
 impl HttpService for Http {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
         let answer = timeout(ANSWER_TIMEOUT, self.0.request(request.map(request_body))).await;
-        let answer = answer.map_err(|_| HttpError::new(HttpErrorKind::Timeout, late))?;
+        let answer = answer.map_err(|_| HttpError::new(HttpErrorKind::Timeout, timed_out))?;
         let answer = answer.map_err(|error| HttpError::new(kind(&error), error))?;
-        let broken =
+        let interrupted =
             |error| HttpError::new(HttpErrorKind::Interrupted, std::io::Error::other(error));
-        Ok(answer
-            .map(|body| HttpResponseBody::new(TimeoutBody::new(SILENCE, body).map_err(broken))))
+        Ok(answer.map(|body| {
+            HttpResponseBody::new(TimeoutBody::new(SILENCE, body).map_err(interrupted))
+        }))
     }
 }
 
-/// object_store tries again what did not reach the server, and what may be done twice.
+/// object_store repeats requests that did not reach the server, and those that are idempotent.
 fn kind(error: &ClientError) -> HttpErrorKind {
     if error.is_connect() {
         HttpErrorKind::Connect

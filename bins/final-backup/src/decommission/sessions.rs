@@ -1,4 +1,4 @@
-//! Who is still connected to the source.
+//! Lists the client sessions that the source still has.
 
 use job::{
     config::{self, Connection, Text},
@@ -8,20 +8,20 @@ use platform::postgres::{connect, source::APPLICATION_PREFIX};
 
 use crate::members::Member;
 
-/// Sessions of a role at a member.
+/// Sessions of one role at a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sessions {
     /// The member.
     pub member: String,
-    /// How many, of whom, and where to.
-    pub words: String,
+    /// Number of sessions, role, database and application name.
+    pub description: String,
 }
 
 /// Asks every member that runs.
 ///
 /// # Errors
-/// Config when one cannot be logged in to.
-pub async fn look(members: Vec<Member>) -> Result<Vec<Sessions>> {
+/// Config if the login to a member fails.
+pub async fn list(members: Vec<Member>) -> Result<Vec<Sessions>> {
     let mut all = Vec::new();
     for member in members {
         let Some(address) = member
@@ -33,19 +33,19 @@ pub async fn look(members: Vec<Member>) -> Result<Vec<Sessions>> {
         let mut connection = config::prefixed::<Connection>("SOURCE_")?;
         connection.user = "standby".parse::<Text>().map_err(Error::config)?;
         (connection.hostaddr, connection.port) = (Some(address.ip()), address.port());
-        for words in of(&connection).await? {
+        for description in sessions_at(&connection).await? {
             all.push(Sessions {
                 member: member.name.clone(),
-                words,
+                description,
             });
         }
     }
     Ok(all)
 }
 
-/// A walsender has no database; a role without privileges sees of others who they are and where
-/// they are, which is enough.
-async fn of(connection: &Connection) -> Result<Vec<String>> {
+/// Sessions of clients. Walsenders have no database and are left out. A role without privileges
+/// sees only role, database and application name of other sessions, which is enough.
+async fn sessions_at(connection: &Connection) -> Result<Vec<String>> {
     let session = connect(
         connection,
         "postgres",
@@ -57,17 +57,17 @@ async fn of(connection: &Connection) -> Result<Vec<String>> {
             "select count(*), coalesce(usename::text, '?'), datname::text, \
              coalesce(nullif(application_name, ''), 'no name')
                from pg_stat_activity
-              where datname is not null and pid <> pg_backend_pid() and coalesce(application_name, \
-             '') not like 'replica-migration%'
+              where datname is not null and pid <> pg_backend_pid()
+                and coalesce(application_name, '') not like 'replica-migration%'
                 and coalesce(application_name, '') not like 'Patroni%'
               group by 2, 3, 4 order by 1 desc, 2, 3, 4",
             &[],
         )
         .await?;
-    let words = |row: &tokio_postgres::Row| {
+    let describe = |row: &tokio_postgres::Row| {
         let (count, role, database, application): (i64, String, String, String) =
             (row.get(0), row.get(1), row.get(2), row.get(3));
         format!("{count} of {role} in {database} ({application})")
     };
-    Ok(rows.iter().map(words).collect())
+    Ok(rows.iter().map(describe).collect())
 }

@@ -1,4 +1,4 @@
-//! After a cut: the source's leader is stopped, and nobody writes to it ever again.
+//! Backups after a cutover: the source's leader is stopped, and the source accepts no writes.
 
 use std::{collections::BTreeSet, path::PathBuf, process::Command, time::Duration};
 
@@ -29,13 +29,13 @@ use super::{
 
 const POLL: Duration = Duration::from_millis(100);
 
-/// A migration that is over, and the volume of its backup.
-struct Over {
+/// A completed migration, and the volume for its backup.
+struct Migrated {
     migration: Migration,
     volume: PathBuf,
 }
 
-impl Over {
+impl Migrated {
     async fn new(members: u8) -> Self {
         let options = SourceOptions {
             members,
@@ -44,7 +44,7 @@ impl Over {
         let migration = Migration::set_up(options, Epoch::now(), |_| ())
             .await
             .unwrap();
-        // Kubernetes does not change the pod of an existing Job.
+        // The pod template of an existing Job is immutable.
         environment::remove(
             &migration.plane,
             ("batch", "v1", "Job"),
@@ -67,7 +67,10 @@ impl Over {
         ends(
             &dry,
             0,
-            &["there was no cut yet", "would copy mastodon-postgresql-0"],
+            &[
+                "no cutover has been done",
+                "would copy mastodon-postgresql-0",
+            ],
         );
         succeeded(
             "cutover",
@@ -90,7 +93,7 @@ impl Over {
         ended
     }
 
-    /// The member that was stopped.
+    /// The former leader, which was stopped.
     fn leader(&self) -> &Member {
         &self.migration.source.members()[0]
     }
@@ -100,24 +103,24 @@ impl Over {
         rest::demand(Method::POST, &url, &json!({})).await.unwrap();
     }
 
-    /// Waits for what the leader's Patroni says of it (GET /health).
-    async fn patroni_says(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+    /// Waits until the former leader's Patroni reports a state (GET /health).
+    async fn patroni_reports(&self, state: &str, matches: impl Fn(&Value) -> bool) -> Value {
         let url = format!("{}/health", self.leader().rest_url());
-        let says = async {
+        let polling = async {
             loop {
                 let health = rest::get(&url).await.unwrap();
-                if is(&health) {
+                if matches(&health) {
                     return health;
                 }
                 sleep(POLL).await;
             }
         };
-        timeout(SOON, says)
+        timeout(SOON, polling)
             .await
-            .unwrap_or_else(|_| panic!("Patroni does not say {what}"))
+            .unwrap_or_else(|_| panic!("Patroni does not report {state}"))
     }
 
-    /// What the source has acknowledged.
+    /// The writes that the source has acknowledged.
     fn acknowledged(&self) -> BTreeSet<Key> {
         let members = self.migration.source.members();
         let addresses: Vec<String> = members
@@ -125,7 +128,12 @@ impl Over {
             .map(|member| member.address().to_string())
             .collect();
         let attempts = self.migration.application.attempts();
-        let by_source = |outcome: &Outcome| matches!(outcome, Outcome::Acknowledged(server) if addresses.contains(&server.address));
+        let by_source = |outcome: &Outcome| {
+            matches!(
+                outcome,
+                Outcome::Acknowledged(server) if addresses.contains(&server.address)
+            )
+        };
         attempts
             .into_iter()
             .filter(|attempt| by_source(&attempt.outcome))
@@ -133,7 +141,7 @@ impl Over {
             .collect()
     }
 
-    /// Restores a folder, has PostgreSQL judge and start it, and reads the ledger.
+    /// Restores a folder, verifies and starts it with PostgreSQL, and reads the ledger.
     async fn ledger(&self, name: &str) -> BTreeSet<Key> {
         let plane = &self.migration.plane;
         assert_eq!(names_in(&self.volume.join(name)), WHOLE);
@@ -155,25 +163,27 @@ impl Over {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_source_is_copied_from_a_member_in_recovery_and_its_ledger_is_complete() {
-    let over = Over::new(2).await;
+async fn after_a_cutover_a_member_in_recovery_is_copied_with_every_acknowledged_write() {
+    let migrated = Migrated::new(2).await;
     let words = [
         "mastodon-postgresql-1 is running (replica)",
-        "runs in recovery and stands at",
-        "exactly at the last record that the source has ever written",
+        "is in recovery at",
+        "exactly the end of the source's WAL according to the receipt",
         "backup complete",
-        "not ready to delete: the retention of 7 days is over at",
-        "validate-cnpg has not said anything yet",
+        "not ready to delete: the retention of 7 days ends at",
+        "no result from validate-cnpg found",
     ];
-    // The operator's configuration is looked for in both forms, and found in neither.
-    over.run(
-        over.step()
-            .env("OPERATOR_CONFIG", "zalando/postgres-operator"),
-        0,
-        &words,
-    )
-    .await;
-    let (rows, acknowledged) = (over.ledger("final").await, over.acknowledged());
+    // The operator's configuration does not exist in either form.
+    migrated
+        .run(
+            migrated
+                .step()
+                .env("OPERATOR_CONFIG", "zalando/postgres-operator"),
+            0,
+            &words,
+        )
+        .await;
+    let (rows, acknowledged) = (migrated.ledger("final").await, migrated.acknowledged());
     let lost: Vec<&Key> = acknowledged.difference(&rows).collect();
     println!(
         "the source acknowledged {} writes, {} rows are in the backup",
@@ -187,37 +197,40 @@ async fn the_source_is_copied_from_a_member_in_recovery_and_its_ledger_is_comple
         acknowledged.len()
     );
 
-    goodbye(&over).await;
+    decommission(&migrated).await;
 
-    // The new primary, which goes on writing.
+    // A backup of the new primary, which continues to accept writes.
     let words = ["is the new primary, on timeline 2", "backup complete"];
-    over.run(
-        over.step()
-            .env("FROM", "target")
-            .env("BACKUP_NAME", "of-the-target"),
-        0,
-        &words,
-    )
-    .await;
-    assert!(over.ledger("of-the-target").await.is_superset(&rows));
-    let other = over.step().env("FROM", "target");
-    over.run(
-        other,
-        3,
-        &[
-            "the backup that is there is one of the source",
-            "choose another BACKUP_NAME",
-        ],
-    )
-    .await;
+    migrated
+        .run(
+            migrated
+                .step()
+                .env("FROM", "target")
+                .env("BACKUP_NAME", "of-the-target"),
+            0,
+            &words,
+        )
+        .await;
+    assert!(migrated.ledger("of-the-target").await.is_superset(&rows));
+    let other = migrated.step().env("FROM", "target");
+    migrated
+        .run(
+            other,
+            3,
+            &[
+                "the existing backup is one of the source",
+                "choose another BACKUP_NAME",
+            ],
+        )
+        .await;
 
-    let objects: Vec<Value> = environment::manifests(&over.migration.plane)
+    let objects: Vec<Value> = environment::manifests(&migrated.migration.plane)
         .into_iter()
         .filter(|object| object["metadata"]["name"] == "replica-migration-final-backup")
         .collect();
-    // Everything that is granted was used, and nothing was refused; only the names of volumes
-    // nobody can know beforehand.
-    let difference = rbac_is_exact(&over.migration.plane.audit().unwrap(), &objects)
+    // Every permission was used, and no request was denied. Only the names of volumes cannot be
+    // known beforehand.
+    let difference = rbac_is_exact(&migrated.migration.plane.audit().unwrap(), &objects)
         .unwrap_err()
         .to_string();
     let lines: Vec<&str> = difference.lines().skip(1).collect();
@@ -229,30 +242,36 @@ async fn the_source_is_copied_from_a_member_in_recovery_and_its_ledger_is_comple
         "{difference}"
     );
 
-    // Somebody starts the source again: nothing of it may be trusted, and nothing deleted.
-    over.restart_leader().await;
-    let again = over.step().env("BACKUP_NAME", "again");
+    // The source is started again: it must not be trusted, and nothing may be deleted.
+    migrated.restart_leader().await;
+    let again = migrated.step().env("BACKUP_NAME", "again");
     let words = [
-        "mastodon-postgresql-0 runs as a primary although the cut is over",
+        "mastodon-postgresql-0 runs as a primary although the cutover has completed",
         "delete nothing until then",
     ];
-    over.run(again, 4, &words).await;
+    migrated.run(again, 4, &words).await;
 }
 
-/// What a deletion would remove, who still uses the source, and the commands when nobody does.
-async fn goodbye(over: &Over) {
-    let plane = &over.migration.plane;
+/// The report lists what a deletion would remove and what still uses the source, and the commands
+/// once nothing does.
+async fn decommission(migrated: &Migrated) {
+    let plane = &migrated.migration.plane;
     plane.namespace("zalando").await.unwrap();
     let data =
         json!({"enable_secrets_deletion": "false", "delete_annotation_date_key": "delete-date"});
-    let operator = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "postgres-operator"}, "data": data});
+    let operator = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "postgres-operator"},
+        "data": data,
+    });
     plane.apply("zalando", &[operator]).await.unwrap();
     let volumes: Api<PersistentVolume> = Api::all(plane.admin());
     for (member, policy) in [(0, "Retain"), (1, "Delete")] {
         let volume = json!({
             "metadata": {"name": format!("pv-mastodon-postgresql-{member}")},
-            "spec": {"capacity": {"storage": "40Gi"}, "accessModes": ["ReadWriteOnce"], "persistentVolumeReclaimPolicy": policy,
-                "hostPath": {"path": "/nowhere"}},
+            "spec": {
+                "capacity": {"storage": "40Gi"}, "accessModes": ["ReadWriteOnce"],
+                "persistentVolumeReclaimPolicy": policy, "hostPath": {"path": "/nowhere"},
+            },
         });
         volumes
             .create(
@@ -263,86 +282,95 @@ async fn goodbye(over: &Over) {
             .unwrap();
     }
     let verdict = json!({"verdict": "green", "at": jiff::Timestamp::now().to_string()});
-    let validated = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("validate-cnpg-{CLUSTER}")}, "data": verdict});
+    let validated = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": format!("validate-cnpg-{CLUSTER}")}, "data": verdict,
+    });
     plane.apply(NAMESPACE, &[validated]).await.unwrap();
     let ready = || {
-        over.step()
+        migrated
+            .step()
             .env("OPERATOR_CONFIG", "zalando/postgres-operator")
             .env("RETENTION_DAYS", "0")
             .env("VERIFY", "stream")
     };
 
-    // The application takes its password from the operator's Secret; three more would lose
+    // The application uses the password from the operator's Secret. Three other clients would lose
     // something, too.
     let secret = "mastodon.mastodon-postgresql.credentials.postgresql.acid.zalan.do";
-    let straggler = over
+    let session = migrated
         .migration
         .source
-        .connect_to(&over.migration.source.members()[1], NAMESPACE)
+        .connect_to(&migrated.migration.source.members()[1], NAMESPACE)
         .await
         .unwrap();
-    straggler
-        .batch_execute("set application_name = 'straggler'")
+    session
+        .batch_execute("set application_name = 'console'")
         .await
         .unwrap();
     let secret = json!({"secretKeyRef": {"name": secret, "key": "password"}});
-    let container = json!({"name": "report", "image": "report", "env": [{"name": "PGPASSWORD", "valueFrom": secret}]});
+    let container = json!({
+        "name": "report", "image": "report", "env": [{"name": "PGPASSWORD", "valueFrom": secret}],
+    });
     let pod = json!({"restartPolicy": "Never", "containers": [container]});
-    plane
-        .apply(
-            NAMESPACE,
-            &[
-                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "grafana"},
-                    "data": {"datasource": "postgres://grafana@mastodon-postgresql-repl.mastodon.svc:5432/mastodon"}}),
-                json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "report"},
-                    "spec": {"schedule": "0 6 * * 1", "jobTemplate": {"spec": {"template": {"spec": pod}}}}}),
-            ],
-        )
-        .await
-        .unwrap();
+    let url = "postgres://grafana@mastodon-postgresql-repl.mastodon.svc:5432/mastodon";
+    let grafana = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "grafana"},
+        "data": {"datasource": url},
+    });
+    let report = json!({
+        "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "report"},
+        "spec": {
+            "schedule": "0 6 * * 1", "jobTemplate": {"spec": {"template": {"spec": pod}}},
+        },
+    });
+    plane.apply(NAMESPACE, &[grafana, report]).await.unwrap();
     let words = [
         "a backup is complete already",
         "Secrets (.mastodon-postgresql.credentials.postgresql.acid.zalan.do): mastodon, pooler, \
-         postgres, standby: stay",
+         postgres, standby: kept",
         "volume pgdata-mastodon-postgresql-0 (40Gi): deleted \
-         (enable_persistent_volume_claim_deletion), its data stays",
+         (enable_persistent_volume_claim_deletion), its data is kept",
         "volume pgdata-mastodon-postgresql-1 (40Gi): deleted \
          (enable_persistent_volume_claim_deletion), and THE DATA with it (reclaim policy Delete",
-        "still used: sessions at mastodon-postgresql-1: 1 of postgres in mastodon (straggler)",
-        "still used: ConfigMap grafana names mastodon-postgresql-repl in .data.datasource",
-        "still used: CronJob report names mastodon.mastodon-postgresql.credentials",
-        "the Cluster database still names mastodon-postgresql in .externalClusters[0]",
-        "the operator is told to leave it alone",
-        "still used: Deployment mastodon-web names mastodon.mastodon-postgresql.credentials",
+        "still used: sessions at mastodon-postgresql-1: 1 of postgres in mastodon (console)",
+        "still used: ConfigMap grafana refers to mastodon-postgresql-repl in .data.datasource",
+        "still used: CronJob report refers to mastodon.mastodon-postgresql.credentials",
+        "the Cluster database still refers to mastodon-postgresql in .externalClusters[0]",
+        "makes the operator ignore the resource",
+        "still used: Deployment mastodon-web refers to mastodon.mastodon-postgresql.credentials",
         "in .spec.template.spec.containers[0].env[0].valueFrom.secretKeyRef.name",
-        "still used: ConfigMap mastodon-database names mastodon-postgresql-pooler in .data.DB_HOST",
-        "still used: the Service mastodon-postgresql leads to the target and goes with the source",
+        "still used: ConfigMap mastodon-database refers to mastodon-postgresql-pooler in \
+         .data.DB_HOST",
+        "still used: the Service mastodon-postgresql points to the target and is deleted with the \
+         source",
         "not ready to delete: 13 uses of it are listed above",
     ];
-    over.run(ready(), 0, &words).await;
-    drop(straggler);
+    migrated.run(ready(), 0, &words).await;
+    drop(session);
     for (kind, name) in [
         (("", "v1", "ConfigMap"), "grafana"),
         (("batch", "v1", "CronJob"), "report"),
     ] {
         environment::remove(plane, kind, name).await;
     }
-    own_secret(over).await;
-    own_hosts(over).await;
+    own_secret(migrated).await;
+    own_hosts(migrated).await;
     let words = [
-        "nobody uses it",
+        "no remaining users",
         "ready to delete; this step deletes nothing",
         "kubectl annotate -n mastodon postgresql/mastodon-postgresql --overwrite delete-date=",
         "kubectl annotate -n mastodon postgresql/mastodon-postgresql acid.zalan.do/controller-",
         "kubectl delete -n mastodon postgresql/mastodon-postgresql",
     ];
-    let ended = over.run(ready(), 0, &words).await;
+    let ended = migrated.run(ready(), 0, &words).await;
     assert_eq!(ended.termination_json()["ready_to_delete"], true);
 }
 
-/// The application gets the target's hosts, and the names of before lead nowhere.
-async fn own_hosts(over: &Over) {
-    let admin = over.migration.plane.admin();
+/// Configures the application with the target's hosts, and detaches the selectors of the source's
+/// Services.
+async fn own_hosts(migrated: &Migrated) {
+    let admin = migrated.migration.plane.admin();
     let maps: Api<ConfigMap> = Api::namespaced(admin.clone(), NAMESPACE);
     let hosts =
         json!({"data": {"DB_HOST": "database-pooler-rw", "REPLICA_DB_HOST": "database-pooler-ro"}});
@@ -354,20 +382,20 @@ async fn own_hosts(over: &Over) {
     .await
     .unwrap();
     let services: Api<Service> = Api::namespaced(admin, NAMESPACE);
-    let nowhere =
-        json!([{"op": "replace", "path": "/spec/selector", "value": {"leads": "nowhere"}}]);
-    let nowhere = Patch::Json::<()>(serde_json::from_value(nowhere).unwrap());
+    let detach =
+        json!([{"op": "replace", "path": "/spec/selector", "value": {"detached": "true"}}]);
+    let detach = Patch::Json::<()>(serde_json::from_value(detach).unwrap());
     for service in ["mastodon-postgresql", "mastodon-postgresql-repl"] {
         services
-            .patch(service, &PatchParams::default(), &nowhere)
+            .patch(service, &PatchParams::default(), &detach)
             .await
             .unwrap();
     }
 }
 
-/// The application gets a Secret of its own.
-async fn own_secret(over: &Over) {
-    let admin = over.migration.plane.admin();
+/// Gives the application a Secret of its own.
+async fn own_secret(migrated: &Migrated) {
+    let admin = migrated.migration.plane.admin();
     let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
     let old = secrets
         .get("mastodon.mastodon-postgresql.credentials.postgresql.acid.zalan.do")
@@ -395,25 +423,25 @@ async fn own_secret(over: &Over) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_source_with_one_member_is_started_read_only_for_its_backup() {
-    let over = Over::new(1).await;
+async fn a_source_with_one_member_can_be_started_read_only_for_its_backup() {
+    let migrated = Migrated::new(1).await;
     let words = [
         "no member of the source runs: mastodon-postgresql-0 is",
         "FROM=target",
         "start the source read-only",
     ];
-    over.run(over.step(), 3, &words).await;
+    migrated.run(migrated.step(), 3, &words).await;
 
     // README, A source with one member: in the pod, while Patroni is paused.
     let (setup, data) = (
-        over.migration.plane.setup(),
-        over.leader().layout().data.clone(),
+        migrated.migration.plane.setup(),
+        migrated.leader().layout().data.clone(),
     );
     let signal = data.join("standby.signal");
-    let control = |words: &[&str]| {
+    let control = |arguments: &[&str]| {
         let mut command = setup.postgres("pg_ctl");
         command
-            .args(words)
+            .args(arguments)
             .arg("-w")
             .arg("-D")
             .arg(&data)
@@ -426,14 +454,15 @@ async fn a_source_with_one_member_is_started_read_only_for_its_backup() {
     demand(Command::new("touch").arg(&signal));
     setup.user.own(&signal).unwrap();
     demand(&mut control(&["restart"]));
-    over.patroni_says("running", |health| health["state"] == "running")
+    migrated
+        .patroni_reports("running", |health| health["state"] == "running")
         .await;
 
-    // Nobody can write to it, and Patroni leaves it as it is.
-    let session = over
+    // It accepts no writes, and Patroni leaves it as it is.
+    let session = migrated
         .migration
         .source
-        .connect_to(over.leader(), NAMESPACE)
+        .connect_to(migrated.leader(), NAMESPACE)
         .await
         .unwrap();
     let error = session
@@ -441,21 +470,23 @@ async fn a_source_with_one_member_is_started_read_only_for_its_backup() {
         .await
         .unwrap_err();
     assert_eq!(error.code().unwrap().code(), "25006", "{error}");
-    over.run(
-        over.step(),
-        0,
-        &[
-            "exactly at the last record that the source has ever written",
-            "backup complete",
-        ],
-    )
-    .await;
-    let rows = over.ledger("final").await;
-    let acknowledged = over.acknowledged();
+    migrated
+        .run(
+            migrated.step(),
+            0,
+            &[
+                "exactly the end of the source's WAL according to the receipt",
+                "backup complete",
+            ],
+        )
+        .await;
+    let rows = migrated.ledger("final").await;
+    let acknowledged = migrated.acknowledged();
     assert!(acknowledged.len() > 50 && rows.is_superset(&acknowledged));
-    // A round of Patroni's later it is still a standby.
-    let round = over.patroni_says("anything", |_| true).await["dcs_last_seen"].clone();
-    over.patroni_says("another round", |health| health["dcs_last_seen"] != round)
+    // After another loop of Patroni it is still a standby.
+    let seen = migrated.patroni_reports("any state", |_| true).await["dcs_last_seen"].clone();
+    migrated
+        .patroni_reports("another loop", |health| health["dcs_last_seen"] != seen)
         .await;
     let row = session
         .query_one("select pg_is_in_recovery()", &[])
@@ -463,16 +494,16 @@ async fn a_source_with_one_member_is_started_read_only_for_its_backup() {
         .unwrap();
     assert!(row.get::<_, bool>(0));
 
-    // Stopped again and the file removed, everything is as the cut left it: the way back opens the
-    // same timeline.
+    // Stopped again and with the file removed, the source is as the cutover left it: restarting the
+    // leader continues the same timeline.
     drop(session);
     demand(&mut control(&["stop", "-m", "fast"]));
     std::fs::remove_file(&signal).unwrap();
-    over.restart_leader().await;
-    let session = over
+    migrated.restart_leader().await;
+    let session = migrated
         .migration
         .source
-        .connect_to(over.leader(), "postgres")
+        .connect_to(migrated.leader(), "postgres")
         .await
         .unwrap();
     let row = session
