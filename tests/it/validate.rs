@@ -170,7 +170,10 @@ async fn a_clone_is_followed_to_its_end_and_helped_over_the_checkpoint() {
     ends(
         &environment.run().await,
         2,
-        &["there is no Cluster database", "apply the manifest"],
+        &[
+            "the Cluster database does not exist in namespace mastodon",
+            "apply the manifest",
+        ],
     );
 
     environment.apply(cluster()).await;

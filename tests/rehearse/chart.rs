@@ -1,9 +1,8 @@
 //! The chart of the cutover as SVG: one row per step, and below it on the same axis the
 //! acknowledged writes.
 //!
-//! Steps of 50 ms and of 3 s are shown together, so every step has its own row and labels never
-//! overlap. The chart is drawn in two layouts, for a page and for a phone; the page shows the one
-//! that fits.
+//! A step of 50 ms and one of 3 s stand side by side, so every step has a row of its own: no label
+//! can meet another. A screen that is narrower than the chart scrolls it.
 
 mod palette;
 mod rows;
@@ -21,63 +20,20 @@ use crate::report::{Report, numbers};
 pub use palette::style;
 use window::Window;
 
-/// The layout of a chart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// For wide screens and paper: names beside the bars.
-    Page,
-    /// For a phone in portrait mode: names above the bars.
-    Phone,
-}
-
-/// Dimensions in pixels.
-struct Layout {
-    width: u32,
-    /// Left margin: names of the rows and numbers of the axis.
-    left: u32,
-    right: u32,
-    /// Height of a mark's line of text.
-    mark: u32,
-    row: u32,
-    /// Space between rows and writes: the words `source` and `target`.
-    band: u32,
-    plot: u32,
-    /// Bottom margin: the axis's numbers and their unit.
-    foot: u32,
-    x_labels: usize,
-}
-
-impl Layout {
-    const PAGE: Self = Self {
-        width: 1080,
-        left: 210,
-        right: 16,
-        mark: 17,
-        row: 21,
-        band: 34,
-        plot: 210,
-        foot: 44,
-        x_labels: 14,
-    };
-    const PHONE: Self = Self {
-        width: 380,
-        left: 28,
-        right: 8,
-        mark: 17,
-        row: 32,
-        band: 30,
-        plot: 170,
-        foot: 44,
-        x_labels: 7,
-    };
-
-    fn for_format(format: Format) -> &'static Self {
-        match format {
-            Format::Page => &Self::PAGE,
-            Format::Phone => &Self::PHONE,
-        }
-    }
-}
+// Measures in pixels.
+const WIDTH: u32 = 1080;
+/// Left of the axis: names of the rows and numbers of the axis.
+const LEFT: u32 = 210;
+const RIGHT: u32 = 16;
+/// Height of a mark's line of text.
+const MARK: u32 = 17;
+const ROW: u32 = 21;
+/// Between the rows and the writes: the words `source` and `target`.
+const BAND: u32 = 34;
+const PLOT: u32 = 210;
+/// Below the axis: its numbers and what they mean.
+const FOOT: u32 = 44;
+const X_LABELS: usize = 14;
 
 type Root<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Writes<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordu32>>;
@@ -85,8 +41,6 @@ type Writes<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf6
 /// The drawing area and what all parts of the chart need.
 struct Canvas<'a> {
     root: Root<'a>,
-    format: Format,
-    layout: &'static Layout,
     window: Window,
     /// Top of the rows, and of the writes' plot.
     rows_top: i32,
@@ -102,15 +56,15 @@ impl Canvas<'_> {
     }
 
     fn left(&self) -> i32 {
-        self.layout.left as i32
+        LEFT as i32
     }
 
     fn right(&self) -> i32 {
-        (self.layout.width - self.layout.right) as i32
+        (WIDTH - RIGHT) as i32
     }
 
     fn plot_bottom(&self) -> i32 {
-        self.plot_top + self.layout.plot as i32
+        self.plot_top + PLOT as i32
     }
 
     fn text(&self, text: &str, (x, y): (i32, i32), side: HPos, color: RGBColor) -> Result<()> {
@@ -132,18 +86,18 @@ impl Canvas<'_> {
 }
 
 /// Draws the chart; the colours are those of [`style`].
-pub fn draw(report: &Report, format: Format) -> Result<String> {
-    let layout = Layout::for_format(format);
+///
+/// # Errors
+/// The drawing library's.
+pub fn draw(report: &Report) -> Result<String> {
     let rows = rows::from_report(report);
-    let rows_top = layout.mark * report.marks.len() as u32 + 6;
-    let plot_top = rows_top + layout.row * rows.len() as u32 + layout.band;
+    let rows_top = MARK * report.marks.len() as u32 + 6;
+    let plot_top = rows_top + ROW * rows.len() as u32 + BAND;
     let mut svg = String::new();
     {
-        let size = (layout.width, plot_top + layout.plot + layout.foot);
+        let size = (WIDTH, plot_top + PLOT + FOOT);
         let canvas = Canvas {
             root: SVGBackend::with_string(&mut svg, size).into_drawing_area(),
-            format,
-            layout,
             window: Window::for_report(report),
             rows_top: rows_top as i32,
             plot_top: plot_top as i32,
@@ -188,9 +142,9 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
         .max()
         .unwrap_or(0);
     let mut chart = ChartBuilder::on(&lower)
-        .margin_right(canvas.layout.right)
-        .set_label_area_size(LabelAreaPosition::Left, canvas.layout.left)
-        .set_label_area_size(LabelAreaPosition::Bottom, canvas.layout.foot)
+        .margin_right(RIGHT)
+        .set_label_area_size(LabelAreaPosition::Left, LEFT)
+        .set_label_area_size(LabelAreaPosition::Bottom, FOOT)
         .build_cartesian_2d(
             canvas.window.from..canvas.window.to,
             0..(peak + peak / 12).max(4),
@@ -202,7 +156,7 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
         .bold_line_style(palette::GRID)
         .light_line_style(TRANSPARENT)
         .axis_style(palette::MUTED)
-        .x_labels(canvas.layout.x_labels)
+        .x_labels(X_LABELS)
         .y_labels(5)
         .label_style(label.clone())
         .x_label_formatter(&|seconds| numbers::tick(*seconds))
@@ -220,7 +174,7 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
     area(&mut chart, canvas, report, palette::SOURCE, |bucket| {
         bucket.source
     })?;
-    if let (Format::Page, Some(width)) = (canvas.format, report.slice_width()) {
+    if let Some(width) = report.slice_width() {
         let lines = [
             "acknowledged".to_owned(),
             format!("writes per {}", numbers::ms(width)),
@@ -232,7 +186,7 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
     if peak == 0 {
         let middle = (
             (canvas.left() + canvas.right()) / 2,
-            canvas.plot_top + canvas.layout.plot as i32 / 2,
+            canvas.plot_top + PLOT as i32 / 2,
         );
         canvas.text(
             "no write was acknowledged",
@@ -273,21 +227,17 @@ fn area(
 
 /// A vertical line for each mark, below its text.
 fn mark_lines(canvas: &Canvas, report: &Report) -> Result<()> {
-    for (mark, top) in report
-        .marks
-        .iter()
-        .zip((0..).step_by(canvas.layout.mark as usize))
-    {
+    for (mark, top) in report.marks.iter().zip((0..).step_by(MARK as usize)) {
         let x = canvas.x(canvas.window.position(mark.at));
         canvas.line((x, top), (x, canvas.plot_bottom()), palette::TEXT.mix(0.75))?;
     }
     Ok(())
 }
 
-/// The marks' texts, one line each: later marks are lower, so that no line crosses the text of an
-/// earlier one.
+/// The instants, an own line of text each: a later one lies lower, so that no line crosses the
+/// words of an earlier one.
 fn mark_texts(canvas: &Canvas, report: &Report) -> Result<()> {
-    let step = canvas.layout.mark;
+    let step = MARK;
     for (mark, y) in report
         .marks
         .iter()
@@ -296,7 +246,7 @@ fn mark_texts(canvas: &Canvas, report: &Report) -> Result<()> {
         let seconds = canvas.window.position(mark.at);
         let x = canvas.x(seconds);
         let text = format!("{}  {}", mark.name, numbers::signed_seconds(seconds));
-        let fits = x + palette::text_width(&text) + 6 <= canvas.layout.width as i32;
+        let fits = x + palette::text_width(&text) + 6 <= WIDTH as i32;
         let (at, side) = if fits {
             (x + 6, HPos::Left)
         } else {
@@ -309,7 +259,7 @@ fn mark_texts(canvas: &Canvas, report: &Report) -> Result<()> {
 
 /// Labels each interval without a write with its length.
 fn waits(canvas: &Canvas, report: &Report) -> Result<()> {
-    let band = canvas.plot_top - canvas.layout.band as i32 / 2;
+    let band = canvas.plot_top - BAND as i32 / 2;
     if let Some(gap) = &report.verdict.gap {
         let (from, to) = (
             canvas.x(canvas.window.position(gap.from)),
@@ -327,7 +277,7 @@ fn waits(canvas: &Canvas, report: &Report) -> Result<()> {
             canvas.x(canvas.window.position(gap.from)),
             canvas.x(canvas.window.position(gap.to)),
         );
-        let y = canvas.plot_top + canvas.layout.plot as i32 / 2 - 22 * (number as i32 % 4);
+        let y = canvas.plot_top + PLOT as i32 / 2 - 22 * (number as i32 % 4);
         let short = numbers::ms(gap.length());
         let long = format!("{short} without a write");
         let text = if palette::text_width(&long) < to - from {

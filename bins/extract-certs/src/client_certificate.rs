@@ -11,6 +11,7 @@ use platform::{
     postgres::ClientCertificate,
 };
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose};
+use secrecy::ExposeSecret as _;
 
 /// Longer than CERT_MIN_DAYS by this, so that runs during a migration keep the one that there is.
 const DAYS_BEYOND_MIN: i64 = 60;
@@ -98,7 +99,7 @@ fn accepted(
     at: Timestamp,
 ) -> Result<(), String> {
     let chain = Bundle::parse(certificate.chain.as_bytes()).map_err(|e| e.to_string())?;
-    let key = PKey::private_key_from_pem(certificate.key.as_bytes())
+    let key = PKey::private_key_from_pem(certificate.key.expose_secret().as_bytes())
         .map_err(|_| "its key cannot be read".to_owned())?;
     if pki::common_name(chain.leaf()).as_deref() != Some(role) {
         return Err(format!("it is not for the role {role}"));
@@ -153,7 +154,7 @@ fn minted(
         .collect();
     Ok(ClientCertificate {
         chain: certificate.pem() + &String::from_utf8_lossy(&between),
-        key: own.serialize_pem(),
+        key: own.serialize_pem().into(),
     })
 }
 

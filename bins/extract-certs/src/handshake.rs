@@ -8,8 +8,8 @@ use job::{
     error::{Context as _, Error, ErrorKind, Result},
 };
 use platform::postgres::{
-    ClientCertificate, Credentials, Session, connect_with, endpoint, replication::identify_system,
-    source::APPLICATION_PREFIX,
+    ClientCertificate, Credentials, Session, application_name, connect_with, endpoint,
+    replication::identify_system,
 };
 
 use crate::{Config, client_certificate::Shown, secrets::Login, verdict::Verdict};
@@ -120,7 +120,7 @@ async fn replicate(trial: &Trial<'_>) -> Result<()> {
 }
 
 fn application() -> String {
-    format!("{APPLICATION_PREFIX}-extract-certs")
+    application_name("extract-certs")
 }
 
 /// The library's hints speak of mounted files and of this step; here certificate and password were

@@ -41,7 +41,7 @@ use jiff::Timestamp;
 use job::{
     config::{Name, SslMode, Text, optional},
     context::{self, Run},
-    error::{Error, Result},
+    error::Result,
     kubernetes, record_store,
 };
 use platform::kubernetes::{source_tls, zalando};
@@ -80,12 +80,8 @@ fn main() -> ExitCode {
 async fn extract(config: &Config, run: &Run) -> Result<()> {
     record_store::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
     run.report.info("Extracting Zalando TLS certificates...");
-    let cr = kubernetes::get(
-        &zalando::postgresqls(&run.client, &run.namespace),
-        &config.source_cluster,
-    )
-    .await?;
-    let cr = cr.ok_or_else(|| no_such_cluster(config, run))?;
+    let postgresqls = zalando::postgresqls(&run.client, &run.namespace);
+    let cr = kubernetes::required(&postgresqls, &config.source_cluster, "SOURCE_CLUSTER").await?;
     let tls = source_tls::read(&run.client, &run.namespace, &cr).await?;
 
     let wanted = Wanted {
@@ -120,13 +116,15 @@ async fn extract(config: &Config, run: &Run) -> Result<()> {
     Ok(())
 }
 
-fn no_such_cluster(config: &Config, run: &Run) -> Error {
-    Error::config(format!(
-        "there is no postgresql {} in namespace {}",
-        config.source_cluster, run.namespace
-    ))
-    .hint(
-        "set SOURCE_CLUSTER in the ConfigMap replica-migration to a name that `kubectl get \
-        postgresqls` shows",
-    )
+#[cfg(test)]
+mod tests {
+    use variables::Variables;
+
+    use super::*;
+
+    #[test]
+    fn the_table_of_variables_is_right() {
+        let read = Variables::of::<Config>("");
+        variables::check("extract-certs", &read);
+    }
 }

@@ -14,6 +14,7 @@ use kube::{
     api::{DeleteParams, ObjectMeta, Preconditions},
 };
 use platform::postgres::ClientCertificate;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
 use crate::client_certificate::Shown;
@@ -32,10 +33,10 @@ const OPAQUE: &str = "Opaque";
 /// WatchedLabelName).
 const WATCHED: &str = "cnpg.io/reload";
 
-/// The replication role and its password. No Debug: it would tell.
+/// The replication role and its password.
 pub(crate) struct Login {
     pub(crate) role: Text,
-    pub(crate) password: String,
+    pub(crate) password: SecretString,
 }
 
 /// Reads the login.
@@ -62,7 +63,7 @@ pub(crate) async fn login(run: &Run) -> Result<Login> {
     };
     Ok(Login {
         role: text("username")?,
-        password: text("password")?.to_string(),
+        password: text("password")?.as_str().into(),
     })
 }
 
@@ -77,7 +78,10 @@ pub(crate) async fn client_certificate(run: &Run) -> Result<Option<ClientCertifi
     let text = |key: &str| String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok();
     Ok(text("tls.crt")
         .zip(text("tls.key"))
-        .map(|(chain, key)| ClientCertificate { chain, key }))
+        .map(|(chain, key)| ClientCertificate {
+            chain,
+            key: key.into(),
+        }))
 }
 
 /// A Secret to be, and what the log says of it.
@@ -106,7 +110,11 @@ fn client_secret(shown: &Shown) -> Wanted {
     let (secret, content) = match shown {
         Shown::Kept(ClientCertificate { chain, key })
         | Shown::Minted(ClientCertificate { chain, key }) => (
-            secret(CLIENT, TLS_TYPE, &[("tls.crt", chain), ("tls.key", key)]),
+            secret(
+                CLIENT,
+                TLS_TYPE,
+                &[("tls.crt", chain), ("tls.key", key.expose_secret())],
+            ),
             "client cert + key".to_owned(),
         ),
         Shown::Nothing(reason) => (

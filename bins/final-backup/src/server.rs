@@ -8,9 +8,8 @@ use job::{
     error::{Error, Result},
 };
 use platform::postgres::{
-    Credentials,
+    Credentials, application_name,
     replication::{Answer, Walsender},
-    source::APPLICATION_PREFIX,
 };
 use protocol::wal::{Identity, Lsn};
 
@@ -47,7 +46,7 @@ impl Server {
     /// # Errors
     /// As [`Walsender::connect`].
     pub async fn walsender(&self) -> Result<Walsender> {
-        let application = format!("{APPLICATION_PREFIX}-final-backup");
+        let application = application_name("final-backup");
         Walsender::connect(&self.connection, &self.credentials, &application).await
     }
 

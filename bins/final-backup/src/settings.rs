@@ -189,6 +189,9 @@ impl fmt::Display for OperatorConfig {
 
 #[cfg(test)]
 mod tests {
+    use job::config::Connection;
+    use variables::Variables;
+
     use super::*;
 
     #[test]
@@ -221,5 +224,13 @@ mod tests {
         );
         assert!(read("postgres-operator").is_err());
         assert!(read("zalando/").is_err());
+    }
+
+    #[test]
+    fn the_table_of_variables_is_right() {
+        let read = Variables::of::<Settings>("")
+            .and(Variables::of::<Connection>("SOURCE_"))
+            .and(Variables::of::<Connection>("TARGET_"));
+        variables::check("final-backup", &read);
     }
 }

@@ -18,6 +18,7 @@ use platform::{
     patroni::{self, Patroni},
     postgres::{self, Credentials, Source, in_recovery, read_secret},
 };
+use secrecy::ExposeSecret as _;
 
 use crate::{
     cnpg_roles,
@@ -82,7 +83,7 @@ impl Reach {
     /// What a login with this password needs.
     pub fn credentials(&self, password: &Hidden) -> Credentials {
         Credentials {
-            password: password.reveal().to_owned(),
+            password: password.reveal().into(),
             ca: self.ca_pem.clone().map(String::into_bytes),
             client: None,
         }
@@ -104,7 +105,7 @@ pub async fn everything(run: &Run, settings: &Settings, connection: &Connection)
         return Err(Error::refused(blocker.what).hint(blocker.remedy));
     }
     let target = target(run, settings).await?;
-    let password = Hidden::new(read_secret(&connection.password_file)?);
+    let password = Hidden::new(read_secret(&connection.password_file)?.expose_secret());
     let connection = Connection {
         sslmode: tls.sslmode,
         ..connection.clone()

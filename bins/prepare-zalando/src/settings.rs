@@ -147,6 +147,9 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use job::config::Connection;
+    use variables::Variables;
+
     use super::*;
 
     #[test]
@@ -157,5 +160,11 @@ mod tests {
         for wrong in ["", "Gi", "40GB", "-1Gi", "0", "1e"] {
             assert!(wrong.parse::<Quantity>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_table_of_variables_is_right() {
+        let read = Variables::of::<Settings>("").and(Variables::of::<Connection>("SOURCE_"));
+        variables::check("prepare-zalando", &read);
     }
 }

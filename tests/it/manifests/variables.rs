@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use harness::manifests;
 use serde_json::Value;
+use variables::{EVERY_JOB, table};
 
-use super::{STEPS, named, sources, specs};
+use super::{STEPS, named, specs};
 
 /// Keys of settings.env, set or shown as a comment (`#KEY=`), each with the comment above it.
 fn explained() -> BTreeMap<String, String> {
@@ -56,7 +57,7 @@ async fn settings_and_programs_agree() {
 
     let mut read = BTreeSet::new();
     for step in STEPS {
-        let variables = sources::variables(step);
+        let variables = table(step).and(table(EVERY_JOB));
         let own = of_container(&objects, step);
         let given: BTreeSet<String> = settings.union(&own).cloned().collect();
         let missing: Vec<_> = variables.required.difference(&given).collect();
@@ -102,12 +103,10 @@ fn every_key_is_explained() {
 }
 
 #[test]
-fn variables_are_found_in_the_sources() {
-    let cutover = sources::variables("cutover");
-    for key in ["DRY_RUN", "TARGET_CLUSTER", "SOURCE_HOST", "TARGET_SSLMODE"] {
-        assert!(cutover.required.contains(key), "{key}: {cutover:?}");
-    }
-    for key in ["SOURCE_HOSTADDR", "TERMINATION_LOG"] {
-        assert!(cutover.optional.contains(key), "{key}: {cutover:?}");
+fn the_table_has_every_program_and_both_kinds() {
+    assert!(table("cutover").required.contains("DRY_RUN"));
+    assert!(table("cutover").optional.contains("SOURCE_HOSTADDR"));
+    for step in STEPS {
+        assert!(!table(step).all().is_empty(), "{step}");
     }
 }

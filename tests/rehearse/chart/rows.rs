@@ -3,7 +3,7 @@
 use anyhow::Result;
 use plotters::style::{Color as _, RGBColor, text_anchor::HPos};
 
-use super::{Canvas, Format, palette};
+use super::{Canvas, ROW, palette};
 use crate::report::{
     Report,
     budget::Cost,
@@ -12,6 +12,8 @@ use crate::report::{
 
 /// The minimum width of a visible bar.
 const BAR_WIDTH_MIN: i32 = 3;
+/// Half of a bar's height.
+const BAR_HALF: i32 = 6;
 
 /// A row of the chart: a step, its time, and its colour.
 pub struct Row {
@@ -47,7 +49,7 @@ pub fn from_report(report: &Report) -> Vec<Row> {
 
 /// Draws all rows.
 pub fn draw(canvas: &Canvas, rows: &[Row]) -> Result<()> {
-    let height = canvas.layout.row as i32;
+    let height = ROW as i32;
     for (number, row) in rows.iter().enumerate() {
         let top = canvas.rows_top + height * number as i32;
         canvas.line(
@@ -55,32 +57,19 @@ pub fn draw(canvas: &Canvas, rows: &[Row]) -> Result<()> {
             (canvas.right(), top + height),
             palette::GRID,
         )?;
-        let (middle, half) = match canvas.format {
-            Format::Page => {
-                canvas.text(
-                    &truncated(&row.name, 31),
-                    (0, top + height / 2),
-                    HPos::Left,
-                    palette::TEXT,
-                )?;
-                (top + height / 2, 6)
-            }
-            Format::Phone => {
-                canvas.text(
-                    &truncated(&row.name, 56),
-                    (0, top + height / 4 + 1),
-                    HPos::Left,
-                    palette::TEXT,
-                )?;
-                (top + height * 3 / 4 - 1, 5)
-            }
-        };
-        bar(canvas, row, middle, half)?;
+        let middle = top + height / 2;
+        canvas.text(
+            &truncated(&row.name, 31),
+            (0, middle),
+            HPos::Left,
+            palette::TEXT,
+        )?;
+        bar(canvas, row, middle)?;
     }
     Ok(())
 }
 
-fn bar(canvas: &Canvas, row: &Row, middle: i32, half: i32) -> Result<()> {
+fn bar(canvas: &Canvas, row: &Row, middle: i32) -> Result<()> {
     let window = &canvas.window;
     if row.to.is_some_and(|to| to < window.from) {
         return canvas.text(
@@ -104,8 +93,8 @@ fn bar(canvas: &Canvas, row: &Row, middle: i32, half: i32) -> Result<()> {
         .max(from + BAR_WIDTH_MIN);
     let strength = if row.to.is_some() { 1.0 } else { 0.4 };
     canvas.block(
-        (from, middle - half),
-        (to, middle + half),
+        (from, middle - BAR_HALF),
+        (to, middle + BAR_HALF),
         row.color.mix(strength),
     )?;
     let width = palette::text_width(&row.length) + 6;

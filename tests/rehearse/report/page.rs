@@ -174,12 +174,8 @@ fn figure(report: &Report) -> Result<Markup> {
                     li { span.swatch.step {} "steps of the cutover" }
                     li { span.swatch.wait {} "no write acknowledged" }
                 }
-                p.unit.on-phone { "Acknowledged writes " (per) }
             }
-            div.chart.on-page role="img"
-            aria-label=(described) { (PreEscaped(chart::draw(report, chart::Format::Page)?)) }
-            div.chart.on-phone role="img"
-            aria-label=(described) { (PreEscaped(chart::draw(report, chart::Format::Phone)?)) }
+            div.chart role="img" tabindex="0" aria-label=(described) { (PreEscaped(chart::draw(report)?)) }
         }
     })
 }

@@ -4,7 +4,7 @@ use job::{
     config::{self, Connection, Text},
     error::{Error, Result},
 };
-use platform::postgres::{connect, source::APPLICATION_PREFIX};
+use platform::postgres::{application_name, connect};
 
 use crate::members::Member;
 
@@ -46,12 +46,7 @@ pub async fn list(members: Vec<Member>) -> Result<Vec<Sessions>> {
 /// Sessions of clients. Walsenders have no database and are left out. A role without privileges
 /// sees only role, database and application name of other sessions, which is enough.
 async fn sessions_at(connection: &Connection) -> Result<Vec<String>> {
-    let session = connect(
-        connection,
-        "postgres",
-        &format!("{APPLICATION_PREFIX}-final-backup"),
-    )
-    .await?;
+    let session = connect(connection, "postgres", &application_name("final-backup")).await?;
     let rows = session
         .query(
             "select count(*), coalesce(usename::text, '?'), datname::text, \

@@ -19,6 +19,7 @@ use object_store::{
     signer::{Method, SignedUrlOptions, Signer as _},
 };
 use platform::postgres::read_secret;
+use secrecy::ExposeSecret as _;
 use tokio::time::timeout;
 
 use super::{
@@ -86,8 +87,8 @@ impl Bucket {
         // Without keys, use the identity that AWS gives a ServiceAccount in environment variables.
         let mut builder = match (&settings.s3_access_key_file, &settings.s3_secret_key_file) {
             (Some(id), Some(secret)) => AmazonS3Builder::new()
-                .with_access_key_id(read_secret(id)?)
-                .with_secret_access_key(read_secret(secret)?),
+                .with_access_key_id(read_secret(id)?.expose_secret())
+                .with_secret_access_key(read_secret(secret)?.expose_secret()),
             (None, None) => AmazonS3Builder::from_env(),
             _ => {
                 return Err(Error::config(
