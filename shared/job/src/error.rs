@@ -317,7 +317,7 @@ mod tests {
             ErrorKind::Unsafe,
         ];
         let given_up: Vec<u8> = kinds[1..].iter().map(|kind| kind.code()).collect();
-        let manifest = include_str!("../../manifests/base/every-job.yaml");
+        let manifest = include_str!("../../../manifests/base/every-job.yaml");
         assert!(manifest.contains(&format!("\n            values: {given_up:?}\n")));
         assert!(!given_up.contains(&kinds[0].code()));
     }
