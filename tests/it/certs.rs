@@ -15,12 +15,12 @@ use serde_json::json;
 
 use environment::{CA_OF_SOURCE, Environment, HOST, ends};
 
-/// Of a login whose reason may get lost on the way.
+/// Attempts at a login whose error message may be lost.
 const ATTEMPTS_MAX: u32 = 10;
 
 #[tokio::test]
-async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_nothing() {
-    let environment = Environment::set(SourceOptions::default()).await;
+async fn the_files_of_a_source_with_tls_work_with_libpq_and_a_second_run_changes_nothing() {
+    let environment = Environment::start(SourceOptions::default()).await;
     let ended = environment.run().await;
     eprintln!("{}", ended.text());
     ends(
@@ -28,7 +28,7 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
         0,
         &[
             &format!("chains to key ca.crt of secret {CA_OF_SOURCE} and covers {HOST}"),
-            "client certificate: minted with the source's CA",
+            "client certificate: issued by the source's CA",
             "as standby: sslmode verify-full, TLSv1.3, client certificate /CN=standby",
             "the source admits it as a standby: system identifier ",
             "Created secret: zalando-replication-ca (CA certificate)",
@@ -43,15 +43,15 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
     let tls = environment.secret("zalando-replication-tls").await;
     assert_eq!(tls.type_.as_deref(), Some("kubernetes.io/tls"));
     assert_eq!(tls.labels()["cnpg.io/reload"], "true");
-    environment.tells_no_secret(&ended).await;
+    environment.leaks_no_secret(&ended).await;
 
-    let seen = environment
+    let presented = environment
         .psql(
             "sslcert=tls.crt sslkey=tls.key",
             "select client_dn from pg_stat_ssl where pid = pg_backend_pid()",
         )
         .await;
-    assert_eq!(text(&seen), "/CN=standby");
+    assert_eq!(text(&presented), "/CN=standby");
     let walsender = environment
         .psql(
             "sslcert=tls.crt sslkey=tls.key replication=true",
@@ -65,7 +65,7 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
         &again,
         0,
         &[
-            "that of an earlier run still lasts",
+            "reused from an earlier run, still valid",
             "Unchanged secret: zalando-replication-ca",
             "Unchanged secret: zalando-replication-tls",
         ],
@@ -82,14 +82,14 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
         &soon_too_short,
         0,
         &[
-            "client certificate: minted",
+            "client certificate: issued",
             "Unchanged secret: zalando-replication-ca",
         ],
     );
     assert_ne!(environment.state().await, secrets);
     environment
-        .events_tell(&[
-            "CertificatesJudged",
+        .events_have_reasons(&[
+            "CertificatesVerified",
             "HandshakeDone",
             "ReplicationAdmitted",
             "CaSecretWritten",
@@ -109,29 +109,29 @@ fn text(output: &Output) -> String {
     .to_owned()
 }
 
-/// The shown certificate of the guide's own Job, and why it cannot work: the server's certificate
-/// is for servers.
+/// The Secret holds the server's certificate, written by hand. The source rejects it, because it is
+/// not valid for a client.
 #[tokio::test]
-async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_later() {
-    let environment = Environment::set(SourceOptions {
+async fn contents_written_by_hand_are_replaced_and_the_ca_key_may_be_added_later() {
+    let environment = Environment::start(SourceOptions {
         tls: Tls::ServerWithoutCaKey,
         ..SourceOptions::default()
     })
     .await;
     let server = environment.data("mastodon-postgresql-server").await;
-    let guides = [
+    let by_hand = [
         ("tls.crt", server["tls.crt"].as_str()),
         ("tls.key", server["tls.key"].as_str()),
         ("note", "by hand"),
     ];
     environment
-        .create("zalando-replication-tls", "kubernetes.io/tls", &guides)
+        .create("zalando-replication-tls", "kubernetes.io/tls", &by_hand)
         .await;
     environment
         .create(
             "zalando-replication-ca",
             "Opaque",
-            &[("ca.crt", "an old one"), ("ca.key", "of somebody")],
+            &[("ca.crt", "an old one"), ("ca.key", "by hand")],
         )
         .await;
 
@@ -140,8 +140,8 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
         &ended,
         0,
         &[&format!(
-            "client certificate: none, the password suffices: secret {CA_OF_SOURCE} does not hold \
-             the CA's private key"
+            "client certificate: none, the password is sufficient: secret {CA_OF_SOURCE} does not \
+             hold the CA's private key"
         )],
     );
     let tls = environment.secret("zalando-replication-tls").await;
@@ -151,8 +151,8 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
         ["reason"]
     );
     assert_eq!(environment.keys("zalando-replication-ca").await, ["ca.crt"]);
-    // The server closes the connection right behind its reason, and libpq may see only that it was
-    // closed.
+    // The server closes the connection right after its message, and libpq may only notice that it
+    // was closed.
     let mut refused = String::new();
     for _ in 0..ATTEMPTS_MAX {
         let ended = environment
@@ -172,10 +172,9 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
     }
     assert!(refused.contains("unsupported certificate"), "{refused}");
 
-    // A CA of one's own beside the source's: the key is at hand, and the source would refuse what
-    // it signs.
+    // An additional CA, whose key is available: the source rejects what it signs.
     let (own, source_ca) = (
-        environment::authority("of one's own"),
+        environment::authority("additional"),
         environment.data(CA_OF_SOURCE).await["ca.crt"].clone(),
     );
     environment
@@ -192,8 +191,8 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
         &ended,
         0,
         &[
-            "client certificate: minted",
-            "the source refuses a certificate signed by its CA, and takes the login without it",
+            "client certificate: issued",
+            "the source rejects a certificate signed by its CA, and accepts the login without it",
             "unknown ca",
         ],
     );
@@ -225,18 +224,18 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
         Some("kubernetes.io/tls")
     );
 
-    // Everything that the Role grants was used by now.
+    // Everything that the Role grants has been used by now.
     let objects = manifests::example(environment.plane.setup()).unwrap();
-    let of_step = |object: &&serde_json::Value| {
+    let is_of_step = |object: &&serde_json::Value| {
         object["metadata"]["name"] == "replica-migration-extract-certs"
     };
-    let objects: Vec<_> = objects.iter().filter(of_step).cloned().collect();
+    let objects: Vec<_> = objects.iter().filter(is_of_step).cloned().collect();
     rbac_is_exact(&environment.plane.audit().unwrap(), &objects).unwrap();
 }
 
 #[tokio::test]
-async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
-    let environment = Environment::set(SourceOptions {
+async fn a_certificate_that_spilo_generates_is_only_accepted_without_verification() {
+    let environment = Environment::start(SourceOptions {
         tls: Tls::SelfSigned,
         dcs: Dcs::ConfigMaps,
         ..SourceOptions::default()
@@ -264,7 +263,7 @@ async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
         &ended,
         0,
         &[
-            "! sslmode require encrypts, but nothing proves who the source is",
+            "! sslmode require encrypts, but does not verify the source's identity",
             "sslmode require, TLSv1.3",
         ],
     );
@@ -272,7 +271,7 @@ async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
         assert_eq!(
             environment.keys(name).await,
             ["reason"],
-            "{name}: a CA file would make libpq check the chain"
+            "{name}: a CA file would make libpq verify the chain"
         );
     }
     let written = environment.state().await;

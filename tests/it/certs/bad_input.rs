@@ -1,5 +1,5 @@
-//! Whatever is wrong, it ends with the documented code and one line that says what and what to do,
-//! and has changed nothing.
+//! Invalid input: each case ends with the documented exit code and one line that says what is wrong
+//! and what to do, and changes nothing.
 
 use std::net::Ipv4Addr;
 
@@ -20,10 +20,10 @@ use super::environment::{CA_OF_SOURCE, Environment, NAMESPACE, SOON, authority, 
 const ROLE: &str = "replica-migration-extract-certs";
 
 #[tokio::test]
-async fn wrong_settings() {
-    let environment = Environment::set(SourceOptions::default()).await;
+async fn a_wrong_setting_is_refused_with_a_hint_and_nothing_changes() {
+    let environment = Environment::start(SourceOptions::default()).await;
     let before = environment.state().await;
-    let nobody = environment.plane.instance().address(251).to_string();
+    let unused = environment.plane.instance().address(251).to_string();
     let cases: &[(&str, Option<&str>, i32, &str)] = &[
         (
             "SOURCE_CLUSTER",
@@ -58,7 +58,7 @@ async fn wrong_settings() {
             3,
             "and CERT_MIN_DAYS is 1000",
         ),
-        ("SOURCE_HOSTADDR", Some(&nobody), 1, "Connection refused"),
+        ("SOURCE_HOSTADDR", Some(&unused), 1, "Connection refused"),
         ("SOURCE_PORT", Some("1"), 1, "Connection refused"),
     ];
     for (key, value, code, says) in cases {
@@ -70,8 +70,8 @@ async fn wrong_settings() {
         ends(&ended, *code, &[says, "→"]);
         assert_eq!(environment.state().await, before, "{key}={value:?}");
     }
-    // The hint for a host that is not covered names what is, and verify-ca works with it: any
-    // Service will do.
+    // The hint for a host that the certificate does not cover lists the covered names, and
+    // verify-ca works with any Service.
     let replicas = environment
         .job()
         .env("SOURCE_HOST", "mastodon-postgresql-repl.mastodon.svc");
@@ -94,12 +94,12 @@ async fn wrong_settings() {
     );
 }
 
-/// Which Secret, what is in it instead, the exit code, what is said.
+/// The Secret, its wrong contents, the exit code, and the expected texts.
 type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
 
 #[tokio::test]
-async fn wrong_secrets() {
-    let environment = Environment::set(SourceOptions::default()).await;
+async fn a_wrong_secret_is_refused_with_a_hint_and_nothing_changes() {
+    let environment = Environment::start(SourceOptions::default()).await;
     let (server, ca) = (
         environment.data("mastodon-postgresql-server").await,
         environment.data(CA_OF_SOURCE).await,
@@ -170,7 +170,7 @@ async fn wrong_secrets() {
             .collect();
         environment.overwrite(name, &whole).await;
     }
-    // Certificate and CA agree, and have ended, or will, or are not those of the server.
+    // The certificate matches the CA, but has expired, expires too soon, or is not the server's.
     for (certificate, code, says) in [
         (&ended, 3, "expired at"),
         (&soon, 3, "expires in 9 days"),
@@ -186,7 +186,7 @@ async fn wrong_secrets() {
         ends(&environment.run().await, code, &[says, "→"]);
         assert_eq!(environment.state().await, before, "{says}");
     }
-    // Under require nothing is checked, so they only are warned of.
+    // require verifies nothing, so there is only a warning.
     environment
         .overwrite("mastodon-postgresql-server", &[("tls.crt", &ended)])
         .await;
@@ -239,19 +239,19 @@ async fn wrong_secrets() {
 }
 
 #[tokio::test]
-async fn a_lost_permission_is_named() {
-    let environment = Environment::set(SourceOptions::default()).await;
+async fn a_missing_permission_is_named() {
+    let environment = Environment::start(SourceOptions::default()).await;
     let before = environment.state().await;
     let roles: Api<Role> = Api::namespaced(environment.plane.admin(), NAMESPACE);
     let whole = roles.get(ROLE).await.unwrap();
     let rules = whole.rules.clone().unwrap();
     let without = |verb: &str| {
         let mut rules = rules.clone();
-        let of_secrets =
+        let is_about_secrets =
             |rule: &&mut PolicyRule| rule.resources.iter().flatten().any(|one| one == "secrets");
         rules
             .iter_mut()
-            .filter(of_secrets)
+            .filter(is_about_secrets)
             .for_each(|rule| rule.verbs.retain(|one| one != verb));
         rules.retain(|rule| !rule.verbs.is_empty());
         json!({"rules": rules})
@@ -280,10 +280,10 @@ async fn a_lost_permission_is_named() {
 }
 
 #[tokio::test]
-async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
-    let environment = Environment::set(SourceOptions::default()).await;
+async fn a_signal_and_an_unreachable_api_server_end_it_as_transient_and_a_rerun_succeeds() {
+    let environment = Environment::start(SourceOptions::default()).await;
     let before = environment.state().await;
-    // A source that takes connections and says nothing until it is told to.
+    // A source that accepts connections and does not answer until it is relayed.
     let address = environment.plane.instance().address(250);
     let listener = TcpListener::bind((address, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
@@ -317,7 +317,7 @@ async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
     };
     let ended = tokio::select! {
         ended = running.wait(SOON) => ended.unwrap(),
-        _ = forward => unreachable!("it goes on for ever"),
+        _ = forward => unreachable!("it runs forever"),
     };
     ends(
         &ended,
@@ -338,6 +338,6 @@ async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
 
 async fn relay(mut client: TcpStream, leader: Ipv4Addr) {
     let mut server = TcpStream::connect((leader, POSTGRES_PORT)).await.unwrap();
-    // Either side may end it as it likes.
+    // Either side may close the connection at any time.
     copy_bidirectional(&mut client, &mut server).await.ok();
 }

@@ -1,5 +1,5 @@
-//! What extract-certs finds in its place: a source with TLS, its Secrets, and the login that
-//! prepare-zalando leaves.
+//! The environment of extract-certs: a source with TLS, its Secrets, and the login that
+//! prepare-zalando writes.
 
 use std::{
     collections::BTreeMap,
@@ -40,8 +40,8 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// After prepare-zalando, whose one result that matters here is written down.
-    pub async fn set(options: SourceOptions) -> Self {
+    /// The state after prepare-zalando, as far as extract-certs reads it.
+    pub async fn start(options: SourceOptions) -> Self {
         let plane = Arc::new(ControlPlane::start().await.unwrap());
         manifests::apply_example(&plane).await.unwrap();
         let source = Source::start(&plane, SourceOptions { rows: 8, ..options })
@@ -105,11 +105,14 @@ impl Environment {
 
     pub async fn create(&self, name: &str, type_: &str, data: &[(&str, &str)]) {
         let data: BTreeMap<_, _> = data.iter().copied().collect();
-        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": type_, "stringData": data});
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name},
+            "type": type_, "stringData": data,
+        });
         self.plane.apply(NAMESPACE, &[secret]).await.unwrap();
     }
 
-    /// Sets some keys, whoever owns them.
+    /// Sets some keys, regardless of their field manager.
     pub async fn overwrite(&self, name: &str, data: &[(&str, &str)]) {
         let data: BTreeMap<_, _> = data.iter().copied().collect();
         let patch = Patch::Merge(json!({"stringData": data}));
@@ -126,8 +129,7 @@ impl Environment {
             .unwrap();
     }
 
-    /// Every Secret with its version: what a run must not change when it fails or has nothing to
-    /// do.
+    /// The version of every Secret. A run that fails or has nothing to do must not change it.
     pub async fn state(&self) -> BTreeMap<String, String> {
         let list = self.secrets().list(&ListParams::default()).await.unwrap();
         list.iter()
@@ -155,16 +157,17 @@ impl Environment {
              connect_timeout=5"
         );
         for (key, value) in words.iter().copied().chain([("sslrootcert", ca.as_str())]) {
-            let value = match value.starts_with("-----BEGIN") {
-                true => self.file(key, value).display().to_string(),
-                false => value.to_owned(),
+            let value = if value.starts_with("-----BEGIN") {
+                self.file(key, value).display().to_string()
+            } else {
+                value.to_owned()
             };
             conninfo.push_str(&format!(" {key}={value}"));
         }
         let mut command = self.plane.setup().postgres("psql");
         command.args(["-X", "-A", "-t", "-c", query, &conninfo]);
         command.env("PGPASSWORD", &self.source.credentials().standby);
-        // Not the standard library's: the Service's forwarder runs on this thread.
+        // The Service's forwarder runs on this thread, so the call must not block it.
         tokio::process::Command::from(command)
             .output()
             .await
@@ -184,8 +187,8 @@ impl Environment {
         file
     }
 
-    /// Neither log nor termination message nor an Event holds a password or a key.
-    pub async fn tells_no_secret(&self, ended: &Ended) {
+    /// Asserts that the log, the termination message and the Events contain no password and no key.
+    pub async fn leaks_no_secret(&self, ended: &Ended) {
         let events: Api<Event> = Api::namespaced(self.plane.admin(), NAMESPACE);
         let events =
             serde_json::to_string(&events.list(&ListParams::default()).await.unwrap().items)
@@ -201,11 +204,12 @@ impl Environment {
             );
         }
         for text in secret {
-            assert!(!said.contains(&text), "it tells a secret: {said}");
+            assert!(!said.contains(&text), "a secret is in {said}");
         }
     }
 
-    pub async fn events_tell(&self, reasons: &[&str]) {
+    /// Asserts that there is an Event with each of these reasons.
+    pub async fn events_have_reasons(&self, reasons: &[&str]) {
         let events: Api<Event> = Api::namespaced(self.plane.admin(), NAMESPACE);
         let list = events.list(&ListParams::default()).await.unwrap();
         for reason in reasons {
@@ -217,8 +221,8 @@ impl Environment {
         }
     }
 
-    /// Makes every member trust a new root for clients, beside its own; returns both roots'
-    /// certificates, and the new one's key.
+    /// Makes every member trust an additional root CA for clients. Returns both roots'
+    /// certificates, and the key of the new one.
     pub async fn a_root_that_the_source_trusts(&self) -> (String, String) {
         let root = authority("for clients");
         let own =
@@ -244,7 +248,7 @@ pub fn authority(name: &str) -> Authority {
     Authority::root(name).unwrap()
 }
 
-/// A certificate for the source's host that ends in so many days.
+/// A certificate for the source's host that expires in this number of days.
 pub fn server_for(authority: &Authority, days: i64) -> String {
     let day = Duration::from_secs(86_400);
     let distance = day * u32::try_from(days.abs()).unwrap();
@@ -266,7 +270,7 @@ pub fn ends(ended: &Ended, code: i32, words: &[&str]) {
     for word in words {
         assert!(ended.text().contains(word), "{word:?} is missing: {ended}");
     }
-    // Before the settings are read it is the log that stands in for the termination message.
+    // Without settings there is no termination message, only the log.
     if code > 1 && !ended.termination_json().is_null() {
         assert_eq!(
             ended.termination_json()["exit"],

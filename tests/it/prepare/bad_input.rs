@@ -1,5 +1,5 @@
-//! Each ends with its exit code, one line that says what is wrong and what to do, and nothing
-//! changed.
+//! Invalid input: each case ends with its exit code and one line that says what is wrong and what
+//! to do, and changes nothing.
 
 use harness::{authority::Authority, source::SourceOptions};
 use k8s_openapi::api::rbac::v1::Role;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::environment::{CLUSTER, Environment, NAMESPACE, SOON};
 
-/// Variables that differ, the exit code, and what the last line must say.
+/// The changed variables, the exit code, and a text of the last line.
 type Case<'a> = (&'a [(&'a str, Option<&'a str>)], i32, &'a str);
 
 const CASES: &[Case] = &[
@@ -86,8 +86,8 @@ const CASES: &[Case] = &[
 ];
 
 #[tokio::test]
-async fn of_the_environment_and_the_certificates() {
-    let environment = Environment::set(SourceOptions::default()).await;
+async fn wrong_settings_and_certificates_are_refused_and_nothing_changes() {
+    let environment = Environment::start(SourceOptions::default()).await;
     let untouched = environment.state().await;
     for (changes, exit_code, says) in CASES {
         let job = changes
@@ -106,24 +106,23 @@ async fn of_the_environment_and_the_certificates() {
         environment
             .overwrite(&format!("{CLUSTER}-ca"), &[("ca.crt", &ca)])
             .await;
-        // Before a password is shown to the server that cannot be checked.
+        // Before a password is sent to a server that cannot be verified.
         expect(&environment.run().await, 3, says);
     }
     assert_eq!(environment.state().await, untouched);
-    let given_up = environment
+    let unverified = environment
         .job()
         .env("SOURCE_SSLMODE", "require")
         .run(SOON)
         .await
         .unwrap();
-    assert_eq!(given_up.exit_code, 0, "{given_up}");
-    assert_eq!(
-        environment.manifest().await[0]["spec"]["externalClusters"][0]["connectionParameters"]["sslmode"],
-        "require"
-    );
+    assert_eq!(unverified.exit_code, 0, "{unverified}");
+    let external = &environment.manifest().await[0]["spec"]["externalClusters"][0];
+    assert_eq!(external["connectionParameters"]["sslmode"], "require");
 }
 
-/// A server's certificate and a CA that do not do: of another CA, and expired.
+/// Pairs of a server certificate and a CA that fail verification: signed by another CA, and
+/// expired.
 fn certificates() -> [(String, String, &'static str); 2] {
     let (one, other) = (
         Authority::root("one").unwrap(),
@@ -154,13 +153,13 @@ fn expect(ended: &harness::kubelet::Ended, exit_code: i32, says: &str) {
     let last = &ended
         .log
         .last()
-        .unwrap_or_else(|| panic!("{says}: nothing was said"))
+        .unwrap_or_else(|| panic!("{says}: the log is empty"))
         .text;
     assert!(
         last.contains('✗') && last.contains(says) && last.contains('→'),
         "{says:?} is not the last line of {ended}"
     );
-    // Where the environment itself is broken, the log stands in for the last word.
+    // Without valid settings there is no termination message, only the log.
     assert!(
         ended
             .termination_message
@@ -171,8 +170,8 @@ fn expect(ended: &harness::kubelet::Ended, exit_code: i32, says: &str) {
 }
 
 #[tokio::test]
-async fn of_the_clusters() {
-    let environment = Environment::set(SourceOptions::default()).await;
+async fn clusters_that_cannot_be_migrated_are_refused_and_nothing_changes() {
+    let environment = Environment::start(SourceOptions::default()).await;
     let untouched = environment.state().await;
 
     environment
@@ -210,11 +209,11 @@ async fn of_the_clusters() {
         )
         .await;
 
-    let undo = [
+    let changes = [
         (
             "set allow_in_place_tablespaces = on; create tablespace fast location ''",
             "drop tablespace fast",
-            "tablespaces cannot be copied this way: fast",
+            "tablespace fast cannot be copied",
         ),
         (
             "alter system set default_transaction_read_only = off",
@@ -229,7 +228,7 @@ async fn of_the_clusters() {
         (
             "create role streaming_replica",
             "drop role streaming_replica",
-            "role streaming_replica exists, is not of this step",
+            "role streaming_replica exists, was not created by this program",
         ),
         (
             "alter role mastodon set session_preload_libraries = 'set_user'",
@@ -237,14 +236,14 @@ async fn of_the_clusters() {
             "no login would succeed",
         ),
     ];
-    for (spoil, mend, says) in undo {
-        // One by one: a tablespace is not made inside a transaction.
+    for (change, revert, says) in changes {
+        // One by one: a tablespace cannot be created in a transaction.
         let session = environment.source.connect("postgres").await.unwrap();
-        for statement in spoil.split("; ") {
+        for statement in change.split("; ") {
             session.batch_execute(statement).await.unwrap();
         }
         expect(&environment.run().await, 3, says);
-        environment.sql("postgres", mend).await;
+        environment.sql("postgres", revert).await;
     }
     let other = environment.source.connect("postgres").await.unwrap();
     other
@@ -254,10 +253,10 @@ async fn of_the_clusters() {
     expect(
         &environment.run().await,
         1,
-        "another run of this step is at work",
+        "another run of prepare-zalando is in progress",
     );
     drop(other);
-    // All but the roles, which this test itself has altered and put back.
+    // Everything but the roles, which this test itself has altered and restored.
     assert_eq!(environment.state().await[..5], untouched[..5]);
 
     target(&environment).await;
@@ -265,7 +264,7 @@ async fn of_the_clusters() {
     without_a_verb(&environment).await;
 }
 
-/// A Cluster that is there already: of other data, or promoted.
+/// A Cluster that exists already: with other data, or promoted.
 async fn target(environment: &Environment) {
     let clusters = environment.of_kind("postgresql.cnpg.io", "Cluster", "clusters");
     let identity: String = environment
@@ -280,9 +279,15 @@ async fn target(environment: &Environment) {
         ),
     ] {
         let cluster = json!({
-            "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": "database"},
-            "spec": {"instances": 1, "imageName": "p:17.10", "storage": {"size": "1Gi"}, "replica": {"enabled": enabled, "source": "zalando"},
-                "externalClusters": [{"name": "zalando", "connectionParameters": {"host": "h"}}]},
+            "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster",
+            "metadata": {"name": "database"},
+            "spec": {
+                "instances": 1,
+                "imageName": "p:17.10",
+                "storage": {"size": "1Gi"},
+                "replica": {"enabled": enabled, "source": "zalando"},
+                "externalClusters": [{"name": "zalando", "connectionParameters": {"host": "h"}}],
+            },
             "status": {"systemID": system},
         });
         environment
@@ -334,12 +339,16 @@ async fn without_a_leader(environment: &Environment) {
     );
 }
 
-/// More than the manifests grant, for a name that they do not know.
+/// Grants more than the manifests do, for a name that they do not contain.
 async fn allow(environment: &Environment, rule: serde_json::Value) {
     let account = "replica-migration-prepare-zalando";
-    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "more"}, "rules": [rule]});
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": {"name": "more"}, "rules": [rule],
+    });
     let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "more"},
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": "more"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "more"},
         "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
     });

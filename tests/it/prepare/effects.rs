@@ -1,4 +1,5 @@
-//! What it does to a source as Spilo leaves it, once and twice, and what the target makes of it.
+//! The effects on a source as Spilo creates it, of a first and a second run, and the target that
+//! the manifest creates.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,15 +13,15 @@ use serde_json::{Value, json};
 
 use super::environment::{Environment, NAMESPACE, SECRETS, SOON};
 
-/// Things that a copy does not bring along, or brings along changed.
-const ODDITIES: &str = "create unlogged table cache (key text);
+/// Objects that a physical copy does not include, or that behave differently at the target.
+const NOT_COPIED: &str = "create unlogged table cache (key text);
     create function nothing() returns event_trigger language plpgsql as 'begin end';
     create event trigger watcher on ddl_command_end execute function nothing();";
 
 #[tokio::test]
 async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
-    let environment = Environment::set(SourceOptions::default()).await;
-    environment.sql("mastodon", ODDITIES).await;
+    let environment = Environment::start(SourceOptions::default()).await;
+    environment.sql("mastodon", NOT_COPIED).await;
     environment
         .sql("postgres", "alter role mastodon set work_mem = '8MB'")
         .await;
@@ -46,10 +47,10 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
         "a dry run changes nothing"
     );
     let uses = environment.plane.audit().unwrap();
-    let ours = uses
+    let by_this_step = uses
         .iter()
         .filter(|used| used.service_account() == Some("replica-migration-prepare-zalando"));
-    let verbs: Vec<&str> = ours.map(|used| used.verb.as_str()).collect();
+    let verbs: Vec<&str> = by_this_step.map(|used| used.verb.as_str()).collect();
     assert!(
         verbs.contains(&"list") && verbs.iter().all(|verb| matches!(*verb, "get" | "list")),
         "{verbs:?}"
@@ -57,7 +58,7 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
 
     let first = environment.run().await;
     assert_eq!(first.exit_code, 0, "{first}");
-    for said in [
+    for text in [
         "password stored in secret zalando-streaming-replica",
         "role streaming_replica created with login and replication",
         "role standby has replication and login: the source answered it over tls (verify-full",
@@ -68,7 +69,7 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
         "passwords are stored as md5: mastodon, pooler",
         "data checksums are off",
     ] {
-        assert!(first.text().contains(said), "{said:?} is not in {first}");
+        assert!(first.text().contains(text), "{text:?} is not in {first}");
     }
     assert_eq!(first.termination_json()["verdict"], "done");
     assert!(
@@ -78,7 +79,7 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
     );
     secrets_hold_what_the_source_has(&environment).await;
     roles_are_there(&environment).await;
-    accepted(&environment).await;
+    schemas_accept_the_manifest(&environment).await;
     nothing_leaked(&environment, &[planned.text(), first.text()]).await;
 
     let state = environment.state().await;
@@ -87,7 +88,7 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
     assert!(
         second
             .text()
-            .contains("the roles that CloudNativePG needs are right already"),
+            .contains("the roles that CloudNativePG needs are up to date"),
         "{second}"
     );
     assert_eq!(
@@ -96,7 +97,7 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
         "a second run changes nothing"
     );
 
-    // What the operator changes is followed, and only that.
+    // A password that the operator has changed is updated, and nothing else.
     let rotated = format!("md5{}", "0".repeat(32));
     environment
         .sql(
@@ -114,7 +115,7 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
         rotated
     );
 
-    // Reached by a name that is not in its certificate.
+    // A host name that the certificate does not cover.
     let address = environment
         .services
         .resolve("mastodon-postgresql.mastodon.svc")
@@ -167,7 +168,7 @@ async fn roles_are_there(environment: &Environment) {
              pg_authid where rolname = 'streaming_replica'",
         ),
         (
-            "what pg_rewind needs",
+            "the functions of pg_rewind",
             "select has_function_privilege('streaming_replica', 'pg_read_binary_file(text, bigint, \
              bigint, boolean)', 'execute')",
         ),
@@ -182,16 +183,16 @@ async fn roles_are_there(environment: &Environment) {
              'cnpg_pooler_pgbouncer'",
         ),
         (
-            "the lookup",
+            "the lookup function",
             "select has_function_privilege('cnpg_pooler_pgbouncer', 'public.user_search(text)', \
              'execute')",
         ),
         (
-            "nobody else's lookup",
+            "the lookup function is closed to other roles",
             "select not has_function_privilege('mastodon', 'public.user_search(text)', 'execute')",
         ),
         (
-            "the marks",
+            "the comments on the roles",
             "select count(*) = 3 from pg_authid where shobj_description(oid, 'pg_authid') like \
              'made by replica-migration%'",
         ),
@@ -210,8 +211,8 @@ async fn roles_are_there(environment: &Environment) {
     assert!(found.get::<_, String>(0).starts_with("md5"));
 }
 
-/// The real schemas, with unknown fields refused.
-async fn accepted(environment: &Environment) {
+/// The operator's schemas accept the manifest, and refuse unknown fields.
+async fn schemas_accept_the_manifest(environment: &Environment) {
     let documents = environment.manifest().await;
     assert_eq!(documents.len(), 3);
     for document in &documents {
@@ -271,8 +272,8 @@ async fn accepted(environment: &Environment) {
     );
 }
 
-/// Secrets are not in the step's log, and its statements are not in the server's, which has every
-/// other DDL (log_statement = ddl).
+/// The step's log contains no secret, and the server's log contains none of its statements,
+/// although it contains every other DDL statement (log_statement = ddl).
 async fn nothing_leaked(environment: &Environment, texts: &[String]) {
     for name in SECRETS {
         let secret = environment.secret_text(name, "password").await;
@@ -284,7 +285,7 @@ async fn nothing_leaked(environment: &Environment, texts: &[String]) {
     let logged = environment.server_log().await;
     assert!(
         logged.contains("create unlogged table cache"),
-        "the server writes no ddl into its log: this proves nothing"
+        "the server logs no DDL, so the next check would prove nothing"
     );
     assert!(
         !logged.contains("create role streaming_replica"),
@@ -293,15 +294,18 @@ async fn nothing_leaked(environment: &Environment, texts: &[String]) {
 }
 
 #[tokio::test]
-async fn the_manifest_makes_a_target_that_streams() {
-    let environment = Environment::set(SourceOptions::default()).await;
+async fn the_rendered_manifest_creates_a_target_that_streams() {
+    let environment = Environment::start(SourceOptions::default()).await;
     let done = environment.run().await;
     assert_eq!(done.exit_code, 0, "{done}");
-    // What extract-certs will have made.
+    // As extract-certs writes it.
     let root = environment
         .secret_text("mastodon-postgresql-ca", "ca.crt")
         .await;
-    let ca = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": root}});
+    let ca = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": root},
+    });
     environment.plane.apply(NAMESPACE, &[ca]).await.unwrap();
     let target = Target::start(Options {
         setup: environment.plane.setup(),
@@ -325,7 +329,7 @@ async fn the_manifest_makes_a_target_that_streams() {
     let session = environment.source.connect("postgres").await.unwrap();
     let mut streams = false;
     for _ in 0..600 {
-        // The copy begins with a checkpoint that the source would spread over minutes.
+        // The copy begins with a checkpoint, which the source would spread over minutes.
         session.batch_execute("checkpoint").await.unwrap();
         let question = "select exists (select from pg_stat_replication where application_name = \
             'database' and state = 'streaming')";

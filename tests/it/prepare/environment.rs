@@ -27,7 +27,7 @@ pub(super) const SECRETS: [&str; 3] = [
     "database-superuser-source",
 ];
 pub(super) const MANIFEST: &str = "database-cluster-replica";
-/// A step that waits for nothing is over by then.
+/// Time in which a step that waits for nothing ends.
 pub(super) const SOON: Duration = Duration::from_secs(60);
 
 pub(super) struct Environment {
@@ -38,7 +38,7 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    pub(super) async fn set(options: SourceOptions) -> Self {
+    pub(super) async fn start(options: SourceOptions) -> Self {
         let plane = Arc::new(ControlPlane::start().await.unwrap());
         let options = SourceOptions {
             rows: 800,
@@ -63,8 +63,7 @@ impl Environment {
         }
     }
 
-    /// The Job, with the image that has the source's minor version, so that a clean source gives no
-    /// warning about it.
+    /// The Job, with an image of the source's minor version, so that there is no finding about it.
     pub(super) fn job(&self) -> Launch<'_> {
         self.kubelet.step(STEP).env(
             "TARGET_IMAGE",
@@ -160,15 +159,15 @@ impl Environment {
             .unwrap();
     }
 
-    /// What the leader has written into its log.
+    /// The log of the leader's server.
     pub(super) async fn server_log(&self) -> String {
         let files = "select string_agg(pg_read_file(current_setting('log_directory') || '/' || \
             name), '') from pg_ls_logdir()";
         self.ask(files).await
     }
 
-    /// Everything that the step may have an effect on: versions of its objects and of the resource,
-    /// and the roles' own.
+    /// Everything that the step can change: the versions of its objects, of the resource and of the
+    /// roles.
     pub(super) async fn state(&self) -> Vec<String> {
         let mut state = vec![];
         for name in SECRETS {

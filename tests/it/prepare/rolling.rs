@@ -1,4 +1,4 @@
-//! What is changed in the `postgresql` resource, when it was asked for.
+//! Changes of the `postgresql` resource that the settings request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,12 +9,12 @@ use harness::{
 
 use super::environment::{CLUSTER, Environment, SOON};
 
-/// Both pods made anew, with a switchover between them.
+/// Time in which both pods are recreated, with a switchover.
 const ROLLED: Duration = Duration::from_secs(240);
 
 #[tokio::test]
-async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
-    let environment = Environment::set(SourceOptions::default()).await;
+async fn streaming_replica_needs_permission_and_then_rolls_the_source_once() {
+    let environment = Environment::start(SourceOptions::default()).await;
     let untouched = environment.state().await;
     let refused = environment
         .job()
@@ -64,7 +64,7 @@ async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
     assert!(
         list.iter()
             .any(|line| line.starts_with("local") && line.contains("trust")),
-        "the whole of Spilo's list: {list:?}"
+        "Spilo's complete list: {list:?}"
     );
     assert!(
         list.iter().any(|line| line.split_whitespace().take(3).eq([
@@ -120,7 +120,7 @@ async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
         "both changes in one, and none for the second run"
     );
 
-    // With the other role, too, everything that the Role grants was used by now.
+    // After a run with the other role, everything that the Role grants has been used.
     let standby = environment.run().await;
     assert_eq!(standby.exit_code, 0, "{standby}");
     let objects = manifests::of_step(
@@ -129,23 +129,23 @@ async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
     );
     rbac_is_exact(&environment.plane.audit().unwrap(), &objects).unwrap();
 
-    // Somebody takes the role's password away: the Secret's is set again.
+    // The role has lost its password: the one in the Secret is set again.
     environment
         .sql("postgres", "alter role streaming_replica password null")
         .await;
-    let mended = job().run(SOON).await.unwrap();
-    assert_eq!(mended.exit_code, 0, "{mended}");
+    let repaired = job().run(SOON).await.unwrap();
+    assert_eq!(repaired.exit_code, 0, "{repaired}");
     assert!(
-        mended
+        repaired
             .text()
             .contains("password of role streaming_replica set"),
-        "{mended}"
+        "{repaired}"
     );
 }
 
 #[tokio::test]
-async fn while_nobody_acts_on_a_change_it_waits_and_goes_on_through_a_failover_and_an_end() {
-    let environment = Environment::set(SourceOptions::default()).await;
+async fn without_an_operator_it_waits_for_the_change_even_through_a_switchover() {
+    let environment = Environment::start(SourceOptions::default()).await;
     // No operator runs.
     let waiting = environment
         .job()
@@ -185,8 +185,8 @@ async fn while_nobody_acts_on_a_change_it_waits_and_goes_on_through_a_failover_a
 }
 
 #[tokio::test]
-async fn without_an_api_server_in_the_middle_it_ends_as_not_yet_and_a_rerun_goes_on() {
-    let environment = Environment::set(SourceOptions::default()).await;
+async fn without_an_api_server_it_ends_as_transient_and_a_rerun_succeeds() {
+    let environment = Environment::start(SourceOptions::default()).await;
     let waiting = environment
         .job()
         .env("WAL_KEEP_MB", "1024")
@@ -199,8 +199,8 @@ async fn without_an_api_server_in_the_middle_it_ends_as_not_yet_and_a_rerun_goes
         .unwrap();
     let leader = environment.source.connect("postgres").await.unwrap();
     environment.plane.stop_api_server().await;
-    // In the operator's stead, so that it goes on, and meets the missing API server. Patroni holds
-    // out for a while without it.
+    // The test applies the change in place of the operator, so the step continues and meets the
+    // missing API server. Patroni keeps the leader for a while without it.
     leader
         .batch_execute("alter system set wal_keep_size = '1GB'")
         .await

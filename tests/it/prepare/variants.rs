@@ -1,11 +1,11 @@
-//! Another source: operator 2.x, without a certificate.
+//! Another kind of source: operator 2.x, without a certificate.
 
 use harness::source::{Checksums, Dcs, Hashes, SourceOptions, Tls};
 
 use super::environment::Environment;
 
 #[tokio::test]
-async fn a_source_of_operator_2_without_a_certificate_is_followed_unchecked_and_needs_no_md5() {
+async fn a_source_of_operator_2_without_a_certificate_is_followed_without_verification_or_md5() {
     let options = SourceOptions {
         dcs: Dcs::ConfigMaps,
         hashes: Hashes::Scram,
@@ -13,7 +13,7 @@ async fn a_source_of_operator_2_without_a_certificate_is_followed_unchecked_and_
         tls: Tls::SelfSigned,
         ..SourceOptions::default()
     };
-    let environment = Environment::set(options).await;
+    let environment = Environment::start(options).await;
     let done = environment.run().await;
     assert_eq!(done.exit_code, 0, "{done}");
     assert!(

@@ -1,4 +1,4 @@
-//! Replaces a file so that a crash at any moment leaves the whole old one or the whole new one.
+//! Replaces a file atomically: a crash leaves either the complete old file or the complete new one.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -7,13 +7,13 @@ use std::{
     path::Path,
 };
 
-/// Writes `text` in place of `file`, with the same mode and owner.
+/// Replaces the contents of `file` with `text`, keeping its mode and owner.
 ///
 /// # Errors
-/// The system's; the old file is then still there. A temporary file may remain beside it, which the
-/// next run removes.
+/// Those of the file system. The old file is unchanged then. A temporary file may remain beside it;
+/// the next run removes it.
 pub(crate) fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
-    // A symbolic link stays one: what it points to is replaced.
+    // A symbolic link is kept, and the file that it points to is replaced.
     let file = fs::canonicalize(file)?;
     let old = fs::metadata(&file)?;
     let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
@@ -26,21 +26,21 @@ pub(crate) fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // Configuration may hold passwords, so nobody else reads it before it has its own mode.
+    // Configuration may contain passwords, so the file is private until it gets its final mode.
     let mut new = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(&temporary)?;
     new.write_all(text)?;
-    let ours = new.metadata()?;
-    if (ours.uid(), ours.gid()) != (old.uid(), old.gid()) {
+    let created = new.metadata()?;
+    if (created.uid(), created.gid()) != (old.uid(), old.gid()) {
         fchown(&new, Some(old.uid()), Some(old.gid()))?;
     }
     new.set_permissions(old.permissions())?;
     new.sync_all()?;
     fs::rename(&temporary, &file)?;
-    // The rename itself lasts only once the directory is on disk.
+    // The rename is durable only once the directory is on disk.
     File::open(directory)?.sync_all()
 }
 
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mode_and_links_are_kept_and_a_leftover_of_a_crash_does_not_matter() {
+    fn mode_and_links_are_kept_and_a_leftover_temporary_file_is_replaced() {
         let directory =
             std::env::temp_dir().join(format!("adopt-pgdata-replace-{}", std::process::id()));
         fs::create_dir_all(directory.join("elsewhere")).unwrap();

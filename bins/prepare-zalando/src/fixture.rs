@@ -1,5 +1,4 @@
-//! Facts of the source that guide.md speaks of, as the operator 1.15 and Spilo leave it, for the
-//! tests of the pure parts.
+//! Facts for tests: a source as the operator 1.15 and Spilo create it, and an unusual one.
 
 use job::config::{ArchiveRestart, SslMode};
 use protocol::wal::{Identity, SystemIdentifier, Timeline};
@@ -8,8 +7,8 @@ use serde_json::json;
 use crate::{
     facts::{Database, Facts, Login, Password, Pod, Pooler, Resource, Role, Server, Setting, Tls},
     hba::Rule,
-    scram::Kind,
     settings::{Settings, SourceAuth},
+    stored_password::Kind,
 };
 
 pub(crate) fn settings() -> Settings {
@@ -186,4 +185,95 @@ pub(crate) fn facts() -> Facts {
         "configuration file",
     );
     facts
+}
+
+/// A source whose certificate cannot be verified and whose owner has no password, with values that
+/// YAML would misread.
+pub(crate) fn unusual() -> (Facts, Settings) {
+    let (mut facts, mut settings) = (facts(), settings());
+    facts.namespace = "on".into();
+    facts.host = "10.0.0.5".into();
+    facts.port = 6432;
+    facts.tls.sslmode = SslMode::Require;
+    facts.tls.asked = SslMode::Require;
+    facts.tls.reason = "the resource has no spec.tls\nspec: injected".into();
+    facts.pod.resources = Some(json!({"limits": {"memory": "4Gi"}, "requests": {"cpu": "1"}}));
+    facts.resource.pooler = Pooler {
+        mode: "session".into(),
+        instances: 3,
+        max_db_connections: 90,
+    };
+    facts.databases = vec![database("my \"db\": #1", "- yes\n")];
+    facts.roles = vec![role("postgres", true, true)];
+    facts.roles[0].hash = Some(Kind::Scram);
+    facts.hba.truncate(1);
+    facts
+        .hba
+        .push(rule(7, ["host", "all", "all", "all", "md5"]));
+    set(
+        &mut facts,
+        "password_encryption",
+        "scram-sha-256",
+        "scram-sha-256",
+        "md5",
+        "default",
+    );
+    set(
+        &mut facts,
+        "log_statement",
+        "none",
+        "none",
+        "none",
+        "default",
+    );
+    set(
+        &mut facts,
+        "ssl_min_protocol_version",
+        "TLSv1.3",
+        "TLSv1.3",
+        "TLSv1.2",
+        "default",
+    );
+    set(
+        &mut facts,
+        "wal_keep_size",
+        "512MB",
+        "512",
+        "0",
+        "configuration file",
+    );
+    set(
+        &mut facts,
+        "search_path",
+        "\"$user\", {public}",
+        "\"$user\", {public}",
+        "x",
+        "configuration file",
+    );
+    set(
+        &mut facts,
+        "work_mem",
+        "16MB",
+        "16384",
+        "4096",
+        "command line",
+    );
+    set(
+        &mut facts,
+        "shared_preload_libraries",
+        "",
+        "",
+        "",
+        "default",
+    );
+    settings.target_cluster = "no".parse().unwrap();
+    settings.database = serde_json::from_value(json!("my \"db\": #1")).unwrap();
+    settings.source_auth = SourceAuth::StreamingReplica;
+    settings.target_storage = "40000000000".parse().unwrap();
+    settings.target_storage_class = Some("true".parse().unwrap());
+    settings.target_image =
+        serde_json::from_value(json!("registry:5000/own/postgresql:17.11@sha256:01")).unwrap();
+    settings.adopt_image = serde_json::from_value(json!("registry:5000/a\"b")).unwrap();
+    settings.archive_restart = ArchiveRestart::BeforeTraffic;
+    (facts, settings)
 }

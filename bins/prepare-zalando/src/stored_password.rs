@@ -1,5 +1,5 @@
-//! Stored passwords as PostgreSQL keeps them in pg_authid.rolpassword, computed and compared on
-//! this side of the connection, so that no password is ever part of a statement.
+//! Passwords as PostgreSQL stores them in pg_authid.rolpassword. They are computed and compared by
+//! this program, so no password is ever part of an SQL statement.
 //!
 //! Formats: `md5` + hex(md5(password + role)), and
 //! `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` with the keys of RFC 5802 §3
@@ -8,25 +8,24 @@
 use openssl::{
     base64, hash::MessageDigest, memcmp, pkcs5, pkey::PKey, rand, sha::sha256, sign::Signer,
 };
+use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::hidden::Hidden;
-
-/// Letters and digits only: such a password is the same before and after SASLprep, and survives
-/// every shell and URL.
+/// Letters and digits only: SASLprep does not change such a password, and shells and URLs need no
+/// quoting for it.
 const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-/// As long as the operator's own.
+/// Length of a generated password, as the operator's.
 const PASSWORD_CHARS: usize = 64;
 
-/// How a password is stored.
+/// The formats in which PostgreSQL stores a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The old digest; CloudNativePG's last pg_hba rule refuses it.
+    /// An md5 digest, which CloudNativePG's last pg_hba line rejects.
     Md5,
-    /// The verifier.
+    /// A SCRAM-SHA-256 verifier.
     Scram,
 }
 
-/// What kind of hash this is; None for anything that the server would not accept as one.
+/// The format of a stored password; None for text that the server would not accept as one.
 pub fn kind(stored: &str) -> Option<Kind> {
     match stored {
         md5 if md5.strip_prefix("md5").is_some_and(is_digest) => Some(Kind::Md5),
@@ -42,16 +41,16 @@ fn is_digest(text: &str) -> bool {
             .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
-/// A verifier with a fresh salt.
-pub fn verifier(password: &Hidden) -> Hidden {
-    Hidden::new(postgres_protocol::password::scram_sha_256(
-        password.reveal().as_bytes(),
+/// A SCRAM-SHA-256 verifier of a password, with a random salt.
+pub fn verifier(password: &SecretString) -> SecretString {
+    SecretString::from(postgres_protocol::password::scram_sha_256(
+        password.expose_secret().as_bytes(),
     ))
 }
 
-/// Whether `stored` is the hash of `password` for `role`.
-pub fn matches(stored: &Hidden, password: &Hidden, role: &str) -> bool {
-    let (stored, password) = (stored.reveal(), password.reveal());
+/// Whether `stored` is a hash of `password` for `role`.
+pub fn matches(stored: &SecretString, password: &SecretString, role: &str) -> bool {
+    let (stored, password) = (stored.expose_secret(), password.expose_secret());
     match kind(stored) {
         Some(Kind::Md5) => same(
             postgres_protocol::password::md5(password.as_bytes(), role).as_bytes(),
@@ -64,27 +63,28 @@ pub fn matches(stored: &Hidden, password: &Hidden, role: &str) -> bool {
     }
 }
 
-/// A new random password.
+/// Generates a random password of 64 letters and digits.
 ///
 /// # Errors
-/// OpenSSL has no entropy.
-pub fn new_password() -> Result<Hidden, openssl::error::ErrorStack> {
+/// OpenSSL's, when it has no entropy.
+pub fn new_password() -> Result<SecretString, openssl::error::ErrorStack> {
     let mut password = String::with_capacity(PASSWORD_CHARS);
     while password.len() < PASSWORD_CHARS {
         let mut bytes = [0; PASSWORD_CHARS];
         rand::rand_bytes(&mut bytes)?;
-        // Bytes beyond the last whole multiple of the alphabet are thrown away, so that each letter
-        // is as likely as any other.
-        let fair = bytes
+        // Bytes beyond the last whole multiple of the alphabet's length are discarded, so that all
+        // characters are equally likely.
+        let usable = bytes
             .iter()
             .filter(|byte| usize::from(**byte) < 256 - 256 % ALPHABET.len());
         let missing = PASSWORD_CHARS - password.len();
         password.extend(
-            fair.take(missing)
+            usable
+                .take(missing)
                 .map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])),
         );
     }
-    Ok(Hidden::new(password))
+    Ok(SecretString::from(password))
 }
 
 struct Verifier {
@@ -108,8 +108,8 @@ fn parsed(stored: &str) -> Option<Verifier> {
 
 impl Verifier {
     /// StoredKey = H(HMAC(Hi(password, salt, iterations), "Client Key")). Passwords outside ASCII
-    /// would need SASLprep first; the operator and this step make none, and a false "no" is found
-    /// by the login that follows.
+    /// would need SASLprep first. Neither the operator nor this program generates such passwords,
+    /// and a wrong "no" would only refuse the migration.
     fn accepts(&self, password: &str) -> Result<bool, openssl::error::ErrorStack> {
         let mut salted = [0; 32];
         pkcs5::pbkdf2_hmac(
@@ -133,29 +133,29 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// Made by PostgreSQL 17 for the password `pencil`: the salt and keys of RFC 7677 §3.
-    const RFC_7677: &str = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
+    /// Created by PostgreSQL 17 for the password `pencil`: salt and keys of RFC 7677 §3.
+    const RFC_7677: &str = concat!(
+        "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==",
+        "$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=",
+        ":wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=",
+    );
 
-    #[test]
-    fn the_example_of_the_rfc_is_recognised() {
-        assert_eq!(kind(RFC_7677), Some(Kind::Scram));
-        assert!(matches(
-            &Hidden::new(RFC_7677),
-            &Hidden::new("pencil"),
-            "any"
-        ));
-        assert!(!matches(
-            &Hidden::new(RFC_7677),
-            &Hidden::new("pencils"),
-            "any"
-        ));
+    fn secret(text: &str) -> SecretString {
+        SecretString::from(text)
     }
 
     #[test]
-    fn a_verifier_of_ours_fits_its_password_and_no_other_and_is_salted() {
+    fn the_verifier_of_the_rfcs_example_matches_its_password() {
+        assert_eq!(kind(RFC_7677), Some(Kind::Scram));
+        assert!(matches(&secret(RFC_7677), &secret("pencil"), "any"));
+        assert!(!matches(&secret(RFC_7677), &secret("pencils"), "any"));
+    }
+
+    #[test]
+    fn a_new_verifier_is_salted_and_matches_only_its_password() {
         let password = new_password().unwrap();
         let (one, other) = (verifier(&password), verifier(&password));
-        assert_ne!(one.reveal(), other.reveal());
+        assert_ne!(one.expose_secret(), other.expose_secret());
         assert!(
             matches(&one, &password, "streaming_replica")
                 && matches(&other, &password, "streaming_replica")
@@ -165,22 +165,22 @@ mod tests {
             &new_password().unwrap(),
             "streaming_replica"
         ));
-        assert_eq!(password.reveal().len(), PASSWORD_CHARS);
+        assert_eq!(password.expose_secret().len(), PASSWORD_CHARS);
     }
 
     #[test]
-    fn an_md5_hash_depends_on_the_role() {
+    fn an_md5_hash_matches_only_for_its_role() {
         // select 'md5' || md5('secret' || 'standby')
-        let stored = Hidden::new(format!("md5{}", "0".repeat(32)));
-        assert_eq!(kind(stored.reveal()), Some(Kind::Md5));
-        assert!(!matches(&stored, &Hidden::new("secret"), "standby"));
-        let stored = Hidden::new(postgres_protocol::password::md5(b"secret", "standby"));
-        assert!(matches(&stored, &Hidden::new("secret"), "standby"));
-        assert!(!matches(&stored, &Hidden::new("secret"), "postgres"));
+        let stored = SecretString::from(format!("md5{}", "0".repeat(32)));
+        assert_eq!(kind(stored.expose_secret()), Some(Kind::Md5));
+        assert!(!matches(&stored, &secret("secret"), "standby"));
+        let stored = SecretString::from(postgres_protocol::password::md5(b"secret", "standby"));
+        assert!(matches(&stored, &secret("secret"), "standby"));
+        assert!(!matches(&stored, &secret("secret"), "postgres"));
     }
 
     #[test]
-    fn a_cleartext_is_no_hash() {
+    fn a_plaintext_password_is_not_taken_for_a_hash() {
         for text in [
             "",
             "md5",

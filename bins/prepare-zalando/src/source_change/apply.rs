@@ -1,4 +1,4 @@
-//! Carries out a change of the `postgresql` resource and waits until the source runs with it.
+//! Patches the `postgresql` resource and waits until the source runs with the change.
 
 use std::time::Duration;
 
@@ -18,36 +18,36 @@ use platform::{
 use tokio::time::Instant;
 
 use crate::{
-    inspect::{self, Reach},
+    observation::{self, SourceAccess},
     queries,
     settings::Settings,
-    source_change::{self, Needed},
+    source_change::{self, Required},
 };
 
-/// Every pod ends, starts and catches up, one after the other; a large one takes minutes for its
-/// shutdown checkpoint alone.
-const ROLLING: Duration = Duration::from_secs(1800);
-/// The operator hands a parameter on to Patroni at once, Patroni to the servers within its
-/// loop_wait.
-const RELOAD: Duration = Duration::from_secs(300);
+/// Limit for a rolling update. Every pod stops, starts and catches up, one after the other, and the
+/// shutdown checkpoint of a large server takes minutes.
+const ROLLING_UPDATE_MAX: Duration = Duration::from_secs(1800);
+/// Limit for a reload. The operator passes a parameter on to Patroni at once, and Patroni to the
+/// servers within its loop_wait.
+const RELOAD_MAX: Duration = Duration::from_secs(300);
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Asks the operator for what is needed, and returns when the source has it.
+/// Requests the changes of the operator, and returns when the source has them.
 ///
 /// # Errors
-/// The API's; Transient when the source does not have it in time.
-pub async fn carry_out(
+/// Transient when the source does not have them in time.
+pub async fn apply(
     run: &Run,
     settings: &Settings,
-    reach: &Reach,
-    needed: &Needed,
+    access: &SourceAccess,
+    required: &Required,
 ) -> Result<()> {
-    let cr = inspect::resource(run, settings).await?;
-    let running = queries::hba_file(&*reach.open("postgres").await?).await?;
+    let cr = observation::resource(run, settings).await?;
+    let running = queries::hba_file(&*access.open("postgres").await?).await?;
     let name = &settings.source_cluster;
-    if let Some(mut patch) = source_change::patch(&cr.spec, needed, &running) {
-        // Whoever changes the resource at the same moment must not lose his change: the API server
-        // refuses ours then.
+    if let Some(mut patch) = source_change::patch(&cr.spec, required, &running) {
+        // A concurrent change by another client must not be lost: with its resourceVersion the API
+        // server refuses this patch then.
         patch["metadata"] = serde_json::json!({"resourceVersion": cr.metadata.resource_version});
         kubernetes::merge(
             &zalando::postgresqls(&run.client, &run.namespace),
@@ -57,19 +57,19 @@ pub async fn carry_out(
         .await?;
         run.report.step(
             "SourceChanged",
-            format!("postgresql {name} asks for {}", words(needed)),
+            format!("postgresql {name} requests {}", describe(required)),
         );
     }
-    let limit = if needed.admitted.is_some() {
-        ROLLING
+    let limit = if required.admitted_role.is_some() {
+        ROLLING_UPDATE_MAX
     } else {
-        RELOAD
+        RELOAD_MAX
     };
     until(Instant::now() + limit, INTERVAL, async || {
-        let missing = match missing(run, settings, reach, needed).await {
+        let missing = match missing(run, settings, access, required).await {
             Ok(None) => return Ok(Seen::Ready(())),
             Ok(Some(missing)) => missing,
-            // While pods are recreated the leader is away for moments.
+            // While pods are recreated, the leader is unreachable at times.
             Err(error) if error.kind() == ErrorKind::Transient => error.to_string(),
             Err(error) => return Err(error),
         };
@@ -80,23 +80,23 @@ pub async fn carry_out(
     .await
     .map_err(|error| {
         error.hint(
-            "look into the log of the postgres-operator; run this step again \
-        when the source is as wanted",
+            "read the log of the postgres-operator; run this step again when the source has the \
+             change",
         )
     })?;
     run.report.step(
         "SourceUpdated",
-        format!("the source runs with {}", words(needed)),
+        format!("the source runs with {}", describe(required)),
     );
     Ok(())
 }
 
-fn words(needed: &Needed) -> String {
-    let wal = needed
+fn describe(required: &Required) -> String {
+    let wal = required
         .wal_keep_mb
         .map(|mb| format!("wal_keep_size {mb} MB"));
-    let hba = needed
-        .admitted
+    let hba = required
+        .admitted_role
         .map(|role| format!("a line of pg_hba for {role}"));
     [wal, hba]
         .into_iter()
@@ -108,10 +108,10 @@ fn words(needed: &Needed) -> String {
 async fn missing(
     run: &Run,
     settings: &Settings,
-    reach: &Reach,
-    needed: &Needed,
+    access: &SourceAccess,
+    required: &Required,
 ) -> Result<Option<String>> {
-    let leader = reach.open("postgres").await?;
+    let leader = access.open("postgres").await?;
     if in_recovery(&leader).await? {
         return Ok(Some("a leader".into()));
     }
@@ -120,20 +120,20 @@ async fn missing(
         .get("wal_keep_size")
         .and_then(|setting| setting.raw.parse().ok())
         .unwrap_or(0);
-    if let Some(missing) = needed.missing(kept_mb, &queries::hba_rules(&leader).await?) {
+    if let Some(missing) = required.missing(kept_mb, &queries::hba_rules(&leader).await?) {
         return Ok(Some(missing));
     }
-    match needed.admitted {
+    match required.admitted_role {
         None => Ok(None),
-        // The leader has it; members that were made before the change are still to be made anew.
-        Some(role) => unrolled(run, settings, role).await,
+        // The leader has it; other pods may still have to be recreated.
+        Some(role) => missing_members(run, settings, role).await,
     }
 }
 
-/// The operator hands pg_hba to the pods in an environment variable, so a pod's specification tells
-/// whether it is a new one.
-async fn unrolled(run: &Run, settings: &Settings, role: &str) -> Result<Option<String>> {
-    let wanted = inspect::resource(run, settings)
+/// Describes which members do not run with the change yet. The operator passes pg_hba to the pods
+/// in an environment variable, so a pod's specification shows whether it has the change.
+async fn missing_members(run: &Run, settings: &Settings, role: &str) -> Result<Option<String>> {
+    let wanted = observation::resource(run, settings)
         .await?
         .spec
         .number_of_instances as usize;
@@ -144,7 +144,7 @@ async fn unrolled(run: &Run, settings: &Settings, role: &str) -> Result<Option<S
         .list(&selector)
         .await
         .context("listing the members of the source")?;
-    let new = list
+    let recreated = list
         .iter()
         .filter(|pod| {
             pod.container("postgres")
@@ -152,8 +152,10 @@ async fn unrolled(run: &Run, settings: &Settings, role: &str) -> Result<Option<S
                 .is_some_and(|text| text.contains(role))
         })
         .count();
-    if new < wanted {
-        return Ok(Some(format!("{new} of {wanted} pods are made anew")));
+    if recreated < wanted {
+        return Ok(Some(format!(
+            "{recreated} of {wanted} pods have been recreated"
+        )));
     }
     let members = patroni::members(&run.client, &run.namespace, &settings.source_cluster).await?;
     let leader = members
@@ -166,5 +168,5 @@ async fn unrolled(run: &Run, settings: &Settings, role: &str) -> Result<Option<S
         .iter()
         .filter(|member| matches!(member.state.as_str(), "running" | "streaming"))
         .count();
-    Ok((up < wanted).then(|| format!("{up} of {wanted} members run")))
+    Ok((up < wanted).then(|| format!("{up} of {wanted} members are running")))
 }

@@ -1,4 +1,4 @@
-//! Certificates for tests, and a source that has them.
+//! Certificates for tests, and a source that uses them.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,14 +22,15 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// A root that lasts for so many days.
+    /// A root CA that is valid for this number of days.
     pub(crate) fn root(name: &str, days: u64) -> Self {
         let (params, key) = ca(name, days);
         let pem = params.self_signed(&key).unwrap().pem();
         Self::new(params, key, pem)
     }
 
-    pub(crate) fn below(&self, name: &str, days: u64) -> Self {
+    /// An intermediate CA that this one has signed.
+    pub(crate) fn intermediate(&self, name: &str, days: u64) -> Self {
         let (params, key) = ca(name, days);
         let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
         Self::new(params, key, pem)
@@ -51,7 +52,7 @@ impl Authority {
         }
     }
 
-    /// A server certificate for these names.
+    /// A server certificate for these DNS names.
     pub(crate) fn server(&self, names: &[&str], days: u64) -> String {
         let (mut params, key) = params("server", names, days);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -59,7 +60,7 @@ impl Authority {
     }
 }
 
-/// A source with this certificate and CA, which knows how to sign.
+/// A source with this certificate and CA, and with the CA key of `signer`.
 pub(crate) fn given(server: &str, ca: &Authority, signer: &Authority) -> Given {
     let place = |secret: &str, key: &str| Place {
         secret: secret.into(),

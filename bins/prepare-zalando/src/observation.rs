@@ -1,4 +1,5 @@
-//! Reads everything that the findings and the manifest need, and changes nothing.
+//! Observes the source and the target: reads everything that the findings and the manifest need,
+//! and changes nothing.
 
 use job::pods::Pod as KubePod;
 use job::{
@@ -18,57 +19,58 @@ use platform::{
     patroni::{self, Patroni},
     postgres::{self, Credentials, Source, in_recovery, read_secret},
 };
-use secrecy::ExposeSecret as _;
+use secrecy::SecretString;
 
 use crate::{
     cnpg_roles,
     facts::{Database, Facts, Login, Password, Pod, Pooler, Resource, Target, Tls},
-    findings::access,
-    hidden::Hidden,
-    queries, scram,
+    findings::access as access_findings,
+    queries,
     settings::Settings,
+    stored_password,
 };
 
-/// What the sessions of this step are called in pg_stat_activity.
+/// The application_name of this program's sessions.
 pub const APPLICATION: &str = "replica-migration-prepare-zalando";
 
-const UNREACHED: &str = "is SOURCE_HOST the Service of the leader, has it endpoints, and does no \
-    NetworkPolicy stand in the way?";
+const UNREACHABLE: &str = "check that SOURCE_HOST is the Service of the leader, that it has \
+    endpoints, and that no NetworkPolicy blocks the connection";
 
-/// What was read: facts without secrets, the secrets apart, and how to ask for more.
-pub struct Seen {
-    /// For findings and manifest.
+/// What was observed, and how to connect again.
+pub struct Observation {
+    /// Facts without secrets, for the findings and the manifest.
     pub facts: Facts,
     /// Passwords and hashes.
     pub secrets: Secrets,
-    /// How the leader is reached, with the sslmode that its certificate allows.
-    pub reach: Reach,
+    /// Access to the source's leader.
+    pub source: SourceAccess,
 }
 
-/// Passwords and hashes, which never leave for a log.
+/// Passwords and hashes, which never access a log.
 pub struct Secrets {
-    /// Of the superuser, as mounted.
-    pub superuser: Hidden,
-    /// Of the role that will replicate; None when no Secret holds one yet.
-    pub replication: Option<Hidden>,
-    /// What the source stores of the owner; None when the owner has no password.
-    pub owner_hash: Option<Hidden>,
+    /// The superuser's password, from its mounted file.
+    pub superuser: SecretString,
+    /// The replication role's password; None when no Secret holds it yet.
+    pub replication: Option<SecretString>,
+    /// The database owner's hash as the source stores it; None when the owner has no password.
+    pub owner_hash: Option<SecretString>,
 }
 
-/// The leader, as a superuser.
-pub struct Reach {
-    /// With the mode that works, not the one that was asked for.
+/// Access to the source's leader as a superuser.
+pub struct SourceAccess {
+    /// How to connect, with the strongest sslmode that the certificate allows rather than the
+    /// requested one.
     pub connection: Connection,
-    /// The CA to check it with.
+    /// The CA that verifies the server's certificate, in PEM; None when it is not verified.
     pub ca_pem: Option<String>,
-    password: Hidden,
+    password: SecretString,
 }
 
-impl Reach {
-    /// Opens a session to a database of the leader.
+impl SourceAccess {
+    /// Opens a session in a database of the leader.
     ///
     /// # Errors
-    /// As [`postgres::connect`].
+    /// Those of [`postgres::connect_with`].
     pub async fn open(&self, database: &str) -> Result<Source> {
         let session = postgres::connect_with(
             &self.connection,
@@ -80,32 +82,36 @@ impl Reach {
         Ok(Source(session))
     }
 
-    /// What a login with this password needs.
-    pub fn credentials(&self, password: &Hidden) -> Credentials {
+    /// Credentials with this password and the source's CA.
+    pub fn credentials(&self, password: &SecretString) -> Credentials {
         Credentials {
-            password: password.reveal().into(),
+            password: password.clone(),
             ca: self.ca_pem.clone().map(String::into_bytes),
             client: None,
         }
     }
 }
 
-/// Looks at both sides.
+/// Observes the source and the target.
 ///
 /// # Errors
-/// Config for names that lead nowhere; Refused when there is nobody to ask: no leader, a standby, a
-/// certificate that cannot be checked, no superuser.
-pub async fn everything(run: &Run, settings: &Settings, connection: &Connection) -> Result<Seen> {
+/// Config when a named object does not exist; Refused when the source has no leader, SOURCE_HOST
+/// leads to a standby, the certificate fails verification, or SOURCE_USER is not a superuser.
+pub async fn observe(
+    run: &Run,
+    settings: &Settings,
+    connection: &Connection,
+) -> Result<Observation> {
     let cr = resource(run, settings).await?;
     let (pod, members) = pods(run, settings).await?;
     let patroni = dynamic_configuration(run, settings).await?;
     let source_tls = source_tls::read(&run.client, &run.namespace, &cr).await?;
     let tls = tls(&source_tls, connection);
-    if let Some(blocker) = access::unverified(&tls) {
-        return Err(Error::refused(blocker.what).hint(blocker.remedy));
+    if let Some(blocker) = access_findings::unverified(&tls) {
+        return Err(blocker.as_error());
     }
     let target = target(run, settings).await?;
-    let password = Hidden::new(read_secret(&connection.password_file)?.expose_secret());
+    let password = read_secret(&connection.password_file)?;
     let connection = Connection {
         sslmode: tls.sslmode,
         ..connection.clone()
@@ -113,18 +119,18 @@ pub async fn everything(run: &Run, settings: &Settings, connection: &Connection)
     let ca_pem = source_tls
         .ca_pem()?
         .filter(|_| tls.sslmode != SslMode::Require);
-    let reach = Reach {
+    let access = SourceAccess {
         connection,
         ca_pem,
         password: password.clone(),
     };
-    let source = reach
+    let source = access
         .open("postgres")
         .await
-        .map_err(|error| error.hint(UNREACHED))?;
-    leads(&source, &reach).await?;
+        .map_err(|error| error.hint(UNREACHABLE))?;
+    check_is_leader(&source, &access).await?;
     let replication = replication_password(run, settings).await?;
-    let databases = databases(&source, &reach).await?;
+    let databases = databases(&source, &access).await?;
     let owner = databases
         .iter()
         .find(|database| database.name == settings.database.as_str())
@@ -133,9 +139,9 @@ pub async fn everything(run: &Run, settings: &Settings, connection: &Connection)
     let stored = queries::stored_hash(&source, role).await?;
     let facts = Facts {
         namespace: run.namespace.clone(),
-        host: reach.connection.host.to_string(),
-        port: reach.connection.port,
-        user: reach.connection.user.to_string(),
+        host: access.connection.host.to_string(),
+        port: access.connection.port,
+        user: access.connection.user.to_string(),
         resource: facts_of(&cr),
         pod,
         members,
@@ -147,7 +153,7 @@ pub async fn everything(run: &Run, settings: &Settings, connection: &Connection)
         hba: queries::hba_rules(&source).await?,
         roles: queries::roles(&source).await?,
         databases,
-        cnpg_roles: cnpg_roles::seen(&source).await?,
+        cnpg_roles: cnpg_roles::database::existing(&source).await?,
         login: Login {
             role: role.into(),
             password: compare(stored.as_ref(), replication.as_ref(), role),
@@ -163,14 +169,14 @@ pub async fn everything(run: &Run, settings: &Settings, connection: &Connection)
         replication,
         owner_hash,
     };
-    Ok(Seen {
+    Ok(Observation {
         facts,
         secrets,
-        reach,
+        source: access,
     })
 }
 
-/// The `postgresql` resource.
+/// Reads the `postgresql` resource.
 ///
 /// # Errors
 /// Config when it does not exist.
@@ -202,7 +208,7 @@ fn facts_of(cr: &Postgresql) -> Resource {
             .as_ref()
             .and_then(|patroni| patroni.pg_hba.clone())
             .filter(|list| !list.is_empty()),
-        frozen: cr.frozen(),
+        suspended: cr.frozen(),
         pooler: Pooler {
             mode: asked.mode.unwrap_or(defaults.mode),
             instances: asked.number_of_instances.unwrap_or(defaults.instances),
@@ -213,7 +219,7 @@ fn facts_of(cr: &Postgresql) -> Resource {
     }
 }
 
-/// The leader's pod, and how many members there are.
+/// The leader's pod, and the number of members.
 async fn pods(run: &Run, settings: &Settings) -> Result<(Pod, u32)> {
     let pods: Api<KubePod> = Api::namespaced(run.client.clone(), &run.namespace);
     let selector =
@@ -234,7 +240,7 @@ async fn pods(run: &Run, settings: &Settings) -> Result<(Pod, u32)> {
             settings.source_cluster,
             list.items.len()
         ))
-        .hint("bring the source up first; patronictl list in one of its pods says what is wrong")
+        .hint("bring the source up first; patronictl list in one of its pods shows its state")
     })?;
     let container = leader.container("postgres");
     let resources = container.and_then(|container| container.resources.clone());
@@ -254,13 +260,14 @@ async fn dynamic_configuration(run: &Run, settings: &Settings) -> Result<serde_j
     let leader = members.first().filter(|member| member.leader);
     let leader = leader.ok_or_else(|| {
         Error::transient(
-            "the leader of the source has not written its address into its pod's annotation yet",
+            "the leader of the source is not registered yet (its pod has no Patroni annotation \
+             status)",
         )
     })?;
     let answer = Patroni::default().config(leader).await;
     answer.map_err(|error| {
         error.hint(
-            "every step needs Patroni's REST API: is a NetworkPolicy in the way of port 8008?",
+            "every step needs Patroni's REST API: check that no NetworkPolicy blocks port 8008",
         )
     })
 }
@@ -291,33 +298,31 @@ async fn target(run: &Run, settings: &Settings) -> Result<Option<Target>> {
     }))
 }
 
-async fn leads(source: &Source, reach: &Reach) -> Result<()> {
-    let endpoint = postgres::endpoint(&reach.connection);
+async fn check_is_leader(source: &Source, access: &SourceAccess) -> Result<()> {
+    let endpoint = postgres::endpoint(&access.connection);
     if in_recovery(source).await? {
         return Err(
             Error::refused(format!("{endpoint} leads to a standby, not to the leader")).hint(
-                "let SOURCE_HOST name the Service of the leader, which has the name of the \
+                "set SOURCE_HOST to the Service of the leader, which has the name of the \
                 postgresql resource",
             ),
         );
     }
     if !queries::is_superuser(source).await? {
         return Err(Error::refused(format!(
-            "{} is no superuser at {endpoint}",
-            reach.connection.user
+            "{} is not a superuser at {endpoint}",
+            access.connection.user
         ))
         .hint("set SOURCE_USER=postgres and mount its Secret"));
     }
     Ok(())
 }
 
-/// What a Secret at hand says about the role that will replicate.
-///
-/// # Errors
-/// The API's.
-pub async fn replication_password(run: &Run, settings: &Settings) -> Result<Option<Hidden>> {
+/// Reads the replication role's password; None when the Secret does not exist, belongs to another
+/// role, or holds no password.
+pub async fn replication_password(run: &Run, settings: &Settings) -> Result<Option<SecretString>> {
     let secrets: Api<Secret> = Api::namespaced(run.client.clone(), &run.namespace);
-    let Some(secret) = kubernetes::get(&secrets, &access::secret(settings)).await? else {
+    let Some(secret) = kubernetes::get(&secrets, &access_findings::secret(settings)).await? else {
         return Ok(None);
     };
     let text = |key: &str| {
@@ -327,28 +332,32 @@ pub async fn replication_password(run: &Run, settings: &Settings) -> Result<Opti
                 .to_owned(),
         )
     };
-    let fits = text("username").as_deref() == Some(settings.source_auth.role());
+    let is_of_role = text("username").as_deref() == Some(settings.source_auth.role());
     Ok(text("password")
-        .filter(|password| fits && !password.is_empty())
-        .map(Hidden::new))
+        .filter(|password| is_of_role && !password.is_empty())
+        .map(SecretString::from))
 }
 
-/// What a password is to a stored hash.
-pub fn compare(stored: Option<&Hidden>, password: Option<&Hidden>, role: &str) -> Password {
+/// Compares a password with a stored hash.
+pub fn compare(
+    stored: Option<&SecretString>,
+    password: Option<&SecretString>,
+    role: &str,
+) -> Password {
     match (stored, password) {
         (_, None) => Password::NoSecret,
         (None, Some(_)) => Password::Unset,
-        (Some(stored), Some(password)) if scram::matches(stored, password, role) => {
+        (Some(stored), Some(password)) if stored_password::matches(stored, password, role) => {
             Password::Matches
         }
         (Some(_), Some(_)) => Password::Differs,
     }
 }
 
-async fn databases(source: &Source, reach: &Reach) -> Result<Vec<Database>> {
+async fn databases(source: &Source, access: &SourceAccess) -> Result<Vec<Database>> {
     let mut databases = queries::databases(source).await?;
     for database in &mut databases {
-        let session = reach.open(&database.name).await?;
+        let session = access.open(&database.name).await?;
         queries::contents(&session, database).await?;
     }
     Ok(databases)
