@@ -182,7 +182,7 @@ async fn a_clone_of_a_wrong_host_asks_for_ever(bed: &Bed) -> InstanceHandle {
     let owner = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "owner"}, "stringData": {"username": "mastodon", "password": stored}});
     let mut database = cluster("database");
     database["spec"]["bootstrap"]["pg_basebackup"]["secret"] = json!({"name": "owner"});
-    // The guide's host, which no Zalando cluster has.
+    // The example's host, which no Zalando cluster has.
     database["spec"]["externalClusters"][0]["connectionParameters"]["host"] =
         json!(format!("{SOURCE}-rw.{NAMESPACE}.svc"));
     bed.plane

@@ -205,7 +205,7 @@ async fn a_clone_is_followed_to_its_end_and_helped_over_the_checkpoint() {
 async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
     let environment = Environment::without_a_cluster(80).await;
     let mut wrong = cluster();
-    // The guide's host, which no Zalando cluster has.
+    // The example's host, which no Zalando cluster has.
     wrong["spec"]["externalClusters"][0]["connectionParameters"]["host"] =
         json!(format!("{SOURCE}-rw.{NAMESPACE}.svc"));
     environment.apply(wrong).await;
@@ -363,7 +363,7 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
         assert!(!ended.text().contains("wrong\n"), "a password in the log");
         ends(&ended, 2, &[words]);
     }
-    // The guide's host: it leads nowhere in DNS, and stands in no certificate.
+    // The example's host: it leads nowhere in DNS, and stands in no certificate.
     let address = environment
         .plane
         .instance()

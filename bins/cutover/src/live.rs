@@ -215,8 +215,8 @@ impl LiveWorld {
         };
         if let Fact::Started(start) = &fact {
             self.try_late_changes().await?;
-            // The guide's own record of the counts comes first: it must never be missing when the
-            // journal has begun.
+            // The record of the replica counts for the reader comes first: it must never be missing
+            // when the journal has begun.
             self.save_replica_counts(start).await?;
         }
         let facts = record.facts.with(fact.clone());

@@ -31,8 +31,8 @@ use protocol::{
 
 use crate::{catalog, sessions::Sides, settings::Settings};
 
-/// Roles that CNPG looks for on the primary and that must have come with the copy (verified.md,
-/// facts/cnpg.md §2.6, §7, §9).
+/// Roles that CNPG looks for on the primary and that must have come with the copy
+/// (docs/operators/cloudnative-pg.md#roles).
 pub const CNPG_ROLES: [&str; 3] = [
     "streaming_replica",
     "cnpg_pooler_pgbouncer",

@@ -432,7 +432,7 @@ async fn a_source_with_one_member_can_be_started_read_only_for_its_backup() {
     ];
     migrated.run(migrated.step(), 3, &words).await;
 
-    // README, A source with one member: in the pod, while Patroni is paused.
+    // docs/operations.md#a-source-with-one-member: in the pod, while Patroni is paused.
     let (setup, data) = (
         migrated.migration.plane.setup(),
         migrated.leader().layout().data.clone(),

@@ -541,7 +541,7 @@ async fn without_a_leader(environment: &Environment) {
     .await;
 }
 
-/// What the guide's own Job does: scale to zero, look at the time since the last replayed
+/// What a naive cutover does: scale to zero, look at the time since the last replayed
 /// transaction, promote, point, scale up. No fence.
 async fn bare_script(environment: &Environment) {
     let scale = async |count: Option<u32>| {

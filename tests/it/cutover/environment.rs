@@ -53,7 +53,7 @@ impl Environment {
         self.migration.step("cutover")
     }
 
-    /// A pod of the step that goes the guide's way, by the application's ConfigMap.
+    /// A pod of the step with ROUTE=config.
     pub fn by_config(&self) -> Launch<'_> {
         self.cutover().env("ROUTE", "config")
     }

@@ -327,8 +327,8 @@ async fn rolled_back_by_the_services(environment: &Environment) {
     environment.runs_on_the_source().await;
 }
 
-/// The receipt cannot be changed any more, and says what a year later will be asked; the guide's
-/// record of the counts is there.
+/// The receipt cannot be changed any more, and says what a year later will be asked; the record of
+/// the replica counts is there.
 async fn records(environment: &Environment) {
     let maps: Api<ConfigMap> = Api::namespaced(environment.migration.plane.admin(), NAMESPACE);
     let receipt = maps

@@ -7,7 +7,7 @@ use crate::{members::Member, receipt::CutoverState};
 
 /// What to do if no member of the source runs after a cutover.
 const NONE_RUNS: &str = "set FROM=target to copy the new primary, which has all the data; or start \
-    the source read-only for the backup (README, *A source with one member*)";
+    the source read-only for the backup (docs/operations.md#a-source-with-one-member)";
 
 /// The member to copy.
 ///

@@ -238,8 +238,8 @@ impl Source {
     /// pods/exec is needed.
     ///
     /// The statement may answer, or fail because its own server ends: both mean that it was heard
-    /// (COPY … TO PROGRAM, and verified.md, *Fences*). Whether the server is down is for the caller
-    /// to observe.
+    /// (docs/operators/zalando.md#stopping-the-server). Whether the server is down is for the
+    /// caller to observe.
     ///
     /// # Errors
     /// Config when the role may not run programs; Transient when the connection broke before the
