@@ -103,14 +103,14 @@ fn timeline_ended(timeline: Timeline) -> Error {
 
 /// Start of the segment that holds a position.
 pub fn segment_start(position: Lsn, segment_bytes: u64) -> Lsn {
-    let position = u64::from(position.0);
-    Lsn((position - position % segment_bytes).into())
+    let position = position.0;
+    Lsn(position - position % segment_bytes)
 }
 
 /// File name of a segment, such as `000000010000000000000002`: the timeline, and the segment's
 /// number in two halves.
 fn segment_name(position: Lsn, request: &WalRequest) -> String {
-    let number = u64::from(position.0) / request.segment_bytes;
+    let number = position.0 / request.segment_bytes;
     let per_half = 0x1_0000_0000 / request.segment_bytes;
     format!(
         "{:08X}{:08X}{:08X}",
@@ -156,16 +156,16 @@ impl TarWriter {
         request: &WalRequest,
     ) -> Result<Lsn> {
         while !bytes.is_empty() {
-            let within = u64::from(position.0) % request.segment_bytes;
+            let within = position.0 % request.segment_bytes;
             if within == 0 {
                 self.header(&segment_name(position, request), request.segment_bytes)
                     .await?;
             }
             let rest = usize::try_from(request.segment_bytes - within).unwrap_or(usize::MAX);
             let part = bytes.split_to(rest.min(bytes.len()));
-            position = Lsn((u64::from(position.0) + part.len() as u64).into());
+            position = Lsn(position.0 + part.len() as u64);
             self.send(part).await?;
-            if u64::from(position.0) % request.segment_bytes == 0 {
+            if position.0.is_multiple_of(request.segment_bytes) {
                 self.mark_archived(position, request).await?;
             }
         }
@@ -174,7 +174,7 @@ impl TarWriter {
 
     /// Fills the last segment with zeros to its full size.
     async fn fill_segment(&mut self, position: Lsn, request: &WalRequest) -> Result<()> {
-        let within = u64::from(position.0) % request.segment_bytes;
+        let within = position.0 % request.segment_bytes;
         if within == 0 {
             return Ok(());
         }
@@ -185,14 +185,14 @@ impl TarWriter {
                 .await?;
             missing -= part;
         }
-        let end = Lsn((u64::from(position.0) - within + request.segment_bytes).into());
+        let end = Lsn(position.0 - within + request.segment_bytes);
         self.mark_archived(end, request).await
     }
 
     /// Marks the segment before `end` as archived, so that a server restored from this backup does
     /// not archive it again.
     async fn mark_archived(&mut self, end: Lsn, request: &WalRequest) -> Result<()> {
-        let inside = Lsn((u64::from(end.0) - 1).into());
+        let inside = Lsn(end.0 - 1);
         let name = format!("archive_status/{}.done", segment_name(inside, request));
         self.file(&name, Bytes::new()).await
     }

@@ -28,7 +28,7 @@ pub fn end_of_shutdown_checkpoint(start: Lsn, segment_bytes: u64) -> Lsn {
     );
     if room < SHUTDOWN_RECORD_BYTES {
         let next_page = start + room;
-        end += if next_page % segment_bytes == 0 {
+        end += if next_page.is_multiple_of(segment_bytes) {
             SEGMENT_HEADER_BYTES
         } else {
             PAGE_HEADER_BYTES

@@ -23,7 +23,7 @@ impl PageChecker {
     /// `start` must be the beginning of a page.
     pub fn new(start: Lsn, segment_bytes: u64) -> Self {
         Self {
-            position: start.0.into(),
+            position: start.0,
             segment_bytes,
             header: [0; HEADER_BYTES],
             switched: false,
@@ -72,7 +72,7 @@ impl PageChecker {
         if valid {
             return Ok(());
         }
-        let (address, expected) = (Lsn(address.into()), Lsn(expected.into()));
+        let (address, expected) = (Lsn(address), Lsn(expected));
         Err(Error::contradiction(format!(
             "the wal is damaged: the page at {expected} has the address {address} in its header"
         ))
