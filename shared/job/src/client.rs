@@ -1,9 +1,10 @@
 //! The client of a Job's ServiceAccount, by kube's in-cluster configuration.
 //!
-//! Configuration, authentication and the layers of the client are kube's own. Only the connector
-//! below them is this project's ([`http_client`]), for two reasons: `Client::try_from` neither
-//! accepts an intermediate CA as the trust anchor, which Go's clients do, nor turns off Nagle's
-//! algorithm.
+//! Address, namespace and CA are read by kube, and its layers are used below in kube's own order.
+//! TLS and the token are added here and not by `Client::try_from`: that also takes in kubeconfig
+//! files with their plugins (YAML, JSONPath, regular expressions: over 1 MB of a program, which a
+//! Job has no use for), does not accept an intermediate CA as the trust anchor as Go's clients do,
+//! and does not turn off Nagle's algorithm.
 
 use std::{
     env, fs,
@@ -11,16 +12,23 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Uri};
+use http::{HeaderValue, Request, Uri, header::AUTHORIZATION};
+use http_body_util::BodyExt as _;
 use kube::{
     Client, Config,
-    client::{Body, ClientBuilder, ConfigExt as _, retry::RetryPolicy},
+    client::{Body, ClientBuilder, middleware::BaseUriLayer, retry::RetryPolicy},
 };
-use openssl::x509::{X509, verify::X509VerifyFlags};
+use openssl::{
+    error::ErrorStack,
+    ssl::{SslConnector, SslConnectorBuilder, SslMethod},
+    x509::{X509, store::X509StoreBuilder, verify::X509VerifyFlags},
+};
 use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 
-use crate::error::{Error, Result};
-use crate::http::{Limits, http_client, request_body};
+use crate::{
+    error::{Error, Result},
+    http::{Limits, http_client, request_body},
+};
 
 /// Names another directory for token, CA and namespace than the one that the kubelet mounts
 /// (`/var/run/secrets/kubernetes.io/serviceaccount`), for places where nothing can be mounted there.
@@ -41,7 +49,7 @@ pub fn client() -> Result<(Client, String)> {
         Some(directory) => mounted_at(&PathBuf::from(directory))?,
     };
     let namespace = config.default_namespace.clone();
-    Ok((build(&config).map_err(unusable)?, namespace))
+    Ok((build(config).map_err(unusable)?, namespace))
 }
 
 fn unusable(cause: impl Into<BoxError>) -> Error {
@@ -73,17 +81,63 @@ fn mounted_at(directory: &Path) -> Result<Config> {
 }
 
 /// The layers and their order are those of kube's own `ClientBuilder::try_from`.
-fn build(config: &Config) -> Result<Client, BoxError> {
-    let mut tls = config.openssl_ssl_connector_builder()?;
-    // As Go does: a certificate of the file is trusted even when another CA issued it.
-    tls.verify_param_mut()
-        .set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
+fn build(config: Config) -> Result<Client, BoxError> {
+    let tls = trusting(config.root_cert.as_deref().unwrap_or_default())?;
+    let token = PathBuf::from(config.auth_info.token_file.ok_or("no token")?);
+    bearer(&token)?;
     let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
+        .layer(BaseUriLayer::new(config.cluster_url))
         .layer(RetryLayer::new(RetryPolicy::server_retry()))
-        .option_layer(config.auth_layer()?)
+        .filter(move |request| authorized(request, &token))
         .map_err(BoxError::from)
-        .map_request(|request: Request<Body>| request.map(request_body))
+        // Error's own Display leaves out that of kube::Error, with its YAML.
+        .map_request(|request: Request<Body>| {
+            request.map(|body| request_body(body.map_err(Error::from)))
+        })
         .service(http_client(tls, LIMITS)?);
-    Ok(ClientBuilder::new(service, &config.default_namespace).build())
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+/// Trusts these CAs and no other; an intermediate CA is enough.
+fn trusting(authorities: &[Vec<u8>]) -> Result<SslConnectorBuilder, ErrorStack> {
+    let mut store = X509StoreBuilder::new()?;
+    for authority in authorities {
+        store.add_cert(X509::from_der(authority)?)?;
+    }
+    store.set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
+    let mut tls = SslConnector::builder(SslMethod::tls_client())?;
+    tls.set_cert_store(store.build());
+    Ok(tls)
+}
+
+/// The token is read for every request, because the kubelet renews it.
+fn authorized(mut request: Request<Body>, token: &Path) -> Result<Request<Body>, BoxError> {
+    request.headers_mut().insert(AUTHORIZATION, bearer(token)?);
+    Ok(request)
+}
+
+fn bearer(token: &Path) -> Result<HeaderValue, BoxError> {
+    let text = fs::read_to_string(token).map_err(|e| format!("{}: {e}", token.display()))?;
+    let mut value = HeaderValue::try_from(format!("Bearer {}", text.trim()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_is_read_for_every_request_and_never_printed() {
+        let token = std::env::temp_dir().join(format!("token-{}", std::process::id()));
+        for text in ["first", "second\n"] {
+            fs::write(&token, text).unwrap();
+            let request = authorized(Request::new(Body::empty()), &token).unwrap();
+            let value = &request.headers()[AUTHORIZATION];
+            assert_eq!(value.to_str().unwrap(), format!("Bearer {}", text.trim()));
+            assert!(!format!("{request:?}").contains(text.trim()));
+        }
+        fs::remove_file(&token).unwrap();
+        assert!(authorized(Request::new(Body::empty()), &token).is_err());
+    }
 }

@@ -184,7 +184,9 @@ impl From<kube::Error> for Error {
     }
 }
 
-/// The cause of a call that got no answer, without kube's own words around it.
+/// The cause of a call that got no answer, without kube's own words around it. The causes are named
+/// one by one, because the Display of all of kube's errors takes its reader of kubeconfig files
+/// into every program.
 fn without_status(error: kube::Error) -> Source {
     match error {
         kube::Error::Service(cause) => cause,
@@ -194,7 +196,7 @@ fn without_status(error: kube::Error) -> Source {
         kube::Error::ReadEvents(cause) => cause.into(),
         kube::Error::SerdeError(cause) => cause.into(),
         kube::Error::FromUtf8(cause) => cause.into(),
-        other => other.into(),
+        _ => "an error that only a kubeconfig or a proxy can bring".into(),
     }
 }
 
