@@ -134,7 +134,7 @@ pub fn at(seconds: i64) -> Timestamp {
 }
 
 pub fn start_of(record: usize) -> Lsn {
-    Lsn((FIRST + record as u64 * RECORD_BYTES))
+    Lsn(FIRST + record as u64 * RECORD_BYTES)
 }
 
 /// What keeps the autoscaler still.
@@ -371,7 +371,7 @@ impl World {
             },
             None => ControlCheckpoint {
                 checkpoint: start_of(0),
-                redo: Lsn((FIRST - RECORD_BYTES)),
+                redo: Lsn(FIRST - RECORD_BYTES),
                 timeline: Timeline(1),
             },
         };
