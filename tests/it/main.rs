@@ -8,6 +8,7 @@ mod adopt;
 mod backup;
 mod certs;
 mod cutover;
+mod dependencies;
 mod documents;
 mod kubelet;
 mod manifests;
