@@ -137,7 +137,7 @@ async fn of_a_member(environment: &Environment) {
     environment.apply(secret).await;
     let step = environment.kubelet.step("extract-certs");
     environment
-        .run(step, 0, &["client certificate: minted"])
+        .run(step, 0, &["client certificate: issued"])
         .await;
     let member = environment.source.replica().await.unwrap();
     let replica = member.name();
