@@ -1,15 +1,17 @@
-# All programs in `/` of an image without a shell. `make image` sets the build arguments: BASE
-# where the programs go: an image with CA certificates and a passwd, and nothing else is needed
-# BUILD_BASE          Debian 12 with Rust. OpenSSL 3.5 of Debian 13 makes every program 2.7 MB
-# larger TARGETARCH          amd64 or arm64, whatever the architecture of this machine REVISION,
-# VERSION   for the labels SOURCE_DATE_EPOCH   seconds; the time of everything in the image
+# All programs in `/` of an image without a shell. `make image` sets the build arguments:
+#
+#   BASE                where the programs go; it needs CA certificates and a passwd, nothing else
+#   BUILD_BASE          Debian 12 with Rust; OpenSSL 3.5 of Debian 13 adds 2.7 MB to each program
+#   TARGETARCH          amd64 or arm64, whatever the architecture of this machine
+#   REVISION, VERSION   for the labels
+#   SOURCE_DATE_EPOCH   in seconds; the time of everything in the image
 ARG BASE=gcr.io/distroless/static-debian12:nonroot
 ARG BUILD_BASE=rust:1.95-slim-bookworm
 
 FROM --platform=${BUILDPLATFORM} ${BUILD_BASE} AS build
 ARG TARGETARCH
-# A C compiler, libc and OpenSSL's static library of the other architecture, if it is another. In
-# its environment OpenSSL needs no pkg-config, which would have to be told of it, too.
+# A C compiler, libc and OpenSSL's static libraries for the target's architecture. The build names
+# the directories of OpenSSL itself, so that pkg-config need not know the architecture.
 RUN case "${TARGETARCH}" in \
       amd64) gnu=x86_64-linux-gnu ;; \
       arm64) gnu=aarch64-linux-gnu ;; \
@@ -34,8 +36,8 @@ RUN case "${TARGETARCH}" in amd64) target=x86_64-unknown-linux-gnu ;; arm64) tar
  && rm -rf target \
  && sha256sum /programs/*
 
-# Said again, because buildah of Debian 12 would stay with the first stage's, and take the base of
-# this machine.
+# The platform is repeated because buildah of Debian 12 otherwise keeps the first stage's, and takes
+# the base image of this machine's architecture.
 FROM --platform=${TARGETPLATFORM} ${BASE}
 ARG BASE
 ARG REVISION=unknown

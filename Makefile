@@ -1,5 +1,5 @@
-# What people type. Needs Rust, Go, Python 3, a C compiler and the Debian packages that README.md
-# names; none of it as root.
+# What people type: `make help`. Nothing needs root; tests/prerequisites.sh lists what must be
+# installed. Times are those of a machine with two cores.
 
 CARGO ?= cargo
 # docker, podman or buildah, with options of its own for `build`.
@@ -14,37 +14,65 @@ BASE ?= gcr.io/distroless/static-debian12:nonroot
 BUILD_BASE ?= rust:1.95-slim-bookworm
 PROGRAMS := --workspace --exclude tests --bins
 
-.PHONY: help setup build release lint test rehearse soak bench e2e image image-twice clean
+# The model search with one disturbance takes seconds, with two minutes: `make test` takes two.
+QUICK_SEARCH := SEARCH_FAULTS=1
+# The crates' own tests. Those of the harness start servers.
+UNIT_TESTS := --workspace --exclude tests --lib --bins
+# Outside of the checkout, once per version.
+DENY_VERSION := 0.20.2
+DENY := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/replica-migration/cargo-deny-$(DENY_VERSION)
+# `advisories` needs a network, and its verdict changes from day to day.
+DENY_CHECKS ?= bans licenses sources
+
+.PHONY: help prerequisites setup build release lint docs deny unit check test rehearse soak bench e2e image image-twice clean
+# Cargo and the harness use all cores themselves; what stands first must end first.
+.NOTPARALLEL:
 
 help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1\t/' | expand -t 20
 
-setup: ## make the parts of the harness (about 8 minutes on two cores, once)
-	$(CARGO) run --quiet --package tests --example setup
+prerequisites: ## check what must be installed (2 s); as root on Debian, install what is missing
+	@tests/prerequisites.sh
 
-build: ## the programs, as static binaries for this machine
+setup: prerequisites ## make the parts of the harness, once (about 8 min, later 1 s)
+	$(CARGO) run --locked --quiet --package tests --example setup
+
+build: ## the programs, as static binaries for this machine (2 min, later seconds)
 	$(CARGO) build --locked $(PROGRAMS)
 
-release: ## the programs as they are released: small, stripped, and slow to build
+release: ## the programs as they are released: small and stripped (about 8 min)
 	$(CARGO) build --locked --release $(PROGRAMS)
 
-lint: ## formatting and clippy, warnings are errors
+lint: ## formatting and clippy; warnings are errors (2 min, later seconds)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-test: lint build release ## everything that CI checks
+docs: ## the documentation of all items in target/doc; a broken link is an error (1 min)
+	$(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+deny: ## licenses, sources and bans of dependencies (seconds; once, 5 min, to build cargo-deny)
+	@[ -x "$(DENY)/bin/cargo-deny" ] || { echo "building cargo-deny $(DENY_VERSION), about 5 minutes on two cores, once"; \
+	  cd / && $(CARGO) install --locked --quiet --root "$(DENY)" cargo-deny@$(DENY_VERSION); }
+	"$(DENY)/bin/cargo-deny" --locked check --hide-inclusion-graph $(DENY_CHECKS)
+
+unit: ## the unit tests only, with a small model search (seconds when built)
+	$(QUICK_SEARCH) $(CARGO) test --locked $(UNIT_TESTS)
+
+check: lint unit ## after every change: formatting, clippy, unit tests (under 1 min when built)
+
+test: prerequisites lint docs build setup release ## everything that CI checks (about 50 min)
 	$(CARGO) test --locked --workspace
 
-rehearse: build ## the whole migration on this machine, with a report
+rehearse: prerequisites build ## the whole migration on this machine, with a report (2 min; the first time, also setup and build)
 	$(CARGO) run --locked --package tests --bin rehearse
 
-soak: build ## real cuts disturbed at each step, then by chance to a thousand; SEED=7 repeats one, CUTS=50 are enough, LANES=4 at a time
-	SEED=$(SEED) CUTS=$(CUTS) LANES=$(LANES) $(CARGO) run --locked --package tests --bin soak
+soak: prerequisites build ## real cutovers, disturbed at each step, then at random (hours); SEED=7 repeats one, CUTOVERS=50 ends after 50, WORKERS=4 run at a time
+	SEED=$(SEED) CUTOVERS=$(CUTOVERS) WORKERS=$(WORKERS) $(CARGO) run --locked --package tests --bin soak
 
-bench: release ## the rehearsal's figures, with the programs as they are released
+bench: prerequisites release ## the rehearsal's figures, with the release build (about 10 min)
 	$(CARGO) run --locked --release --package tests --bin rehearse -- bench
 
-e2e: ## the whole migration on the cluster of $KUBECONFIG, which has both operators; tests/e2e/main.rs lists its E2E_ variables
+e2e: ## the whole migration on the cluster of $KUBECONFIG, which has both operators (about 15 min); tests/e2e/main.rs lists its variables
 	@command -v kubectl >/dev/null || { echo "kubectl is missing; install it: https://kubernetes.io/docs/tasks/tools"; exit 1; }
 	$(CARGO) run --locked --package tests --bin e2e
 
@@ -62,7 +90,7 @@ FOR_buildah = --timestamp $(COMMIT_TIME) --identity-label=false --build-arg TARG
 FOR_podman = $(FOR_buildah)
 CYCLONEDX = 0.5.9
 
-image: ## the image with all programs, and for each program the list of its crates
+image: ## the image with all programs, its size, and for each program the list of its crates (about 15 min)
 	@command -v $(ENGINE) >/dev/null || { echo "$(ENGINE) is missing; install it: apt-get install buildah, or name another with ENGINE="; exit 1; }
 	@git diff --quiet HEAD || echo "the image is made of the last commit: what has changed since is not in it"
 	rm -rf target/image
@@ -77,9 +105,10 @@ image: ## the image with all programs, and for each program the list of its crat
 	sed -i 's|file://$(CURDIR)/target/image/context|file:///src|' target/image/context/bins/*/*_bin.cdx.json
 	for list in target/image/context/bins/*/*_bin.cdx.json; do mv $$list target/image/crates/$$(basename $$list _bin.cdx.json).cdx.json; done
 	@echo "$(IMAGE) linux/$(ARCH) of $(COMMIT): $$(cat target/image/digest)"
+	@tests/image-size.sh $(ENGINE) $(IMAGE) $$(ls target/image/crates | wc -l)
 	@sha256sum target/image/crates/*
 
-image-twice: ## two builds of the image, which must be the same byte for byte
+image-twice: ## two builds of the image, which must be the same byte for byte (about 30 min)
 	rm -rf target/image-before
 	$(MAKE) image ENGINE_FLAGS="$(ENGINE_FLAGS) --no-cache"
 	cp -r target/image target/image-before

@@ -1,5 +1,5 @@
-//! guide.md's six Deployments as writers of the ledger through the pooler, one more that nobody
-//! remembers, straight to the leader, and by ROUTE=service one that reads through the standbys'
+//! The test application: six Deployments that write to the ledger through the pooler, one unmanaged
+//! writer connected directly to the leader, and with ROUTE=service one reader behind the standbys'
 //! pooler.
 
 use std::{
@@ -18,20 +18,20 @@ use crate::{
     source::SOURCE,
 };
 
-/// The writer outside every list.
-pub const FORGOTTEN: &str = "forgotten";
-/// The reader.
+/// The writer that is not part of the application: no ConfigMap or label points to it.
+pub const UNMANAGED: &str = "unmanaged";
+/// The Deployment that only reads, through the standbys' pooler.
 pub const READER: &str = "reader";
 const PART_OF: &str = "app.kubernetes.io/part-of=mastodon";
 const UP: Duration = Duration::from_secs(180);
-/// Answers that are still on their way.
+/// How long to wait for the last line of a client that was asked to end.
 const STOP: Duration = Duration::from_secs(90);
 
-/// The running application, and what its clients say.
+/// The running application and the log lines of its clients.
 pub struct Application {
     kubectl: Kubectl,
-    /// Lines as they came; of a pod that is gone there are no others.
-    heard: Arc<Mutex<Vec<String>>>,
+    /// Log lines in order of arrival. For a pod that is gone there is no other source.
+    followed_lines: Arc<Mutex<Vec<String>>>,
     listening: JoinHandle<()>,
 }
 
@@ -43,35 +43,36 @@ impl Drop for Application {
 
 /// Starts it and waits until every client has a session.
 pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<Application> {
-    println!(
-        "\nthe application: six Deployments through {SOURCE}-pooler, and a writer that nobody \
-         remembers"
-    );
+    println!("\nthe application: six Deployments through {SOURCE}-pooler, and an unmanaged writer");
     let config = json!({
         "DB_HOST": format!("{SOURCE}-pooler"), "REPLICA_DB_HOST": format!("{SOURCE}-pooler-repl"),
         "DB_PORT": "5432", "DB_NAME": "mastodon", "DB_USER": "mastodon",
     });
-    let map = |name: &str, data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data});
+    let map = |name: &str, data: Value| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data
+        })
+    };
     let mut objects = vec![
         map("mastodon-database", config),
         map("writer", json!({"writer.sh": include_str!("writer.sh")})),
     ];
     objects.extend(DEPLOYMENTS.map(|(name, replicas)| deployment(name, replicas, settings, &[])));
-    objects.push(deployment(FORGOTTEN, 1, settings, &[("DB_HOST", SOURCE)]));
+    objects.push(deployment(UNMANAGED, 1, settings, &[("DB_HOST", SOURCE)]));
     let mut names: Vec<&str> = DEPLOYMENTS
         .map(|(name, _)| name)
         .into_iter()
-        .chain([FORGOTTEN])
+        .chain([UNMANAGED])
         .collect();
     if settings.route == Route::Service {
-        // By the other way nobody leads it anywhere: it would go on reading from the source.
+        // With ROUTE=config nothing redirects this client: it would keep reading from the source.
         objects.push(deployment(
             READER,
             1,
             settings,
             &[
                 ("DB_HOST", "mastodon-postgresql-pooler-repl"),
-                ("ACT", "look"),
+                ("MODE", "read_row"),
             ],
         ));
         names.push(READER);
@@ -84,16 +85,21 @@ pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<Application> {
             .await
             .with_context(|| format!("{name} gets no session"))?;
     }
-    let heard = Arc::new(Mutex::new(Vec::new()));
+    let followed_lines = Arc::new(Mutex::new(Vec::new()));
     Ok(Application {
-        listening: listen(kubectl.clone(), Arc::clone(&heard)),
+        listening: listen(kubectl.clone(), Arc::clone(&followed_lines)),
         kubectl: kubectl.clone(),
-        heard,
+        followed_lines,
     })
 }
 
 fn deployment(name: &str, replicas: u32, settings: &Settings, env: &[(&str, &str)]) -> Value {
-    let secret = json!({"secretKeyRef": {"name": format!("mastodon.{SOURCE}.credentials.postgresql.acid.zalan.do"), "key": "password"}});
+    let secret = json!({
+        "secretKeyRef": {
+            "name": format!("mastodon.{SOURCE}.credentials.postgresql.acid.zalan.do"),
+            "key": "password"
+        }
+    });
     let mut variables = vec![
         json!({"name": "CLIENT", "value": name}),
         json!({"name": "DB_PASS", "valueFrom": secret}),
@@ -114,23 +120,32 @@ fn deployment(name: &str, replicas: u32, settings: &Settings, env: &[(&str, &str
                     "automountServiceAccountToken": false,
                     "enableServiceLinks": false,
                     "containers": [{
-                        "name": "app", "image": settings.writer_image, "imagePullPolicy": "IfNotPresent",
+                        "name": "app", "image": settings.writer_image,
+                        "imagePullPolicy": "IfNotPresent",
                         "command": ["bash", "/app/writer.sh"],
                         "envFrom": [{"configMapRef": {"name": "mastodon-database"}}],
                         "env": variables,
-                        "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1},
+                        "readinessProbe": {
+                            "exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1
+                        },
                         "resources": {"requests": {"cpu": "5m", "memory": "20Mi"}},
-                        "volumeMounts": [{"name": "app", "mountPath": "/app"}, {"name": "tmp", "mountPath": "/tmp"}],
+                        "volumeMounts": [
+                            {"name": "app", "mountPath": "/app"},
+                            {"name": "tmp", "mountPath": "/tmp"}
+                        ],
                     }],
-                    "volumes": [{"name": "app", "configMap": {"name": "writer"}}, {"name": "tmp", "emptyDir": {}}],
+                    "volumes": [
+                        {"name": "app", "configMap": {"name": "writer"}},
+                        {"name": "tmp", "emptyDir": {}}
+                    ],
                 },
             },
         },
     })
 }
 
-/// Follows the pods that run now: their log goes with them when they are scaled away.
-fn listen(kubectl: Kubectl, heard: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+/// Follows the logs of the running pods, which are lost when the pods are scaled down.
+fn listen(kubectl: Kubectl, followed_lines: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let follow = [
             "logs",
@@ -141,37 +156,43 @@ fn listen(kubectl: Kubectl, heard: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
             "--max-log-requests=20",
         ];
         let ended = kubectl
-            .followed(&follow, |line| {
-                heard
+            .follow(&follow, |line| {
+                followed_lines
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .push(line.to_owned())
             })
             .await;
         if let Err(error) = ended {
-            println!("the clients' logs are not followed any more: {error:#}");
+            println!("following the clients' logs ended: {error:#}");
         }
     })
 }
 
 impl Application {
-    /// Waits until the clients have said that many more acknowledged writes than now.
+    /// Waits until `count` more writes have been acknowledged.
     pub async fn acknowledges(&self, count: usize) -> Result<()> {
-        let said = || {
-            let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-            heard.iter().filter(|line| line.contains(" ack ")).count()
+        let output = || {
+            let followed_lines = self
+                .followed_lines
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            followed_lines
+                .iter()
+                .filter(|line| line.contains(" ack "))
+                .count()
         };
-        let wanted = said() + count;
+        let wanted = output() + count;
         until(
             &format!("{count} more acknowledged writes"),
             UP,
-            async || Ok((said() >= wanted).then_some(())),
+            async || Ok((output() >= wanted).then_some(())),
         )
         .await
     }
 
-    /// Ends all clients in order and returns every line of theirs: what the pods that still run
-    /// have said is asked of them, of the others it was heard.
+    /// Ends all clients and returns every log line: for running pods from the pod itself, for pods
+    /// that are gone from the followed log.
     pub async fn stop(self) -> Result<Vec<String>> {
         let running = [
             "get",
@@ -182,36 +203,41 @@ impl Application {
         ];
         let found = self.kubectl.json(&running).await?;
         let found = found["items"].as_array().context("a list of pods")?.iter();
-        // One that is being deleted runs still, and may be gone in a moment.
-        let stays = found.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-        let pods: Vec<&str> = stays
+        // A pod that is being deleted still runs, and may be gone at the next call.
+        let staying = found.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let pods: Vec<&str> = staying
             .filter_map(|pod| pod["metadata"]["name"].as_str())
             .collect();
         for pod in &pods {
             self.kubectl
-                .asked(&["exec", pod, "--", "bash", "-c", "kill -USR1 1"])
+                .query(&["exec", pod, "--", "bash", "-c", "kill -USR1 1"])
                 .await?;
         }
         let mut lines = Vec::new();
         for pod in &pods {
-            let what = format!("the last word of {pod}");
-            let said = until(&what, STOP, async || {
-                let said = self.kubectl.asked(&["logs", pod, "--tail=-1"]).await?;
-                Ok(said
+            let what = format!("the last line of {pod}");
+            let output = until(&what, STOP, async || {
+                let output = self.kubectl.query(&["logs", pod, "--tail=-1"]).await?;
+                Ok(output
                     .lines()
                     .last()
                     .is_some_and(|line| line.contains(" end "))
-                    .then_some(said))
+                    .then_some(output))
             });
-            lines.extend(said.await?.lines().map(str::to_owned));
+            lines.extend(output.await?.lines().map(str::to_owned));
         }
-        let asked = |line: &String| pods.iter().any(|pod| Some(*pod) == line.split(' ').next());
-        let heard = self
-            .heard
+        let is_of_running_pod =
+            |line: &String| pods.iter().any(|pod| Some(*pod) == line.split(' ').next());
+        let followed_lines = self
+            .followed_lines
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        lines.extend(heard.into_iter().filter(|line| !asked(line)));
+        lines.extend(
+            followed_lines
+                .into_iter()
+                .filter(|line| !is_of_running_pod(line)),
+        );
         Ok(lines)
     }
 }

@@ -1,5 +1,5 @@
-//! What the cutover leaves in the cluster, beside the rows: Events, the receipt, the last word, and
-//! what the API server refused.
+//! Checks of what the cutover leaves in the cluster besides rows: Events, the receipt, the
+//! termination message, and requests that the API server refused.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{kubectl::Kubectl, step::Ended, target::TARGET};
 
-/// Reasons of the Events on the Cluster, in the order of a cut.
+/// Reasons of the Events on the Cluster, in the order of a cutover.
 const REASONS: [&str; 11] = [
     "Started",
     "Checkpointed",
@@ -24,13 +24,13 @@ const REASONS: [&str; 11] = [
     "Serving",
     "Receipt",
 ];
-/// Posted beside the work: those that a killed pod had not sent yet are lost with it.
+/// Events are posted in the background: those that a killed pod had not sent yet are lost.
 const LAST_REASONS: [&str; 3] = ["Routed", "Serving", "Receipt"];
 
-/// The Events that should be there and are not.
+/// The expected Events that are missing.
 pub async fn events(kubectl: &Kubectl, cutover: &Ended) -> Result<Vec<String>> {
     let events = kubectl.json(&["get", "events"]).await?;
-    let ours = events["items"]
+    let cutover_events = events["items"]
         .as_array()
         .into_iter()
         .flatten()
@@ -39,7 +39,9 @@ pub async fn events(kubectl: &Kubectl, cutover: &Ended) -> Result<Vec<String>> {
             (&object["kind"], &object["name"], by)
                 == (&"Cluster".into(), &TARGET.into(), &"cutover".into())
         });
-    let seen: BTreeSet<&str> = ours.filter_map(|event| event["reason"].as_str()).collect();
+    let reasons: BTreeSet<&str> = cutover_events
+        .filter_map(|event| event["reason"].as_str())
+        .collect();
     let wanted = if cutover.killed.is_some() {
         &LAST_REASONS[..]
     } else {
@@ -47,33 +49,33 @@ pub async fn events(kubectl: &Kubectl, cutover: &Ended) -> Result<Vec<String>> {
     };
     let missing: Vec<&str> = wanted
         .iter()
-        .filter(|reason| !seen.contains(*reason))
+        .filter(|reason| !reasons.contains(*reason))
         .copied()
         .collect();
     Ok(match missing[..] {
         [] => Vec::new(),
         _ => vec![format!(
-            "no Event on the Cluster for {}; there are {seen:?}",
+            "no Event on the Cluster for {}; found {reasons:?}",
             missing.join(", ")
         )],
     })
 }
 
-/// What the cutover has written down for good.
+/// The receipt that the cutover wrote.
 #[derive(Clone, Debug)]
 pub struct Receipt {
-    /// Its ConfigMap.
+    /// The receipt's ConfigMap.
     pub object: Value,
-    /// The key summary.json.
+    /// The content of the key summary.json.
     pub summary: Value,
     journal: Value,
 }
 
 impl Receipt {
-    /// Reads it.
+    /// Reads the receipt's ConfigMap.
     ///
     /// # Errors
-    /// There is none, or it is not whole.
+    /// The ConfigMap is missing, or a key is missing or is not JSON.
     pub async fn read(kubectl: &Kubectl) -> Result<Self> {
         let object = kubectl
             .json(&["get", "cm", "cutover-database-receipt"])
@@ -94,7 +96,7 @@ impl Receipt {
     /// An instant of the journal, since 1970.
     ///
     /// # Errors
-    /// The journal has none of this name.
+    /// The journal has no instant of this name.
     pub fn instant(&self, fact: &str) -> Result<Duration> {
         let fact_of = &self.journal[fact];
         let text = fact_of
@@ -107,18 +109,18 @@ impl Receipt {
             .unsigned_abs())
     }
 
-    /// Milliseconds from the block to each step, in their order.
+    /// Milliseconds from the block of writes to each step, in order.
     pub fn steps(&self) -> Vec<(&'static str, i64)> {
         const STEPS: [(&str, &str); 6] = [
             ("marker", "writes blocked, sessions ended"),
             ("caught_up", "marker replayed by the target"),
-            ("source_down_and_proved", "source stopped, and proved"),
+            ("source_down_and_proved", "source stopped and verified"),
             (
                 "primary_restarted_and_written",
-                "target primary, and a write proved",
+                "target primary, write verified",
             ),
-            ("routed", "application led to the target"),
-            ("serving", "clients let through"),
+            ("routed", "application routed to the target"),
+            ("serving", "clients accepted"),
         ];
         let since = |key: &str| self.summary["ms_since_block"][key].as_i64();
         STEPS
@@ -127,9 +129,9 @@ impl Receipt {
             .collect()
     }
 
-    /// What is not as it must be.
+    /// Every property of the receipt and of the termination message that is wrong.
     pub fn failures(&self, cutover: &Ended) -> Vec<String> {
-        let (word, summary) = (cutover.last_word(), &self.summary);
+        let (word, summary) = (cutover.termination_json(), &self.summary);
         let timeline = &summary["promoted"]["timeline"];
         let checks = [
             (
@@ -138,19 +140,19 @@ impl Receipt {
             ),
             (
                 summary["source"]["system_identifier"] == summary["target"]["system_identifier"],
-                "the receipt tells of two systems".to_owned(),
+                "the receipt names two system identifiers".to_owned(),
             ),
             (
                 self.object["data"]["proof.txt"]
                     .as_str()
                     .is_some_and(|text| text.contains("was stopped cleanly")),
-                "the receipt holds no proof".to_owned(),
+                "the receipt has no proof".to_owned(),
             ),
             (
                 word["downtime_ms"].as_i64().is_some_and(|ms| ms > 0)
                     && &word["timeline"] == timeline,
                 format!(
-                    "the termination message does not tell downtime_ms and timeline {timeline}: \
+                    "the termination message lacks downtime_ms or timeline {timeline}: \
                      {word}"
                 ),
             ),
@@ -163,16 +165,16 @@ impl Receipt {
     }
 }
 
-/// What the API server has refused to the Jobs. Says in words what was looked at.
+/// Requests of the Jobs that the API server refused, with a sentence on what was examined.
 ///
 /// # Errors
 /// The log cannot be read.
 pub fn refused(log: Option<&Path>, namespace: &str) -> Result<(String, Vec<String>)> {
     let Some(log) = log else {
-        let said = "not asked: only the API server's audit log tells (E2E_AUDIT_LOG). No Job has \
-            stopped for lack of a permission; one that goes \
-                    on without it would not be noticed";
-        return Ok((said.to_owned(), Vec::new()));
+        let output = "not asked: only the API server's audit log shows refusals (E2E_AUDIT_LOG). \
+            No Job has stopped for lack of a permission; a Job that continues without one would \
+            not be noticed";
+        return Ok((output.to_owned(), Vec::new()));
     };
     let accounts = format!("system:serviceaccount:{namespace}:replica-migration-");
     let mut uses = audit::read(log)?;
@@ -189,7 +191,7 @@ pub fn refused(log: Option<&Path>, namespace: &str) -> Result<(String, Vec<Strin
     let mut failures = refused.clone();
     if uses.is_empty() {
         failures.push(format!(
-            "{} knows of no request of {accounts}…: is it this cluster's?",
+            "{} has no request of {accounts}…: is it the log of this cluster?",
             log.display()
         ));
     }

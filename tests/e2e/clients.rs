@@ -1,7 +1,7 @@
-//! What the clients said, line by line (`writer.sh` tells the words), as attempts for the judge and
-//! as counts for the table.
+//! Parses the clients' log lines (written by `writer.sh`) into attempts for the ledger and counts
+//! for the table.
 //!
-//! Instants are durations since 1970, so that the clients' clocks, the receipt's and the log's are
+//! Instants are durations since 1970, so that the clients' clocks, the receipt and the log share
 //! one axis.
 
 use std::{
@@ -12,55 +12,56 @@ use std::{
 use anyhow::{Context, Result};
 use harness::ledger::{Attempt, Gap, Key, Outcome, Server};
 
-/// Everything that the clients said.
+/// The parsed log lines of all clients.
 #[derive(Clone, Debug, Default)]
-pub struct Said {
-    /// Every row that somebody tried to write.
+pub struct ClientOutput {
+    /// Every row that a client tried to write.
     pub attempts: Vec<Attempt>,
-    /// By pod.
+    /// The sessions of each pod, by pod name.
     pub pods: BTreeMap<String, Pod>,
 }
 
-/// One client's session, as it was told of it.
+/// What one client observed.
 #[derive(Clone, Debug, Default)]
 pub struct Pod {
-    /// Writes or reads that were refused or left without an answer, once it had had a session.
+    /// Writes or reads that were refused or got no answer, counted from the client's first session
+    /// on.
     pub errors: Vec<String>,
-    /// Sessions that have ended, and not by the client.
+    /// Sessions that the client did not end itself.
     pub disconnects: Vec<String>,
-    /// When a reader got its rows, and from whom.
+    /// When a reader received rows, and from which server.
     pub reads: Vec<(Duration, String)>,
-    /// It has had a session.
+    /// The client has had a session.
     opened: bool,
-    /// It has said that it has nothing more to say.
+    /// The client wrote its last line.
     ended: bool,
 }
 
-impl Said {
+impl ClientOutput {
     /// Reads the lines of all pods, in any order of pods.
     ///
     /// # Errors
-    /// A line that is none of writer.sh's.
+    /// A line that writer.sh cannot have written.
     pub fn read<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Self> {
-        let mut said = Self::default();
+        let mut output = Self::default();
         let mut known = BTreeSet::new();
-        // A pod that was followed and asked at last has said the same twice.
+        // The lines of a pod that was followed and read again at the end appear twice.
         for line in lines.into_iter().filter(|line| known.insert(*line)) {
-            said.line(line)
+            output
+                .line(line)
                 .with_context(|| format!("a line of a client: {line:?}"))?;
         }
-        Ok(said)
+        Ok(output)
     }
 
     fn line(&mut self, line: &str) -> Result<()> {
         let (pod, line) = line.split_once(' ').context("no pod")?;
-        let (verb, rest) = line.split_once(' ').context("no word")?;
+        let (verb, rest) = line.split_once(' ').context("no verb")?;
         let entry = self.pods.entry(pod.to_owned()).or_default();
         match verb {
             "ack" | "no" | "unknown" => {
                 let attempt = attempt(pod, verb, rest)?;
-                // Before its first session a client waits for the source to be ready, as every
-                // client does.
+                // A client that has had no session yet waits for the source to become ready.
                 if entry.opened && !matches!(attempt.outcome, Outcome::Acknowledged(_)) {
                     entry.errors.push(text(&attempt.outcome).to_owned());
                 }
@@ -75,12 +76,12 @@ impl Said {
             "unread" => {}
             "gone" => entry.disconnects.push(after_instant(rest)),
             "end" => entry.ended = true,
-            other => anyhow::bail!("no word of theirs: {other}"),
+            other => anyhow::bail!("unknown verb {other:?}"),
         }
         Ok(())
     }
 
-    /// Pods whose log breaks off: what they knew is not all known.
+    /// Pods whose log has no last line, so that some outcomes are unknown.
     pub fn broken_off(&self) -> Vec<&str> {
         self.pods
             .iter()
@@ -92,7 +93,7 @@ impl Said {
 
 fn attempt(pod: &str, verb: &str, rest: &str) -> Result<Attempt> {
     let mut words = rest.splitn(4, ' ');
-    let mut word = || words.next().context("a word is missing");
+    let mut word = || words.next().context("a field is missing");
     let (sequence, sent, answered, rest) = (
         word()?.parse()?,
         instant(word()?)?,
@@ -141,14 +142,14 @@ fn instant(text: &str) -> Result<Duration> {
     Ok(Duration::from_secs(seconds.parse()?) + Duration::from_micros(micros.parse()?))
 }
 
-/// The Deployment of a pod: its name without the two parts that Kubernetes makes up. A client's
-/// wait goes over the pods of both sides of the cut, whose names are not the same.
+/// The Deployment of a pod: the pod's name without the two suffixes that Kubernetes appends. A
+/// client's wait spans pods from before and after the cutover, whose names differ.
 pub fn deployment(pod: &str) -> &str {
     pod.rsplitn(3, '-').nth(2).unwrap_or(pod)
 }
 
-/// Each client's longest stretch without an acknowledged write of its own on the target, by its
-/// name as `named` makes it.
+/// Each client's longest interval between acknowledged writes on the target, by the name that
+/// `named` returns.
 pub fn longest_later(
     attempts: &[Attempt],
     target: &BTreeSet<String>,
@@ -156,8 +157,9 @@ pub fn longest_later(
 ) -> BTreeMap<String, Gap> {
     let mut by_client: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     for attempt in attempts {
-        if matches!(&attempt.outcome, Outcome::Acknowledged(server) if target.contains(&server.address))
-        {
+        if matches!(
+            &attempt.outcome, Outcome::Acknowledged(server) if target.contains(&server.address)
+        ) {
             by_client
                 .entry(named(&attempt.key.client))
                 .or_default()
@@ -194,22 +196,22 @@ reader-1-a open 99.000000
 reader-1-a read 100.000000 10.0.0.3
 reader-1-a unread 101.000000 no answer";
 
-    fn said() -> Said {
-        // The pod was followed, and asked at last.
-        Said::read(LINES.lines().chain(LINES.lines())).unwrap()
+    fn output() -> ClientOutput {
+        // The pod was followed, and its log read again at the end.
+        ClientOutput::read(LINES.lines().chain(LINES.lines())).unwrap()
     }
 
     #[test]
     fn every_row_becomes_an_attempt_once() {
-        let said = said();
-        let sequences: Vec<u64> = said
+        let output = output();
+        let sequences: Vec<u64> = output
             .attempts
             .iter()
             .map(|attempt| attempt.key.sequence)
             .collect();
         assert_eq!(sequences, [1, 2, 3, 4, 5, 6]);
         assert_eq!(
-            said.attempts[1].answered,
+            output.attempts[1].answered,
             Duration::from_micros(101_002_500)
         );
         let server = |address: &str, timeline| {
@@ -218,33 +220,36 @@ reader-1-a unread 101.000000 no answer";
                 timeline,
             })
         };
-        assert_eq!(said.attempts[1].outcome, server("10.0.0.1", 10));
+        assert_eq!(output.attempts[1].outcome, server("10.0.0.1", 10));
         assert!(
-            matches!(&said.attempts[3].outcome, Outcome::Unknown(why) if why.contains("57P01"))
+            matches!(&output.attempts[3].outcome, Outcome::Unknown(why) if why.contains("57P01"))
         );
     }
 
     #[test]
-    fn errors_count_from_the_first_session_on_and_an_end_of_the_own_is_no_disconnect() {
-        let said = said();
-        let web = &said.pods["web-6f5b-x2x"];
+    fn errors_count_from_the_first_session_and_a_clients_own_end_is_no_disconnect() {
+        let output = output();
+        let web = &output.pods["web-6f5b-x2x"];
         assert_eq!((web.errors.len(), web.disconnects.len()), (2, 1));
-        let reader = &said.pods["reader-1-a"];
+        let reader = &output.pods["reader-1-a"];
         assert_eq!(
             (reader.errors.as_slice(), reader.reads.len()),
             (&["no answer".to_owned()][..], 1)
         );
-        assert_eq!(said.broken_off(), ["reader-1-a"]);
+        assert_eq!(output.broken_off(), ["reader-1-a"]);
     }
 
     #[test]
-    fn a_line_of_somebody_else_is_not_passed_over() {
-        assert!(Said::read(["web-1-a /app/writer.sh: line 9: fork: no more processes"]).is_err());
+    fn a_line_that_is_not_a_clients_is_an_error() {
+        assert!(
+            ClientOutput::read(["web-1-a /app/writer.sh: line 9: fork: no more processes"])
+                .is_err()
+        );
     }
 
     #[test]
-    fn the_longest_wait_after_the_cut_is_the_clients_own() {
-        let later = longest_later(&said().attempts, &["10.0.0.2".into()].into(), deployment);
+    fn the_longest_wait_after_the_cutover_is_per_client() {
+        let later = longest_later(&output().attempts, &["10.0.0.2".into()].into(), deployment);
         assert_eq!(later["web"].length(), Duration::from_micros(1_200_000));
     }
 }

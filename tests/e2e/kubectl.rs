@@ -1,5 +1,5 @@
-//! kubectl, called as README tells users to call it: what they would type is shown, what only the
-//! judge asks for is not.
+//! Runs kubectl as README tells users to. Commands that a user would type are printed; queries that
+//! only the test needs are not.
 
 use std::{process::Stdio, time::Duration};
 
@@ -11,60 +11,65 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// Nothing that answers at once takes longer.
+/// Limit for commands that do not wait for anything.
 const ANSWER: Duration = Duration::from_secs(60);
-/// Between two questions about something that kubectl cannot wait for.
+/// Pause between two queries for a state that kubectl cannot wait for.
 const POLL: Duration = Duration::from_millis(300);
 
 /// kubectl in one namespace.
 #[derive(Clone, Debug)]
 pub struct Kubectl {
-    /// Of everything.
+    /// The namespace of every command.
     pub namespace: String,
 }
 
 impl Kubectl {
-    /// Says what a user would type, does it, and shows the answer.
-    pub async fn shown(&self, arguments: &[&str]) -> Result<String> {
+    /// Prints the command as a user would type it, runs it, and prints the output.
+    pub async fn run_shown(&self, arguments: &[&str]) -> Result<String> {
         println!("\n$ kubectl -n {} {}", self.namespace, arguments.join(" "));
-        let answer = self.asked(arguments).await?;
+        let answer = self.query(arguments).await?;
         for line in answer.lines() {
             println!("  {line}");
         }
         Ok(answer)
     }
 
-    /// Does it without a word.
-    pub async fn asked(&self, arguments: &[&str]) -> Result<String> {
-        self.told(arguments, "", ANSWER).await
+    /// Runs the command without printing anything.
+    pub async fn query(&self, arguments: &[&str]) -> Result<String> {
+        self.run_with_input(arguments, "", ANSWER).await
     }
 
     /// Reads an object or a list of them.
     pub async fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let text = self.asked(&[arguments, &["-o", "json"]].concat()).await?;
+        let text = self.query(&[arguments, &["-o", "json"]].concat()).await?;
         serde_json::from_str(&text)
             .with_context(|| format!("what kubectl {} printed", arguments.join(" ")))
     }
 
-    /// Waits for what kubectl can wait for.
+    /// Runs a command that waits, with `limit` as its `--timeout`.
     pub async fn wait(&self, arguments: &[&str], limit: Duration) -> Result<()> {
         let flag = format!("--timeout={}s", limit.as_secs());
-        self.told(&[arguments, &[&flag]].concat(), "", limit + ANSWER)
+        self.run_with_input(&[arguments, &[&flag]].concat(), "", limit + ANSWER)
             .await
             .map(drop)
     }
 
-    /// Applies objects of the scenario's own.
+    /// Applies objects that belong to the test.
     pub async fn apply(&self, objects: &[Value]) -> Result<()> {
         let list =
             serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
-        self.told(&["apply", "-f", "-"], &list, ANSWER)
+        self.run_with_input(&["apply", "-f", "-"], &list, ANSWER)
             .await
             .map(drop)
     }
 
-    /// With something on standard input.
-    pub async fn told(&self, arguments: &[&str], input: &str, limit: Duration) -> Result<String> {
+    /// Runs the command with `input` on standard input.
+    pub async fn run_with_input(
+        &self,
+        arguments: &[&str],
+        input: &str,
+        limit: Duration,
+    ) -> Result<String> {
         let what = || format!("kubectl {}", arguments.join(" "));
         let run = async {
             let mut child = self
@@ -79,7 +84,8 @@ impl Kubectl {
                 .take()
                 .context("kubectl has no standard input")?;
             let writing = async move {
-                // A kubectl that refuses does not read to the end: its own words say why.
+                // A kubectl that fails does not read all of its input; its error message explains
+                // why.
                 let _ = stdin.write_all(input.as_bytes()).await;
             };
             let (output, ()) = tokio::join!(child.wait_with_output(), writing);
@@ -98,9 +104,13 @@ impl Kubectl {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Gives each line to `heed` as it comes, until the command ends; its standard error comes
-    /// back.
-    pub async fn followed(&self, arguments: &[&str], mut heed: impl FnMut(&str)) -> Result<String> {
+    /// Calls `on_line` with each line as it arrives, until the command ends; returns its standard
+    /// error.
+    pub async fn follow(
+        &self,
+        arguments: &[&str],
+        mut on_line: impl FnMut(&str),
+    ) -> Result<String> {
         let mut child = self
             .command(arguments)
             .stdin(Stdio::null())
@@ -116,7 +126,7 @@ impl Kubectl {
         )
         .lines();
         while let Some(line) = lines.next_line().await? {
-            heed(&line);
+            on_line(&line);
         }
         let output = child.wait_with_output().await?;
         Ok(String::from_utf8_lossy(&output.stderr).trim().to_owned())
@@ -132,7 +142,7 @@ impl Kubectl {
     }
 }
 
-/// Asks until there is an answer. What is not there yet is `None`.
+/// Repeats `ask` until it returns a value; `None` means not yet.
 pub async fn until<T>(
     what: &str,
     limit: Duration,
@@ -144,7 +154,7 @@ pub async fn until<T>(
             return Ok(answer);
         }
         if Instant::now() >= deadline {
-            bail!("waiting for {what}: not so within {} s", limit.as_secs());
+            bail!("waiting for {what}: timed out after {} s", limit.as_secs());
         }
         sleep(POLL).await;
     }

@@ -1,43 +1,44 @@
-//! `make e2e`: the way of README.md on a real cluster with both real operators, under write load,
-//! and a verdict.
+//! `make e2e`: the quick start of README on a real cluster with both real operators, under write
+//! load, with a verdict at the end.
 //!
-//! It runs against the cluster of $KUBECONFIG, which must have the Zalando postgres-operator
-//! (watching all namespaces), CloudNativePG and a default storage class; in a namespace of its own,
-//! which it removes at the end, also after a failure or Ctrl-C. It calls `kubectl` as README tells
-//! a user to. Every variable is optional but the images, where the cluster cannot pull the
+//! It runs against the cluster of $KUBECONFIG, which needs the Zalando postgres-operator (watching
+//! all namespaces), CloudNativePG and a default storage class. It creates a namespace of its own
+//! and removes it at the end, also after a failure or Ctrl-C. It calls `kubectl` as README tells
+//! users to. All variables are optional, except for the images where the cluster cannot pull the
 //! defaults:
 //!
-//! | variable | |
-//! |---|---|
-//! | E2E_IMAGE | the programs; default replica-migration:0.1.0 |
-//! | E2E_TARGET_IMAGE | PostgreSQL for CloudNativePG |
-//! | E2E_SOURCE_IMAGE | Spilo; default: the one that the Zalando operator is configured with |
-//! | E2E_WRITER_IMAGE | bash and psql for the application's clients; default: the target's image |
-//! | E2E_NAMESPACE | must not exist yet; default: e2e- and digits |
-//! | E2E_ROUTE | service (default) or config |
-//! | E2E_KILL | 1: the cutover's pod is deleted by force once, when writes are blocked; or the words of its log at which it is |
-//! | E2E_KILL_WITH | a program to end the pod with, in the place of kubectl; it is given the namespace and the pod's name |
-//! | E2E_ARCHIVE_RESTART | before-traffic: CloudNativePG restarts the target inside the cut; default: it does not |
-//! | E2E_SKIP_WAL_ARCHIVING | 1: the target is made with cnpg.io/skipWalArchiving |
-//! | E2E_WATCH_SECONDS | how long the clients are watched after the downtime; default 60 |
-//! | E2E_AUDIT_LOG | the API server's audit log: the only place that tells what a Job was refused |
-//! | E2E_KEEP | 1: leave everything as it is |
+//! - `E2E_IMAGE`: the programs; default replica-migration:0.1.0
+//! - `E2E_TARGET_IMAGE`: PostgreSQL for CloudNativePG
+//! - `E2E_SOURCE_IMAGE`: Spilo; default: the one that the Zalando operator is configured with
+//! - `E2E_WRITER_IMAGE`: bash and psql for the application's clients; default: the target's image
+//! - `E2E_NAMESPACE`: must not exist yet; default: e2e- and digits
+//! - `E2E_ROUTE`: service (default) or config
+//! - `E2E_KILL`: 1: force-delete the cutover's pod once writes are blocked; any other text: when
+//!   the log contains it
+//! - `E2E_KILL_WITH`: program that ends the pod instead of kubectl; arguments: namespace and pod
+//!   name
+//! - `E2E_ARCHIVE_RESTART`: before-traffic: CloudNativePG restarts the target during the cutover;
+//!   default: it does not
+//! - `E2E_SKIP_WAL_ARCHIVING`: 1: create the target with cnpg.io/skipWalArchiving
+//! - `E2E_WATCH_SECONDS`: how long the clients are watched after the downtime; default 60
+//! - `E2E_AUDIT_LOG`: the API server's audit log, needed to check for refused requests
+//! - `E2E_KEEP`: 1: keep the namespace
 //!
-//! Where no operator can be had, the same suite runs on the same real control plane without them,
-//! over the harness: `tests/it/cutover`.
+//! Without the operators, `tests/it/cutover` runs the same scenario against the harness and a real
+//! control plane.
 
 mod application;
 mod checks;
 mod clients;
-mod judge;
+mod environment;
 mod kubectl;
 mod overlay;
 mod report;
 mod settings;
 mod source;
-mod stage;
 mod step;
 mod target;
+mod verdict;
 
 use std::{
     fs,
@@ -47,18 +48,18 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use harness::{ledger::Cut, route::Route, setup::target_directory};
+use harness::{ledger::Topology, route::Route, setup::target_directory};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    checks::Receipt, clients::Said, judge::Collected, kubectl::Kubectl, report::Report,
-    settings::Settings, step::Ended,
+    checks::Receipt, clients::ClientOutput, kubectl::Kubectl, report::Report, settings::Settings,
+    step::Ended, verdict::Collected,
 };
 
-/// Writes that must be acknowledged before the cut: the application is at work.
+/// Writes that must be acknowledged before the cutover, so that it happens under load.
 const WRITES_BEFORE: usize = 300;
-/// CloudNativePG's phase says healthy some seconds after the restart is over.
+/// CloudNativePG reports the phase healthy some seconds after the restart.
 const HEALTHY: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
@@ -77,45 +78,44 @@ fn main() -> ExitCode {
     }
 }
 
-/// A run, and whatever happens, the clearing after it.
+/// Runs the scenario, and removes the namespace whatever the outcome is.
 async fn run() -> Result<bool> {
     let settings = Settings::read()?;
     let kubectl = Kubectl {
         namespace: settings.namespace.clone(),
     };
     let folder = folder(&settings)?;
-    println!("{}", settings.described());
-    stage::set(&kubectl).await?;
+    println!("{}", settings.description());
+    environment::create(&kubectl).await?;
     let outcome = tokio::select! {
         outcome = scenario(&kubectl, &settings, &folder) => outcome,
-        signal = ended() => Err(anyhow::anyhow!("{signal}")),
+        signal = interrupted() => Err(anyhow::anyhow!("{signal}")),
     };
     if !matches!(outcome, Ok(true)) {
-        stage::keep_state(&kubectl, &folder).await;
+        environment::keep_state(&kubectl, &folder).await;
     }
     if settings.keep {
-        println!(
-            "\nE2E_KEEP: everything is left in the namespace {}",
-            kubectl.namespace
-        );
+        println!("\nE2E_KEEP: the namespace {} is kept", kubectl.namespace);
     } else {
         tokio::select! {
-            () = stage::clear(&kubectl) => {}
-            signal = ended() => bail!("{signal} again: the namespace {} is left half removed", kubectl.namespace),
+            () = environment::remove(&kubectl) => {}
+            signal = interrupted() => bail!(
+                "{signal} again: the namespace {} is only partly removed", kubectl.namespace
+            ),
         }
     }
     println!("\nlogs and report: {}", folder.display());
     outcome
 }
 
-/// guide.md from its beginning to the promoted cluster, and the verdict.
+/// The migration from the source's creation to the promoted Cluster, and the verdict.
 async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Result<bool> {
     source::up(kubectl, settings).await?;
     let application = application::up(kubectl, settings).await?;
 
     let overlay = overlay::write(folder, settings)?;
     kubectl
-        .shown(&["apply", "-k", &overlay.display().to_string()])
+        .run_shown(&["apply", "-k", &overlay.display().to_string()])
         .await?;
     step::done(kubectl, "prepare-zalando", "prepare-1").await?;
     step::done(kubectl, "extract-certs", "certs-1").await?;
@@ -123,23 +123,22 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
     step::done(kubectl, "validate-replication", "validate-1").await?;
 
     application.acknowledges(WRITES_BEFORE).await?;
-    let of_source = source::members(kubectl).await?;
+    let source_addresses = source::members(kubectl).await?;
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let mut failures = Vec::new();
     let cutover = cutover(kubectl, settings, &mut failures).await?;
     let receipt = Receipt::read(kubectl).await?;
     watch(kubectl, settings, &receipt).await?;
-    // Here come validate-cnpg, on the promoted cluster, and then rollback, with the ledger judged
-    // once more.
+    // validate-cnpg and rollback are not part of the scenario yet.
 
     let lines = application.stop().await?;
     fs::write(folder.join("clients.log"), lines.join("\n"))?;
     let collected = Collected {
-        said: Said::read(lines.iter().map(String::as_str))?,
+        output: ClientOutput::read(lines.iter().map(String::as_str))?,
         on_target: source::ledger(kubectl, &["database-1", "-c", "postgres", "--"]).await?,
         on_source: source::rows(kubectl).await?,
-        cut: Cut {
-            source: of_source,
+        topology: Topology {
+            source: source_addresses,
             target: target::instances(kubectl).await?,
             fenced: Some(receipt.instant("promotion")?),
         },
@@ -150,7 +149,7 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
         checks::refused(settings.audit_log.as_deref(), &settings.namespace)?;
     failures.extend(refused);
     let mut report = Report {
-        described: settings.described(),
+        description: settings.description(),
         unnoticed: settings.route == Route::Service,
         bar: bar(settings),
         watched: settings.watch,
@@ -160,11 +159,11 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
         failures,
         ..Report::default()
     };
-    judge::judge(&mut report, settings.route, &collected)?;
-    tell(&report, &cutover, folder)
+    verdict::judge(&mut report, settings.route, &collected)?;
+    write_report(&report, &cutover, folder)
 }
 
-/// The cut; once more when it was disturbed on purpose and went back.
+/// Runs the cutover, and once more if the first attempt was killed on purpose and rolled back.
 async fn cutover(
     kubectl: &Kubectl,
     settings: &Settings,
@@ -173,7 +172,7 @@ async fn cutover(
     let kill = settings.kill.is_some().then_some(settings);
     let mut ended = step::run(kubectl, "cutover", "cutover-1", kill).await?;
     if kill.is_some() && ended.killed.is_none() {
-        failures.push("the pod was not killed: its log has not said the words".to_owned());
+        failures.push("the pod was not killed: its log never contained the text".to_owned());
     }
     if ended.killed.is_some() && !ended.failures().is_empty() {
         println!(
@@ -188,7 +187,8 @@ async fn cutover(
     Ok(ended)
 }
 
-/// The time in which nothing may stop anybody again, and CloudNativePG's own end of the promotion.
+/// Waits for the period in which no client may be interrupted again, and for CloudNativePG to
+/// report the end of the promotion.
 async fn watch(kubectl: &Kubectl, settings: &Settings, receipt: &Receipt) -> Result<()> {
     let now = Timestamp::now()
         .duration_since(Timestamp::UNIX_EPOCH)
@@ -207,7 +207,7 @@ async fn watch(kubectl: &Kubectl, settings: &Settings, receipt: &Receipt) -> Res
     kubectl.wait(&healthy, HEALTHY).await
 }
 
-/// The longest wait that the issue allows to a client on guide.md's scenario.
+/// The longest wait that is acceptable for a client of the example application.
 fn bar(settings: &Settings) -> Duration {
     Duration::from_millis(match (settings.route, settings.with_restart()) {
         (Route::Service, true) => 3_500,
@@ -216,7 +216,7 @@ fn bar(settings: &Settings) -> Duration {
     })
 }
 
-fn tell(report: &Report, cutover: &Ended, folder: &Path) -> Result<bool> {
+fn write_report(report: &Report, cutover: &Ended, folder: &Path) -> Result<bool> {
     let text = report.lines().join("\n");
     println!("\n{text}");
     fs::write(folder.join("report.txt"), text)?;
@@ -234,8 +234,8 @@ fn folder(settings: &Settings) -> Result<PathBuf> {
     Ok(folder.canonicalize()?)
 }
 
-/// Somebody wants it to end.
-async fn ended() -> &'static str {
+/// Resolves on SIGTERM or Ctrl-C.
+async fn interrupted() -> &'static str {
     let Ok(mut term) = signal(SignalKind::terminate()) else {
         return "no signals";
     };

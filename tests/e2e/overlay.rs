@@ -1,5 +1,5 @@
-//! The overlay of a user's own repository: the base, the component that carries names, the image,
-//! and what differs from guide.md.
+//! The overlay as a user would keep it: the base, the component that sets names, the image, and the
+//! settings of this run.
 
 use std::{
     fs,

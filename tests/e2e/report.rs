@@ -1,4 +1,4 @@
-//! The verdict and the table. Pure.
+//! The verdict and the table of a run. Pure: no clock and no I/O.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,49 +7,49 @@ use serde_json::{Value, json};
 
 use crate::clients::Pod;
 
-/// Nothing longer without a write once the downtime has ended.
+/// The longest acceptable interval without a write once the downtime has ended.
 const LATER_MAX: Duration = Duration::from_secs(1);
 
-/// What is known of a client.
+/// The figures of one client.
 #[derive(Clone, Debug, Default)]
 pub struct Client {
-    /// It comes through the poolers.
+    /// The client connects through the poolers.
     pub pooled: bool,
     /// From its last acknowledged write on the source to its first on the target.
-    pub cut: Option<Gap>,
-    /// Its longest stretch without an acknowledged write afterwards.
+    pub cutover: Option<Gap>,
+    /// Its longest interval without an acknowledged write afterwards.
     pub later: Option<Gap>,
-    /// What it was told, and how its sessions ended.
+    /// Its errors, disconnects and reads.
     pub session: Pod,
 }
 
-/// A whole run.
+/// The result of a whole run.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// The run in a line.
-    pub described: String,
-    /// No client that comes through the poolers may notice anything: ROUTE=service.
+    /// The run's settings in one line.
+    pub description: String,
+    /// Whether clients behind the poolers must see no error at all: ROUTE=service.
     pub unnoticed: bool,
-    /// Longest wait that the issue allows to a client.
+    /// The longest acceptable wait of a client.
     pub bar: Duration,
-    /// How long the clients were watched afterwards.
+    /// How long the clients were observed after the cutover.
     pub watched: Duration,
-    /// The machine's load just before the cut.
+    /// The machine's load just before the cutover.
     pub load: String,
-    /// The judge's word.
+    /// The ledger's verdict.
     pub verdict: Verdict,
-    /// By name.
+    /// The clients by name.
     pub clients: BTreeMap<String, Client>,
-    /// Milliseconds since the block.
+    /// Milliseconds from the block of writes to each step.
     pub steps: Vec<(&'static str, i64)>,
-    /// What was asked of the audit log.
+    /// What the audit log showed.
     pub permissions: String,
-    /// What the other checks have found.
+    /// Failures that the other checks found.
     pub failures: Vec<String>,
 }
 
 impl Report {
-    /// Everything that is not as promised.
+    /// Every broken promise of the run.
     pub fn all_failures(&self) -> Vec<String> {
         let verdict = &self.verdict;
         let broken = [
@@ -61,10 +61,10 @@ impl Report {
             ),
             ("writes on the source only", verdict.only_on_source.len()),
             (
-                "writes refused, and yet there",
+                "refused writes found on the target",
                 verdict.refused_but_found.len(),
             ),
-            ("rows that nobody has sent", verdict.unexplained.len()),
+            ("rows that no client sent", verdict.unexplained.len()),
         ];
         let mut failures: Vec<String> = broken
             .iter()
@@ -72,16 +72,16 @@ impl Report {
             .map(|(what, count)| format!("{count} {what}"))
             .collect();
         if verdict.acknowledged == 0 || verdict.gap.is_none() {
-            failures.push("nobody has written on both sides: nothing is proved".to_owned());
+            failures.push("no client wrote on both servers: nothing is verified".to_owned());
         }
         for (name, client) in &self.clients {
-            failures.extend(self.of_client(name, client));
+            failures.extend(self.client_failures(name, client));
         }
         failures.extend(self.failures.iter().cloned());
         failures
     }
 
-    fn of_client(&self, name: &str, client: &Client) -> Vec<String> {
+    fn client_failures(&self, name: &str, client: &Client) -> Vec<String> {
         let (errors, gone) = (
             client.session.errors.len(),
             client.session.disconnects.len(),
@@ -95,61 +95,61 @@ impl Report {
                 .chain(&client.session.disconnects)
                 .next();
             failures.push(format!(
-                "{name} has seen {errors} errors and {gone} ends of its session, the first: \
+                "{name} saw {errors} errors and {gone} disconnects, the first: \
                  {first:?}"
             ));
         }
-        // By the guide's way nobody leads it anywhere: its writes end with the source.
-        if client.cut.is_none() && (client.pooled || self.unnoticed) {
-            failures.push(format!("{name} was not at work on both sides"));
+        // With ROUTE=config nothing redirects the unmanaged writer: its writes end with the source.
+        if client.cutover.is_none() && (client.pooled || self.unnoticed) {
+            failures.push(format!("{name} did not write on both servers"));
         }
         if let Some(later) = client.later.filter(|gap| gap.length() > LATER_MAX) {
             failures.push(format!(
-                "{name} waited {} ms again after the cut",
+                "{name} waited {} ms again after the cutover",
                 later.length().as_millis()
             ));
         }
         failures
     }
 
-    /// The longest wait of a client that comes through the poolers.
+    /// The longest wait of a client behind the poolers.
     pub fn longest(&self) -> Option<Duration> {
         let pooled = self.clients.values().filter(|client| client.pooled);
         pooled
-            .filter_map(|client| client.cut.map(|gap| gap.length()))
+            .filter_map(|client| client.cutover.map(|gap| gap.length()))
             .max()
     }
 
-    /// For the terminal.
+    /// The report as lines for the terminal.
     pub fn lines(&self) -> Vec<String> {
         let failures = self.all_failures();
         let mut lines = vec![format!(
             "{}  {}",
             if failures.is_empty() { "PASS" } else { "FAIL" },
-            self.described
+            self.description
         )];
         lines.extend(failures.iter().map(|failure| format!("  ✗ {failure}")));
         lines.push(String::new());
         lines.push(format!(
-            "  {:<52}{:>8}{:>10}{:>8}{:>13}",
-            "CLIENT", "cut ms", "later ms", "errors", "disconnects"
+            "  {:<52}{:>11}{:>10}{:>8}{:>13}",
+            "CLIENT", "cutover ms", "later ms", "errors", "disconnects"
         ));
         for (name, client) in &self.clients {
             let name = if client.pooled {
                 name.clone()
             } else {
-                format!("{name} (straight to the leader)")
+                format!("{name} (directly to the leader)")
             };
             lines.push(format!(
-                "  {name:<52}{:>8}{:>10}{:>8}{:>13}",
-                ms(client.cut),
+                "  {name:<52}{:>11}{:>10}{:>8}{:>13}",
+                ms(client.cutover),
                 ms(client.later),
                 client.session.errors.len(),
                 client.session.disconnects.len()
             ));
         }
         lines.push(format!(
-            "  cut: last acknowledged on the source to first on the target; later: the longest \
+            "  cutover: last acknowledged on the source to first on the target; later: the longest \
              wait in the {} s after it",
             self.watched.as_secs()
         ));
@@ -157,7 +157,7 @@ impl Report {
         let verdict = &self.verdict;
         lines.push(format!(
             "  acknowledged {}, found {}, lost {}, twice {}, accepted by the source after the \
-             fence {}, unanswered {} of which {} are there",
+             fence {}, unanswered {}, of which {} were committed",
             verdict.acknowledged,
             verdict.found,
             verdict.lost.len(),
@@ -173,7 +173,7 @@ impl Report {
                 "above"
             };
             lines.push(format!(
-                "  longest wait through the poolers {} ms, {word} the bar of {} ms; load of this \
+                "  longest wait through the poolers {} ms, {word} the limit of {} ms; load of this \
                  machine {}",
                 longest.as_millis(),
                 self.bar.as_millis(),
@@ -190,23 +190,27 @@ impl Report {
         lines
     }
 
-    /// For machines, and for a median over several runs.
+    /// The report as JSON, for tools and for medians over several runs.
     pub fn summary(&self) -> Value {
-        let of = |gap: Option<Gap>| gap.map(|gap| gap.length().as_millis() as u64);
+        let milliseconds = |gap: Option<Gap>| gap.map(|gap| gap.length().as_millis() as u64);
         let clients = self.clients.iter().map(|(name, client)| {
             let session = &client.session;
             let value = json!({
-                "pooled": client.pooled, "cut_ms": of(client.cut), "later_ms": of(client.later),
+                "pooled": client.pooled, "cutover_ms": milliseconds(client.cutover),
+                "later_ms": milliseconds(client.later),
                 "errors": session.errors.len(), "disconnects": session.disconnects.len(),
             });
             (name.clone(), value)
         });
         json!({
-            "run": self.described, "load": self.load, "failures": self.all_failures(),
+            "run": self.description, "load": self.load, "failures": self.all_failures(),
             "longest_ms": self.longest().map(|longest| longest.as_millis() as u64),
-            "acknowledged": self.verdict.acknowledged, "found": self.verdict.found, "lost": self.verdict.lost.len(),
+            "acknowledged": self.verdict.acknowledged, "found": self.verdict.found,
+            "lost": self.verdict.lost.len(),
             "clients": clients.collect::<serde_json::Map<_, _>>(),
-            "ms_since_block": self.steps.iter().map(|(name, at)| json!([name, at])).collect::<Vec<_>>(),
+            "ms_since_block": self.steps.iter().map(
+                |(name, at)| json!([name, at])
+            ).collect::<Vec<_>>(),
         })
     }
 }
@@ -233,14 +237,14 @@ mod tests {
     }
 
     fn passed() -> Report {
-        let client = |pooled, cut| Client {
+        let client = |pooled, cutover| Client {
             pooled,
-            cut: gap(cut),
+            cutover: gap(cutover),
             later: gap(60),
             ..Client::default()
         };
         Report {
-            described: "ROUTE=service".into(),
+            description: "ROUTE=service".into(),
             unnoticed: true,
             bar: Duration::from_millis(3_500),
             verdict: Verdict {
@@ -251,7 +255,7 @@ mod tests {
             },
             clients: [
                 ("web".to_owned(), client(true, 3_100)),
-                ("forgotten".to_owned(), client(false, 3_900)),
+                ("unmanaged".to_owned(), client(false, 3_900)),
             ]
             .into(),
             ..Report::default()
@@ -259,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clean_run_passes_and_the_bar_is_for_those_behind_the_poolers() {
+    fn a_clean_run_passes_and_the_limit_applies_to_clients_behind_the_poolers() {
         let report = passed();
         assert_eq!(report.all_failures(), Vec::<String>::new());
         let text = report.lines().join("\n");
@@ -270,7 +274,7 @@ mod tests {
         );
     }
 
-    /// Every promise, broken alone, fails the run.
+    /// Each promise, broken alone, fails the run.
     #[test]
     fn each_broken_promise_fails_the_run() {
         let key = || Key {
@@ -302,12 +306,12 @@ mod tests {
                     .push("x".into())
             },
             |report, _| report.clients.get_mut("web").unwrap().later = gap(1_001),
-            |report, _| report.clients.get_mut("web").unwrap().cut = None,
+            |report, _| report.clients.get_mut("web").unwrap().cutover = None,
             |report, _| report.failures.push("no receipt".into()),
         ];
         for (number, breach) in breaches.iter().enumerate() {
             let mut report = passed();
-            assert!(web(&mut report).cut.is_some());
+            assert!(web(&mut report).cutover.is_some());
             breach(&mut report, key());
             assert_eq!(
                 report.all_failures().len(),
@@ -319,18 +323,18 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_outside_the_poolers_may_be_sent_away_and_so_may_all_by_the_guides_way() {
+    fn clients_outside_the_poolers_and_all_clients_of_the_config_route_may_see_errors() {
         let mut report = passed();
         report
             .clients
-            .get_mut("forgotten")
+            .get_mut("unmanaged")
             .unwrap()
             .session
             .errors
             .push("57P01".into());
         assert!(report.all_failures().is_empty());
         report.unnoticed = false;
-        report.clients.get_mut("forgotten").unwrap().cut = None;
+        report.clients.get_mut("unmanaged").unwrap().cutover = None;
         report
             .clients
             .get_mut("web")

@@ -1,18 +1,18 @@
-//! The variables of `make e2e`.
+//! The environment variables of `make e2e`.
 
 use std::{env, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use harness::route::Route;
 
-/// What a run is told.
+/// The settings of a run.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// E2E_NAMESPACE: made and removed by the run. Default: `e2e-` and some digits.
+    /// E2E_NAMESPACE: created and removed by the run. Default: `e2e-` and some digits.
     pub namespace: String,
     /// E2E_IMAGE: the programs.
     pub image: String,
-    /// E2E_SOURCE_IMAGE: Spilo. Default: what the Zalando operator is configured with.
+    /// E2E_SOURCE_IMAGE: Spilo. Default: the image that the Zalando operator is configured with.
     pub source_image: Option<String>,
     /// E2E_TARGET_IMAGE: PostgreSQL for CloudNativePG.
     pub target_image: String,
@@ -21,35 +21,36 @@ pub struct Settings {
     pub writer_image: String,
     /// E2E_ROUTE: service or config.
     pub route: Route,
-    /// E2E_KILL: end the cutover's pod once, when its log says this; `1`: when writes are blocked.
+    /// E2E_KILL: end the cutover's pod once, when its log contains this text; `1`: when writes are
+    /// blocked.
     pub kill: Option<String>,
-    /// E2E_KILL_WITH: a program that ends the pod in the place of `kubectl delete pod --force
-    /// --grace-period=0`; it is given the namespace and the pod's name.
+    /// E2E_KILL_WITH: a program that ends the pod instead of `kubectl delete pod --force
+    /// --grace-period=0`. Its arguments are the namespace and the pod's name.
     pub kill_with: Option<String>,
-    /// E2E_KEEP: leave everything as it is at the end.
+    /// E2E_KEEP: keep the namespace at the end.
     pub keep: bool,
-    /// E2E_WATCH_SECONDS: how long the clients are watched after DOWNTIME ENDS.
+    /// E2E_WATCH_SECONDS: how long the clients are observed after DOWNTIME ENDS.
     pub watch: Duration,
     /// E2E_ARCHIVE_RESTART: the setting ARCHIVE_RESTART, never or before-traffic. Default: that of
     /// settings.env.
     pub archive_restart: Option<String>,
-    /// E2E_SKIP_WAL_ARCHIVING: the Cluster is made with cnpg.io/skipWalArchiving, so that
+    /// E2E_SKIP_WAL_ARCHIVING: create the Cluster with cnpg.io/skipWalArchiving, so that
     /// CloudNativePG does not restart it.
     pub skip_wal_archiving: bool,
     /// E2E_AUDIT_LOG: the API server's audit log, if it can be read here.
     pub audit_log: Option<PathBuf>,
 }
 
-/// guide.md's Cluster image, as in manifests/base/settings.env.
+/// The target's image, as in manifests/base/settings.env.
 const TARGET_IMAGE: &str = "ghcr.io/cloudnative-pg/postgresql:17.6-standard-trixie";
 const IMAGE: &str = "replica-migration:0.1.0";
 const KILL_AT: &str = "writes are blocked";
 
 impl Settings {
-    /// Reads the environment.
+    /// Reads the environment variables.
     ///
     /// # Errors
-    /// A value that means nothing.
+    /// A variable has an invalid value.
     pub fn read() -> Result<Self> {
         let target_image = text("E2E_TARGET_IMAGE").unwrap_or_else(|| TARGET_IMAGE.to_owned());
         Ok(Self {
@@ -82,13 +83,13 @@ impl Settings {
         })
     }
 
-    /// CloudNativePG restarts the target inside the cut.
+    /// Whether CloudNativePG restarts the target during the cutover.
     pub fn with_restart(&self) -> bool {
         self.archive_restart.as_deref() == Some("before-traffic") && !self.skip_wal_archiving
     }
 
-    /// The run in one line.
-    pub fn described(&self) -> String {
+    /// The settings in one line.
+    pub fn description(&self) -> String {
         let restart = match (self.with_restart(), self.skip_wal_archiving) {
             (true, _) => "with CNPG's restart",
             (false, true) => "without a WAL archive",
@@ -97,7 +98,7 @@ impl Settings {
         let kill = self
             .kill
             .as_ref()
-            .map_or_else(String::new, |at| format!(", the pod ended at {at:?}"));
+            .map_or_else(String::new, |at| format!(", the pod killed at {at:?}"));
         format!(
             "ROUTE={}, {restart}{kill}, namespace {}",
             self.route.word(),
@@ -106,7 +107,7 @@ impl Settings {
     }
 }
 
-/// A variable that is set to something.
+/// The value of a variable that is set and not empty.
 fn text(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -1,5 +1,4 @@
-//! The source: a Zalando cluster from a resource like guide.md's, with TLS Secrets, two members and
-//! both poolers.
+//! The source: a Zalando cluster with TLS Secrets, two members and both poolers.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,13 +19,13 @@ const POOLERS: [&str; 2] = [
     "deployment/mastodon-postgresql-pooler",
     "deployment/mastodon-postgresql-pooler-repl",
 ];
-/// Pods are made, images pulled, two servers started one after the other.
+/// Limit for pulling images and starting two servers one after the other.
 const UP: Duration = Duration::from_secs(600);
-/// The pods of its servers.
+/// The label selector of the source's pods.
 const MEMBERS: &str = "application=spilo,cluster-name=mastodon-postgresql";
 
-/// What guide.md's Mastodon has in its database, and the ledger. No unique constraint there: a row
-/// that is twice has to be seen.
+/// The example application's tables, and the ledger. The ledger has no unique constraint, so that a
+/// duplicated row is visible.
 const SCHEMA: &str = "set role mastodon;
 create table accounts (id bigserial primary key, username text not null);
 create table statuses (id bigserial primary key, account_id bigint not null, body text not null);
@@ -41,7 +40,7 @@ create table ledger (id bigserial primary key, client text not null, sequence bi
     written_at timestamptz not null default clock_timestamp());
 insert into ledger (client, sequence, payload) values ('e2e', 0, 'so that a reader finds a row');";
 
-/// Brings it up, tables included.
+/// Creates the source and its tables.
 pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<()> {
     let mut objects = secrets(&settings.namespace)?;
     objects.push(resource(settings));
@@ -59,8 +58,8 @@ pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<()> {
     for pooler in POOLERS {
         kubectl.wait(&["rollout", "status", pooler], UP).await?;
     }
-    // The status says Running when the operator has done its part; the last member may still be
-    // copying.
+    // The status says Running once the operator has done its part; the second member may still be
+    // cloning.
     until("both members", UP, async || {
         Ok((members(kubectl).await?.len() == 2).then_some(()))
     })
@@ -80,14 +79,14 @@ pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<()> {
         "ON_ERROR_STOP=1",
     ];
     kubectl
-        .told(&psql, SCHEMA, UP)
+        .run_with_input(&psql, SCHEMA, UP)
         .await
         .context("making the tables")
         .map(drop)
 }
 
-/// Server certificate and CA as an owner makes them: root, intermediate, a certificate for the
-/// server's names only.
+/// Server certificate and CA as an owner would create them: root, intermediate, and a certificate
+/// for the server's names only.
 fn secrets(namespace: &str) -> Result<Vec<Value>> {
     let root = Authority::root("mastodon root")?;
     let intermediate = root.intermediate("mastodon databases")?;
@@ -103,7 +102,11 @@ fn secrets(namespace: &str) -> Result<Vec<Value>> {
         .collect();
     let server = intermediate.server(SOURCE, &names, &[])?;
     let chain = format!("{}{}", server.certificate, intermediate.certificate());
-    let secret = |name: &str, data: Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
+    let secret = |name: &str, data: Value| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data
+        })
+    };
     Ok(vec![
         secret(
             "mastodon-postgresql-server",
@@ -111,7 +114,10 @@ fn secrets(namespace: &str) -> Result<Vec<Value>> {
         ),
         secret(
             "mastodon-postgresql-ca",
-            json!({"ca.crt": root.certificate(), "tls.crt": intermediate.certificate(), "tls.key": intermediate.key()}),
+            json!({
+                "ca.crt": root.certificate(), "tls.crt": intermediate.certificate(),
+                "tls.key": intermediate.key()
+            }),
         ),
     ])
 }
@@ -130,15 +136,21 @@ fn resource(settings: &Settings) -> Value {
             "databases": {DATABASE: DATABASE},
             "enableConnectionPooler": true,
             "enableReplicaConnectionPooler": true,
-            "tls": {"secretName": "mastodon-postgresql-server", "caSecretName": "mastodon-postgresql-ca", "caFile": "ca.crt"},
-            // The certificates are mounted 0640, and this is Spilo's group.
+            "tls": {
+                "secretName": "mastodon-postgresql-server",
+                "caSecretName": "mastodon-postgresql-ca", "caFile": "ca.crt"
+            },
+            // The certificates are mounted with mode 0640 for Spilo's group.
             "spiloFSGroup": 103,
-            "resources": {"requests": {"cpu": "10m", "memory": "100Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}},
+            "resources": {
+                "requests": {"cpu": "10m", "memory": "100Mi"},
+                "limits": {"cpu": "2", "memory": "1Gi"}
+            },
         },
     })
 }
 
-/// Addresses of its running members.
+/// Addresses of the ready members.
 pub async fn members(kubectl: &Kubectl) -> Result<BTreeSet<String>> {
     let pods = kubectl.json(&["get", "pods", "-l", MEMBERS]).await?;
     let ready = |pod: &&Value| {
@@ -157,22 +169,22 @@ async fn leader(kubectl: &Kubectl) -> Result<String> {
     let selector = format!("{MEMBERS},spilo-role=master");
     until("the source's leader", UP, async || {
         let pod = kubectl
-            .asked(&["get", "pods", "-l", &selector, "-o", "name"])
+            .query(&["get", "pods", "-l", &selector, "-o", "name"])
             .await?;
         Ok(pod.lines().next().map(str::to_owned))
     })
     .await
 }
 
-/// The ledger as its members have it: the leader is stopped after a cut, the other one still
-/// answers.
+/// The ledger's rows on the members that answer: after a cutover the leader is stopped, the other
+/// member still runs.
 pub async fn rows(kubectl: &Kubectl) -> Result<Vec<Key>> {
     let pods = kubectl
-        .asked(&["get", "pods", "-l", MEMBERS, "-o", "name"])
+        .query(&["get", "pods", "-l", MEMBERS, "-o", "name"])
         .await?;
     let mut all = Vec::new();
     for pod in pods.lines() {
-        // A server that is stopped has nothing to say.
+        // A stopped server cannot be queried.
         all.extend(ledger(kubectl, &[pod, "--"]).await.unwrap_or_default());
     }
     all.sort();
@@ -180,16 +192,16 @@ pub async fn rows(kubectl: &Kubectl) -> Result<Vec<Key>> {
     Ok(all)
 }
 
-/// The ledger's rows; `place` is what `kubectl exec` is given.
+/// The ledger's rows on one server; `pod` is the pod's part of the `kubectl exec` arguments.
 ///
 /// # Errors
 /// The server does not answer.
-pub async fn ledger(kubectl: &Kubectl, place: &[&str]) -> Result<Vec<Key>> {
+pub async fn ledger(kubectl: &Kubectl, pod: &[&str]) -> Result<Vec<Key>> {
     let query = "select client, sequence from public.ledger where client <> 'e2e'";
     let psql = [
         "psql", "-XAtqU", "postgres", "-d", DATABASE, "-F", " ", "-c", query,
     ];
-    let text = kubectl.asked(&[&["exec"], place, &psql].concat()).await?;
+    let text = kubectl.query(&[&["exec"], pod, &psql].concat()).await?;
     let key = |line: &str| {
         let (client, sequence) = line
             .split_once(' ')

@@ -1,4 +1,4 @@
-//! A step as README tells to run it: a Job from its CronJob, its log as it comes, and how it ended.
+//! Runs a step as README describes: a Job from its CronJob, its log, and its result.
 
 use std::time::Duration;
 
@@ -11,29 +11,28 @@ use crate::{
     settings::Settings,
 };
 
-/// A pod starts, at the latest, after an image was pulled and the Job's back-off is over.
+/// Limit for a pod to start, image pull and the Job's back-off included.
 const STARTS: Duration = Duration::from_secs(180);
-/// Pods of a Job in all: it may start so many anew.
+/// The most pods that a Job may start.
 const PODS_MAX: usize = 5;
 
-/// How a Job ended.
+/// The result of a Job.
 #[derive(Clone, Debug, Default)]
 pub struct Ended {
     /// The Job's name.
     pub job: String,
-    /// Its condition that is true: Complete or Failed, with its reason.
+    /// Complete or Failed, with the reason.
     pub condition: String,
-    /// Exit code and last word of each of its pods that is still there, in the order of their
-    /// starts.
+    /// Exit code and termination message of each pod that still exists, in order of start.
     pub pods: Vec<(i64, Value)>,
-    /// What they printed.
+    /// The log lines of all pods.
     pub lines: Vec<String>,
-    /// The pod that was killed on purpose.
+    /// The pod that the test killed.
     pub killed: Option<String>,
 }
 
 impl Ended {
-    /// What is not as a step that has done its work leaves it.
+    /// Why the step does not count as done.
     pub fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
         if self.condition != "Complete" {
@@ -41,21 +40,22 @@ impl Ended {
         }
         match self.pods.last() {
             Some((0, word)) if word["verdict"] == "done" => {}
-            Some((code, word)) => {
-                failures.push(format!("{}: exit code {code}, last word {word}", self.job))
-            }
-            None => failures.push(format!("{} has left no pod", self.job)),
+            Some((code, word)) => failures.push(format!(
+                "{}: exit code {code}, termination message {word}",
+                self.job
+            )),
+            None => failures.push(format!("{} left no pod", self.job)),
         }
         failures
     }
 
-    /// The last pod's last word.
-    pub fn last_word(&self) -> &Value {
+    /// The termination message of the last pod.
+    pub fn termination_json(&self) -> &Value {
         self.pods.last().map_or(&Value::Null, |(_, word)| word)
     }
 }
 
-/// Runs a step as the Job `job`. With `kill` its pod is ended once in the middle.
+/// Runs a step as the Job `job`; with `kill` its pod is killed once.
 pub async fn run(
     kubectl: &Kubectl,
     step: &str,
@@ -63,7 +63,7 @@ pub async fn run(
     kill: Option<&Settings>,
 ) -> Result<Ended> {
     let from = format!("--from=cronjob/replica-migration-{step}");
-    kubectl.shown(&["create", "job", job, &from]).await?;
+    kubectl.run_shown(&["create", "job", job, &from]).await?;
     let mut ended = Ended {
         job: job.to_owned(),
         ..Ended::default()
@@ -80,7 +80,7 @@ pub async fn run(
         if !followed.is_empty() {
             println!("  (another pod: {pod})");
         }
-        let heed = |line: &str| {
+        let on_line = |line: &str| {
             println!("  {line}");
             ended.lines.push(line.to_owned());
             if let Some(settings) = kill
@@ -98,7 +98,7 @@ pub async fn run(
                 ended.killed = Some(pod.clone());
             }
         };
-        kubectl.followed(&["logs", "-f", &pod], heed).await?;
+        kubectl.follow(&["logs", "-f", &pod], on_line).await?;
         followed.push(pod);
     }
     if let Some(killing) = killing {
@@ -112,7 +112,7 @@ pub async fn run(
     Ok(ended)
 }
 
-/// Runs a step that must do its work.
+/// Runs a step that must succeed.
 pub async fn done(kubectl: &Kubectl, step: &str, job: &str) -> Result<Ended> {
     let ended = run(kubectl, step, job, None).await?;
     anyhow::ensure!(
@@ -128,7 +128,7 @@ enum Next {
     Ended,
 }
 
-/// The next pod to be followed, once it has begun to say something.
+/// The next pod to follow, once its container has started.
 async fn next(kubectl: &Kubectl, job: &str, followed: &[String]) -> Result<Option<Next>> {
     let list = list(kubectl, job).await?;
     for pod in list["items"].as_array().into_iter().flatten() {
@@ -190,7 +190,7 @@ async fn pods(kubectl: &Kubectl, job: &str) -> Result<Vec<(i64, Value)>> {
         .filter_map(|pod| {
             let state = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
             let message = state["message"].as_str().unwrap_or_default();
-            // A program that was killed leaves the end of its log in its place.
+            // For a killed program the message is the end of its log.
             let word =
                 serde_json::from_str(message).unwrap_or_else(|_| Value::String(message.to_owned()));
             Some((state["exitCode"].as_i64()?, word))
@@ -198,12 +198,12 @@ async fn pods(kubectl: &Kubectl, job: &str) -> Result<Vec<(i64, Value)>> {
     Ok(ends.collect())
 }
 
-/// Ends a pod without asking it: its object is gone at once, and the node ends what runs in it when
-/// it learns of that.
+/// Kills a pod: its object is deleted immediately, and the node stops its containers when it learns
+/// of that.
 async fn end(kubectl: Kubectl, with: Option<String>, pod: String) -> Result<()> {
     let Some(program) = with else {
         return kubectl
-            .shown(&["delete", &pod, "--force", "--grace-period=0"])
+            .run_shown(&["delete", &pod, "--force", "--grace-period=0"])
             .await
             .map(drop);
     };

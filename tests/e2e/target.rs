@@ -1,4 +1,4 @@
-//! The target: what prepare-zalando has rendered, applied.
+//! The target: applies the manifest that prepare-zalando rendered.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,7 +13,7 @@ pub const TARGET: &str = "database";
 const RENDERED: &str = r"jsonpath={.data.database-cluster-replica\.yaml}";
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// README's third step.
+/// The third step of README's quick start.
 pub async fn apply_rendered(kubectl: &Kubectl, settings: &Settings) -> Result<()> {
     let (get, apply) = (
         ["get", "cm", "database-cluster-replica", "-o", RENDERED],
@@ -25,22 +25,22 @@ pub async fn apply_rendered(kubectl: &Kubectl, settings: &Settings) -> Result<()
         get.join(" "),
         apply.join(" ")
     );
-    let mut text = kubectl.asked(&get).await?;
+    let mut text = kubectl.query(&get).await?;
     if settings.skip_wal_archiving {
         println!("  (with the annotation cnpg.io/skipWalArchiving: enabled)");
         text = without_archive(&text)?;
     }
-    for line in kubectl.told(&apply, &text, LIMIT).await?.lines() {
+    for line in kubectl.run_with_input(&apply, &text, LIMIT).await?.lines() {
         println!("  {line}");
     }
     Ok(())
 }
 
-/// As one who has no archive yet would have it.
+/// Adds the annotation of a Cluster that has no WAL archive.
 fn without_archive(rendered: &str) -> Result<String> {
     let documents = serde_yaml_ng::Deserializer::from_str(rendered).map(|document| {
         let mut object =
-            Value::deserialize(document).context("the rendered manifest is no YAML")?;
+            Value::deserialize(document).context("the rendered manifest is not YAML")?;
         if object["kind"] == "Cluster" {
             object["metadata"]["annotations"]["cnpg.io/skipWalArchiving"] = "enabled".into();
         }
@@ -49,7 +49,7 @@ fn without_archive(rendered: &str) -> Result<String> {
     Ok(documents.collect::<Result<Vec<_>>>()?.join("\n---\n"))
 }
 
-/// Its instances' addresses.
+/// The addresses of the target's instances.
 pub async fn instances(kubectl: &Kubectl) -> Result<BTreeSet<String>> {
     let pods = kubectl
         .json(&[
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_annotation_stands_beside_those_that_are_there() {
+    fn existing_annotations_are_kept() {
         let rendered = "kind: Cluster\nmetadata:\n  annotations:\n    cnpg.io/podPatch: \
             x\n---\nkind: Pooler\nmetadata: {}\n";
         let changed = without_archive(rendered).unwrap();

@@ -1,24 +1,24 @@
-# One client of the application: a session that lives long, about twenty writes a second, and a line
-# for every row that says what the client knows of it. Every fifth write is a transaction of three
-# rows. It speaks through psql, that is libpq, as Mastodon does.
+# One client of the application: a long-lived session, about twenty writes a second, and one line
+# per row with the outcome that the client knows. Every fifth write is a transaction of three rows.
+# The client uses psql, hence libpq, as Mastodon does.
 #
-# Lines on standard output, each begun with the pod's name; instants in seconds since 1970:
-#   open AT                                      a session is there
-#   ack SEQUENCE SENT ANSWERED SERVER TIMELINE   the commit was confirmed, by this server
+# Lines on standard output, each prefixed with the pod's name; instants are seconds since 1970:
+#   open AT                                      a session was opened
+#   ack SEQUENCE SENT ANSWERED SERVER TIMELINE   the commit was confirmed by this server
 #   no SEQUENCE SENT ANSWERED WHY                refused before anything could be committed
 #   unknown SEQUENCE SENT ANSWERED WHY           the session ended between sending and the answer
-#   read AT SERVER                               ACT=look: a row was read
-#   unread AT WHY                                ACT=look: it was not
-#   gone AT WHY                                  a session has ended, and not by this client
-#   end AT                                       it does no more: everything that it knows is said
+#   read AT SERVER                               MODE=read_row: a row was read
+#   unread AT WHY                                MODE=read_row: reading failed
+#   gone AT WHY                                  a session ended, not by this client
+#   end AT                                       the last line of this client
 #
-# SIGTERM ends it after the answer that it waits for, if that comes before the pod's grace is over:
-# a pooler holds an answer back for as long as it has no server. SIGUSR1 does the same, and it stays
-# to be asked for its log.
+# SIGTERM ends the client once the pending answer has arrived, if that happens within the grace
+# period: a pooler delays answers while it has no server. SIGUSR1 does the same, but the process
+# stays, so that its log can be read.
 set -u
 export LC_ALL=C PGCONNECT_TIMEOUT=5 PGAPPNAME=$CLIENT PGSSLMODE=require
 export PGHOST=$DB_HOST PGPORT=$DB_PORT PGDATABASE=$DB_NAME PGUSER=$DB_USER PGPASSWORD=$DB_PASS
-# Longer than any pause of a pooler in a cut.
+# Longer than a pooler is paused during a cutover.
 answer_seconds=60
 mark='--answered--'
 stop='' turn=0 first=0 sequence=0 sent='' session='' answer='' why=''
@@ -26,18 +26,18 @@ trap 'stop=leave answer_seconds=15' TERM
 trap 'stop=stay' USR1
 trap '' PIPE
 mkfifo /tmp/to /tmp/from /tmp/never
-# Nothing ever comes out of it: waiting for that is a sleep that takes no process.
+# Nothing is ever written to it: reading with a timeout is a sleep without a process.
 exec {never}<>/tmp/never
 
 say() { printf '%s %s\n' "$HOSTNAME" "$*"; }
 
-# Sends a line of SQL; true when it was answered without an error. `answer` is the last row, `why`
-# what was wrong.
+# Sends one line of SQL; succeeds if it was answered without an error. Sets `answer` to the last row
+# and `why` to the error.
 ask() {
   local line part='' last='' waited=0
   answer='' why=''
   printf '%s\n\\echo %s\n' "$1" "$mark" >&"$to" 2>/dev/null
-  # By the second: SIGTERM shortens a wait that has begun.
+  # One second at a time, because SIGTERM shortens a wait that has begun.
   while ((waited < answer_seconds)); do
     read -r -t 1 -u "$from" line
     case $? in
@@ -47,8 +47,8 @@ ask() {
     esac
     case $line in
       "$mark")
-        # FATAL is the server's last word on a session, and psql notices only at the next line. What
-        # it was doing may be done.
+        # FATAL ends a session, and psql notices only at the next line. The statement may have been
+        # executed.
         case $why in *FATAL:* | *PANIC:*) close ;; esac
         [ -z "$why" ]; return ;;
       *ERROR:* | *FATAL:* | *PANIC:* | *error:*) why=${why:-$line} ;;
@@ -62,7 +62,8 @@ ask() {
 }
 
 open() {
-  psql --no-psqlrc --quiet --no-align --tuples-only --field-separator=' ' --set=VERBOSITY=verbose </tmp/to >/tmp/from 2>&1 &
+  psql --no-psqlrc --quiet --no-align --tuples-only --field-separator=' ' \
+    --set=VERBOSITY=verbose </tmp/to >/tmp/from 2>&1 &
   session=$!
   exec {to}>/tmp/to {from}</tmp/from
   ask 'select 1;' || return
@@ -85,22 +86,23 @@ leave() {
   exit 0
 }
 
-# The row tells who took it: the server's own address, and the timeline of the WAL that it went
-# into.
+# The row names the server: its own address, and the timeline of the WAL that the insert was written
+# to.
 insert() {
-  printf "insert into public.ledger (client, sequence, payload) values ('%s', %d, '%s wrote %d') returning %s, %s;" \
-    "$HOSTNAME" "$1" "$CLIENT" "$1" 'host(inet_server_addr())' 'substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)'
+  local values="('%s', %d, '%s wrote %d')" timeline='pg_walfile_name(pg_current_wal_insert_lsn())'
+  printf "insert into public.ledger (client, sequence, payload) values $values returning %s, %s;" \
+    "$HOSTNAME" "$1" "$CLIENT" "$1" 'host(inet_server_addr())' "substr($timeline, 1, 8)"
 }
 
-# Says the same of each row of this turn.
+# Logs the same outcome for each row of this turn.
 say_rows() {
   local verdict=$1 each
   shift
   for ((each = first; each <= sequence; each++)); do say "$verdict" "$each" "$sent" "$@"; done
 }
 
-# What is known of this turn's rows after an answer, or none. $1: whether what was sent last could
-# commit them.
+# Logs the outcome of this turn's rows after an answer or a failure. $1: `commits` if the last
+# statement could commit them.
 settle() {
   local at=$EPOCHREALTIME
   if [ -z "$why" ]; then say_rows ack "$at" "$answer"
@@ -132,15 +134,18 @@ write() {
   settle commits
 }
 
-look() {
+read_row() {
   if [ -z "$session" ] && ! open; then say unread "$EPOCHREALTIME" "$why"; return; fi
-  if ask 'select host(inet_server_addr()) from public.ledger limit 1;'; then say read "$EPOCHREALTIME" "$answer"; return; fi
+  if ask 'select host(inet_server_addr()) from public.ledger limit 1;'; then
+    say read "$EPOCHREALTIME" "$answer"
+    return
+  fi
   say unread "$EPOCHREALTIME" "$why"
   [ -n "$session" ] || say gone "$EPOCHREALTIME" "$why"
 }
 
 while [ -z "$stop" ]; do
-  "${ACT:-write}"
+  "${MODE:-write}"
   read -r -t 0.05 -u "$never"
 done
 leave

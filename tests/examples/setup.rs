@@ -3,7 +3,7 @@
 use harness::setup::Setup;
 
 fn main() -> anyhow::Result<()> {
-    let setup = Setup::ready_blocking()?;
+    let setup = Setup::complete_blocking()?;
     let s3_server = setup.s3_server_blocking()?;
     for (part, place) in [
         ("kube-apiserver", &setup.kube_apiserver),
@@ -12,7 +12,7 @@ fn main() -> anyhow::Result<()> {
         ("s3 server", &s3_server),
         ("python with patroni", &setup.python),
         ("postgresql", &setup.postgres_bin),
-        ("files of a run", &setup.places.runs),
+        ("files of a run", &setup.directories.runs),
     ] {
         println!("{part:<20} {}", place.display());
     }

@@ -1,15 +1,14 @@
-//! The application: guide.md's six Mastodon Deployments as real objects, run by a small controller,
-//! and their clients, which write rows into a ledger table and remember what they were told about
-//! each.
+//! The example application: six Deployments as real objects, run by a small controller. Their
+//! clients write rows into a ledger table and record the outcome of each write.
 //!
-//! Nothing here knows of a migration: pods read the ConfigMap when they start and keep what they
-//! read; clients reconnect by themselves; the controller follows `spec.replicas`.
+//! Nothing here knows about a migration: pods read the ConfigMap when they start and keep the
+//! values; clients reconnect on their own; the controller follows `spec.replicas`.
 
 mod deployments;
-pub mod environment;
 pub mod login;
 mod objects;
 mod pod;
+pub mod variables;
 pub mod writer;
 
 use std::{
@@ -36,11 +35,11 @@ use writer::{Identity, Log, Writer};
 
 const PART_OF: &str = "mastodon";
 const POLL: Duration = Duration::from_millis(50);
-/// A client that waits for an answer which does not come is cut off then.
+/// How long a client may wait for a pending answer before it is aborted.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 const FIRST_SESSION_LIMIT: Duration = Duration::from_secs(60);
 
-/// guide.md's Deployments with the replicas of its expected output.
+/// The Deployments of the example with their replicas.
 pub const DEPLOYMENTS: [(&str, u32); 6] = [
     ("mastodon-web", 2),
     ("mastodon-sidekiq-default", 1),
@@ -50,33 +49,33 @@ pub const DEPLOYMENTS: [(&str, u32); 6] = [
     ("mastodon-streaming", 1),
 ];
 
-/// The zero of a run's time axis.
+/// The zero of a run's time axis: all instants are durations since it.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin(Instant);
+pub struct Epoch(Instant);
 
-impl Origin {
+impl Epoch {
     /// Now.
     pub fn now() -> Self {
         Self(Instant::now())
     }
 
-    /// The time since then.
+    /// The time elapsed since the epoch.
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
 
-    /// Where an instant lies on the axis; zero when it is before it.
-    pub fn place(self, instant: Instant) -> Duration {
+    /// An instant as a duration since the epoch; zero if it is earlier.
+    pub fn since_epoch(self, instant: Instant) -> Duration {
         instant.saturating_duration_since(self.0)
     }
 }
 
-/// Where the application finds its database, and how much of it there is.
+/// Configuration of the application.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Namespace of everything.
+    /// Namespace of all objects.
     pub namespace: String,
-    /// The ConfigMap of the pods' `envFrom`, `mastodon-database` in guide.md.
+    /// Name of the ConfigMap that the pods' `envFrom` refers to.
     pub config_map: String,
     /// Its content: DB_HOST, REPLICA_DB_HOST, DB_PORT, DB_NAME, DB_USER.
     pub config: Vec<(String, String)>,
@@ -84,12 +83,12 @@ pub struct Settings {
     pub owner_secret: String,
     /// Name and replicas of each Deployment.
     pub deployments: Vec<(String, u32)>,
-    /// Clients in each pod, about twenty writes a second each.
+    /// Clients per pod; each does about twenty writes per second.
     pub writers_per_pod: u32,
 }
 
 impl Settings {
-    /// guide.md's application on the Zalando cluster `mastodon-postgresql`.
+    /// The example application on the Zalando cluster `mastodon-postgresql`.
     pub fn mastodon(namespace: &str) -> Self {
         let config = [
             ("DB_HOST", "mastodon-postgresql-pooler"),
@@ -118,10 +117,10 @@ pub struct Application {
     settings: Settings,
     services: Arc<Services>,
     log: Log,
-    origin: Origin,
+    epoch: Epoch,
     controller: JoinHandle<()>,
     over: watch::Sender<bool>,
-    forgotten: Vec<Writer>,
+    unmanaged: Vec<Writer>,
 }
 
 impl Drop for Application {
@@ -131,8 +130,8 @@ impl Drop for Application {
 }
 
 impl Application {
-    /// Applies the ConfigMap and the Deployments, makes the ledger table, and begins to run what
-    /// the Deployments say.
+    /// Applies the ConfigMap and the Deployments, creates the ledger table, and starts the
+    /// controller.
     ///
     /// # Errors
     /// The API server refuses an object, or the database cannot be reached with the settings given.
@@ -140,7 +139,7 @@ impl Application {
         client: Client,
         services: Arc<Services>,
         settings: Settings,
-        origin: Origin,
+        epoch: Epoch,
     ) -> Result<Self> {
         objects::apply(&client, &settings).await?;
         let log = Log::default();
@@ -150,7 +149,7 @@ impl Application {
             namespace: settings.namespace.clone(),
             services: Arc::clone(&services),
             log: Arc::clone(&log),
-            origin,
+            epoch,
             writers_per_pod: settings.writers_per_pod,
             over: is_over,
         };
@@ -160,17 +159,17 @@ impl Application {
             settings,
             services,
             log,
-            origin,
+            epoch,
             controller,
             over,
-            forgotten: Vec::new(),
+            unmanaged: Vec::new(),
         };
         make_ledger(&*this.first_session().await?).await?;
         Ok(this)
     }
 
-    /// A pooler whose first login was refused tries again after seconds (server_login_retry), and
-    /// holds its clients back meanwhile.
+    /// A pooler whose first login failed retries after seconds (server_login_retry) and holds its
+    /// clients back until then.
     async fn first_session(&self) -> Result<Session> {
         let login = self.login().await?;
         let deadline = Instant::now() + FIRST_SESSION_LIMIT;
@@ -188,7 +187,7 @@ impl Application {
     /// Waits until every Deployment has its replicas ready.
     ///
     /// # Errors
-    /// Not so within `limit`.
+    /// The Deployments are not ready within `limit`.
     pub async fn ready(&self, limit: Duration) -> Result<()> {
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), &self.settings.namespace);
         let all_ready = async {
@@ -204,38 +203,38 @@ impl Application {
             .context("waiting for the application's pods")?
     }
 
-    /// A client that no Deployment knows of, connected to one Service by name for ever: the
-    /// forgotten writer.
+    /// Starts a client that belongs to no Deployment and stays connected to one Service by name:
+    /// the unmanaged writer.
     ///
     /// # Errors
     /// The application's login cannot be read.
-    pub async fn forget(&mut self, client: &str, host: &str) -> Result<()> {
+    pub async fn start_unmanaged_writer(&mut self, client: &str, host: &str) -> Result<()> {
         let login = Login {
             host: host.into(),
             ..self.login().await?
         };
-        self.forgotten.push(Writer::start(
+        self.unmanaged.push(Writer::start(
             Identity::new(client),
             login,
             Arc::clone(&self.services),
             Arc::clone(&self.log),
-            self.origin,
+            self.epoch,
         ));
         Ok(())
     }
 
-    /// What a pod that starts now would log in with.
+    /// The login that a pod would use if it started now.
     ///
     /// # Errors
     /// The ConfigMap or the Secret cannot be read or lacks a key.
     pub async fn login(&self) -> Result<Login> {
         let container = serde_json::from_value(objects::container("any", &self.settings))?;
-        environment::login(
-            &environment::read(&self.client, &self.settings.namespace, &container).await?,
+        variables::login(
+            &variables::read(&self.client, &self.settings.namespace, &container).await?,
         )
     }
 
-    /// Everything logged so far.
+    /// The outcomes of all writes so far.
     pub fn attempts(&self) -> Vec<Attempt> {
         self.log
             .lock()
@@ -243,10 +242,10 @@ impl Application {
             .clone()
     }
 
-    /// Waits until at least `count` more writes were acknowledged than now.
+    /// Waits until at least `count` more writes are acknowledged.
     ///
     /// # Errors
-    /// Not so within `limit`; the text has the last refusal.
+    /// The writes are not acknowledged within `limit`; the error holds the last failure.
     pub async fn acknowledges(&self, count: usize, limit: Duration) -> Result<()> {
         use crate::ledger::Outcome;
         let acknowledged = || {
@@ -274,35 +273,34 @@ impl Application {
         })
     }
 
-    /// Ends all clients and returns the whole log; nobody writes any more after that.
+    /// Ends all clients and returns all outcomes; no client writes after that.
     ///
     /// # Errors
     /// A client is still writing.
     pub async fn stop(&mut self) -> Result<Vec<Attempt>> {
-        // The pods end in order when the controller, which holds them, is gone.
+        // Dropping the controller drops the pods' senders, which ends the pods in order.
         self.controller.abort();
         self.over.send_replace(true);
         futures::future::join_all(
-            self.forgotten
+            self.unmanaged
                 .drain(..)
                 .map(|writer| writer.stop(STOP_LIMIT)),
         )
         .await;
         let ended = async {
-            // Whoever may still write to the log holds it.
+            // Every client that may still write holds a reference to the log.
             while Arc::strong_count(&self.log) > 1 {
                 sleep(POLL).await;
             }
         };
         timeout(pod::GRACE * 2, ended)
             .await
-            .context("a client does not end")?;
+            .context("a client did not end")?;
         Ok(self.attempts())
     }
 }
 
-/// No unique constraint on client and sequence: a row that is there twice has to be seen, not
-/// prevented.
+/// No unique constraint on client and sequence, so that a duplicated row is visible.
 async fn make_ledger(session: &tokio_postgres::Client) -> Result<()> {
     let ledger = "create table if not exists public.ledger (
             id bigserial primary key,
@@ -317,7 +315,7 @@ async fn make_ledger(session: &tokio_postgres::Client) -> Result<()> {
         .context("making the ledger table")
 }
 
-/// The rows that a server has.
+/// The ledger's rows on one server.
 ///
 /// # Errors
 /// The table cannot be read.

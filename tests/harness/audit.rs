@@ -1,36 +1,36 @@
-//! The API server's audit log: which verb on which resource each ServiceAccount has used.
+//! Reads the API server's audit log: which verbs each ServiceAccount used on which resources.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-/// One kind of request by one user. Ordered, so that a set of them reads well in a failing test.
+/// One kind of request by one user. Ordered, so that a set is readable in a failing test.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Use {
     /// For example `system:serviceaccount:mastodon:replica-migration-cutover`.
     pub user: String,
     /// get, list, watch, create, update, patch, delete, deletecollection.
     pub verb: String,
-    /// "" is the core group.
+    /// API group; "" is the core group.
     pub api_group: String,
     /// Plural, for example `secrets`.
     pub resource: String,
-    /// For example `status` or `scale`; "" when there is none.
+    /// For example `status` or `scale`; "" if there is none.
     pub subresource: String,
     /// The object's name; "" when the request names none (list, watch; create before Kubernetes has
     /// read the body).
     pub name: String,
-    /// "" for what belongs to the whole cluster.
+    /// Namespace; "" for cluster-scoped resources.
     pub namespace: String,
-    /// Asked for as a dry run: checked, and not kept.
+    /// Whether the request was a server-side dry run.
     pub dry_run: bool,
-    /// The HTTP status of the answer; 0 while there is none.
+    /// HTTP status of the response; 0 if there is none yet.
     pub code: u16,
 }
 
 impl Use {
-    /// The name of the ServiceAccount, when the user is one.
+    /// The ServiceAccount's name, if the user is one.
     pub fn service_account(&self) -> Option<&str> {
         self.user
             .strip_prefix("system:serviceaccount:")?
@@ -38,7 +38,7 @@ impl Use {
             .map(|(_, name)| name)
     }
 
-    /// True when the server refused it for lack of a permission.
+    /// True if the request was refused for lack of a permission.
     pub fn is_forbidden(&self) -> bool {
         self.code == 403
     }
@@ -79,14 +79,13 @@ struct Reference {
     api_group: String,
 }
 
-/// Reads the log; requests outside of resources (`/version`, `/apis`) need no Role and are left
-/// out.
+/// Reads the log. Non-resource requests (`/version`, `/apis`) need no Role and are left out.
 ///
 /// # Errors
-/// The file is there but cannot be read, or a line is no audit event.
+/// The file exists but cannot be read, or a line is not an audit event.
 pub fn read(log: &Path) -> Result<BTreeSet<Use>> {
     let text = match fs::read_to_string(log) {
-        // Nobody has asked for anything yet.
+        // No request has been logged yet.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
         other => other.with_context(|| format!("reading {}", log.display()))?,
     };
@@ -94,7 +93,7 @@ pub fn read(log: &Path) -> Result<BTreeSet<Use>> {
 }
 
 fn parse(text: &str) -> Result<BTreeSet<Use>> {
-    // The last line may still be in the making.
+    // The last line may be incomplete.
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
     let lines = complete.lines().filter(|line| !line.is_empty());
     let uses = lines.map(|line| {
@@ -134,11 +133,17 @@ mod tests {
     use super::*;
 
     const LINES: &str = concat!(
-        r#"{"kind":"Event","stage":"ResponseComplete","verb":"get","user":{"username":"system:serviceaccount:m:cut"},"objectRef":{"resource":"secrets","namespace":"m","name":"s","apiVersion":"v1"},"responseStatus":{"code":200}}"#,
+        r#"{"kind":"Event","stage":"ResponseComplete","verb":"get","#,
+        r#""user":{"username":"system:serviceaccount:m:cutover"},"#,
+        r#""objectRef":{"resource":"secrets","namespace":"m","name":"s","apiVersion":"v1"},"#,
+        r#""responseStatus":{"code":200}}"#,
         "\n",
-        r#"{"verb":"get","user":{"username":"system:serviceaccount:m:cut"},"requestURI":"/version","responseStatus":{"code":200}}"#,
+        r#"{"verb":"get","user":{"username":"system:serviceaccount:m:cutover"},"#,
+        r#""requestURI":"/version","responseStatus":{"code":200}}"#,
         "\n",
-        r#"{"verb":"patch","user":{"username":"system:serviceaccount:m:cut"},"objectRef":{"resource":"clusters","subresource":"status","apiGroup":"postgresql.cnpg.io"},"responseStatus":{"code":403}}"#,
+        r#"{"verb":"patch","user":{"username":"system:serviceaccount:m:cutover"},"#,
+        r#""objectRef":{"resource":"clusters","subresource":"status","#,
+        r#""apiGroup":"postgresql.cnpg.io"},"responseStatus":{"code":403}}"#,
         "\n",
         r#"{"verb":"unfin"#
     );
@@ -151,7 +156,7 @@ mod tests {
         };
         assert_eq!(
             (get.service_account(), get.resource.as_str(), get.code),
-            (Some("cut"), "secrets", 200)
+            (Some("cutover"), "secrets", 200)
         );
         assert_eq!(
             (
@@ -164,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_is_an_error() {
+    fn a_line_that_is_not_an_event_is_an_error() {
         assert!(parse("nonsense\n").is_err());
     }
 }

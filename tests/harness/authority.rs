@@ -1,5 +1,4 @@
-//! A certificate authority of the harness: every TLS server in it gets its certificate from one of
-//! these.
+//! Certificate authorities of the harness: every TLS server in it gets its certificate from one.
 
 use std::net::IpAddr;
 
@@ -36,7 +35,7 @@ impl Authority {
     /// A self-signed root.
     ///
     /// # Errors
-    /// The library refuses; it has no reason to.
+    /// The certificate library fails.
     pub fn root(name: &str) -> Result<Self> {
         let (params, key) = (ca(name)?, key()?);
         let certificate = params.self_signed(&key).context("signing a root CA")?.pem();
@@ -64,17 +63,17 @@ impl Authority {
         })
     }
 
-    /// Its own certificate, PEM.
+    /// The CA's certificate, PEM.
     pub fn certificate(&self) -> &str {
         &self.certificate
     }
 
-    /// Its own key, PEM.
+    /// The CA's key, PEM.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// A certificate for servers only (serverAuth), valid for 90 days from an hour ago.
+    /// A server certificate (serverAuth only), valid for 90 days.
     ///
     /// # Errors
     /// A name is not a DNS name.
@@ -96,7 +95,8 @@ impl Authority {
         self.sign(params)
     }
 
-    /// Signs whatever a test needs: an expired certificate, another purpose, a foreign name.
+    /// Signs arbitrary parameters: an expired certificate, another key usage, a name outside the
+    /// domain.
     ///
     /// # Errors
     /// The library refuses the parameters.
@@ -114,10 +114,10 @@ impl Authority {
     }
 }
 
-/// The same CA, by name and key, as a certificate that was valid until an hour ago.
+/// A copy of the CA's certificate, with the same name and key, that expired an hour ago.
 ///
 /// # Errors
-/// They are no CA and key.
+/// The arguments are not a CA certificate and its key.
 pub fn expired(certificate: &str, key: &str) -> Result<String> {
     let (before, key) = (
         X509::from_pem(certificate.as_bytes())?,

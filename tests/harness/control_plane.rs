@@ -1,9 +1,9 @@
 //! A real kube-apiserver over a real etcd on loopback, with RBAC, ServiceAccount tokens and an
 //! audit log.
 //!
-//! No controller-manager, scheduler or kubelet runs: nobody makes the ServiceAccount `default`,
-//! fills Endpoints from a selector, starts a pod or collects garbage. Who needs one of these does
-//! it himself.
+//! No controller-manager, scheduler or kubelet runs: nothing creates the ServiceAccount `default`,
+//! fills Endpoints from a selector, starts pods or collects garbage. The module that needs one of
+//! these imitates it.
 
 mod crds;
 mod servers;
@@ -36,14 +36,14 @@ use crate::{
     setup::Setup,
 };
 
-/// The host number of the API server and etcd in the instance's network.
+/// Host number of the API server and etcd in the instance's network.
 pub const HOST: u8 = 2;
-/// The name under which the harness writes fields.
+/// The harness's field manager.
 const FIELD_MANAGER: &str = "harness";
 const START_SECONDS_MAX: u64 = 60;
 const TOKEN_SECONDS: i64 = 24 * 3600;
 
-/// A running API server with its store; everything ends on drop.
+/// A running API server with its etcd; both end on drop.
 pub struct ControlPlane {
     setup: &'static Setup,
     instance: Arc<Instance>,
@@ -56,10 +56,11 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts both in an instance of their own and installs the resources of the two operators.
+    /// Starts etcd and the API server in an instance of their own and installs the operators'
+    /// resources.
     ///
     /// # Errors
-    /// A part is missing, or a server does not come up; the error holds the end of its log.
+    /// A program is missing, or a server does not start; the error holds the end of its log.
     pub async fn start() -> Result<Self> {
         let setup = Setup::ready().await?;
         let instance = Arc::new(Instance::claim(setup)?);
@@ -101,17 +102,17 @@ impl ControlPlane {
         Ok(plane)
     }
 
-    /// The network and directory that everything of this control plane lives in.
+    /// The network and directory of this control plane.
     pub fn instance(&self) -> &Arc<Instance> {
         &self.instance
     }
 
-    /// The parts that it was made of.
+    /// The programs and directories in use.
     pub fn setup(&self) -> &'static Setup {
         self.setup
     }
 
-    /// A client that may do everything; it belongs to the runtime that called
+    /// A client with all permissions; it belongs to the runtime that called
     /// [`ControlPlane::start`].
     pub fn admin(&self) -> Client {
         self.admin.clone()
@@ -127,13 +128,12 @@ impl ControlPlane {
         &self.authority
     }
 
-    /// A kubeconfig of the admin, for kubectl by hand while looking into a failure.
+    /// An admin's kubeconfig, for kubectl by hand when debugging.
     pub fn admin_kubeconfig(&self, namespace: &str) -> String {
         servers::kubeconfig(&self.url(), &self.authority, &self.admin_token, namespace)
     }
 
-    /// A kubeconfig with a fresh token of an existing ServiceAccount; its only context is called
-    /// `local`.
+    /// A kubeconfig with a fresh token of an existing ServiceAccount; its only context is `local`.
     ///
     /// # Errors
     /// The ServiceAccount does not exist.
@@ -146,7 +146,7 @@ impl ControlPlane {
         ))
     }
 
-    /// A token of an existing ServiceAccount, as a pod gets it (TokenRequest), valid for a day.
+    /// A token of an existing ServiceAccount, as pods get it (TokenRequest), valid for a day.
     ///
     /// # Errors
     /// The ServiceAccount does not exist.
@@ -171,7 +171,7 @@ impl ControlPlane {
             .context("a TokenRequest without a token")
     }
 
-    /// Makes a namespace and its ServiceAccount `default`, as the controller-manager would;
+    /// Creates a namespace and its ServiceAccount `default`, as the controller-manager would;
     /// existing ones are kept.
     ///
     /// # Errors
@@ -187,7 +187,7 @@ impl ControlPlane {
         self.service_account(name, "default").await
     }
 
-    /// Makes a ServiceAccount; an existing one is kept.
+    /// Creates a ServiceAccount; an existing one is kept.
     ///
     /// # Errors
     /// The namespace does not exist.
@@ -202,8 +202,8 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Applies objects of any kind (server side, by force, status included) in their order; the
-    /// namespace is for those that name none.
+    /// Applies objects of any kind in order (server-side, forced, status included). `namespace` is
+    /// used for objects that name none.
     ///
     /// # Errors
     /// A kind is unknown, or the API server refuses an object.
@@ -233,7 +233,7 @@ impl ControlPlane {
             api.patch(&name, &apply(), &Patch::Apply(&object))
                 .await
                 .with_context(doing)?;
-            // A status is not written with the object where it is a subresource of its own.
+            // A status that is a subresource is not written with the object.
             if object.data.get("status").is_some()
                 && capabilities.subresources.iter().any(|(sub, _)| {
                     sub.plural == format!("{}/status", resource.plural) || sub.plural == "status"
@@ -247,7 +247,7 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// The kinds that the API server knows, asked until these are among them: a new one is served
+    /// The API server's kinds, queried until they include those of `objects`: a new kind is served
     /// before it is listed.
     async fn kinds(&self, objects: &[serde_json::Value]) -> Result<Discovery> {
         let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
@@ -266,7 +266,7 @@ impl ControlPlane {
         }
     }
 
-    /// What ServiceAccounts have asked of the API server so far.
+    /// The requests of all ServiceAccounts so far.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -274,7 +274,7 @@ impl ControlPlane {
         audit::read(&self.directory.join("audit.log"))
     }
 
-    /// Takes the API server away at once, as when its node is lost; etcd keeps what was written.
+    /// Kills the API server, as when its node is lost; etcd keeps the data.
     pub async fn stop_api_server(&self) {
         let process = self.api_server().take();
         if let Some(process) = process {
@@ -282,10 +282,10 @@ impl ControlPlane {
         }
     }
 
-    /// Starts it again and waits until it is ready.
+    /// Starts the API server and waits until it is ready.
     ///
     /// # Errors
-    /// It is not ready within a minute.
+    /// The API server is not ready within a minute.
     pub async fn start_api_server(&self) -> Result<()> {
         let command = servers::api_server(self.setup, &self.instance, &self.directory);
         let process = Process::start(
@@ -294,7 +294,7 @@ impl ControlPlane {
             &self.directory.join("kube-apiserver.log"),
         )?;
         let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
-        // It offers no event for being ready: its own way of saying so is this URL.
+        // Readiness can only be polled.
         while self
             .admin
             .request_text(http::Request::get("/readyz").body(Vec::new())?)
@@ -302,7 +302,7 @@ impl ControlPlane {
             .is_err()
         {
             if Instant::now() > deadline || process.exit_status().is_some() {
-                return Err(process.complain("not ready"));
+                return Err(process.error_with_log("not ready"));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -310,16 +310,18 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Stops the API server where it is: connections stay open and nothing answers.
-    pub fn freeze_api_server(&self) {
+    /// Suspends the API server (SIGSTOP): connections stay open and get no response.
+    pub fn suspend_api_server(&self) {
         self.api_server()
             .as_ref()
-            .inspect(|process| process.freeze());
+            .inspect(|process| process.suspend());
     }
 
-    /// Lets it go on.
-    pub fn thaw_api_server(&self) {
-        self.api_server().as_ref().inspect(|process| process.thaw());
+    /// Resumes the API server.
+    pub fn resume_api_server(&self) {
+        self.api_server()
+            .as_ref()
+            .inspect(|process| process.resume());
     }
 
     fn api_server(&self) -> MutexGuard<'_, Option<Process>> {
@@ -329,7 +331,7 @@ impl ControlPlane {
     }
 }
 
-/// Server-side apply in the harness's name, by force: it stands in for operators and people alike.
+/// Forced server-side apply: the harness acts for operators and people alike.
 fn apply() -> PatchParams {
     PatchParams::apply(FIELD_MANAGER).force()
 }
@@ -340,22 +342,33 @@ mod tests {
 
     use super::*;
 
-    /// One control plane for all of it: it costs seconds to start.
+    /// One control plane for all checks, because starting one takes seconds.
     #[tokio::test]
     async fn it_serves_checks_permissions_remembers_them_and_comes_back() {
         let plane = ControlPlane::start().await.unwrap();
         plane.namespace("mastodon").await.unwrap();
         plane.service_account("mastodon", "reader").await.unwrap();
         let role = |verbs: &[&str]| {
-            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "reader"},
-                "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": verbs}]})
+            json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+                "metadata": {"name": "reader"},
+                "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": verbs}]
+            })
         };
-        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "reader"},
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": "reader"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
-            "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": "mastodon"}]});
-        let resource = json!({"apiVersion": "acid.zalan.do/v1", "kind": "postgresql", "metadata": {"name": "c"},
-            "spec": {"teamId": "t", "numberOfInstances": 2, "postgresql": {"version": "17"}, "volume": {"size": "1Gi"}},
-            "status": {"PostgresClusterStatus": "Running"}});
+            "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": "mastodon"}]
+        });
+        let resource = json!({
+            "apiVersion": "acid.zalan.do/v1", "kind": "postgresql", "metadata": {"name": "c"},
+            "spec": {
+                "teamId": "t", "numberOfInstances": 2, "postgresql": {"version": "17"},
+                "volume": {"size": "1Gi"}
+            },
+            "status": {"PostgresClusterStatus": "Running"}
+        });
         plane
             .apply("mastodon", &[role(&["get"]), binding, resource])
             .await
@@ -387,9 +400,9 @@ mod tests {
         );
 
         plane.stop_api_server().await;
-        assert!(
-            matches!(secrets.get("absent").await, Err(error) if !matches!(error, kube::Error::Api(_)))
-        );
+        assert!(matches!(
+            secrets.get("absent").await, Err(error) if !matches!(error, kube::Error::Api(_))
+        ));
         plane.start_api_server().await.unwrap();
         assert_eq!(code(secrets.get("absent").await), 404);
         let status = http::Request::get("/apis/acid.zalan.do/v1/namespaces/mastodon/postgresqls/c")

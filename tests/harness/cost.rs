@@ -1,4 +1,4 @@
-//! What a process costs, seen from outside while it runs.
+//! Measures memory and CPU time of a running process from outside.
 
 use std::{
     fs,
@@ -7,54 +7,53 @@ use std::{
     time::Duration,
 };
 
-/// Both marks only rise, so a late look loses nothing but the last moments of a program.
+/// Both values only grow, so a late sample loses only the last moments.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// Of all Linux's architectures (proc(5), stat: clock ticks of sysconf(_SC_CLK_TCK)).
+/// Clock tick on all architectures of Linux (proc(5), stat; sysconf(_SC_CLK_TCK)).
 const TICK: Duration = Duration::from_millis(10);
 
-/// What a process has cost so far.
+/// Resources that a process has used so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// The most memory that it had resident.
+    /// Peak resident memory.
     pub memory_peak_bytes: u64,
-    /// What processors have worked for it, with all its threads.
+    /// CPU time of all threads.
     pub processor: Duration,
 }
 
-/// Looks at a process until it has ended.
+/// Samples a process until it has ended.
 #[derive(Debug)]
-pub struct Watched(Arc<Mutex<Cost>>);
+pub struct CostMonitor(Arc<Mutex<Cost>>);
 
-impl Watched {
-    /// Begins to look.
+impl CostMonitor {
+    /// Starts sampling.
     pub fn process(pid: u32) -> Self {
         let cost = Arc::new(Mutex::new(Cost::default()));
-        let seen = Arc::clone(&cost);
+        let latest = Arc::clone(&cost);
         thread::spawn(move || {
-            while let Some(now) = look(pid) {
-                *seen.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            while let Some(now) = sample(pid) {
+                *latest.lock().unwrap_or_else(PoisonError::into_inner) = now;
                 thread::sleep(INTERVAL);
             }
         });
         Self(cost)
     }
 
-    /// What it has cost so far, give or take its last 10 ms.
+    /// The resources used so far; the last 10 ms may be missing.
     pub fn cost(&self) -> Cost {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// None when it has ended: then it has no memory any more (proc(5), status: VmHWM; stat: utime and
-/// stime).
-fn look(pid: u32) -> Option<Cost> {
+/// None once the process has ended (proc(5), status: VmHWM; stat: utime and stime).
+fn sample(pid: u32) -> Option<Cost> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let peak = status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = peak.trim().trim_end_matches("kB").trim().parse().ok()?;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold anything, also a bracket.
+    // The process name before it may contain any character, including parentheses.
     let (_, numbers) = stat.rsplit_once(')')?;
     let ticks = numbers
         .split_whitespace()
@@ -73,14 +72,14 @@ mod tests {
 
     #[test]
     fn the_own_process_has_memory_and_works() {
-        let before = look(std::process::id()).unwrap();
+        let before = sample(std::process::id()).unwrap();
         assert!(before.memory_peak_bytes > 1_000_000);
         let begun = std::time::Instant::now();
         while begun.elapsed() < Duration::from_millis(100) {
             std::hint::spin_loop();
         }
-        let after = look(std::process::id()).unwrap();
+        let after = sample(std::process::id()).unwrap();
         assert!(after.processor > before.processor, "{before:?} {after:?}");
-        assert_eq!(look(0), None);
+        assert_eq!(sample(0), None);
     }
 }

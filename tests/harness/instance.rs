@@ -1,5 +1,5 @@
-//! One running harness: its own loopback network and its own directory, so that several run side by
-//! side with the ports that PostgreSQL, Patroni and the API server have in a cluster.
+//! One running harness instance: its own loopback network and directory, so that several run in
+//! parallel with the ports that PostgreSQL, Patroni and the API server use in a cluster.
 
 use std::{
     collections::hash_map::RandomState,
@@ -14,15 +14,15 @@ use anyhow::{Context, Result, bail};
 
 use crate::setup::Setup;
 
-/// Whoever listens here owns the network; the kernel gives it up when the process is gone, however
-/// it went.
+/// Listening on this host and port claims the network; the kernel releases the claim when the
+/// process ends.
 const CLAIM: (u8, u16) = (254, 4254);
 /// How long the directory of a failed run is kept.
 const LEFT_OVER_AGE: Duration = Duration::from_secs(3600);
 
-/// A network 127.A.B.0/24 and a directory, both given back on drop.
+/// A network 127.A.B.0/24 and a directory, both released on drop.
 ///
-/// | host | who |
+/// | host | used by |
 /// |---|---|
 /// | 2 | API server and etcd |
 /// | 11, 12 | the source's members |
@@ -37,13 +37,14 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Takes a free network and an empty directory that belongs to the servers' user.
+    /// Claims a free network and creates an empty directory for the servers' user.
     ///
     /// # Errors
-    /// No network is free, or the directory cannot be made.
+    /// No network is free, or the directory cannot be created.
     pub fn claim(setup: &Setup) -> Result<Self> {
-        prune(&setup.places.runs);
-        // The standard library's only source of chance; 127.0.x.y is left to others.
+        prune(&setup.directories.runs);
+        // RandomState is the standard library's only source of randomness; 127.0.x.y is left to
+        // others.
         let chance = RandomState::new().build_hasher().finish();
         for attempt in 0..64 {
             let [a, b, ..] = chance.wrapping_add(attempt * 257).to_le_bytes();
@@ -51,7 +52,7 @@ impl Instance {
                 continue;
             }
             if let Ok(claim) = claim(a, b) {
-                let directory = setup.places.runs.join(format!("127.{a}.{b}.0"));
+                let directory = setup.directories.runs.join(format!("127.{a}.{b}.0"));
                 empty(&directory)?;
                 setup.user.own(&directory)?;
                 return Ok(Self {
@@ -70,34 +71,33 @@ impl Instance {
         Ipv4Addr::new(127, self.a, self.b, host)
     }
 
-    /// The address that stands for the same host in Kubernetes objects, because the API server
+    /// The address that represents the same host in Kubernetes objects, because the API server
     /// refuses loopback addresses in Endpoints. Nothing listens there.
-    pub fn paper_address(&self, host: u8) -> Ipv4Addr {
+    pub fn kubernetes_address(&self, host: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, self.a, self.b, host)
     }
 
-    /// The real address behind a [`Instance::paper_address`].
-    pub fn real_address(paper: Ipv4Addr) -> Ipv4Addr {
+    /// The loopback address that a [`Instance::kubernetes_address`] represents.
+    pub fn loopback_address(paper: Ipv4Addr) -> Ipv4Addr {
         let [_, a, b, host] = paper.octets();
         Ipv4Addr::new(127, a, b, host)
     }
 
-    /// The reverse of [`Instance::real_address`].
-    pub fn paper_address_of(real: Ipv4Addr) -> Ipv4Addr {
+    /// The reverse of [`Instance::loopback_address`].
+    pub fn kubernetes_address_of(real: Ipv4Addr) -> Ipv4Addr {
         let [_, a, b, host] = real.octets();
         Ipv4Addr::new(10, a, b, host)
     }
 
-    /// The directory of this run: data and logs of all its servers.
+    /// The directory of this run: data and logs of all servers.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// A new directory below [`Instance::directory`] that belongs to the servers' user and nobody
-    /// else.
+    /// Creates a directory below [`Instance::directory`] that belongs to the servers' user.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The directory cannot be created.
     pub fn subdirectory(&self, setup: &Setup, name: &str) -> Result<PathBuf> {
         let mut directory = self.directory.clone();
         for part in Path::new(name) {
@@ -113,20 +113,20 @@ impl Instance {
 }
 
 impl Drop for Instance {
-    /// Removes the directory, unless a test is failing or `HARNESS_KEEP` is set: then the logs are
-    /// worth more than the space.
+    /// Removes the directory, unless a test is failing or `HARNESS_KEEP` is set, so that the logs
+    /// can be read.
     fn drop(&mut self) {
         if std::thread::panicking() || env::var_os("HARNESS_KEEP").is_some() {
             eprintln!("the servers' logs are kept in {}", self.directory.display());
         } else {
-            // What is left is removed by the next run that takes this network.
+            // Remains are removed by the next run that claims this network.
             fs::remove_dir_all(&self.directory).ok();
         }
     }
 }
 
-/// Removes what runs that failed or were killed have left, an hour later: there was time to read
-/// their logs. A directory whose network is claimed is in use, however old it is.
+/// Removes directories of failed or killed runs after an hour, when their logs have served their
+/// purpose. A directory whose network is claimed is in use.
 fn prune(runs: &Path) {
     for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
         let age = entry
@@ -152,8 +152,8 @@ fn claim(a: u8, b: u8) -> std::io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::new(127, a, b, CLAIM.0), CLAIM.1))
 }
 
-/// What a run that failed or was killed left there goes: holding the network means that nobody uses
-/// it.
+/// Removes what a failed or killed run left: owning the network means that no other run uses the
+/// directory.
 fn empty(directory: &Path) -> Result<()> {
     if directory.exists() {
         fs::remove_dir_all(directory)
@@ -175,12 +175,12 @@ mod tests {
         );
         assert_ne!(one.address(2), other.address(2));
         assert_eq!(
-            Instance::real_address(one.paper_address(11)),
+            Instance::loopback_address(one.kubernetes_address(11)),
             one.address(11)
         );
         assert_eq!(
-            Instance::paper_address_of(one.address(11)),
-            one.paper_address(11)
+            Instance::kubernetes_address_of(one.address(11)),
+            one.kubernetes_address(11)
         );
         let directory = one.directory().to_owned();
         assert!(directory.is_dir());

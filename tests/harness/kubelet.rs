@@ -1,31 +1,31 @@
-//! Runs a Job of the manifests as a process on this machine, as the Job controller and the kubelet
-//! run it, as far as a program can tell the difference.
+//! Runs a Job of the manifests as a process on this machine, the way the Job controller and the
+//! kubelet do, as far as a program can tell the difference.
 //!
-//! As there: the Job is created through the API server from the CronJob (`kubectl create job
-//! --from`) or is the suspended one set going; the pod's environment (env, envFrom, `$(…)`,
+//! Imitated: the Job is created through the API server from its CronJob (`kubectl create job
+//! --from`), or an existing suspended Job is resumed; the pod's environment (env, envFrom, `$(…)`,
 //! downward API) and volumes (Secrets, ConfigMaps, items, modes) are read from the API server at
-//! each start; a missing one stops the start with the kubelet's words; the token is one of the
-//! pod's ServiceAccount; nothing of the caller's environment is passed on; the termination message
-//! falls back to the log; an exit code is judged by podFailurePolicy.
+//! each start; a missing object stops the start with the kubelet's message; the token belongs to
+//! the pod's ServiceAccount; nothing of the caller's environment is inherited; the termination
+//! message falls back to the log; podFailurePolicy decides what follows an exit code.
 //!
-//! Other than there: no container. Mounts lie below a directory of the pod's own and their paths in
-//! the environment and in arguments are rewritten; the program comes from cargo's build directory;
-//! `SERVICE_ACCOUNT_DIRECTORY` names the place of token, CA and namespace; `SOURCE_HOSTADDR` and
-//! `TARGET_HOSTADDR` stand in for DNS; resource limits, root file system and priority have no
-//! effect; a failed pod is followed by the next one without a delay, and by nobody unless
-//! [`Launch::to_the_end`] is asked.
+//! Not imitated: containers. Mounts are directories below the pod's own directory, and their paths
+//! in the environment and in arguments are rewritten; the program comes from cargo's build
+//! directory; `SERVICE_ACCOUNT_DIRECTORY` names the directory of token, CA and namespace;
+//! `SOURCE_HOSTADDR` and `TARGET_HOSTADDR` replace DNS; resource limits, root file system and
+//! priority have no effect; a failed pod is followed by the next one without a delay, and only by
+//! [`Launch::to_the_end`].
 
 mod ended;
-mod environment;
 mod job;
 mod launch;
-mod names;
 mod paths;
+mod pending_services;
 mod pods;
 mod policy;
 mod programs;
 mod running;
 mod sources;
+mod variables;
 mod volumes;
 
 use std::{
@@ -47,18 +47,18 @@ use k8s_openapi::api::{
 use kube::ResourceExt;
 
 pub use ended::Ended;
-pub use job::Origin;
+pub use job::JobSource;
 pub use launch::{Launch, object_name};
 pub use policy::Next;
 pub use programs::{built, program, released};
-pub use running::{Line, Running};
+pub use running::{Line, RunningPod};
 
 use crate::{control_plane::ControlPlane, instance::Instance, service::Services};
-use environment::Facts;
-use names::Names;
+use pending_services::PendingServices;
 use sources::Sources;
+use variables::PodContext;
 
-/// The programs' default.
+/// The programs' default port.
 const POSTGRES_PORT: u16 = 5432;
 
 /// Starts the pods of one namespace.
@@ -67,13 +67,13 @@ pub struct Kubelet {
     services: Arc<Services>,
     namespace: String,
     programs: PathBuf,
-    names: Names,
+    pending_services: PendingServices,
     pods: AtomicU32,
 }
 
 impl Kubelet {
-    /// A kubelet for the namespace, with the programs that cargo has built beside this one; built
-    /// now if they are not up to date.
+    /// A kubelet for the namespace, with the programs of cargo's build directory, which are built
+    /// first if needed.
     ///
     /// # Errors
     /// The programs cannot be built.
@@ -90,7 +90,7 @@ impl Kubelet {
         ))
     }
 
-    /// As [`Kubelet::new`], with programs from a directory.
+    /// Like [`Kubelet::new`], with programs from a directory.
     pub fn with_programs(
         plane: &Arc<ControlPlane>,
         services: &Arc<Services>,
@@ -102,21 +102,21 @@ impl Kubelet {
             services: Arc::clone(services),
             namespace: namespace.to_owned(),
             programs,
-            names: Names::default(),
+            pending_services: PendingServices::default(),
             pods: AtomicU32::new(0),
         }
     }
 
-    /// A Job created from the step's CronJob, for example `cutover`.
+    /// A Job to be created from the step's CronJob, for example `cutover`.
     pub fn step(&self, step: &str) -> Launch<'_> {
         Launch::new(self, step)
     }
 
-    async fn start(&self, job: &Job, launch: &Launch<'_>) -> Result<Running> {
+    async fn start(&self, job: &Job, launch: &Launch<'_>) -> Result<RunningPod> {
         let spec = job.spec.clone().context("a Job without spec")?;
         let pod = spec.template.spec.clone().context("a Job without a pod")?;
         let [container] = &pod.containers[..] else {
-            bail!("a pod with one container is all that is imitated")
+            bail!("only pods with one container are imitated")
         };
         let name = format!(
             "{}-{:05}",
@@ -124,19 +124,20 @@ impl Kubelet {
             self.pods.fetch_add(1, Ordering::Relaxed)
         );
         let root = self.directory(&name)?;
-        let facts = Facts {
+        let context = PodContext {
             name: &name,
             namespace: &self.namespace,
             template: &spec.template,
             container,
         };
         let sources = Sources::read(&self.plane.admin(), &self.namespace, &pod).await?;
-        let (mut command, termination_log) =
-            self.command(&facts, &pod, &sources, &root, launch).await?;
+        let (mut command, termination_log) = self
+            .command(&context, &pod, &sources, &root, launch)
+            .await?;
         command.current_dir(container.working_dir.as_deref().unwrap_or("/"));
         let (client, namespace) = (self.plane.admin(), self.namespace.clone());
         pods::announce(&client, &namespace, &name, &job.name_any(), &spec.template).await?;
-        let running = Running::start(
+        let running = RunningPod::start(
             &name,
             command,
             &root.join("log"),
@@ -160,42 +161,42 @@ impl Kubelet {
 
     async fn command(
         &self,
-        facts: &Facts<'_>,
+        context: &PodContext<'_>,
         pod: &PodSpec,
         sources: &Sources,
         root: &Path,
         launch: &Launch<'_>,
     ) -> Result<(Command, PathBuf)> {
-        let container = facts.container;
+        let container = context.container;
         let user = &self.plane.setup().user;
         let claims = self.instance().subdirectory(self.plane.setup(), "claims")?;
-        let mut mounts = volumes::mount(facts, pod, sources, root, &claims, user)?;
-        let said = container
+        let mut mounts = volumes::mount(context, pod, sources, root, &claims, user)?;
+        let message_path = container
             .termination_message_path
             .as_deref()
             .unwrap_or("/dev/termination-log");
-        let termination_log = root.join(said.trim_start_matches('/'));
+        let termination_log = root.join(message_path.trim_start_matches('/'));
         volumes::write(user, root, &termination_log, b"", 0o666)?;
-        mounts.push((said.to_owned(), termination_log.clone()));
+        mounts.push((message_path.to_owned(), termination_log.clone()));
 
-        let mut environment = environment::environment(facts, sources)?;
+        let mut variables = variables::variables(context, sources)?;
         let words: Vec<String> = container
             .command
             .iter()
             .chain(&container.args)
             .flatten()
-            .map(|word| environment::expand(word, &environment))
+            .map(|word| variables::expand(word, &variables))
             .collect();
-        for value in environment.values_mut() {
+        for value in variables.values_mut() {
             *value = paths::rewritten(value, &mounts);
         }
         for (key, value) in launch.changes.iter().cloned() {
             match value {
-                Some(value) => environment.insert(key, value),
-                None => environment.remove(&key),
+                Some(value) => variables.insert(key, value),
+                None => variables.remove(&key),
             };
         }
-        self.resolve(&mut environment)?;
+        self.resolve(&mut variables)?;
         let [program, arguments @ ..] = &words[..] else {
             bail!("a container without a command is not imitated")
         };
@@ -209,13 +210,13 @@ impl Kubelet {
         )?;
         let mut command = user.command(&program);
         command.args(arguments.iter().map(|word| paths::rewritten(word, &mounts)));
-        command.env_clear().envs(environment);
+        command.env_clear().envs(variables);
         command
             .env(
                 "PATH",
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             )
-            .env("HOSTNAME", facts.name)
+            .env("HOSTNAME", context.name)
             .env("HOME", "/");
         if pod.automount_service_account_token != Some(false) {
             let account = pod.service_account_name.as_deref().unwrap_or("default");
@@ -224,7 +225,7 @@ impl Kubelet {
         Ok((command, termination_log))
     }
 
-    /// What the kubelet gives to a pod whose ServiceAccount is mounted.
+    /// The files and variables of a mounted ServiceAccount.
     async fn service_account(
         &self,
         account: &str,
@@ -255,29 +256,29 @@ impl Kubelet {
         ])
     }
 
-    /// What DNS would do, for those that have no address yet.
-    fn resolve(&self, environment: &mut BTreeMap<String, String>) -> Result<()> {
+    /// Sets the address of each host that has none yet, as DNS would.
+    fn resolve(&self, variables: &mut BTreeMap<String, String>) -> Result<()> {
         for side in ["SOURCE", "TARGET"] {
             let address_key = format!("{side}_HOSTADDR");
-            let Some(host) = environment.get(&format!("{side}_HOST")) else {
+            let Some(host) = variables.get(&format!("{side}_HOST")) else {
                 continue;
             };
-            if environment.get(&address_key).is_none_or(String::is_empty) {
-                let port = environment
+            if variables.get(&address_key).is_none_or(String::is_empty) {
+                let port = variables
                     .get(&format!("{side}_PORT"))
                     .and_then(|port| port.parse().ok())
                     .unwrap_or(POSTGRES_PORT);
-                let address = self
-                    .names
-                    .address(&self.services, self.instance(), host, port)?;
-                environment.insert(address_key, address.to_string());
+                let address =
+                    self.pending_services
+                        .address(&self.services, self.instance(), host, port)?;
+                variables.insert(address_key, address.to_string());
             }
         }
         Ok(())
     }
 }
 
-/// The Job's pod policy needs its spec after the pod has ended.
+/// The pod's grace period.
 fn grace(spec: &JobSpec) -> Duration {
     let seconds = spec
         .template

@@ -1,8 +1,8 @@
-//! What the application's clients logged, and the verdict that it allows once the rows have been
-//! read back.
+//! Judges a run: compares the outcomes that the clients logged with the rows read back from both
+//! servers.
 //!
 //! Pure: no clock, no database. Instants are durations since the run's
-//! [`origin`](crate::application::Origin), so that all clients and the rehearsal's steps share one
+//! [`Epoch`](crate::application::Epoch), so that all clients and the rehearsal's steps share one
 //! axis.
 
 use std::{
@@ -17,11 +17,11 @@ use serde::Serialize;
 pub struct Key {
     /// The writer's name, for example `mastodon-web-1/0`.
     pub client: String,
-    /// The writer's own count.
+    /// The row's number in the writer's own count.
     pub sequence: u64,
 }
 
-/// Which server answered: sides are told apart by address, promotions by timeline.
+/// Which server answered: servers are distinguished by address, promotions by timeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Server {
     /// `inet_server_addr()` of the answering session.
@@ -33,9 +33,9 @@ pub struct Server {
 /// What a client knows about one insert.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Outcome {
-    /// The commit was confirmed: this row must exist, once, for ever.
+    /// The commit was confirmed: this row must exist exactly once.
     Acknowledged(Server),
-    /// The server said no before anything could be committed, or nothing was sent: this row must
+    /// The server refused before anything could be committed, or nothing was sent: this row must
     /// not exist.
     Refused(String),
     /// The connection ended between sending and the answer: the row may or may not exist.
@@ -47,11 +47,11 @@ pub enum Outcome {
 pub struct Attempt {
     /// Which row.
     pub key: Key,
-    /// When the statement that could commit it was sent, since the origin.
+    /// When the statement that could commit the row was sent.
     pub sent: Duration,
-    /// When the answer (or the loss of the connection) was seen, since the origin.
+    /// When the answer, or the loss of the connection, was observed.
     pub answered: Duration,
-    /// What the client knows.
+    /// The outcome as the client knows it.
     pub outcome: Outcome,
 }
 
@@ -61,69 +61,69 @@ impl Attempt {
     }
 }
 
-/// What the judge must know besides the log.
+/// The servers of a cutover, and when the source was fenced.
 #[derive(Clone, Debug, Default)]
-pub struct Cut {
+pub struct Topology {
     /// Addresses of the source's members.
     pub source: BTreeSet<String>,
     /// Addresses of the target's instances.
     pub target: BTreeSet<String>,
-    /// When the source was proved to be fenced, since the origin; none when it never was.
+    /// When the source was verified to be fenced; none if it never was.
     pub fenced: Option<Duration>,
 }
 
-/// A stretch without an acknowledged write.
+/// An interval without an acknowledged write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Gap {
-    /// The last acknowledged write before it, since the origin.
+    /// When the last write before the interval was acknowledged.
     pub from: Duration,
-    /// The first acknowledged write after it, since the origin.
+    /// When the first write after the interval was acknowledged.
     pub to: Duration,
 }
 
 impl Gap {
-    /// How long it was.
+    /// The interval's length.
     pub fn length(&self) -> Duration {
         self.to.saturating_sub(self.from)
     }
 }
 
-/// What the log and the rows found say together.
+/// The result of comparing the outcomes with the rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// Inserts whose commit was confirmed.
     pub acknowledged: usize,
-    /// Acknowledged rows that the target has.
+    /// Acknowledged rows found on the target.
     pub found: usize,
-    /// Acknowledged rows that the target has not.
+    /// Acknowledged rows missing on the target.
     pub lost: Vec<Key>,
-    /// Rows that the target has more than once.
+    /// Rows found more than once on the target.
     pub duplicated: Vec<Key>,
     /// Inserts that were refused.
     pub refused: usize,
-    /// Refused rows that exist all the same: the server's word was not true.
+    /// Refused rows that exist.
     pub refused_but_found: Vec<Key>,
-    /// Inserts without an answer that turned out to be committed.
+    /// Inserts without an answer that were committed.
     pub unknown_found: usize,
-    /// Inserts without an answer that turned out not to be committed.
+    /// Inserts without an answer that were not committed.
     pub unknown_missing: usize,
-    /// Rows that no client of this log sent.
+    /// Rows that no client sent.
     pub unexplained: Vec<Key>,
-    /// Inserts sent after the fence that the source acknowledged all the same.
+    /// Inserts sent after the fence that the source acknowledged.
     pub after_fence: Vec<Key>,
-    /// Rows that only the source has.
+    /// Rows found only on the source.
     pub only_on_source: Vec<Key>,
-    /// From the last write that the source acknowledged to the first that the target did, over all
-    /// clients.
+    /// From the last write acknowledged by the source to the first one acknowledged by the target,
+    /// over all clients.
     pub gap: Option<Gap>,
-    /// The same for each client that wrote on both sides.
+    /// The same for each client that wrote on both servers.
     pub gap_by_client: BTreeMap<String, Gap>,
-    /// Later stretches without any acknowledged write on the target, for example its restart.
+    /// Later intervals without an acknowledged write on the target, for example its restart.
     pub later_gaps: Vec<Gap>,
 }
 
 impl Verdict {
-    /// True when no promise was broken.
+    /// True if no promise was broken.
     pub fn holds(&self) -> bool {
         [
             &self.lost,
@@ -138,14 +138,13 @@ impl Verdict {
     }
 }
 
-/// Judges a run. `on_target` and `on_source` are the rows read back from each side (the source's
-/// may be empty when it cannot be read any more); `pause` is the shortest stretch that counts as a
-/// later gap.
+/// Judges a run. `on_target` and `on_source` are the rows read back from each server (none if the
+/// source cannot be read); `pause` is the shortest interval that counts as a later gap.
 pub fn judge(
     attempts: &[Attempt],
     on_target: &[Key],
     on_source: &[Key],
-    cut: &Cut,
+    topology: &Topology,
     pause: Duration,
 ) -> Verdict {
     let found = counted(on_target);
@@ -169,8 +168,8 @@ pub fn judge(
         }
         verdict.acknowledged += usize::from(matches!(attempt.outcome, Outcome::Acknowledged(_)));
         verdict.refused += usize::from(matches!(attempt.outcome, Outcome::Refused(_)));
-        if cut.fenced.is_some_and(|fenced| attempt.sent > fenced)
-            && attempt.acknowledged_by(&cut.source)
+        if topology.fenced.is_some_and(|fenced| attempt.sent > fenced)
+            && attempt.acknowledged_by(&topology.source)
         {
             verdict.after_fence.push(attempt.key.clone());
         }
@@ -186,9 +185,9 @@ pub fn judge(
         .filter(|key| !found.contains_key(*key))
         .map(|key| (*key).clone())
         .collect();
-    verdict.gap = gap(attempts, cut);
-    verdict.gap_by_client = gap_by_client(attempts, cut);
-    verdict.later_gaps = later_gaps(attempts, cut, pause);
+    verdict.gap = gap(attempts, topology);
+    verdict.gap_by_client = gap_by_client(attempts, topology);
+    verdict.later_gaps = later_gaps(attempts, topology, pause);
     verdict
 }
 
@@ -200,12 +199,12 @@ fn counted(rows: &[Key]) -> BTreeMap<&Key, usize> {
     times
 }
 
-fn gap<'a>(attempts: impl IntoIterator<Item = &'a Attempt>, cut: &Cut) -> Option<Gap> {
+fn gap<'a>(attempts: impl IntoIterator<Item = &'a Attempt>, topology: &Topology) -> Option<Gap> {
     let (mut from, mut to) = (None, None);
     for attempt in attempts {
-        if attempt.acknowledged_by(&cut.source) {
+        if attempt.acknowledged_by(&topology.source) {
             from = from.max(Some(attempt.answered));
-        } else if attempt.acknowledged_by(&cut.target) {
+        } else if attempt.acknowledged_by(&topology.target) {
             to = Some(to.map_or(attempt.answered, |to: Duration| to.min(attempt.answered)));
         }
     }
@@ -215,8 +214,8 @@ fn gap<'a>(attempts: impl IntoIterator<Item = &'a Attempt>, cut: &Cut) -> Option
     })
 }
 
-/// Each client's gap, of those that wrote on both sides.
-pub fn gap_by_client(attempts: &[Attempt], cut: &Cut) -> BTreeMap<String, Gap> {
+/// The gap of each client that wrote on both servers.
+pub fn gap_by_client(attempts: &[Attempt], topology: &Topology) -> BTreeMap<String, Gap> {
     let mut by_client: BTreeMap<&str, Vec<&Attempt>> = BTreeMap::new();
     for attempt in attempts {
         by_client
@@ -226,14 +225,14 @@ pub fn gap_by_client(attempts: &[Attempt], cut: &Cut) -> BTreeMap<String, Gap> {
     }
     by_client
         .into_iter()
-        .filter_map(|(client, attempts)| Some((client.to_owned(), gap(attempts, cut)?)))
+        .filter_map(|(client, attempts)| Some((client.to_owned(), gap(attempts, topology)?)))
         .collect()
 }
 
-fn later_gaps(attempts: &[Attempt], cut: &Cut, pause: Duration) -> Vec<Gap> {
+fn later_gaps(attempts: &[Attempt], topology: &Topology, pause: Duration) -> Vec<Gap> {
     let mut answered: Vec<_> = attempts
         .iter()
-        .filter(|a| a.acknowledged_by(&cut.target))
+        .filter(|a| a.acknowledged_by(&topology.target))
         .map(|a| a.answered)
         .collect();
     answered.sort_unstable();
@@ -247,10 +246,10 @@ fn later_gaps(attempts: &[Attempt], cut: &Cut, pause: Duration) -> Vec<Gap> {
         .collect()
 }
 
-/// Writes acknowledged in one slice of time, by side.
+/// Writes acknowledged in one time slice, by server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Bucket {
-    /// Where the slice begins, since the origin.
+    /// Start of the slice.
     pub start: Duration,
     /// Acknowledged by the source.
     pub source: u32,
@@ -258,9 +257,9 @@ pub struct Bucket {
     pub target: u32,
 }
 
-/// Acknowledged writes per `width` from the origin to the last one, empty slices included: the
-/// chart's data.
-pub fn series(attempts: &[Attempt], cut: &Cut, width: Duration) -> Vec<Bucket> {
+/// Acknowledged writes per slice of `width` from the epoch to the last write, empty slices
+/// included: the data of the chart.
+pub fn series(attempts: &[Attempt], topology: &Topology, width: Duration) -> Vec<Bucket> {
     let slice = |at: Duration| {
         usize::try_from(at.as_nanos() / width.as_nanos().max(1)).unwrap_or(usize::MAX)
     };
@@ -280,8 +279,8 @@ pub fn series(attempts: &[Attempt], cut: &Cut, width: Duration) -> Vec<Bucket> {
         .collect();
     for attempt in acknowledged() {
         let bucket = &mut buckets[slice(attempt.answered)];
-        bucket.source += u32::from(attempt.acknowledged_by(&cut.source));
-        bucket.target += u32::from(attempt.acknowledged_by(&cut.target));
+        bucket.source += u32::from(attempt.acknowledged_by(&topology.source));
+        bucket.target += u32::from(attempt.acknowledged_by(&topology.target));
     }
     buckets
 }
@@ -317,8 +316,8 @@ mod tests {
         })
     }
 
-    fn cut(fenced_ms: u64) -> Cut {
-        Cut {
+    fn topology(fenced_ms: u64) -> Topology {
+        Topology {
             source: [SOURCE.into()].into(),
             target: [TARGET.into()].into(),
             fenced: Some(Duration::from_millis(fenced_ms)),
@@ -327,8 +326,8 @@ mod tests {
 
     const PAUSE: Duration = Duration::from_millis(500);
 
-    /// Two clients, a cut between 1,100 ms and 3,000 ms, a restart of the target between 3,200 and
-    /// 4,200 ms.
+    /// Two clients, a cutover between 1,100 ms and 3,000 ms, a restart of the target between 3,200
+    /// ms and 4,200 ms.
     fn run() -> (Vec<Attempt>, Vec<Key>) {
         let attempts = vec![
             attempt("a", 1, 1_000, by(SOURCE, 1)),
@@ -354,7 +353,7 @@ mod tests {
     #[test]
     fn a_clean_run_holds_and_its_gaps_are_measured() {
         let (attempts, rows) = run();
-        let verdict = judge(&attempts, &rows, &rows[..2], &cut(2_000), PAUSE);
+        let verdict = judge(&attempts, &rows, &rows[..2], &topology(2_000), PAUSE);
         assert!(verdict.holds(), "{verdict:?}");
         assert_eq!(
             (verdict.acknowledged, verdict.found, verdict.refused),
@@ -383,7 +382,7 @@ mod tests {
     fn an_acknowledged_row_that_is_missing_is_lost() {
         let (attempts, mut rows) = run();
         rows.retain(|row| *row != key("b", 1));
-        let verdict = judge(&attempts, &rows, &[], &cut(2_000), PAUSE);
+        let verdict = judge(&attempts, &rows, &[], &topology(2_000), PAUSE);
         assert_eq!(verdict.lost, [key("b", 1)]);
         assert_eq!(verdict.found, 4);
         assert!(!verdict.holds());
@@ -393,29 +392,26 @@ mod tests {
     fn a_row_that_is_there_twice_is_a_duplicate() {
         let (attempts, mut rows) = run();
         rows.push(key("a", 3));
-        let verdict = judge(&attempts, &rows, &[], &cut(2_000), PAUSE);
+        let verdict = judge(&attempts, &rows, &[], &topology(2_000), PAUSE);
         assert_eq!(verdict.duplicated, [key("a", 3)]);
-        assert_eq!(
-            verdict.found, 5,
-            "a duplicate does not make up for anything"
-        );
+        assert_eq!(verdict.found, 5, "a duplicate does not replace another row");
         assert!(!verdict.holds());
     }
 
     #[test]
-    fn a_write_that_the_source_takes_after_the_fence_is_seen_even_when_the_target_has_it() {
+    fn a_write_accepted_by_the_source_after_the_fence_is_found_even_if_the_target_has_it() {
         let (mut attempts, mut rows) = run();
-        attempts.push(attempt("forgotten", 1, 2_500, by(SOURCE, 1)));
-        rows.push(key("forgotten", 1));
-        let verdict = judge(&attempts, &rows, &[], &cut(2_000), PAUSE);
-        assert_eq!(verdict.after_fence, [key("forgotten", 1)]);
+        attempts.push(attempt("unmanaged", 1, 2_500, by(SOURCE, 1)));
+        rows.push(key("unmanaged", 1));
+        let verdict = judge(&attempts, &rows, &[], &topology(2_000), PAUSE);
+        assert_eq!(verdict.after_fence, [key("unmanaged", 1)]);
         assert!(!verdict.holds());
     }
 
     #[test]
     fn a_write_sent_before_the_fence_and_answered_after_it_is_no_breach() {
         let (attempts, rows) = run();
-        let verdict = judge(&attempts, &rows, &[], &cut(1_099), PAUSE);
+        let verdict = judge(&attempts, &rows, &[], &topology(1_099), PAUSE);
         assert!(verdict.after_fence.is_empty());
     }
 
@@ -426,7 +422,7 @@ mod tests {
             &attempts,
             &rows,
             &[key("a", 1), key("x", 9)],
-            &cut(2_000),
+            &topology(2_000),
             PAUSE,
         );
         assert_eq!(verdict.only_on_source, [key("x", 9)]);
@@ -434,10 +430,10 @@ mod tests {
     }
 
     #[test]
-    fn refused_rows_that_exist_and_rows_that_nobody_sent_are_named() {
+    fn refused_rows_that_exist_and_rows_that_no_client_sent_are_named() {
         let (attempts, mut rows) = run();
         rows.extend([key("a", 2), key("x", 9)]);
-        let verdict = judge(&attempts, &rows, &[], &cut(2_000), PAUSE);
+        let verdict = judge(&attempts, &rows, &[], &topology(2_000), PAUSE);
         assert_eq!(verdict.refused_but_found, [key("a", 2)]);
         assert_eq!(verdict.unexplained, [key("x", 9)]);
         assert!(!verdict.holds());
@@ -449,7 +445,7 @@ mod tests {
             &[attempt("a", 1, 10, by(SOURCE, 1))],
             &[key("a", 1)],
             &[],
-            &cut(20),
+            &topology(20),
             PAUSE,
         );
         assert_eq!(verdict.gap, None);
@@ -459,7 +455,7 @@ mod tests {
     #[test]
     fn the_series_keeps_empty_slices() {
         let (attempts, _) = run();
-        let series = series(&attempts, &cut(2_000), Duration::from_millis(100));
+        let series = series(&attempts, &topology(2_000), Duration::from_millis(100));
         assert_eq!(series.len(), 43);
         assert_eq!(series.iter().map(|b| b.source).sum::<u32>(), 2);
         assert_eq!(series.iter().map(|b| b.target).sum::<u32>(), 3);

@@ -1,5 +1,5 @@
-//! The manifests that users apply: rendered by kustomize's own binary or by kubectl's, and applied
-//! to the API server.
+//! Renders the manifests that users apply, by kustomize or by kubectl, and applies them to the API
+//! server.
 
 pub mod access;
 
@@ -16,7 +16,7 @@ pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests")
 }
 
-/// Who renders: the two are not always of one version.
+/// The program that renders; kubectl may embed another version of kustomize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renderer {
     /// `kustomize build`.
@@ -25,15 +25,15 @@ pub enum Renderer {
     Kubectl,
 }
 
-/// What `kustomize build` makes of an overlay, in the order in which it is to be applied.
+/// The objects that `kustomize build` renders, in the order in which to apply them.
 ///
 /// # Errors
-/// kustomize refuses it; the error holds its words.
+/// kustomize fails; the error holds its output.
 pub fn render(setup: &Setup, overlay: &Path) -> Result<Vec<Value>> {
     render_by(Renderer::Kustomize, setup, overlay)
 }
 
-/// As [`render`], by the one or the other.
+/// Like [`render`], with a choice of program.
 ///
 /// # Errors
 /// As [`render`].
@@ -43,7 +43,7 @@ pub fn render_by(renderer: Renderer, setup: &Setup, overlay: &Path) -> Result<Ve
         Renderer::Kubectl => (&setup.kubectl, "kustomize"),
     };
     let mut command = std::process::Command::new(program);
-    // PATH: git fetches what an overlay names by URL.
+    // PATH lets kustomize run git for overlays named by URL.
     let path = std::env::var_os("PATH").unwrap_or_default();
     command
         .arg(verb)
@@ -68,7 +68,7 @@ pub fn render_by(renderer: Renderer, setup: &Setup, overlay: &Path) -> Result<Ve
         .collect()
 }
 
-/// The objects of `manifests/overlays/example`: the Mastodon of the guide.
+/// The objects of `manifests/overlays/example`.
 ///
 /// # Errors
 /// As [`render`].
@@ -76,7 +76,7 @@ pub fn example(setup: &Setup) -> Result<Vec<Value>> {
     render(setup, &folder().join("overlays/example"))
 }
 
-/// The example with more of `manifests/components`, as a user's overlay takes them.
+/// The example with additional `manifests/components`, as a user's overlay includes them.
 ///
 /// # Errors
 /// As [`render`].
@@ -84,15 +84,14 @@ pub fn example_with(setup: &Setup, components: &[&str]) -> Result<Vec<Value>> {
     example_set(setup, components, &[])
 }
 
-/// As [`example_with`], with other settings: `KEY=value` each.
+/// Like [`example_with`], with changed settings, each `KEY=value`.
 ///
 /// # Errors
 /// As [`render`].
 pub fn example_set(setup: &Setup, components: &[&str], settings: &[&str]) -> Result<Vec<Value>> {
-    // kustomize follows relative paths only, so the overlay has to lie beside the others: in a copy
-    // of them all.
+    // kustomize accepts relative paths only, so the overlay is placed in a copy of all manifests.
     let copy = tempfile::tempdir()?;
-    copied(&folder(), copy.path())?;
+    copy_folder(&folder(), copy.path())?;
     let overlay = copy.path().join("overlays/with");
     std::fs::create_dir_all(&overlay)?;
     let taken: String = components
@@ -115,14 +114,15 @@ pub fn example_set(setup: &Setup, components: &[&str], settings: &[&str]) -> Res
     render(setup, &overlay)
 }
 
-fn copied(from: &Path, to: &Path) -> Result<()> {
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
-        let (entry, place) = (entry?.path(), to);
-        let place = place.join(entry.file_name().context("an entry without a name")?);
-        match entry.is_dir() {
-            true => copied(&entry, &place)?,
-            false => drop(std::fs::copy(&entry, place)?),
+        let entry = entry?.path();
+        let destination = to.join(entry.file_name().context("an entry without a name")?);
+        if entry.is_dir() {
+            copy_folder(&entry, &destination)?;
+        } else {
+            std::fs::copy(&entry, &destination)?;
         }
     }
     Ok(())
@@ -141,10 +141,10 @@ pub async fn apply_example(plane: &ControlPlane) -> Result<Vec<Value>> {
     Ok(objects)
 }
 
-/// The one namespace of all the objects.
+/// The namespace of all objects.
 ///
 /// # Errors
-/// They name none, or more than one.
+/// The objects name no namespace, or more than one.
 pub fn namespace(objects: &[Value]) -> Result<&str> {
     let mut all: Vec<&str> = objects
         .iter()
@@ -157,7 +157,7 @@ pub fn namespace(objects: &[Value]) -> Result<&str> {
     }
 }
 
-/// The objects of a step, for example `cutover`, as they carry its label.
+/// The objects that carry the label of a step, for example `cutover`.
 pub fn of_step(objects: &[Value], step: &str) -> Vec<Value> {
     let label = "/metadata/labels/app.kubernetes.io~1component";
     let belongs = |object: &&Value| object.pointer(label).and_then(Value::as_str) == Some(step);

@@ -1,6 +1,5 @@
-//! A whole migration in the order of guide.md, with everything real that one machine has room for:
-//! source, target, application, and each program as its own Job. `make rehearse` shows it, and the
-//! tests of `cutover` disturb it.
+//! A complete migration environment on one machine: source, target, application, and every program
+//! as its own Job. `make rehearse` shows it, and the tests of `cutover` disturb it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -10,75 +9,72 @@ use kube::{Api, runtime::wait::await_condition};
 use serde_json::Value;
 
 use crate::{
-    application::{Application, Origin, Settings},
+    application::{Application, Epoch, Settings},
     control_plane::ControlPlane,
     kubelet::{Ended, Kubelet, Launch, built},
-    ledger::{Cut, Key},
+    ledger::{Key, Topology},
     manifests,
     objects::{CONFIG_MAP, Objects},
     service::{
         Services,
-        pgbouncer::{PgBouncer, Place},
+        pgbouncer::{PgBouncer, Placement},
     },
     source::{Source, SourceOptions, secret_name},
     target::{InstanceHandle, Options, Target},
 };
 
-/// guide.md's names.
+/// Namespace of the example.
 pub const NAMESPACE: &str = "mastodon";
-/// The CNPG Cluster.
+/// Name of the CNPG Cluster.
 pub const CLUSTER: &str = "database";
-/// The client that no Deployment knows of.
-pub const FORGOTTEN: &str = "forgotten";
-/// Of the old poolers' pods, in the instance's network.
+/// Name of the client that belongs to no Deployment.
+pub const UNMANAGED: &str = "unmanaged";
+/// Host number of the first pooler pod of the source in the instance's network.
 const FIRST_POOLER_HOST: u8 = 38;
-/// Nothing here takes longer on a busy machine.
+/// Limit for every wait on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Source, application and the manifests are there; the target is still to come.
+/// The environment before the target exists: source, application and manifests.
 pub struct Migration {
     /// The API server.
     pub plane: Arc<ControlPlane>,
-    /// What is left.
+    /// The source.
     pub source: Source,
     /// DNS and kube-proxy.
     pub services: Arc<Services>,
-    /// What is entered.
+    /// The imitated CloudNativePG operator and the target.
     pub target: Target,
     /// The clients.
     pub application: Application,
-    /// Runs the Jobs.
+    /// The imitated kubelet, which runs the Jobs.
     pub kubelet: Kubelet,
-    /// The pods of its poolers: two in front of the leader, one in front of the standbys.
+    /// The source's pooler pods: two in front of the leader, one in front of the standbys.
     pub poolers: [PgBouncer; 3],
 }
 
 impl Migration {
-    /// Sets the stage; `tell` is called before each part that takes a moment.
+    /// Sets up the environment; `report` is called before each slow part.
     ///
     /// # Errors
-    /// A part does not come up.
-    pub async fn stage(
+    /// A part does not start.
+    pub async fn set_up(
         options: SourceOptions,
-        origin: Origin,
-        tell: impl Fn(&str),
+        epoch: Epoch,
+        report: impl Fn(&str),
     ) -> Result<Self> {
-        Self::stage_with(options, Settings::mastodon(NAMESPACE), origin, tell).await
+        Self::set_up_with(options, Settings::mastodon(NAMESPACE), epoch, report).await
     }
 
-    /// As [`Migration::stage`], with another application.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn stage_with(
+    /// Like [`Migration::set_up`], with another application.
+    pub async fn set_up_with(
         options: SourceOptions,
         settings: Settings,
-        origin: Origin,
-        tell: impl Fn(&str),
+        epoch: Epoch,
+        report: impl Fn(&str),
     ) -> Result<Self> {
-        tell("starting etcd and kube-apiserver");
+        report("starting etcd and kube-apiserver");
         let plane = Arc::new(ControlPlane::start().await?);
-        tell("starting the source: two Patroni members");
+        report("starting the source: two Patroni members");
         let cluster = options.cluster.clone();
         let secret = secret_name(&cluster, "pooler");
         let source = Source::start(&plane, options).await?;
@@ -95,29 +91,31 @@ impl Migration {
             hidden: source
                 .members()
                 .iter()
-                .map(|member| member.place().home.clone())
+                .map(|member| member.layout().home.clone())
                 .collect(),
         });
         let pooler = |suffix: &str, number: u8, host: u8| {
             let service = format!("{cluster}-pooler{suffix}");
-            let place = Place {
+            let placement = Placement {
                 pod: format!("{service}-{number}"),
                 service,
                 upstream: format!("{cluster}{suffix}"),
                 host: FIRST_POOLER_HOST + host,
             };
-            PgBouncer::start(&plane, &services, place, &secret)
+            PgBouncer::start(&plane, &services, placement, &secret)
         };
         let poolers =
             futures::try_join!(pooler("", 0, 0), pooler("", 1, 1), pooler("-repl", 0, 2))?;
         let poolers = [poolers.0, poolers.1, poolers.2];
-        tell("starting the application: six Deployments and a client that nobody remembers");
+        report("starting the application: six Deployments and an unmanaged client");
         let mut application =
-            Application::deploy(plane.admin(), Arc::clone(&services), settings, origin).await?;
+            Application::deploy(plane.admin(), Arc::clone(&services), settings, epoch).await?;
         application.ready(LIMIT).await?;
-        application.forget(FORGOTTEN, &forgotten_host()).await?;
+        application
+            .start_unmanaged_writer(UNMANAGED, &leader_host())
+            .await?;
         application.acknowledges(50, LIMIT).await?;
-        tell("applying the manifests");
+        report("applying the manifests");
         manifests::apply_example(&plane).await?;
         let kubelet = Kubelet::with_programs(&plane, &services, NAMESPACE, programs);
         Ok(Self {
@@ -136,10 +134,7 @@ impl Migration {
         Objects::new(self.plane.admin(), NAMESPACE)
     }
 
-    /// The facts of the cutover's journal by their keys; empty when there is none.
-    ///
-    /// # Errors
-    /// The API server's.
+    /// The facts of the cutover's record by key; empty if there is none.
     pub async fn journal(&self) -> Result<BTreeMap<String, Value>> {
         let map = self
             .objects()
@@ -162,25 +157,21 @@ impl Migration {
             .collect())
     }
 
-    /// A Job of a step, to be started.
+    /// A Job of a step, ready to start.
     pub fn step(&self, step: &str) -> Launch<'_> {
         self.kubelet.step(step)
     }
 
-    /// Applies what prepare-zalando has rendered, as its log tells the user, and waits until CNPG
-    /// has seen it: a person takes longer to type the next command, and its pod mounts the CA of
-    /// the target.
+    /// Applies the manifest that prepare-zalando rendered and waits until the target's CA exists,
+    /// which later pods mount: a person takes longer to type the next command.
     ///
     /// # Errors
-    /// The ConfigMap is missing, the API server refuses what is in it, or nobody acts on it.
+    /// The ConfigMap is missing, the API server refuses its content, or the CA does not appear.
     pub async fn apply_rendered(&self) -> Result<()> {
         self.apply_rendered_with(|_| ()).await
     }
 
-    /// As [`Migration::apply_rendered`], with each object changed before.
-    ///
-    /// # Errors
-    /// As there.
+    /// Like [`Migration::apply_rendered`], with `change` applied to each object.
     pub async fn apply_rendered_with(&self, change: impl Fn(&mut Value)) -> Result<()> {
         let maps: Api<ConfigMap> = Api::namespaced(self.plane.admin(), NAMESPACE);
         let map = maps.get(&format!("{CLUSTER}-cluster-replica")).await?;
@@ -193,7 +184,7 @@ impl Migration {
         let mut objects: Vec<Value> = serde_yaml_ng::Deserializer::from_str(&text)
             .map(|document| {
                 serde::Deserialize::deserialize(document)
-                    .context("the rendered manifest is no YAML")
+                    .context("the rendered manifest is not YAML")
             })
             .collect::<Result<_>>()?;
         objects.iter_mut().for_each(change);
@@ -212,11 +203,11 @@ impl Migration {
             .map(drop)
     }
 
-    /// Everything up to a target that is ready for the cut: prepare-zalando, extract-certs, the
-    /// Cluster, validate-replication.
+    /// Runs all steps before the cutover: prepare-zalando, extract-certs, creation of the Cluster,
+    /// validate-replication.
     ///
     /// # Errors
-    /// A step ends with another exit code than 0.
+    /// A step exits with a code other than 0.
     pub async fn until_ready(&self) -> Result<InstanceHandle> {
         for step in ["prepare-zalando", "extract-certs"] {
             succeeded(step, &self.step(step).run(LIMIT).await?)?;
@@ -229,14 +220,15 @@ impl Migration {
         self.target.instance(CLUSTER, LIMIT).await
     }
 
-    /// The sides by address, for the judge. `fenced` is when the source was proved to be down.
-    pub fn cut(&self, target: &InstanceHandle, fenced: Option<Duration>) -> Cut {
-        Cut {
+    /// The addresses of source and target for the ledger; `fenced` is when the source was verified
+    /// to be down.
+    pub fn topology(&self, target: &InstanceHandle, fenced: Option<Duration>) -> Topology {
+        Topology {
             source: self
                 .source
                 .members()
                 .iter()
-                .map(|member| member.place().address.to_string())
+                .map(|member| member.layout().address.to_string())
                 .collect(),
             target: [target.address().to_string()].into(),
             fenced,
@@ -244,12 +236,13 @@ impl Migration {
     }
 }
 
-/// Where the forgotten writer is connected to for ever: the source's leader, past its poolers.
-pub fn forgotten_host() -> String {
+/// The host that the unmanaged writer connects to: the Service of the source's leader, bypassing
+/// the poolers.
+pub fn leader_host() -> String {
     format!("mastodon-postgresql.{NAMESPACE}.svc")
 }
 
-/// The ledger's rows on the target, and on the member of the source that still answers (its leader
+/// The ledger's rows on the target, and on the member of the source that still answers (the leader
 /// is fenced).
 ///
 /// # Errors
@@ -265,10 +258,10 @@ pub async fn rows(source: &Source, target: &InstanceHandle) -> Result<(Vec<Key>,
     Ok((on_target, on_source))
 }
 
-/// A step that must have done what it promises.
+/// Checks that a step succeeded.
 ///
 /// # Errors
-/// It has not; the text holds its log.
+/// The step failed; the error holds its log.
 pub fn succeeded(step: &str, ended: &Ended) -> Result<()> {
     ensure!(
         ended.exit_code == 0,

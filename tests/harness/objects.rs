@@ -1,5 +1,4 @@
-//! The namespace's objects of any kind, by kind and name, as a person reads and changes them with
-//! kubectl.
+//! Reads and changes objects of any kind in one namespace, as people do with kubectl.
 
 use anyhow::{Context, Result};
 use kube::{
@@ -12,33 +11,33 @@ use serde_json::Value;
 /// Group, version and kind.
 pub type Kind = (&'static str, &'static str, &'static str);
 
-/// The application's workloads.
+/// Deployments: the application's workloads.
 pub const DEPLOYMENT: Kind = ("apps", "v1", "Deployment");
-/// Settings and records.
+/// ConfigMaps: settings and records.
 pub const CONFIG_MAP: Kind = ("", "v1", "ConfigMap");
-/// The source's resource.
+/// The Zalando resource of the source.
 pub const POSTGRESQL: Kind = ("acid.zalan.do", "v1", "postgresql");
-/// The target's resource.
+/// The CNPG Cluster: the target.
 pub const CNPG: Kind = ("postgresql.cnpg.io", "v1", "Cluster");
 /// The target's poolers.
 pub const POOLER: Kind = ("postgresql.cnpg.io", "v1", "Pooler");
-/// Names of servers.
+/// Services.
 pub const SERVICE: Kind = ("", "v1", "Service");
-/// Where a Service leads to.
+/// EndpointSlices.
 pub const SLICE: Kind = ("discovery.k8s.io", "v1", "EndpointSlice");
-/// The label that names a slice's Service.
+/// The label that names the Service of an EndpointSlice.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// Passwords and certificates.
+/// Secrets.
 pub const SECRET: Kind = ("", "v1", "Secret");
-/// Permissions.
+/// Roles.
 pub const ROLE: Kind = ("rbac.authorization.k8s.io", "v1", "Role");
-/// The steps.
+/// CronJobs: one per step.
 pub const CRON_JOB: Kind = ("batch", "v1", "CronJob");
-/// What was made of them.
+/// Jobs.
 pub const JOB: Kind = ("batch", "v1", "Job");
 /// Pods.
 pub const POD: Kind = ("", "v1", "Pod");
-/// What keeps a second cutover out.
+/// Leases: one prevents a second cutover.
 pub const LEASE: Kind = ("coordination.k8s.io", "v1", "Lease");
 
 /// The objects of one namespace.
@@ -49,7 +48,7 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// As somebody who may do everything.
+    /// Objects of `namespace`, accessed with the permissions of `client`.
     pub fn new(client: Client, namespace: &str) -> Self {
         Self {
             client,
@@ -71,20 +70,14 @@ impl Objects {
         found.with_context(|| format!("there is no {} {name}", kind.2))
     }
 
-    /// Reads an object that may not be there.
-    ///
-    /// # Errors
-    /// The API server's.
+    /// Reads an object that may not exist.
     pub async fn find(&self, kind: Kind, name: &str) -> Result<Option<Value>> {
         let found = self.api(kind).get_opt(name).await;
         let found = found.with_context(|| format!("reading {} {name}", kind.2))?;
         Ok(found.map(serde_json::to_value).transpose()?)
     }
 
-    /// All objects of a kind with these labels, `key=value,…`; an empty text is no condition.
-    ///
-    /// # Errors
-    /// The API server's.
+    /// All objects of a kind with these labels, `key=value,…`; an empty text selects all.
     pub async fn list(&self, kind: Kind, labels: &str) -> Result<Vec<Value>> {
         let list = self
             .api(kind)
@@ -97,9 +90,6 @@ impl Objects {
     }
 
     /// Merges into an object; null removes a key.
-    ///
-    /// # Errors
-    /// The API server's.
     pub async fn patch(&self, kind: Kind, name: &str, change: Value) -> Result<()> {
         let patched = self
             .api(kind)
@@ -110,10 +100,7 @@ impl Objects {
             .with_context(|| format!("changing {} {name}", kind.2))
     }
 
-    /// Removes an object, if it is there.
-    ///
-    /// # Errors
-    /// The API server's.
+    /// Deletes an object, if it exists.
     pub async fn remove(&self, kind: Kind, name: &str) -> Result<()> {
         match self.api(kind).delete(name, &at_once()).await {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
@@ -123,10 +110,7 @@ impl Objects {
         }
     }
 
-    /// Removes all objects of a kind with these labels.
-    ///
-    /// # Errors
-    /// The API server's.
+    /// Deletes all objects of a kind with these labels.
     pub async fn remove_all(&self, kind: Kind, labels: &str) -> Result<()> {
         let removed = self
             .api(kind)

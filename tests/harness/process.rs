@@ -1,11 +1,11 @@
-//! Child processes that leave nothing behind: not when they are dropped, and not when the harness
-//! itself is killed.
+//! Child processes that are cleaned up, both when they are dropped and when the harness itself is
+//! killed.
 //!
-//! The parent-death signal of the kernel would not do: it hangs on the thread that started the
-//! child, which in a test runner ends early, and it does not reach PostgreSQL, which Patroni
-//! detaches from itself. So every process carries a mark in its environment, which its children
-//! inherit, and a guard (a shell that waits for the end of a pipe, which the kernel closes with us)
-//! ends all that carries it.
+//! The kernel's parent-death signal is not sufficient: it depends on the thread that started the
+//! child, which ends early in a test runner, and it does not reach PostgreSQL, which Patroni
+//! detaches. So every process carries a mark in its environment, which its children inherit, and a
+//! guard (a shell that waits for the end of a pipe, which the kernel closes with the harness) ends
+//! all marked processes.
 
 use std::{
     fs::{self, File},
@@ -27,20 +27,21 @@ use tokio::sync::watch;
 
 const MARK: &str = "HARNESS_MARK";
 
-/// Ends everything that carries the mark `$1`: Patroni and the like at once, so that nobody starts
-/// a server again; PostgreSQL with SIGINT (a fast shutdown), so that its shared memory is given
-/// back; what is left after 5 s with SIGKILL.
+/// Ends all processes that carry the mark `$1`: Patroni and others at once, so that nothing
+/// restarts a server; PostgreSQL with SIGINT (fast shutdown), so that its shared memory is
+/// released; whatever is left after 5 s with SIGKILL.
 const GUARD: &str = r#"
 cat >/dev/null
 marked() { grep -lzs "^HARNESS_MARK=$1:" /proc/[0-9]*/environ | cut -d/ -f3; }
 for pid in $(marked "$1"); do
-  [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = postgres ] && kill -INT "$pid" && kill -CONT "$pid" || kill -KILL "$pid"
+  [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = postgres ] && kill -INT "$pid" && kill -CONT "$pid" ||
+    kill -KILL "$pid"
 done 2>/dev/null
 for _ in $(seq 50); do [ -z "$(marked "$1")" ] && exit; sleep 0.1; done
 for pid in $(marked "$1"); do kill -KILL "$pid" 2>/dev/null; done
 "#;
 
-/// How long PostgreSQL gets to give back its shared memory when its [`Process`] is dropped.
+/// How long PostgreSQL may take to release its shared memory when its [`Process`] is dropped.
 const DROP_SECONDS_MAX: u64 = 5;
 
 /// A running child process in a process group of its own, with a log file; ended on drop together
@@ -52,13 +53,12 @@ pub struct Process {
     mark: String,
     log: PathBuf,
     ended: watch::Receiver<Option<ExitStatus>>,
-    /// Held while signalling, so that the id cannot have gone to another process.
+    /// Held while signalling, so that the process id cannot be reused.
     reaped: std::sync::Arc<Mutex<bool>>,
 }
 
 impl Process {
-    /// Starts `command` with standard output and error appended to `log` and nothing on standard
-    /// input.
+    /// Starts `command` with standard output and error appended to `log` and no standard input.
     ///
     /// # Errors
     /// The log cannot be written or the program cannot be started.
@@ -71,8 +71,8 @@ impl Process {
         Self::start_into(name, command, file, log)
     }
 
-    /// As [`Process::start`], with standard output and error going to `output`, for example the end
-    /// of a pipe; whoever reads from the other end writes the log.
+    /// Like [`Process::start`], with standard output and error going to `output`, for example a
+    /// pipe; its reader writes the log.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -80,7 +80,8 @@ impl Process {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let mark = format!("{}:{}", guard()?, NUMBER.fetch_add(1, Ordering::Relaxed));
         let program = command.get_program().to_owned();
-        // A group of its own: Ctrl-C is for the harness, which ends its children in order.
+        // A process group of its own: Ctrl-C reaches only the harness, which ends its children in
+        // order.
         command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -91,12 +92,12 @@ impl Process {
             .spawn()
             .with_context(|| format!("starting {name} ({})", program.display()))?;
         let pid = Pid::from_child(&child);
-        let (tell, ended) = watch::channel(None);
+        let (sender, ended) = watch::channel(None);
         let reaped = std::sync::Arc::new(Mutex::new(false));
         let flag = reaped.clone();
         std::thread::spawn(move || {
-            // Waits without reaping first: the id stays ours until nobody can be about to signal
-            // it.
+            // Waits without reaping first, so that the process id stays valid until no thread can
+            // be about to signal it.
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
             while matches!(
                 waitid(WaitId::Pid(pid), options),
@@ -105,7 +106,7 @@ impl Process {
             let mut reaped = lock(&flag);
             let status = child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0));
             *reaped = true;
-            tell.send_replace(Some(status));
+            sender.send_replace(Some(status));
         });
         Ok(Self {
             name: name.to_owned(),
@@ -122,17 +123,17 @@ impl Process {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Where it writes to.
+    /// Path of the log.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// The exit status, when it has ended.
+    /// The exit status, once the process has ended.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         *self.ended.borrow()
     }
 
-    /// Resolves when it has ended; None when it was dropped before.
+    /// Resolves when the process has ended; None if it was dropped first.
     pub fn ending(&self) -> impl Future<Output = Option<ExitStatus>> + Send + 'static {
         let mut ended = self.ended.clone();
         async move {
@@ -144,38 +145,38 @@ impl Process {
         }
     }
 
-    /// Sends a signal; to a process that has ended it is none.
+    /// Sends a signal, unless the process has ended.
     pub fn signal(&self, signal: Signal) {
         if !*lock(&self.reaped) {
-            // The only failure left is a process that has just become a zombie.
+            // This fails only for a process that has just become a zombie.
             kill_process(self.pid, signal).ok();
         }
     }
 
-    /// Stops it where it is (SIGSTOP): it keeps its connections and answers nothing.
-    pub fn freeze(&self) {
+    /// Suspends the process (SIGSTOP): it keeps its connections and answers nothing.
+    pub fn suspend(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on after [`Process::freeze`].
-    pub fn thaw(&self) {
+    /// Resumes the process after [`Process::suspend`].
+    pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub async fn wait(&self) -> ExitStatus {
         let mut ended = self.ended.clone();
         match ended.wait_for(Option::is_some).await.map(|status| *status) {
             Ok(Some(status)) => status,
-            // The thread that tells ends only after it has told.
+            // The waiting thread ends only after it has sent the status.
             _ => ExitStatus::from_raw(0),
         }
     }
 
-    /// Asks it to end (SIGTERM) and waits.
+    /// Sends SIGTERM and waits for the end.
     ///
     /// # Errors
-    /// It is still running after `limit`.
+    /// The process still runs after `limit`.
     pub async fn terminate(&self, limit: Duration) -> Result<ExitStatus> {
         self.signal(Signal::TERM);
         match tokio::time::timeout(limit, self.wait()).await {
@@ -188,19 +189,19 @@ impl Process {
         }
     }
 
-    /// Kills it at once (SIGKILL), it alone, and waits until it is gone.
+    /// Kills this process only (SIGKILL) and waits until it is gone.
     pub async fn kill(&self) {
         self.signal(Signal::KILL);
         self.wait().await;
     }
 
-    /// The ids of all that it has started and that still runs, itself included.
+    /// The ids of this process and all its running descendants.
     pub fn family(&self) -> Vec<u32> {
         with_descendants(marked(&self.mark))
     }
 
-    /// Sends a signal to the whole family, the youngest first: a parent must not replace a child
-    /// that is being stopped.
+    /// Sends a signal to the process and its descendants, youngest first: a parent must not replace
+    /// a child that is being stopped.
     pub fn signal_family(&self, signal: Signal) {
         self.family()
             .into_iter()
@@ -208,8 +209,8 @@ impl Process {
             .for_each(|pid| send(pid, signal));
     }
 
-    /// An error with the end of the log, for a process that did not do what was waited for.
-    pub fn complain(&self, what: &str) -> anyhow::Error {
+    /// An error with the end of the log, for a process that did not do what was expected.
+    pub fn error_with_log(&self, what: &str) -> anyhow::Error {
         let state = self
             .exit_status()
             .map_or_else(|| "still running".to_owned(), |status| status.to_string());
@@ -223,7 +224,7 @@ impl Process {
 }
 
 impl Drop for Process {
-    /// Everything gets SIGKILL but PostgreSQL, whether it is the process itself or below it.
+    /// Kills everything except PostgreSQL, which gets a chance to release its shared memory.
     fn drop(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(DROP_SECONDS_MAX);
         let mut asked = false;
@@ -231,14 +232,14 @@ impl Drop for Process {
             let left = marked(&self.mark);
             let (servers, others): (Vec<u32>, Vec<u32>) =
                 left.iter().partition(|pid| is_postgres(**pid));
-            let patience = Instant::now() < deadline;
+            let in_time = Instant::now() < deadline;
             others.iter().for_each(|pid| send(*pid, Signal::KILL));
-            if !asked || !patience {
-                // SIGQUIT is PostgreSQL's immediate shutdown: no checkpoint, but its shared memory
-                // is given back.
+            if !asked || !in_time {
+                // SIGQUIT is PostgreSQL's immediate shutdown: no checkpoint, but shared memory is
+                // released.
                 servers
                     .iter()
-                    .for_each(|pid| send(*pid, if patience { Signal::QUIT } else { Signal::KILL }));
+                    .for_each(|pid| send(*pid, if in_time { Signal::QUIT } else { Signal::KILL }));
                 servers.iter().for_each(|pid| send(*pid, Signal::CONT));
                 asked = true;
             }
@@ -250,8 +251,7 @@ impl Drop for Process {
     }
 }
 
-/// The first line of `text` in a log since its beginning, or the last `lines` of it when there is
-/// none.
+/// The last `lines` lines of a log.
 pub fn tail(log: &Path, lines: usize) -> String {
     let text = fs::read(log)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -275,7 +275,7 @@ fn is_postgres(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "postgres")
 }
 
-/// Processes whose environment at their start held the mark. A zombie has none and does not count.
+/// Processes whose initial environment contained the mark. A zombie has no environment.
 fn marked(mark: &str) -> Vec<u32> {
     let wanted = format!("{MARK}={mark}").into_bytes();
     let carries = |pid: &u32| {
@@ -290,8 +290,7 @@ fn marked(mark: &str) -> Vec<u32> {
     processes().filter(carries).collect()
 }
 
-/// Adds the descendants: PostgreSQL's workers write their titles over the environment that would
-/// mark them.
+/// Adds descendants: PostgreSQL's children overwrite the environment that would mark them.
 fn with_descendants(mut family: Vec<u32>) -> Vec<u32> {
     let mut parents: Vec<(u32, u32)> = processes()
         .filter_map(|pid| Some((pid, parent(pid)?)))
@@ -310,8 +309,7 @@ fn with_descendants(mut family: Vec<u32>) -> Vec<u32> {
     family
 }
 
-/// True while the process runs or is stopped; one that has ended and waits for somebody to take
-/// note (a zombie) does not count.
+/// True while the process runs or is stopped; a zombie does not count.
 pub fn is_alive(pid: u32) -> bool {
     status_field(pid, 0).is_some_and(|state| state != "Z")
 }
@@ -320,8 +318,8 @@ fn parent(pid: u32) -> Option<u32> {
     status_field(pid, 1)?.parse().ok()
 }
 
-/// A field of /proc/PID/stat, counted from the one behind the name, which stands in parentheses and
-/// may hold anything.
+/// A field of /proc/PID/stat, counted from the one after the name, which is in parentheses and may
+/// contain any character.
 fn status_field(pid: u32, number: usize) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?
@@ -338,8 +336,7 @@ fn processes() -> impl Iterator<Item = u32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
-/// Starts the guard of this harness once; returns the part of the mark that all its processes
-/// share.
+/// Starts the guard once per harness process; returns the prefix of all its marks.
 fn guard() -> Result<&'static str> {
     static GUARDED: OnceLock<Result<(String, std::process::Child), String>> = OnceLock::new();
     let started = GUARDED.get_or_init(|| {
@@ -357,7 +354,7 @@ fn guard() -> Result<&'static str> {
             .stderr(Stdio::null())
             .process_group(0)
             .current_dir("/");
-        // The child is kept, never dropped: with it the pipe stays open until this process ends.
+        // The child is kept, so that the pipe stays open until this process ends.
         shell
             .spawn()
             .map(|child| (mark, child))
@@ -386,14 +383,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_tells_how_it_ended_and_keeps_what_it_said() {
+    async fn exit_status_and_log_are_available_after_the_end() {
         let process =
-            Process::start("speaker", shell("echo said; exit 3"), &log("speaker")).unwrap();
+            Process::start("speaker", shell("echo hello; exit 3"), &log("speaker")).unwrap();
         assert_eq!(process.wait().await.code(), Some(3));
-        assert_eq!(tail(process.log(), 1), "said");
+        assert_eq!(tail(process.log(), 1), "hello");
         assert!(
             process
-                .complain("no")
+                .error_with_log("no")
                 .to_string()
                 .contains("exit status: 3")
         );
@@ -440,7 +437,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dropped_postgres_gives_back_its_shared_memory() {
+    async fn a_dropped_postgres_releases_its_shared_memory() {
         let setup = crate::setup::Setup::ready().await.unwrap();
         let instance = crate::instance::Instance::claim(setup).unwrap();
         let (home, log) = (instance.directory(), instance.directory().join("log"));
@@ -480,8 +477,7 @@ mod tests {
         let mut orphan = shell("exec sleep 1000");
         orphan.env(MARK, "guard-test:1");
         let mut orphan = orphan.spawn().unwrap();
-        // Killed, it stays a zombie of this test until it is asked for; the guard must not take it
-        // for alive.
+        // The killed child stays a zombie of this test; the guard must not count it as running.
         let mut guard = Command::new("/bin/sh");
         guard
             .args(["-c", &script, "harness-guard", "guard-test"])

@@ -1,16 +1,16 @@
-//! How the application is brought to the target: ROUTE of the cutover.
+//! How the application's traffic is routed to the target: the cutover's setting ROUTE.
 
-/// A way.
+/// A value of ROUTE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Route {
-    /// The old poolers are paused and the Services behind them turned; no pod is restarted.
+    /// The source's poolers are paused and its Services repointed; no pod restarts.
     Service,
-    /// The guide's way: the application to 0, its ConfigMap, and up again.
+    /// The application is scaled to 0, its ConfigMap is changed, and it is scaled up again.
     Config,
 }
 
 impl Route {
-    /// As in settings.env.
+    /// The value in settings.env.
     pub fn word(self) -> &'static str {
         match self {
             Self::Service => "service",

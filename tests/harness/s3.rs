@@ -1,4 +1,4 @@
-//! A bucket to keep backups in: versitygw, an S3 server over a directory, with TLS.
+//! An S3 server for backups: versitygw over a directory, with TLS.
 
 use std::{
     collections::hash_map::RandomState,
@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{authority::Authority, instance::Instance, process::Process, setup::Setup};
 
-/// Its host number in the instance's network.
+/// The server's host number in the instance's network.
 const HOST: u8 = 60;
 const PORT: u16 = 7070;
 const START: Duration = Duration::from_secs(30);
@@ -25,20 +25,20 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// A running server; ends on drop.
 pub struct S3 {
-    place: Place,
+    config: ServerConfig,
     ca: String,
     process: Process,
 }
 
-/// Where it listens, where its files are, and who may ask it.
-struct Place {
+/// Address, directory and access key of the server.
+struct ServerConfig {
     address: Ipv4Addr,
     home: PathBuf,
     access_key: String,
     secret_key: String,
 }
 
-impl Place {
+impl ServerConfig {
     async fn run(&self, setup: &'static Setup) -> Result<Process> {
         let mut command = setup.server(setup.s3_server().await?);
         command
@@ -57,10 +57,10 @@ impl Place {
 }
 
 impl S3 {
-    /// Starts it, with one bucket.
+    /// Starts the server with one bucket.
     ///
     /// # Errors
-    /// It cannot be built, or does not answer.
+    /// The server cannot be built, or does not answer.
     pub async fn start(setup: &'static Setup, instance: &Instance, bucket: &str) -> Result<Self> {
         let address = instance.address(HOST);
         let home = instance.subdirectory(setup, "s3")?;
@@ -74,15 +74,15 @@ impl S3 {
         setup.user.write_private(&home.join("tls.key"), &pair.key)?;
         let chance = || format!("{:016x}", RandomState::new().build_hasher().finish());
         let (access_key, secret_key) = (chance(), chance() + &chance());
-        let place = Place {
+        let config = ServerConfig {
             address,
             home,
             access_key,
             secret_key,
         };
         let server = Self {
-            process: place.run(setup).await?,
-            place,
+            process: config.run(setup).await?,
+            config,
             ca: authority.certificate().to_owned(),
         };
         server.answers().await?;
@@ -91,60 +91,60 @@ impl S3 {
 
     async fn answers(&self) -> Result<()> {
         let deadline = Instant::now() + START;
-        while TcpStream::connect((self.place.address, PORT))
+        while TcpStream::connect((self.config.address, PORT))
             .await
             .is_err()
         {
             if Instant::now() > deadline || self.process.exit_status().is_some() {
-                return Err(self.process.complain("does not answer"));
+                return Err(self.process.error_with_log("does not answer"));
             }
             sleep(POLL).await;
         }
         Ok(())
     }
 
-    /// Its URL.
+    /// The endpoint's URL.
     pub fn endpoint(&self) -> String {
-        format!("https://{}:{PORT}", self.place.address)
+        format!("https://{}:{PORT}", self.config.address)
     }
 
-    /// What its certificate is checked against, PEM.
+    /// The CA of the server's certificate, PEM.
     pub fn ca(&self) -> &str {
         &self.ca
     }
 
     /// Id and secret of the access key.
     pub fn keys(&self) -> (&str, &str) {
-        (&self.place.access_key, &self.place.secret_key)
+        (&self.config.access_key, &self.config.secret_key)
     }
 
-    /// The directory that is a bucket.
+    /// The directory of a bucket.
     pub fn directory(&self, bucket: &str) -> PathBuf {
-        self.place.home.join("buckets").join(bucket)
+        self.config.home.join("buckets").join(bucket)
     }
 
-    /// Stops it, and starts it again after a while: for so long nobody listens there.
+    /// Stops the server and starts it again after `pause`; connections are refused in between.
     ///
     /// # Errors
-    /// It does not end, or not come back.
+    /// The server does not stop or does not start again.
     pub async fn restart(&mut self, setup: &'static Setup, pause: Duration) -> Result<()> {
         self.process.terminate(START).await?;
         sleep(pause).await;
-        self.process = self.place.run(setup).await?;
+        self.process = self.config.run(setup).await?;
         self.answers().await
     }
 
-    /// Stops it where it is: it takes connections and answers nothing.
-    pub fn freeze(&self) {
-        self.process.freeze();
+    /// Suspends the server: it accepts connections and answers nothing.
+    pub fn suspend(&self) {
+        self.process.suspend();
     }
 
-    /// Lets it go on.
-    pub fn thaw(&self) {
-        self.process.thaw();
+    /// Resumes the server.
+    pub fn resume(&self) {
+        self.process.resume();
     }
 
-    /// Uploads that were begun, and neither completed nor aborted.
+    /// The number of uploads that were neither completed nor aborted.
     ///
     /// # Errors
     /// The server's directory cannot be read.
@@ -153,7 +153,7 @@ impl S3 {
     }
 }
 
-/// A directory for each object, and in it one for each upload.
+/// versitygw keeps a directory per object, and in it one per upload.
 fn uploads(folder: &Path) -> Result<usize> {
     if !folder.exists() {
         return Ok(0);

@@ -1,14 +1,13 @@
-//! What kube-proxy and the cluster's DNS do, for one machine: every Service of the namespace gets a
-//! TCP listener of its own, and its name an address.
+//! Imitates kube-proxy and the cluster's DNS on one machine: every Service of the namespace gets a
+//! TCP listener, and its name resolves to an address.
 //!
-//! A Service is followed as kube-proxy follows it: with a selector its backends are the ready Pods
-//! that match, without one they are the addresses of the Endpoints object of the same name (which
-//! Patroni writes), and of the EndpointSlices that a selector has left behind. Kubernetes' objects
-//! carry addresses that stand for loopback ones ([`Instance::paper_address`]); the cluster IP of a
-//! Service is not used at all. As with kube-proxy, a change of backends closes no connection that
-//! exists, and a Service without backends refuses new ones. Kinder than the real thing: a change
-//! takes effect at once (kube-proxy: up to a second), and every port of a Service leads to one
-//! number only.
+//! Backends are determined as in Kubernetes: with a selector, the ready Pods that match; without
+//! one, the addresses of the Endpoints object of the same name (which Patroni writes) and of
+//! EndpointSlices that an earlier selector left behind. Kubernetes objects hold addresses that
+//! represent loopback ones ([`Instance::kubernetes_address`]); the cluster IP of a Service is not
+//! used. As with kube-proxy, a change of backends closes no existing connection, and a Service
+//! without backends refuses new ones. Unlike kube-proxy, changes take effect at once (kube-proxy:
+//! within a second), and every port of a Service has one target port.
 
 mod backends;
 pub mod forwarder;
@@ -38,23 +37,23 @@ use backends::Cluster;
 use forwarder::Forwarder;
 use slices::Slices;
 
-/// The first host number of the instance's network that belongs to Services ([`Instance`]'s table).
+/// The first host number of Services in the instance's network (see [`Instance`]).
 const FIRST_HOST: u8 = 41;
 const LAST_HOST: u8 = 252;
-/// Nothing listens there.
-const NOBODY: u8 = 253;
-/// The first lists of three kinds must be there by then.
+/// Host number where nothing listens.
+const REFUSING_HOST: u8 = 253;
+/// Limit for the first lists of all kinds.
 const FIRST_LISTS: Duration = Duration::from_secs(20);
 
-/// All Services of one namespace, alive as long as this value.
+/// All Services of one namespace; forwarding ends on drop.
 pub struct Services {
     namespace: String,
-    nobody: Ipv4Addr,
+    refusing_address: Ipv4Addr,
     addresses: watch::Receiver<Addresses>,
     task: JoinHandle<()>,
 }
 
-/// By the Service's name.
+/// Addresses by Service name.
 type Addresses = BTreeMap<String, Ipv4Addr>;
 
 impl Drop for Services {
@@ -73,17 +72,17 @@ impl std::fmt::Debug for Services {
 }
 
 impl Services {
-    /// Begins to follow the namespace and returns when the first lists are in.
+    /// Starts following the namespace; returns after the first lists.
     ///
     /// # Errors
     /// The API server cannot be reached or refuses to list Services, Pods or Endpoints.
     pub async fn follow(client: Client, instance: Arc<Instance>, namespace: &str) -> Result<Self> {
-        let (tell, addresses) = watch::channel(Addresses::new());
+        let (sender, addresses) = watch::channel(Addresses::new());
         let (ready, is_ready) = oneshot::channel();
-        let nobody = instance.address(NOBODY);
+        let refusing_address = instance.address(REFUSING_HOST);
         let proxy = Proxy {
             instance,
-            addresses: tell,
+            addresses: sender,
             ports: BTreeMap::new(),
         };
         let task = tokio::spawn(proxy.follow(client, namespace.to_owned(), ready));
@@ -92,7 +91,7 @@ impl Services {
             .context("listing services, pods and endpoints took too long")??;
         Ok(Self {
             namespace: namespace.to_owned(),
-            nobody,
+            refusing_address,
             addresses,
             task,
         })
@@ -103,8 +102,8 @@ impl Services {
         &self.namespace
     }
 
-    /// What the cluster's DNS would answer: the address of a Service by `name`, `name.namespace`,
-    /// `name.namespace.svc` or the full name; none when no such Service exists.
+    /// The address that the cluster's DNS would return for a Service's `name`, `name.namespace`,
+    /// `name.namespace.svc` or full name; None if there is no such Service.
     pub fn resolve(&self, host: &str) -> Option<IpAddr> {
         let name = service_name(host, &self.namespace)?;
         self.addresses
@@ -113,16 +112,16 @@ impl Services {
             .map(|address| IpAddr::V4(*address))
     }
 
-    /// An address where every connection is refused: for who asks for a name that no Service has,
-    /// because asking a real resolver would leave this machine.
-    pub fn nobody(&self) -> IpAddr {
-        self.nobody.into()
+    /// An address where every connection is refused, for names without a Service: a real resolver
+    /// would send a query to the network.
+    pub fn refusing_address(&self) -> IpAddr {
+        self.refusing_address.into()
     }
 
-    /// Waits until the Service has a name.
+    /// Waits until the Service can be resolved.
     ///
     /// # Errors
-    /// It has none within `limit`.
+    /// The Service does not appear within `limit`.
     pub async fn wait_for(&self, host: &str, limit: Duration) -> Result<IpAddr> {
         let name = service_name(host, &self.namespace)
             .with_context(|| format!("{host} is no name of the namespace {}", self.namespace))?;
@@ -138,9 +137,9 @@ impl Services {
 }
 
 impl Services {
-    /// The Service's address as soon as it is another one than `known`: what a resolver that asks
-    /// again and again would see.
-    pub async fn moved(&self, host: &str, known: Option<IpAddr>) -> Option<IpAddr> {
+    /// The Service's address once it differs from `known`, as a resolver that asks repeatedly would
+    /// see it.
+    pub async fn address_changed(&self, host: &str, known: Option<IpAddr>) -> Option<IpAddr> {
         let mut addresses = self.addresses.clone();
         while self.resolve(host) == known {
             if addresses.changed().await.is_err() {
@@ -151,7 +150,7 @@ impl Services {
     }
 }
 
-/// The Service's own name out of the forms that a pod's resolver accepts.
+/// The Service's name from the forms that a pod's resolver accepts.
 fn service_name<'a>(host: &'a str, namespace: &str) -> Option<&'a str> {
     let (name, rest) = host
         .trim_end_matches('.')
@@ -166,7 +165,7 @@ fn service_name<'a>(host: &'a str, namespace: &str) -> Option<&'a str> {
     accepted.iter().any(|form| form == rest).then_some(name)
 }
 
-/// A listener, and the way to tell it its backends.
+/// A listener and the sender of its backends.
 struct Port {
     backends: watch::Sender<Vec<SocketAddr>>,
     _forwarder: Forwarder,
@@ -186,7 +185,7 @@ impl Proxy {
         while changes.next().await.is_some() {
             self.apply(&cluster);
             for service in cluster.services() {
-                // The API server may be away just now; the next change writes again.
+                // The API server may be unreachable; the next change writes again.
                 let _ = slices
                     .write(
                         &service.name_any(),
@@ -254,7 +253,7 @@ impl Proxy {
     }
 }
 
-/// A headless Service has no address of its own, and neither has an alias.
+/// Headless Services and aliases have no address.
 fn has_address(service: &Service) -> bool {
     let ip = service
         .spec

@@ -1,4 +1,4 @@
-//! An open session of the harness.
+//! A PostgreSQL session together with the task that drives its connection.
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -6,7 +6,7 @@ use tokio::{
 };
 use tokio_postgres::{Client, Connection};
 
-/// A session; the task that carries it ends with it.
+/// A session; its connection task ends on drop.
 #[derive(Debug)]
 pub struct Session {
     client: Client,
@@ -14,14 +14,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// Lets the connection run.
+    /// Spawns the connection task.
     pub(crate) fn begin<S, T>((client, connection): (Client, Connection<S, T>)) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let task = tokio::spawn(async move {
-            // How it ended is told to whoever waits for an answer.
+            // A pending query reports how the connection ended.
             let _ = connection.await;
         });
         Self { client, task }

@@ -1,12 +1,14 @@
-//! Finds or makes the real parts: kube-apiserver, etcd, kustomize and kubectl, PostgreSQL, Patroni
-//! and PgBouncer, a locale, a user to run them.
+//! Finds or builds the real programs: kube-apiserver, etcd, kustomize and kubectl, PostgreSQL,
+//! Patroni and PgBouncer, a locale, and a user to run them.
 //!
-//! What has to be built is built once and kept in the user's cache; progress goes to standard
-//! error. A second call finds everything in its place and only looks at a few files.
+//! What has to be built is built once and kept in the user's cache; parts that do not depend on
+//! each other are built side by side, and report to standard error. A second call finds everything
+//! in its place and only looks at a few files.
 
+mod directories;
 mod go;
 mod locale;
-mod places;
+mod progress;
 mod python;
 mod tools;
 mod user;
@@ -15,72 +17,105 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    thread::{self, ScopedJoinHandle},
 };
 
 use anyhow::{Context, Result, anyhow};
-pub use places::{Places, target_directory};
+pub use directories::{Directories, target_directory};
 pub use user::ServerUser;
 
-/// Where the parts are, and as whom they run.
+/// Paths of the programs, and the user that runs them.
 #[derive(Debug)]
 pub struct Setup {
     /// The user that the servers run as.
     pub user: ServerUser,
-    /// Where finished parts and the files of a run are kept.
-    pub places: Places,
+    /// Directories of finished builds and of runs.
+    pub directories: Directories,
     /// The API server.
     pub kube_apiserver: PathBuf,
-    /// Its store.
+    /// etcd, the API server's store.
     pub etcd: PathBuf,
     /// Renders the manifests.
     pub kustomize: PathBuf,
-    /// What users apply them with.
+    /// kubectl.
     pub kubectl: PathBuf,
-    /// The Python that has Patroni.
+    /// The Python interpreter with Patroni.
     pub python: PathBuf,
     /// The directory of PostgreSQL's programs.
     pub postgres_bin: PathBuf,
-    /// The directory of another PostgreSQL's programs, 16.2, for a target that does not fit.
+    /// The directory of PostgreSQL 16.2's programs, for a target of the wrong version.
     pub postgres_16_bin: PathBuf,
-    /// The poolers.
+    /// PgBouncer.
     pub pgbouncer: PathBuf,
-    /// LOCPATH for the locale of the source, when the machine itself does not have it.
+    /// LOCPATH for the source's locale, if the machine does not have it.
     pub locale_path: Option<PathBuf>,
 }
 
 impl Setup {
-    /// The parts, made on the first call of a process; later calls return the same.
+    /// The setup, made on the first call of a process.
     ///
     /// # Errors
-    /// A tool or library is missing (the text names the command that installs it), or a build or
-    /// download failed.
+    /// A tool or library is missing (the text names the command that checks all of them), or a
+    /// build or download failed.
     pub async fn ready() -> Result<&'static Self> {
         tokio::task::spawn_blocking(Self::ready_blocking).await?
     }
 
-    /// As [`Setup::ready`], for callers without a runtime.
+    /// Like [`Setup::ready`], for callers without a runtime.
     ///
     /// # Errors
     /// As [`Setup::ready`].
     pub fn ready_blocking() -> Result<&'static Self> {
+        Self::made(false)
+    }
+
+    /// As [`Setup::ready_blocking`], with the S3 server: everything that any test needs.
+    ///
+    /// # Errors
+    /// As [`Setup::ready`].
+    pub fn complete_blocking() -> Result<&'static Self> {
+        Self::made(true)
+    }
+
+    fn made(with_s3_server: bool) -> Result<&'static Self> {
         static READY: OnceLock<Result<Setup, String>> = OnceLock::new();
         READY
-            .get_or_init(|| Self::make().map_err(|error| format!("{error:#}")))
+            .get_or_init(|| Self::make(with_s3_server).map_err(|error| format!("{error:#}")))
             .as_ref()
             .map_err(|error| anyhow!("{error}"))
     }
 
-    fn make() -> Result<Self> {
+    /// Two long builds side by side are enough for two cores; the packages of Python come over the
+    /// network meanwhile.
+    fn make(with_s3_server: bool) -> Result<Self> {
         let user = ServerUser::choose()?;
-        let places = Places::choose(&user)?;
-        let _alone = places.lock()?;
-        let control_plane = go::control_plane(&places, &user)?;
-        let python =
-            python::patroni_and_postgres(&places, &user).context("making the source's servers")?;
-        let postgres_16_bin = python::postgres_16(&places, &python.interpreter)
-            .context("fetching another PostgreSQL")?;
-        let pgbouncer = tools::need("pgbouncer", "pgbouncer")?;
-        let locale_path = locale::en_us(&places).context("finding the locale of the source")?;
+        let directories = Directories::choose(&user)?;
+        let _alone = directories.lock()?;
+        let pgbouncer = tools::need("pgbouncer")?;
+        let locale_path =
+            locale::en_us(&directories).context("finding the locale of the source")?;
+        let sources = go::sources(&directories, &user)?;
+        let (python, postgres_16_bin) = thread::scope(|scope| {
+            let kubernetes = scope.spawn(|| go::kubernetes(&sources, &directories));
+            let other_servers = scope.spawn(|| {
+                go::etcd(&sources, &directories)?;
+                if with_s3_server {
+                    go::s3_server(&directories)?;
+                }
+                Ok(())
+            });
+            let databases = scope.spawn(|| {
+                let python = python::patroni_and_postgres(&directories, &user)
+                    .context("making the source's servers")?;
+                let postgres_16 = python::postgres_16(&directories, &python.interpreter)
+                    .context("fetching another PostgreSQL")?;
+                Ok((python, postgres_16))
+            });
+            finished(kubernetes)?;
+            finished(other_servers)?;
+            finished(databases)
+        })?;
+        let control_plane = go::control_plane(sources, &directories);
         Ok(Self {
             kube_apiserver: control_plane.kube_apiserver,
             etcd: control_plane.etcd,
@@ -91,12 +126,12 @@ impl Setup {
             postgres_16_bin,
             pgbouncer,
             locale_path,
-            places,
+            directories,
             user,
         })
     }
 
-    /// The S3 server, made on the first call.
+    /// The S3 server, built on the first call.
     ///
     /// # Errors
     /// As [`Setup::ready`].
@@ -104,25 +139,23 @@ impl Setup {
         tokio::task::spawn_blocking(|| self.s3_server_blocking()).await?
     }
 
-    /// As [`Setup::s3_server`], for callers without a runtime.
+    /// Like [`Setup::s3_server`], for callers without a runtime.
     ///
     /// # Errors
     /// As [`Setup::ready`].
     pub fn s3_server_blocking(&self) -> Result<PathBuf> {
-        let _alone = self.places.lock()?;
-        go::s3_server(&self.places)
+        let _alone = self.directories.lock()?;
+        go::s3_server(&self.directories)
     }
 
-    /// A command for one of the servers: runs as [`Setup::user`] with a clean environment (PATH,
-    /// HOME, locale).
+    /// A command that runs as [`Setup::user`] with a clean environment (PATH, HOME, locale).
     pub fn server(&self, program: impl AsRef<Path>) -> Command {
         let mut command = self.user.command(program.as_ref());
         let path = format!(
             "{}:/usr/local/bin:/usr/bin:/bin",
             self.postgres_bin.display()
         );
-        // The spelling is Spilo's: initdb writes it into the databases' datcollate as it stands in
-        // LC_ALL.
+        // Spilo's spelling: initdb copies LC_ALL verbatim into datcollate.
         command
             .env_clear()
             .env("PATH", path)
@@ -134,9 +167,16 @@ impl Setup {
         command
     }
 
-    /// A command for one of PostgreSQL's programs (`pg_basebackup`, `postgres`, …), otherwise as
+    /// A command for one of PostgreSQL's programs (`pg_basebackup`, `postgres`, …), like
     /// [`Setup::server`].
     pub fn postgres(&self, program: &str) -> Command {
         self.server(self.postgres_bin.join(program))
     }
+}
+
+/// What a thread came to.
+fn finished<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread
+        .join()
+        .map_err(|_| anyhow!("a thread that makes a part panicked"))?
 }

@@ -1,15 +1,13 @@
-//! A PostgreSQL 17 cluster as the Zalando operator 1.15 and Spilo 4.0 leave it: two Patroni members
-//! with the API server as their DCS, and every object, label, Secret, role, setting and file that
-//! the programs may look at.
+//! Imitates a PostgreSQL 17 cluster of the Zalando operator 1.15 with Spilo 4.0: two real Patroni
+//! members with the API server as their DCS, and every object, label, Secret, role, setting and
+//! file that the programs may read. Imitated, each with the document that describes it:
 //!
-//! | imitated | where it was seen |
-//! |---|---|
-//! | Patroni's configuration, pg_hba, file locations | facts/zalando.md §2, §5; shared/testbed/images/source/launch.py |
-//! | objects, labels, Secrets, RBAC | facts/zalando.md §1, §4 |
-//! | md5 in postgresql.base.conf, no checksums, `en_US.utf-8` | facts/verified.md, *What the copy brings along* |
-//! | `spec.tls` with an intermediate CA | facts/verified.md, its scenario |
+//! - Patroni's configuration, pg_hba, file locations: docs/operators/zalando.md
+//! - objects, labels, Secrets, RBAC: docs/operators/zalando.md
+//! - md5 in postgresql.base.conf, no checksums, `en_US.utf-8`: docs/operators/cloudnative-pg.md
+//! - `spec.tls` with an intermediate CA: docs/operators/zalando.md
 //!
-//! What the operator does after a change of the resource is in [`operator`].
+//! The operator's reactions to changes of the resource are in [`operator`].
 
 mod certificates;
 mod connection;
@@ -33,7 +31,7 @@ use anyhow::{Context, Result, anyhow};
 pub use connection::connect;
 pub use credentials::Credentials;
 use http::Method;
-pub use member::{Member, Place};
+pub use member::{Member, MemberLayout};
 pub use objects::secret_name;
 pub use options::{Checksums, Dcs, Hashes, SourceOptions, Tls};
 pub use patroni::{POSTGRES_PORT, REST_PORT};
@@ -42,12 +40,12 @@ use tokio_postgres::Client;
 
 use crate::{control_plane::ControlPlane, instance::Instance, setup::Setup};
 
-/// The first member's host number in the instance's network; the second one's is the next.
+/// Host number of the first member in the instance's network; the second has the next one.
 pub const FIRST_HOST: u8 = 11;
 const START_SECONDS_MAX: u64 = 90;
 const POLL: Duration = Duration::from_millis(100);
 
-/// The running cluster; ends on drop.
+/// A running source cluster; it ends on drop.
 pub struct Source {
     options: SourceOptions,
     credentials: Credentials,
@@ -57,47 +55,48 @@ pub struct Source {
 }
 
 impl Source {
-    /// Makes the objects, starts the members, and fills the databases.
+    /// Creates the objects, starts the members, and fills the databases.
     ///
     /// # Errors
-    /// An object is refused, or the cluster does not come up; the error holds the end of Patroni's
+    /// An object is refused, or the cluster does not start; the error holds the end of Patroni's
     /// log.
     pub async fn start(plane: &ControlPlane, options: SourceOptions) -> Result<Self> {
         let (setup, instance) = (plane.setup(), Arc::clone(plane.instance()));
         let credentials = Credentials::random()?;
         let certificates = certificates::make(&options)?;
-        let places = member::places(setup, &instance, &options, certificates.root.is_some())?;
+        let layouts = member::layouts(setup, &instance, &options, certificates.root.is_some())?;
         plane.namespace(&options.namespace).await?;
         plane
             .apply(
                 &options.namespace,
-                &objects::all(&options, &places, &credentials, &certificates),
+                &objects::all(&options, &layouts, &credentials, &certificates),
             )
             .await?;
         let kubeconfig = plane
             .kubeconfig(&options.namespace, objects::ACCOUNT)
             .await?;
-        for place in &places {
+        for layout in &layouts {
             setup
                 .user
-                .write_private(&place.home.join("kubeconfig"), &kubeconfig)?;
+                .write_private(&layout.home.join("kubeconfig"), &kubeconfig)?;
             setup
                 .user
-                .write_private(&place.home.join("post_init.sql"), patroni::POST_INIT)?;
-            setup
-                .user
-                .write_private(&place.tls.join("tls.crt"), &certificates.server.certificate)?;
-            setup
-                .user
-                .write_private(&place.tls.join("tls.key"), &certificates.server.key)?;
+                .write_private(&layout.home.join("post_init.sql"), patroni::POST_INIT)?;
             setup.user.write_private(
-                &place.tls.join("ca.crt"),
+                &layout.tls.join("tls.crt"),
+                &certificates.server.certificate,
+            )?;
+            setup
+                .user
+                .write_private(&layout.tls.join("tls.key"), &certificates.server.key)?;
+            setup.user.write_private(
+                &layout.tls.join("ca.crt"),
                 certificates.root.as_deref().unwrap_or_default(),
             )?;
         }
-        let members = places
+        let members = layouts
             .into_iter()
-            .map(|place| Member::new(place, setup))
+            .map(|layout| Member::new(layout, setup))
             .collect();
         let source = Self {
             options,
@@ -114,8 +113,7 @@ impl Source {
         Ok(source)
     }
 
-    /// The first member bootstraps the cluster, the others clone it while the databases are being
-    /// filled.
+    /// The first member bootstraps the cluster; the others clone it while the databases are filled.
     async fn bring_up(&self) -> Result<()> {
         let (first, others) = self
             .members
@@ -131,23 +129,23 @@ impl Source {
         self.healthy().await
     }
 
-    /// Writes a member's postgres.yml, as Spilo does at the start of its pod; an empty `pg_hba` is
-    /// Spilo's own list.
+    /// Writes a member's postgres.yml, as Spilo does when its pod starts. An empty `pg_hba` means
+    /// Spilo's default list.
     fn configure(&self, member: &Member, pg_hba: &[String]) -> Result<()> {
         let configuration = patroni::configuration(
             &self.options,
-            member.place(),
+            member.layout(),
             &self.credentials,
             pg_hba,
             &self.setup.postgres_bin,
         );
         self.setup.user.write_private(
-            &member.place().home.join("postgres.yml"),
+            &member.layout().home.join("postgres.yml"),
             &configuration.to_string(),
         )
     }
 
-    /// What was asked for.
+    /// The options of this source.
     pub fn options(&self) -> &SourceOptions {
         &self.options
     }
@@ -157,17 +155,17 @@ impl Source {
         &self.credentials
     }
 
-    /// The network and directory that it lives in.
+    /// The network and directory of the cluster.
     pub fn instance(&self) -> &Arc<Instance> {
         &self.instance
     }
 
-    /// Both members, in the order of their numbers.
+    /// The members in order of their numbers.
     pub fn members(&self) -> &[Member] {
         &self.members
     }
 
-    /// The member that leads, by the word of any member that answers.
+    /// The current leader, according to any member that answers.
     ///
     /// # Errors
     /// No member answers, or there is no leader.
@@ -178,10 +176,10 @@ impl Source {
         self.members
             .iter()
             .find(|member| member.name() == name)
-            .with_context(|| format!("{name} leads and is not ours"))
+            .with_context(|| format!("{name} leads and is not a known member"))
     }
 
-    /// A member that does not lead.
+    /// A member that is not the leader.
     ///
     /// # Errors
     /// As [`Source::leader`].
@@ -200,7 +198,7 @@ impl Source {
     pub async fn cluster(&self) -> Result<Value> {
         let mut last = anyhow!("a source without members");
         for member in &self.members {
-            // A frozen member takes the connection and says nothing.
+            // A suspended member accepts the connection and does not answer.
             match tokio::time::timeout(
                 Duration::from_secs(2),
                 rest::get(&format!("{}/cluster", member.rest_url())),
@@ -215,8 +213,7 @@ impl Source {
         Err(last)
     }
 
-    /// PATCH /config: changes Patroni's dynamic configuration; null removes a key. Asked of the
-    /// leader.
+    /// PATCH /config on the leader: changes Patroni's dynamic configuration; null removes a key.
     ///
     /// # Errors
     /// Patroni refuses, or there is no leader that answers.
@@ -229,12 +226,11 @@ impl Source {
         .await
     }
 
-    /// Waits until one member leads and all others run and stream from it. Streaming is asked of
-    /// the leader's server: Patroni's members say so themselves only a round or two later
-    /// (`loop_wait` is 10 s).
+    /// Waits until one member leads and all others run and stream from it. Streaming is read from
+    /// the leader's server: Patroni reports it only one or two loops later (`loop_wait` is 10 s).
     ///
     /// # Errors
-    /// Not within 90 s; the error holds the end of a log.
+    /// The cluster is not healthy within 90 s; the error holds the end of a log.
     pub async fn healthy(&self) -> Result<()> {
         let member = self.members.last().context("a source without members")?;
         let deadline = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
@@ -244,14 +240,16 @@ impl Source {
         .await?;
         while self.streaming().await.unwrap_or_default() != self.members.len() - 1 {
             if Instant::now() > deadline {
-                return Err(member.complain(&format!("not streaming after {START_SECONDS_MAX} s")));
+                return Err(
+                    member.error_with_log(&format!("not streaming after {START_SECONDS_MAX} s"))
+                );
             }
             tokio::time::sleep(POLL).await;
         }
         Ok(())
     }
 
-    /// How many members stream from the leader.
+    /// The number of members that stream from the leader.
     async fn streaming(&self) -> Result<usize> {
         let names: Vec<&str> = self.members.iter().map(Member::name).collect();
         let query = "select count(*) from pg_stat_replication where state = 'streaming' and \
@@ -284,7 +282,7 @@ impl Source {
         self.healthy().await
     }
 
-    /// Kills the leader's PostgreSQL (SIGKILL); what Patroni does then is its own business.
+    /// Kills the leader's PostgreSQL (SIGKILL), not Patroni.
     ///
     /// # Errors
     /// There is no leader.
@@ -292,10 +290,10 @@ impl Source {
         self.leader().await?.kill_postgres()
     }
 
-    /// Stops everything in order, replicas first.
+    /// Stops all members, replicas first.
     ///
     /// # Errors
-    /// A member does not end.
+    /// A member does not stop.
     pub async fn stop(&self) -> Result<()> {
         let leader = self
             .leader()
@@ -312,8 +310,8 @@ impl Source {
         Ok(())
     }
 
-    /// A connection string of the superuser to an address (a member, or a Service's forwarder). TLS
-    /// without a check of the certificate: the tests' own connections prove nothing about it.
+    /// A superuser's connection string for an address (a member, or a Service). TLS without
+    /// certificate checks: these connections test nothing about certificates.
     pub fn connection_string(&self, address: Ipv4Addr, database: &str) -> String {
         let password = &self.credentials.postgres;
         format!(
@@ -322,17 +320,17 @@ impl Source {
         )
     }
 
-    /// Connects as the superuser to a member.
+    /// Connects to a member as the superuser.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The member does not answer.
     pub async fn connect_to(&self, member: &Member, database: &str) -> Result<Client> {
         connect(&self.connection_string(member.address(), database))
             .await
             .with_context(|| format!("connecting to {}", member.name()))
     }
 
-    /// Connects as the superuser to the leader.
+    /// Connects to the leader as the superuser.
     ///
     /// # Errors
     /// There is no leader, or it does not answer.
@@ -340,11 +338,11 @@ impl Source {
         self.connect_to(self.leader().await?, database).await
     }
 
-    /// Waits until the members' view of the cluster is as wanted; `whom` is the member whose log
-    /// explains why it is not.
+    /// Waits until the members' view of the cluster is `wanted`; an error holds the log of
+    /// `member`.
     async fn until(
         &self,
-        whom: &Member,
+        member: &Member,
         missing: &str,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<()> {
@@ -357,9 +355,8 @@ impl Source {
             if Instant::now() > deadline {
                 let seen =
                     seen.map_or_else(|error| error.to_string(), |cluster| cluster.to_string());
-                return Err(
-                    whom.complain(&format!("{missing} after {START_SECONDS_MAX} s; {seen}"))
-                );
+                return Err(member
+                    .error_with_log(&format!("{missing} after {START_SECONDS_MAX} s; {seen}")));
             }
             tokio::time::sleep(POLL).await;
         }

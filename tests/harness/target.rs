@@ -1,27 +1,34 @@
-//! The target: does to a real PostgreSQL what CloudNativePG 1.30 does to it, and nothing kinder.
+//! Imitates CloudNativePG 1.30: does to a real PostgreSQL what the operator and its instance
+//! manager do, without being more forgiving. Imitated, each with the place where the behaviour was
+//! seen:
 //!
-//! | imitated | where it was seen |
-//! |---|---|
-//! | defaults written into the spec ([`configuration`]) | facts/cnpg.md §1.2, §4.2; api/v1/cluster_defaults.go |
-//! | Secrets `-ca`, `-server`, `-replication`, `-superuser`, `-app`; Services `-rw`, `-ro`, `-r`; Job, pod ([`objects`]) | §2.7, §6; pkg/specs |
-//! | the clone: asks for ever, pg_basebackup with a spread checkpoint, keeps the source's postgresql.conf ([`clone`]) | verified.md, *What stops the guide's way*; §3.1 |
-//! | custom.conf, override.conf without a slot, pg_hba.conf, pg_ident.conf ([`configuration`]) | §3.2, §4; pkg/postgres/configuration.go |
-//! | the pod's patch and its init containers ([`objects`], [`init_container`]) | verified.md, point 7 |
-//! | a server that does not start: crash loop with the kubelet's back-off ([`manager`]) | verified.md, point 6 |
-//! | promotion without asking for the last WAL, restart for archive_mode, phases and their delays ([`promotion`]) | verified.md, *Cuts by hand*; §2.1, §2.3 |
-//! | passwords set, nulled or kept; managed extensions dropped without cascade; an error ends the rest ([`roles`]) | §2.2; instance_controller.go |
-//! | `streaming_replica` only at the restart ([`roles`]) | §2.1, point 9 |
-//! | fencing by annotation; reload and restart for changed settings ([`manager`]) | §2.5; verified.md, *Fences* |
+//! - defaults written into the spec ([`configuration`]): api/v1/cluster_defaults.go
+//! - Secrets `-ca`, `-server`, `-replication`, `-superuser`, `-app`; Services `-rw`, `-ro`, `-r`;
+//!   Job, pod ([`objects`]): pkg/specs
+//! - the clone: retries without end, pg_basebackup with a spread checkpoint, keeps the source's
+//!   postgresql.conf ([`clone`]): pkg/management/postgres/join.go
+//! - custom.conf, override.conf without a slot, pg_hba.conf, pg_ident.conf ([`configuration`]):
+//!   pkg/postgres/configuration.go
+//! - the pod's patch and its init containers ([`objects`], [`init_container`]): a real cluster
+//! - a server that does not start: crash loop with the kubelet's back-off ([`manager`]): a real
+//!   cluster
+//! - promotion without waiting for the last WAL, restart for archive_mode, phases and their delays
+//!   ([`promotion`]): a real cluster
+//! - passwords set, nulled or kept; managed extensions dropped without cascade; an error skips the
+//!   rest ([`roles`]): instance_controller.go
+//! - `streaming_replica` only at the restart ([`roles`]): lifecycle/run.go
+//! - fencing by annotation; reload and restart for changed settings ([`manager`]): a real cluster
 //!
-//! **Not imitated**: more than one instance, switchover, failover and the primary's Lease;
-//! promotion tokens; demotion (`enabled` back to true); the webhook's refusals; the rollout when
-//! the pod's specification changes (delete the pod instead); `managed.roles`; backups and a WAL
-//! archive (`archive_command` takes its time and throws away, `restore_command` takes its time and
-//! fails); metrics and the status port; PodDisruptionBudgets, volume claims; the Job's
-//! backoffLimit; raising the five settings from pg_control; the glibc of another image: the server
-//! is the same PostgreSQL 17.10 as the source's, on the same machine, so that no collation version
-//! differs. The Poolers are [`crate::service::pooler`]s, without PgBouncer. pg_stat_wal_receiver's
-//! conninfo has a `hostaddr` that the real one has not: it is the harness's DNS.
+//! All of these facts are described in docs/operators/cloudnative-pg.md. **Not imitated**: more
+//! than one instance, switchover, failover and the primary's Lease; promotion tokens; demotion
+//! (`enabled` back to true); the webhook's refusals; the rollout after a change of the pod's
+//! specification (delete the pod instead); `managed.roles`; backups and a WAL archive
+//! (`archive_command` takes its time and discards, `restore_command` takes its time and fails);
+//! metrics and the status port; PodDisruptionBudgets, volume claims; the Job's backoffLimit;
+//! raising the five settings from pg_control; another image's glibc: the server is the same
+//! PostgreSQL 17.10 as the source's on the same machine, so collation versions never differ.
+//! Poolers are [`crate::service::pooler`]s, without PgBouncer. The conninfo in pg_stat_wal_receiver
+//! has a `hostaddr` that replaces DNS.
 
 mod bootstrap;
 mod clone;
@@ -31,15 +38,15 @@ pub mod connection;
 pub mod init_container;
 mod log;
 mod manager;
-pub mod moments;
 pub mod objects;
 mod operator;
-mod peers;
 mod pod;
 mod promotion;
+pub mod promotion_times;
 mod reconcile;
 mod roles;
 mod server;
+mod socket_users;
 mod status;
 mod volume;
 
@@ -55,38 +62,38 @@ use tokio::{
 use crate::{instance::Instance, service::Services, session::Session, setup::Setup};
 use cluster::Cluster;
 use log::Log;
-pub use moments::Moments;
-use operator::{Operator, Running};
-use server::{Server, Stop};
+use operator::{Instances, Operator};
+pub use promotion_times::PromotionTimes;
+use server::{Server, StopMode};
 
-/// The first instance's host number in the network.
+/// Host number of the first instance in the network.
 pub const FIRST_HOST: u8 = 21;
-/// The first pooler's host number in the network.
+/// Host number of the first pooler in the network.
 const FIRST_POOLER_HOST: u8 = 31;
 const POLL: Duration = Duration::from_millis(20);
 
 /// What the controller needs.
 pub struct Options {
-    /// Programs and their user.
+    /// Programs and the servers' user.
     pub setup: &'static Setup,
     /// Network and directory.
     pub instance: Arc<Instance>,
-    /// A client that may do everything.
+    /// A client with all permissions.
     pub client: Client,
-    /// The cluster's DNS; its namespace is the one that is watched.
+    /// The Services, used as DNS; their namespace is the one that is watched.
     pub services: Arc<Services>,
-    /// Where init containers find their programs by name: cargo's directory of built binaries.
+    /// The directory of the init containers' programs: cargo's build directory.
     pub programs: PathBuf,
     /// The home directories of the source's members on this machine, which a pod could not see:
-    /// paths below them are copied as `/home/postgres/…`, as they read at Spilo.
+    /// paths below them are replaced by Spilo's `/home/postgres/…`.
     pub hidden: Vec<PathBuf>,
 }
 
-/// The controller, and all instances that it has made; everything ends with this value.
+/// The imitated operator and its instances; everything ends on drop.
 pub struct Target {
     client: Client,
     namespace: String,
-    running: watch::Receiver<Running>,
+    instances: watch::Receiver<Instances>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -97,97 +104,96 @@ impl Drop for Target {
 }
 
 impl Target {
-    /// Begins to watch Clusters and Poolers.
+    /// Starts watching Clusters and Poolers.
     pub fn start(options: Options) -> Self {
         let (client, namespace) = (
             options.client.clone(),
             options.services.namespace().to_owned(),
         );
-        let (tell, running) = watch::channel(Running::default());
-        let task = tokio::spawn(Operator::new(options, tell).run());
+        let (sender, instances) = watch::channel(Instances::default());
+        let task = tokio::spawn(Operator::new(options, sender).run());
         Self {
             client,
             namespace,
-            running,
+            instances,
             task,
         }
     }
 
-    /// The instance of a Cluster, once the controller has seen that.
+    /// The instance of a Cluster, once the operator has observed the Cluster.
     ///
     /// # Errors
-    /// It has not within `limit`.
+    /// The Cluster is not observed within `limit`.
     pub async fn instance(&self, cluster: &str, limit: Duration) -> Result<InstanceHandle> {
-        let mut running = self.running.clone();
+        let mut instances = self.instances.clone();
         let seen = timeout(
             limit,
-            running.wait_for(|running| running.contains_key(cluster)),
+            instances.wait_for(|instances| instances.contains_key(cluster)),
         )
         .await;
-        let seen =
-            seen.with_context(|| format!("waiting for the Cluster {cluster} to be seen"))??;
+        let seen = seen.with_context(|| {
+            format!("waiting for the operator to observe the Cluster {cluster}")
+        })??;
         seen.get(cluster).cloned().context("the Cluster is gone")
     }
 
-    /// Waits until nothing is left of a Cluster that was deleted.
+    /// Waits until all objects and files of a deleted Cluster are removed.
     ///
     /// # Errors
-    /// Something is after `limit`.
+    /// Something is left after `limit`.
     pub async fn gone(&self, cluster: &str, limit: Duration) -> Result<()> {
-        let mut running = self.running.clone();
+        let mut instances = self.instances.clone();
         let gone = timeout(
             limit,
-            running.wait_for(|running| !running.contains_key(cluster)),
+            instances.wait_for(|instances| !instances.contains_key(cluster)),
         )
         .await;
-        gone.with_context(|| format!("waiting for the Cluster {cluster} to be gone"))??;
+        gone.with_context(|| format!("waiting for the Cluster {cluster} to be removed"))??;
         Ok(())
     }
 
     /// Waits until the Cluster's phase begins with `phase`.
     ///
     /// # Errors
-    /// It does not within `limit`; the text holds the log and the server's last words.
+    /// The phase is not reached within `limit`; the error holds the logs.
     pub async fn phase(&self, cluster: &str, phase: &str, limit: Duration) -> Result<()> {
         let api: Api<kube::api::DynamicObject> = Api::namespaced_with(
             self.client.clone(),
             &self.namespace,
             &kube::api::ApiResource::erase::<Cluster>(&()),
         );
-        let is = |object: Option<&kube::api::DynamicObject>| {
+        let has_phase = |object: Option<&kube::api::DynamicObject>| {
             object
                 .and_then(|object| object.data["status"]["phase"].as_str())
                 .is_some_and(|now| now.starts_with(phase))
         };
-        let reached = timeout(limit, await_condition(api, cluster, is)).await;
+        let reached = timeout(limit, await_condition(api, cluster, has_phase)).await;
         if !matches!(reached, Ok(Ok(_))) {
-            let story = self
-                .running
+            let logs = self
+                .instances
                 .borrow()
                 .get(cluster)
-                .map(InstanceHandle::story)
+                .map(InstanceHandle::logs)
                 .unwrap_or_default();
-            anyhow::bail!(
-                "the Cluster {cluster} did not come to {phase:?} within {limit:?}\n{story}"
-            );
+            anyhow::bail!("the Cluster {cluster} did not reach {phase:?} within {limit:?}\n{logs}");
         }
         Ok(())
     }
 
-    /// Stops the controller and all servers at once.
+    /// Stops the operator and all servers immediately.
     pub async fn stop(self) {
         self.task.abort();
-        for handle in self.running.borrow().clone().into_values() {
-            let _ = handle.server.stop(Stop::Immediate).await;
+        for handle in self.instances.borrow().clone().into_values() {
+            let _ = handle.server.stop(StopMode::Immediate).await;
         }
     }
 }
 
-/// What tests and the rehearsal may look at and do to one instance.
+/// Access to one instance for tests and the rehearsal.
 #[derive(Clone)]
 pub struct InstanceHandle {
     server: Server,
-    moments: watch::Receiver<Moments>,
+    promotion_times: watch::Receiver<PromotionTimes>,
     log: Log,
 }
 
@@ -210,68 +216,66 @@ impl InstanceHandle {
         self.server.connect(database).await
     }
 
-    /// The same as a connection string for psql.
+    /// The connection string of such a session, for psql.
     pub fn connection_string(&self, database: &str) -> String {
         self.server.connection_string(database)
     }
 
-    /// When what happened in the latest promotion.
-    pub fn moments(&self) -> Moments {
-        *self.moments.borrow()
+    /// The instants of the latest promotion.
+    pub fn promotion_times(&self) -> PromotionTimes {
+        *self.promotion_times.borrow()
     }
 
-    /// Waits until the latest promotion is over: restarted if it has to be, and in its Service.
+    /// Waits until the latest promotion is complete: restarted if necessary, and in its Service.
     ///
     /// # Errors
-    /// It is not within `limit`.
-    pub async fn promoted(&self, limit: Duration) -> Result<Moments> {
-        let mut moments = self.moments.clone();
+    /// The promotion is not complete within `limit`.
+    pub async fn promoted(&self, limit: Duration) -> Result<PromotionTimes> {
+        let mut promotion_times = self.promotion_times.clone();
         let over = async {
-            // Whether a restart follows is known only when it begins: the phase is the end of both.
-            while moments.borrow_and_update().over().is_none() {
-                moments.changed().await?;
+            // Whether a restart follows is known only once it begins.
+            while promotion_times.borrow_and_update().over().is_none() {
+                promotion_times.changed().await?;
             }
-            anyhow::Ok(*moments.borrow())
+            anyhow::Ok(*promotion_times.borrow())
         };
         timeout(limit, over)
             .await
-            .with_context(|| format!("the promotion is not over\n{}", self.story()))?
+            .with_context(|| format!("the promotion is not complete\n{}", self.logs()))?
     }
 
-    /// Kills the server (SIGKILL of the postmaster); the pod's container is started again by
-    /// itself.
+    /// Kills the postmaster (SIGKILL); the pod's container restarts on its own.
     pub async fn kill(&self) {
         self.server.kill().await;
     }
 
-    /// Stops the server where it is, as when its node hangs: its connections stay open, nothing
-    /// answers.
-    pub fn freeze(&self) {
-        self.server.freeze();
+    /// Suspends the server, as if its node hung: connections stay open, nothing answers.
+    pub fn suspend(&self) {
+        self.server.suspend();
     }
 
-    /// Lets it go on after [`InstanceHandle::freeze`].
-    pub fn thaw(&self) {
-        self.server.thaw();
+    /// Resumes the server after [`InstanceHandle::suspend`].
+    pub fn resume(&self) {
+        self.server.resume();
     }
 
-    /// Waits until the server's log or the pod's holds `text`.
+    /// Waits until the server's or the pod's log contains `text`.
     ///
     /// # Errors
-    /// Neither does within `limit`.
-    pub async fn says(&self, text: &str, limit: Duration) -> Result<()> {
-        let said = async {
-            while !self.story().contains(text) {
+    /// The text does not appear within `limit`.
+    pub async fn wait_for_line(&self, text: &str, limit: Duration) -> Result<()> {
+        let logged = async {
+            while !self.logs().contains(text) {
                 sleep(POLL).await;
             }
         };
-        timeout(limit, said)
+        timeout(limit, logged)
             .await
-            .with_context(|| format!("nobody said {text:?}\n{}", self.story()))
+            .with_context(|| format!("no log contains {text:?}\n{}", self.logs()))
     }
 
-    /// What operator, Job, pod and server have logged.
-    pub fn story(&self) -> String {
-        format!("{}\n{}", self.log.text(), self.server.last_words())
+    /// The logs of operator, Job, pod and server.
+    pub fn logs(&self) -> String {
+        format!("{}\n{}", self.log.text(), self.server.log_tail())
     }
 }

@@ -1,4 +1,4 @@
-//! TLS as with sslmode=require: encrypted, and nobody's certificate is checked.
+//! TLS as with sslmode=require: encrypted, without certificate checks.
 
 use std::sync::OnceLock;
 
@@ -6,11 +6,8 @@ use anyhow::Result;
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use postgres_openssl::MakeTlsConnector;
 
-/// Made once, as a driver does it: it reads all of the machine's CAs, which takes longer than a
+/// Created once, as drivers do: it reads all of the machine's CAs, which takes longer than a
 /// session.
-///
-/// # Errors
-/// OpenSSL's.
 pub(crate) fn unchecked() -> Result<MakeTlsConnector> {
     static MADE: OnceLock<MakeTlsConnector> = OnceLock::new();
     if let Some(made) = MADE.get() {

@@ -1,9 +1,9 @@
-//! `final-backup`: whole, disturbed, and with bad input.
+//! `final-backup`: complete runs, interrupted runs, and bad input.
 
-mod after_cut;
+mod after_cutover;
 mod bad_input;
 mod bucket;
 mod directory;
+mod environment;
 mod killed;
 mod restored;
-mod stage;

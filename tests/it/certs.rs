@@ -2,7 +2,7 @@
 //! manifests runs it.
 
 mod bad_input;
-mod stage;
+mod environment;
 
 use std::process::Output;
 
@@ -13,22 +13,22 @@ use harness::{
 use kube::ResourceExt;
 use serde_json::json;
 
-use stage::{CA_OF_SOURCE, HOST, Stage, ends};
+use environment::{CA_OF_SOURCE, Environment, HOST, ends};
 
-/// Of a login whose reason may get lost on the way.
+/// Attempts at a login whose error message may be lost.
 const ATTEMPTS_MAX: u32 = 10;
 
 #[tokio::test]
-async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_nothing() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let ended = stage.run().await;
+async fn the_files_of_a_source_with_tls_work_with_libpq_and_a_second_run_changes_nothing() {
+    let environment = Environment::start(SourceOptions::default()).await;
+    let ended = environment.run().await;
     eprintln!("{}", ended.text());
     ends(
         &ended,
         0,
         &[
             &format!("chains to key ca.crt of secret {CA_OF_SOURCE} and covers {HOST}"),
-            "client certificate: minted with the source's CA",
+            "client certificate: issued by the source's CA",
             "as standby: sslmode verify-full, TLSv1.3, client certificate /CN=standby",
             "the source admits it as a standby: system identifier ",
             "Created secret: zalando-replication-ca (CA certificate)",
@@ -36,23 +36,23 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
         ],
     );
     assert_eq!(
-        ended.last_word(),
+        ended.termination_json(),
         json!({"verdict": "done", "sslmode": "verify-full", "client_certificate": true})
     );
-    let secrets = stage.state().await;
-    let tls = stage.secret("zalando-replication-tls").await;
+    let secrets = environment.state().await;
+    let tls = environment.secret("zalando-replication-tls").await;
     assert_eq!(tls.type_.as_deref(), Some("kubernetes.io/tls"));
     assert_eq!(tls.labels()["cnpg.io/reload"], "true");
-    stage.tells_no_secret(&ended).await;
+    environment.leaks_no_secret(&ended).await;
 
-    let seen = stage
+    let presented = environment
         .psql(
             "sslcert=tls.crt sslkey=tls.key",
             "select client_dn from pg_stat_ssl where pid = pg_backend_pid()",
         )
         .await;
-    assert_eq!(text(&seen), "/CN=standby");
-    let walsender = stage
+    assert_eq!(text(&presented), "/CN=standby");
+    let walsender = environment
         .psql(
             "sslcert=tls.crt sslkey=tls.key replication=true",
             "IDENTIFY_SYSTEM",
@@ -60,36 +60,36 @@ async fn the_guides_source_gets_files_that_libpq_takes_and_a_second_run_changes_
         .await;
     assert!(walsender.status.success(), "{}", text(&walsender));
 
-    let again = stage.run().await;
+    let again = environment.run().await;
     ends(
         &again,
         0,
         &[
-            "that of an earlier run still lasts",
+            "reused from an earlier run, still valid",
             "Unchanged secret: zalando-replication-ca",
             "Unchanged secret: zalando-replication-tls",
         ],
     );
-    assert_eq!(stage.state().await, secrets);
+    assert_eq!(environment.state().await, secrets);
 
-    let soon_too_short = stage
+    let soon_too_short = environment
         .job()
         .env("CERT_MIN_DAYS", "120")
-        .run(stage::SOON)
+        .run(environment::SOON)
         .await
         .unwrap();
     ends(
         &soon_too_short,
         0,
         &[
-            "client certificate: minted",
+            "client certificate: issued",
             "Unchanged secret: zalando-replication-ca",
         ],
     );
-    assert_ne!(stage.state().await, secrets);
-    stage
-        .events_tell(&[
-            "CertificatesJudged",
+    assert_ne!(environment.state().await, secrets);
+    environment
+        .events_have_reasons(&[
+            "CertificatesVerified",
             "HandshakeDone",
             "ReplicationAdmitted",
             "CaSecretWritten",
@@ -109,50 +109,53 @@ fn text(output: &Output) -> String {
     .to_owned()
 }
 
-/// The shown certificate of the guide's own Job, and why it cannot work: the server's certificate
-/// is for servers.
+/// The Secret holds the server's certificate, written by hand. The source rejects it, because it is
+/// not valid for a client.
 #[tokio::test]
-async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_later() {
-    let stage = Stage::set(SourceOptions {
+async fn contents_written_by_hand_are_replaced_and_the_ca_key_may_be_added_later() {
+    let environment = Environment::start(SourceOptions {
         tls: Tls::ServerWithoutCaKey,
         ..SourceOptions::default()
     })
     .await;
-    let server = stage.data("mastodon-postgresql-server").await;
-    let guides = [
+    let server = environment.data("mastodon-postgresql-server").await;
+    let by_hand = [
         ("tls.crt", server["tls.crt"].as_str()),
         ("tls.key", server["tls.key"].as_str()),
         ("note", "by hand"),
     ];
-    stage
-        .create("zalando-replication-tls", "kubernetes.io/tls", &guides)
+    environment
+        .create("zalando-replication-tls", "kubernetes.io/tls", &by_hand)
         .await;
-    stage
+    environment
         .create(
             "zalando-replication-ca",
             "Opaque",
-            &[("ca.crt", "an old one"), ("ca.key", "of somebody")],
+            &[("ca.crt", "an old one"), ("ca.key", "by hand")],
         )
         .await;
 
-    let ended = stage.run().await;
+    let ended = environment.run().await;
     ends(
         &ended,
         0,
         &[&format!(
-            "client certificate: none, the password suffices: secret {CA_OF_SOURCE} does not hold \
-             the CA's private key"
+            "client certificate: none, the password is sufficient: secret {CA_OF_SOURCE} does not \
+             hold the CA's private key"
         )],
     );
-    let tls = stage.secret("zalando-replication-tls").await;
+    let tls = environment.secret("zalando-replication-tls").await;
     assert_eq!(tls.type_.as_deref(), Some("Opaque"));
-    assert_eq!(stage.keys("zalando-replication-tls").await, ["reason"]);
-    assert_eq!(stage.keys("zalando-replication-ca").await, ["ca.crt"]);
-    // The server closes the connection right behind its reason, and libpq may see only that it was
-    // closed.
+    assert_eq!(
+        environment.keys("zalando-replication-tls").await,
+        ["reason"]
+    );
+    assert_eq!(environment.keys("zalando-replication-ca").await, ["ca.crt"]);
+    // The server closes the connection right after its message, and libpq may only notice that it
+    // was closed.
     let mut refused = String::new();
     for _ in 0..ATTEMPTS_MAX {
-        let ended = stage
+        let ended = environment
             .psql_with(
                 &[
                     ("sslcert", &server["tls.crt"]),
@@ -169,13 +172,12 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
     }
     assert!(refused.contains("unsupported certificate"), "{refused}");
 
-    // A CA of one's own beside the source's: the key is at hand, and the source would refuse what
-    // it signs.
+    // An additional CA, whose key is available: the source rejects what it signs.
     let (own, source_ca) = (
-        stage::authority("of one's own"),
-        stage.data(CA_OF_SOURCE).await["ca.crt"].clone(),
+        environment::authority("additional"),
+        environment.data(CA_OF_SOURCE).await["ca.crt"].clone(),
     );
-    stage
+    environment
         .overwrite(
             CA_OF_SOURCE,
             &[
@@ -184,24 +186,27 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
             ],
         )
         .await;
-    let ended = stage.run().await;
+    let ended = environment.run().await;
     ends(
         &ended,
         0,
         &[
-            "client certificate: minted",
-            "the source refuses a certificate signed by its CA, and takes the login without it",
+            "client certificate: issued",
+            "the source rejects a certificate signed by its CA, and accepts the login without it",
             "unknown ca",
         ],
     );
-    assert_eq!(stage.keys("zalando-replication-tls").await, ["reason"]);
+    assert_eq!(
+        environment.keys("zalando-replication-tls").await,
+        ["reason"]
+    );
 
-    stage.delete("zalando-replication-ca").await;
-    let (root, key) = stage.a_root_that_the_source_trusts().await;
-    stage
+    environment.delete("zalando-replication-ca").await;
+    let (root, key) = environment.a_root_that_the_source_trusts().await;
+    environment
         .overwrite(CA_OF_SOURCE, &[("ca.crt", &root), ("ca.key", &key)])
         .await;
-    let ended = stage.run().await;
+    let ended = environment.run().await;
     ends(
         &ended,
         0,
@@ -211,7 +216,7 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
         ],
     );
     assert_eq!(
-        stage
+        environment
             .secret("zalando-replication-tls")
             .await
             .type_
@@ -219,25 +224,25 @@ async fn what_somebody_left_in_the_secrets_is_replaced_and_the_key_may_come_late
         Some("kubernetes.io/tls")
     );
 
-    // Everything that the Role grants was used by now.
-    let objects = manifests::example(stage.plane.setup()).unwrap();
-    let of_step = |object: &&serde_json::Value| {
+    // Everything that the Role grants has been used by now.
+    let objects = manifests::example(environment.plane.setup()).unwrap();
+    let is_of_step = |object: &&serde_json::Value| {
         object["metadata"]["name"] == "replica-migration-extract-certs"
     };
-    let objects: Vec<_> = objects.iter().filter(of_step).cloned().collect();
-    rbac_is_exact(&stage.plane.audit().unwrap(), &objects).unwrap();
+    let objects: Vec<_> = objects.iter().filter(is_of_step).cloned().collect();
+    rbac_is_exact(&environment.plane.audit().unwrap(), &objects).unwrap();
 }
 
 #[tokio::test]
-async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
-    let stage = Stage::set(SourceOptions {
+async fn a_certificate_that_spilo_generates_is_only_accepted_without_verification() {
+    let environment = Environment::start(SourceOptions {
         tls: Tls::SelfSigned,
         dcs: Dcs::ConfigMaps,
         ..SourceOptions::default()
     })
     .await;
-    let before = stage.state().await;
-    let ended = stage.run().await;
+    let before = environment.state().await;
+    let ended = environment.run().await;
     ends(
         &ended,
         2,
@@ -246,35 +251,35 @@ async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
             "→ set SOURCE_SSLMODE=require",
         ],
     );
-    assert_eq!(stage.state().await, before);
+    assert_eq!(environment.state().await, before);
 
-    let ended = stage
+    let ended = environment
         .job()
         .env("SOURCE_SSLMODE", "require")
-        .run(stage::SOON)
+        .run(environment::SOON)
         .await
         .unwrap();
     ends(
         &ended,
         0,
         &[
-            "! sslmode require encrypts, but nothing proves who the source is",
+            "! sslmode require encrypts, but does not verify the source's identity",
             "sslmode require, TLSv1.3",
         ],
     );
     for name in ["zalando-replication-ca", "zalando-replication-tls"] {
         assert_eq!(
-            stage.keys(name).await,
+            environment.keys(name).await,
             ["reason"],
-            "{name}: a CA file would make libpq check the chain"
+            "{name}: a CA file would make libpq verify the chain"
         );
     }
-    let written = stage.state().await;
+    let written = environment.state().await;
     ends(
-        &stage
+        &environment
             .job()
             .env("SOURCE_SSLMODE", "require")
-            .run(stage::SOON)
+            .run(environment::SOON)
             .await
             .unwrap(),
         0,
@@ -283,5 +288,5 @@ async fn spilos_own_certificate_is_encrypted_only_and_says_so() {
              has no spec.tls",
         ],
     );
-    assert_eq!(stage.state().await, written);
+    assert_eq!(environment.state().await, written);
 }

@@ -4,5 +4,5 @@
 mod bad_input;
 mod contenders;
 mod cuts;
-mod stage;
+mod environment;
 mod whole;

@@ -173,7 +173,7 @@ async fn names_lead_to_services_that_come_later(bed: &Bed, source: &str, target:
         .await
         .unwrap();
     let ports = json!([{"name": "postgres", "port": 5432}]);
-    let addresses = json!([{"ip": bed.plane.instance().paper_address(99)}]);
+    let addresses = json!([{"ip": bed.plane.instance().kubernetes_address(99)}]);
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "database-rw"}, "spec": {"ports": ports}});
     let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "database-rw"},
         "subsets": [{"addresses": addresses, "ports": ports}]});
@@ -273,10 +273,10 @@ async fn a_pod_ends_as_the_kubelet_and_the_job_controller_tell_it() {
         .start()
         .await
         .unwrap();
-    running.says("ready", LIMIT).await.unwrap();
+    running.wait_for_line("ready", LIMIT).await.unwrap();
     assert!(
         running
-            .says("what it never says", Duration::from_millis(50))
+            .wait_for_line("what it never says", Duration::from_millis(50))
             .await
             .is_err()
     );
@@ -290,7 +290,7 @@ async fn a_pod_ends_as_the_kubelet_and_the_job_controller_tell_it() {
     );
     assert!(
         running
-            .says("what it never says", LIMIT)
+            .wait_for_line("what it never says", LIMIT)
             .await
             .unwrap_err()
             .to_string()
@@ -308,7 +308,7 @@ async fn a_deleted_pod_is_killed_after_its_grace() {
         .start()
         .await
         .unwrap();
-    running.says("ready", LIMIT).await.unwrap();
+    running.wait_for_line("ready", LIMIT).await.unwrap();
     assert_eq!(running.delete().await.unwrap().exit_code, 143);
 
     let jobs: Api<Job> = Api::namespaced(bed.plane.admin(), NAMESPACE);
@@ -332,7 +332,7 @@ async fn a_deleted_pod_is_killed_after_its_grace() {
         .start()
         .await
         .unwrap();
-    deaf.says("ready", LIMIT).await.unwrap();
+    deaf.wait_for_line("ready", LIMIT).await.unwrap();
     assert_eq!(deaf.delete().await.unwrap().exit_code, 137);
     assert_eq!(
         jobs.get("replica-migration-extract-certs")

@@ -1,11 +1,10 @@
-//! What users apply: accepted by a real API server, as strict as promised, and with nothing in it
-//! that no program reads.
+//! The manifests that users apply: accepted by a real API server, with the promised restrictions,
+//! and without settings that no program reads.
 
 mod alerts;
 mod components;
 mod elsewhere;
 mod names;
-mod sources;
 mod variables;
 
 use std::collections::BTreeSet;
@@ -25,7 +24,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-/// The steps in the order of use; each is a folder, a CronJob, a Job, a ServiceAccount, a Role and
+/// The steps in the order of use. Each has a folder, a CronJob, a Job, a ServiceAccount, a Role and
 /// a RoleBinding.
 const STEPS: [&str; 6] = [
     "prepare-zalando",
@@ -45,7 +44,7 @@ fn named<'a>(objects: &'a [Value], kind: &'a str, name: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("no {kind} {name}"))
 }
 
-/// The Job specs of a step: what the CronJob makes, and the suspended Job's.
+/// The Job specs of a step: the one in the CronJob, and the suspended Job's.
 fn specs<'a>(objects: &'a [Value], step: &str) -> [&'a Value; 2] {
     let name = object_name(step);
     [
@@ -60,7 +59,7 @@ async fn the_api_server_accepts_everything_and_admits_the_pods_as_restricted() {
     let example = example().await;
     let namespace = manifests::namespace(&example).unwrap();
     plane.namespace(namespace).await.unwrap();
-    // Before anything is there: the pod of a Job cannot be changed.
+    // Before the Jobs exist, because the pod template of a Job is immutable.
     for component in components::all() {
         dry_run(
             &plane.admin(),
@@ -98,14 +97,14 @@ async fn the_api_server_accepts_everything_and_admits_the_pods_as_restricted() {
                 .unwrap_or_else(|error| panic!("{step}: {error}"));
         }
     }
-    // That it can refuse, or the above would say nothing.
-    for wrong in [
+    // Negative control: a pod without these fields is refused.
+    for removed in [
         "/spec/securityContext/runAsNonRoot",
         "/spec/securityContext/seccompProfile",
         "/spec/containers/0/securityContext",
     ] {
         let mut template = specs(&objects, "cutover")[0]["template"].clone();
-        *template.pointer_mut(wrong).unwrap() = Value::Null;
+        *template.pointer_mut(removed).unwrap() = Value::Null;
         let error = admit(&plane.admin(), namespace, &template)
             .await
             .unwrap_err();
@@ -113,19 +112,19 @@ async fn the_api_server_accepts_everything_and_admits_the_pods_as_restricted() {
             error
                 .to_string()
                 .contains("violates PodSecurity \"restricted:latest\""),
-            "{wrong}: {error}"
+            "{removed}: {error}"
         );
     }
 }
 
-/// Server-side apply of every object with `dryRun=All`; a field that the API server does not know
-/// is an error.
+/// Applies every object server-side with `dryRun=All`. A field that the API server does not know is
+/// an error.
 async fn dry_run(client: &Client, namespace: &str, objects: &[Value]) {
     let known = Discovery::new(client.clone())
         .run_aggregated()
         .await
         .unwrap();
-    let mut params = PatchParams::apply("somebody-else").force();
+    let mut params = PatchParams::apply("another-manager").force();
     params.dry_run = true;
     params.field_validation = Some(ValidationDirective::Strict);
     for object in objects {
@@ -166,19 +165,19 @@ async fn admit(client: &Client, namespace: &str, template: &Value) -> kube::Resu
 #[tokio::test]
 async fn there_is_one_of_each_kind_for_every_step_and_nothing_else() {
     let objects = example().await;
-    let mut wanted: BTreeSet<(String, String)> =
+    let mut expected: BTreeSet<(String, String)> =
         [("ConfigMap".to_owned(), "replica-migration".to_owned())].into();
     for step in STEPS {
         let access = ["ServiceAccount", "Role", "RoleBinding"];
-        wanted.extend(access.map(|kind| (kind.to_owned(), format!("replica-migration-{step}"))));
-        wanted.extend(["CronJob", "Job"].map(|kind| (kind.to_owned(), object_name(step))));
+        expected.extend(access.map(|kind| (kind.to_owned(), format!("replica-migration-{step}"))));
+        expected.extend(["CronJob", "Job"].map(|kind| (kind.to_owned(), object_name(step))));
     }
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let found: BTreeSet<_> = objects
         .iter()
         .map(|object| (text(&object["kind"]), text(&object["metadata"]["name"])))
         .collect();
-    assert_eq!(found, wanted);
+    assert_eq!(found, expected);
     for step in STEPS {
         assert_eq!(manifests::of_step(&objects, step).len(), 5, "{step}");
     }
@@ -194,7 +193,7 @@ async fn there_is_one_of_each_kind_for_every_step_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn nothing_starts_by_itself_and_both_ways_of_starting_are_the_same() {
+async fn nothing_starts_by_itself_and_cron_job_and_job_have_the_same_spec() {
     let objects = example().await;
     for step in STEPS {
         let cron_job = named(&objects, "CronJob", &object_name(step));
@@ -210,19 +209,21 @@ async fn nothing_starts_by_itself_and_both_ways_of_starting_are_the_same() {
 }
 
 #[tokio::test]
-async fn every_job_ends_and_is_repeated_as_promised() {
+async fn every_job_is_retried_and_cleaned_up_as_promised() {
     let objects = example().await;
-    let given_up: Vec<i64> = sources::exit_codes()
-        .into_iter()
-        .filter(|(kind, _)| kind != "Transient")
-        .map(|(_, code)| code)
-        .collect();
-    assert_eq!(given_up, [2, 3, 4], "the codes of shared/src/error.rs");
+    // A unit test of `ErrorKind` compares its codes with the manifest.
+    let not_retried = [2, 3, 4];
     for step in STEPS {
         for spec in specs(&objects, step) {
             let rules = &spec["podFailurePolicy"]["rules"];
-            let ignored = json!({"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]});
-            let failed = json!({"action": "FailJob", "onExitCodes": {"containerName": "step", "operator": "In", "values": given_up}});
+            let ignored = json!({
+                "action": "Ignore",
+                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            });
+            let failed = json!({
+                "action": "FailJob",
+                "onExitCodes": {"containerName": "step", "operator": "In", "values": not_retried},
+            });
             assert_eq!(rules, &json!([ignored, failed]), "{step}");
             assert!(
                 (1..=5).contains(&spec["backoffLimit"].as_i64().unwrap()),
@@ -245,7 +246,7 @@ async fn every_job_ends_and_is_repeated_as_promised() {
         assert_eq!(
             spec["activeDeadlineSeconds"],
             Value::Null,
-            "a cut is never killed in the middle"
+            "a cutover is never killed in the middle"
         );
         let settings = &named(&objects, "ConfigMap", "replica-migration")["data"];
         let longest: i64 = settings["CUTOVER_MAX_SECONDS"]
@@ -262,9 +263,9 @@ async fn every_job_ends_and_is_repeated_as_promised() {
     }
 }
 
-/// Beyond what Pod Security asks for.
+/// Restrictions beyond those of Pod Security.
 #[tokio::test]
-async fn pods_are_closed() {
+async fn pods_are_hardened() {
     let objects = example().await;
     for step in STEPS {
         for spec in specs(&objects, step) {
@@ -285,8 +286,7 @@ async fn pods_are_closed() {
                 container["resources"]["limits"]["memory"].is_string()
                     && container["resources"]["limits"]["cpu"].is_null()
             );
-            // The scratch volume is the only one that anything is written to, and ends with its
-            // pod.
+            // The scratch volume is the only writable one, and is deleted with its pod.
             let scratch = |volume: &&Value| volume["name"] == "scratch";
             for mount in container["volumeMounts"].as_array().into_iter().flatten() {
                 assert_eq!(
@@ -304,8 +304,8 @@ async fn pods_are_closed() {
                     continue;
                 }
                 let secret = &volume["secret"];
-                // A Secret is mounted key by key, readable by the pod's group only, and its absence
-                // is for the program to tell.
+                // Only the needed keys of a Secret are mounted, readable only by the pod's group. A
+                // missing Secret is reported by the program.
                 let items = secret["items"].as_array().unwrap();
                 let keys: Vec<&Value> = items.iter().map(|item| &item["key"]).collect();
                 assert!(
@@ -328,7 +328,7 @@ async fn pods_are_closed() {
     }
 }
 
-/// No step may do what would let it become somebody else.
+/// No step has permissions with which it could act as another identity.
 #[tokio::test]
 async fn roles_are_narrow() {
     let objects = example().await;
@@ -350,7 +350,7 @@ async fn roles_are_narrow() {
             grant.resource != "secrets" || grant.name.is_some(),
             "{grant}"
         );
-        // Kubernetes makes up the names of these, and makes them again where they are needed.
+        // Kubernetes generates the names of these, and recreates those that are needed.
         let slices = grant.verb == "deletecollection" && grant.resource == "endpointslices";
         assert!(
             ["create", "list"].contains(&grant.verb.as_str())

@@ -3,6 +3,6 @@
 
 mod bad_input;
 mod effects;
+mod environment;
 mod rolling;
-mod stage;
 mod variants;

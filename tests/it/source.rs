@@ -217,10 +217,10 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
     assert_eq!(leads_in_its_metrics(replica).await, [0, 1]);
     assert_eq!(text(&source, "postgres", timeline).await, before);
 
-    let postmaster = std::fs::read_to_string(leader.place().data.join("postmaster.pid")).unwrap();
+    let postmaster = std::fs::read_to_string(leader.layout().data.join("postmaster.pid")).unwrap();
     source.kill_leader_postgres().await.unwrap();
     let changed = || {
-        std::fs::read_to_string(leader.place().data.join("postmaster.pid"))
+        std::fs::read_to_string(leader.layout().data.join("postmaster.pid"))
             .is_ok_and(|now| now.lines().next() != postmaster.lines().next())
     };
     until("another postmaster", async || {
@@ -349,11 +349,11 @@ async fn a_frozen_leader_says_nothing_and_comes_back() {
     let (_plane, source) = start(SourceOptions::default()).await;
     let leader = source.leader().await.unwrap();
     let client = source.connect("postgres").await.unwrap();
-    leader.freeze();
+    leader.suspend();
     let answer =
         tokio::time::timeout(Duration::from_secs(2), client.query_one("select 1", &[])).await;
     assert!(answer.is_err(), "a frozen server answered");
-    leader.thaw();
+    leader.resume();
     client.query_one("select 1", &[]).await.unwrap();
     source.healthy().await.unwrap();
 }

@@ -5,10 +5,10 @@
 use std::{sync::Arc, time::Duration};
 
 use harness::{
-    application::{Application, Origin, Settings, rows},
+    application::{Application, Epoch, Settings, rows},
     control_plane::ControlPlane,
     kubelet,
-    ledger::{self, Cut, Key, Outcome},
+    ledger::{self, Key, Outcome, Topology},
     service::{Services, pooler::Pooler},
     source::{Source, SourceOptions},
     target::{InstanceHandle, Options, Target},
@@ -61,7 +61,7 @@ impl Bed {
             hidden: source
                 .members()
                 .iter()
-                .map(|member| member.place().home.clone())
+                .map(|member| member.layout().home.clone())
                 .collect(),
         });
         Self {
@@ -107,7 +107,7 @@ impl Bed {
             assert!(
                 begun.elapsed() < SOON,
                 "no base backup begins\n{}",
-                instance.story()
+                instance.logs()
             );
             sleep(Duration::from_millis(20)).await;
         }
@@ -182,7 +182,7 @@ async fn a_clone_of_a_wrong_host_asks_for_ever(bed: &Bed) -> InstanceHandle {
     let owner = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "owner"}, "stringData": {"username": "mastodon", "password": stored}});
     let mut database = cluster("database");
     database["spec"]["bootstrap"]["pg_basebackup"]["secret"] = json!({"name": "owner"});
-    // The guide's host, which no Zalando cluster has.
+    // The example's host, which no Zalando cluster has.
     database["spec"]["externalClusters"][0]["connectionParameters"]["host"] =
         json!(format!("{SOURCE}-rw.{NAMESPACE}.svc"));
     bed.plane
@@ -191,7 +191,7 @@ async fn a_clone_of_a_wrong_host_asks_for_ever(bed: &Bed) -> InstanceHandle {
         .unwrap();
     let instance = bed.target.instance("database", SOON).await.unwrap();
     instance
-        .says(
+        .wait_for_line(
             "DB not available, will retry: failed to connect: hostname resolving error",
             SOON,
         )
@@ -220,7 +220,7 @@ async fn a_clone_of_a_wrong_host_asks_for_ever(bed: &Bed) -> InstanceHandle {
 
 async fn a_copy_that_names_patronis_files_does_not_start(bed: &Bed, instance: &InstanceHandle) {
     bed.checkpoint_the_source(instance).await;
-    instance.says(PATRONIS_HBA, SOON).await.unwrap();
+    instance.wait_for_line(PATRONIS_HBA, SOON).await.unwrap();
     bed.target
         .phase(
             "database",
@@ -438,19 +438,22 @@ async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance:
     the_source_goes_on_alone(bed, instance).await;
     bed.change("database", json!({"spec": {"replica": {"enabled": false}}}))
         .await;
-    let moments = instance.promoted(SOON).await.unwrap();
+    let promotion_times = instance.promoted(SOON).await.unwrap();
     let since = |moment: Option<tokio::time::Instant>| {
-        moment.map(|moment| moment.duration_since(moments.asked.unwrap()))
+        moment.map(|moment| moment.duration_since(promotion_times.requested.unwrap()))
     };
     eprintln!(
         "promoting {:?}, primary {:?}, restart {:?} to {:?}, serving {:?}",
-        since(moments.promoting),
-        since(moments.primary),
-        since(moments.restart_began),
-        since(moments.restart_ended),
-        since(moments.serving)
+        since(promotion_times.promoting),
+        since(promotion_times.primary),
+        since(promotion_times.restart_began),
+        since(promotion_times.restart_ended),
+        since(promotion_times.serving)
     );
-    let (primary, own) = (since(moments.primary).unwrap(), moments.own().unwrap());
+    let (primary, own) = (
+        since(promotion_times.primary).unwrap(),
+        promotion_times.own().unwrap(),
+    );
     assert!(
         primary > Duration::from_millis(600),
         "a promotion is not quicker at CNPG: {primary:?}"
@@ -511,7 +514,7 @@ async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance:
         bed.status("database").await["phaseReason"],
         "Primary instance restarted in-place"
     );
-    assert!(instance.moments().healthy.is_some());
+    assert!(instance.promotion_times().healthy.is_some());
 
     bed.plane
         .apply(NAMESPACE, &[pooler_object("database-pooler-rw", "rw")])
@@ -604,17 +607,20 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
     )
     .await
     .unwrap();
-    let origin = Origin::now();
+    let epoch = Epoch::now();
     let mut application = Application::deploy(
         bed.plane.admin(),
         Arc::clone(&bed.services),
         Settings::mastodon(NAMESPACE),
-        origin,
+        epoch,
     )
     .await
     .unwrap();
     application.ready(SOON).await.unwrap();
-    application.forget("forgotten", SOURCE).await.unwrap();
+    application
+        .start_unmanaged_writer("forgotten", SOURCE)
+        .await
+        .unwrap();
     bed.target
         .phase("database", "Cluster in healthy state", SOON)
         .await
@@ -629,16 +635,16 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
         .await
         .unwrap();
     bed.source.stop().await.unwrap();
-    let fenced = origin.elapsed();
+    let fenced = epoch.elapsed();
     bed.change("database", json!({"spec": {"replica": {"enabled": false}}}))
         .await;
-    let moments = instance.promoted(SOON).await.unwrap();
+    let promotion_times = instance.promoted(SOON).await.unwrap();
     assert_eq!(
-        moments.restart_began, None,
+        promotion_times.restart_began, None,
         "archive_mode was off before and is off now"
     );
     instance
-        .says("could not reconcile extensions for database", SOON)
+        .wait_for_line("could not reconcile extensions for database", SOON)
         .await
         .unwrap();
     let session = instance.admin("postgres").await.unwrap();
@@ -676,7 +682,7 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
 
     let found = rows_of(&instance).await;
     let address = |address: std::net::Ipv4Addr| address.to_string();
-    let cut = Cut {
+    let cut = Topology {
         source: bed
             .source
             .members()
@@ -701,7 +707,7 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
         "{} acknowledged, gap {:?}, own {:?}",
         verdict.acknowledged,
         verdict.gap.unwrap().length(),
-        moments.own()
+        promotion_times.own()
     );
 }
 

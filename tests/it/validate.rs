@@ -1,19 +1,20 @@
 //! validate-replication, black box: its promise, its progress, and every state that must keep a cut
 //! from beginning.
 
-mod stage;
+mod environment;
 
 use std::{collections::BTreeSet, time::Duration};
 
+use environment::{
+    CLUSTER, Environment, NAMESPACE, SOON, SOURCE, STEP, at_target, cluster, deployment, number,
+    until,
+};
 use harness::{
     authority::Authority,
     kubelet::Ended,
-    stranger::{Major, Stranger},
+    unrelated_server::{Major, UnrelatedServer},
 };
 use serde_json::{Value, json};
-use stage::{
-    CLUSTER, NAMESPACE, SOON, SOURCE, STEP, Stage, at_target, cluster, deployment, number, until,
-};
 
 #[track_caller]
 fn ends(ended: &Ended, code: i32, words: &[&str]) {
@@ -28,10 +29,10 @@ const READY: &str = "Replication is healthy and ready for cutover";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_that_streams_is_ready_and_asking_changes_nothing() {
-    let (stage, _instance) = Stage::streaming(800).await;
-    let before = stage.everything().await;
+    let (environment, _instance) = Environment::streaming(800).await;
+    let before = environment.everything().await;
     for attempt in ["first", "second"] {
-        let ended = stage.run().await;
+        let ended = environment.run().await;
         let counts = ["accounts: 200", "statuses: 800", "users: 100"]
             .map(|table| format!("{table} rows (Zalando) ✓ matches (CNPG)"));
         let mut words = vec![
@@ -43,7 +44,7 @@ async fn a_target_that_streams_is_ready_and_asking_changes_nothing() {
         ];
         words.extend(counts.iter().map(String::as_str));
         ends(&ended, 0, &words);
-        let word = ended.last_word();
+        let word = ended.termination_json();
         assert_eq!(
             (&word["verdict"], &word["missing"], &word["timeline"]),
             (&json!("done"), &json!(0), &json!(1)),
@@ -55,8 +56,12 @@ async fn a_target_that_streams_is_ready_and_asking_changes_nothing() {
             ended.cost.memory_peak_bytes
         );
     }
-    assert_eq!(stage.everything().await, before, "something has changed");
-    let uses: BTreeSet<_> = stage
+    assert_eq!(
+        environment.everything().await,
+        before,
+        "something has changed"
+    );
+    let uses: BTreeSet<_> = environment
         .plane
         .audit()
         .unwrap()
@@ -76,10 +81,10 @@ async fn a_target_that_streams_is_ready_and_asking_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_compared_exactly_while_they_come_and_go() {
-    let (stage, instance) = Stage::streaming(4000).await;
+    let (environment, instance) = Environment::streaming(4000).await;
     let (begun, stop) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
     let writer = async {
-        let session = stage.source.connect("mastodon").await.unwrap();
+        let session = environment.source.connect("mastodon").await.unwrap();
         let mut round = 0;
         let writes = async {
             loop {
@@ -98,7 +103,9 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
     };
     let reader = async {
         begun.notified().await;
-        let ended = stage.run_with("KEY_TABLES", "public.statuses,users").await;
+        let ended = environment
+            .run_with("KEY_TABLES", "public.statuses,users")
+            .await;
         stop.notify_one();
         ended
     };
@@ -121,7 +128,7 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
 
     // The same standby without some of its rows: a page of the file is gone, as after a fault of a
     // disk.
-    let session = stage.source.connect("mastodon").await.unwrap();
+    let session = environment.source.connect("mastodon").await.unwrap();
     let file: String = session
         .query_one("select pg_relation_filepath('users')", &[])
         .await
@@ -146,7 +153,7 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
         .open(instance.pgdata().join(file))
         .unwrap();
     file.set_len(8192).unwrap();
-    let ended = stage.run_with("KEY_TABLES", "users").await;
+    let ended = environment.run_with("KEY_TABLES", "users").await;
     ends(
         &ended,
         3,
@@ -159,17 +166,20 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clone_is_followed_to_its_end_and_helped_over_the_checkpoint() {
-    let stage = Stage::without_a_cluster(800).await;
+    let environment = Environment::without_a_cluster(800).await;
     ends(
-        &stage.run().await,
+        &environment.run().await,
         2,
-        &["there is no Cluster database", "apply the manifest"],
+        &[
+            "the Cluster database does not exist in namespace mastodon",
+            "apply the manifest",
+        ],
     );
 
-    stage.apply(cluster()).await;
+    environment.apply(cluster()).await;
     // The pod mounts the Secret once, at its start; CNPG makes it a moment after the Cluster.
-    stage.target_authority().await;
-    let ended = stage
+    environment.target_authority().await;
+    let ended = environment
         .kubelet
         .step(STEP)
         .env("VALIDATE_MAX_SECONDS", "60")
@@ -193,18 +203,18 @@ async fn a_clone_is_followed_to_its_end_and_helped_over_the_checkpoint() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
-    let stage = Stage::without_a_cluster(80).await;
+    let environment = Environment::without_a_cluster(80).await;
     let mut wrong = cluster();
-    // The guide's host, which no Zalando cluster has.
+    // The example's host, which no Zalando cluster has.
     wrong["spec"]["externalClusters"][0]["connectionParameters"]["host"] =
         json!(format!("{SOURCE}-rw.{NAMESPACE}.svc"));
-    stage.apply(wrong).await;
-    let instance = stage.target.instance(CLUSTER, SOON).await.unwrap();
+    environment.apply(wrong).await;
+    let instance = environment.target.instance(CLUSTER, SOON).await.unwrap();
     instance
-        .says("DB not available, will retry", SOON)
+        .wait_for_line("DB not available, will retry", SOON)
         .await
         .unwrap();
-    let ended = stage.run_with("VALIDATE_MAX_SECONDS", "33").await;
+    let ended = environment.run_with("VALIDATE_MAX_SECONDS", "33").await;
     let words = [
         "database-1-pgbasebackup has not begun to copy",
         "kubectl logs job/database-1-pgbasebackup",
@@ -213,8 +223,8 @@ async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
     ends(&ended, 1, &words);
 
     // As slow as the copy of a large database: 1 MB/s.
-    let _copy = stage.slow_base_backup();
-    let ended = stage.run_with("VALIDATE_MAX_SECONDS", "23").await;
+    let _copy = environment.slow_base_backup();
+    let ended = environment.run_with("VALIDATE_MAX_SECONDS", "23").await;
     ends(
         &ended,
         1,
@@ -232,8 +242,8 @@ async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
     // The first line, and two after ten seconds each.
     assert_eq!(lines.len(), 3, "{}", ended.text());
 
-    let running = stage.kubelet.step(STEP).start().await.unwrap();
-    running.says(" % of ", SOON).await.unwrap();
+    let running = environment.kubelet.step(STEP).start().await.unwrap();
+    running.wait_for_line(" % of ", SOON).await.unwrap();
     ends(
         &running.delete().await.unwrap(),
         1,
@@ -243,14 +253,17 @@ async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_cannot_start_is_told_with_its_likely_cause() {
-    let stage = Stage::without_a_cluster(80).await;
+    let environment = Environment::without_a_cluster(80).await;
     let mut unpatched = cluster();
     unpatched["metadata"]["annotations"] = json!({});
-    stage.apply(unpatched).await;
-    let instance = stage.target.instance(CLUSTER, SOON).await.unwrap();
-    stage.hurry_the_clone().await;
-    instance.says("could not load", SOON).await.unwrap();
-    let ended = stage.run_with("VALIDATE_MAX_SECONDS", "15").await;
+    environment.apply(unpatched).await;
+    let instance = environment.target.instance(CLUSTER, SOON).await.unwrap();
+    environment.hurry_the_clone().await;
+    instance
+        .wait_for_line("could not load", SOON)
+        .await
+        .unwrap();
+    let ended = environment.run_with("VALIDATE_MAX_SECONDS", "15").await;
     ends(
         &ended,
         1,
@@ -263,22 +276,27 @@ async fn a_copy_that_cannot_start_is_told_with_its_likely_cause() {
 }
 
 /// A state that is made, judged, and undone.
-async fn judged(stage: &Stage, code: i32, words: &[&str]) {
-    ends(&stage.run().await, code, words);
+async fn judged(environment: &Environment, code: i32, words: &[&str]) {
+    ends(&environment.run().await, code, words);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
-    let (stage, _instance) = Stage::streaming(80).await;
-    let before = stage.everything().await;
+    let (environment, _instance) = Environment::streaming(80).await;
+    let before = environment.everything().await;
     let (wrong, foreign) = (
-        stage.file("password", "wrong"),
-        stage.file(
+        environment.file("password", "wrong"),
+        environment.file(
             "ca.crt",
             Authority::root("somebody else").unwrap().certificate(),
         ),
     );
-    let missing = stage.step().without("DATABASE").run(SOON).await.unwrap();
+    let missing = environment
+        .step()
+        .without("DATABASE")
+        .run(SOON)
+        .await
+        .unwrap();
     ends(
         &missing,
         2,
@@ -341,13 +359,17 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
         ("TARGET_SSLROOTCERT", &foreign, "certificate verify failed"),
         ("SOURCE_SSLROOTCERT", "", "sslmode verify-full needs a CA"),
     ] {
-        let ended = stage.run_with(key, value).await;
+        let ended = environment.run_with(key, value).await;
         assert!(!ended.text().contains("wrong\n"), "a password in the log");
         ends(&ended, 2, &[words]);
     }
-    // The guide's host: it leads nowhere in DNS, and stands in no certificate.
-    let address = stage.plane.instance().address(stage::LEADER).to_string();
-    let misnamed = stage
+    // The example's host: it leads nowhere in DNS, and stands in no certificate.
+    let address = environment
+        .plane
+        .instance()
+        .address(environment::LEADER)
+        .to_string();
+    let misnamed = environment
         .step()
         .env("SOURCE_HOST", &format!("{SOURCE}-rw.{NAMESPACE}.svc"))
         .env("SOURCE_HOSTADDR", &address);
@@ -356,22 +378,30 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
         2,
         &["certificate verify failed", "hostname mismatch"],
     );
-    let nobody = stage.plane.instance().address(stage::NOBODY).to_string();
+    let nobody = environment
+        .plane
+        .instance()
+        .address(environment::NOBODY)
+        .to_string();
     ends(
-        &stage.run_with("SOURCE_HOSTADDR", &nobody).await,
+        &environment.run_with("SOURCE_HOSTADDR", &nobody).await,
         1,
         &[
             "connecting to mastodon-postgresql.mastodon.svc:5432",
             "refused",
         ],
     );
-    assert_eq!(stage.everything().await, before, "something has changed");
+    assert_eq!(
+        environment.everything().await,
+        before,
+        "something has changed"
+    );
 
-    stage
-        .patch_role(json!({"rules": stage.rules_without("pods").await}))
+    environment
+        .patch_role(json!({"rules": environment.rules_without("pods").await}))
         .await;
     judged(
-        &stage,
+        &environment,
         2,
         &[
             "pods is forbidden",
@@ -384,25 +414,29 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
-    let (stage, instance) = Stage::streaming(80).await;
+    let (environment, instance) = Environment::streaming(80).await;
     let patroni = async |change: Value| {
-        stage.source.patch_configuration(&change).await.unwrap();
+        environment
+            .source
+            .patch_configuration(&change)
+            .await
+            .unwrap();
     };
     patroni(json!({"pause": true})).await;
     judged(
-        &stage,
+        &environment,
         3,
         &["leader mastodon-postgresql-0, paused", "resume it"],
     )
     .await;
     let read_only = |value: Value| json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": value}}});
     patroni(read_only(json!("on"))).await;
-    let session = stage.source.connect("mastodon").await.unwrap();
+    let session = environment.source.connect("mastodon").await.unwrap();
     let setting = "select count(*) from pg_settings where name = 'default_transaction_read_only' \
         and reset_val = 'on'";
     until("read-only", async || number(&session, setting).await == 1).await;
     judged(
-        &stage,
+        &environment,
         3,
         &["default_transaction_read_only of the source: wanted off, found on"],
     )
@@ -414,7 +448,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     // one.
     let older = "update pg_database set datcollversion = '2.28' where datname = current_database();
         create table by_name (name text not null) partition by range (name)";
-    stage
+    environment
         .source
         .connect("mastodon")
         .await
@@ -424,7 +458,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         .unwrap();
     let actual = "select pg_database_collation_actual_version(oid) from pg_database where datname \
         = current_database()";
-    let row = stage
+    let row = environment
         .source
         .connect("mastodon")
         .await
@@ -445,11 +479,11 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         "refresh collation version",
         READY,
     ];
-    judged(&stage, 0, &words).await;
+    judged(&environment, 0, &words).await;
 
     at_target(&instance, "select pg_wal_replay_pause()").await;
     judged(
-        &stage,
+        &environment,
         3,
         &[
             "replay: wanted running, found paused",
@@ -464,7 +498,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         .await
         .unwrap();
     judged(
-        &stage,
+        &environment,
         1,
         &[
             "row counts: wanted the rows of users counted",
@@ -475,25 +509,30 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     .await;
     session.batch_execute("rollback").await.unwrap();
 
-    stage
+    environment
         .patch_cluster(json!({"spec": {"enableSuperuserAccess": false}}))
         .await;
-    judged(&stage, 3, &["CNPG would remove the password"]).await;
-    stage
+    judged(&environment, 3, &["CNPG would remove the password"]).await;
+    environment
         .patch_cluster(json!({"spec": {"enableSuperuserAccess": true}}))
         .await;
 
     let controller =
         |value: Value| json!({"metadata": {"annotations": {"acid.zalan.do/controller": value}}});
-    stage
+    environment
         .patch(
             ("acid.zalan.do", "v1", "postgresql"),
             SOURCE,
             controller(json!("somebody")),
         )
         .await;
-    judged(&stage, 0, &["acid.zalan.do/controller: somebody", READY]).await;
-    stage
+    judged(
+        &environment,
+        0,
+        &["acid.zalan.do/controller: somebody", READY],
+    )
+    .await;
+    environment
         .patch(
             ("acid.zalan.do", "v1", "postgresql"),
             SOURCE,
@@ -501,19 +540,24 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         )
         .await;
 
-    stage
+    environment
         .patch(
             ("apps", "v1", "Deployment"),
             "mastodon-web",
             json!({"spec": {"replicas": 0}}),
         )
         .await;
-    judged(&stage, 0, &["application: mastodon-web 1 of 0", READY]).await;
-    stage
+    judged(
+        &environment,
+        0,
+        &["application: mastodon-web 1 of 0", READY],
+    )
+    .await;
+    environment
         .remove(("apps", "v1", "Deployment"), "mastodon-web")
         .await;
     judged(
-        &stage,
+        &environment,
         2,
         &[
             "deployments: wanted all of APPS, found no mastodon-web",
@@ -521,12 +565,12 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         ],
     )
     .await;
-    stage.apply(deployment("mastodon-web")).await;
+    environment.apply(deployment("mastodon-web")).await;
 
-    stage.follow("nowhere.mastodon.svc").await;
-    stage.streams(false).await;
+    environment.follow("nowhere.mastodon.svc").await;
+    environment.streams(false).await;
     judged(
-        &stage,
+        &environment,
         1,
         &[
             "wal receiver: wanted streaming, found not streaming",
@@ -534,9 +578,11 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         ],
     )
     .await;
-    stage.follow(&format!("{SOURCE}.{NAMESPACE}.svc")).await;
-    stage.streams(true).await;
-    judged(&stage, 0, &[READY]).await;
+    environment
+        .follow(&format!("{SOURCE}.{NAMESPACE}.svc"))
+        .await;
+    environment.streams(true).await;
+    judged(&environment, 0, &[READY]).await;
 
     for (major, version) in [
         (Major::Same, ""),
@@ -545,12 +591,16 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
             "found 17.10 at the source, 16.2 at the target",
         ),
     ] {
-        let stranger = Stranger::start(&stage.plane, &stage.source.credentials().postgres, major)
-            .await
-            .unwrap();
-        let step = stage
+        let unrelated_server = UnrelatedServer::start(
+            &environment.plane,
+            &environment.source.credentials().postgres,
+            major,
+        )
+        .await
+        .unwrap();
+        let step = environment
             .step()
-            .env("TARGET_HOSTADDR", &stranger.address)
+            .env("TARGET_HOSTADDR", &unrelated_server.address)
             .env("TARGET_SSLMODE", "require")
             .env("TARGET_SSLROOTCERT", "");
         let words = [
@@ -561,12 +611,12 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         ends(&step.run(SOON).await.unwrap(), 3, &words);
     }
 
-    stage
+    environment
         .patch_cluster(json!({"spec": {"replica": {"enabled": false}}}))
         .await;
     instance.promoted(SOON).await.unwrap();
     judged(
-        &stage,
+        &environment,
         3,
         &[
             "target: wanted a standby, found a primary on timeline 2",
@@ -575,8 +625,12 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     )
     .await;
     // As after a cut, when the source does not answer any more.
-    let nobody = stage.plane.instance().address(stage::NOBODY).to_string();
-    let ended = stage.run_with("SOURCE_HOSTADDR", &nobody).await;
+    let nobody = environment
+        .plane
+        .instance()
+        .address(environment::NOBODY)
+        .to_string();
+    let ended = environment.run_with("SOURCE_HOSTADDR", &nobody).await;
     ends(
         &ended,
         3,
@@ -586,10 +640,10 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_lives_through_a_failover_and_an_api_server_that_goes_away() {
-    let (stage, _instance) = Stage::streaming(80).await;
-    stage.follow("nowhere.mastodon.svc").await;
-    stage.streams(false).await;
-    let running = stage
+    let (environment, _instance) = Environment::streaming(80).await;
+    environment.follow("nowhere.mastodon.svc").await;
+    environment.streams(false).await;
+    let running = environment
         .kubelet
         .step(STEP)
         .env("VALIDATE_MAX_SECONDS", "120")
@@ -597,22 +651,24 @@ async fn it_lives_through_a_failover_and_an_api_server_that_goes_away() {
         .await
         .unwrap();
     running
-        .says("waiting: not ready for a cut: wal receiver", SOON)
+        .wait_for_line("waiting: not ready for a cut: wal receiver", SOON)
         .await
         .unwrap();
-    stage.source.switchover().await.unwrap();
-    stage.plane.stop_api_server().await;
-    running.says("kubernetes api", SOON).await.unwrap();
-    stage.plane.start_api_server().await.unwrap();
-    stage.source.healthy().await.unwrap();
-    stage.follow(&format!("{SOURCE}.{NAMESPACE}.svc")).await;
+    environment.source.switchover().await.unwrap();
+    environment.plane.stop_api_server().await;
+    running.wait_for_line("kubernetes api", SOON).await.unwrap();
+    environment.plane.start_api_server().await.unwrap();
+    environment.source.healthy().await.unwrap();
+    environment
+        .follow(&format!("{SOURCE}.{NAMESPACE}.svc"))
+        .await;
     let ended = running.wait(Duration::from_secs(120)).await.unwrap();
     ends(&ended, 0, &["timeline: 2 on both sides", READY]);
 
     // Without a leader: its label goes with the Patroni that set it.
-    for member in stage.source.members() {
+    for member in environment.source.members() {
         member.kill_patroni().await.unwrap();
-        stage
+        environment
             .patch(
                 ("", "v1", "Pod"),
                 member.name(),
@@ -620,5 +676,10 @@ async fn it_lives_through_a_failover_and_an_api_server_that_goes_away() {
             )
             .await;
     }
-    judged(&stage, 1, &["no member with the label spilo-role=master"]).await;
+    judged(
+        &environment,
+        1,
+        &["no member with the label spilo-role=master"],
+    )
+    .await;
 }

@@ -1,6 +1,6 @@
-//! `make bench`: what the programs add to a cut, beside the floor that a bare script reaches on the
-//! same kind of stage in the same run, what a program costs to start, and the backup beside
-//! pg_basebackup. Figures of one run, as medians; absolute times are the machine's.
+//! `make bench`: what the programs add to a cutover, compared with the baseline of a bare script in
+//! the same kind of environment and run; what a program's start costs; and the backup compared with
+//! pg_basebackup. Medians of one run; absolute times depend on the machine.
 
 mod backup;
 
@@ -9,43 +9,51 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 pub use backup::bench as backup;
 use harness::{
-    application::Origin,
+    application::Epoch,
     kubelet::program,
     migration::{CLUSTER, Migration, succeeded},
     source::SourceOptions,
-    start::Door,
+    start_probe::StartProbe,
 };
 
-use crate::{STEP, WRITES_AFTER, cut, floor, report::Report};
+use crate::{STEP, WRITES_AFTER, baseline, cutover, report::Report};
 
-/// Cuts of each kind.
-const CUTS: usize = 5;
-/// Starts of a program.
+/// Cutovers of each kind.
+const CUTOVERS: usize = 5;
+/// Starts of each program.
 const STARTS: usize = 20;
-/// The goal of the issue: what the programs may add to the target's own time.
+/// Goal for the time that the programs may add to the target's own time.
 const ADDED_MS_MAX: u128 = 500;
 
-/// Runs everything and prints the table.
+/// Runs all measurements and prints the table.
 pub async fn bench() -> Result<()> {
-    let (mut added, mut waited, mut floors, mut memory) =
+    let (mut added, mut waited, mut baselines, mut memory) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for round in 1..=CUTS {
-        let (report, peak_bytes) = one_cut().await.with_context(|| format!("cut {round}"))?;
+    for round in 1..=CUTOVERS {
+        let (report, peak_bytes) = one_cutover()
+            .await
+            .with_context(|| format!("cutover {round}"))?;
         ensure!(
             report.verdict.holds(),
-            "cut {round} has broken a promise: {:?}",
+            "cutover {round} broke a promise: {:?}",
             report.verdict
         );
-        let own = report.own_time().context("the cut has no times")?;
+        let own = report.own_time().context("the cutover has no times")?;
         added.push(own);
-        waited.push(report.verdict.gap.context("the cut has no gap")?.length());
+        waited.push(
+            report
+                .verdict
+                .gap
+                .context("the cutover has no gap")?
+                .length(),
+        );
         memory.push(peak_bytes);
-        let script = floor::cut()
+        let script = baseline::cutover()
             .await
             .with_context(|| format!("bare script {round}"))?;
-        floors.push(script);
+        baselines.push(script);
         println!(
-            "cut {round}: added {} ms, bare script {} ms",
+            "cutover {round}: added {} ms, bare script {} ms",
             own.as_millis(),
             script.as_millis()
         );
@@ -55,17 +63,19 @@ pub async fn bench() -> Result<()> {
         values.sort();
         values[values.len() / 2].as_millis()
     };
-    let (added, floor) = (ms(&mut added), ms(&mut floors));
+    let (added, baseline) = (ms(&mut added), ms(&mut baselines));
     memory.sort_unstable();
-    println!("\nmedian of {CUTS}, block to the target's first write less the target's own time");
+    println!(
+        "\nmedian of {CUTOVERS}, block to the target's first write less the target's own time"
+    );
     println!("  cutover                      {added:>6} ms   goal {ADDED_MS_MAX} ms or less");
     println!(
-        "  bare script                  {floor:>6} ms   sql fence, pg_promote, no proof, no \
-         record, no way back"
+        "  bare script                  {baseline:>6} ms   sql fence, pg_promote, no verification, \
+         no record, no rollback"
     );
     println!(
         "  cutover / bare script        {:>6.1}",
-        added as f64 / floor.max(1) as f64
+        added as f64 / baseline.max(1) as f64
     );
     println!(
         "  wait of all clients          {:>6} ms   with the promotion, until they write on the \
@@ -76,17 +86,17 @@ pub async fn bench() -> Result<()> {
         "  cutover resident             {:>6.1} MB  goal 40 MB or less",
         memory[memory.len() / 2] as f64 / 1e6
     );
-    println!("median of {STARTS} starts, process start to first call of the api");
+    println!("median of {STARTS} starts, process start to first call of the API");
     for (name, mut times) in starts {
         println!("  {name:<28} {:>6} ms   goal 50 ms or less", ms(&mut times));
     }
     backup().await
 }
 
-/// A stage, the steps, and the cut.
-async fn one_cut() -> Result<(Report, u64)> {
-    let origin = Origin::now();
-    let migration = Migration::stage(SourceOptions::default(), origin, |_| ()).await?;
+/// Sets up an environment and runs all steps including the cutover.
+async fn one_cutover() -> Result<(Report, u64)> {
+    let epoch = Epoch::now();
+    let migration = Migration::set_up(SourceOptions::default(), epoch, |_| ()).await?;
     let target = migration.until_ready().await?;
     let ended = migration.step("cutover").run(STEP).await?;
     succeeded("cutover", &ended)?;
@@ -99,13 +109,13 @@ async fn one_cut() -> Result<(Report, u64)> {
         .phase(CLUSTER, "Cluster in healthy state", STEP)
         .await?;
     let mut report = Report::default();
-    cut::judge(migration, target, &mut report, origin).await?;
+    cutover::judge(migration, target, &mut report, epoch).await?;
     Ok((report, ended.cost.memory_peak_bytes))
 }
 
-/// How long each program takes until it knocks at the API server's door.
+/// How long each program takes until its first call of the API server.
 async fn starts() -> Result<Vec<(&'static str, Vec<Duration>)>> {
-    let door = Door::open().await?;
+    let probe = StartProbe::new().await?;
     let mut all = Vec::new();
     for name in [
         "prepare-zalando",
@@ -116,7 +126,7 @@ async fn starts() -> Result<Vec<(&'static str, Vec<Duration>)>> {
     ] {
         let mut times = Vec::new();
         for _ in 0..STARTS {
-            times.push(door.start(&program(name).await?, name).await?.elapsed);
+            times.push(probe.start(&program(name).await?, name).await?.elapsed);
         }
         all.push((name, times));
     }

@@ -1,11 +1,10 @@
-//! The chart of the cut as SVG: a row per step, and below it on the same axis the acknowledged
-//! writes.
+//! The chart of the cutover as SVG: one row per step, and below it on the same axis the
+//! acknowledged writes.
 //!
 //! A step of 50 ms and one of 3 s stand side by side, so every step has a row of its own: no label
-//! can meet another. The same chart is drawn twice, for a page and for a phone; the page shows the
-//! one that fits.
+//! can meet another. A screen that is narrower than the chart scrolls it.
 
-mod ink;
+mod palette;
 mod rows;
 mod window;
 
@@ -18,75 +17,30 @@ use plotters::{
 };
 
 use crate::report::{Report, numbers};
-pub use ink::style;
+pub use palette::style;
 use window::Window;
 
-/// For whom it is drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// A page or a screen: names beside the bars.
-    Page,
-    /// A phone held upright: names above the bars.
-    Phone,
-}
-
-/// Measures in pixels.
-struct Layout {
-    width: u32,
-    /// Left of the axis: names of the rows and numbers of the axis.
-    left: u32,
-    right: u32,
-    /// Height of a mark's line of text.
-    mark: u32,
-    row: u32,
-    /// Between the rows and the writes: the words `source` and `target`.
-    band: u32,
-    plot: u32,
-    /// Below the axis: its numbers and what they mean.
-    foot: u32,
-    x_labels: usize,
-}
-
-impl Layout {
-    const PAGE: Self = Self {
-        width: 1080,
-        left: 210,
-        right: 16,
-        mark: 17,
-        row: 21,
-        band: 34,
-        plot: 210,
-        foot: 44,
-        x_labels: 14,
-    };
-    const PHONE: Self = Self {
-        width: 380,
-        left: 28,
-        right: 8,
-        mark: 17,
-        row: 32,
-        band: 30,
-        plot: 170,
-        foot: 44,
-        x_labels: 7,
-    };
-
-    fn of(format: Format) -> &'static Self {
-        match format {
-            Format::Page => &Self::PAGE,
-            Format::Phone => &Self::PHONE,
-        }
-    }
-}
+// Measures in pixels.
+const WIDTH: u32 = 1080;
+/// Left of the axis: names of the rows and numbers of the axis.
+const LEFT: u32 = 210;
+const RIGHT: u32 = 16;
+/// Height of a mark's line of text.
+const MARK: u32 = 17;
+const ROW: u32 = 21;
+/// Between the rows and the writes: the words `source` and `target`.
+const BAND: u32 = 34;
+const PLOT: u32 = 210;
+/// Below the axis: its numbers and what they mean.
+const FOOT: u32 = 44;
+const X_LABELS: usize = 14;
 
 type Root<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Writes<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordu32>>;
 
-/// The root of the drawing with what all its parts need to know.
+/// The drawing area and what all parts of the chart need.
 struct Canvas<'a> {
     root: Root<'a>,
-    format: Format,
-    layout: &'static Layout,
     window: Window,
     /// Top of the rows, and of the writes' plot.
     rows_top: i32,
@@ -94,7 +48,7 @@ struct Canvas<'a> {
 }
 
 impl Canvas<'_> {
-    /// Where an instant lies, kept inside the axis.
+    /// The x coordinate of an instant, limited to the axis.
     fn x(&self, seconds: f64) -> i32 {
         let (left, right) = (f64::from(self.left()), f64::from(self.right()));
         let share = (seconds - self.window.from) / (self.window.to - self.window.from);
@@ -102,28 +56,32 @@ impl Canvas<'_> {
     }
 
     fn left(&self) -> i32 {
-        self.layout.left as i32
+        LEFT as i32
     }
 
     fn right(&self) -> i32 {
-        (self.layout.width - self.layout.right) as i32
+        (WIDTH - RIGHT) as i32
     }
 
     fn plot_bottom(&self) -> i32 {
-        self.plot_top + self.layout.plot as i32
+        self.plot_top + PLOT as i32
     }
 
-    fn text(&self, text: &str, (x, y): (i32, i32), side: HPos, ink: RGBColor) -> Result<()> {
-        let style = ink::font().color(&ink).pos(Pos::new(side, VPos::Center));
+    fn text(&self, text: &str, (x, y): (i32, i32), side: HPos, color: RGBColor) -> Result<()> {
+        let style = palette::font()
+            .color(&color)
+            .pos(Pos::new(side, VPos::Center));
         Ok(self.root.draw(&Text::new(text.to_owned(), (x, y), style))?)
     }
 
-    fn line(&self, from: (i32, i32), to: (i32, i32), ink: impl Into<ShapeStyle>) -> Result<()> {
-        Ok(self.root.draw(&PathElement::new(vec![from, to], ink))?)
+    fn line(&self, from: (i32, i32), to: (i32, i32), color: impl Into<ShapeStyle>) -> Result<()> {
+        Ok(self.root.draw(&PathElement::new(vec![from, to], color))?)
     }
 
-    fn block(&self, from: (i32, i32), to: (i32, i32), ink: impl Color) -> Result<()> {
-        Ok(self.root.draw(&Rectangle::new([from, to], ink.filled()))?)
+    fn block(&self, from: (i32, i32), to: (i32, i32), color: impl Color) -> Result<()> {
+        Ok(self
+            .root
+            .draw(&Rectangle::new([from, to], color.filled()))?)
     }
 }
 
@@ -131,19 +89,16 @@ impl Canvas<'_> {
 ///
 /// # Errors
 /// The drawing library's.
-pub fn draw(report: &Report, format: Format) -> Result<String> {
-    let layout = Layout::of(format);
-    let rows = rows::of(report);
-    let rows_top = layout.mark * report.marks.len() as u32 + 6;
-    let plot_top = rows_top + layout.row * rows.len() as u32 + layout.band;
+pub fn draw(report: &Report) -> Result<String> {
+    let rows = rows::from_report(report);
+    let rows_top = MARK * report.marks.len() as u32 + 6;
+    let plot_top = rows_top + ROW * rows.len() as u32 + BAND;
     let mut svg = String::new();
     {
-        let size = (layout.width, plot_top + layout.plot + layout.foot);
+        let size = (WIDTH, plot_top + PLOT + FOOT);
         let canvas = Canvas {
             root: SVGBackend::with_string(&mut svg, size).into_drawing_area(),
-            format,
-            layout,
-            window: Window::of(report),
+            window: Window::for_report(report),
             rows_top: rows_top as i32,
             plot_top: plot_top as i32,
         };
@@ -151,14 +106,14 @@ pub fn draw(report: &Report, format: Format) -> Result<String> {
         writes(&canvas, report)?;
         mark_lines(&canvas, report)?;
         rows::draw(&canvas, &rows)?;
-        mark_words(&canvas, report)?;
+        mark_texts(&canvas, report)?;
         waits(&canvas, report)?;
         canvas.root.present()?;
     }
     Ok(svg)
 }
 
-/// All stretches without a write that are shown, the cut's own first.
+/// All intervals without a write that are shown, the cutover's first.
 fn gaps(report: &Report) -> impl Iterator<Item = &Gap> {
     report.verdict.gap.iter().chain(&report.verdict.later_gaps)
 }
@@ -166,13 +121,13 @@ fn gaps(report: &Report) -> impl Iterator<Item = &Gap> {
 fn shade(canvas: &Canvas, report: &Report) -> Result<()> {
     for gap in gaps(report) {
         let (from, to) = (
-            canvas.x(canvas.window.place(gap.from)),
-            canvas.x(canvas.window.place(gap.to)),
+            canvas.x(canvas.window.position(gap.from)),
+            canvas.x(canvas.window.position(gap.to)),
         );
         canvas.block(
             (from, canvas.rows_top),
             (to, canvas.plot_bottom()),
-            ink::WAIT.mix(0.12),
+            palette::WAIT.mix(0.12),
         )?;
     }
     Ok(())
@@ -187,21 +142,21 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
         .max()
         .unwrap_or(0);
     let mut chart = ChartBuilder::on(&lower)
-        .margin_right(canvas.layout.right)
-        .set_label_area_size(LabelAreaPosition::Left, canvas.layout.left)
-        .set_label_area_size(LabelAreaPosition::Bottom, canvas.layout.foot)
+        .margin_right(RIGHT)
+        .set_label_area_size(LabelAreaPosition::Left, LEFT)
+        .set_label_area_size(LabelAreaPosition::Bottom, FOOT)
         .build_cartesian_2d(
             canvas.window.from..canvas.window.to,
             0..(peak + peak / 12).max(4),
         )?;
-    let label = ink::font().color(&ink::MUTED);
+    let label = palette::font().color(&palette::MUTED);
     chart
         .configure_mesh()
         .disable_x_mesh()
-        .bold_line_style(ink::GRID)
+        .bold_line_style(palette::GRID)
         .light_line_style(TRANSPARENT)
-        .axis_style(ink::MUTED)
-        .x_labels(canvas.layout.x_labels)
+        .axis_style(palette::MUTED)
+        .x_labels(X_LABELS)
         .y_labels(5)
         .label_style(label.clone())
         .x_label_formatter(&|seconds| numbers::tick(*seconds))
@@ -212,38 +167,43 @@ fn writes(canvas: &Canvas, report: &Report) -> Result<()> {
         })
         .axis_desc_style(label)
         .draw()?;
-    // One upon the other: the source's part covers its own share of the sum.
-    area(&mut chart, canvas, report, ink::TARGET, |bucket| {
+    // Stacked: the source's area covers its share of the sum.
+    area(&mut chart, canvas, report, palette::TARGET, |bucket| {
         bucket.source + bucket.target
     })?;
-    area(&mut chart, canvas, report, ink::SOURCE, |bucket| {
+    area(&mut chart, canvas, report, palette::SOURCE, |bucket| {
         bucket.source
     })?;
-    if let (Format::Page, Some(width)) = (canvas.format, report.slice_width()) {
+    if let Some(width) = report.slice_width() {
         let lines = [
             "acknowledged".to_owned(),
             format!("writes per {}", numbers::ms(width)),
         ];
         for (line, y) in lines.iter().zip((canvas.plot_top + 8..).step_by(16)) {
-            canvas.text(line, (0, y), HPos::Left, ink::TEXT)?;
+            canvas.text(line, (0, y), HPos::Left, palette::TEXT)?;
         }
     }
     if peak == 0 {
         let middle = (
             (canvas.left() + canvas.right()) / 2,
-            canvas.plot_top + canvas.layout.plot as i32 / 2,
+            canvas.plot_top + PLOT as i32 / 2,
         );
-        canvas.text("no write was acknowledged", middle, HPos::Center, ink::WAIT)?;
+        canvas.text(
+            "no write was acknowledged",
+            middle,
+            HPos::Center,
+            palette::WAIT,
+        )?;
     }
     Ok(())
 }
 
-/// The steps of a histogram, filled: slices have no gaps between them.
+/// A filled histogram without gaps between slices.
 fn area(
     chart: &mut Writes,
     canvas: &Canvas,
     report: &Report,
-    ink: RGBColor,
+    color: RGBColor,
     count: fn(&Bucket) -> u32,
 ) -> Result<()> {
     let Some(width) = report.slice_width() else {
@@ -252,8 +212,8 @@ fn area(
     let window = &canvas.window;
     let points = report.series.iter().flat_map(|bucket| {
         let (from, to) = (
-            window.place(bucket.start),
-            window.place(bucket.start + width),
+            window.position(bucket.start),
+            window.position(bucket.start + width),
         );
         let count = count(bucket);
         let seen = to > window.from && from < window.to;
@@ -261,79 +221,75 @@ fn area(
             .into_iter()
             .flatten()
     });
-    chart.draw_series(AreaSeries::new(points, 0, ink))?;
+    chart.draw_series(AreaSeries::new(points, 0, color))?;
     Ok(())
 }
 
-/// A line down from the words of each instant, below all other words.
+/// A vertical line for each mark, below its text.
 fn mark_lines(canvas: &Canvas, report: &Report) -> Result<()> {
-    for (mark, top) in report
-        .marks
-        .iter()
-        .zip((0..).step_by(canvas.layout.mark as usize))
-    {
-        let x = canvas.x(canvas.window.place(mark.at));
-        canvas.line((x, top), (x, canvas.plot_bottom()), ink::TEXT.mix(0.75))?;
+    for (mark, top) in report.marks.iter().zip((0..).step_by(MARK as usize)) {
+        let x = canvas.x(canvas.window.position(mark.at));
+        canvas.line((x, top), (x, canvas.plot_bottom()), palette::TEXT.mix(0.75))?;
     }
     Ok(())
 }
 
 /// The instants, an own line of text each: a later one lies lower, so that no line crosses the
 /// words of an earlier one.
-fn mark_words(canvas: &Canvas, report: &Report) -> Result<()> {
-    let step = canvas.layout.mark;
+fn mark_texts(canvas: &Canvas, report: &Report) -> Result<()> {
+    let step = MARK;
     for (mark, y) in report
         .marks
         .iter()
         .zip((step as i32 / 2..).step_by(step as usize))
     {
-        let seconds = canvas.window.place(mark.at);
+        let seconds = canvas.window.position(mark.at);
         let x = canvas.x(seconds);
         let text = format!("{}  {}", mark.name, numbers::signed_seconds(seconds));
-        let fits = x + ink::text_width(&text) + 6 <= canvas.layout.width as i32;
+        let fits = x + palette::text_width(&text) + 6 <= WIDTH as i32;
         let (at, side) = if fits {
             (x + 6, HPos::Left)
         } else {
             (x - 6, HPos::Right)
         };
-        canvas.text(&text, (at, y), side, ink::TEXT)?;
+        canvas.text(&text, (at, y), side, palette::TEXT)?;
     }
     Ok(())
 }
 
-/// How long each stretch without a write was, written into it.
+/// Labels each interval without a write with its length.
 fn waits(canvas: &Canvas, report: &Report) -> Result<()> {
-    let band = canvas.plot_top - canvas.layout.band as i32 / 2;
+    let band = canvas.plot_top - BAND as i32 / 2;
     if let Some(gap) = &report.verdict.gap {
         let (from, to) = (
-            canvas.x(canvas.window.place(gap.from)),
-            canvas.x(canvas.window.place(gap.to)),
+            canvas.x(canvas.window.position(gap.from)),
+            canvas.x(canvas.window.position(gap.to)),
         );
-        // Left of the block's line, where there is one.
-        let from = report
-            .block
-            .map_or(from, |block| from.min(canvas.x(canvas.window.place(block))));
-        canvas.text("source", (from - 6, band), HPos::Right, ink::SOURCE)?;
-        canvas.text("target", (to + 6, band), HPos::Left, ink::TARGET)?;
+        // Left of the block's line, if there is one.
+        let from = report.block.map_or(from, |block| {
+            from.min(canvas.x(canvas.window.position(block)))
+        });
+        canvas.text("source", (from - 6, band), HPos::Right, palette::SOURCE)?;
+        canvas.text("target", (to + 6, band), HPos::Left, palette::TARGET)?;
     }
     for (number, gap) in gaps(report).enumerate() {
         let (from, to) = (
-            canvas.x(canvas.window.place(gap.from)),
-            canvas.x(canvas.window.place(gap.to)),
+            canvas.x(canvas.window.position(gap.from)),
+            canvas.x(canvas.window.position(gap.to)),
         );
-        let y = canvas.plot_top + canvas.layout.plot as i32 / 2 - 22 * (number as i32 % 4);
+        let y = canvas.plot_top + PLOT as i32 / 2 - 22 * (number as i32 % 4);
         let short = numbers::ms(gap.length());
         let long = format!("{short} without a write");
-        let text = if ink::text_width(&long) < to - from {
+        let text = if palette::text_width(&long) < to - from {
             long
         } else {
             short
         };
-        canvas.line((from, y), (to, y), ink::WAIT)?;
+        canvas.line((from, y), (to, y), palette::WAIT)?;
         for end in [from, to] {
-            canvas.line((end, y - 5), (end, y + 5), ink::WAIT)?;
+            canvas.line((end, y - 5), (end, y + 5), palette::WAIT)?;
         }
-        let half = ink::text_width(&text) / 2;
+        let half = palette::text_width(&text) / 2;
         let middle = ((from + to) / 2).clamp(
             canvas.left() + half,
             (canvas.right() - half).max(canvas.left() + half),
@@ -342,10 +298,10 @@ fn waits(canvas: &Canvas, report: &Report) -> Result<()> {
             canvas.block(
                 (middle - half, y - 21),
                 (middle + half, y - 3),
-                ink::SURFACE.mix(0.85),
+                palette::SURFACE.mix(0.85),
             )?;
         }
-        canvas.text(&text, (middle, y - 12), HPos::Center, ink::WAIT)?;
+        canvas.text(&text, (middle, y - 12), HPos::Center, palette::WAIT)?;
     }
     Ok(())
 }

@@ -1,31 +1,31 @@
-//! `make rehearse`: the whole migration on this machine, in the order of guide.md, with a verdict
-//! and a page to keep.
+//! `make rehearse`: the whole migration on this machine, in the order of README, with a verdict and
+//! a report page.
 
+mod baseline;
 mod bench;
 mod chart;
-mod cut;
-mod floor;
+mod cutover;
 mod report;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use harness::{
-    application::Origin,
-    migration::{CLUSTER, FORGOTTEN, Migration, NAMESPACE},
+    application::Epoch,
+    migration::{CLUSTER, Migration, NAMESPACE, UNMANAGED},
     setup::target_directory,
     source::SourceOptions,
 };
 use jiff::Timestamp;
 use report::{Names, Program, Report};
 
-/// A step may take so long before something is wrong.
+/// Limit for each step.
 const STEP: Duration = Duration::from_secs(120);
 /// Writes that must be acknowledged by the target before the verdict.
 const WRITES_AFTER: usize = 400;
-/// The chart's slices.
+/// Width of the chart's time slices.
 const SLICE: Duration = Duration::from_millis(100);
-/// A second hole of this length is shown.
+/// Shortest interval without a write that is shown after the cutover.
 const PAUSE: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
@@ -39,26 +39,26 @@ fn main() -> ExitCode {
     }
 }
 
-/// `bench` as the only argument measures, `bench-backup` the backup only; nothing rehearses.
+/// Without an argument it rehearses; `bench` measures, `bench-backup` measures only the backup.
 async fn chosen() -> Result<bool> {
     harness::setup::Setup::ready().await?;
     match std::env::args().nth(1).as_deref() {
         None => rehearse().await,
         Some("bench") => bench::bench().await.map(|()| true),
         Some("bench-backup") => bench::backup().await.map(|()| true),
-        Some(other) => anyhow::bail!("{other:?} is no argument of this; give none, or bench"),
+        Some(other) => anyhow::bail!("unknown argument {other:?}: use none, bench or bench-backup"),
     }
 }
 
 async fn rehearse() -> Result<bool> {
-    let (began, origin) = (Timestamp::now(), Origin::now());
+    let (began, epoch) = (Timestamp::now(), Epoch::now());
     let mut report = Report {
         began,
         names: names(),
         ..Report::default()
     };
-    let outcome = migrate(&mut report, origin).await;
-    report.took = origin.elapsed();
+    let outcome = migrate(&mut report, epoch).await;
+    report.took = epoch.elapsed();
     report.broken = outcome.as_ref().err().map(|error| format!("{error:#}"));
     let file = page_file();
     std::fs::create_dir_all(file.parent().context("no directory for the report")?)?;
@@ -72,8 +72,8 @@ async fn rehearse() -> Result<bool> {
     outcome.map(|()| report.passed())
 }
 
-async fn migrate(report: &mut Report, origin: Origin) -> Result<()> {
-    let migration = Migration::stage(SourceOptions::default(), origin, |what| {
+async fn migrate(report: &mut Report, epoch: Epoch) -> Result<()> {
+    let migration = Migration::set_up(SourceOptions::default(), epoch, |what| {
         println!("      {what}")
     })
     .await?;
@@ -96,8 +96,7 @@ async fn migrate(report: &mut Report, origin: Origin) -> Result<()> {
         .application
         .acknowledges(WRITES_AFTER, STEP)
         .await?;
-    // CNPG's phase says healthy long after the restart; whatever still happens until then belongs
-    // to the verdict.
+    // CNPG reports the phase healthy long after the restart; interruptions until then count.
     migration
         .target
         .phase(CLUSTER, "Cluster in healthy state", STEP)
@@ -106,10 +105,10 @@ async fn migrate(report: &mut Report, origin: Origin) -> Result<()> {
         .application
         .acknowledges(WRITES_AFTER, STEP)
         .await?;
-    cut::judge(migration, target, report, origin).await
+    cutover::judge(migration, target, report, epoch).await
 }
 
-/// Runs a step as `kubectl create job --from=cronjob/…` does, and prints its log as it comes.
+/// Runs a step as `kubectl create job --from=cronjob/…` does, and prints its log as it arrives.
 async fn run(
     migration: &Migration,
     step: &str,
@@ -153,7 +152,7 @@ fn page_file() -> PathBuf {
     target_directory().join("rehearse/report.html")
 }
 
-/// The writer that nobody told about the migration.
-fn is_forgotten(client: &str) -> bool {
-    client.starts_with(FORGOTTEN)
+/// True for the writer that is not part of the application.
+fn is_unmanaged(client: &str) -> bool {
+    client.starts_with(UNMANAGED)
 }

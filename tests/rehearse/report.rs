@@ -1,10 +1,10 @@
-//! What a rehearsal found out, and the two ways to show it: a page for a change request ([`page`])
-//! and lines for the terminal ([`verdict_lines`]).
+//! The result of a rehearsal, shown as a page for a change request ([`page`]) and as lines for the
+//! terminal ([`verdict_lines`]).
 //!
-//! Pure: no clock, no cluster. All instants lie on the axis of the ledger, durations since the
-//! run's origin.
+//! Pure: no clock, no cluster. All instants are on the ledger's axis: durations since the run's
+//! epoch.
 
-mod annex;
+mod appendix;
 pub mod budget;
 #[cfg(test)]
 pub mod example;
@@ -24,36 +24,36 @@ use numbers::{counted, grouped, seconds, wait};
 pub use page::page;
 pub use text::verdict_lines;
 
-/// Everything that a rehearsal leaves behind.
+/// The result of a rehearsal.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// When it began.
     pub began: Timestamp,
-    /// How long it took, without the set-up.
+    /// How long it took, without installing the programs.
     pub took: Duration,
-    /// What was migrated to what.
+    /// Names and versions of source and target.
     pub names: Names,
     /// The ledger's verdict on every write.
     pub verdict: Verdict,
     /// Acknowledged writes in slices of equal width, empty slices included.
     pub series: Vec<Bucket>,
-    /// When the block of the source's writes was asked for: the zero of everything that is shown.
+    /// When the block of writes on the source was requested: the zero of the page's axis.
     pub block: Option<Duration>,
-    /// When the target accepted its first write, whoever sent it (the cutover proves one before it
-    /// routes).
+    /// When the target accepted its first write, from any client (the cutover verifies one before
+    /// it routes).
     pub first_write: Option<Duration>,
     /// What the cutover did, in order.
     pub steps: Vec<Step>,
-    /// The target's own time from being told to being primary.
+    /// The target's own time from the request to being primary.
     pub promoting: Option<Span>,
-    /// The target's own time to restart its server after the promotion.
+    /// The target's own time for its restart after the promotion.
     pub restarting: Option<Span>,
     /// Instants to mark, in order: DOWNTIME BEGINS, POINT OF NO RETURN, DOWNTIME ENDS.
     pub marks: Vec<Mark>,
-    /// The writer that nobody told about the migration.
-    pub forgotten: Option<Forgotten>,
-    /// Writes of the application that were not acknowledged around the cut: what its clients
-    /// noticed beside the wait.
+    /// The unmanaged writer's account.
+    pub unmanaged: Option<UnmanagedWriter>,
+    /// Writes of the application that were not acknowledged around the cutover: the errors that its
+    /// clients saw.
     pub errors: Option<usize>,
     /// The receipt that the cutover left: the keys of its ConfigMap.
     pub receipt: BTreeMap<String, String>,
@@ -70,7 +70,7 @@ pub struct Names {
     pub source_cluster: String,
     /// The CNPG Cluster.
     pub target_cluster: String,
-    /// Where both are.
+    /// Their namespace.
     pub namespace: String,
     /// Version of the source's PostgreSQL, for example 17.10.
     pub source_postgres: String,
@@ -85,18 +85,18 @@ pub struct Names {
 /// A step of the cutover.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// What was done, in a few words.
+    /// The step in a few words.
     pub name: String,
     /// When it began.
     pub from: Duration,
-    /// When it was done; none when it never was.
+    /// When it ended; None if it never did.
     pub to: Option<Duration>,
 }
 
-/// A stretch of time.
+/// A time interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Its begin.
+    /// Its beginning.
     pub from: Duration,
     /// Its end.
     pub to: Duration,
@@ -105,49 +105,50 @@ pub struct Span {
 /// An instant worth a line in the chart.
 #[derive(Clone, Debug)]
 pub struct Mark {
-    /// What became true, for example DOWNTIME BEGINS.
+    /// The event, for example DOWNTIME BEGINS.
     pub name: String,
     /// When.
     pub at: Duration,
 }
 
-/// A writer outside the list of Deployments, connected to the source until the source ended that.
+/// A writer outside of the Deployments, connected to the source until the source ended its session.
 #[derive(Clone, Debug)]
-pub struct Forgotten {
+pub struct UnmanagedWriter {
     /// Its name.
     pub name: String,
     /// Its inserts whose commit was confirmed.
     pub acknowledged: usize,
-    /// Those of them that the target has.
+    /// Those found on the target.
     pub found: usize,
-    /// Those that it has not.
+    /// Those missing on the target.
     pub lost: usize,
 }
 
 /// One run of one program.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// Its name, with what was special about the run: `cutover`, `cutover (dry run)`.
+    /// The program's name and variant: `cutover`, `cutover (dry run)`.
     pub name: String,
-    /// How it ended; none when a signal ended it.
+    /// The exit code; None if a signal ended the program.
     pub exit: Option<i32>,
-    /// What it printed.
+    /// Its output.
     pub lines: Vec<String>,
 }
 
 impl Report {
-    /// True when nothing went wrong.
+    /// True if nothing failed.
     pub fn passed(&self) -> bool {
         self.failures().is_empty()
     }
 
-    /// False when the run ended before there was anything to judge: then no count of zero is good
-    /// news.
+    /// False if the run ended before there was anything to judge: then a count of zero is
+    /// meaningless.
     pub fn judged(&self) -> bool {
         self.verdict.acknowledged > 0
     }
 
-    /// What went wrong, a clause each, the worst first. A run that proves nothing is a failure too.
+    /// All failures, one clause each, the most severe first. A run that verifies nothing fails,
+    /// too.
     pub fn failures(&self) -> Vec<String> {
         let verdict = &self.verdict;
         let mut failures = Vec::new();
@@ -162,16 +163,19 @@ impl Report {
             ),
             ("on the target more than once", &verdict.duplicated),
             ("left behind on the source", &verdict.only_on_source),
-            ("refused, and yet there", &verdict.refused_but_found),
-            ("sent by nobody", &verdict.unexplained),
+            (
+                "refused, but found on the target",
+                &verdict.refused_but_found,
+            ),
+            ("not sent by any client", &verdict.unexplained),
         ];
         let broken = breaches.iter().filter(|(_, keys)| !keys.is_empty());
         failures.extend(
-            broken.map(|(said, keys)| format!("{} {said}", counted(keys.len(), "write", "writes"))),
+            broken.map(|(what, keys)| format!("{} {what}", counted(keys.len(), "write", "writes"))),
         );
-        if let Some(writer) = self.forgotten.as_ref().filter(|writer| writer.lost > 0) {
+        if let Some(writer) = self.unmanaged.as_ref().filter(|writer| writer.lost > 0) {
             failures.push(format!(
-                "{} of the forgotten writer's writes lost",
+                "{} writes of the unmanaged writer lost",
                 grouped(writer.lost)
             ));
         }
@@ -182,27 +186,27 @@ impl Report {
         );
         failures.extend(self.programs.iter().filter_map(Program::failure));
         if self.broken.is_none() {
-            failures.extend(self.unproved());
+            failures.extend(self.missing_evidence());
         }
         failures
     }
 
-    /// What a run that came to its end must have shown.
-    fn unproved(&self) -> impl Iterator<Item = String> {
+    /// Failures of a finished run that lacks evidence.
+    fn missing_evidence(&self) -> impl Iterator<Item = String> {
         [
             (
                 !self.judged(),
-                "no write was acknowledged, so nothing is proved",
+                "no write was acknowledged, so nothing is verified",
             ),
             (
                 self.judged() && self.verdict.gap.is_none(),
-                "no write was acknowledged on both sides of the cut",
+                "no client wrote before and after the cutover",
             ),
             (self.receipt.is_empty(), "the cutover left no receipt"),
         ]
         .into_iter()
         .filter(|(missing, _)| *missing)
-        .map(|(_, said)| said.to_owned())
+        .map(|(_, failure)| failure.to_owned())
     }
 
     /// The verdict in a sentence or two.
@@ -224,7 +228,7 @@ impl Report {
         );
         if let Some((least, most)) = self.client_waits() {
             text.push_str(&format!(" Clients waited {}", wait(least, most)));
-            if let RestartGap::Felt(gap) = self.restart_gap() {
+            if let RestartGap::SecondWait(gap) = self.restart_gap() {
                 text.push_str(&format!(
                     ", and {} again when the target restarted",
                     seconds(gap.length())
@@ -253,7 +257,7 @@ mod tests {
     use super::{example::*, *};
 
     #[test]
-    fn a_clean_run_passes_and_says_so_in_words() {
+    fn a_clean_run_passes_and_its_summary_says_so() {
         let report = passed();
         assert_eq!(report.failures(), Vec::<String>::new());
         assert_eq!(
@@ -265,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_wait_is_not_kept_quiet() {
+    fn a_second_wait_is_reported() {
         let summary = odd().summary();
         assert!(
             summary.ends_with(", and 1.5 s again when the target restarted."),
@@ -286,7 +290,7 @@ mod tests {
         );
     }
 
-    /// Every promise, broken alone, must fail the run.
+    /// Each promise, broken alone, fails the run.
     #[test]
     fn each_broken_promise_fails_the_run() {
         let key = || {
@@ -308,7 +312,7 @@ mod tests {
             |report, _| report.broken = Some("no leader".into()),
             |report, _| report.programs[0].exit = Some(3),
             |report, _| report.programs[0].exit = None,
-            |report, _| report.forgotten.as_mut().unwrap().lost = 1,
+            |report, _| report.unmanaged.as_mut().unwrap().lost = 1,
         ];
         for (number, breach) in breaches.iter().enumerate() {
             let mut report = passed();

@@ -1,38 +1,37 @@
-//! `make soak`: what takes too long for `make test`, done at each step of a cut, and then a
-//! thousand real cuts, each with what its seed says, several at a time on this machine. One line
-//! for each seed; what breaks a promise is told with the command that repeats it, and its logs are
-//! kept.
+//! `make soak`: faults that take too long for `make test`, injected at each step of a cutover, and
+//! then a thousand real cutovers with faults derived from seeds, several in parallel. It prints one
+//! line per seed. For a broken promise it prints the command that repeats it and keeps the logs.
 //!
-//! | variable | |
-//! |---|---|
-//! | SEED | the first seed, and only seeds; 0 when it is not set |
-//! | CUTS | goes on until there were so many cuts, each that went back after the block being one; 1000 when it is not set, or when SEED is the one seed; 0 is only what is done at each step |
-//! | LANES | so many stages at a time; 2 when it is not set, one for each DCS. Each waits most of the time, and takes 1 GB of memory |
+//! - `SEED`: the first seed; skips the slow faults at each step; default 0
+//! - `CUTOVERS`: stop after this many cutovers, rollbacks after the block included; default 1000,
+//!   or one if SEED is set; 0 runs only the slow faults at each step
+//! - `WORKERS`: environments in parallel; default 2, one for each DCS. Each one waits most of the
+//!   time and needs 1 GB of memory
 
 use std::{cell::RefCell, ops::Range, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use harness::{
-    cuts::{
-        Lane,
-        course::Cut,
+    disturbed_cutovers::{
+        Worker,
+        runner::CutoverRun,
         scenario::{self, Scenario},
-        tally::Tally,
+        statistics::Statistics,
     },
     route::Route,
     source::Dcs,
 };
 
-const CUTS: u64 = 1_000;
-const LANES: u64 = 2;
-/// Cuts on one stage: logs and WAL grow with them.
-const STAGE_CUTS: usize = 50;
-/// After so many failures nothing new is learned.
+const CUTOVERS: u64 = 1_000;
+const WORKERS: u64 = 2;
+/// Cutovers in one environment: logs and WAL grow with them.
+const WORKER_CUTOVERS: usize = 50;
+/// Stop after this many failures.
 const FAILURES_MAX: usize = 10;
 const REST: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    let soak = match Soak::wanted() {
+    let soak = match Soak::from_environment() {
         Ok(soak) => soak,
         Err(error) => {
             eprintln!("{error:#}");
@@ -40,7 +39,7 @@ fn main() -> ExitCode {
         }
     };
     let outcome = harness::interruptible(soak.run());
-    println!("\n{}", soak.tally.borrow());
+    println!("\n{}", soak.statistics.borrow());
     let broken = soak.broken.borrow();
     broken
         .iter()
@@ -55,39 +54,39 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is wanted, and what was seen so far.
+/// The settings, and the results so far.
 struct Soak {
     seeds: Range<u64>,
-    /// Cuts until it is enough.
-    cuts: u64,
-    lanes: u64,
-    /// What is done at each step comes first.
-    sweeps: bool,
-    tally: RefCell<Tally>,
-    /// Commands that repeat what broke a promise.
+    /// Stop after this many cutovers.
+    cutovers: u64,
+    workers: u64,
+    /// Whether to start with the slow faults at each step.
+    slow_faults: bool,
+    statistics: RefCell<Statistics>,
+    /// Commands that repeat broken runs.
     broken: RefCell<Vec<String>>,
 }
 
 impl Soak {
-    fn wanted() -> Result<Self> {
-        let (seed, cuts) = (variable("SEED")?, variable("CUTS")?);
+    fn from_environment() -> Result<Self> {
+        let (seed, cutovers) = (variable("SEED")?, variable("CUTOVERS")?);
         let first = seed.unwrap_or(0);
-        let last = if seed.is_some() && cuts.is_none() {
+        let last = if seed.is_some() && cutovers.is_none() {
             first + 1
         } else {
             u64::MAX
         };
         Ok(Self {
             seeds: first..last,
-            cuts: cuts.unwrap_or(CUTS),
-            lanes: variable("LANES")?.unwrap_or(LANES),
-            sweeps: seed.is_none(),
-            tally: RefCell::default(),
+            cutovers: cutovers.unwrap_or(CUTOVERS),
+            workers: variable("WORKERS")?.unwrap_or(WORKERS),
+            slow_faults: seed.is_none(),
+            statistics: RefCell::default(),
             broken: RefCell::default(),
         })
     }
 
-    /// Lanes for each DCS in turn; those of one DCS share its seeds.
+    /// Starts workers for each DCS in turn; those of one DCS share its seeds.
     async fn run(&self) -> Result<()> {
         harness::setup::Setup::ready().await?;
         let kinds = [
@@ -95,49 +94,57 @@ impl Soak {
             (Dcs::ConfigMaps, Route::Config),
         ];
         let kinds = kinds.map(|(dcs, route)| (dcs, route, RefCell::new(self.seeds.clone())));
-        let lanes = kinds
-            .iter()
-            .cycle()
-            .zip(0..self.lanes)
-            .map(|((dcs, route, seeds), number)| {
-                let sweeps = self.sweeps && number < kinds.len() as u64;
-                self.lane(*dcs, sweeps.then_some(*route), seeds)
-            });
-        futures::future::try_join_all(lanes).await.map(drop)
+        let workers =
+            kinds
+                .iter()
+                .cycle()
+                .zip(0..self.workers)
+                .map(|((dcs, route, seeds), number)| {
+                    let slow_faults = self.slow_faults && number < kinds.len() as u64;
+                    self.run_worker(*dcs, slow_faults.then_some(*route), seeds)
+                });
+        futures::future::try_join_all(workers).await.map(drop)
     }
 
-    async fn lane(
+    async fn run_worker(
         &self,
         dcs: Dcs,
         sweep: Option<Route>,
         seeds: &RefCell<Range<u64>>,
     ) -> Result<()> {
-        let mut lane: Option<Lane> = None;
-        let mut cuts = 0;
+        let mut idle: Option<Worker> = None;
+        let mut cutovers = 0;
         if let Some(route) = sweep {
-            lane = self
-                .sweep(Lane::stage(dcs).await.context("setting the stage")?, route)
+            idle = self
+                .sweep(
+                    Worker::start(dcs)
+                        .await
+                        .context("setting up the environment")?,
+                    route,
+                )
                 .await;
         }
-        while let Some(seed) = self.next(dcs, seeds) {
-            let mut stage = match lane.take().filter(|_| cuts < STAGE_CUTS) {
-                Some(stage) => stage,
+        while let Some(seed) = self.next_seed(dcs, seeds) {
+            let mut worker = match idle.take().filter(|_| cutovers < WORKER_CUTOVERS) {
+                Some(worker) => worker,
                 None => {
-                    cuts = 0;
-                    Lane::stage(dcs).await.context("setting the stage")?
+                    cutovers = 0;
+                    Worker::start(dcs)
+                        .await
+                        .context("setting up the environment")?
                 }
             };
-            cuts += 1;
-            match self.cut(&mut stage, seed).await {
-                Ok(()) => lane = Some(stage),
+            cutovers += 1;
+            match self.cutover(&mut worker, seed).await {
+                Ok(()) => idle = Some(worker),
                 Err(error) => {
-                    self.broke(
-                        &stage,
+                    self.report_broken(
+                        &worker,
                         &format!("seed-{seed}"),
                         format!("make soak SEED={seed}"),
                         &error,
                     );
-                    drop(stage);
+                    drop(worker);
                     tokio::time::sleep(REST).await;
                 }
             }
@@ -145,9 +152,9 @@ impl Soak {
         Ok(())
     }
 
-    /// The next seed for a DCS, as long as there is something to be learned.
-    fn next(&self, dcs: Dcs, seeds: &RefCell<Range<u64>>) -> Option<u64> {
-        let enough = self.tally.borrow().cuts() as u64 >= self.cuts
+    /// The next seed for a DCS, unless there were enough cutovers or failures.
+    fn next_seed(&self, dcs: Dcs, seeds: &RefCell<Range<u64>>) -> Option<u64> {
+        let enough = self.statistics.borrow().cutovers() as u64 >= self.cutovers
             || self.broken.borrow().len() >= FAILURES_MAX;
         if enough {
             return None;
@@ -155,16 +162,17 @@ impl Soak {
         seeds.borrow_mut().find(|seed| scenario::dcs(*seed) == dcs)
     }
 
-    /// The stage, unless a promise was broken on it.
-    async fn sweep(&self, mut stage: Lane, route: Route) -> Option<Lane> {
-        let seen = |scenario: &Scenario, cut: &Cut| self.count("each step", scenario, cut);
-        match stage.sweep(route, seen).await {
-            Ok(()) => Some(stage),
+    /// Runs the slow faults; returns the worker unless a promise was broken.
+    async fn sweep(&self, mut worker: Worker, route: Route) -> Option<Worker> {
+        let observe =
+            |scenario: &Scenario, cutover: &CutoverRun| self.count("each step", scenario, cutover);
+        match worker.sweep(route, observe).await {
+            Ok(()) => Some(worker),
             Err(error) => {
-                self.broke(
-                    &stage,
+                self.report_broken(
+                    &worker,
                     &format!("each-step-{}", route.word()),
-                    "make soak CUTS=0".to_owned(),
+                    "make soak CUTOVERS=0".to_owned(),
                     &error,
                 );
                 None
@@ -172,36 +180,36 @@ impl Soak {
         }
     }
 
-    async fn cut(&self, lane: &mut Lane, seed: u64) -> Result<()> {
-        let scenario = Scenario::of(seed);
-        let (_, quiet) = lane.moments(scenario.route).await?;
-        if let Some(quiet) = quiet {
+    async fn cutover(&self, worker: &mut Worker, seed: u64) -> Result<()> {
+        let scenario = Scenario::from_seed(seed);
+        let (_, undisturbed) = worker.failpoints(scenario.route).await?;
+        if let Some(undisturbed) = undisturbed {
             self.count(
-                "quiet",
-                &Scenario::quiet(scenario.dcs, scenario.route),
-                &quiet,
+                "undisturbed",
+                &Scenario::undisturbed(scenario.dcs, scenario.route),
+                &undisturbed,
             );
         }
-        let cut = lane.run(&scenario).await?;
-        self.count(&format!("seed {seed}"), &scenario, &cut);
+        let cutover = worker.run(&scenario).await?;
+        self.count(&format!("seed {seed}"), &scenario, &cutover);
         Ok(())
     }
 
-    fn count(&self, name: &str, scenario: &Scenario, cut: &Cut) {
-        println!("{name}: {}", cut.line(scenario));
-        self.tally.borrow_mut().add(cut);
+    fn count(&self, name: &str, scenario: &Scenario, cutover: &CutoverRun) {
+        println!("{name}: {}", cutover.line(scenario));
+        self.statistics.borrow_mut().add(cutover);
     }
 
-    fn broke(&self, lane: &Lane, name: &str, replay: String, error: &anyhow::Error) {
+    fn report_broken(&self, worker: &Worker, name: &str, replay: String, error: &anyhow::Error) {
         println!(
             "{name}: BROKEN: {error:#}\nreplay: {replay}\n{}",
-            lane.keep_logs(name, error)
+            worker.keep_logs(name, error)
         );
         self.broken.borrow_mut().push(replay);
     }
 }
 
-/// A number; None when it is not set or empty.
+/// A number from the environment; None if it is not set or empty.
 fn variable(name: &str) -> Result<Option<u64>> {
     let text = std::env::var(name).unwrap_or_default();
     if text.is_empty() {
@@ -209,5 +217,5 @@ fn variable(name: &str) -> Result<Option<u64>> {
     }
     text.parse()
         .map(Some)
-        .with_context(|| format!("{name}={text:?} is no number"))
+        .with_context(|| format!("{name}={text:?} is not a number"))
 }

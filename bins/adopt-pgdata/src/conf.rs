@@ -1,38 +1,37 @@
-//! postgresql.conf as text: which settings are active in it, and the same text with some of them as
-//! comments.
+//! postgresql.conf as text: finds the active settings, and turns some of them into comments.
 //!
-//! Bytes, not characters: a configuration file may be in any encoding. Lines are all that matters,
-//! because a value cannot continue on the next one (src/backend/utils/misc/guc-file.l).
+//! It works on bytes, because a configuration file may have any encoding, and line by line, because
+//! a value cannot continue on the next line (PostgreSQL's src/backend/utils/misc/guc-file.l).
 
-use crate::unwanted::Reason;
+use crate::removed_settings::Reason;
 
-/// Stands in front of a line that was taken out, so that a person finds it again.
-const TAKEN_OUT: &[u8] = b"# taken out by adopt-pgdata: ";
+/// Precedes a removed line, so that a reader of the file can find it.
+const REMOVED: &[u8] = b"# removed by adopt-pgdata: ";
 
-/// A configuration file without what is unwanted.
+/// A configuration file with some settings turned into comments.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Adopted {
-    /// The whole file, every other byte of it as it was.
+    /// The complete file; all other bytes are unchanged.
     pub(crate) text: Vec<u8>,
-    /// Settings that are comments now, in the order of the file.
-    pub(crate) taken_out: Vec<(String, Reason)>,
-    /// Settings that are still active, includes not counted.
+    /// The settings that are comments now, in the order of the file.
+    pub(crate) removed: Vec<(String, Reason)>,
+    /// The settings that are still active, without includes.
     pub(crate) kept: Vec<String>,
 }
 
-/// Turns the settings for which there is a reason into comments.
-pub(crate) fn without(text: &[u8], reason_against: impl Fn(&str) -> Option<Reason>) -> Adopted {
+/// Turns the settings for which `reason_to_remove` returns a reason into comments.
+pub(crate) fn without(text: &[u8], reason_to_remove: impl Fn(&str) -> Option<Reason>) -> Adopted {
     let mut adopted = Adopted {
         text: Vec::with_capacity(text.len()),
-        taken_out: Vec::new(),
+        removed: Vec::new(),
         kept: Vec::new(),
     };
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let name = setting(line);
-        match name.as_deref().and_then(&reason_against) {
+        match name.as_deref().and_then(&reason_to_remove) {
             Some(reason) => {
-                adopted.text.extend_from_slice(TAKEN_OUT);
-                adopted.taken_out.extend(name.map(|name| (name, reason)));
+                adopted.text.extend_from_slice(REMOVED);
+                adopted.removed.extend(name.map(|name| (name, reason)));
             }
             None => adopted
                 .kept
@@ -43,36 +42,36 @@ pub(crate) fn without(text: &[u8], reason_against: impl Fn(&str) -> Option<Reaso
     adopted
 }
 
-/// The value of a setting: the last line counts. Good for what CNPG writes, which has no quote
-/// inside a value.
+/// The value of a setting, from the last line that sets it. It reads files that CloudNativePG
+/// writes, whose values contain no quotes.
 pub(crate) fn value(text: &[u8], name: &str) -> Option<String> {
-    let of = |line: &&[u8]| setting(line).as_deref() == Some(name);
-    let line = text.split(|byte| *byte == b'\n').rfind(of)?;
+    let sets_name = |line: &&[u8]| setting(line).as_deref() == Some(name);
+    let line = text.split(|byte| *byte == b'\n').rfind(sets_name)?;
     let (_, value) = String::from_utf8_lossy(line)
         .split_once('=')
         .map(|(name, value)| (name.to_owned(), value.to_owned()))?;
     Some(value.trim().trim_matches('\'').to_owned())
 }
 
-/// The name that a line sets, in lower case because PostgreSQL does not tell them apart; None for
-/// comments and empty lines.
+/// The name that a line sets, in lower case, because names are case-insensitive; None for comments
+/// and empty lines.
 fn setting(line: &[u8]) -> Option<String> {
     let start = line
         .iter()
         .position(|byte| !matches!(byte, b' ' | b'\t' | b'\r'))?;
     let line = &line[start..];
-    // An identifier, or two with a dot: ID and QUALIFIED_ID of guc-file.l.
-    let inside = |byte: &u8| {
+    // An identifier, or two joined by a dot: ID and QUALIFIED_ID of guc-file.l.
+    let continues_name = |byte: &u8| {
         byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.') || !byte.is_ascii()
     };
     let end = line
         .iter()
-        .position(|byte| !inside(byte))
+        .position(|byte| !continues_name(byte))
         .unwrap_or(line.len());
-    let begins = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_' || !byte.is_ascii();
+    let begins_name = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_' || !byte.is_ascii();
     let name = line[..end]
         .first()
-        .is_some_and(|byte| begins(*byte))
+        .is_some_and(|byte| begins_name(*byte))
         .then_some(&line[..end])?;
     Some(String::from_utf8_lossy(name).to_ascii_lowercase())
 }
@@ -80,9 +79,9 @@ fn setting(line: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::unwanted;
+    use crate::removed_settings;
 
-    /// What Patroni 4.0.4 writes for a member that was a standby once, and what CNPG appends to it.
+    /// What Patroni 4.0.4 writes for a former standby, followed by what CloudNativePG appends.
     const PATRONI: &str = "# Do not edit this file manually!\n# It will be overwritten by \
         Patroni!\ninclude 'postgresql.base.conf'\n\n\
         archive_timeout = '1800s'\nmax_connections = '136'\nsynchronous_standby_names = \
@@ -96,20 +95,16 @@ mod tests {
         # load CloudNativePG custom.conf configuration\ninclude 'custom.conf'\n\n# load \
         CloudNativePG override.conf configuration\ninclude 'override.conf'\n";
 
-    fn taken_out(text: &str) -> Vec<String> {
-        let adopted = without(text.as_bytes(), unwanted::in_any_file);
-        adopted
-            .taken_out
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect()
+    fn removed(text: &str) -> Vec<String> {
+        let adopted = without(text.as_bytes(), removed_settings::in_any_file);
+        adopted.removed.into_iter().map(|(name, _)| name).collect()
     }
 
     #[test]
-    fn patronis_locations_and_standby_settings_become_comments_and_nothing_else_changes() {
-        let adopted = without(PATRONI.as_bytes(), unwanted::in_any_file);
+    fn only_patronis_paths_and_standby_settings_become_comments() {
+        let adopted = without(PATRONI.as_bytes(), removed_settings::in_any_file);
         let names: Vec<&str> = adopted
-            .taken_out
+            .removed
             .iter()
             .map(|(name, _)| name.as_str())
             .collect();
@@ -128,10 +123,10 @@ mod tests {
         assert_eq!(adopted.kept, ["archive_timeout", "max_connections"]);
         let text = String::from_utf8(adopted.text).unwrap();
         assert_eq!(
-            text.replace(std::str::from_utf8(TAKEN_OUT).unwrap(), ""),
+            text.replace(std::str::from_utf8(REMOVED).unwrap(), ""),
             PATRONI
         );
-        assert!(text.contains("\n# taken out by adopt-pgdata: hba_file = '/home/postgres/"));
+        assert!(text.contains("\n# removed by adopt-pgdata: hba_file = '/home/postgres/"));
         assert!(
             text.contains("\ninclude 'postgresql.base.conf'\n")
                 && text.ends_with("\ninclude 'override.conf'\n")
@@ -140,14 +135,14 @@ mod tests {
 
     #[test]
     fn a_second_pass_changes_nothing() {
-        let once = without(PATRONI.as_bytes(), unwanted::in_any_file);
-        let twice = without(&once.text, unwanted::in_any_file);
+        let once = without(PATRONI.as_bytes(), removed_settings::in_any_file);
+        let twice = without(&once.text, removed_settings::in_any_file);
         assert_eq!(twice.text, once.text);
-        assert_eq!(twice.taken_out, []);
+        assert_eq!(twice.removed, []);
     }
 
     #[test]
-    fn a_setting_is_found_however_it_is_written() {
+    fn a_setting_is_found_in_every_notation() {
         for line in [
             "hba_file='x'",
             " \thba_file 'x'",
@@ -155,7 +150,7 @@ mod tests {
             "hba_file=x",
             "hba_file",
         ] {
-            assert_eq!(taken_out(line), ["hba_file"], "{line:?}");
+            assert_eq!(removed(line), ["hba_file"], "{line:?}");
         }
         for line in [
             "#hba_file = 'x'",
@@ -167,25 +162,22 @@ mod tests {
             "'hba_file'",
             "log_line_prefix = 'hba_file = '",
         ] {
-            assert_eq!(taken_out(line), Vec::<String>::new(), "{line:?}");
+            assert_eq!(removed(line), Vec::<String>::new(), "{line:?}");
         }
     }
 
     #[test]
-    fn bytes_that_are_no_utf8_and_a_missing_line_end_survive() {
+    fn invalid_utf8_and_a_missing_newline_at_the_end_are_kept() {
         let text = b"# caf\xe9\nident_file = '/caf\xe9'";
-        let adopted = without(text, unwanted::in_any_file);
+        let adopted = without(text, removed_settings::in_any_file);
         assert_eq!(
             adopted.text,
-            b"# caf\xe9\n# taken out by adopt-pgdata: ident_file = '/caf\xe9'"
+            b"# caf\xe9\n# removed by adopt-pgdata: ident_file = '/caf\xe9'"
         );
     }
 
     #[test]
-    fn password_encryption_of_the_base_file_stays_because_the_manifest_overrides_it() {
-        assert_eq!(
-            taken_out("password_encryption = md5\n"),
-            Vec::<String>::new()
-        );
+    fn password_encryption_stays_in_the_base_file_which_the_manifest_overrides() {
+        assert_eq!(removed("password_encryption = md5\n"), Vec::<String>::new());
     }
 }

@@ -1,36 +1,37 @@
-//! `adopt-pgdata`: makes a data directory that was copied from Patroni one that CNPG's instance
-//! manager can start.
+//! `adopt-pgdata`: makes a data directory that was copied from Patroni startable for
+//! CloudNativePG's instance manager.
 //!
-//! **Promise when it exits 0:** the copy no longer carries Patroni's file locations and standby
-//! settings, nor what would fight the Cluster manifest after promotion; a second run changes
-//! nothing.
+//! **Promise when it exits 0:** the copy no longer contains Patroni's file locations and standby
+//! settings, nor settings that would override the Cluster manifest after the promotion. A second
+//! run changes nothing.
 //!
-//! It also sees to it that the promotion takes no restart, when it is told to: see `archive`.
+//! If ARCHIVE_RESTART requests it, the promotion takes no restart: see `archive_mode`.
 //!
 //! It runs as an init container of every instance pod (annotation `cnpg.io/podPatch`), so at every
-//! start, long after the migration, too. It therefore touches only a standby that still has such
+//! start, even long after the migration. It therefore only changes a standby that still has such
 //! settings:
-//! 1. no data directory, or none with a postgresql.conf: nothing to do;
-//! 2. no `standby.signal`: a primary, promoted or not, is not a fresh copy: nothing to do. CNPG's
-//!    clone Job creates the file (pkg/management/postgres/configuration.go,
-//!    UpdateReplicaConfiguration), and a copy of the source without it would come up as a second
-//!    writable source: better that its start fails;
-//! 3. nothing unwanted in postgresql.conf: adopted already, nothing to do;
-//! 4. otherwise the unwanted settings become comments, in postgresql.conf last of all: its state
-//!    tells a later run, also one after a crash in between, whether the other files are done.
+//! 1. without a data directory, or without postgresql.conf in it, it changes nothing;
+//! 2. without `standby.signal` it changes nothing: the directory is that of a primary, not a new
+//!    copy. CloudNativePG's clone Job creates the file (its
+//!    pkg/management/postgres/configuration.go, UpdateReplicaConfiguration). A copy without it
+//!    would start as a second writable source, so it is better that its start fails;
+//! 3. if postgresql.conf has none of these settings, the copy was adopted before, and it changes
+//!    nothing;
+//! 4. otherwise it turns the settings into comments. postgresql.conf is changed last, so its state
+//!    tells a later run whether the other files are done, even after a crash in between.
 //!
-//! And any instance whose archive_mode has become what it is told here loses that line of ours
-//! again.
+//! At any instance it also removes the line of `archive_mode` again once CloudNativePG's own value
+//! is no longer that of a replica cluster.
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | PGDATA | the data directory; default `/var/lib/postgresql/data/pgdata`, CNPG's |
-//! | ARCHIVE_RESTART | `never`: the promotion shall take no restart; default `before-traffic`: CNPG restarts the target |
+//! | PGDATA | the data directory; default `/var/lib/postgresql/data/pgdata`, CloudNativePG's |
+//! | ARCHIVE_RESTART | `never`: the promotion takes no restart; default `before-traffic` |
 
-mod archive;
+mod archive_mode;
+mod atomic_write;
 mod conf;
-mod replace;
-mod unwanted;
+mod removed_settings;
 
 use std::{
     io::ErrorKind,
@@ -46,26 +47,26 @@ use job::{
 };
 use serde::Deserialize;
 
-/// Read last by the server, so stronger than everything that CNPG includes; written by ALTER SYSTEM
-/// on the source.
+/// Written by ALTER SYSTEM at the source. The server reads it last, so it overrides every file of
+/// CloudNativePG.
 const AUTO_CONF: &str = "postgresql.auto.conf";
-/// The original file, which Patroni's includes first: a line taken out of Patroni's file uncovers
-/// the one in here.
+/// The original file, which Patroni's postgresql.conf includes first. A line removed from Patroni's
+/// file makes the one in this file effective.
 const BASE_CONF: &str = "postgresql.base.conf";
-/// Patroni's own; CNPG appends its includes to it.
+/// Written by Patroni; CloudNativePG appends its includes.
 const MAIN_CONF: &str = "postgresql.conf";
-/// CNPG's, written anew at each change of the Cluster.
+/// Written by CloudNativePG at each change of the Cluster.
 const CUSTOM_CONF: &str = "custom.conf";
 
 #[derive(Deserialize)]
 struct Config {
     #[serde(default = "pgdata")]
     pgdata: PathBuf,
-    #[serde(default = "before_traffic")]
+    #[serde(default = "default_archive_restart")]
     archive_restart: ArchiveRestart,
 }
 
-fn before_traffic() -> ArchiveRestart {
+fn default_archive_restart() -> ArchiveRestart {
     ArchiveRestart::BeforeTraffic
 }
 
@@ -75,28 +76,28 @@ fn pgdata() -> PathBuf {
 
 fn main() -> ExitCode {
     context::local("adopt-pgdata", |config: Config, report| {
-        retire(&config.pgdata, report)?;
+        remove_archive_mode(&config.pgdata, report)?;
         adopt(&config.pgdata, config.archive_restart, report)
     })
 }
 
-/// The line about archive_mode has done its work when CNPG itself wants something else than for a
-/// replica cluster.
-fn retire(pgdata: &Path, report: &Reporter) -> Result<()> {
+/// Removes the line of `archive_mode` once CloudNativePG's own value is no longer that of a replica
+/// cluster.
+fn remove_archive_mode(pgdata: &Path, report: &Reporter) -> Result<()> {
     if let (Some(auto), Some(custom)) = (read(pgdata, AUTO_CONF)?, read(pgdata, CUSTOM_CONF)?)
-        && let Some(text) = archive::retired(&auto, &custom)
+        && let Some(text) = archive_mode::without_line(&auto, &custom)
     {
         overwrite(pgdata, AUTO_CONF, &text)?;
         report.info(format!(
-            "{AUTO_CONF}: archive_mode is {CUSTOM_CONF}'s to set again"
+            "{AUTO_CONF}: line removed, archive_mode is set by {CUSTOM_CONF} again"
         ));
     }
     Ok(())
 }
 
 fn adopt(pgdata: &Path, archive_restart: ArchiveRestart, report: &Reporter) -> Result<()> {
-    let nothing_to_do = |why: &str| {
-        report.info(format!("{}: {why}: nothing to do", pgdata.display()));
+    let nothing_to_do = |reason: &str| {
+        report.info(format!("{}: {reason}: nothing to do", pgdata.display()));
         Ok(())
     };
     let Some(main) = read(pgdata, MAIN_CONF)? else {
@@ -109,19 +110,19 @@ fn adopt(pgdata: &Path, archive_restart: ArchiveRestart, report: &Reporter) -> R
     {
         return nothing_to_do("not a standby (no standby.signal)");
     }
-    let main = conf::without(&main, unwanted::in_any_file);
-    if main.taken_out.is_empty() {
-        return nothing_to_do("carries nothing of Patroni's any more");
+    let main = conf::without(&main, removed_settings::in_any_file);
+    if main.removed.is_empty() {
+        return nothing_to_do("no settings of Patroni left");
     }
     if let Some(auto) = read(pgdata, AUTO_CONF)? {
-        let auto = conf::without(&auto, unwanted::in_auto_conf);
+        let auto = conf::without(&auto, removed_settings::in_auto_conf);
         if !auto.kept.is_empty() {
             let kept = auto.kept.join(", ");
             report.warning(
                 "Kept",
                 format!(
-                    "{AUTO_CONF} keeps {kept}: set on the source by ALTER SYSTEM and stronger \
-                    than the Cluster manifest"
+                    "{AUTO_CONF} keeps {kept}: set by ALTER SYSTEM at the source, and overriding \
+                     the Cluster manifest"
                 ),
             );
         }
@@ -129,10 +130,10 @@ fn adopt(pgdata: &Path, archive_restart: ArchiveRestart, report: &Reporter) -> R
     }
     if archive_restart == ArchiveRestart::Never {
         let auto = read(pgdata, AUTO_CONF)?.unwrap_or_default();
-        if let Some(text) = archive::told(&auto) {
+        if let Some(text) = archive_mode::with_line(&auto) {
             overwrite(pgdata, AUTO_CONF, &text)?;
             report.info(format!(
-                "{AUTO_CONF}: archive_mode = on, as after the promotion, which then takes no \
+                "{AUTO_CONF}: archive_mode = on, as after the promotion, so that it takes no \
                  restart"
             ));
         }
@@ -141,7 +142,7 @@ fn adopt(pgdata: &Path, archive_restart: ArchiveRestart, report: &Reporter) -> R
         write(
             pgdata,
             BASE_CONF,
-            &conf::without(&base, unwanted::in_any_file),
+            &conf::without(&base, removed_settings::in_any_file),
             report,
         )?;
     }
@@ -158,16 +159,16 @@ fn read(pgdata: &Path, name: &str) -> Result<Option<Vec<u8>>> {
 }
 
 fn write(pgdata: &Path, name: &str, adopted: &conf::Adopted, report: &Reporter) -> Result<()> {
-    if adopted.taken_out.is_empty() {
+    if adopted.removed.is_empty() {
         return Ok(());
     }
     overwrite(pgdata, name, &adopted.text)?;
     let file = pgdata.join(name);
-    for (name, reason) in &adopted.taken_out {
+    for (name, reason) in &adopted.removed {
         report.info(format!(
-            "taken out of {}: {name}: {}",
+            "removed from {}: {name}: {}",
             file.display(),
-            reason.words()
+            reason.describe()
         ));
     }
     Ok(())
@@ -175,7 +176,7 @@ fn write(pgdata: &Path, name: &str, adopted: &conf::Adopted, report: &Reporter) 
 
 fn overwrite(pgdata: &Path, name: &str, text: &[u8]) -> Result<()> {
     let file = pgdata.join(name);
-    replace::replace(&file, text)
+    atomic_write::replace(&file, text)
         .map_err(unusable)
         .context(format!("writing {}", file.display()))
 }
@@ -185,7 +186,7 @@ fn unusable(error: std::io::Error) -> Error {
         .caused_by(error)
         .hint(
             "the init container must run as the owner of PGDATA (uid and gid 26) with the volume \
-            pgdata mounted writable; compare the annotation cnpg.io/podPatch with the rendered \
-            Cluster manifest",
+             pgdata mounted writable; compare the annotation cnpg.io/podPatch with the rendered \
+             Cluster manifest",
         )
 }

@@ -19,6 +19,7 @@ use protocol::{
     route::Route,
     snapshot::{ServerState, kubernetes::ClusterState},
 };
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::settings::Settings;
 use protocol::{
@@ -71,8 +72,8 @@ pub async fn findings(
                 .and_then(|file| read_secret(file).ok());
             findings.push(by_route::owner_hash(
                 &owner,
-                stored.as_deref(),
-                kept.as_deref(),
+                stored.as_ref().map(SecretString::expose_secret),
+                kept.as_ref().map(SecretString::expose_secret),
             ));
         }
     }

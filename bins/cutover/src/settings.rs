@@ -66,3 +66,21 @@ impl Settings {
         services::turned(&self.source_cluster, &self.target_cluster)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use job::config::Connection;
+    use variables::Variables;
+
+    use super::*;
+
+    #[test]
+    fn the_table_of_variables_is_right() {
+        let read = Variables::of::<Settings>("")
+            .and(Variables::of::<Connection>("SOURCE_"))
+            .and(Variables::of::<Connection>("TARGET_"));
+        for program in ["cutover", "rollback"] {
+            variables::check(program, &read);
+        }
+    }
+}

@@ -1,5 +1,4 @@
-//! The certificate with which the target shows who it is: kept, minted, or none with a reason.
-//! Pure.
+//! The client certificate that the target presents: reused, issued, or absent for a reason. Pure.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,59 +10,61 @@ use platform::{
     postgres::ClientCertificate,
 };
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose};
+use secrecy::ExposeSecret as _;
 
-/// Longer than CERT_MIN_DAYS by this, so that runs during a migration keep the one that there is.
+/// Days that a new certificate is valid beyond CERT_MIN_DAYS, so that later runs during a migration
+/// reuse it.
 const DAYS_BEYOND_MIN: i64 = 60;
-/// Clocks differ.
-const SKEW: Duration = Duration::from_secs(3600);
+/// How far the clocks of the source and of this program may differ.
+const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
-/// What the target will show the source.
-pub(crate) enum Shown {
-    /// The certificate of an earlier run, which still lasts.
-    Kept(ClientCertificate),
+/// What the target presents to the source.
+pub(crate) enum PresentedCertificate {
+    /// The certificate of an earlier run, which is still valid for long enough.
+    Reused(ClientCertificate),
     /// A new certificate.
-    Minted(ClientCertificate),
-    /// No certificate, and why.
-    Nothing(String),
+    Issued(ClientCertificate),
+    /// No certificate, for this reason.
+    Absent(String),
 }
 
-impl Shown {
-    /// For the log.
-    pub(crate) fn words(&self) -> String {
+impl PresentedCertificate {
+    /// One line for the log.
+    pub(crate) fn describe(&self) -> String {
         match self {
-            Self::Kept(_) => "client certificate: that of an earlier run still lasts".into(),
-            Self::Minted(_) => "client certificate: minted with the source's CA".into(),
-            Self::Nothing(reason) => {
-                format!("client certificate: none, the password suffices: {reason}")
+            Self::Reused(_) => "client certificate: reused from an earlier run, still valid".into(),
+            Self::Issued(_) => "client certificate: issued by the source's CA".into(),
+            Self::Absent(reason) => {
+                format!("client certificate: none, the password is sufficient: {reason}")
             }
         }
     }
 
-    /// The certificate, when there is one.
+    /// The certificate; None when it is absent.
     pub(crate) fn certificate(&self) -> Option<&ClientCertificate> {
         match self {
-            Self::Kept(certificate) | Self::Minted(certificate) => Some(certificate),
-            Self::Nothing(_) => None,
+            Self::Reused(certificate) | Self::Issued(certificate) => Some(certificate),
+            Self::Absent(_) => None,
         }
     }
 }
 
-/// Keeps `existing` when it would be accepted for `days_min` days more; else mints one; else tells
-/// why there is none.
+/// Reuses `existing` if the source will accept it for another `days_min` days; otherwise issues a
+/// new one; otherwise returns why there is none.
 pub(crate) fn choose(
     tls: &SourceTls,
     role: &str,
     existing: Option<ClientCertificate>,
     now: Timestamp,
     days_min: u16,
-) -> Shown {
+) -> PresentedCertificate {
     let SourceTls::Given(given) = tls else {
-        return Shown::Nothing("the source has no CA file (no spec.tls)".into());
+        return PresentedCertificate::Absent("the source has no CA file (no spec.tls)".into());
     };
     let Some(client_ca) = &given.client_ca else {
-        return Shown::Nothing(
-            "the source has no CA file (spec.tls names no caFile), so it trusts \
-            no client certificate"
+        return PresentedCertificate::Absent(
+            "the source has no CA file (spec.tls names no caFile), so it trusts no client \
+             certificate"
                 .into(),
         );
     };
@@ -71,26 +72,31 @@ pub(crate) fn choose(
     if let Some(certificate) =
         existing.filter(|one| accepted(one, role, client_ca, lasts_until).is_ok())
     {
-        return Shown::Kept(certificate);
+        return PresentedCertificate::Reused(certificate);
     }
     let Some(signer) = &given.signer else {
-        return Shown::Nothing(format!(
+        return PresentedCertificate::Absent(format!(
             "secret {} does not hold the CA's private key",
             given.ca_at.secret
         ));
     };
-    match minted(given, signer, role, lasts_until) {
+    match issue(given, signer, role, lasts_until) {
         Ok(certificate) => match accepted(&certificate, role, client_ca, now) {
-            Ok(()) => Shown::Minted(certificate),
-            Err(reason) => Shown::Nothing(format!(
+            Ok(()) => PresentedCertificate::Issued(certificate),
+            Err(reason) => PresentedCertificate::Absent(format!(
                 "the source would refuse what its CA signs: {reason}"
             )),
         },
-        Err(reason) => Shown::Nothing(format!("the CA's private key cannot be used: {reason}")),
+        Err(reason) => {
+            PresentedCertificate::Absent(format!("the CA's private key cannot be used: {reason}"))
+        }
     }
 }
 
-/// Whether a server with `client_ca` as ssl_ca_file takes the certificate for `role` at `at`.
+/// Checks that a server with `client_ca` as ssl_ca_file accepts the certificate for `role` at `at`.
+///
+/// # Errors
+/// The reason why it does not.
 fn accepted(
     certificate: &ClientCertificate,
     role: &str,
@@ -98,7 +104,7 @@ fn accepted(
     at: Timestamp,
 ) -> Result<(), String> {
     let chain = Bundle::parse(certificate.chain.as_bytes()).map_err(|e| e.to_string())?;
-    let key = PKey::private_key_from_pem(certificate.key.as_bytes())
+    let key = PKey::private_key_from_pem(certificate.key.expose_secret().as_bytes())
         .map_err(|_| "its key cannot be read".to_owned())?;
     if pki::common_name(chain.leaf()).as_deref() != Some(role) {
         return Err(format!("it is not for the role {role}"));
@@ -108,100 +114,107 @@ fn accepted(
         .public_key()
         .is_ok_and(|public| public.public_eq(&key))
     {
-        return Err("its key is another certificate's".into());
+        return Err("its key belongs to another certificate".into());
     }
     pki::verify(&chain, client_ca, Purpose::Client, at)
         .map(drop)
         .map_err(|flaw| flaw.to_string())
 }
 
-/// A certificate for clients only, with the role as common name: what PostgreSQL's `cert`
+/// Issues a certificate for TLS clients with the role as its common name, which PostgreSQL's `cert`
 /// authentication compares.
-fn minted(
+///
+/// # Errors
+/// The reason why the CA's key cannot sign it.
+fn issue(
     given: &Given,
     signer: &Signer,
     role: &str,
     lasts_until: Timestamp,
 ) -> Result<ClientCertificate, String> {
-    let told = |error: rcgen::Error| error.to_string();
-    let mut params = CertificateParams::new(Vec::new()).map_err(told)?;
+    let message = |error: rcgen::Error| error.to_string();
+    let mut params = CertificateParams::new(Vec::new()).map_err(message)?;
     params.distinguished_name.push(DnType::CommonName, role);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
     let end = (lasts_until + (24 * DAYS_BEYOND_MIN).hours()).min(pki::expires(signer.chain.leaf()));
-    params.not_before = (SystemTime::from(given.read_at) - SKEW).into();
+    params.not_before = (SystemTime::from(given.read_at) - CLOCK_SKEW).into();
     params.not_after = SystemTime::from(end).into();
-    // rcgen reads PKCS#8 only; cert-manager writes PKCS#1 unless told otherwise.
+    // rcgen reads PKCS#8 only, and cert-manager's default is PKCS#1.
     let key = signer
         .key
         .private_key_to_pem_pkcs8()
         .map_err(|e| e.to_string())?;
-    let key = KeyPair::from_pem(&String::from_utf8_lossy(&key)).map_err(told)?;
+    let key = KeyPair::from_pem(&String::from_utf8_lossy(&key)).map_err(message)?;
     let ca = signer.chain.leaf().to_der().map_err(|e| e.to_string())?;
-    let issuer = Issuer::from_ca_cert_der(&ca.into(), key).map_err(told)?;
-    let own = KeyPair::generate().map_err(told)?;
-    let certificate = params.signed_by(&own, &issuer).map_err(told)?;
-    // The server has the root itself.
-    let between = signer
+    let issuer = Issuer::from_ca_cert_der(&ca.into(), key).map_err(message)?;
+    let own = KeyPair::generate().map_err(message)?;
+    let certificate = params.signed_by(&own, &issuer).map_err(message)?;
+    // The server has the root certificate itself.
+    let intermediates = signer
         .chain
         .certificates()
         .iter()
         .filter(|one| !pki::is_self_signed(one));
-    let between: Vec<u8> = between
+    let intermediates: Vec<u8> = intermediates
         .flat_map(|one| one.to_pem().unwrap_or_default())
         .collect();
     Ok(ClientCertificate {
-        chain: certificate.pem() + &String::from_utf8_lossy(&between),
-        key: own.serialize_pem(),
+        chain: certificate.pem() + &String::from_utf8_lossy(&intermediates),
+        key: own.serialize_pem().into(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authority::{Authority, HOST, bundle, given};
+    use crate::test_certificates::{Authority, HOST, bundle, given};
 
     fn source(change: impl FnOnce(&mut Given)) -> SourceTls {
         let root = Authority::root("root", 400);
-        let between = root.below("between", 300);
+        let intermediate = root.intermediate("intermediate", 300);
         let mut given = given(
-            &(between.server(&[HOST], 90) + &between.pem),
+            &(intermediate.server(&[HOST], 90) + &intermediate.pem),
             &root,
-            &between,
+            &intermediate,
         );
         change(&mut given);
         SourceTls::Given(Box::new(given))
     }
 
-    fn chosen(tls: &SourceTls, existing: Option<ClientCertificate>, days_min: u16) -> Shown {
+    fn chosen(
+        tls: &SourceTls,
+        existing: Option<ClientCertificate>,
+        days_min: u16,
+    ) -> PresentedCertificate {
         choose(tls, "standby", existing, Timestamp::now(), days_min)
     }
 
-    fn minted(tls: &SourceTls) -> ClientCertificate {
+    fn issued(tls: &SourceTls) -> ClientCertificate {
         match chosen(tls, None, 30) {
-            Shown::Minted(certificate) => certificate,
-            other => panic!("{}", other.words()),
+            PresentedCertificate::Issued(certificate) => certificate,
+            other => panic!("{}", other.describe()),
         }
     }
 
-    fn reason(shown: Shown) -> String {
-        match shown {
-            Shown::Nothing(reason) => reason,
-            other => panic!("{}", other.words()),
+    fn reason(presented: PresentedCertificate) -> String {
+        match presented {
+            PresentedCertificate::Absent(reason) => reason,
+            other => panic!("{}", other.describe()),
         }
     }
 
     #[test]
-    fn a_minted_certificate_is_the_roles_has_its_chain_and_lasts() {
-        let certificate = minted(&source(|_| {}));
+    fn an_issued_certificate_names_the_role_has_its_chain_and_is_valid_for_long_enough() {
+        let certificate = issued(&source(|_| {}));
         let chain = bundle(&certificate.chain);
         let subjects: Vec<String> = chain
             .certificates()
             .iter()
             .map(|one| pki::subject(one))
             .collect();
-        assert_eq!(subjects, ["CN=standby", "CN=between"]);
+        assert_eq!(subjects, ["CN=standby", "CN=intermediate"]);
         let days = pki::expires(chain.leaf())
             .duration_since(Timestamp::now())
             .as_hours()
@@ -210,26 +223,26 @@ mod tests {
     }
 
     #[test]
-    fn it_never_outlives_the_ca_that_signed_it() {
+    fn a_certificate_expires_no_later_than_its_ca() {
         let root = Authority::root("root", 40);
         let tls = SourceTls::Given(Box::new(given(&root.server(&[HOST], 90), &root, &root)));
         assert_eq!(
-            pki::expires(bundle(&minted(&tls).chain).leaf()),
+            pki::expires(bundle(&issued(&tls).chain).leaf()),
             pki::expires(bundle(&root.pem).leaf())
         );
     }
 
     #[test]
-    fn one_that_lasts_is_kept_and_any_other_is_minted_anew() {
+    fn a_valid_certificate_is_reused_and_any_other_is_replaced() {
         let tls = source(|_| {});
-        let certificate = minted(&tls);
-        assert!(
-            matches!(chosen(&tls, Some(certificate.clone()), 30), Shown::Kept(kept) if kept.chain == certificate.chain)
-        );
+        let certificate = issued(&tls);
+        let reused = chosen(&tls, Some(certificate.clone()), 30);
+        assert!(matches!(&reused, PresentedCertificate::Reused(_)));
+        assert_eq!(reused.certificate().unwrap().chain, certificate.chain);
         assert!(
             matches!(
                 chosen(&tls, Some(certificate.clone()), 91),
-                Shown::Minted(_)
+                PresentedCertificate::Issued(_)
             ),
             "too short"
         );
@@ -242,23 +255,26 @@ mod tests {
                     Timestamp::now(),
                     30
                 ),
-                Shown::Minted(_)
+                PresentedCertificate::Issued(_)
             ),
             "another role"
         );
         assert!(
             matches!(
                 chosen(&source(|_| {}), Some(certificate.clone()), 30),
-                Shown::Minted(_)
+                PresentedCertificate::Issued(_)
             ),
             "another CA"
         );
         let mixed = ClientCertificate {
-            key: minted(&tls).key,
+            key: issued(&tls).key,
             ..certificate
         };
         assert!(
-            matches!(chosen(&tls, Some(mixed), 30), Shown::Minted(_)),
+            matches!(
+                chosen(&tls, Some(mixed), 30),
+                PresentedCertificate::Issued(_)
+            ),
             "another key"
         );
         let garbage = ClientCertificate {
@@ -266,13 +282,16 @@ mod tests {
             key: "no".into(),
         };
         assert!(
-            matches!(chosen(&tls, Some(garbage), 30), Shown::Minted(_)),
+            matches!(
+                chosen(&tls, Some(garbage), 30),
+                PresentedCertificate::Issued(_)
+            ),
             "garbage"
         );
     }
 
     #[test]
-    fn keys_of_rsa_and_of_old_encodings_sign() {
+    fn rsa_keys_in_pkcs1_encoding_can_sign() {
         let rsa = openssl::rsa::Rsa::generate(2048).unwrap();
         let pkcs1 = rsa.private_key_to_pem().unwrap();
         let key = KeyPair::from_pem(
@@ -296,11 +315,11 @@ mod tests {
                 key: PKey::private_key_from_pem(&pkcs1).unwrap(),
             });
         });
-        minted(&tls);
+        issued(&tls);
     }
 
     #[test]
-    fn without_a_key_or_without_trust_there_is_none_and_it_says_why() {
+    fn without_a_usable_ca_key_the_certificate_is_absent_and_the_reason_is_given() {
         assert_eq!(
             reason(chosen(&SourceTls::SelfSigned, None, 30)),
             "the source has no CA file (no spec.tls)"
@@ -313,8 +332,8 @@ mod tests {
             reason(chosen(&source(|given| given.signer = None), None, 30)),
             "secret ca does not hold the CA's private key"
         );
-        let stranger = Authority::root("stranger", 400);
-        let untrusted = source(|given| given.signer = Some(stranger.signer()));
+        let unrelated = Authority::root("unrelated", 400);
+        let untrusted = source(|given| given.signer = Some(unrelated.signer()));
         assert!(
             reason(chosen(&untrusted, None, 30)).starts_with(
                 "the source would refuse what its CA signs: the certificate CN=standby"

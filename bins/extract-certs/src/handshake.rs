@@ -1,4 +1,4 @@
-//! The proof: logins at the source with exactly what the target will use.
+//! Trial logins at the source with exactly the files and the login that the target will use.
 
 use std::path::PathBuf;
 
@@ -8,42 +8,46 @@ use job::{
     error::{Context as _, Error, ErrorKind, Result},
 };
 use platform::postgres::{
-    ClientCertificate, Credentials, Session, connect_with, endpoint, replication::identify_system,
-    source::APPLICATION_PREFIX,
+    ClientCertificate, Credentials, Session, application_name, connect_with, endpoint,
+    replication::identify_system,
 };
 
-use crate::{Config, client_certificate::Shown, secrets::Login, verdict::Verdict};
+use crate::{
+    Config, client_certificate::PresentedCertificate, secrets::Login,
+    server_certificate::ServerCertificate,
+};
 
-/// Every cluster has it, and pg_hba of Spilo admits everybody to it over TLS.
+/// Every cluster has this database, and Spilo's pg_hba admits all roles to it over TLS.
 const DATABASE: &str = "postgres";
 
-/// What the target will use, except for the client certificate.
+/// What the target uses, except for the client certificate.
 struct Trial<'a> {
     connection: Connection,
     credentials: Credentials,
     run: &'a Run,
 }
 
-/// Logs in to a database and as a standby, and returns what was shown when it worked. A source that
-/// refuses the certificate is asked again without: it is a courtesy, the password is what admits.
+/// Logs in to a database and as a standby, and returns the certificate that was accepted. The
+/// certificate is optional, because the password authenticates: if the source rejects it, the login
+/// is repeated without it.
 ///
 /// # Errors
-/// Config when the login or the source's certificate is refused, Transient when the source does not
-/// answer.
-pub(crate) async fn proven(
+/// Config when the source rejects the login, or its certificate fails verification; Transient when
+/// it does not answer.
+pub(crate) async fn verify(
     config: &Config,
     run: &Run,
     login: &Login,
-    verdict: &Verdict,
-    shown: Shown,
-) -> Result<Shown> {
+    server: &ServerCertificate,
+    presented: PresentedCertificate,
+) -> Result<PresentedCertificate> {
     let connection = Connection {
         host: config.source_host.clone(),
         hostaddr: config.source_hostaddr,
         port: config.source_port,
         user: login.role.clone(),
         password_file: PathBuf::new(),
-        sslmode: verdict.sslmode,
+        sslmode: server.sslmode,
         sslrootcert: None,
         sslcert: None,
         sslkey: None,
@@ -52,30 +56,30 @@ pub(crate) async fn proven(
         connection,
         credentials: Credentials {
             password: login.password.clone(),
-            ca: verdict.ca_pem.clone().map(String::into_bytes),
+            ca: server.ca_pem.clone().map(String::into_bytes),
             client: None,
         },
         run,
     };
-    let shown = match log_in(&trial, shown.certificate()).await {
-        Ok(()) => shown,
-        Err(error) if shown.certificate().is_none() => return Err(explained(error, login)),
-        Err(refusal) => {
+    let presented = match log_in(&trial, presented.certificate()).await {
+        Ok(()) => presented,
+        Err(error) if presented.certificate().is_none() => return Err(explained(error, login)),
+        Err(rejection) => {
             log_in(&trial, None)
                 .await
                 .map_err(|error| explained(error, login))?;
             let reason = format!(
-                "the source refuses a certificate signed by its CA, and takes the login without \
-                 it: {refusal}"
+                "the source rejects a certificate signed by its CA, and accepts the login without \
+                 it: {rejection}"
             );
-            run.report.warning("ClientCertificateRefused", &reason);
-            Shown::Nothing(reason)
+            run.report.warning("ClientCertificateRejected", &reason);
+            PresentedCertificate::Absent(reason)
         }
     };
-    replicate(&trial)
+    log_in_as_standby(&trial)
         .await
         .map_err(|error| explained(error, login))?;
-    Ok(shown)
+    Ok(presented)
 }
 
 async fn log_in(trial: &Trial<'_>, certificate: Option<&ClientCertificate>) -> Result<()> {
@@ -91,7 +95,7 @@ async fn log_in(trial: &Trial<'_>, certificate: Option<&ClientCertificate>) -> R
     let session = connect_with(connection, &credentials, DATABASE, &application()).await?;
     let (version, client) = encryption(&session).await?;
     if certificate.is_some() && client.is_none() {
-        return Err(Error::refused("it did not look at the certificate"));
+        return Err(Error::refused("the source did not request the certificate"));
     }
     let (mode, user) = (connection.sslmode.as_str(), &connection.user);
     let client = client.map_or_else(String::new, |name| format!(", client certificate {name}"));
@@ -105,9 +109,9 @@ async fn log_in(trial: &Trial<'_>, certificate: Option<&ClientCertificate>) -> R
     Ok(())
 }
 
-/// pg_hba.conf treats replication apart from every database. Without a client certificate, as in
-/// prepare-zalando's manifest.
-async fn replicate(trial: &Trial<'_>) -> Result<()> {
+/// Logs in for replication, for which pg_hba.conf has lines of its own. Without a client
+/// certificate, as in prepare-zalando's manifest.
+async fn log_in_as_standby(trial: &Trial<'_>) -> Result<()> {
     let answer = identify_system(&trial.connection, &trial.credentials, &application()).await?;
     trial.run.report.step(
         "ReplicationAdmitted",
@@ -120,11 +124,11 @@ async fn replicate(trial: &Trial<'_>) -> Result<()> {
 }
 
 fn application() -> String {
-    format!("{APPLICATION_PREFIX}-extract-certs")
+    application_name("extract-certs")
 }
 
-/// The library's hints speak of mounted files and of this step; here certificate and password were
-/// just read from Secrets.
+/// Replaces the hint of the shared code, which is about mounted files: here the certificate and the
+/// password come from Secrets.
 fn explained(error: Error, login: &Login) -> Error {
     let kind = error.kind();
     let hint = match (
@@ -132,24 +136,25 @@ fn explained(error: Error, login: &Login) -> Error {
         error.to_string().contains("certificate verify failed"),
     ) {
         (ErrorKind::Config, true) => {
-            "the source shows another certificate than its secret holds: spilo takes a new one up \
+            "the source presents another certificate than its Secret holds: Spilo loads a new one \
              within five minutes; if it does not, restart the member"
                 .to_owned()
         }
         (ErrorKind::Config, false) => format!(
-            "the source does not admit {}; run prepare-zalando \
-            again, it writes this login",
+            "the source does not admit {}; run prepare-zalando again, which writes this login",
             login.role
         ),
-        _ => "is the source running, and is SOURCE_HOST the Service of its leader?".to_owned(),
+        _ => "check that the source is running, and that SOURCE_HOST is the Service of its leader"
+            .to_owned(),
     };
-    Error::config("trying what the target will use")
+    Error::config("logging in as the target will")
         .caused_by(error)
         .of_kind(kind)
         .hint(hint)
 }
 
-/// TLS version, and the client certificate's subject when the server has accepted one.
+/// The session's TLS version, and the subject of the client certificate if the server has accepted
+/// one.
 async fn encryption(session: &Session) -> Result<(String, Option<String>)> {
     let row = session
         .query_one(

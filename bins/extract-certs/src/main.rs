@@ -1,39 +1,43 @@
-//! `extract-certs`: puts the files with which the target will trust the source into Secrets, after
-//! they have worked once.
+//! `extract-certs`: writes the certificates with which the target verifies the source into Secrets,
+//! after a trial login with them has succeeded.
 //!
 //! **Promise when it exits 0:** the Secrets `zalando-replication-ca` and `zalando-replication-tls`
-//! exist, and a real TLS handshake and login at the source, with exactly those files, the sslmode
-//! of the Cluster manifest and the role that will replicate, has succeeded. A second run changes
-//! nothing.
+//! exist, and a TLS handshake and login at the source have succeeded with exactly their contents,
+//! the sslmode of the Cluster manifest and the replication role. A second run changes nothing.
 //!
-//! 1. read which Secrets `spec.tls` of the postgresql resource really names;
-//! 2. judge what is in them as libpq will: chain, dates, names;
+//! 1. read the Secrets that `spec.tls` of the postgresql resource names;
+//! 2. verify their certificates as libpq will: chain, dates, names;
 //! 3. read the login that `prepare-zalando` has written;
-//! 4. keep or mint a client certificate where the CA's key is at hand and the source trusts that
-//!    CA. A server's certificate is none: the source answers `tls: unsupported certificate`. The
-//!    password suffices without one;
+//! 4. reuse or issue a client certificate if the CA's key is available and the source trusts that
+//!    CA. A server certificate cannot be used: the source answers `tls: unsupported certificate`.
+//!    Without a client certificate the password is sufficient;
 //! 5. log in at the source;
 //! 6. only then write the Secrets.
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | SOURCE_CLUSTER, TARGET_CLUSTER | the postgresql resource; the Cluster that Events are posted on |
-//! | SOURCE_HOST, SOURCE_PORT, SOURCE_HOSTADDR | where the target will connect to; hostaddr replaces DNS |
-//! | SOURCE_SSLMODE | `verify-full`, `verify-ca` or `require`: the least that must be possible |
-//! | CERT_MIN_DAYS | days that every certificate must last from now; 30 |
+//! | SOURCE_CLUSTER | the postgresql resource |
+//! | TARGET_CLUSTER | the Cluster whose Events report the progress |
+//! | SOURCE_HOST, SOURCE_PORT | where the target will connect to |
+//! | SOURCE_HOSTADDR | an IP address to use instead of DNS |
+//! | SOURCE_SSLMODE | weakest acceptable mode: `verify-full`, `verify-ca` or `require` |
+//! | CERT_MIN_DAYS | days from now that every certificate must remain valid; 30 |
 //!
-//! | exit | when |
-//! |---|---|
-//! | 2 | a variable is missing, no such cluster, a permission is missing, SOURCE_SSLMODE asks for more than SOURCE_HOST or the source can give, the login is refused |
-//! | 3 | a certificate has expired or will soon, the CA is not the one that signed, a Secret that the CR names is missing, prepare-zalando has not run |
-//! | 1 | the source or the API does not answer |
+//! Exit codes:
+//! - 2: a variable or a permission is missing, the cluster does not exist, SOURCE_SSLMODE requires
+//!   more than SOURCE_HOST or the source can provide, or the login is rejected;
+//! - 3: a certificate has expired or expires too soon, the CA has not signed it, a Secret that the
+//!   resource names is missing, or prepare-zalando has not run;
+//! - 1: the source or the API server does not answer.
+//!
+//! Unless a function says otherwise, its errors are those of the Kubernetes API.
 
-#[cfg(test)]
-mod authority;
 mod client_certificate;
 mod handshake;
 mod secrets;
-mod verdict;
+mod server_certificate;
+#[cfg(test)]
+mod test_certificates;
 
 use std::{net::IpAddr, process::ExitCode};
 
@@ -41,14 +45,13 @@ use jiff::Timestamp;
 use job::{
     config::{Name, SslMode, Text, optional},
     context::{self, Run},
-    error::{Error, Result},
+    error::Result,
     kubernetes, record_store,
 };
 use platform::kubernetes::{source_tls, zalando};
 use serde::Deserialize;
 
-use client_certificate::Shown;
-use verdict::Wanted;
+use server_certificate::Requirements;
 
 #[derive(Deserialize)]
 struct Config {
@@ -79,23 +82,20 @@ fn main() -> ExitCode {
 
 async fn extract(config: &Config, run: &Run) -> Result<()> {
     record_store::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
-    run.report.info("Extracting Zalando TLS certificates...");
-    let cr = kubernetes::get(
-        &zalando::postgresqls(&run.client, &run.namespace),
-        &config.source_cluster,
-    )
-    .await?;
-    let cr = cr.ok_or_else(|| no_such_cluster(config, run))?;
+    run.report
+        .info("extracting the TLS certificates of the source");
+    let postgresqls = zalando::postgresqls(&run.client, &run.namespace);
+    let cr = kubernetes::required(&postgresqls, &config.source_cluster, "SOURCE_CLUSTER").await?;
     let tls = source_tls::read(&run.client, &run.namespace, &cr).await?;
 
-    let wanted = Wanted {
+    let required = Requirements {
         host: &config.source_host,
         sslmode: config.source_sslmode,
         days_min: config.cert_min_days,
     };
-    let verdict = verdict::judge(&tls, &wanted)?;
-    run.report.step("CertificatesJudged", &verdict.summary);
-    verdict
+    let server = server_certificate::check(&tls, &required)?;
+    run.report.step("CertificatesVerified", &server.summary);
+    server
         .warning
         .iter()
         .for_each(|text| run.report.warning("CertificatesWarning", text));
@@ -103,30 +103,29 @@ async fn extract(config: &Config, run: &Run) -> Result<()> {
     let login = secrets::login(run).await?;
     let existing = secrets::client_certificate(run).await?;
     let now = Timestamp::now();
-    let shown = client_certificate::choose(&tls, &login.role, existing, now, config.cert_min_days);
-    run.report.info(shown.words());
+    let presented =
+        client_certificate::choose(&tls, &login.role, existing, now, config.cert_min_days);
+    run.report.info(presented.describe());
 
-    let shown = handshake::proven(config, run, &login, &verdict, shown).await?;
-    secrets::write(run, verdict.ca(), &shown).await?;
-    run.report.step(
-        "CertificatesReady",
-        "Certificates ready for CNPG replication",
-    );
-    run.report.fact("sslmode", verdict.sslmode.as_str());
-    run.report.fact(
-        "client_certificate",
-        matches!(shown, Shown::Kept(_) | Shown::Minted(_)),
-    );
+    let presented = handshake::verify(config, run, &login, &server, presented).await?;
+    secrets::write(run, server.ca(), &presented).await?;
+    run.report
+        .step("CertificatesReady", "certificates ready for replication");
+    run.report.fact("sslmode", server.sslmode.as_str());
+    run.report
+        .fact("client_certificate", presented.certificate().is_some());
     Ok(())
 }
 
-fn no_such_cluster(config: &Config, run: &Run) -> Error {
-    Error::config(format!(
-        "there is no postgresql {} in namespace {}",
-        config.source_cluster, run.namespace
-    ))
-    .hint(
-        "set SOURCE_CLUSTER in the ConfigMap replica-migration to a name that `kubectl get \
-        postgresqls` shows",
-    )
+#[cfg(test)]
+mod tests {
+    use variables::Variables;
+
+    use super::*;
+
+    #[test]
+    fn the_table_of_variables_is_right() {
+        let read = Variables::of::<Config>("");
+        variables::check("extract-certs", &read);
+    }
 }

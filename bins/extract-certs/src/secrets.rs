@@ -1,4 +1,4 @@
-//! The Secrets that are read and written.
+//! The Secrets that this program reads and writes.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,12 @@ use kube::{
     api::{DeleteParams, ObjectMeta, Preconditions},
 };
 use platform::postgres::ClientCertificate;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
-use crate::client_certificate::Shown;
+use crate::client_certificate::PresentedCertificate;
 
-/// What the target's WAL receiver logs in with; prepare-zalando writes it.
+/// The login of the target's WAL receiver; prepare-zalando writes it.
 const LOGIN: &str = "zalando-streaming-replica";
 /// The CA of the source.
 const CA: &str = "zalando-replication-ca";
@@ -28,14 +29,14 @@ const CLIENT: &str = "zalando-replication-tls";
 const TLS_TYPE: &str = "kubernetes.io/tls";
 /// The type of a Secret that may hold anything.
 const OPAQUE: &str = "Opaque";
-/// CNPG reads a Secret with this label again when it changes (api/v1/cluster_types.go,
-/// WatchedLabelName).
+/// CloudNativePG reads a Secret with this label again when it changes (its
+/// api/v1/cluster_types.go, WatchedLabelName).
 const WATCHED: &str = "cnpg.io/reload";
 
-/// The replication role and its password. No Debug: it would tell.
+/// The replication role and its password.
 pub(crate) struct Login {
     pub(crate) role: Text,
-    pub(crate) password: String,
+    pub(crate) password: SecretString,
 }
 
 /// Reads the login.
@@ -62,14 +63,11 @@ pub(crate) async fn login(run: &Run) -> Result<Login> {
     };
     Ok(Login {
         role: text("username")?,
-        password: text("password")?.to_string(),
+        password: text("password")?.as_str().into(),
     })
 }
 
-/// The client certificate of an earlier run.
-///
-/// # Errors
-/// The API's.
+/// Reads the client certificate of an earlier run; None when there is none.
 pub(crate) async fn client_certificate(run: &Run) -> Result<Option<ClientCertificate>> {
     let Some(secret) = kubernetes::get(&api(run), CLIENT).await? else {
         return Ok(None);
@@ -77,39 +75,47 @@ pub(crate) async fn client_certificate(run: &Run) -> Result<Option<ClientCertifi
     let text = |key: &str| String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok();
     Ok(text("tls.crt")
         .zip(text("tls.key"))
-        .map(|(chain, key)| ClientCertificate { chain, key }))
+        .map(|(chain, key)| ClientCertificate {
+            chain,
+            key: key.into(),
+        }))
 }
 
-/// A Secret to be, and what the log says of it.
+/// A Secret to be written, and how it is reported.
 struct Wanted {
     secret: Secret,
-    /// In words, as the guide has them.
+    /// Description of the contents, for the log.
     content: String,
     /// Reason of the Event.
     event: &'static str,
 }
 
-/// Writes both Secrets; what could not be had is replaced by the reason.
+/// Writes both Secrets. A Secret without a certificate holds the reason instead.
 ///
 /// # Errors
-/// The API's.
+/// Refused when a Secret of another type, which this program did not create, has to be deleted
+/// first; Transient when another client changes a Secret at the same time.
 pub(crate) async fn write(
     run: &Run,
     ca: std::result::Result<&str, &str>,
-    shown: &Shown,
+    presented: &PresentedCertificate,
 ) -> Result<()> {
-    put(run, &client_secret(shown)).await?;
+    put(run, &client_secret(presented)).await?;
     put(run, &ca_secret(ca)).await
 }
 
-fn client_secret(shown: &Shown) -> Wanted {
-    let (secret, content) = match shown {
-        Shown::Kept(ClientCertificate { chain, key })
-        | Shown::Minted(ClientCertificate { chain, key }) => (
-            secret(CLIENT, TLS_TYPE, &[("tls.crt", chain), ("tls.key", key)]),
+fn client_secret(presented: &PresentedCertificate) -> Wanted {
+    let (secret, content) = match presented {
+        PresentedCertificate::Reused(ClientCertificate { chain, key })
+        | PresentedCertificate::Issued(ClientCertificate { chain, key }) => (
+            secret(
+                CLIENT,
+                TLS_TYPE,
+                &[("tls.crt", chain), ("tls.key", key.expose_secret())],
+            ),
             "client cert + key".to_owned(),
         ),
-        Shown::Nothing(reason) => (
+        PresentedCertificate::Absent(reason) => (
             secret(CLIENT, OPAQUE, &[("reason", reason)]),
             format!("no client cert: {reason}"),
         ),
@@ -158,7 +164,7 @@ fn secret(name: &str, type_: &str, data: &[(&str, &str)]) -> Secret {
     }
 }
 
-/// Makes the Secret what is wanted, and nothing beside it.
+/// Creates the Secret, or replaces its contents.
 async fn put(
     run: &Run,
     Wanted {
@@ -183,36 +189,36 @@ async fn put(
         "Created"
     };
     if let Some(existing) = existing.filter(|existing| existing.type_ != secret.type_) {
-        give_way(&secrets, &existing).await?;
+        delete(&secrets, &existing).await?;
     }
     let mut written = kubernetes::apply(&secrets, &name, secret).await?;
-    let strangers = strangers(&written, secret);
-    if !strangers.is_empty() {
-        // Somebody else's keys, which apply leaves alone: a certificate of theirs must not pass for
-        // ours.
-        let gone: serde_json::Map<_, _> = strangers
-            .into_iter()
-            .map(|key| (key, Value::Null))
-            .collect();
-        written = kubernetes::merge(&secrets, &name, json!({"data": gone})).await?;
+    let extra = extra_keys(&written, secret);
+    if !extra.is_empty() {
+        // Server-side apply keeps the keys of other field managers. A certificate that another
+        // client has written must not remain beside this program's.
+        let removed: serde_json::Map<_, _> =
+            extra.into_iter().map(|key| (key, Value::Null)).collect();
+        written = kubernetes::merge(&secrets, &name, json!({"data": removed})).await?;
     }
     if !holds(&written, secret) {
         return Err(Error::transient(format!(
-            "secret {name} is not what was written; does somebody else write it?"
-        )));
+            "secret {name} has other contents than were just written"
+        ))
+        .hint("find the client that changes this Secret, stop it, and run this step again"));
     }
     run.report
         .step(event, format!("{verb} secret: {name} ({content})"));
     Ok(())
 }
 
-/// The type of a Secret cannot be changed. That of the client certificate's does, when one becomes
-/// possible or impossible: this Secret is deleted, and no other that has its name by now.
-async fn give_way(secrets: &Api<Secret>, existing: &Secret) -> Result<()> {
+/// Deletes the Secret of the client certificate, so that it can be created with another type: the
+/// type of a Secret is immutable, and it changes when a certificate becomes possible or impossible.
+/// The preconditions keep a Secret that another client has created since.
+async fn delete(secrets: &Api<Secret>, existing: &Secret) -> Result<()> {
     let name = existing.name_any();
     if name != CLIENT {
         return Err(Error::refused(format!(
-            "secret {name} is of another type than Opaque, and was not made by this step"
+            "secret {name} has another type than Opaque, and was not created by this program"
         ))
         .hint(format!(
             "delete it (kubectl delete secret {name}) and run this step again"
@@ -228,22 +234,20 @@ async fn give_way(secrets: &Api<Secret>, existing: &Secret) -> Result<()> {
     match secrets.delete(&name, &params).await {
         Ok(_) => Ok(()),
         Err(error) if is_not_found(&error) => Ok(()),
-        Err(error) => Err(error).context(format!(
-            "deleting secret {name}, which is to be of another type"
-        )),
+        Err(error) => Err(error).context(format!("deleting secret {name}, whose type must change")),
     }
 }
 
 fn holds(existing: &Secret, wanted: &Secret) -> bool {
-    let labelled = wanted
+    let has_labels = wanted
         .labels()
         .iter()
         .all(|(key, value)| existing.labels().get(key) == Some(value));
-    existing.type_ == wanted.type_ && existing.data == wanted.data && labelled
+    existing.type_ == wanted.type_ && existing.data == wanted.data && has_labels
 }
 
-/// Keys that are not wanted.
-fn strangers(written: &Secret, wanted: &Secret) -> Vec<String> {
+/// Keys of the written Secret that are not wanted.
+fn extra_keys(written: &Secret, wanted: &Secret) -> Vec<String> {
     let wanted = wanted.data.clone().unwrap_or_default();
     let keys = written.data.iter().flat_map(BTreeMap::keys);
     keys.filter(|key| !wanted.contains_key(*key))

@@ -1,4 +1,4 @@
-//! What is inside of an archive: unpacked in the stream, a checksum for each file.
+//! Reads a base backup's archive while it is streamed, and computes a checksum of each file in it.
 
 use std::{
     collections::HashMap,
@@ -15,69 +15,73 @@ use tar::{Archive, EntryType};
 
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Size and CRC-32C of a file.
+/// Size and checksum of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct FileSum {
+    /// Size in bytes.
     pub bytes: u64,
+    /// CRC-32C of the content.
     pub crc: u32,
 }
 
 /// Files by their path in the data directory.
 #[derive(Debug, Default)]
-pub struct Files(HashMap<Box<[u8]>, Seen>);
+pub struct Files(HashMap<Box<[u8]>, FileSum>);
 
 impl Files {
-    /// Takes a file out.
-    pub fn take(&mut self, path: &[u8]) -> Option<Seen> {
+    /// Removes a file from the list and returns it.
+    pub fn take(&mut self, path: &[u8]) -> Option<FileSum> {
         self.0.remove(path)
     }
 
-    /// One that nobody has taken.
-    pub fn left(&self) -> Option<String> {
+    /// The first of the files that have not been taken.
+    pub fn first_remaining(&self) -> Option<String> {
         self.0
             .keys()
             .min()
             .map(|path| String::from_utf8_lossy(path).into_owned())
     }
 
-    /// All bytes of all files.
+    /// Size of all files in bytes.
     pub fn bytes(&self) -> u64 {
-        self.0.values().map(|seen| seen.bytes).sum()
+        self.0.values().map(|file| file.bytes).sum()
     }
 
-    /// Reads all files below a directory but those in pg_wal, which no manifest names.
+    /// Reads all files of a directory except those in pg_wal, which a backup manifest does not
+    /// list.
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn below(root: &Path) -> Result<Self> {
+    pub fn in_directory(root: &Path) -> Result<Self> {
         let mut files = Self::default();
         let mut folders = vec![root.to_owned()];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder).context(format!("listing {}", folder.display()))? {
                 let path = entry?.path();
-                let below = path.strip_prefix(root).unwrap_or(&path);
+                let relative = path.strip_prefix(root).unwrap_or(&path);
                 if path.is_dir() {
-                    if below != Path::new("pg_wal") {
+                    if relative != Path::new("pg_wal") {
                         folders.push(path);
                     }
                     continue;
                 }
                 let read = fs::File::open(&path).and_then(checksum);
-                let seen = read.context(format!("reading {} back", below.display()))?;
+                let sum = read.context(format!("reading {} back", relative.display()))?;
                 files
                     .0
-                    .insert(below.as_os_str().as_encoded_bytes().into(), seen);
+                    .insert(relative.as_os_str().as_encoded_bytes().into(), sum);
             }
         }
         Ok(files)
     }
 }
 
-/// Reads an archive to its end; unpacks it into a directory on the way when there is one.
+/// Reads an archive to its end, and unpacks it if `unpack` names a directory. Then the checksums
+/// are 0, because the files on disk are read again ([`Files::in_directory`]).
 ///
 /// # Errors
-/// Unsafe when it is no archive, or was damaged on its way.
-pub fn look_through<'a>(
+/// Unsafe if it is not a valid archive; Refused if the directory cannot be written to.
+pub fn read_archive<'a>(
     archive: impl BufRead + 'a,
     compression: Compression,
     unpack: Option<&Path>,
@@ -89,8 +93,8 @@ pub fn look_through<'a>(
         Compression::None => Box::new(archive),
     };
     entries(read, unpack).map_err(|error| match error.downcast::<Error>() {
-        // A stream that was cut off says so itself.
-        Ok(ours) => ours,
+        // The stream's own error, such as that it was cut off.
+        Ok(error) => error,
         Err(error) => match error.kind() {
             ErrorKind::StorageFull
             | ErrorKind::QuotaExceeded
@@ -122,34 +126,33 @@ fn entries(read: Box<dyn Read + '_>, unpack: Option<&Path>) -> io::Result<Files>
             }
             continue;
         }
-        let seen = match unpack {
-            // What lies on the disk is read again afterwards.
+        let sum = match unpack {
             Some(root) => {
                 let bytes = entry.size();
                 entry.unpack_in(root)?;
-                Seen { bytes, crc: 0 }
+                FileSum { bytes, crc: 0 }
             }
             None => checksum(&mut entry)?,
         };
-        if files.0.insert(path.clone(), seen).is_some() {
-            let twice = format!("{} is in the archive twice", String::from_utf8_lossy(&path));
-            return Err(io::Error::new(ErrorKind::InvalidData, twice));
+        if files.0.insert(path.clone(), sum).is_some() {
+            let duplicate = format!("{} is in the archive twice", String::from_utf8_lossy(&path));
+            return Err(io::Error::new(ErrorKind::InvalidData, duplicate));
         }
     }
-    // What follows the last entry belongs to the compression's own checksum.
+    // Read on to the end of the stream, so that the compression's own checksum is verified.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
     Ok(files)
 }
 
-fn checksum(mut file: impl Read) -> io::Result<Seen> {
+fn checksum(mut file: impl Read) -> io::Result<FileSum> {
     let mut buffer = vec![0; BUFFER_BYTES];
-    let mut seen = Seen { bytes: 0, crc: 0 };
+    let mut sum = FileSum { bytes: 0, crc: 0 };
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(seen),
+            0 => return Ok(sum),
             read => {
-                seen.bytes += read as u64;
-                seen.crc = crc32c::crc32c_append(seen.crc, &buffer[..read]);
+                sum.bytes += read as u64;
+                sum.crc = crc32c::crc32c_append(sum.crc, &buffer[..read]);
             }
         }
     }
@@ -172,13 +175,13 @@ pub mod tests {
         builder.into_inner().unwrap()
     }
 
-    pub fn files(of: &[(&str, &[u8])]) -> Files {
-        look_through(archive(of).as_slice(), Compression::None, None).unwrap()
+    pub fn files(content: &[(&str, &[u8])]) -> Files {
+        read_archive(archive(content).as_slice(), Compression::None, None).unwrap()
     }
 
     const FILES: [(&str, &[u8]); 2] = [("global/1", b"123456789"), ("base/5/empty", b"")];
     /// The check value of CRC-32C.
-    const CHECK: Seen = Seen {
+    const CHECK: FileSum = FileSum {
         bytes: 9,
         crc: 0xE306_9283,
     };
@@ -210,36 +213,43 @@ pub mod tests {
     ];
 
     #[test]
-    fn every_compression_is_read_and_its_files_are_summed() {
+    fn every_compression_is_read_and_files_get_checksums() {
         for compression in ALL {
             let mut files =
-                look_through(compressed(compression).as_slice(), compression, None).unwrap();
+                read_archive(compressed(compression).as_slice(), compression, None).unwrap();
             assert_eq!(files.bytes(), 9);
             assert_eq!(files.take(b"global/1"), Some(CHECK), "{compression:?}");
-            assert_eq!(files.take(b"base/5/empty"), Some(Seen { bytes: 0, crc: 0 }));
-            assert_eq!(files.left(), None);
+            assert_eq!(
+                files.take(b"base/5/empty"),
+                Some(FileSum { bytes: 0, crc: 0 })
+            );
+            assert_eq!(files.first_remaining(), None);
         }
     }
 
     #[test]
-    fn an_archive_that_ends_too_early_is_no_archive() {
+    fn a_truncated_archive_is_rejected() {
         for compression in ALL {
             let whole = compressed(compression);
-            let cut = &whole[..whole.len().min(1500) - 9];
+            let truncated = &whole[..whole.len().min(1500) - 9];
             assert!(
-                look_through(cut, compression, None).is_err(),
+                read_archive(truncated, compression, None).is_err(),
                 "{compression:?}"
             );
         }
     }
 
     #[test]
-    fn what_was_unpacked_is_read_again_from_the_disk() {
+    fn unpacked_files_are_read_again_from_disk() {
         let folder = tempfile::tempdir().unwrap();
         let packed = archive(&[FILES[0], ("pg_wal/0", b"wal")]);
-        look_through(packed.as_slice(), Compression::None, Some(folder.path())).unwrap();
-        let mut files = Files::below(folder.path()).unwrap();
+        read_archive(packed.as_slice(), Compression::None, Some(folder.path())).unwrap();
+        let mut files = Files::in_directory(folder.path()).unwrap();
         assert_eq!(files.take(b"global/1"), Some(CHECK));
-        assert_eq!(files.left(), None, "pg_wal is not of the manifest");
+        assert_eq!(
+            files.first_remaining(),
+            None,
+            "the manifest does not list pg_wal"
+        );
     }
 }

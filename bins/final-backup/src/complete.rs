@@ -1,96 +1,98 @@
-//! `complete.json`: what a finished backup is, and the proof that it is whole.
+//! `complete.json`: describes a finished backup, and how it was verified.
 
 use jiff::Timestamp;
 use platform::postgres::replication::base_backup::Compression;
 use protocol::wal::{Identity, Lsn, Timeline};
 use serde::{Deserialize, Serialize};
 
-use crate::{place::Stored, restore::Kept, settings::Side};
+use crate::{
+    settings::Side,
+    storage::{StoredBackup, StoredFile},
+};
 
-/// Raised when a reader of before could not read it any more: 2 has CRC-32C in the place of
-/// SHA-256.
+/// Raised when older readers can no longer read the file. Format 2 has CRC-32C in place of SHA-256.
 pub const FORMAT: u32 = 2;
 
-/// All that is known of a finished backup.
+/// The content of `complete.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Complete {
     /// See [`FORMAT`].
     pub format: u32,
-    /// What has written it.
+    /// Name and version of the program that wrote it.
     pub program: String,
     /// Which side was copied.
     pub from: Side,
-    /// Which server of it.
+    /// The server of that side that was copied.
     pub server: String,
-    /// When it began.
+    /// When the backup began.
     pub started: Timestamp,
-    /// When it was proved.
+    /// When it was verified.
     pub finished: Timestamp,
-    /// The server that was copied.
+    /// Identity of the server.
     pub identity: Identity,
-    /// Where a recovery begins.
+    /// Where recovery begins.
     pub start_lsn: Lsn,
-    /// What it must reach.
+    /// What recovery must reach.
     pub end_lsn: Lsn,
-    /// How far the WAL beside it goes.
+    /// End of the WAL that is stored with the backup.
     pub wal_end_lsn: Lsn,
-    /// The source's last record, when the backup was taken after a cut.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cut: Option<CutAt>,
-    /// The server has checked each page that it read.
+    /// End of the source's WAL, if the backup was taken after a cutover.
+    #[serde(default, rename = "cut", skip_serializing_if = "Option::is_none")]
+    pub source_end: Option<SourceEnd>,
+    /// Whether the server verified the checksum of each page that it sent.
     pub page_checksums: bool,
-    /// How it was proved.
+    /// How the backup was verified.
     pub verified: Verified,
-    /// How the archive is compressed.
+    /// Compression of the archive.
     pub compression: Compression,
-    /// Files in it.
+    /// Number of files in the archive.
     pub files: u64,
-    /// Bytes of these.
+    /// Their size in bytes, uncompressed.
     pub bytes: u64,
-    /// The files of the backup.
-    pub objects: Vec<Stored>,
+    /// The files of the backup as they are stored.
+    pub objects: Vec<StoredFile>,
 }
 
 impl Complete {
-    /// What is kept of it.
-    pub fn kept(&self) -> Kept<'_> {
-        Kept {
-            objects: &self.objects,
+    /// What the storage holds of it.
+    pub fn stored(&self) -> StoredBackup {
+        StoredBackup {
+            objects: self.objects.clone(),
             compression: self.compression,
             bytes: self.bytes,
         }
     }
 }
 
-/// The end of the source.
+/// Where the source's WAL ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CutAt {
-    /// End of its last record.
+pub struct SourceEnd {
+    /// End of the last record.
     pub lsn: Lsn,
     /// Its timeline.
     pub timeline: Timeline,
 }
 
-/// How a backup was proved; each includes those before it.
+/// How a backup was verified. Each variant includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verified {
-    /// Every file was compared with the manifest as it came.
+    /// Every file was compared with the manifest as it was received.
     Stream,
-    /// The same with what was read back from where it is kept.
+    /// Every file was also read back from the storage and compared.
     Read,
-    /// It was unpacked, and the files on the disk compared.
+    /// The backup was also unpacked, and the files on disk were compared.
     Restore,
 }
 
 impl Verified {
-    /// For people.
-    pub fn words(self) -> &'static str {
+    /// Text for logs and the termination message.
+    pub fn describe(self) -> &'static str {
         match self {
-            Self::Stream => "every file compared with the manifest while it came",
-            Self::Read => "read back from where it is kept, every file compared with the manifest",
+            Self::Stream => "every file compared with the manifest while it was received",
+            Self::Read => "read back from the storage, every file compared with the manifest",
             Self::Restore => {
-                "read back and unpacked, every file on the disk compared with the manifest"
+                "read back and unpacked, every file on disk compared with the manifest"
             }
         }
     }

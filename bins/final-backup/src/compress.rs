@@ -1,4 +1,5 @@
-//! zstd on this side, for a server that was built without any compression.
+//! zstd in this program, for COMPRESS_BY=job and for a server that was built without any
+//! compression.
 
 use std::io::{self, Write};
 
@@ -6,72 +7,72 @@ use bytes::Bytes;
 use job::error::Result;
 use zstd::{stream::write::Encoder, zstd_safe::CParameter};
 
-use crate::flow::{CHUNK_BYTES, Drain, Feed};
+use crate::pipe::{CHUNK_BYTES, PipeReader, PipeWriter};
 
-/// As the server would.
+/// The server's default level for zstd.
 const LEVEL: i32 = 3;
-/// Input of one thread at a time, and with it the memory: a thread has about three of these.
+/// Input of one thread at a time, in bytes. A thread's memory is about three times this.
 const JOB_BYTES: u32 = 512 << 10;
-/// More would not fit into the memory of the pod.
+/// Limits the memory of all threads to what the pod has.
 const THREADS_MAX: usize = 8;
 
-/// Compresses a stream with all cores; for a thread of its own.
+/// Compresses a stream on all cores. Blocks: run it on a thread of its own.
 ///
 /// # Errors
-/// The stream was cut off, or nobody takes the result.
-pub fn compress(mut drain: Drain, feed: Feed) -> Result<()> {
+/// Transient if the stream was cut off, or if the reader of the compressed stream is gone.
+pub fn compress(mut reader: PipeReader, writer: PipeWriter) -> Result<()> {
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(THREADS_MAX);
-    let mut encoder = Encoder::new(Out::new(feed), LEVEL)?;
+    let mut encoder = Encoder::new(ChunkWriter::new(writer), LEVEL)?;
     encoder.multithread(u32::try_from(threads).unwrap_or(1))?;
     encoder.set_parameter(CParameter::JobSize(JOB_BYTES))?;
     encoder.include_checksum(true)?;
-    while let Some(bytes) = drain.blocking_next()? {
+    while let Some(bytes) = reader.blocking_next()? {
         encoder.write_all(&bytes)?;
     }
-    let mut out = encoder.finish()?;
-    out.flush()?;
-    Ok(out.feed.blocking_end().map_err(|_| nobody())?)
+    let mut output = encoder.finish()?;
+    output.flush()?;
+    Ok(output.writer.blocking_end().map_err(|_| reader_closed())?)
 }
 
-/// Small writes become chunks.
-struct Out {
-    feed: Feed,
+/// Collects small writes into chunks.
+struct ChunkWriter {
+    writer: PipeWriter,
     buffer: Vec<u8>,
 }
 
-impl Out {
-    fn new(feed: Feed) -> Self {
+impl ChunkWriter {
+    fn new(writer: PipeWriter) -> Self {
         Self {
-            feed,
+            writer,
             buffer: Vec::with_capacity(CHUNK_BYTES),
         }
     }
 }
 
-fn nobody() -> io::Error {
+fn reader_closed() -> io::Error {
     io::Error::new(
         io::ErrorKind::BrokenPipe,
-        "the compressed archive is not taken any more",
+        "the reader of the compressed archive has stopped",
     )
 }
 
-impl Write for Out {
+impl Write for ChunkWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(CHUNK_BYTES - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..taken]);
+        let written = bytes.len().min(CHUNK_BYTES - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..written]);
         if self.buffer.len() == CHUNK_BYTES {
             self.flush()?;
         }
-        Ok(taken)
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK_BYTES));
-        self.feed
+        self.writer
             .blocking_send(Bytes::from(full))
-            .map_err(|_| nobody())
+            .map_err(|_| reader_closed())
     }
 }
 
@@ -80,15 +81,15 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
-    use crate::flow::pipe;
+    use crate::pipe::pipe;
 
     #[test]
-    fn what_was_compressed_is_the_same_again() {
+    fn compressed_content_is_unchanged_after_decompression() {
         let content: Vec<u8> = (0..5_000_000_u32)
             .flat_map(|n| (n / 7).to_le_bytes())
             .collect();
-        let ((raw, raw_drain), (packed, packed_drain)) = (pipe(), pipe());
-        let compressing = std::thread::spawn(move || compress(raw_drain, packed));
+        let ((raw, raw_reader), (packed, packed_reader)) = (pipe(), pipe());
+        let compressing = std::thread::spawn(move || compress(raw_reader, packed));
         let chunks: Vec<Bytes> = content
             .chunks(CHUNK_BYTES)
             .map(Bytes::copy_from_slice)
@@ -100,7 +101,7 @@ mod tests {
             raw.blocking_end().unwrap();
         });
         let mut out = Vec::new();
-        zstd::stream::read::Decoder::new(packed_drain.reader())
+        zstd::stream::read::Decoder::new(packed_reader.into_blocking())
             .unwrap()
             .read_to_end(&mut out)
             .unwrap();
@@ -110,11 +111,16 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_was_cut_off_has_no_end_here_either() {
-        let ((raw, raw_drain), (packed, packed_drain)) = (pipe(), pipe());
+    fn the_output_of_a_cut_off_stream_is_cut_off_too() {
+        let ((raw, raw_reader), (packed, packed_reader)) = (pipe(), pipe());
         raw.blocking_send(Bytes::from_static(b"abc")).unwrap();
         drop(raw);
-        assert!(compress(raw_drain, packed).is_err());
-        assert!(packed_drain.reader().read_to_end(&mut Vec::new()).is_err());
+        assert!(compress(raw_reader, packed).is_err());
+        assert!(
+            packed_reader
+                .into_blocking()
+                .read_to_end(&mut Vec::new())
+                .is_err()
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The copy itself: the server's stream goes to its place and, at the same time, through the
-//! comparison with the manifest; its WAL comes on a second connection.
+//! The copy itself: the server's stream goes to the storage and, at the same time, through the
+//! comparison with the backup manifest. The WAL comes on a second connection.
 
 use job::{
     error::{Context as _, Error, Result},
@@ -11,141 +11,128 @@ use protocol::wal::Lsn;
 use tokio::sync::watch;
 
 use crate::{
-    flow::{cause, pipe},
-    manifest::Manifest,
-    place::{Place, Stored, WAL},
+    backup_manifest::Manifest,
+    pipe::{pipe, root_cause},
     receive::receive,
-    restore::Kept,
-    server::{Seen, Server},
+    server::{Server, ServerState},
     settings::CompressBy,
-    wal::{self, Tar, Wanted},
+    storage::{StorageTarget, StoredBackup, WAL},
+    wal::{self, TarWriter, WalRequest},
 };
 
-/// A copy that agrees with its manifest.
+/// A copy that agrees with its backup manifest.
 pub struct Copied {
-    /// How it began.
+    /// The server's answer at the beginning.
     pub begun: Begun,
-    /// How it ended.
+    /// The server's answer at the end.
     pub ended: Ended,
     /// End of the WAL in pg_wal.tar.
     pub wal_end: Lsn,
-    /// The archive, the WAL, the manifest.
-    pub stored: Vec<Stored>,
-    /// Compression of the archive as it is kept.
-    pub compression: Compression,
-    /// What the manifest says.
+    /// The stored archive, WAL and manifest.
+    pub backup: StoredBackup,
+    /// Content of the backup manifest.
     pub manifest: Manifest,
-    /// Bytes of all files, unpacked.
-    pub bytes: u64,
 }
 
-impl Copied {
-    /// What is kept of it.
-    pub fn kept(&self) -> Kept<'_> {
-        Kept {
-            objects: &self.stored,
-            compression: self.compression,
-            bytes: self.bytes,
-        }
-    }
-}
-
-/// What is wanted of a copy.
+/// What is requested of a copy.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish {
-    /// Who compresses.
+pub struct BackupOptions {
+    /// Which side compresses.
     pub compress_by: CompressBy,
-    /// The WAL goes at least as far as this.
+    /// Position that the WAL must reach, if it is later than the end of the base backup.
     pub until: Option<Lsn>,
 }
 
 /// Copies a server.
 ///
 /// # Errors
-/// Unsafe for damage, Refused for tablespaces and a full volume, Transient for whatever another run
-/// may heal. What was written is for the caller to remove.
+/// Unsafe for damage; Refused for tablespaces and for a full volume; Transient for anything that
+/// another run may overcome. The caller removes what was written.
 pub async fn copy(
     server: &Server,
-    seen: &Seen,
-    wish: Wish,
-    place: &Place,
+    state: &ServerState,
+    options: BackupOptions,
+    storage: &StorageTarget,
     report: &Reporter,
 ) -> Result<Copied> {
     let slot = format!("final_backup_{}", std::process::id());
     let mut wal_sender = server.walsender().await?;
-    // Before the backup begins, so that the WAL from its beginning on is kept.
+    // Create the slot before the backup begins, so that the server keeps the WAL from its start on.
     wal_sender.temporary_slot(&slot).await?;
     let base = server.walsender().await?;
     report.info(format!(
-        "asking {} for a checkpoint, and for a base backup",
+        "asking {} for a checkpoint and a base backup",
         server.name
     ));
     let (backup, begun) = base
-        .base_backup("final-backup", wish.compress_by.asked())
+        .base_backup("final-backup", options.compress_by.requested())
         .await?;
     if !begun.tablespaces.is_empty() {
-        return Err(refuse(&begun.tablespaces));
+        return Err(tablespaces_refused(&begun.tablespaces));
     }
-    narrate(&begun, report);
+    report_begun(&begun, report);
     let history = wal_sender.timeline_history(begun.timeline).await?;
-    let from = wal::first_of_segment(begun.start, seen.segment_bytes);
+    let from = wal::segment_start(begun.start, state.segment_bytes);
     let stream = wal_sender.stream_wal(&slot, from, begun.timeline).await?;
-    let (tell, enough) = watch::channel(None);
-    let wanted = Wanted {
+    let (announce_end, end) = watch::channel(None);
+    let request = WalRequest {
         start: begun.start,
         timeline: begun.timeline,
-        segment_bytes: seen.segment_bytes,
+        segment_bytes: state.segment_bytes,
     };
     let wal = async {
-        let (feed, drain) = pipe();
-        let followed = async {
-            let mut tar = Tar::new(feed);
+        let (writer, reader) = pipe();
+        let received = async {
+            let mut tar = TarWriter::new(writer);
             if let Some(history) = history {
                 tar.file(&history.name, history.content).await?;
             }
-            let end = wal::follow(stream, wanted, &mut tar, enough).await?;
+            let end = wal::receive(stream, request, &mut tar, end).await?;
             tar.end().await.map(|()| end)
         };
-        match tokio::join!(place.store(WAL, drain, 0), followed) {
+        match tokio::join!(storage.store(WAL, reader, 0), received) {
             (Ok(stored), Ok(end)) => Ok((stored, end)),
-            (Err(stored), Err(followed)) => Err(cause(stored, followed)),
+            (Err(storing), Err(receiving)) => Err(root_cause(storing, receiving)),
             (Err(error), _) | (_, Err(error)) => Err(error),
         }
     };
     let base = async {
-        let received = receive(backup, &begun, place, report).await?;
-        let end = wish
+        let received = receive(backup, &begun, storage, report).await?;
+        let end = options
             .until
             .map_or(received.ended.end, |until| until.max(received.ended.end));
-        tell.send(Some(end))
+        announce_end
+            .send(Some(end))
             .map(|()| received)
-            .map_err(|_| Error::transient("the stream of wal has ended early"))
+            .map_err(|_| Error::transient("the stream of wal ended early"))
     };
     let (received, (wal, wal_end)) =
         tokio::try_join!(base, wal).context(format!("copying {}", server.name))?;
     Ok(Copied {
         ended: received.ended,
         wal_end,
-        stored: vec![received.base, wal, received.manifest_file],
-        compression: received.compression,
+        backup: StoredBackup {
+            objects: vec![received.base, wal, received.manifest_file],
+            compression: received.compression,
+            bytes: received.bytes,
+        },
         manifest: received.manifest,
-        bytes: received.bytes,
         begun,
     })
 }
 
-fn refuse(tablespaces: &[String]) -> Error {
+fn tablespaces_refused(tablespaces: &[String]) -> Error {
     Error::refused(format!(
         "the server has tablespaces outside of its data directory: {}",
         tablespaces.join(", ")
     ))
     .hint(
-        "move what is in them (alter table … set tablespace pg_default; \\db+ lists them), \
-            then drop tablespace; the Zalando operator makes none",
+        "move their content (alter table … set tablespace pg_default; \\db+ lists it), then drop \
+         the tablespaces; the Zalando operator creates none",
     )
 }
 
-fn narrate(begun: &Begun, report: &Reporter) {
+fn report_begun(begun: &Begun, report: &Reporter) {
     let compression = match begun.compression {
         Compression::None => "compressed here with zstd".to_owned(),
         other => format!("compressed by the server with {}", other.word()),

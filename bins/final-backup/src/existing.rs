@@ -1,19 +1,19 @@
-//! What is where the backup shall go: nothing, the rest of a run that did not finish, or a finished
-//! backup, which is never overwritten.
+//! What the storage already holds: nothing, files of an unfinished run, or a finished backup, which
+//! is never overwritten.
 
 use job::error::{Error, Result};
 use protocol::wal::SystemIdentifier;
 
 use crate::{
     complete::{Complete, FORMAT},
-    place::{COMPLETE, Entry, Place, UNFINISHED, is_ours},
-    receipt::Cut,
+    receipt::CutoverState,
     settings::Side,
+    storage::{COMPLETE, Entry, StorageTarget, UNFINISHED, is_backup_file},
 };
 
-/// What was found.
+/// What the storage holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Existing {
     /// Nothing.
     Nothing,
     /// Files of a run that did not finish.
@@ -22,97 +22,105 @@ pub enum Found {
     Finished(Box<Complete>),
 }
 
-/// Looks, and judges.
+/// Lists the storage and classifies what it holds.
 ///
 /// # Errors
-/// Refused when something else is there; Unsafe when a finished backup is not whole.
-pub async fn look(place: &Place) -> Result<Found> {
-    let entries = place.entries().await?;
-    let complete = match entries.iter().any(|entry| entry.name == COMPLETE) {
-        true => place.small(COMPLETE).await?,
-        false => None,
+/// Refused if it holds other files; Unsafe if a finished backup is not whole.
+pub async fn inspect(storage: &StorageTarget) -> Result<Existing> {
+    let entries = storage.entries().await?;
+    let complete = if entries.iter().any(|entry| entry.name == COMPLETE) {
+        storage.read_small(COMPLETE).await?
+    } else {
+        None
     };
-    judge(&entries, complete.as_deref(), &place.to_string())
+    classify(&entries, complete.as_deref(), &storage.to_string())
 }
 
-fn judge(entries: &[Entry], complete: Option<&[u8]>, place: &str) -> Result<Found> {
-    let else_there = |other: &Entry| {
+fn classify(entries: &[Entry], complete: Option<&[u8]>, storage: &str) -> Result<Existing> {
+    let foreign_file = |other: &Entry| {
         Err(
-            Error::refused(format!("{place} holds something else: {}", other.name))
+            Error::refused(format!("{storage} holds something else: {}", other.name))
                 .hint("choose another BACKUP_NAME or BACKUP_TO; nothing there was changed"),
         )
     };
-    if let Some(other) = entries.iter().find(|entry| !is_ours(&entry.name)) {
-        return else_there(other);
+    if let Some(other) = entries.iter().find(|entry| !is_backup_file(&entry.name)) {
+        return foreign_file(other);
     }
     let Some(complete) = complete else {
         return match entries {
-            [] => Ok(Found::Nothing),
-            marked if marked.iter().any(|entry| entry.name == UNFINISHED) => Ok(Found::Unfinished),
-            [other, ..] => else_there(other),
+            [] => Ok(Existing::Nothing),
+            all if all.iter().any(|entry| entry.name == UNFINISHED) => Ok(Existing::Unfinished),
+            [other, ..] => foreign_file(other),
         };
     };
-    let broken = |what: String| {
-        Error::contradiction(format!("the backup in {place} is not whole: {what}")).hint(BROKEN)
+    let not_whole = |problem: String| {
+        Error::contradiction(format!("the backup in {storage} is not whole: {problem}"))
+            .hint(NOT_WHOLE)
     };
-    let complete: Complete =
-        serde_json::from_slice(complete).map_err(|error| broken(format!("{COMPLETE}: {error}")))?;
+    let complete: Complete = serde_json::from_slice(complete)
+        .map_err(|error| not_whole(format!("{COMPLETE}: {error}")))?;
     if complete.format != FORMAT {
-        return Err(broken(format!(
-            "{COMPLETE} has the format {}, and {FORMAT} is known here",
+        return Err(not_whole(format!(
+            "{COMPLETE} has format {}, and this program reads format {FORMAT}",
             complete.format
         )));
     }
     for object in &complete.objects {
         match entries.iter().find(|entry| entry.name == object.name) {
-            None => return Err(broken(format!("{} is missing", object.name))),
+            None => return Err(not_whole(format!("{} is missing", object.name))),
             Some(found) if found.bytes != object.bytes => {
-                return Err(broken(format!(
-                    "{} has {} bytes, and had {}",
+                return Err(not_whole(format!(
+                    "{} has {} bytes instead of {}",
                     object.name, found.bytes, object.bytes
                 )));
             }
             Some(_) => {}
         }
     }
-    Ok(Found::Finished(Box::new(complete)))
+    Ok(Existing::Finished(Box::new(complete)))
 }
 
-const BROKEN: &str = "find out who changed it; take another backup under another BACKUP_NAME";
+const NOT_WHOLE: &str = "find out what changed it; take another backup under another BACKUP_NAME";
 
-/// Whether a finished backup is the one that is asked for now: of this system, which the receipt
-/// names, or the server itself before a cut.
+/// Checks that a finished backup is the one that is requested now: of the same side and system, and
+/// after a cutover complete up to it. The system identifier is the receipt's, or the server's own
+/// before a cutover.
 ///
 /// # Errors
-/// Refused when it is another one.
-pub fn fits(complete: &Complete, from: Side, cut: &Cut, system: SystemIdentifier) -> Result<()> {
-    let other = |what: String| {
-        Err(Error::refused(format!("the backup that is there {what}"))
+/// Refused if it is another backup.
+pub fn ensure_matches(
+    complete: &Complete,
+    from: Side,
+    cutover: &CutoverState,
+    system_identifier: SystemIdentifier,
+) -> Result<()> {
+    let mismatch = |problem: String| {
+        Err(Error::refused(format!("the existing backup {problem}"))
             .hint("choose another BACKUP_NAME for another backup; this one is kept"))
     };
     if complete.from != from {
-        return other(format!("is one of the {}", complete.from));
+        return mismatch(format!("is one of the {}", complete.from));
     }
-    if complete.identity.system_identifier != system {
-        return other(format!(
-            "is of the system {}, and this is {system}",
+    if complete.identity.system_identifier != system_identifier {
+        return mismatch(format!(
+            "has the system identifier {}, and this cluster has {system_identifier}",
             complete.identity.system_identifier
         ));
     }
-    let Cut::Over(receipt) = cut else {
+    let CutoverState::Completed(receipt) = cutover else {
         return Ok(());
     };
-    let whole = match from {
+    let includes_cutover = match from {
         Side::Source => {
             complete.identity.timeline == receipt.promotion.timeline
                 && complete.wal_end_lsn >= receipt.promotion.replayed
         }
         Side::Target => complete.identity.timeline >= receipt.promoted.timeline,
     };
-    if !whole {
-        return other(format!(
-            "is older than the cut: it ends at {} on timeline {}, the source ended at {} on \
-             timeline {}",
+    if !includes_cutover {
+        return mismatch(format!(
+            "is older than the cutover: it ends at {} on timeline {}, and the source ended at {} \
+             on timeline {}",
             complete.wal_end_lsn,
             complete.identity.timeline,
             receipt.promotion.replayed,
@@ -130,7 +138,7 @@ pub mod tests {
 
     use super::*;
     use crate::{
-        complete::Verified, place::Stored, position::tests::seen, receipt::tests::receipt,
+        complete::Verified, position::tests::state, receipt::tests::receipt, storage::StoredFile,
     };
 
     pub fn complete() -> Complete {
@@ -142,17 +150,17 @@ pub mod tests {
             server: "pg-1".into(),
             started: "2026-01-02T00:00:00Z".parse().unwrap(),
             finished: "2026-01-02T00:01:00Z".parse().unwrap(),
-            identity: seen("0/0").identity,
+            identity: state("0/0").identity,
             start_lsn: lsn("0/4000028"),
             end_lsn: lsn("0/40000A0"),
             wal_end_lsn: lsn("0/40000A0"),
-            cut: None,
+            source_end: None,
             page_checksums: true,
             verified: Verified::Restore,
             compression: Compression::Zstd,
             files: 1000,
             bytes: 40_000_000,
-            objects: vec![Stored::new("base.tar.zst", 10, 0)],
+            objects: vec![StoredFile::new("base.tar.zst", 10, 0)],
         }
     }
 
@@ -164,68 +172,73 @@ pub mod tests {
         list.iter().map(entry).collect()
     }
 
-    fn judged(list: &[(&str, u64)], complete: Option<&Complete>) -> Result<Found, ErrorKind> {
+    fn classified(
+        list: &[(&str, u64)],
+        complete: Option<&Complete>,
+    ) -> Result<Existing, ErrorKind> {
         let text = complete.map(|complete| serde_json::to_vec(complete).unwrap());
-        judge(&entries(list), text.as_deref(), "/backup/final").map_err(|error| error.kind())
+        classify(&entries(list), text.as_deref(), "/backup/final").map_err(|error| error.kind())
     }
 
     #[test]
-    fn what_is_there_is_told_apart() {
-        assert_eq!(judged(&[], None), Ok(Found::Nothing));
+    fn nothing_unfinished_foreign_and_finished_are_told_apart() {
+        assert_eq!(classified(&[], None), Ok(Existing::Nothing));
         assert_eq!(
-            judged(&[("base.tar.zst.partial", 1), (UNFINISHED, 1)], None),
-            Ok(Found::Unfinished)
+            classified(&[("base.tar.zst.partial", 1), (UNFINISHED, 1)], None),
+            Ok(Existing::Unfinished)
         );
-        assert_eq!(judged(&[("photos", 1)], None), Err(ErrorKind::Refused));
-        // What pg_basebackup -Ft leaves.
+        assert_eq!(classified(&[("photos", 1)], None), Err(ErrorKind::Refused));
+        // Files of pg_basebackup -Ft.
         assert_eq!(
-            judged(&[("backup_manifest", 1), ("base.tar", 1)], None),
+            classified(&[("backup_manifest", 1), ("base.tar", 1)], None),
             Err(ErrorKind::Refused)
         );
         let whole = [("base.tar.zst", 10), (COMPLETE, 500)];
         assert_eq!(
-            judged(&whole, Some(&complete())),
-            Ok(Found::Finished(Box::new(complete())))
+            classified(&whole, Some(&complete())),
+            Ok(Existing::Finished(Box::new(complete())))
         );
     }
 
     #[test]
-    fn a_finished_backup_that_has_changed_is_for_a_person_to_look_at() {
+    fn a_finished_backup_that_has_changed_requires_intervention() {
         for list in [
             &[("base.tar.zst", 9), (COMPLETE, 500)][..],
             &[(COMPLETE, 500)],
         ] {
-            assert_eq!(judged(list, Some(&complete())), Err(ErrorKind::Unsafe));
+            assert_eq!(classified(list, Some(&complete())), Err(ErrorKind::Unsafe));
         }
         let later = Complete {
             format: FORMAT + 1,
             ..complete()
         };
         assert_eq!(
-            judged(&[("base.tar.zst", 10), (COMPLETE, 500)], Some(&later)),
+            classified(&[("base.tar.zst", 10), (COMPLETE, 500)], Some(&later)),
             Err(ErrorKind::Unsafe)
         );
     }
 
     #[test]
-    fn only_the_backup_that_is_asked_for_fits() {
-        let over = Cut::Over(Box::new(receipt()));
-        let system = complete().identity.system_identifier;
-        let fits = |complete: &Complete, from, cut: &Cut| fits(complete, from, cut, system);
-        assert!(fits(&complete(), Side::Source, &Cut::NotYet).is_ok());
+    fn only_the_requested_backup_matches() {
+        let completed = CutoverState::Completed(Box::new(receipt()));
+        let identifier = complete().identity.system_identifier;
+        let matches = |complete: &Complete, from, cutover: &CutoverState| {
+            ensure_matches(complete, from, cutover, identifier)
+        };
+        assert!(matches(&complete(), Side::Source, &CutoverState::NotDone).is_ok());
         let mut foreign = complete();
         foreign.identity.system_identifier = SystemIdentifier(1);
-        for cut in [&Cut::NotYet, &over] {
+        for cutover in [&CutoverState::NotDone, &completed] {
             assert!(
-                fits(&foreign, Side::Source, cut)
+                matches(&foreign, Side::Source, cutover)
                     .unwrap_err()
                     .to_string()
-                    .contains("of the system 1,")
+                    .contains("has the system identifier 1,")
             );
         }
-        assert!(fits(&complete(), Side::Source, &over).is_ok());
+        assert!(matches(&complete(), Side::Source, &completed).is_ok());
         assert!(
-            fits(&complete(), Side::Target, &over)
+            matches(&complete(), Side::Target, &completed)
                 .unwrap_err()
                 .to_string()
                 .contains("is one of the source")
@@ -235,17 +248,17 @@ pub mod tests {
             ..complete()
         };
         assert!(
-            fits(&before, Side::Source, &over)
+            matches(&before, Side::Source, &completed)
                 .unwrap_err()
                 .to_string()
-                .contains("older than the cut")
+                .contains("older than the cutover")
         );
         let mut of_target = Complete {
             from: Side::Target,
             ..complete()
         };
-        assert!(fits(&of_target, Side::Target, &over).is_err());
+        assert!(matches(&of_target, Side::Target, &completed).is_err());
         of_target.identity.timeline = Timeline(2);
-        assert!(fits(&of_target, Side::Target, &over).is_ok());
+        assert!(matches(&of_target, Side::Target, &completed).is_ok());
     }
 }

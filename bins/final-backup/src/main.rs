@@ -1,40 +1,43 @@
-//! Takes a last base backup, proves it, and says what deleting the source would remove. It deletes
-//! nothing.
+//! Takes a final base backup, verifies it, and reports what deleting the source would remove. It
+//! deletes nothing.
 //!
-//! **Promise** when it exits 0: a restorable base backup lies in the volume or bucket, each of its
-//! files has been compared with the server's manifest, and what a deletion of the `postgresql`
-//! resource would remove, and what still uses it, has been listed. Exit 1: not yet; 2: a setting,
-//! Secret or permission is wrong; 3: the state of the clusters or of the place does not allow it;
-//! 4: damage, or a source that was written to after the cut: a person must look. Unless it exits 0
-//! it leaves no `complete.json`.
+//! **Guarantee** when it exits 0: the volume or bucket holds a restorable base backup, each of its
+//! files has been compared with the server's backup manifest, and the log lists what deleting the
+//! `postgresql` resource would remove and what still uses it. Exit 1: not yet, try again; 2: a
+//! setting, Secret or permission is wrong; 3: the state of the clusters or of the storage does not
+//! allow a backup; 4: damage, or a source that was written to after the cutover: manual
+//! intervention required. Without exit 0 it leaves no `complete.json`.
 //!
 //! **Steps**
-//! 1. read the receipt of the cut (`receipt.rs`), and look at what is in the place of the backup
-//!    (`existing.rs`): a finished backup is never overwritten
-//! 2. choose the server (`choose.rs`): after a cut a member in recovery, and prove that it stands
-//!    exactly where the source has ended (`position.rs`); before it the leader
-//! 3. copy it (`copy.rs`): BASE_BACKUP, compressed by the server, to its place and at the same time
-//!    through the comparison with the manifest (`receive.rs`, `archive.rs`, `manifest.rs`); the WAL
-//!    on a second connection (`wal.rs`)
-//! 4. read it back from its place, unpack it where there is room, and compare again (`restore.rs`)
-//! 5. write `complete.json`, the last file
-//! 6. the goodbye (`goodbye.rs`)
+//! 1. Read the receipt of the cutover (`receipt.rs`) and inspect what the storage holds
+//!    (`existing.rs`). A finished backup is never overwritten.
+//! 2. Select the server (`server/`): after a cutover a member in recovery, which must be exactly
+//!    where the source's WAL ends (`position.rs`); before a cutover the leader.
+//! 3. Copy it (`copy.rs`): BASE_BACKUP, compressed by the server, goes to the storage and at the
+//!    same time through the comparison with the backup manifest (`receive.rs`, `archive.rs`,
+//!    `backup_manifest.rs`); the WAL comes on a second connection (`wal.rs`).
+//! 4. Read it back from the storage, unpack it if there is enough space, and compare again
+//!    (`restore.rs`).
+//! 5. Write `complete.json`, the last file.
+//! 6. Report what decommissioning the source involves (`decommission.rs`).
 //!
 //! **Variables**: `settings.rs`, and the connections `SOURCE_*` and `TARGET_*`, whose user is
 //! always `standby`.
+//!
+//! Errors of the Kubernetes API and of PostgreSQL are classified in `job::error`; the `# Errors`
+//! sections in this program list only what a function adds to them.
 
 mod archive;
-mod choose;
+mod backup;
+mod backup_manifest;
 mod complete;
 mod compress;
 mod copy;
+mod decommission;
 mod existing;
-mod find;
-mod flow;
-mod goodbye;
-mod manifest;
+mod hex;
 mod members;
-mod place;
+mod pipe;
 mod position;
 mod progress;
 mod receipt;
@@ -42,20 +45,21 @@ mod receive;
 mod restore;
 mod server;
 mod settings;
-mod take;
+mod storage;
 mod wal;
 
 use std::process::ExitCode;
 
 use complete::Complete;
-use existing::Found;
+use existing::Existing;
 use job::{
     context::{self, Run},
     error::Result,
 };
-use place::Place;
-use receipt::Cut;
+use receipt::CutoverState;
+use server::locate;
 use settings::Settings;
+use storage::StorageTarget;
 
 fn main() -> ExitCode {
     context::main("final-backup", async |settings: Settings, run: Run| {
@@ -67,45 +71,62 @@ async fn final_backup(settings: &Settings, run: &Run) -> Result<()> {
     if settings.dry_run {
         run.report.events_off();
     }
-    let place = Place::open(settings)?;
-    let (cut, found) = run.until_stopped(look(settings, run, &place)).await?;
-    let backup = match found {
-        Found::Finished(complete) => Some(
-            run.until_stopped(take::finished(settings, run, &cut, &place, *complete))
-                .await?,
+    let storage = StorageTarget::open(settings)?;
+    let (cutover, existing) = run.until_stopped(inspect(settings, run, &storage)).await?;
+    let backup = match existing {
+        Existing::Finished(complete) => Some(
+            run.until_stopped(backup::verify_finished(
+                settings, run, &cutover, &storage, *complete,
+            ))
+            .await?,
         ),
         _ if settings.dry_run => {
-            run.until_stopped(plan(settings, run, &cut, &place)).await?;
+            run.until_stopped(dry_run(settings, run, &cutover, &storage))
+                .await?;
             None
         }
-        _ => Some(take::take(settings, run, &cut, &place).await?),
+        _ => Some(backup::create(settings, run, &cutover, &storage).await?),
     };
     if let Some(backup) = &backup {
-        tell(run, &place, backup);
+        report_backup(run, &storage, backup);
     }
-    run.until_stopped(goodbye::say(settings, run, &cut, backup.as_ref()))
-        .await
+    run.until_stopped(decommission::report(
+        settings,
+        run,
+        &cutover,
+        backup.as_ref(),
+    ))
+    .await
 }
 
-async fn look(settings: &Settings, run: &Run, place: &Place) -> Result<(Cut, Found)> {
-    let cut = receipt::read(&run.client, &run.namespace, &settings.target_cluster).await?;
-    let found = existing::look(place).await?;
-    Ok((cut, found))
+async fn inspect(
+    settings: &Settings,
+    run: &Run,
+    storage: &StorageTarget,
+) -> Result<(CutoverState, Existing)> {
+    let cutover = receipt::read(&run.client, &run.namespace, &settings.target_cluster).await?;
+    let existing = existing::inspect(storage).await?;
+    Ok((cutover, existing))
 }
 
-/// For the termination message.
-fn tell(run: &Run, place: &Place, backup: &Complete) {
-    run.report.fact("backup", place.to_string());
+/// Adds the backup to the termination message.
+fn report_backup(run: &Run, storage: &StorageTarget, backup: &Complete) {
+    run.report.fact("backup", storage.to_string());
     run.report.fact("from", backup.server.as_str());
     run.report
         .fact("wal_end_lsn", backup.wal_end_lsn.to_string());
-    run.report.fact("verified", backup.verified.words());
+    run.report.fact("verified", backup.verified.describe());
 }
 
-/// What would be done.
-async fn plan(settings: &Settings, run: &Run, cut: &Cut, place: &Place) -> Result<()> {
-    let (server, _) = find::find(settings, run, cut).await?;
+/// Logs what a run without DRY_RUN would do.
+async fn dry_run(
+    settings: &Settings,
+    run: &Run,
+    cutover: &CutoverState,
+    storage: &StorageTarget,
+) -> Result<()> {
+    let (server, _) = locate::locate(settings, run, cutover).await?;
     run.report
-        .info(format!("would copy {} to {place}", server.name));
+        .info(format!("would copy {} to {storage}", server.name));
     Ok(())
 }

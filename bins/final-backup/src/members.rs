@@ -1,5 +1,5 @@
-//! The members of the source as they are now: where their servers listen, and whether these run as
-//! a primary or as a standby.
+//! The members of the source: where their servers listen, and whether each runs as a primary or as
+//! a standby.
 
 use std::net::SocketAddr;
 
@@ -8,26 +8,26 @@ use job::error::Result;
 use kube::Client;
 use platform::patroni::{self, OwnState, Patroni};
 
-/// A member that has introduced itself.
+/// A registered Patroni member: one whose pod has a Patroni `status` annotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Name of pod and member.
+    /// Name of the pod and the member.
     pub name: String,
-    /// Where its server listens, whether or not it runs.
+    /// Where its server listens, if that is known, whether or not it runs.
     pub address: Option<SocketAddr>,
-    /// Holds the leader label.
+    /// Whether its pod has the leader label.
     pub leader: bool,
-    /// What its Patroni says of its server; None when it does not answer.
+    /// The state that its Patroni reports; None if Patroni does not answer.
     pub own: Option<OwnState>,
 }
 
 impl Member {
-    /// Its server takes writes, or is about to or may.
+    /// Whether its server accepts writes, or may do so at any moment.
     pub fn runs_as_primary(&self) -> bool {
         self.own.as_ref().is_some_and(OwnState::runs_as_primary)
     }
 
-    /// Its server runs in recovery.
+    /// Whether its server runs in recovery.
     pub fn runs_as_standby(&self) -> bool {
         let standby = |own: &OwnState| {
             matches!(
@@ -41,20 +41,17 @@ impl Member {
         self.own.as_ref().is_some_and(standby)
     }
 
-    /// For people: `pg-0 is stopped (demoted)`.
-    pub fn words(&self) -> String {
+    /// Text for logs and messages: `pg-0 is stopped (demoted)`.
+    pub fn describe(&self) -> String {
         match &self.own {
             Some(own) => format!("{} is {} ({})", self.name, own.state, own.role),
-            None => format!("the Patroni of {} does not answer", self.name),
+            None => format!("Patroni on {} does not answer", self.name),
         }
     }
 }
 
-/// All members, the leader first.
-///
-/// # Errors
-/// The API's.
-pub async fn look(client: &Client, namespace: &str, cluster: &str) -> Result<Vec<Member>> {
+/// Lists all members, the leader first.
+pub async fn list(client: &Client, namespace: &str, cluster: &str) -> Result<Vec<Member>> {
     let rest = Patroni::default();
     let members = patroni::members(client, namespace, cluster).await?;
     let members = members.into_iter().map(|member| {
@@ -89,10 +86,10 @@ pub mod tests {
     }
 
     #[test]
-    fn a_member_that_was_stopped_is_neither() {
+    fn a_stopped_member_is_neither_primary_nor_standby() {
         let stopped = member("pg-0", true, "demoted", "stopped");
         assert!(!stopped.runs_as_primary() && !stopped.runs_as_standby());
-        assert_eq!(stopped.words(), "pg-0 is stopped (demoted)");
+        assert_eq!(stopped.describe(), "pg-0 is stopped (demoted)");
         assert!(member("pg-1", false, "replica", "running").runs_as_standby());
         assert!(member("pg-0", true, "primary", "running").runs_as_primary());
     }

@@ -1,90 +1,88 @@
-//! Whether a server is the one that is meant, and stands where the receipt says that it must.
+//! Checks that a server is the expected one and is at the position that the receipt requires.
 
 use job::error::{Error, Result};
 
-use crate::{receipt::Receipt, server::Seen};
+use crate::{receipt::Receipt, server::ServerState};
 
-/// A member of the source after a cut: in recovery, on the source's timeline, exactly at its last
-/// record.
+/// Checks a member of the source after a cutover: in recovery, on the source's timeline, exactly at
+/// the end of the source's WAL.
 ///
 /// # Errors
-/// Refused while it is behind; Unsafe when it is another server, or holds more than the cut knows
-/// of.
-pub fn of_source(name: &str, seen: &Seen, receipt: &Receipt) -> Result<()> {
-    same_system(name, seen, receipt)?;
-    let (position, end) = (seen.position, receipt.promotion.replayed);
-    let (timeline, last) = (seen.identity.timeline, receipt.promotion.timeline);
-    if !seen.in_recovery {
+/// Refused while it is behind; Unsafe if it is another server, or has WAL that the cutover does not
+/// know of.
+pub fn check_source(name: &str, state: &ServerState, receipt: &Receipt) -> Result<()> {
+    check_system(name, state, receipt)?;
+    let (position, end) = (state.position, receipt.promotion.replayed);
+    let (timeline, expected) = (state.identity.timeline, receipt.promotion.timeline);
+    if !state.in_recovery {
         return Err(Error::contradiction(format!(
-            "{name} runs as a primary although the cut is over"
+            "{name} runs as a primary although the cutover has completed"
         ))
-        .hint(LOOK));
+        .hint(SOURCE_STARTED));
     }
-    if timeline != last {
+    if timeline != expected {
         return Err(Error::contradiction(format!(
-            "{name} is on timeline {timeline}, and the source ended \
-                on timeline {last}"
+            "{name} is on timeline {timeline}, and the source ended on timeline {expected}"
         ))
         .hint(
-            "it has been promoted, or it follows the target on the way back; copy the \
-                    target with FROM=target",
+            "it was promoted, or it follows the target as its standby; copy the target with \
+             FROM=target",
         ));
     }
     if position > end {
         return Err(Error::contradiction(format!(
-            "{name} stands at {position}, behind the source's last record, which ends at {end}"
+            "{name} is at {position}, past the end of the source's last record, {end}"
         ))
-        .hint(LOOK));
+        .hint(SOURCE_STARTED));
     }
     if position < end {
         return Err(Error::refused(format!(
-            "{name} stands at {position} and lacks the end of the source's wal, {end}"
+            "{name} is at {position} and lacks the end of the source's WAL, {end}"
         ))
         .hint("name another member in BACKUP_MEMBER, or set FROM=target"));
     }
     Ok(())
 }
 
-const LOOK: &str = "somebody has started the source after the cut: find out what was written \
-    there, and delete nothing until then";
+const SOURCE_STARTED: &str = "the source was started after the cutover: find out what was written \
+    to it, and delete nothing until then";
 
-/// The target after a cut: a primary, on its own timeline.
+/// Checks the target after a cutover: a primary, on its own timeline.
 ///
 /// # Errors
-/// Unsafe when it is another server; Refused while it is a standby.
-pub fn of_target(name: &str, seen: &Seen, receipt: &Receipt) -> Result<()> {
-    same_system(name, seen, receipt)?;
-    if seen.in_recovery {
+/// Unsafe if it is another server; Refused while it is a standby.
+pub fn check_target(name: &str, state: &ServerState, receipt: &Receipt) -> Result<()> {
+    check_system(name, state, receipt)?;
+    if state.in_recovery {
         return Err(
-            Error::refused(format!("{name} is a standby, and not the new primary"))
+            Error::refused(format!("{name} is a standby, not the new primary"))
                 .hint("correct TARGET_HOST"),
         );
     }
-    if seen.identity.timeline < receipt.promoted.timeline {
+    if state.identity.timeline < receipt.promoted.timeline {
         return Err(Error::contradiction(format!(
             "{name} is on timeline {}, and the target was promoted to timeline {}",
-            seen.identity.timeline, receipt.promoted.timeline
+            state.identity.timeline, receipt.promoted.timeline
         ))
-        .hint("is TARGET_HOST the target that the receipt is about?"));
+        .hint("check that TARGET_HOST is the target of the receipt"));
     }
     Ok(())
 }
 
-fn same_system(name: &str, seen: &Seen, receipt: &Receipt) -> Result<()> {
-    let (found, wanted) = (
-        seen.identity.system_identifier,
+fn check_system(name: &str, state: &ServerState, receipt: &Receipt) -> Result<()> {
+    let (found, expected) = (
+        state.identity.system_identifier,
         receipt.started.source.system_identifier,
     );
-    if found == wanted {
+    if found == expected {
         return Ok(());
     }
     Err(Error::contradiction(format!(
-        "{name} is the system {found}, and the receipt is about \
-            {wanted}"
+        "{name} has the system identifier {found}, and the receipt has {expected}"
     ))
     .hint(
-        "the receipt, or the host, is of another cluster; check the names in the \
-                ConfigMap replica-migration",
+        "the receipt or the host belongs to another cluster; check the names in the ConfigMap \
+         replica-migration",
     ))
 }
 
@@ -96,8 +94,8 @@ pub mod tests {
     use super::*;
     use crate::receipt::tests::receipt;
 
-    pub fn seen(position: &str) -> Seen {
-        Seen {
+    pub fn state(position: &str) -> ServerState {
+        ServerState {
             identity: Identity {
                 system_identifier: SystemIdentifier(7_500_000_000_000_000_123),
                 timeline: Timeline(1),
@@ -111,46 +109,47 @@ pub mod tests {
     }
 
     #[test]
-    fn a_member_stands_exactly_at_the_last_record() {
-        let judged =
-            |seen: &Seen| of_source("pg-1", seen, &receipt()).map_err(|error| error.kind());
-        assert_eq!(judged(&seen("0/40000A0")), Ok(()));
-        assert_eq!(judged(&seen("0/4000028")), Err(ErrorKind::Refused));
-        assert_eq!(judged(&seen("0/40000A8")), Err(ErrorKind::Unsafe));
-        let primary = Seen {
-            in_recovery: false,
-            ..seen("0/40000A0")
+    fn a_member_must_be_exactly_at_the_end_of_the_sources_wal() {
+        let checked = |state: &ServerState| {
+            check_source("pg-1", state, &receipt()).map_err(|error| error.kind())
         };
-        assert_eq!(judged(&primary), Err(ErrorKind::Unsafe));
+        assert_eq!(checked(&state("0/40000A0")), Ok(()));
+        assert_eq!(checked(&state("0/4000028")), Err(ErrorKind::Refused));
+        assert_eq!(checked(&state("0/40000A8")), Err(ErrorKind::Unsafe));
+        let primary = ServerState {
+            in_recovery: false,
+            ..state("0/40000A0")
+        };
+        assert_eq!(checked(&primary), Err(ErrorKind::Unsafe));
         for wrong in [
             Identity {
                 timeline: Timeline(2),
-                ..seen("0/0").identity
+                ..state("0/0").identity
             },
             Identity {
                 system_identifier: SystemIdentifier(1),
-                ..seen("0/0").identity
+                ..state("0/0").identity
             },
         ] {
-            let other = Seen {
+            let other = ServerState {
                 identity: wrong,
-                ..seen("0/40000A0")
+                ..state("0/40000A0")
             };
-            assert_eq!(judged(&other), Err(ErrorKind::Unsafe));
+            assert_eq!(checked(&other), Err(ErrorKind::Unsafe));
         }
     }
 
     #[test]
     fn the_target_is_a_primary_on_its_own_timeline() {
-        let judged = |in_recovery, timeline| {
-            let mut target = seen("0/5000000");
+        let checked = |in_recovery, timeline| {
+            let mut target = state("0/5000000");
             target.in_recovery = in_recovery;
             target.identity.timeline = Timeline(timeline);
-            of_target("database-rw", &target, &receipt()).map_err(|error| error.kind())
+            check_target("database-rw", &target, &receipt()).map_err(|error| error.kind())
         };
-        assert_eq!((judged(false, 2), judged(false, 3)), (Ok(()), Ok(())));
+        assert_eq!((checked(false, 2), checked(false, 3)), (Ok(()), Ok(())));
         assert_eq!(
-            (judged(true, 2), judged(false, 1)),
+            (checked(true, 2), checked(false, 1)),
             (Err(ErrorKind::Refused), Err(ErrorKind::Unsafe))
         );
     }

@@ -1,50 +1,48 @@
-//! How far a copy is, in words.
+//! Progress lines of a copy: percentage, rate and time left.
 
 use std::time::{Duration, Instant};
 
 use job::quantity::{duration, size};
 
-/// Between two lines.
-const LINE: Duration = Duration::from_secs(10);
+/// Time between two lines.
+const INTERVAL: Duration = Duration::from_secs(10);
 
-/// A count of bytes that moves.
+/// Progress of a transfer.
 pub struct Progress {
-    doing: &'static str,
+    activity: &'static str,
     total: u64,
     begun: Instant,
+    /// Time and bytes of the last line.
     last: (Instant, u64),
 }
 
 impl Progress {
-    pub fn new(doing: &'static str, total: u64, now: Instant) -> Self {
+    /// Begins to measure a transfer of about `total` bytes.
+    pub fn new(activity: &'static str, total: u64, now: Instant) -> Self {
         Self {
-            doing,
+            activity,
             total,
             begun: now,
             last: (now, 0),
         }
     }
 
-    /// The estimate has turned out to be too low.
-    pub fn at_least(&mut self, total: u64) {
-        self.total = self.total.max(total);
-    }
-
-    /// A line, every ten seconds.
+    /// The next line, if ten seconds have passed since the last one. `done` is in bytes, and raises
+    /// a total that was estimated too low.
     pub fn line(&mut self, now: Instant, done: u64) -> Option<String> {
         let since = now.duration_since(self.last.0);
-        if since < LINE {
+        if since < INTERVAL {
             return None;
         }
         let rate = done.saturating_sub(self.last.1) as f64 / since.as_secs_f64();
         self.last = (now, done);
-        self.at_least(done);
+        self.total = self.total.max(done);
         let percent = (done * 100).checked_div(self.total).unwrap_or(100);
-        // Of the whole time, which is steadier than the last ten seconds.
+        // The time left follows from the average rate, which is steadier than the current one.
         let overall = done as f64 / now.duration_since(self.begun).as_secs_f64();
         let left = match self.total - done {
             0 => "nearly done".to_owned(),
-            _ if overall < 1.0 => "no end in sight".to_owned(),
+            _ if overall < 1.0 => "time left unknown".to_owned(),
             rest => format!(
                 "{} left",
                 duration(Duration::from_secs_f64(rest as f64 / overall))
@@ -52,7 +50,7 @@ impl Progress {
         };
         Some(format!(
             "{}: {percent} % of {}, {:.1} MB/s, {left}",
-            self.doing,
+            self.activity,
             size(self.total),
             rate / 1e6
         ))
@@ -86,19 +84,19 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_total_and_a_stalled_start_are_no_division_by_zero() {
+    fn an_empty_total_and_a_stalled_start_do_not_divide_by_zero() {
         let begun = Instant::now();
         assert!(
             Progress::new("a", 0, begun)
-                .line(begun + LINE, 0)
+                .line(begun + INTERVAL, 0)
                 .unwrap()
                 .contains("100 %")
         );
         assert!(
             Progress::new("a", 100, begun)
-                .line(begun + LINE, 0)
+                .line(begun + INTERVAL, 0)
                 .unwrap()
-                .contains("no end in sight")
+                .contains("time left unknown")
         );
     }
 }

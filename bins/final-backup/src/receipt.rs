@@ -1,4 +1,4 @@
-//! What cutover has left: where the source's WAL ends, or that there was no cut yet.
+//! The state of the cutover: the receipt with the end of the source's WAL, or that there is none.
 
 use job::{
     error::{Context as _, Result},
@@ -12,46 +12,46 @@ use protocol::{
     record::{FactKind, name as of_cut, receipt_name as receipt_of_cut},
 };
 
-/// How far the cut is.
+/// How far the cutover has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// Nobody has begun one, or it went back.
-    NotYet,
-    /// It has begun and is not over.
-    UnderWay,
-    /// It is over.
-    Over(Box<Receipt>),
+pub enum CutoverState {
+    /// None has begun, or it was rolled back.
+    NotDone,
+    /// It has blocked writes, and has neither completed nor rolled back.
+    InProgress,
+    /// It has completed.
+    Completed(Box<Receipt>),
 }
 
-/// Reads the record and the receipt of the cut to `target`.
+/// Reads the record and the receipt of the cutover to `target`.
 ///
 /// # Errors
-/// The API's; Unsafe when the receipt cannot be read.
-pub async fn read(client: &Client, namespace: &str, target: &str) -> Result<Cut> {
+/// Unsafe if the receipt cannot be parsed.
+pub async fn read(client: &Client, namespace: &str, target: &str) -> Result<CutoverState> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let (record, receipt) = (of_cut(target), receipt_of_cut(target));
     if let Some(map) = kubernetes::get(&maps, &receipt).await? {
         return parsed(map)
             .context(format!("reading the receipt {receipt}"))
-            .map(|receipt| Cut::Over(Box::new(receipt)));
+            .map(|receipt| CutoverState::Completed(Box::new(receipt)));
     }
     let facts = kubernetes::get(&maps, &record)
         .await?
         .and_then(|map| map.data)
         .unwrap_or_default();
     let recorded = |fact: FactKind| fact.step().is_some_and(|step| facts.contains_key(step.key));
-    Ok(state(
+    Ok(without_receipt(
         recorded(FactKind::Blocked),
         recorded(FactKind::RolledBack),
     ))
 }
 
-/// A record that was blocked and has neither been returned nor left a receipt.
-fn state(blocked: bool, returned: bool) -> Cut {
-    if blocked && !returned {
-        Cut::UnderWay
+/// The state of a cutover that has left no receipt.
+fn without_receipt(blocked: bool, rolled_back: bool) -> CutoverState {
+    if blocked && !rolled_back {
+        CutoverState::InProgress
     } else {
-        Cut::NotYet
+        CutoverState::NotDone
     }
 }
 
@@ -125,7 +125,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_receipt_says_where_the_source_has_ended() {
+    fn a_receipt_holds_the_end_of_the_sources_wal() {
         let map = ConfigMap {
             data: Some(written()),
             ..ConfigMap::default()
@@ -143,9 +143,9 @@ pub mod tests {
     }
 
     #[test]
-    fn a_cut_is_under_way_from_the_block_until_it_went_back() {
-        assert_eq!(state(false, false), Cut::NotYet);
-        assert_eq!(state(true, false), Cut::UnderWay);
-        assert_eq!(state(true, true), Cut::NotYet);
+    fn a_cutover_is_in_progress_from_the_block_until_it_has_rolled_back() {
+        assert_eq!(without_receipt(false, false), CutoverState::NotDone);
+        assert_eq!(without_receipt(true, false), CutoverState::InProgress);
+        assert_eq!(without_receipt(true, true), CutoverState::NotDone);
     }
 }

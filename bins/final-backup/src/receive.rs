@@ -1,5 +1,5 @@
-//! What the first connection brings: the archive and the manifest, each on its way to its place and
-//! through a look at what is in it.
+//! Receives the base backup on the first connection: the archive and the backup manifest. Each is
+//! stored and, at the same time, read and checked.
 
 use std::time::{Duration, Instant};
 
@@ -16,34 +16,41 @@ use tokio::{
 
 use crate::{
     archive::{self, Files},
+    backup_manifest::{self, Manifest},
     compress::compress,
-    flow::{Feed, cause, joined, pipe},
-    manifest::{self, Manifest},
-    place::{MANIFEST, Place, Stored},
+    pipe::{PipeWriter, joined, pipe, root_cause},
     progress::Progress,
+    storage::{MANIFEST, StorageTarget, StoredFile},
 };
 
-/// Whether a line is due is looked at so often.
+/// How often to check whether a progress line is due.
 const TICK: Duration = Duration::from_secs(1);
 
 /// A base backup that agrees with its manifest.
 pub struct Received {
+    /// The server's answer at the end.
     pub ended: Ended,
-    pub base: Stored,
+    /// The stored archive.
+    pub base: StoredFile,
+    /// Compression of the stored archive.
     pub compression: Compression,
-    pub manifest_file: Stored,
+    /// The stored manifest.
+    pub manifest_file: StoredFile,
+    /// Content of the manifest.
     pub manifest: Manifest,
+    /// Size of all files in bytes, uncompressed.
     pub bytes: u64,
 }
 
-/// Receives it to its end.
+/// Receives a base backup to its end.
 ///
 /// # Errors
-/// Unsafe for damage; else whatever stopped it.
+/// Unsafe for damage; Transient if the server sends its parts in an order that the protocol does
+/// not allow.
 pub async fn receive(
     mut backup: BaseBackup,
     begun: &Begun,
-    place: &Place,
+    storage: &StorageTarget,
     report: &Reporter,
 ) -> Result<Received> {
     let mut progress = Progress::new("copying", begun.bytes, Instant::now());
@@ -52,8 +59,7 @@ pub async fn receive(
     let (mut archive, mut manifest) = (None::<Incoming<Files>>, None::<Incoming<Manifest>>);
     let (mut base, mut done, mut bytes) = (None, 0, 0);
     loop {
-        // One wait for one part, however many ticks come meanwhile: a server that falls silent is
-        // noticed in it.
+        // Keep one future per part across ticks: it has the timeout for a silent server.
         let mut next = Box::pin(backup.next());
         let part = loop {
             tokio::select! {
@@ -71,21 +77,25 @@ pub async fn receive(
             Some(Part::Archive(_)) if archive.is_some() || base.is_some() => {
                 return Err(Error::transient("the server sent a second archive"));
             }
-            Some(Part::Archive(_)) => archive = Some(incoming_archive(begun, place)),
+            Some(Part::Archive(_)) => archive = Some(incoming_archive(begun, storage)),
             Some(Part::Data(bytes)) => match (&mut archive, &mut manifest) {
                 (Some(archive), _) => archive.send(bytes).await?,
                 (None, Some(manifest)) => manifest.send(bytes).await?,
-                (None, None) => return Err(Error::transient("the server sent data of nothing")),
+                (None, None) => {
+                    return Err(Error::transient(
+                        "the server sent CopyData before it announced an archive or a manifest",
+                    ));
+                }
             },
             Some(Part::Progress(bytes)) => done = bytes,
             Some(Part::Manifest) => {
-                let whole = archive
+                let incoming = archive
                     .take()
                     .ok_or_else(|| Error::transient("the server sent no archive"))?;
-                let (stored, files) = whole.end().await?;
+                let (stored, files) = incoming.end().await?;
                 bytes = files.bytes();
                 base = Some(stored);
-                manifest = Some(incoming_manifest(place, files));
+                manifest = Some(incoming_manifest(storage, files));
             }
             None => break,
         }
@@ -98,88 +108,89 @@ pub async fn receive(
     Ok(Received {
         ended,
         base,
-        compression: kept_as(begun.compression),
+        compression: stored_compression(begun.compression),
         manifest_file,
         manifest,
         bytes,
     })
 }
 
-fn kept_as(compression: Compression) -> Compression {
-    match compression {
+/// What the server sends uncompressed is stored with this program's zstd.
+fn stored_compression(sent: Compression) -> Compression {
+    match sent {
         Compression::None => Compression::Zstd,
         other => other,
     }
 }
 
-/// A file on its way: to its place, and through a look at what is in it.
+/// A file that is being received: it is stored, and read by a second thread.
 struct Incoming<T> {
-    feeds: Vec<Feed>,
-    stored: JoinHandle<Result<Stored>>,
-    looked: JoinHandle<Result<T>>,
+    writers: Vec<PipeWriter>,
+    storing: JoinHandle<Result<StoredFile>>,
+    reading: JoinHandle<Result<T>>,
 }
 
-fn incoming_archive(begun: &Begun, place: &Place) -> Incoming<Files> {
-    let ((to_place, drain), (to_look, look_drain)) = (pipe(), pipe());
-    let (compression, place, bytes) = (begun.compression, place.clone(), begun.bytes);
-    let name = format!("base.tar{}", kept_as(compression).suffix());
-    let stored = tokio::spawn(async move {
+fn incoming_archive(begun: &Begun, storage: &StorageTarget) -> Incoming<Files> {
+    let ((to_storage, to_store), (to_reader, to_read)) = (pipe(), pipe());
+    let (compression, storage, bytes) = (begun.compression, storage.clone(), begun.bytes);
+    let name = format!("base.tar{}", stored_compression(compression).suffix());
+    let storing = tokio::spawn(async move {
         if compression != Compression::None {
-            return place.store(&name, drain, bytes).await;
+            return storage.store(&name, to_store, bytes).await;
         }
-        let (feed, compressed) = pipe();
-        let compressing = spawn_blocking(move || compress(drain, feed));
-        match tokio::join!(place.store(&name, compressed, bytes), joined(compressing)) {
+        let (writer, compressed) = pipe();
+        let compressing = spawn_blocking(move || compress(to_store, writer));
+        match tokio::join!(storage.store(&name, compressed, bytes), joined(compressing)) {
             (Ok(stored), Ok(())) => Ok(stored),
-            (Err(stored), Err(compressing)) => Err(cause(stored, compressing)),
+            (Err(storing), Err(compressing)) => Err(root_cause(storing, compressing)),
             (Err(error), _) | (_, Err(error)) => Err(error),
         }
     });
     Incoming {
-        feeds: vec![to_place, to_look],
-        stored,
-        looked: spawn_blocking(move || {
-            archive::look_through(look_drain.reader(), compression, None)
+        writers: vec![to_storage, to_reader],
+        storing,
+        reading: spawn_blocking(move || {
+            archive::read_archive(to_read.into_blocking(), compression, None)
         }),
     }
 }
 
-fn incoming_manifest(place: &Place, files: Files) -> Incoming<Manifest> {
-    let ((to_place, drain), (to_look, look_drain)) = (pipe(), pipe());
-    let place = place.clone();
+fn incoming_manifest(storage: &StorageTarget, files: Files) -> Incoming<Manifest> {
+    let ((to_storage, to_store), (to_reader, to_read)) = (pipe(), pipe());
+    let storage = storage.clone();
     Incoming {
-        feeds: vec![to_place, to_look],
-        stored: tokio::spawn(async move { place.store(MANIFEST, drain, 0).await }),
-        looked: spawn_blocking(move || manifest::compare(look_drain.reader(), files)),
+        writers: vec![to_storage, to_reader],
+        storing: tokio::spawn(async move { storage.store(MANIFEST, to_store, 0).await }),
+        reading: spawn_blocking(move || backup_manifest::compare(to_read.into_blocking(), files)),
     }
 }
 
 impl<T> Incoming<T> {
     async fn send(&mut self, bytes: Bytes) -> Result<()> {
-        for feed in &self.feeds {
-            if feed.send(bytes.clone()).await.is_err() {
-                return Err(self.why().await);
+        for writer in &self.writers {
+            if writer.send(bytes.clone()).await.is_err() {
+                return Err(self.failure().await);
             }
         }
         Ok(())
     }
 
-    /// The one that takes no more has ended, and says why; the other one still waits.
-    async fn why(&mut self) -> Error {
+    /// The error of the task that dropped its end of the pipe. The other task is still waiting.
+    async fn failure(&mut self) -> Error {
         let ended = tokio::select! {
-            stored = joined(&mut self.stored) => stored.map(drop),
-            looked = joined(&mut self.looked) => looked.map(drop),
+            stored = joined(&mut self.storing) => stored.map(drop),
+            read = joined(&mut self.reading) => read.map(drop),
         };
         ended
             .err()
-            .unwrap_or_else(|| Error::transient("the stream is longer than what it holds"))
+            .unwrap_or_else(|| Error::transient("the server sent data after the end of the file"))
     }
 
-    async fn end(mut self) -> Result<(Stored, T)> {
-        for feed in std::mem::take(&mut self.feeds) {
-            // Whoever has ended before says why below.
-            let _ = feed.end().await;
+    async fn end(mut self) -> Result<(StoredFile, T)> {
+        for writer in std::mem::take(&mut self.writers) {
+            // A task that has already failed returns its error below.
+            let _ = writer.end().await;
         }
-        tokio::try_join!(joined(self.stored), joined(self.looked))
+        tokio::try_join!(joined(self.storing), joined(self.reading))
     }
 }

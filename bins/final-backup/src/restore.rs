@@ -1,5 +1,5 @@
-//! VERIFY=restore: what is kept is read back, unpacked where there is room, and compared with the
-//! manifest once more.
+//! VERIFY=restore: reads the backup back from its storage, unpacks it if there is enough space, and
+//! compares it with the backup manifest once more.
 
 use std::{
     fs, io,
@@ -27,68 +27,59 @@ use tokio::{
 
 use crate::{
     archive::{self, Files},
+    backup_manifest,
     complete::Verified,
-    flow::{Reader, cause, joined, pipe},
-    manifest,
-    place::{MANIFEST, Place, Stored, WAL},
+    pipe::{BlockingReader, joined, pipe, root_cause},
     progress::Progress,
+    storage::{MANIFEST, StorageTarget, StoredBackup, StoredFile, WAL},
 };
 
+/// How often to check whether a progress line is due.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What is to be proved.
-pub struct Kept<'a> {
-    /// Its files.
-    pub objects: &'a [Stored],
-    /// Compression of the archive.
-    pub compression: Compression,
-    /// Bytes of its files, unpacked.
-    pub bytes: u64,
-}
-
-/// Where it may be unpacked.
+/// Where the backup may be unpacked.
 pub struct Scratch<'a> {
     /// An empty volume.
     pub folder: &'a Path,
-    /// How much of it stays free: a node whose disk fills up begins to evict pods, this one among
-    /// them (the kubelet's nodefs.available, 10 % by default).
+    /// Percentage of the volume to leave free. It is on the node's disk, and the kubelet evicts
+    /// pods, this one among them, when that fills up (nodefs.available, 10 % by default).
     pub keep_free_percent: u64,
 }
 
-/// Reads a backup back and compares; says how far that went.
+/// Reads a backup back and compares it with its manifest. Returns how thoroughly it was verified.
 ///
 /// # Errors
-/// Unsafe when something differs.
-pub async fn prove(
-    place: &Place,
-    kept: &Kept<'_>,
+/// Unsafe if something differs.
+pub async fn verify(
+    storage: &StorageTarget,
+    backup: &StoredBackup,
     scratch: &Scratch<'_>,
     report: &Reporter,
 ) -> Result<Verified> {
-    let folder = match room(scratch, kept)? {
-        Room::Enough => Some(emptied(scratch.folder)?),
-        Room::Less(why) => {
+    let folder = match check_space(scratch, backup)? {
+        Space::Enough => Some(empty_folder(scratch.folder)?),
+        Space::TooLittle(reason) => {
             report.warning(
                 "NoRoomToUnpack",
-                format!("not unpacked: {why}; read back and compared in the stream instead"),
+                format!("not unpacked: {reason}; read back and compared in the stream instead"),
             );
             None
         }
     };
     let read = Arc::new(AtomicU64::new(0));
-    let total: u64 = kept.objects.iter().map(|object| object.bytes).sum();
-    let outcome = narrated(
-        compare(place, kept, folder.clone(), &read),
+    let total: u64 = backup.objects.iter().map(|object| object.bytes).sum();
+    let outcome = with_progress(
+        compare(storage, backup, folder.clone(), &read),
         &read,
         total,
         report,
     )
     .await;
     if let Some(folder) = &folder {
-        // What cannot be removed ends with the pod.
+        // The volume is deleted with the pod, so a failure does not matter.
         let _ = fs::remove_dir_all(folder);
     }
-    outcome.context("proving the backup")?;
+    outcome.context("verifying the backup")?;
     Ok(if folder.is_some() {
         Verified::Restore
     } else {
@@ -96,45 +87,46 @@ pub async fn prove(
     })
 }
 
-enum Room {
+enum Space {
     Enough,
-    Less(String),
+    TooLittle(String),
 }
 
-fn room(scratch: &Scratch<'_>, kept: &Kept<'_>) -> Result<Room> {
-    let found = statvfs(scratch.folder)
+fn check_space(scratch: &Scratch<'_>, backup: &StoredBackup) -> Result<Space> {
+    let volume = statvfs(scratch.folder)
         .map_err(io::Error::from)
         .map_err(|error| {
-            Error::config(format!("looking at {}", scratch.folder.display()))
+            Error::config(format!("reading the size of {}", scratch.folder.display()))
                 .caused_by(error)
                 .hint("SCRATCH_DIR is where the Job's manifest mounts an empty volume")
         })?;
-    let wal: u64 = kept
+    let wal: u64 = backup
         .objects
         .iter()
         .filter(|object| object.name == WAL)
         .map(|object| object.bytes)
         .sum();
-    Ok(enough(
-        kept.bytes + wal,
-        found.f_bavail * found.f_frsize,
-        found.f_blocks * found.f_frsize / 100 * scratch.keep_free_percent,
+    Ok(compare_space(
+        backup.bytes + wal,
+        volume.f_bavail * volume.f_frsize,
+        volume.f_blocks * volume.f_frsize / 100 * scratch.keep_free_percent,
     ))
 }
 
-fn enough(needed: u64, free: u64, stays: u64) -> Room {
-    if free >= needed + stays {
-        return Room::Enough;
+/// All in bytes.
+fn compare_space(needed: u64, free: u64, keep_free: u64) -> Space {
+    if free >= needed + keep_free {
+        return Space::Enough;
     }
-    Room::Less(format!(
-        "{} are needed beside the {} that a disk keeps free, and {} are free",
+    Space::TooLittle(format!(
+        "{} are needed besides the {} to keep free (SCRATCH_KEEP_FREE_PERCENT), and {} are free",
         size(needed),
-        size(stays),
+        size(keep_free),
         size(free)
     ))
 }
 
-fn emptied(scratch: &Path) -> Result<PathBuf> {
+fn empty_folder(scratch: &Path) -> Result<PathBuf> {
     let folder = scratch.join("restored");
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -148,7 +140,7 @@ fn emptied(scratch: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
-async fn narrated<T>(
+async fn with_progress<T>(
     work: impl Future<Output = T>,
     done: &AtomicU64,
     total: u64,
@@ -161,40 +153,40 @@ async fn narrated<T>(
     loop {
         tokio::select! {
             outcome = &mut work => return outcome,
-            _ = ticks.tick() => if let Some(line) = progress.line(Instant::now(), done.load(Ordering::Relaxed)) {
-                report.progress(line);
-            },
+            _ = ticks.tick() => {
+                if let Some(line) = progress.line(Instant::now(), done.load(Ordering::Relaxed)) {
+                    report.progress(line);
+                }
+            }
         }
     }
 }
 
 async fn compare(
-    place: &Place,
-    kept: &Kept<'_>,
+    storage: &StorageTarget,
+    backup: &StoredBackup,
     folder: Option<PathBuf>,
     done: &Arc<AtomicU64>,
 ) -> Result<()> {
     let (mut files, mut manifest) = (None, None);
-    for object in kept.objects {
-        let (folder, compression) = (folder.clone(), kept.compression);
+    for object in &backup.objects {
+        let (folder, compression) = (folder.clone(), backup.compression);
         match object.name.as_str() {
             MANIFEST => manifest = Some(object),
             WAL => {
                 let unpack = folder.map(|folder| folder.join("pg_wal"));
-                let look = move |reader: &mut Summing| {
-                    archive::look_through(
-                        BufReader::new(reader),
-                        Compression::None,
-                        unpack.as_deref(),
-                    )
+                let read = move |reader: &mut ChecksumReader| {
+                    let reader = BufReader::new(reader);
+                    archive::read_archive(reader, Compression::None, unpack.as_deref())
                 };
-                drop(read_back(place, object, done, look).await?);
+                drop(read_back(storage, object, done, read).await?);
             }
             _ => {
-                let look = move |reader: &mut Summing| {
-                    archive::look_through(BufReader::new(reader), compression, folder.as_deref())
+                let read = move |reader: &mut ChecksumReader| {
+                    let reader = BufReader::new(reader);
+                    archive::read_archive(reader, compression, folder.as_deref())
                 };
-                files = Some(read_back(place, object, done, look).await?);
+                files = Some(read_back(storage, object, done, read).await?);
             }
         }
     }
@@ -204,58 +196,63 @@ async fn compare(
         ));
     };
     if let Some(folder) = folder {
-        files = joined(spawn_blocking(move || Files::below(&folder))).await?;
+        files = joined(spawn_blocking(move || Files::in_directory(&folder))).await?;
     }
-    read_back(place, manifest, done, move |reader: &mut Summing| {
-        manifest::compare(reader, files)
-    })
+    read_back(
+        storage,
+        manifest,
+        done,
+        move |reader: &mut ChecksumReader| backup_manifest::compare(reader, files),
+    )
     .await
     .map(drop)
 }
 
-/// Reads one file to its end, and compares what came with what was written.
+/// Reads one stored file to its end with `read`, and compares its size and checksum with what was
+/// written.
 async fn read_back<T: Send + 'static>(
-    place: &Place,
-    stored: &Stored,
+    storage: &StorageTarget,
+    stored: &StoredFile,
     done: &Arc<AtomicU64>,
-    look: impl FnOnce(&mut Summing) -> Result<T> + Send + 'static,
+    read: impl FnOnce(&mut ChecksumReader) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let (feed, drain) = pipe();
-    let mut summing = Summing {
-        reader: drain.reader(),
+    let (writer, reader) = pipe();
+    let mut reader = ChecksumReader {
+        reader: reader.into_blocking(),
         crc: 0,
         bytes: 0,
         done: Arc::clone(done),
     };
-    let thread = move || look(&mut summing).map(|looked| (looked, summing.crc, summing.bytes));
-    let looked = match tokio::join!(
-        place.read(&stored.name, feed),
+    let thread = move || read(&mut reader).map(|content| (content, reader.crc, reader.bytes));
+    let outcome = match tokio::join!(
+        storage.read(&stored.name, writer),
         joined(spawn_blocking(thread))
     ) {
-        (Ok(()), looked) => looked,
-        (Err(read), Err(looked)) => Err(cause(looked, read)),
-        (Err(read), Ok(_)) => Err(read),
+        (Ok(()), outcome) => outcome,
+        (Err(sending), Err(reading)) => Err(root_cause(reading, sending)),
+        (Err(sending), Ok(_)) => Err(sending),
     };
-    let (looked, crc, bytes) = looked.context(format!("reading {}", stored.name))?;
-    if *stored != Stored::new(&stored.name, bytes, crc) {
+    let (content, crc, bytes) = outcome.context(format!("reading {}", stored.name))?;
+    if *stored != StoredFile::new(&stored.name, bytes, crc) {
         return Err(
-            Error::contradiction(format!("{} is not what was written", stored.name)).hint(
-                "its place does not keep what it is given; take another backup to another place",
+            Error::contradiction(format!("{} differs from what was written", stored.name)).hint(
+                "the storage returned other data than it was given; take another backup to another \
+                 storage",
             ),
         );
     }
-    Ok(looked)
+    Ok(content)
 }
 
-/// Sums what is read.
-struct Summing {
-    reader: Reader,
+/// Computes size and CRC-32C of what is read, and adds the bytes to the total progress.
+struct ChecksumReader {
+    reader: BlockingReader,
     crc: u32,
     bytes: u64,
     done: Arc<AtomicU64>,
 }
 
-impl Read for Summing {
+impl Read for ChecksumReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.reader.read(buffer)?;
         self.crc = crc32c_append(self.crc, &buffer[..read]);
@@ -270,16 +267,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nodes_disk_is_not_filled() {
-        let judged = |needed, free| matches!(enough(needed, free, 15_000_000_000), Room::Enough);
-        assert!(judged(10_000_000_000, 25_000_000_000));
-        assert!(!judged(10_000_000_000, 24_000_000_000));
-        let Room::Less(why) = enough(40_000_000_000, 30_000_000_000, 15_000_000_000) else {
-            panic!("there is no room")
+    fn the_disk_of_a_node_is_not_filled() {
+        let enough = |needed, free| {
+            let space = compare_space(needed, free, 15_000_000_000);
+            matches!(space, Space::Enough)
+        };
+        assert!(enough(10_000_000_000, 25_000_000_000));
+        assert!(!enough(10_000_000_000, 24_000_000_000));
+        let space = compare_space(40_000_000_000, 30_000_000_000, 15_000_000_000);
+        let Space::TooLittle(reason) = space else {
+            panic!("there is too little space")
         };
         assert_eq!(
-            why,
-            "40.0 GB are needed beside the 15.0 GB that a disk keeps free, and 30.0 GB are free"
+            reason,
+            "40.0 GB are needed besides the 15.0 GB to keep free (SCRATCH_KEEP_FREE_PERCENT), and \
+             30.0 GB are free"
         );
     }
 }

@@ -1,56 +1,60 @@
-//! A server to copy from: how to log in there, and who it is.
+//! A server to copy from: how to log in to it, and its state before the copy.
+
+pub mod locate;
+mod select;
 
 use job::{
     config::Connection,
     error::{Error, Result},
 };
 use platform::postgres::{
-    Credentials,
+    Credentials, application_name,
     replication::{Answer, Walsender},
-    source::APPLICATION_PREFIX,
 };
 use protocol::wal::{Identity, Lsn};
 
-/// A server to copy from, and how to log in there.
+pub use select::ensure_fenced;
+
+/// A server to copy from, and how to log in to it.
 pub struct Server {
-    /// For people.
+    /// Name for logs and messages.
     pub name: String,
-    /// With the role for replication.
+    /// Connection with the replication role.
     pub connection: Connection,
-    /// Its password, and the certificates of the migration.
+    /// The role's password, and the certificates of the migration.
     pub credentials: Credentials,
 }
 
-/// What is known of a server before it is copied.
+/// State of a server before it is copied.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    /// Who it is.
+pub struct ServerState {
+    /// System identifier, timeline and version.
     pub identity: Identity,
     /// End of its WAL.
     pub position: Lsn,
-    /// It is a standby.
+    /// Whether it is a standby.
     pub in_recovery: bool,
-    /// Pages have checksums, and the server checks them.
+    /// Whether pages have checksums, which the server verifies while it sends them.
     pub page_checksums: bool,
-    /// Bytes of a WAL segment.
+    /// Size of a WAL segment in bytes.
     pub segment_bytes: u64,
 }
 
 impl Server {
-    /// A connection for replication.
+    /// Opens a replication connection.
     ///
     /// # Errors
     /// As [`Walsender::connect`].
     pub async fn walsender(&self) -> Result<Walsender> {
-        let application = format!("{APPLICATION_PREFIX}-final-backup");
+        let application = application_name("final-backup");
         Walsender::connect(&self.connection, &self.credentials, &application).await
     }
 
-    /// Asks a server who it is and how it stands.
+    /// Reads the server's identity and state.
     ///
     /// # Errors
     /// As [`Walsender::connect`].
-    pub async fn look(&self) -> Result<Seen> {
+    pub async fn observe(&self) -> Result<ServerState> {
         let mut walsender = self.walsender().await?;
         let Answer {
             system_identifier,
@@ -63,23 +67,28 @@ impl Server {
         let segment_bytes = walsender.show("wal_segment_size").await?;
         let version = walsender.show("server_version_num").await?;
         walsender.close().await;
-        let unknown = |what: &str| Error::transient(format!("{} is {what:?}", self.name));
-        Ok(Seen {
+        let unreadable = |setting: &str, value: &str| {
+            Error::transient(format!("{} reports {setting} as {value:?}", self.name))
+        };
+        Ok(ServerState {
             identity: Identity {
                 system_identifier,
                 timeline,
-                version: version.parse().map_err(|_| unknown(&version))?,
+                version: version
+                    .parse()
+                    .map_err(|_| unreadable("server_version_num", &version))?,
             },
             position,
             in_recovery,
             page_checksums,
-            segment_bytes: bytes_of(&segment_bytes).ok_or_else(|| unknown(&segment_bytes))?,
+            segment_bytes: parse_size(&segment_bytes)
+                .ok_or_else(|| unreadable("wal_segment_size", &segment_bytes))?,
         })
     }
 }
 
-/// `16MB`, `1GB`: how SHOW prints a size.
-fn bytes_of(text: &str) -> Option<u64> {
+/// Bytes of a size as SHOW prints it, such as `16MB` or `1GB`.
+fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
     let unit = match unit {
         "kB" => 1 << 10,
@@ -97,9 +106,9 @@ mod tests {
     #[test]
     fn sizes_are_read_as_show_prints_them() {
         assert_eq!(
-            (bytes_of("16MB"), bytes_of("1GB"), bytes_of("64kB")),
+            (parse_size("16MB"), parse_size("1GB"), parse_size("64kB")),
             (Some(16 << 20), Some(1 << 30), Some(65536))
         );
-        assert_eq!((bytes_of("16"), bytes_of("sixteen")), (None, None));
+        assert_eq!((parse_size("16"), parse_size("sixteen")), (None, None));
     }
 }

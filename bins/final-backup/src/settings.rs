@@ -1,4 +1,4 @@
-//! The environment of this step; keys of `manifests/base/settings.env`.
+//! The settings of this program: environment variables, explained in `manifests/base/settings.env`.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -6,54 +6,55 @@ use job::config::{Name, optional};
 use platform::postgres::replication::base_backup::{Asked, BY_SERVER, UNCOMPRESSED};
 use serde::Deserialize;
 
-/// What this step is told. The connections `SOURCE_*` and `TARGET_*` are read beside it.
+/// The settings of this program. The connections `SOURCE_*` and `TARGET_*` are read separately.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Settings {
-    /// The `postgresql` resource.
+    /// Name of the `postgresql` resource.
     pub source_cluster: Name,
-    /// The CNPG Cluster.
+    /// Name of the CloudNativePG Cluster.
     pub target_cluster: Name,
     /// Which side is copied.
     pub from: Side,
-    /// The member of the source to copy from; chosen by what is found when it is not given.
+    /// The member of the source to copy; selected by state if not set.
     #[serde(default, deserialize_with = "optional")]
     pub backup_member: Option<Name>,
-    /// Where backups are kept.
+    /// Where backups are stored.
     pub backup_to: Destination,
-    /// The folder there that is this backup.
+    /// Folder of this backup in that storage.
     pub backup_name: Name,
-    /// Who compresses.
+    /// Which side compresses.
     pub compress_by: CompressBy,
-    /// A volume is not filled beyond so many MB of free space.
+    /// Free space to leave on the volume, in MB.
     pub backup_keep_free_mb: u64,
-    /// How the finished backup is proved.
+    /// How a new backup is verified.
     pub verify: Verify,
-    /// Where it is unpacked for that.
+    /// Volume on which the backup is unpacked for that.
     pub scratch_dir: PathBuf,
-    /// How much of that volume stays free, in percent.
+    /// Free space to leave on that volume, in percent.
     pub scratch_keep_free_percent: u64,
-    /// How long the source is kept after the cut.
+    /// How long the source is kept after the cutover, in days.
     pub retention_days: u32,
-    /// The Zalando operator's configuration.
+    /// Object with the Zalando operator's configuration.
     #[serde(default, deserialize_with = "optional")]
     pub operator_config: Option<OperatorConfig>,
-    /// S3 other than Amazon's.
+    /// URL of an S3-compatible store other than Amazon S3.
     #[serde(default, deserialize_with = "optional")]
     pub s3_endpoint: Option<String>,
-    /// Its region.
+    /// Region of the store.
     pub s3_region: String,
-    /// The bucket is a part of the path, and not of the host name.
+    /// Whether the bucket is part of the path instead of the host name.
     pub s3_path_style: bool,
-    /// File with the id of the access key; without it the pod's own identity is used.
+    /// File with the ID of the access key. If not set, the pod's own identity is used.
     #[serde(default, deserialize_with = "optional")]
     pub s3_access_key_file: Option<PathBuf>,
-    /// File with its secret.
+    /// File with the secret of the access key.
     #[serde(default, deserialize_with = "optional")]
     pub s3_secret_key_file: Option<PathBuf>,
-    /// File with the CA of the endpoint's certificate, when it is nobody's that the image knows.
+    /// CA bundle for the endpoint, if its certificate is not signed by a CA in the image's trust
+    /// store.
     #[serde(default, deserialize_with = "optional")]
     pub s3_ca_file: Option<PathBuf>,
-    /// Say what would be done, and change nothing.
+    /// Log what would be done, and change nothing.
     pub dry_run: bool,
 }
 
@@ -63,7 +64,7 @@ pub struct Settings {
 pub enum Side {
     /// The Zalando cluster.
     Source,
-    /// The CNPG Cluster, after the cut.
+    /// The CloudNativePG Cluster, after the cutover.
     Target,
 }
 
@@ -76,19 +77,19 @@ impl fmt::Display for Side {
     }
 }
 
-/// Who compresses the archive.
+/// Which side compresses the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CompressBy {
-    /// The server, with the best that it has, and one or two of its cores.
+    /// The server, with the best algorithm that it was built with, on one or two of its cores.
     Server,
-    /// This side, with zstd and all cores of its node.
+    /// This program, with zstd on all cores of its node.
     Job,
 }
 
 impl CompressBy {
-    /// What the server is asked for, in this order.
-    pub fn asked(self) -> &'static [Asked] {
+    /// Compression to request from the server, in order of preference.
+    pub fn requested(self) -> &'static [Asked] {
         match self {
             Self::Server => &BY_SERVER,
             Self::Job => &[UNCOMPRESSED],
@@ -96,27 +97,27 @@ impl CompressBy {
     }
 }
 
-/// How the finished backup is proved, beyond the comparison of every file with the manifest while
-/// it comes.
+/// How a new backup is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verify {
-    /// That was enough.
+    /// Every file is compared with the manifest while it is received.
     Stream,
-    /// It is read back from where it is kept, unpacked when there is room, and compared again.
+    /// The backup is also read back from the storage, unpacked if there is enough space, and
+    /// compared again.
     Restore,
 }
 
-/// Where backups are kept.
+/// Where backups are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// A mounted volume.
     Directory(PathBuf),
-    /// A bucket, and a prefix in it, which may be empty.
+    /// A bucket of an S3-compatible store.
     Bucket {
-        /// Its name.
+        /// Name of the bucket.
         bucket: String,
-        /// Without slashes at its ends.
+        /// Prefix of all object names, without slashes at its ends. May be empty.
         prefix: String,
     },
 }
@@ -137,8 +138,8 @@ impl FromStr for Destination {
         }
         match text {
             "" => Err(
-                "it is empty; say /directory of a mounted volume (components/backup-volume) or \
-                 s3://bucket/prefix (components/s3)"
+                "it is empty; set it to /directory of a mounted volume (components/backup-volume) \
+                 or to s3://bucket/prefix (components/s3)"
                     .into(),
             ),
             text if text.starts_with('/') => Ok(Self::Directory(text.into())),
@@ -157,13 +158,13 @@ impl<'de> Deserialize<'de> for Destination {
     }
 }
 
-/// Namespace and name of the ConfigMap or OperatorConfiguration that the Zalando operator is
-/// configured by.
+/// The ConfigMap or OperatorConfiguration with the Zalando operator's configuration, as
+/// `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperatorConfig {
-    /// Where the operator runs.
+    /// Namespace of the object.
     pub namespace: Name,
-    /// The object.
+    /// Name of the object.
     pub name: Name,
 }
 
@@ -188,6 +189,9 @@ impl fmt::Display for OperatorConfig {
 
 #[cfg(test)]
 mod tests {
+    use job::config::Connection;
+    use variables::Variables;
+
     use super::*;
 
     #[test]
@@ -212,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operators_configuration_has_a_namespace() {
+    fn the_operators_configuration_needs_a_namespace() {
         let read = |text: &str| text.parse::<OperatorConfig>();
         assert_eq!(
             read("zalando/postgres-operator").unwrap().to_string(),
@@ -220,5 +224,13 @@ mod tests {
         );
         assert!(read("postgres-operator").is_err());
         assert!(read("zalando/").is_err());
+    }
+
+    #[test]
+    fn the_table_of_variables_is_right() {
+        let read = Variables::of::<Settings>("")
+            .and(Variables::of::<Connection>("SOURCE_"))
+            .and(Variables::of::<Connection>("TARGET_"));
+        variables::check("final-backup", &read);
     }
 }

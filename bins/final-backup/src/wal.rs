@@ -1,4 +1,5 @@
-//! The WAL beside the backup: received as a stream, kept as pg_wal.tar, a file for each segment.
+//! The WAL of the backup: received as a stream, and stored as pg_wal.tar with a file for each
+//! segment.
 
 use std::time::Duration;
 
@@ -12,50 +13,51 @@ use tokio::{
 };
 
 use crate::{
-    flow::{CHUNK_BYTES, Closed, Feed},
-    wal::pages::Pages,
+    pipe::{CHUNK_BYTES, PipeWriter, ReaderClosed},
+    wal::pages::PageChecker,
 };
 
 mod pages;
 
-/// From the moment when it is known how far the WAL must reach.
-const REST: Duration = Duration::from_secs(120);
+/// How long the WAL may take to reach the end of the backup, once that end is known.
+const END_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Which WAL is wanted.
-pub struct Wanted {
-    /// From the segment of this position on.
+/// The WAL to receive.
+pub struct WalRequest {
+    /// The first segment is the one of this position.
     pub start: Lsn,
     /// The timeline.
     pub timeline: Timeline,
-    /// Bytes of a segment.
+    /// Size of a segment in bytes.
     pub segment_bytes: u64,
 }
 
-/// Receives WAL until it reaches `enough`, which is told as soon as it is known, and writes it as
-/// an archive. Returns its end.
+/// Receives WAL until it reaches `end`, which is sent as soon as it is known, and writes it to an
+/// archive. Returns the position that it has reached.
 ///
 /// # Errors
-/// Transient when the stream breaks, ends, or does not come so far.
-pub async fn follow(
+/// Transient if the stream breaks, ends early, or does not reach the end within [`END_TIMEOUT`];
+/// Unsafe if a page is damaged.
+pub async fn receive(
     mut stream: WalStream,
-    wanted: Wanted,
-    tar: &mut Tar,
-    mut enough: watch::Receiver<Option<Lsn>>,
+    request: WalRequest,
+    tar: &mut TarWriter,
+    mut end: watch::Receiver<Option<Lsn>>,
 ) -> Result<Lsn> {
-    let mut position = first_of_segment(wanted.start, wanted.segment_bytes);
-    let mut pages = Pages::new(position, wanted.segment_bytes);
+    let mut position = segment_start(request.start, request.segment_bytes);
+    let mut pages = PageChecker::new(position, request.segment_bytes);
     let mut deadline = None;
     loop {
-        let end = *enough.borrow_and_update();
-        if end.is_some_and(|end| position >= end) {
-            tar.fill_segment(position, &wanted).await?;
+        let known_end = *end.borrow_and_update();
+        if known_end.is_some_and(|end| position >= end) {
+            tar.fill_segment(position, &request).await?;
             stream.stop().await;
             return Ok(position);
         }
-        if end.is_some() {
-            deadline.get_or_insert_with(|| Instant::now() + REST);
+        if known_end.is_some() {
+            deadline.get_or_insert_with(|| Instant::now() + END_TIMEOUT);
         }
-        let late = async {
+        let timed_out = async {
             match deadline {
                 Some(deadline) => sleep_until(deadline).await,
                 None => std::future::pending().await,
@@ -64,65 +66,72 @@ pub async fn follow(
         tokio::select! {
             received = stream.next() => match received? {
                 Received::Wal { start, .. } if start != position => {
-                    return Err(Error::transient(format!("the wal has a gap: {start} follows \
-                        {position}")));
+                    return Err(Error::transient(format!(
+                        "the wal has a gap: {start} follows {position}"
+                    )));
                 }
                 Received::Wal { bytes, .. } => {
                     pages.check(&bytes)?;
-                    let before = first_of_segment(position, wanted.segment_bytes);
-                    position = tar.write(position, bytes, &wanted).await?;
-                    if first_of_segment(position, wanted.segment_bytes) != before {
+                    let before = segment_start(position, request.segment_bytes);
+                    position = tar.write(position, bytes, &request).await?;
+                    if segment_start(position, request.segment_bytes) != before {
                         stream.confirm(position).await?;
                     }
                 }
                 Received::Keepalive => stream.confirm(position).await?,
-                Received::TimelineEnded => {
-                    return Err(Error::transient(format!("timeline {} ended during the backup: \
-                        another member was promoted", wanted.timeline))
-                        .hint("run the step again when the source is calm"));
-                }
+                Received::TimelineEnded => return Err(timeline_ended(request.timeline)),
             },
-            told = enough.changed() => if told.is_err() {
-                return Err(Error::transient("the base backup has ended early"));
+            changed = end.changed() => if changed.is_err() {
+                return Err(Error::transient("the base backup ended early"));
             },
-            () = late => {
-                let end = end.map_or_else(String::new, |end| end.to_string());
-                return Err(Error::transient(format!("the wal stands at {position}, and does not \
-                    reach {end}")));
+            () = timed_out => {
+                let end = known_end.map_or_else(String::new, |end| end.to_string());
+                return Err(Error::transient(format!(
+                    "the wal is at {position}, and does not reach {end}"
+                )));
             }
         }
     }
 }
 
-/// Where the segment of a position begins.
-pub fn first_of_segment(position: Lsn, segment_bytes: u64) -> Lsn {
+fn timeline_ended(timeline: Timeline) -> Error {
+    Error::transient(format!(
+        "timeline {timeline} ended during the backup: another member was promoted"
+    ))
+    .hint("run the step again once the source has a stable leader")
+}
+
+/// Start of the segment that holds a position.
+pub fn segment_start(position: Lsn, segment_bytes: u64) -> Lsn {
     let position = u64::from(position.0);
     Lsn((position - position % segment_bytes).into())
 }
 
-/// `000000010000000000000002`: timeline, and the segment's number in two halves.
-fn segment_name(position: Lsn, wanted: &Wanted) -> String {
-    let number = u64::from(position.0) / wanted.segment_bytes;
-    let per_half = 0x1_0000_0000 / wanted.segment_bytes;
+/// File name of a segment, such as `000000010000000000000002`: the timeline, and the segment's
+/// number in two halves.
+fn segment_name(position: Lsn, request: &WalRequest) -> String {
+    let number = u64::from(position.0) / request.segment_bytes;
+    let per_half = 0x1_0000_0000 / request.segment_bytes;
     format!(
         "{:08X}{:08X}{:08X}",
-        wanted.timeline.0,
+        request.timeline.0,
         number / per_half,
         number % per_half
     )
 }
 
-/// An archive that is written as it comes; whoever drains it has the word on what goes wrong.
-pub struct Tar {
-    feed: Feed,
+/// Writes a tar archive to a pipe.
+pub struct TarWriter {
+    writer: PipeWriter,
 }
 
-impl Tar {
-    pub fn new(feed: Feed) -> Self {
-        Self { feed }
+impl TarWriter {
+    /// Begins an archive.
+    pub fn new(writer: PipeWriter) -> Self {
+        Self { writer }
     }
 
-    /// A file, whole.
+    /// Adds a whole file.
     pub async fn file(&mut self, name: &str, content: Bytes) -> Result<()> {
         self.header(name, content.len() as u64).await?;
         let padding = padding(content.len() as u64);
@@ -130,56 +139,61 @@ impl Tar {
         self.send(Bytes::from(vec![0; padding])).await
     }
 
-    /// The end of the archive: two blocks of nothing.
+    /// Ends the archive with two empty blocks.
     pub async fn end(self) -> Result<()> {
         let ended = async {
-            self.feed.send(Bytes::from_static(&[0; 1024])).await?;
-            self.feed.end().await
+            self.writer.send(Bytes::from_static(&[0; 1024])).await?;
+            self.writer.end().await
         };
-        ended.await.map_err(nobody)
+        ended.await.map_err(reader_closed)
     }
 
-    /// Some WAL, which may lie in several segments. Returns its end.
-    async fn write(&mut self, mut position: Lsn, mut bytes: Bytes, wanted: &Wanted) -> Result<Lsn> {
+    /// Adds WAL, which may span several segments. Returns its end.
+    async fn write(
+        &mut self,
+        mut position: Lsn,
+        mut bytes: Bytes,
+        request: &WalRequest,
+    ) -> Result<Lsn> {
         while !bytes.is_empty() {
-            let within = u64::from(position.0) % wanted.segment_bytes;
+            let within = u64::from(position.0) % request.segment_bytes;
             if within == 0 {
-                self.header(&segment_name(position, wanted), wanted.segment_bytes)
+                self.header(&segment_name(position, request), request.segment_bytes)
                     .await?;
             }
-            let room = usize::try_from(wanted.segment_bytes - within).unwrap_or(usize::MAX);
-            let part = bytes.split_to(room.min(bytes.len()));
+            let rest = usize::try_from(request.segment_bytes - within).unwrap_or(usize::MAX);
+            let part = bytes.split_to(rest.min(bytes.len()));
             position = Lsn((u64::from(position.0) + part.len() as u64).into());
             self.send(part).await?;
-            if u64::from(position.0) % wanted.segment_bytes == 0 {
-                self.done(position, wanted).await?;
+            if u64::from(position.0) % request.segment_bytes == 0 {
+                self.mark_archived(position, request).await?;
             }
         }
         Ok(position)
     }
 
-    /// A segment is as long as the others, also when the WAL ends in it.
-    async fn fill_segment(&mut self, position: Lsn, wanted: &Wanted) -> Result<()> {
-        let within = u64::from(position.0) % wanted.segment_bytes;
+    /// Fills the last segment with zeros to its full size.
+    async fn fill_segment(&mut self, position: Lsn, request: &WalRequest) -> Result<()> {
+        let within = u64::from(position.0) % request.segment_bytes;
         if within == 0 {
             return Ok(());
         }
-        let mut missing = usize::try_from(wanted.segment_bytes - within).unwrap_or_default();
+        let mut missing = usize::try_from(request.segment_bytes - within).unwrap_or_default();
         while missing > 0 {
             let part = missing.min(CHUNK_BYTES);
             self.send(Bytes::from_static(&[0; CHUNK_BYTES]).slice(..part))
                 .await?;
             missing -= part;
         }
-        let end = Lsn((u64::from(position.0) - within + wanted.segment_bytes).into());
-        self.done(end, wanted).await
+        let end = Lsn((u64::from(position.0) - within + request.segment_bytes).into());
+        self.mark_archived(end, request).await
     }
 
-    /// Says that the segment before `end` needs no archiving: a server restored from this would
-    /// otherwise do it once more.
-    async fn done(&mut self, end: Lsn, wanted: &Wanted) -> Result<()> {
+    /// Marks the segment before `end` as archived, so that a server restored from this backup does
+    /// not archive it again.
+    async fn mark_archived(&mut self, end: Lsn, request: &WalRequest) -> Result<()> {
         let inside = Lsn((u64::from(end.0) - 1).into());
-        let name = format!("archive_status/{}.done", segment_name(inside, wanted));
+        let name = format!("archive_status/{}.done", segment_name(inside, request));
         self.file(&name, Bytes::new()).await
     }
 
@@ -195,12 +209,12 @@ impl Tar {
     }
 
     async fn send(&mut self, bytes: Bytes) -> Result<()> {
-        self.feed.send(bytes).await.map_err(nobody)
+        self.writer.send(bytes).await.map_err(reader_closed)
     }
 }
 
-fn nobody(_: Closed) -> Error {
-    Error::transient("pg_wal.tar is not taken any more")
+fn reader_closed(_: ReaderClosed) -> Error {
+    Error::transient("the reader of pg_wal.tar has stopped")
 }
 
 fn padding(bytes: u64) -> usize {
@@ -212,9 +226,9 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
-    use crate::flow::pipe;
+    use crate::pipe::pipe;
 
-    const WANTED: fn(u64) -> Wanted = |segment_bytes| Wanted {
+    const REQUEST: fn(u64) -> WalRequest = |segment_bytes| WalRequest {
         start: Lsn(0x1_0000_0000),
         timeline: Timeline(3),
         segment_bytes,
@@ -223,22 +237,22 @@ mod tests {
     #[test]
     fn segments_are_named_as_postgresql_names_them() {
         let name = |position: &str, megabytes: u64| {
-            segment_name(position.parse().unwrap(), &WANTED(megabytes << 20))
+            segment_name(position.parse().unwrap(), &REQUEST(megabytes << 20))
         };
         assert_eq!(name("0/2000028", 16), "000000030000000000000002");
         assert_eq!(name("1/0", 16), "000000030000000100000000");
         assert_eq!(name("2/40000000", 1024), "000000030000000200000001");
         assert_eq!(
-            first_of_segment("0/2ABCDEF".parse().unwrap(), 16 << 20),
+            segment_start("0/2ABCDEF".parse().unwrap(), 16 << 20),
             "0/2000000".parse().unwrap()
         );
     }
 
     #[tokio::test]
-    async fn wal_becomes_files_of_whole_segments() {
-        let (feed, drain) = pipe();
+    async fn wal_is_archived_in_files_of_whole_segments() {
+        let (writer, reader) = pipe();
         let read = tokio::task::spawn_blocking(move || {
-            let mut archive = tar::Archive::new(drain.reader());
+            let mut archive = tar::Archive::new(reader.into_blocking());
             let entries = archive.entries().unwrap().map(|entry| {
                 let mut entry = entry.unwrap();
                 let mut content = Vec::new();
@@ -246,38 +260,38 @@ mod tests {
                 (entry.path().unwrap().display().to_string(), content)
             });
             let files = entries.collect::<Vec<_>>();
-            // Whoever writes is not done with the last entry.
+            // The writer ends only after the last entry.
             std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).unwrap();
             files
         });
-        let wanted = WANTED(1024);
-        let mut tar = Tar::new(feed);
+        let request = REQUEST(1024);
+        let mut tar = TarWriter::new(writer);
         tar.file(
             "00000003.history",
             Bytes::from_static(b"1\t0/0\tno reason\n"),
         )
         .await
         .unwrap();
-        let mut position = wanted.start;
+        let mut position = request.start;
         for bytes in [700, 700] {
             position = tar
-                .write(position, Bytes::from(vec![7; bytes]), &wanted)
+                .write(position, Bytes::from(vec![7; bytes]), &request)
                 .await
                 .unwrap();
         }
-        tar.fill_segment(position, &wanted).await.unwrap();
+        tar.fill_segment(position, &request).await.unwrap();
         tar.end().await.unwrap();
         let files = read.await.unwrap();
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
         let (first, second) = ("000000030000000100000000", "000000030000000100000001");
-        let wanted = [
+        let expected = [
             "00000003.history".to_owned(),
             first.to_owned(),
             format!("archive_status/{first}.done"),
             second.to_owned(),
             format!("archive_status/{second}.done"),
         ];
-        assert_eq!(names, wanted);
+        assert_eq!(names, expected);
         assert_eq!(files[1].1, vec![7; 1024]);
         assert_eq!(files[3].1, [vec![7; 376], vec![0; 648]].concat());
     }

@@ -1,5 +1,5 @@
-//! What was seen of the source, and of the target if there is one already, before anything is
-//! changed. No secrets in here.
+//! Facts about the source, and about the target if it exists already, as observed before anything
+//! is changed. They contain no secrets.
 
 use std::collections::BTreeMap;
 
@@ -7,68 +7,69 @@ use job::config::SslMode;
 use protocol::wal::Identity;
 use serde_json::Value;
 
-use crate::{hba::Rule, roles, scram::Kind};
+use crate::{cnpg_roles::ExistingRoles, hba::Rule, stored_password::Kind};
 
-/// Everything that the findings and the manifest are made from.
+/// Everything that the findings and the manifest are computed from.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// Namespace of both sides.
+    /// Namespace of the source and the target.
     pub namespace: String,
-    /// Where the target will connect to.
+    /// Host that the target will connect to: SOURCE_HOST.
     pub host: String,
-    /// And the port.
+    /// Port that the target will connect to: SOURCE_PORT.
     pub port: u16,
-    /// Whom this step has logged in as.
+    /// Role that this program has logged in as: SOURCE_USER.
     pub user: String,
-    /// From the `postgresql` resource.
+    /// The `postgresql` resource.
     pub resource: Resource,
-    /// From the leader's pod.
+    /// The leader's pod.
     pub pod: Pod,
-    /// Members that Patroni knows, the leader included.
+    /// Number of the source's members, including the leader.
     pub members: u32,
     /// Patroni's dynamic configuration.
     pub patroni: Value,
-    /// What the certificate allows.
+    /// How the source's certificate can be verified.
     pub tls: Tls,
-    /// The server itself.
+    /// State of the server that is not a parameter.
     pub server: Server,
-    /// GUCs by name.
+    /// Parameters by name.
     pub settings: BTreeMap<String, Setting>,
-    /// What `ALTER SYSTEM` has left in postgresql.auto.conf.
+    /// Parameters that `ALTER SYSTEM` has written into postgresql.auto.conf.
     pub auto_conf: BTreeMap<String, String>,
-    /// pg_hba as the server reads it.
+    /// pg_hba.conf as the server has parsed it.
     pub hba: Vec<Rule>,
     /// Roles other than PostgreSQL's own.
     pub roles: Vec<Role>,
-    /// Databases that can be connected to, template1 among them.
+    /// Databases that accept connections, including template1.
     pub databases: Vec<Database>,
-    /// What CloudNativePG's own roles have already.
-    pub cnpg_roles: roles::Seen,
+    /// CloudNativePG's own roles, as far as they exist.
+    pub cnpg_roles: ExistingRoles,
     /// The role that the target will log in as.
     pub login: Login,
-    /// The target, when it exists.
+    /// The target; None until its Cluster exists.
     pub target: Option<Target>,
 }
 
-/// The part of the `postgresql` resource that matters here.
+/// The relevant part of the `postgresql` resource.
 #[derive(Clone, Debug, Default)]
 pub struct Resource {
-    /// Its own pg_hba list.
+    /// The resource's own pg_hba list; None when it has none, so that Spilo's applies.
     pub pg_hba: Option<Vec<String>>,
-    /// The operator leaves it alone.
-    pub frozen: bool,
-    /// Mode, instances and connections of the operator's poolers.
+    /// The annotation acid.zalan.do/controller makes the operator ignore the resource.
+    pub suspended: bool,
+    /// The operator's connection pooler.
     pub pooler: Pooler,
 }
 
-/// The operator's pooler, with its defaults (postgres-operator pkg/util/config/config.go).
+/// The operator's connection pooler, with the defaults of postgres-operator's
+/// pkg/util/config/config.go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pooler {
-    /// session or transaction.
+    /// pgbouncer's pool_mode: session or transaction.
     pub mode: String,
-    /// Pods of each.
+    /// Number of pods of each pooler.
     pub instances: u32,
-    /// Server connections of all pods of a pooler together.
+    /// Server connections of all pods of one pooler together.
     pub max_db_connections: u32,
 }
 
@@ -89,61 +90,62 @@ pub struct Pod {
     pub name: String,
     /// Requests and limits of its container `postgres`, as JSON; None when it has none.
     pub resources: Option<Value>,
-    /// USE_OLD_LOCALES: sorts as glibc 2.27 does, whatever version it reports.
+    /// USE_OLD_LOCALES is set: the server sorts as glibc 2.27 does, whatever version it reports.
     pub old_locales: bool,
 }
 
-/// How the source can be checked over TLS.
+/// How the source's certificate can be verified.
 #[derive(Clone, Debug)]
 pub struct Tls {
     /// The strongest mode that works for the host.
     pub sslmode: SslMode,
-    /// Why that one.
+    /// Why it is the strongest.
     pub reason: String,
-    /// `spec.tls` names a certificate.
+    /// `spec.tls` of the resource names a certificate.
     pub given: bool,
-    /// The mode that the settings of the other steps ask for.
+    /// The mode that SOURCE_SSLMODE requests.
     pub asked: SslMode,
 }
 
-/// Facts of the server that are no GUCs.
+/// State of the server that is not a parameter.
 #[derive(Clone, Debug)]
 pub struct Server {
     /// System identifier, timeline, version.
     pub identity: Identity,
-    /// Tablespaces other than PostgreSQL's own two.
+    /// Tablespaces other than pg_default and pg_global.
     pub tablespaces: Vec<String>,
-    /// Logical replication slots.
+    /// Names of the logical replication slots.
     pub logical_slots: Vec<String>,
-    /// Slots of all kinds.
+    /// Number of replication slots of all kinds.
     pub slots: u32,
-    /// Walsenders at work.
+    /// Number of active WAL senders.
     pub senders: u32,
-    /// The target is among them.
+    /// One of these WAL senders serves the target.
     pub target_streams: bool,
-    /// Transactions prepared and not finished.
+    /// Number of prepared transactions that are neither committed nor rolled back.
     pub prepared_transactions: u32,
     /// Transactions open for more than five minutes: role, database, minutes.
     pub long_transactions: Vec<(String, String, i64)>,
-    /// WAL written per second since the statistics were reset; None when they are too young to
-    /// tell.
+    /// Average bytes of WAL per second since the statistics were reset; None when that was too
+    /// recently.
     pub wal_bytes_per_second: Option<u64>,
-    /// Libraries loaded into sessions by settings of single roles or databases.
+    /// Libraries that sessions load: the scope of the setting (a role, a database, the
+    /// configuration) and its comma-separated list.
     pub session_libraries: Vec<(String, String)>,
 }
 
-/// A GUC.
+/// A parameter of the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Setting {
-    /// As SHOW prints it, with a unit.
+    /// As SHOW prints it, with its unit.
     pub value: String,
-    /// In the GUC's own unit.
+    /// In the parameter's base unit (pg_settings.setting).
     pub raw: String,
-    /// What it is when nobody sets it.
+    /// The built-in default (pg_settings.boot_val).
     pub boot: String,
-    /// Where it comes from (pg_settings.source).
+    /// Where the value comes from (pg_settings.source).
     pub source: String,
-    /// A new value waits for a restart.
+    /// A new value takes effect at the next restart.
     pub pending_restart: bool,
 }
 
@@ -158,13 +160,13 @@ pub struct Role {
     pub superuser: bool,
     /// REPLICATION.
     pub replication: bool,
-    /// Its password may no longer be used.
+    /// VALID UNTIL has passed, so the password is not accepted.
     pub expired: bool,
-    /// How its password is stored; None when it has none.
+    /// How its password is stored; None when it has no password.
     pub hash: Option<Kind>,
 }
 
-/// A database and what was found in it.
+/// A database and the relevant part of its contents.
 #[derive(Clone, Debug, Default)]
 pub struct Database {
     /// Its name.
@@ -173,84 +175,84 @@ pub struct Database {
     pub owner: String,
     /// Size in bytes.
     pub bytes: u64,
-    /// `c` libc, `i` ICU, `b` builtin.
+    /// Locale provider: `c` libc, `i` ICU, `b` builtin.
     pub provider: char,
     /// LC_COLLATE.
     pub collate: String,
-    /// Version recorded when it was created.
+    /// Collation version recorded in the catalog; None where the collation has none.
     pub recorded_version: Option<String>,
-    /// Version that the source's operating system provides.
+    /// Collation version that the source's operating system provides now.
     pub actual_version: Option<String>,
-    /// Indexes whose order depends on the operating system's collations.
+    /// Number of indexes whose order depends on the operating system's collations.
     pub collated_indexes: u32,
-    /// Extensions.
+    /// Names of the installed extensions.
     pub extensions: Vec<String>,
-    /// Unlogged tables, at most five of them named.
+    /// Number of unlogged tables, and the names of at most five of them.
     pub unlogged: (u32, Vec<String>),
-    /// Event triggers.
+    /// Names of the enabled event triggers.
     pub event_triggers: Vec<String>,
-    /// Active jobs of pg_cron.
+    /// Number of active jobs of pg_cron.
     pub cron_jobs: u32,
 }
 
-/// The role that replicates, and whether its password is known.
+/// The replication role, and whether its password is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     /// Its name.
     pub role: String,
-    /// Compared with what the Secret holds.
+    /// How its Secret compares with the password that the source stores.
     pub password: Password,
 }
 
-/// What the Secret's password is to the role's stored hash.
+/// How the password in a Secret compares with a role's stored hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Password {
-    /// It is the one.
+    /// The Secret holds the role's password.
     Matches,
-    /// The role has another.
+    /// The Secret holds another password.
     Differs,
     /// The role does not exist, or has no password.
     Unset,
-    /// There is no such Secret, or it is of another role.
+    /// The Secret does not exist, or belongs to another role.
     NoSecret,
 }
 
-/// The target as it stands.
+/// The existing target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// It follows a source.
+    /// It is a replica cluster that follows a source.
     pub follows: bool,
-    /// Its system identifier, once it has data.
+    /// Its system identifier; empty until it has data.
     pub system_identifier: String,
-    /// Its timeline, which CNPG reports of a primary only.
+    /// Its timeline, which CloudNativePG reports of a primary only.
     pub timeline: Option<u32>,
 }
 
 impl Facts {
-    /// A GUC's value as SHOW prints it; empty when the server does not know it.
+    /// A parameter's value as SHOW prints it; empty when the server does not know it.
     pub fn setting(&self, name: &str) -> &str {
         self.settings.get(name).map_or("", |setting| &setting.value)
     }
-    /// A GUC that is a number, in its own unit.
+    /// A parameter's numeric value in its base unit; 0 when it is not a number.
     pub fn number(&self, name: &str) -> u64 {
         self.settings
             .get(name)
             .and_then(|setting| setting.raw.parse().ok())
             .unwrap_or(0)
     }
-    /// A role by name.
+    /// Finds a role by name.
     pub fn role(&self, name: &str) -> Option<&Role> {
         self.roles.iter().find(|role| role.name == name)
     }
-    /// A database by name.
+    /// Finds a database by name.
     pub fn database(&self, name: &str) -> Option<&Database> {
         self.databases.iter().find(|database| database.name == name)
     }
-    /// Bytes of all databases.
+    /// Size of all databases in bytes.
     pub fn bytes(&self) -> u64 {
         self.databases.iter().map(|database| database.bytes).sum()
     }
-    /// Roles that may log in with an md5 hash.
+    /// Roles that may log in and have an md5 hash.
     pub fn md5_roles(&self) -> Vec<&str> {
         let md5 = self
             .roles

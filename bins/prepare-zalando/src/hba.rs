@@ -1,20 +1,20 @@
-//! pg_hba.conf: which line decides on a replication login, and where a new line belongs.
+//! pg_hba.conf: the line that decides on a replication login, and the place of a new line.
 //!
 //! The first line whose type, database, user and address match decides (PostgreSQL documentation,
 //! *The pg_hba.conf File*); `all` in the database column does not match physical replication.
 
-/// A line as pg_hba_file_rules shows it.
+/// A line of the view pg_hba_file_rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// Line number in the file.
     pub line: i32,
     /// local, host, hostssl, hostnossl, …
     pub kind: String,
-    /// Databases.
+    /// The database column, which may contain `replication`.
     pub databases: Vec<String>,
-    /// Roles; `+role` is a group.
+    /// The user column; `+role` stands for the members of a role.
     pub roles: Vec<String>,
-    /// Address or name; None for local.
+    /// Address or host name; None for `local`.
     pub address: Option<String>,
     /// md5, scram-sha-256, reject, …
     pub method: String,
@@ -22,22 +22,22 @@ pub struct Rule {
     pub error: Option<String>,
 }
 
-/// What pg_hba does with a login.
+/// What pg_hba does with a replication login.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict<'a> {
-    /// A line admits it from everywhere.
+pub enum Admission<'a> {
+    /// This line admits it from every address.
     Admitted(&'a Rule),
-    /// A line admits it, but only from these addresses.
+    /// This line admits it, but only from its address.
     AdmittedFrom(&'a Rule),
-    /// A line sends it away.
+    /// This line rejects it.
     Rejected(&'a Rule),
-    /// No line speaks of it.
-    Unmentioned,
+    /// No line matches, so the server rejects it.
+    NoMatch,
 }
 
-/// Who may log in to stream over TLS.
-pub fn replication<'a>(rules: &'a [Rule], role: &str) -> Verdict<'a> {
-    let speaks = |rule: &&Rule| {
+/// What pg_hba does when `role` logs in over TLS for physical replication.
+pub fn replication<'a>(rules: &'a [Rule], role: &str) -> Admission<'a> {
+    let matches_login = |rule: &&Rule| {
         matches!(rule.kind.as_str(), "host" | "hostssl")
             && rule.error.is_none()
             && rule
@@ -48,22 +48,22 @@ pub fn replication<'a>(rules: &'a [Rule], role: &str) -> Verdict<'a> {
     };
     let everywhere = |rule: &Rule| matches!(rule.address.as_deref(), Some("all" | "0.0.0.0"));
     let mut narrow = None;
-    for rule in rules.iter().filter(speaks) {
+    for rule in rules.iter().filter(matches_login) {
         match (rule.method.as_str(), everywhere(rule)) {
             ("reject", true) => {
-                return narrow.map_or(Verdict::Rejected(rule), Verdict::AdmittedFrom);
+                return narrow.map_or(Admission::Rejected(rule), Admission::AdmittedFrom);
             }
-            // A narrower reject may or may not hit the target's pods; the login that is tried
-            // afterwards tells.
+            // A reject for some addresses may or may not match the target's pods; the login that
+            // follows shows it.
             ("reject", false) => {}
-            (_, true) => return Verdict::Admitted(rule),
+            (_, true) => return Admission::Admitted(rule),
             (_, false) => narrow = narrow.or(Some(rule)),
         }
     }
-    narrow.map_or(Verdict::Unmentioned, Verdict::AdmittedFrom)
+    narrow.map_or(Admission::NoMatch, Admission::AdmittedFrom)
 }
 
-/// Whether a login without TLS is sent away, as Spilo does.
+/// Whether logins without TLS are rejected, as in Spilo's default.
 pub fn refuses_plaintext(rules: &[Rule]) -> bool {
     let all = |names: &[String]| names.iter().any(|name| name == "all");
     let plain = rules.iter().find(|rule| {
@@ -75,8 +75,8 @@ pub fn refuses_plaintext(rules: &[Rule]) -> bool {
     plain.is_none_or(|rule| rule.method == "reject")
 }
 
-/// The lines of a file, without comments and empty ones: the list that the CR must spell out,
-/// because it replaces Spilo's whole.
+/// The lines of a file without comments and empty lines: the list that the postgresql resource must
+/// contain in full, because it replaces Spilo's.
 pub fn lines(file: &str) -> Vec<String> {
     let lines = file
         .lines()
@@ -87,24 +87,25 @@ pub fn lines(file: &str) -> Vec<String> {
         .collect()
 }
 
-/// `list` with a line that admits `role` for replication over TLS, behind the last line that speaks
-/// of replication; a list that has one stays as it is.
+/// `list` with a line that admits `role` for replication over TLS, added after the last line about
+/// replication. A list that has such a line already is returned unchanged.
 pub fn with_replication(list: &[String], role: &str) -> Vec<String> {
-    let has = |line: &str, place: usize, name: &str| {
+    let column_has = |line: &str, column: usize, name: &str| {
         line.split_whitespace()
-            .nth(place)
+            .nth(column)
             .is_some_and(|names| names.split(',').any(|one| one == name))
     };
     let mut list = list.to_vec();
     if list
         .iter()
-        .any(|line| !line.starts_with("local") && has(line, 1, "replication") && has(line, 2, role))
+        .filter(|line| !line.starts_with("local"))
+        .any(|line| column_has(line, 1, "replication") && column_has(line, 2, role))
     {
         return list;
     }
     let place = list
         .iter()
-        .rposition(|line| has(line, 1, "replication"))
+        .rposition(|line| column_has(line, 1, "replication"))
         .map_or(0, |last| last + 1);
     list.insert(
         place,
@@ -117,7 +118,7 @@ pub fn with_replication(list: &[String], role: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// Spilo's default, facts/zalando.md §2.
+    /// Spilo's default (docs/operators/zalando.md).
     const SPILO: &str = "# Do not edit this file manually!
 local   all             all                                   trust
 hostssl all             +zalandos    127.0.0.1/32       pam
@@ -146,20 +147,17 @@ hostssl all             all                all                md5
     }
 
     #[test]
-    fn spilo_admits_its_standby_role_and_nobody_else_for_replication() {
+    fn spilo_admits_only_its_standby_role_for_replication() {
         let rules = rules(SPILO);
         assert!(
-            matches!(replication(&rules, "standby"), Verdict::Admitted(rule) if rule.method == "md5")
+            matches!(replication(&rules, "standby"), Admission::Admitted(r) if r.method == "md5")
         );
-        assert_eq!(
-            replication(&rules, "streaming_replica"),
-            Verdict::Unmentioned
-        );
+        assert_eq!(replication(&rules, "streaming_replica"), Admission::NoMatch);
         assert!(refuses_plaintext(&rules));
     }
 
     #[test]
-    fn the_new_line_stands_behind_the_replication_lines_and_admits_the_role() {
+    fn the_new_line_follows_the_replication_lines_and_admits_the_role() {
         let list = with_replication(&lines(SPILO), "streaming_replica");
         assert_eq!(list.len(), lines(SPILO).len() + 1);
         assert_eq!(
@@ -171,35 +169,35 @@ hostssl all             all                all                md5
         assert_eq!(
             with_replication(&list, "streaming_replica"),
             list,
-            "once is enough"
+            "it is added only once"
         );
         assert!(matches!(
             replication(&rules, "streaming_replica"),
-            Verdict::Admitted(_)
+            Admission::Admitted(_)
         ));
         assert!(matches!(
             replication(&rules, "standby"),
-            Verdict::Admitted(_)
+            Admission::Admitted(_)
         ));
     }
 
     #[test]
-    fn a_reject_in_front_wins_and_an_address_narrows() {
+    fn the_first_matching_line_decides_and_an_address_limits_it() {
         let front =
             rules("hostssl replication all all reject\nhostssl replication standby all md5");
         assert!(matches!(
             replication(&front, "standby"),
-            Verdict::Rejected(_)
+            Admission::Rejected(_)
         ));
         let narrow =
             rules("hostssl replication standby 10.0.0.0/8 md5\nhost replication all all reject");
         assert!(
-            matches!(replication(&narrow, "standby"), Verdict::AdmittedFrom(rule) if rule.line == 0)
+            matches!(replication(&narrow, "standby"), Admission::AdmittedFrom(r) if r.line == 0)
         );
     }
 
     #[test]
-    fn a_list_without_replication_lines_gets_it_in_front() {
+    fn a_list_without_replication_lines_gets_the_new_line_first() {
         assert_eq!(
             with_replication(&["local all all trust".into()], "r")[0],
             "hostssl replication r all scram-sha-256"
@@ -207,7 +205,7 @@ hostssl all             all                all                md5
     }
 
     #[test]
-    fn plaintext_is_accepted_where_a_host_line_says_so() {
+    fn plaintext_is_accepted_if_a_host_line_admits_it() {
         assert!(!refuses_plaintext(&rules("host all all all md5")));
         assert!(refuses_plaintext(&rules("hostssl all all all md5")));
     }

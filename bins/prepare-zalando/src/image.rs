@@ -1,31 +1,31 @@
-//! What is known of a target image by its name: PostgreSQL's version, the operating system's
-//! collations, the extensions in it.
+//! What the name of a target image tells: the version of PostgreSQL, the version of glibc (and so
+//! the sort orders), and the extensions.
 //!
 //! The images of CloudNativePG (repository cloudnative-pg/postgres-containers) are tagged
 //! `17.6-standard-trixie`, with a time stamp between version and kind in tags that do not move; a
 //! bare `17` or `17.6` is a system image on bullseye.
 
-/// An image reference, taken apart.
+/// The parts of an image reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// Major version.
     pub major: u32,
-    /// Minor version, when the tag says it.
+    /// Minor version; None when the tag has none.
     pub minor: Option<u32>,
-    /// Kind; None for an image that is not CloudNativePG's.
+    /// Kind of CloudNativePG's image; None when the tag names none.
     pub kind: Option<Kind>,
-    /// glibc's version; None when unknown.
+    /// Version of glibc; None when the tag names no known Debian release.
     pub glibc: Option<&'static str>,
 }
 
-/// The kinds of CloudNativePG's images.
+/// Kind of an image of CloudNativePG (repository cloudnative-pg/postgres-containers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Server and contrib; the locales C, C.UTF-8 and POSIX only.
     Minimal,
-    /// And all locales, pgaudit, pgvector.
+    /// As minimal, with all locales, pgaudit and pgvector.
     Standard,
-    /// And barman; deprecated.
+    /// As standard, with barman; deprecated.
     System,
 }
 
@@ -33,13 +33,15 @@ pub enum Kind {
 /// packages them.
 #[rustfmt::skip]
 const CONTRIB: &[&str] = &[
-    "amcheck", "autoinc", "bloom", "btree_gin", "btree_gist", "citext", "cube", "dblink", "dict_int", "dict_xsyn", "earthdistance",
-    "file_fdw", "fuzzystrmatch", "hstore", "insert_username", "intagg", "intarray", "isn", "lo", "ltree", "moddatetime", "pageinspect",
-    "pg_buffercache", "pg_freespacemap", "pg_prewarm", "pg_stat_statements", "pg_surgery", "pg_trgm", "pg_visibility", "pg_walinspect",
-    "pgcrypto", "pgrowlocks", "pgstattuple", "plpgsql", "postgres_fdw", "refint", "seg", "sslinfo", "tablefunc", "tcn",
-    "tsm_system_rows", "tsm_system_time", "unaccent", "uuid-ossp", "xml2",
+    "amcheck", "autoinc", "bloom", "btree_gin", "btree_gist", "citext", "cube", "dblink",
+    "dict_int", "dict_xsyn", "earthdistance", "file_fdw", "fuzzystrmatch", "hstore",
+    "insert_username", "intagg", "intarray", "isn", "lo", "ltree", "moddatetime", "pageinspect",
+    "pg_buffercache", "pg_freespacemap", "pg_prewarm", "pg_stat_statements", "pg_surgery",
+    "pg_trgm", "pg_visibility", "pg_walinspect", "pgcrypto", "pgrowlocks", "pgstattuple", "plpgsql",
+    "postgres_fdw", "refint", "seg", "sslinfo", "tablefunc", "tcn", "tsm_system_rows",
+    "tsm_system_time", "unaccent", "uuid-ossp", "xml2",
 ];
-/// Extensions that standard and system images have besides.
+/// Extensions that standard and system images have in addition.
 const STANDARD: &[&str] = &["pgaudit", "vector"];
 /// Contributed libraries without an extension of their own.
 const LIBRARIES: &[&str] = &[
@@ -51,9 +53,9 @@ const LIBRARIES: &[&str] = &[
     "basic_archive",
 ];
 
-/// Extensions that Spilo makes for itself in every database (facts/zalando.md §5): nobody misses
-/// them after the migration.
-pub const SPILO_OWN: &[&str] = &[
+/// Extensions that Spilo creates in every database for its own use; no application needs them
+/// (docs/operators/zalando.md).
+pub const SPILO_EXTENSIONS: &[&str] = &[
     "pg_auth_mon",
     "pg_cron",
     "pg_stat_kcache",
@@ -62,11 +64,25 @@ pub const SPILO_OWN: &[&str] = &[
     "bg_mon",
 ];
 
+/// Libraries that Spilo preloads by default (Spilo's
+/// postgres-appliance/scripts/configure_spilo.py). Where an extension of one of them is installed,
+/// that is a finding of its own.
+pub const SPILO_LIBRARIES: &[&str] = &[
+    "bg_mon",
+    "pg_auth_mon",
+    "pg_cron",
+    "pg_stat_kcache",
+    "pg_stat_statements",
+    "pgextwlist",
+    "set_user",
+    "timescaledb",
+];
+
 impl Image {
-    /// Reads an image reference.
+    /// Parses an image reference.
     ///
     /// # Errors
-    /// Why CloudNativePG's webhook would refuse it.
+    /// The reason why CloudNativePG's webhook would refuse it.
     pub fn parse(reference: &str) -> Result<Self, String> {
         let (path, _digest) = reference.split_once('@').unwrap_or((reference, ""));
         let name = path.rsplit('/').next().unwrap_or(path);
@@ -79,17 +95,24 @@ impl Image {
         })?;
         let words: Vec<&str> = words.collect();
         let known = path.ends_with(&format!("cloudnative-pg/postgresql:{tag}"));
-        let kind = match () {
-            () if words.contains(&"minimal") => Some(Kind::Minimal),
-            () if words.contains(&"standard") => Some(Kind::Standard),
-            () if words.contains(&"system") || (known && words.is_empty()) => Some(Kind::System),
-            () => None,
+        let bare = known && words.is_empty();
+        let kind = if words.contains(&"minimal") {
+            Some(Kind::Minimal)
+        } else if words.contains(&"standard") {
+            Some(Kind::Standard)
+        } else if words.contains(&"system") || bare {
+            Some(Kind::System)
+        } else {
+            None
         };
-        let glibc = match () {
-            () if words.contains(&"trixie") => Some("2.41"),
-            () if words.contains(&"bookworm") => Some("2.36"),
-            () if words.contains(&"bullseye") || (known && words.is_empty()) => Some("2.31"),
-            () => None,
+        let glibc = if words.contains(&"trixie") {
+            Some("2.41")
+        } else if words.contains(&"bookworm") {
+            Some("2.36")
+        } else if words.contains(&"bullseye") || bare {
+            Some("2.31")
+        } else {
+            None
         };
         Ok(Self {
             major,
@@ -99,7 +122,7 @@ impl Image {
         })
     }
 
-    /// Whether it has this extension; None when that cannot be told from its name.
+    /// Whether the image has this extension; None when its name does not tell.
     pub fn has_extension(&self, name: &str) -> Option<bool> {
         match (CONTRIB.contains(&name), STANDARD.contains(&name), self.kind) {
             (true, _, _) => Some(true),
@@ -109,7 +132,7 @@ impl Image {
         }
     }
 
-    /// Whether a library that sessions load is in it.
+    /// Whether the image certainly has this library, given by name or path.
     pub fn has_library(&self, name: &str) -> bool {
         let name = name
             .rsplit('/')
@@ -119,7 +142,7 @@ impl Image {
         LIBRARIES.contains(&name) || self.has_extension(name) == Some(true)
     }
 
-    /// Whether it has locales such as en_US.UTF-8.
+    /// Whether the image has locales such as en_US.UTF-8.
     pub fn has_locales(&self) -> bool {
         self.kind != Some(Kind::Minimal)
     }
@@ -140,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_tells_version_kind_and_glibc() {
+    fn a_tag_gives_version_kind_and_glibc() {
         let image = Image::parse(
             "ghcr.io/cloudnative-pg/postgresql:17.6-202509151215-standard-trixie@sha256:0123",
         )
@@ -159,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_tag_is_the_old_system_image() {
+    fn a_bare_tag_is_a_system_image_on_bullseye() {
         let image = Image::parse("ghcr.io/cloudnative-pg/postgresql:17").unwrap();
         assert_eq!(
             (image.kind, image.glibc),
@@ -168,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_foreign_image_little_is_known() {
+    fn an_image_of_another_vendor_has_an_unknown_kind_and_glibc() {
         let image = Image::parse("registry:5000/own/postgresql:17.11").unwrap();
         assert_eq!(
             (image.minor, image.kind, image.glibc),
@@ -180,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cloudnativepg_refuses_is_refused_here() {
+    fn references_that_cloudnativepg_refuses_are_refused() {
         for wrong in [
             "postgresql",
             "postgresql:latest",

@@ -1,54 +1,55 @@
-//! `prepare-zalando`: makes the source ready to be followed, and writes the manifest of the Cluster
-//! that will follow it.
+//! `prepare-zalando`: prepares the source for replication and renders the manifest of the target.
 //!
-//! **Promise when it exits 0:** the role that the target replicates as can log in, what
-//! CloudNativePG will need of roles is there, the Secrets that the manifest refers to exist, and
-//! the ConfigMap `<TARGET_CLUSTER>-cluster-replica` holds a manifest made for *this* source. Every
-//! blocker and warning has been listed. No pod of the source was restarted unless that was asked
-//! for. A second run changes nothing.
+//! **Promise when it exits 0:** the role that the target replicates as can log in, the roles that
+//! CloudNativePG needs exist, the Secrets that the manifest refers to exist, and the ConfigMap
+//! `<TARGET_CLUSTER>-cluster-replica` holds a manifest made for *this* source. Every finding has
+//! been reported. No pod of the source was restarted unless a setting allows it. A second run
+//! changes nothing.
 //!
 //! Its steps:
-//! 1. look at both sides;
-//! 2. list what was found, and refuse before the first effect when something stands in the way;
-//! 3. change the `postgresql` resource, only when that was asked for;
-//! 4. the Secret that the target logs in with, and the roles of CloudNativePG, in one transaction;
-//! 5. prove the login, over the replication protocol;
-//! 6. the Secrets of owner and superuser, and the manifest;
-//! 7. say what comes next.
+//! 1. observe the source and the target;
+//! 2. report the findings, and refuse before the first effect if one of them is a blocker;
+//! 3. change the `postgresql` resource, only if a setting requests it;
+//! 4. write the Secret that the target logs in with, and create CloudNativePG's roles in one
+//!    transaction;
+//! 5. log in over the replication protocol as the target will;
+//! 6. write the Secrets of the owner and the superuser, and the manifest;
+//! 7. print the next step.
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | SOURCE_CLUSTER, TARGET_CLUSTER, DATABASE | the `postgresql` resource, the Cluster to be, the application's database |
-//! | SOURCE_HOST, SOURCE_PORT, SOURCE_USER, SOURCE_SSLMODE, SOURCE_HOSTADDR | the leader, as a superuser |
-//! | SOURCE_PASSWORD_FILE | the superuser's password, mounted |
-//! | SOURCE_AUTH | `standby` (default) or `streaming_replica` |
-//! | ALLOW_SOURCE_ROLLING_UPDATE | `true`: pg_hba may be changed, which restarts the source's pods |
-//! | WAL_KEEP_MB | raise wal_keep_size of the source to this |
-//! | TARGET_IMAGE, TARGET_STORAGE, TARGET_STORAGE_CLASS, ADOPT_IMAGE | go into the manifest |
-//! | DRY_RUN | `true`: say what would be done, print the manifest, change nothing |
+//! | SOURCE_CLUSTER, TARGET_CLUSTER | the `postgresql` resource, and the Cluster to be created |
+//! | DATABASE | the application's database |
+//! | SOURCE_HOST, SOURCE_PORT, SOURCE_HOSTADDR, SOURCE_SSLMODE | how to reach the leader |
+//! | SOURCE_USER, SOURCE_PASSWORD_FILE | the superuser, and its password in a mounted file |
+//! | SOURCE_AUTH | the replication role: `standby` (default) or `streaming_replica` |
+//! | ALLOW_SOURCE_ROLLING_UPDATE | `true`: allow changing pg_hba, which restarts pods |
+//! | WAL_KEEP_MB | raise wal_keep_size of the source to this many MB |
+//! | TARGET_IMAGE, TARGET_STORAGE, TARGET_STORAGE_CLASS, ADOPT_IMAGE | values of the manifest |
+//! | ARCHIVE_RESTART | `never` (default): the promotion takes no restart |
+//! | DRY_RUN | `true`: report what would be done, print the manifest, change nothing |
+//!
+//! Unless a function says otherwise, its errors are those of the Kubernetes API or of the source's
+//! server, with the kind that [`job::error`] gives them.
 
+mod cluster_manifest;
 mod cnpg_roles;
-#[cfg(test)]
-mod example;
 mod facts;
 mod findings;
+#[cfg(test)]
+mod fixture;
 mod hba;
-mod hidden;
 mod image;
-mod inspect;
-mod login;
-mod manifest;
-mod publish;
+mod manifest_config_map;
+mod observation;
+mod output;
+mod parameters;
 mod queries;
-mod roles;
-mod scram;
+mod replication_login;
 mod secrets;
 mod settings;
 mod source_change;
-mod source_update;
-mod tell;
-mod tuning;
-mod yaml;
+mod stored_password;
 
 use std::process::ExitCode;
 
@@ -59,7 +60,7 @@ use job::{
     record_store,
 };
 
-use crate::{image::Image, inspect::Seen, settings::Settings};
+use crate::{image::Image, observation::Observation, settings::Settings};
 
 fn main() -> ExitCode {
     context::main("prepare-zalando", async |settings: Settings, run: Run| {
@@ -68,72 +69,82 @@ fn main() -> ExitCode {
 }
 
 async fn prepare(settings: &Settings, run: &Run) -> Result<()> {
+    if settings.dry_run {
+        run.report.events_off();
+    }
     let connection: Connection = config::prefixed("SOURCE_")?;
-    let image = Image::parse(&settings.target_image).map_err(|why| {
-        Error::config(format!("TARGET_IMAGE: {why}"))
+    let image = Image::parse(&settings.target_image).map_err(|reason| {
+        Error::config(format!("TARGET_IMAGE: {reason}"))
             .hint("set it in the ConfigMap replica-migration")
     })?;
-    tell::refuse(&run.report, &findings::target::name(settings))?;
+    output::refuse(&run.report, &findings::target::name(settings))?;
     record_store::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
 
-    let mut seen = inspect::everything(run, settings, &connection).await?;
-    tell::what_was_seen(&run.report, &seen.facts);
-    let found = findings::all(&seen.facts, settings, &image);
-    tell::warnings(&run.report, settings, &found);
-    tell::refuse(&run.report, &found)?;
+    let mut observed = observation::observe(run, settings, &connection).await?;
+    output::observed(&run.report, &observed.facts);
+    let found = findings::all(&observed.facts, settings, &image);
+    output::findings(&run.report, &found);
+    output::refuse(&run.report, &found)?;
 
-    let needed = source_change::needed(&seen.facts, settings);
+    let required = source_change::required(&observed.facts, settings);
     if settings.dry_run {
-        return tell::plan(run, settings, &seen, &needed, &image).await;
+        return output::dry_run(run, settings, &observed, &required, &image).await;
     }
-    if !needed.is_empty() {
-        source_update::carry_out(run, settings, &seen.reach, &needed).await?;
-        seen = inspect::everything(run, settings, &connection).await?;
-        tell::refuse(&run.report, &findings::all(&seen.facts, settings, &image))?;
+    if !required.is_empty() {
+        source_change::apply::apply(run, settings, &observed.source, &required).await?;
+        observed = observation::observe(run, settings, &connection).await?;
+        let found = findings::all(&observed.facts, settings, &image);
+        output::refuse(&run.report, &found)?;
     }
-    effects(run, settings, &seen, &image).await
+    carry_out(run, settings, &observed, &image).await
 }
 
-async fn effects(run: &Run, settings: &Settings, seen: &Seen, image: &Image) -> Result<()> {
+/// Steps 4 to 7: Secrets, roles, login and manifest.
+async fn carry_out(
+    run: &Run,
+    settings: &Settings,
+    observed: &Observation,
+    image: &Image,
+) -> Result<()> {
     let report = &run.report;
-    let source = login::alone(&seen.reach).await?;
-    let password = login::password(run, settings).await?;
-    let replication = login::secret(settings, &password);
-    let written = secrets::write(run, &replication).await?;
+    let source = replication_login::lock(&observed.source).await?;
+    let password = replication_login::password(run, settings).await?;
+    let replication = replication_login::secret(settings, &password);
+    let outcome = secrets::write(run, &replication).await?;
     report.step(
         "PasswordStored",
         format!(
             "password stored in secret {}: {}",
             replication.name,
-            written.word()
+            outcome.describe()
         ),
     );
 
-    login::make_roles(run, settings, &source, &password).await?;
-    login::prove(run, settings, &seen.reach, &source, &password).await?;
+    replication_login::create_roles(run, settings, &source, &password).await?;
+    replication_login::verify(run, settings, &observed.source, &source, &password).await?;
 
-    for (reason, credentials) in login::promoted(settings, seen) {
-        let written = secrets::write(run, &credentials).await?;
+    for (reason, credentials) in replication_login::promotion_credentials(settings, observed) {
+        let outcome = secrets::write(run, &credentials).await?;
         report.step(
             reason,
             format!(
                 "secret {} {} ({})",
                 credentials.name,
-                written.word(),
+                outcome.describe(),
                 credentials.username
             ),
         );
     }
-    let manifest = manifest::render(&seen.facts, settings, image);
-    let written = publish::write(run, settings, &manifest).await?;
+    let manifest = cluster_manifest::render(&observed.facts, settings, image)?;
+    let outcome = manifest_config_map::write(run, settings, &manifest).await?;
     report.step(
         "ManifestWritten",
         format!(
             "manifest in configmap {}: {}",
             settings.manifest_map(),
-            written.word()
+            outcome.describe()
         ),
     );
-    tell::ready(run, settings, seen);
+    output::ready(run, settings, observed);
     Ok(())
 }

@@ -1,32 +1,34 @@
-//! What is asked of the source's leader, a function per question.
+//! The queries to the source's leader, one function each.
 
 use std::collections::BTreeMap;
 
 use job::error::{Context as _, Result};
 use platform::postgres::Session;
+use secrecy::SecretString;
 use tokio_postgres::Row;
 
 use crate::{
     facts::{Database, Role, Server, Setting},
     hba::Rule,
-    hidden::Hidden,
-    scram,
+    stored_password,
 };
 
-/// Sessions that are idle in a transaction for longer than this are worth a word.
+/// Transactions that have been open for longer than this are reported.
 const LONG_MINUTES: i32 = 5;
-/// Statistics younger than this say nothing about the rate of WAL.
+/// Statistics younger than this give no reliable average rate of WAL.
 const RATE_SECONDS_MIN: i32 = 600;
 
-/// Whether this session may see and do everything.
+/// Whether this session has superuser privileges.
 pub async fn is_superuser(session: &Session) -> Result<bool> {
     let row = session
         .query_one("select current_setting('is_superuser')::bool", &[])
         .await;
-    Ok(row.context("asking for the rights of this session")?.get(0))
+    Ok(row
+        .context("reading the privileges of this session")?
+        .get(0))
 }
 
-/// All GUCs. What this session's own options hide is taken from the files.
+/// All parameters. Those that this session has overridden are read from the configuration files.
 pub async fn settings(session: &Session) -> Result<BTreeMap<String, Setting>> {
     let rows = session
         .query(
@@ -50,7 +52,7 @@ pub async fn settings(session: &Session) -> Result<BTreeMap<String, Setting>> {
     Ok(rows.iter().map(|row| (row.get(0), setting(row))).collect())
 }
 
-/// What ALTER SYSTEM has written.
+/// The parameters that ALTER SYSTEM has written.
 pub async fn auto_conf(session: &Session) -> Result<BTreeMap<String, String>> {
     let rows = session
         .query(
@@ -63,7 +65,7 @@ pub async fn auto_conf(session: &Session) -> Result<BTreeMap<String, String>> {
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// pg_hba.conf as the server understands it.
+/// The lines of pg_hba.conf as the server has parsed them.
 pub async fn hba_rules(session: &Session) -> Result<Vec<Rule>> {
     let rows = session
         .query(
@@ -87,7 +89,7 @@ pub async fn hba_rules(session: &Session) -> Result<Vec<Rule>> {
     Ok(rows.iter().map(rule).collect())
 }
 
-/// pg_hba.conf as it is written.
+/// The text of pg_hba.conf.
 pub async fn hba_file(session: &Session) -> Result<String> {
     let row = session
         .query_one("select pg_read_file(current_setting('hba_file'))", &[])
@@ -112,13 +114,15 @@ pub async fn roles(session: &Session) -> Result<Vec<Role>> {
         superuser: row.get(2),
         replication: row.get(3),
         expired: row.get(4),
-        hash: row.get::<_, Option<&str>>(5).and_then(scram::kind),
+        hash: row
+            .get::<_, Option<&str>>(5)
+            .and_then(stored_password::kind),
     };
     Ok(rows.iter().map(role).collect())
 }
 
-/// A role's stored hash; None when there is no such role, or it has no password.
-pub async fn stored_hash(session: &Session, role: &str) -> Result<Option<Hidden>> {
+/// A role's stored hash; None when the role does not exist or has no password.
+pub async fn stored_hash(session: &Session, role: &str) -> Result<Option<SecretString>> {
     let row = session
         .query_opt(
             "select rolpassword from pg_authid where rolname = $1",
@@ -128,10 +132,10 @@ pub async fn stored_hash(session: &Session, role: &str) -> Result<Option<Hidden>
     let row = row.context(format!("reading how the password of {role} is stored"))?;
     Ok(row
         .and_then(|row| row.get::<_, Option<String>>(0))
-        .map(Hidden::new))
+        .map(SecretString::from))
 }
 
-/// Databases that can be connected to; what is in them is for [`contents`].
+/// The databases that accept connections, without what [`contents`] reads.
 pub async fn databases(session: &Session) -> Result<Vec<Database>> {
     let rows = session
         .query(
@@ -156,9 +160,9 @@ pub async fn databases(session: &Session) -> Result<Vec<Database>> {
     Ok(rows.iter().map(database).collect())
 }
 
-/// What is in the database that this session is connected to.
+/// Reads the contents of the database that this session is connected to.
 pub async fn contents(session: &Session, database: &mut Database) -> Result<()> {
-    let doing = format!("looking into database {}", database.name);
+    let doing = format!("reading the contents of database {}", database.name);
     let row = session
         .query_one(
             "with unlogged as (select oid::regclass::text as name from pg_class where \
@@ -187,9 +191,9 @@ pub async fn contents(session: &Session, database: &mut Database) -> Result<()> 
     Ok(())
 }
 
-/// Indexes whose order the operating system (or ICU) decides: a column collates with something else
-/// than C, POSIX or the builtin provider's. OID 100 is the database's own collation; objects of
-/// PostgreSQL itself have OIDs below 16384 and collate with C.
+/// The number of indexes whose order depends on libc or ICU: the collation of a column is not C,
+/// not POSIX and not of the builtin provider. The provider `d` stands for the database's own
+/// collation. PostgreSQL's own objects have OIDs below 16384 and use the collation C.
 async fn collated_indexes(session: &Session) -> Result<u32> {
     let row = session
         .query_one(
@@ -210,7 +214,7 @@ async fn collated_indexes(session: &Session) -> Result<u32> {
     Ok(row.get::<_, i64>(0) as u32)
 }
 
-/// Facts of the server that are no GUCs; `target` is what the target calls itself in
+/// State of the server that is not a parameter; `target` is the target's application_name in
 /// pg_stat_replication.
 pub async fn server(session: &Session, target: &str) -> Result<Server> {
     let identity = platform::postgres::identity(session).await?;
@@ -256,14 +260,14 @@ async fn long_transactions(session: &Session) -> Result<Vec<(String, String, i64
             &[&LONG_MINUTES],
         )
         .await
-        .context("looking for long transactions")?;
+        .context("reading long transactions")?;
     Ok(rows
         .iter()
         .map(|row| (row.get(0), row.get(1), row.get(2)))
         .collect())
 }
 
-/// Libraries that a setting of a role or a database, or of everybody, loads into sessions.
+/// Libraries that sessions load because of a setting of a role, a database or the configuration.
 async fn session_libraries(session: &Session) -> Result<Vec<(String, String)>> {
     let rows = session
         .query(
@@ -281,7 +285,7 @@ async fn session_libraries(session: &Session) -> Result<Vec<(String, String)>> {
             &[],
         )
         .await
-        .context("looking for libraries that sessions load")?;
+        .context("reading the libraries that sessions load")?;
     Ok(rows
         .iter()
         .map(|row| (row.get::<_, String>(0).trim().to_owned(), row.get(1)))

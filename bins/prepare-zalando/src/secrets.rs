@@ -1,4 +1,4 @@
-//! Writes the Secrets that the Cluster will refer to. What is right already is not touched.
+//! Writes the Secrets that the Cluster refers to. A Secret that is up to date is left unchanged.
 
 use std::collections::BTreeMap;
 
@@ -10,68 +10,65 @@ use job::{
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, api::ObjectMeta};
 use protocol::record::labels;
+use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::hidden::Hidden;
-
-/// CloudNativePG reads the keys username and password only; the type is for people.
+/// CloudNativePG only needs the keys username and password; the type describes
+/// them to users.
 const TYPE: &str = "kubernetes.io/basic-auth";
-/// Tells CloudNativePG to read a Secret again when it changes.
+/// Label that makes CloudNativePG read a Secret again when it changes.
 const RELOAD: &str = "cnpg.io/reload";
 
-/// What became of an object.
+/// What writing an object did, or would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// It was not there.
+pub enum Outcome {
+    /// The object did not exist.
     Created,
-    /// It was there, and different.
+    /// The object existed with other contents.
     Changed,
-    /// It was right.
+    /// The object was up to date.
     Unchanged,
 }
 
-impl Written {
-    /// For a sentence that begins with the object's name.
-    pub fn word(self) -> &'static str {
+impl Outcome {
+    /// Completes a sentence that begins with the object's name.
+    pub fn describe(self) -> &'static str {
         match self {
             Self::Created => "created",
             Self::Changed => "changed",
-            Self::Unchanged => "is right already",
+            Self::Unchanged => "is up to date",
         }
     }
 }
 
-/// A Secret of a role and its password, or its hash.
+/// Contents of a Secret with a role's login.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     /// Name of the Secret.
     pub name: String,
-    /// The role.
+    /// Name of the role.
     pub username: String,
-    /// What to log in with, or what the server stores.
-    pub password: Hidden,
+    /// The password, or its hash as the source stores it.
+    pub password: SecretString,
 }
 
-/// Says what [`write`] would do.
-///
-/// # Errors
-/// The API's.
-pub async fn compare(run: &Run, wanted: &Credentials) -> Result<Written> {
+/// What [`write`] would do.
+pub async fn compare(run: &Run, wanted: &Credentials) -> Result<Outcome> {
     let found = kubernetes::get(&secrets(run), &wanted.name).await?;
-    Ok(judge(found.as_ref(), &data(wanted)))
+    Ok(compared(found.as_ref(), &data(wanted)))
 }
 
-/// Makes sure that the Secret holds exactly this.
+/// Creates or changes the Secret, unless it is up to date.
 ///
 /// # Errors
-/// The API's; Unsafe when the API server holds something else afterwards.
-pub async fn write(run: &Run, wanted: &Credentials) -> Result<Written> {
+/// Unsafe when the API server holds other contents afterwards.
+pub async fn write(run: &Run, wanted: &Credentials) -> Result<Outcome> {
     let (secrets, data) = (secrets(run), data(wanted));
     let found = kubernetes::get(&secrets, &wanted.name).await?;
-    let written = judge(found.as_ref(), &data);
-    if written == Written::Unchanged {
-        return Ok(written);
+    let outcome = compared(found.as_ref(), &data);
+    if outcome == Outcome::Unchanged {
+        return Ok(outcome);
     }
-    // The type of a Secret cannot be changed: one that somebody made by hand keeps its own.
+    // The type of a Secret is immutable: a Secret created by another client keeps its type.
     let kind = found
         .and_then(|secret| secret.type_)
         .unwrap_or_else(|| TYPE.into());
@@ -88,14 +85,14 @@ pub async fn write(run: &Run, wanted: &Credentials) -> Result<Written> {
         ..Secret::default()
     };
     let held = kubernetes::apply(&secrets, &wanted.name, &secret).await?;
-    match judge(Some(&held), &data) {
-        Written::Unchanged => Ok(written),
-        _ => Err(Error::contradiction(format!(
-            "secret {} holds something else than was just written",
-            wanted.name
-        ))
-        .hint("something changes it as soon as it is written: find out what")),
+    if compared(Some(&held), &data) == Outcome::Unchanged {
+        return Ok(outcome);
     }
+    Err(Error::contradiction(format!(
+        "secret {} has other contents than were just written",
+        wanted.name
+    ))
+    .hint("find the controller that changes this Secret, stop it, and run this step again"))
 }
 
 fn secrets(run: &Run) -> Api<Secret> {
@@ -106,18 +103,22 @@ fn data(wanted: &Credentials) -> BTreeMap<String, ByteString> {
     let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
     [
         ("username".to_owned(), bytes(&wanted.username)),
-        ("password".to_owned(), bytes(wanted.password.reveal())),
+        (
+            "password".to_owned(),
+            bytes(wanted.password.expose_secret()),
+        ),
     ]
     .into()
 }
 
-fn judge(found: Option<&Secret>, data: &BTreeMap<String, ByteString>) -> Written {
+fn compared(found: Option<&Secret>, data: &BTreeMap<String, ByteString>) -> Outcome {
     let Some(secret) = found else {
-        return Written::Created;
+        return Outcome::Created;
     };
     let held = |key: &String| secret.data.as_ref().and_then(|data| data.get(key));
-    match data.iter().all(|(key, value)| held(key) == Some(value)) {
-        true => Written::Unchanged,
-        false => Written::Changed,
+    if data.iter().all(|(key, value)| held(key) == Some(value)) {
+        Outcome::Unchanged
+    } else {
+        Outcome::Changed
     }
 }

@@ -1,4 +1,4 @@
-//! The environment of this step as types, and the names of the objects that it makes.
+//! The settings of this program, and the names of the objects that it writes.
 
 use std::str::FromStr;
 
@@ -9,10 +9,11 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceAuth {
-    /// The role that Spilo already admits for replication over TLS: nothing changes at the source.
+    /// The role that Spilo admits for replication over TLS. Nothing changes at the source.
     #[default]
     Standby,
-    /// CloudNativePG's own name for it: needs a line in pg_hba, which rolls the source's pods.
+    /// CloudNativePG's own replication role. It needs a line in pg_hba, which rolls the source's
+    /// pods.
     StreamingReplica,
 }
 
@@ -26,16 +27,16 @@ impl SourceAuth {
     }
 }
 
-fn never() -> ArchiveRestart {
+fn default_archive_restart() -> ArchiveRestart {
     ArchiveRestart::Never
 }
 
-/// The bytes behind a Kubernetes quantity, and the text as it was written.
+/// A Kubernetes quantity of bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantity {
-    /// As written, for example 40Gi.
+    /// As written in the setting, for example 40Gi.
     pub text: String,
-    /// Its value.
+    /// Its value in bytes.
     pub bytes: u64,
 }
 
@@ -43,7 +44,7 @@ impl FromStr for Quantity {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let unusable = || format!("{text:?} is not a size such as 40Gi");
+        let invalid = || format!("{text:?} is not a size such as 40Gi");
         let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let factor = match &text[digits.len()..] {
             "" => 1,
@@ -57,11 +58,11 @@ impl FromStr for Quantity {
             "G" => 1_000_000_000,
             "T" => 1_000_000_000_000,
             "P" => 1_000_000_000_000_000,
-            _ => return Err(unusable()),
+            _ => return Err(invalid()),
         };
-        let number: f64 = digits.parse().map_err(|_| unusable())?;
+        let number: f64 = digits.parse().map_err(|_| invalid())?;
         if !number.is_finite() || number <= 0.0 {
-            return Err(unusable());
+            return Err(invalid());
         }
         Ok(Self {
             text: text.to_owned(),
@@ -78,48 +79,48 @@ impl<'de> Deserialize<'de> for Quantity {
     }
 }
 
-/// Variables of this step; `SOURCE_HOST` and the rest of the connection are read apart.
+/// The variables of this program, except for those of the connection (`SOURCE_HOST` and others).
 #[derive(Clone, Debug, Deserialize)]
 pub struct Settings {
-    /// The `postgresql` resource.
+    /// Name of the `postgresql` resource.
     pub source_cluster: Name,
-    /// The Cluster that the manifest describes.
+    /// Name of the Cluster that the manifest describes.
     pub target_cluster: Name,
     /// The application's database.
     pub database: Text,
-    /// How the target logs in.
+    /// The role that the target replicates as.
     #[serde(default)]
     pub source_auth: SourceAuth,
-    /// Whether the source's pods may be rolled for a line in pg_hba.
+    /// Whether pg_hba may be changed, which rolls the source's pods.
     #[serde(default)]
     pub allow_source_rolling_update: bool,
-    /// Raise wal_keep_size to this many MB; None leaves it.
+    /// Raise wal_keep_size of the source to this many MB; None leaves it unchanged.
     #[serde(default, deserialize_with = "job::config::optional")]
     pub wal_keep_mb: Option<u32>,
-    /// The target's image.
+    /// The PostgreSQL image of the target.
     pub target_image: Text,
-    /// The target's volume.
+    /// Size of the target's volume.
     pub target_storage: Quantity,
-    /// Its storage class; None is the cluster's default.
+    /// Storage class of the volume; None for the Kubernetes cluster's default.
     #[serde(default, deserialize_with = "job::config::optional")]
     pub target_storage_class: Option<Name>,
-    /// The image that holds `/adopt-pgdata`.
+    /// The image that contains `/adopt-pgdata`.
     pub adopt_image: Text,
-    /// Whether the promotion shall take a restart.
-    #[serde(default = "never")]
+    /// When the restart takes place that turns WAL archiving on; `never` avoids it.
+    #[serde(default = "default_archive_restart")]
     pub archive_restart: ArchiveRestart,
-    /// Say what would be done, and do nothing.
+    /// Report what would be done, and change nothing.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// The Secret with what the target's WAL receiver logs in with.
+/// The Secret with the login of the target's WAL receiver.
 pub const REPLICATION_SECRET: &str = "zalando-streaming-replica";
-/// The Secret with the CA of the source, made by extract-certs.
+/// The Secret with the CA of the source, written by extract-certs.
 pub const CA_SECRET: &str = "zalando-replication-ca";
 
 impl Settings {
-    /// The Secret with the owner's stored hash.
+    /// The Secret with the owner's password as the source stores it.
     pub fn owner_secret(&self) -> String {
         format!("{}-owner", self.target_cluster)
     }
@@ -131,15 +132,15 @@ impl Settings {
     pub fn manifest_map(&self) -> String {
         format!("{}-cluster-replica", self.target_cluster)
     }
-    /// The manifest's key in it.
+    /// The key of the manifest in that ConfigMap.
     pub fn manifest_key(&self) -> String {
         format!("{}-cluster-replica.yaml", self.target_cluster)
     }
-    /// The pooler in front of the primary.
+    /// The Pooler of the primary.
     pub fn pooler_rw(&self) -> String {
         format!("{}-pooler-rw", self.target_cluster)
     }
-    /// The pooler for reading.
+    /// The Pooler for reads.
     pub fn pooler_ro(&self) -> String {
         format!("{}-pooler-ro", self.target_cluster)
     }
@@ -147,15 +148,24 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use job::config::Connection;
+    use variables::Variables;
+
     use super::*;
 
     #[test]
-    fn a_size_is_read_as_kubernetes_reads_it() {
+    fn a_size_has_the_value_that_kubernetes_gives_it() {
         assert_eq!("40Gi".parse::<Quantity>().unwrap().bytes, 40 << 30);
         assert_eq!("1.5Gi".parse::<Quantity>().unwrap().bytes, 3 << 29);
         assert_eq!("100G".parse::<Quantity>().unwrap().bytes, 100_000_000_000);
         for wrong in ["", "Gi", "40GB", "-1Gi", "0", "1e"] {
             assert!(wrong.parse::<Quantity>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_table_of_variables_is_right() {
+        let read = Variables::of::<Settings>("").and(Variables::of::<Connection>("SOURCE_"));
+        variables::check("prepare-zalando", &read);
     }
 }

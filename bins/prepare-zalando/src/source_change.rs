@@ -1,42 +1,44 @@
-//! What must be changed in the `postgresql` resource, when it was asked for: wal_keep_size, and a
-//! line in pg_hba.
+//! Changes of the `postgresql` resource that the settings request: wal_keep_size, and a line in
+//! pg_hba.
 //!
-//! wal_keep_size goes through Patroni's configuration and is a reload. pg_hba is part of the pods'
-//! environment: the operator recreates every pod and switches over, and the list in the resource
-//! replaces Spilo's whole (facts/zalando.md §2).
+//! The operator passes wal_keep_size on to Patroni, and a reload applies it. pg_hba is part of the
+//! pods' environment: the operator recreates every pod, with a switchover. The list in the resource
+//! replaces Spilo's list (docs/operators/zalando.md).
+
+pub mod apply;
 
 use platform::kubernetes::zalando::PostgresqlSpec;
 use serde_json::{Value, json};
 
 use crate::{
     facts::Facts,
-    hba::{self, Rule, Verdict},
+    hba::{self, Admission, Rule},
     settings::{Settings, SourceAuth},
 };
 
-/// What the server does not have yet.
+/// What the settings request and the server does not have yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Needed {
-    /// wal_keep_size in MB.
+pub struct Required {
+    /// A larger wal_keep_size, in MB.
     pub wal_keep_mb: Option<u32>,
-    /// The role that pg_hba must admit.
-    pub admitted: Option<&'static str>,
+    /// A role that pg_hba must admit.
+    pub admitted_role: Option<&'static str>,
 }
 
-impl Needed {
-    /// Nothing at all.
+impl Required {
+    /// Whether nothing is required.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// What is still missing, in words; None when the server has it all. `wal_keep_mb` and `rules`
-    /// are the server's now.
+    /// Describes what the server lacks; None when it has everything. `wal_keep_mb` and `rules` are
+    /// the server's current ones.
     pub fn missing(&self, wal_keep_mb: u64, rules: &[Rule]) -> Option<String> {
-        let unmentioned =
-            |role: &&str| matches!(hba::replication(rules, role), Verdict::Unmentioned);
+        let not_admitted =
+            |role: &&str| matches!(hba::replication(rules, role), Admission::NoMatch);
         let role = self
-            .admitted
-            .filter(unmentioned)
+            .admitted_role
+            .filter(not_admitted)
             .map(|role| format!("a leader whose pg_hba admits {role}"));
         let wal = self
             .wal_keep_mb
@@ -46,30 +48,30 @@ impl Needed {
     }
 }
 
-/// What of the settings the server does not have yet.
-pub fn needed(facts: &Facts, settings: &Settings) -> Needed {
+/// Compares the settings with the server's state.
+pub fn required(facts: &Facts, settings: &Settings) -> Required {
     let role = settings.source_auth.role();
-    let unmentioned = matches!(hba::replication(&facts.hba, role), Verdict::Unmentioned);
-    Needed {
+    let not_admitted = matches!(hba::replication(&facts.hba, role), Admission::NoMatch);
+    Required {
         wal_keep_mb: settings
             .wal_keep_mb
             .filter(|mb| u64::from(*mb) > facts.number("wal_keep_size")),
-        admitted: (settings.source_auth == SourceAuth::StreamingReplica && unmentioned)
+        admitted_role: (settings.source_auth == SourceAuth::StreamingReplica && not_admitted)
             .then_some(role),
     }
 }
 
-/// The merge patch of the resource's spec; None when it asks for all of it already. `running` is
-/// the server's own pg_hba.conf.
-pub fn patch(spec: &PostgresqlSpec, needed: &Needed, running: &str) -> Option<Value> {
+/// The merge patch of the resource; None when the resource requests everything already. `running`
+/// is the text of the server's pg_hba.conf.
+pub fn patch(spec: &PostgresqlSpec, required: &Required, running: &str) -> Option<Value> {
     let mut change = json!({});
-    if let Some(mb) = needed.wal_keep_mb {
+    if let Some(mb) = required.wal_keep_mb {
         let value = format!("{mb}MB");
         if spec.postgresql.parameters.get("wal_keep_size") != Some(&value) {
             change["postgresql"] = json!({"parameters": {"wal_keep_size": value}});
         }
     }
-    if let Some(role) = needed.admitted {
+    if let Some(role) = required.admitted_role {
         let own = spec
             .patroni
             .as_ref()
@@ -87,36 +89,41 @@ pub fn patch(spec: &PostgresqlSpec, needed: &Needed, running: &str) -> Option<Va
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::example;
+    use crate::fixture;
 
-    const RUNNING: &str = "# Patroni's\nlocal all all trust\nhostssl replication standby all \
-        md5\nhostssl all all all md5\n";
+    const RUNNING: &str = "# Patroni's\n\
+        local all all trust\n\
+        hostssl replication standby all md5\n\
+        hostssl all all all md5\n";
 
-    fn both() -> Needed {
-        Needed {
+    fn both() -> Required {
+        Required {
             wal_keep_mb: Some(4096),
-            admitted: Some("streaming_replica"),
+            admitted_role: Some("streaming_replica"),
         }
     }
 
     #[test]
-    fn nothing_is_needed_by_default() {
-        assert!(needed(&example::facts(), &example::settings()).is_empty());
+    fn the_default_settings_require_no_change() {
+        assert!(required(&fixture::facts(), &fixture::settings()).is_empty());
     }
 
     #[test]
-    fn only_more_wal_is_needed_and_only_for_a_role_that_is_not_admitted() {
-        let (facts, mut settings) = (example::facts(), example::settings());
+    fn a_change_is_required_for_more_wal_and_for_a_role_that_is_not_admitted() {
+        let (facts, mut settings) = (fixture::facts(), fixture::settings());
         settings.wal_keep_mb = Some(1024);
-        assert!(needed(&facts, &settings).is_empty(), "it has 2 GB already");
+        assert!(
+            required(&facts, &settings).is_empty(),
+            "it has 2 GB already"
+        );
         settings.wal_keep_mb = Some(4096);
         settings.source_auth = SourceAuth::StreamingReplica;
-        assert_eq!(needed(&facts, &settings), both());
+        assert_eq!(required(&facts, &settings), both());
     }
 
     #[test]
-    fn it_is_over_when_the_server_has_both() {
-        let rules = example::facts().hba;
+    fn nothing_is_missing_once_the_server_has_both() {
+        let rules = fixture::facts().hba;
         assert_eq!(
             both().missing(4096, &rules).as_deref(),
             Some("a leader whose pg_hba admits streaming_replica")
@@ -135,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_list_is_spelled_out_when_the_resource_has_none() {
+    fn a_resource_without_pg_hba_gets_the_complete_list() {
         let patch = patch(&PostgresqlSpec::default(), &both(), RUNNING).unwrap();
         let list = patch["spec"]["patroni"]["pg_hba"].as_array().unwrap();
         assert_eq!(list.len(), 4);
@@ -150,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_that_asks_for_it_already_is_not_patched_again() {
+    fn a_resource_that_requests_everything_already_is_not_patched() {
         let mut spec = PostgresqlSpec::default();
         let change = patch(&spec, &both(), RUNNING).unwrap();
         spec = serde_json::from_value(change["spec"].clone()).unwrap();

@@ -2,7 +2,7 @@
 //! Cluster and its pods show.
 //!
 //! CNPG says nothing itself when a clone cannot begin: its Job asks for ever and the phase stays
-//! the same (verified.md, *What stops the guide's way*, 1 to 6). So the likely cause is named here.
+//! the same (docs/operators/cloudnative-pg.md#clone-job). So the likely cause is named here.
 
 use std::time::Duration;
 

@@ -1,10 +1,11 @@
 //! Whether text sorts alike on both sides, and which indexes it touches if not.
 //!
 //! The copy brings indexes that were sorted by the source's C library or ICU. Where the target's
-//! sorts differently they are wrong until rebuilt, which a standby cannot do (facts/zalando.md §6,
-//! facts/cnpg.md §11). The versions that PostgreSQL knows may say too much, since most strings sort
-//! the same, or too little, since Spilo can exchange the locale behind them (USE_OLD_LOCALES): so
-//! some strings that are known to have moved are sorted on both sides, too.
+//! sorts differently they are wrong until rebuilt, which a standby cannot do
+//! (docs/operators/zalando.md#collation, docs/operators/cloudnative-pg.md#collations). The versions
+//! that PostgreSQL knows may say too much, since most strings sort the same, or too little, since
+//! Spilo can exchange the locale behind them (USE_OLD_LOCALES): so some strings that are known to
+//! have moved are sorted on both sides, too.
 
 use job::quantity::size;
 use protocol::checks::{Finding, Verdict, listed};

@@ -11,7 +11,7 @@ use platform::{
         services,
     },
     pgbouncer::Console,
-    postgres::{Source, read_secret, source::APPLICATION_PREFIX},
+    postgres::{Source, application_name, read_secret},
 };
 use protocol::{
     checks::{
@@ -20,6 +20,7 @@ use protocol::{
     },
     route::Route,
 };
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{look::Objects, settings::Settings};
 
@@ -57,7 +58,11 @@ pub async fn findings(
         by_route::poolers(&poolers),
         by_route::pool_mode(mode.filter(|_| !poolers.is_empty())),
         by_route::services(&names, &services),
-        by_route::owner_hash(&objects.owner, stored.as_deref(), kept.as_deref()),
+        by_route::owner_hash(
+            &objects.owner,
+            stored.as_ref().map(SecretString::expose_secret),
+            kept.as_ref().map(SecretString::expose_secret),
+        ),
     ]))
 }
 
@@ -72,9 +77,9 @@ async fn pooler(settings: &Settings, pod: &PoolerPod) -> Result<Pooler> {
         (login.hostaddr, login.port) = (Some(address.ip()), address.port());
     }
     let password = read_secret(&login.password_file)?;
-    let application = format!("{APPLICATION_PREFIX} validate-replication");
+    let application = application_name("validate-replication");
     let asked = async {
-        Console::open(&login, &password, &application)
+        Console::open(&login, password, &application)
             .await?
             .state()
             .await

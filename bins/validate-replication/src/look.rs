@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use job::{
-    config::Name,
     context::Run,
-    error::{Error, ErrorKind, Result},
+    error::{ErrorKind, Result},
     kubernetes,
 };
 use kube::ResourceExt as _;
@@ -32,8 +31,8 @@ use protocol::{
 
 use crate::{catalog, sessions::Sides, settings::Settings};
 
-/// Roles that CNPG looks for on the primary and that must have come with the copy (verified.md,
-/// facts/cnpg.md §2.6, §7, §9).
+/// Roles that CNPG looks for on the primary and that must have come with the copy
+/// (docs/operators/cloudnative-pg.md#roles).
 pub const CNPG_ROLES: [&str; 3] = [
     "streaming_replica",
     "cnpg_pooler_pgbouncer",
@@ -105,33 +104,19 @@ pub async fn resources(run: &Run, settings: &Settings) -> Result<(Postgresql, Cl
     let postgresqls = zalando::postgresqls(&run.client, &run.namespace);
     let clusters = cnpg::clusters(&run.client, &run.namespace);
     let (source, target) = (&settings.source_cluster, &settings.target_cluster);
-    let (postgresql, cluster) = futures::try_join!(
-        kubernetes::get(&postgresqls, source),
-        kubernetes::get(&clusters, target)
-    )?;
-    let missing = |kind: &str, name: &Name, cure: &str| {
-        Error::config(format!(
-            "there is no {kind} {name} in the namespace {}",
-            run.namespace
-        ))
-        .hint(cure)
+    let target = async {
+        let cluster = kubernetes::get(&clusters, target).await?;
+        cluster.ok_or_else(|| {
+            kubernetes::missing(&clusters, target).hint(
+                "apply the manifest that prepare-zalando rendered, or correct TARGET_CLUSTER in \
+                 the ConfigMap replica-migration",
+            )
+        })
     };
-    let postgresql = postgresql.ok_or_else(|| {
-        missing(
-            "postgresql",
-            source,
-            "correct SOURCE_CLUSTER in the ConfigMap replica-migration",
-        )
-    })?;
-    let cluster = cluster.ok_or_else(|| {
-        missing(
-            "Cluster",
-            target,
-            "apply the manifest that prepare-zalando rendered, or correct TARGET_CLUSTER in the \
-             ConfigMap replica-migration",
-        )
-    })?;
-    Ok((postgresql, cluster))
+    futures::try_join!(
+        kubernetes::required(&postgresqls, source, "SOURCE_CLUSTER"),
+        target
+    )
 }
 
 /// Asks both servers, the source's position before the target's.

@@ -1,4 +1,4 @@
-//! What the log says: the guide's lines (step 1.4), with LSNs and bytes in place of seconds.
+//! What the log says: positions as LSNs, lags in bytes.
 
 use job::context::Run;
 use protocol::{
@@ -67,7 +67,7 @@ pub fn findings(run: &Run, findings: &[Finding]) {
             .count();
         let reason = reason(finding.check, before);
         match finding.verdict {
-            // As in the guide: the table's name stands first.
+            // The table's name stands first.
             Verdict::Ok if finding.check == counts::CHECK => {
                 run.report.info(format!("  {}", finding.found))
             }

@@ -4,7 +4,7 @@ use job::{
     config::{Connection, prefixed},
     error::Result,
 };
-use platform::postgres::{Session, Source, Target, connect, source::APPLICATION_PREFIX};
+use platform::postgres::{Session, Source, Target, application_name, connect};
 
 /// Where both sides are.
 pub struct Ends {
@@ -71,7 +71,7 @@ async fn read_only(connection: &Connection, database: &str) -> Result<Session> {
     let session = connect(
         connection,
         database,
-        &format!("{APPLICATION_PREFIX} validate-replication"),
+        &application_name("validate-replication"),
     )
     .await?;
     session

@@ -88,6 +88,9 @@ impl fmt::Display for TableName {
 
 #[cfg(test)]
 mod tests {
+    use job::config::Connection;
+    use variables::Variables;
+
     use super::*;
 
     #[test]
@@ -105,5 +108,13 @@ mod tests {
         for wrong in ["", ".users", "app.", "db.app.users", "\"users\""] {
             assert!(wrong.parse::<TableName>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_table_of_variables_is_right() {
+        let read = Variables::of::<Settings>("")
+            .and(Variables::of::<Connection>("SOURCE_"))
+            .and(Variables::of::<Connection>("TARGET_"));
+        variables::check("validate-replication", &read);
     }
 }

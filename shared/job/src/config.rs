@@ -1,7 +1,7 @@
 //! The environment as typed settings: one flat struct per program, field = variable = key in
 //! `settings.env`.
 
-use std::{fmt, path::PathBuf};
+use std::{ffi::OsString, fmt, path::PathBuf};
 
 use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
 
@@ -24,7 +24,16 @@ pub fn load<C: DeserializeOwned>() -> Result<C> {
 /// # Errors
 /// As [`load`], with the prefix put back into the variable's name, which envy leaves out.
 pub fn prefixed<C: DeserializeOwned>(prefix: &str) -> Result<C> {
-    read(&std::env::vars().collect::<Vec<_>>(), prefix)
+    let variables: Vec<_> = std::env::vars_os().map(as_text).collect();
+    read(&variables, prefix)
+}
+
+/// A variable that is not UTF-8 is read with U+FFFD in place of what cannot be decoded. So another
+/// program's variable does no harm, and a setting is neither ignored nor replaced by its default:
+/// its parser, or whatever it names, fails and shows it.
+fn as_text((name, value): (OsString, OsString)) -> (String, String) {
+    let text = |part: OsString| part.to_string_lossy().into_owned();
+    (text(name), text(value))
 }
 
 fn read<C: DeserializeOwned>(variables: &[(String, String)], prefix: &str) -> Result<C> {
@@ -381,6 +390,19 @@ mod tests {
         ];
         assert_eq!(from::<Connection>(&all).unwrap().hostaddr, None);
     }
+
+    #[test]
+    fn a_variable_that_is_not_utf8_is_shown_and_does_no_harm_to_others() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let variables = [("SOURCE_PORT", &b"54\xff32"[..]), ("OTHER", &b"\xfe"[..])]
+            .map(|(name, value)| as_text((name.into(), OsString::from_vec(value.to_vec()))));
+        let error = read::<Connection>(&variables, "SOURCE_").unwrap_err();
+        assert!(error.to_string().contains("SOURCE_PORT cannot be used"));
+        assert!(read::<Nothing>(&variables, "").is_ok());
+    }
+
+    #[derive(Deserialize)]
+    struct Nothing {}
 
     #[derive(Deserialize)]
     struct Apps {

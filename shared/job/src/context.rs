@@ -182,3 +182,16 @@ fn subject(cluster: &Name, namespace: &str) -> ObjectReference {
         ..ObjectReference::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use variables::Variables;
+
+    use super::*;
+
+    #[test]
+    fn the_table_of_variables_is_right() {
+        let read = Variables::of::<Common>("");
+        variables::check(variables::EVERY_JOB, &read);
+    }
+}

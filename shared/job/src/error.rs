@@ -184,9 +184,7 @@ impl From<kube::Error> for Error {
     }
 }
 
-/// What kept an answer from coming. Only these can: naming them, in place of all of kube's errors,
-/// leaves its reader of kubeconfig files out of every program, which can draw the place of a
-/// mistake in YAML.
+/// The cause of a call that got no answer, without kube's own words around it.
 fn without_status(error: kube::Error) -> Source {
     match error {
         kube::Error::Service(cause) => cause,
@@ -196,7 +194,7 @@ fn without_status(error: kube::Error) -> Source {
         kube::Error::ReadEvents(cause) => cause.into(),
         kube::Error::SerdeError(cause) => cause.into(),
         kube::Error::FromUtf8(cause) => cause.into(),
-        _ => "an error that only a kubeconfig or a proxy can bring".into(),
+        other => other.into(),
     }
 }
 
@@ -308,5 +306,19 @@ mod tests {
         assert_eq!(forbidden(missing), ErrorKind::Config);
         let starting = format!(r#"{missing}: RBAC: role.rbac.authorization.k8s.io "r" not found"#);
         assert_eq!(forbidden(&starting), ErrorKind::Transient);
+    }
+
+    #[test]
+    fn the_manifests_repeat_a_step_only_after_a_transient_error() {
+        let kinds = [
+            ErrorKind::Transient,
+            ErrorKind::Config,
+            ErrorKind::Refused,
+            ErrorKind::Unsafe,
+        ];
+        let given_up: Vec<u8> = kinds[1..].iter().map(|kind| kind.code()).collect();
+        let manifest = include_str!("../../../manifests/base/every-job.yaml");
+        assert!(manifest.contains(&format!("\n            values: {given_up:?}\n")));
+        assert!(!given_up.contains(&kinds[0].code()));
     }
 }

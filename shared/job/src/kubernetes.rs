@@ -34,6 +34,30 @@ where
     }
 }
 
+/// Reads an object that a setting names.
+///
+/// # Errors
+/// As [`get`]; Config with the setting to correct when the object does not exist.
+pub async fn required<K>(api: &Api<K>, name: &str, setting: &str) -> Result<K>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    get(api, name).await?.ok_or_else(|| {
+        missing(api, name).hint(format!(
+            "correct {setting} in the ConfigMap replica-migration"
+        ))
+    })
+}
+
+/// The error for an object that does not exist; the caller adds the hint.
+pub fn missing<K: Resource<DynamicType = ()>>(api: &Api<K>, name: &str) -> Error {
+    Error::config(format!(
+        "the {} {name} does not exist in namespace {}",
+        K::kind(&()),
+        api.namespace().unwrap_or_default()
+    ))
+}
+
 fn is_unknown_type(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404 && status.details.as_ref().is_none_or(|d| d.name.is_empty()))
 }

@@ -205,7 +205,8 @@ impl Patroni {
         )?)
     }
 
-    /// Starts the member's server, also one that was stopped while paused (verified.md, *Fences*).
+    /// Starts the member's server, also one that was stopped while paused
+    /// (docs/operators/zalando.md#starting-a-stopped-member).
     ///
     /// # Errors
     /// Transient when the member does not answer or could not start it.

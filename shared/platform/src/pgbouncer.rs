@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tokio_postgres::{SimpleQueryMessage, error::DbError};
 
 use crate::postgres::{Credentials, Session, open};
@@ -35,9 +36,13 @@ impl Console {
     ///
     /// # Errors
     /// As [`super::connect`].
-    pub async fn open(connection: &Connection, password: &str, application: &str) -> Result<Self> {
+    pub async fn open(
+        connection: &Connection,
+        password: SecretString,
+        application: &str,
+    ) -> Result<Self> {
         let credentials = Credentials {
-            password: password.to_owned(),
+            password,
             ca: None,
             client: None,
         };

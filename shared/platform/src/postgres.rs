@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use postgres_openssl::MakeTlsConnector;
 use protocol::wal::{Identity, Lsn, SystemIdentifier, Timeline};
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio_postgres::types::PgLsn;
 
 pub use credentials::Credentials;
@@ -18,7 +19,7 @@ use job::{
     config::{Connection, SslMode},
     error::{Context as _, Error, Result},
 };
-pub use source::Source;
+pub use source::{Source, application_name};
 pub use target::Target;
 pub use tls::ClientCertificate;
 
@@ -107,7 +108,7 @@ pub(crate) async fn open(
         .host(connection.host.as_str())
         .port(connection.port)
         .user(connection.user.as_str())
-        .password(&credentials.password)
+        .password(credentials.password.expose_secret())
         .dbname(database)
         .application_name(application)
         .ssl_mode(tokio_postgres::config::SslMode::Require)
@@ -158,13 +159,13 @@ pub fn endpoint(connection: &Connection) -> String {
 ///
 /// # Errors
 /// Config when it is missing or empty; the content is never part of the message.
-pub fn read_secret(file: &std::path::Path) -> Result<String> {
+pub fn read_secret(file: &std::path::Path) -> Result<SecretString> {
     let text = std::fs::read_to_string(file).map_err(|e| credentials::unreadable(file, e))?;
     let text = text.trim_end_matches(['\n', '\r']);
     if text.is_empty() {
         return Err(Error::config(format!("{} is empty", file.display())));
     }
-    Ok(text.to_owned())
+    Ok(text.into())
 }
 
 /// A position as the client library reads it.

@@ -78,7 +78,7 @@ fn primary(promotion: &Promotion, start: &Start, seen: &Snapshot) -> Decision {
 }
 
 /// What is missing from "CNPG's restart of the new primary is over"; its phase does not tell
-/// (verified.md, *"Healthy" is not "done"*).
+/// (docs/operators/cloudnative-pg.md#phase).
 fn restart_owed(target: &TargetState, promotion: &Promotion, owed: bool) -> Option<Wait> {
     if target.running.pending_restart_after_promotion() || target.running.pending_restart > 0 {
         return Some(Wait::TargetPendingRestart);

@@ -2,8 +2,8 @@
 //! I/O.
 //!
 //! Every action may be repeated and may happen late. What must be undone one day is recorded before
-//! it is done; what is irreversible happens only after its proof is recorded. `design.md` §4 tells
-//! the protocol in words. Here are the beginning and the ends; the course is in `forward` (to the
+//! it is done; what is irreversible happens only after its proof is recorded. docs/protocol.md
+//! describes the protocol. Here are the beginning and the ends; the course is in `forward` (to the
 //! point of no return), `after` (from there on) and `back`.
 
 use crate::{checks::Verdict, failure::Failure, route::Route, wal::Timeline};

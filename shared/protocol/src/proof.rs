@@ -8,7 +8,8 @@ use crate::{
 
 /// Bytes of a shutdown checkpoint record in PostgreSQL 17, aligned: XLogRecord (24) + data header
 /// (2) + CheckPoint (88) = 114 → 120 (src/include/access/xlogrecord.h,
-/// src/include/catalog/pg_control.h; seen in verified.md: checkpoint 0/4000028, replay 0/40000A0).
+/// src/include/catalog/pg_control.h; seen on a live cluster: checkpoint 0/4000028, replay
+/// 0/40000A0).
 const SHUTDOWN_RECORD_BYTES: u64 = 120;
 /// XLOG_BLCKSZ.
 const PAGE_BYTES: u64 = 8192;
@@ -65,10 +66,10 @@ pub enum MissingProof {
 
 /// What is still missing from the proof that `replay` is the end of the source's clean stop.
 ///
-/// All four must hold (design.md §4, 6): the last checkpoint replayed is a shutdown checkpoint
-/// (redo = its own position), it is on the source's timeline, it is later than what the source had
-/// written when it was to be stopped (`since`), and the replay position is the end of exactly that
-/// record, so nothing follows it.
+/// All four must hold (docs/protocol.md#proof-of-a-clean-stop): the last checkpoint replayed is a
+/// shutdown checkpoint (redo = its own position), it is on the source's timeline, it is later than
+/// what the source had written when it was to be stopped (`since`), and the replay position is the
+/// end of exactly that record, so nothing follows it.
 ///
 /// # Errors
 /// The first of these that does not hold.

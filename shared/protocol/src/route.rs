@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Route {
-    /// The guide's way: scaled to 0, its ConfigMap changed, scaled up again.
+    /// By the application's ConfigMap: scaled to 0, its ConfigMap changed, scaled up again.
     Config,
     /// The old poolers are paused, the Services behind them are turned to the target, and the
     /// poolers go on.

@@ -1,10 +1,9 @@
-//! The Deployment controller and the kubelet in one: follows `spec.replicas` and the pod template,
-//! makes Pod objects, runs a pod's clients, and reports as the real ones do: a pod that is being
-//! deleted no longer counts in the status, but goes on working until it has stopped.
+//! Deployment controller and kubelet in one: follows `spec.replicas` and the pod template, creates
+//! Pod objects, runs each pod's clients, and reports status as Kubernetes does: a terminating pod
+//! no longer counts in the status but works until it has stopped.
 //!
-//! Not imitated: ReplicaSets, surge and unavailability limits of a rolling update (new pods are
-//! started first, old ones deleted when all of them are ready), probes, restarts of a container
-//! that fails.
+//! Not imitated: ReplicaSets, surge and unavailability limits (new pods start first; old ones are
+//! deleted once all new ones are ready), probes, restarts of failed containers.
 
 use std::{
     collections::BTreeMap,
@@ -24,11 +23,11 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Origin, PART_OF,
-    pod::Running,
+    Epoch, PART_OF,
+    pod::ApplicationPod,
     writer::{Identity, Log},
 };
-use crate::{away::insist, service::Services};
+use crate::{retry::until_answered, service::Services};
 
 /// What the controller's parts share.
 #[derive(Clone)]
@@ -37,17 +36,17 @@ pub(super) struct Shared {
     pub namespace: String,
     pub services: Arc<Services>,
     pub log: Log,
-    pub origin: Origin,
+    pub epoch: Epoch,
     pub writers_per_pod: u32,
-    /// The run is over: who still waits for an answer is cut off.
+    /// True at the end of the run: clients that still wait for an answer are aborted.
     pub over: watch::Receiver<bool>,
 }
 
-/// What a pod's task tells the controller.
-pub(super) enum News {
-    /// Deployment and pod: it does its work.
+/// What a pod's task reports to the controller.
+pub(super) enum PodEvent {
+    /// Deployment and pod: the pod is ready.
     Ready(String, String),
-    /// Deployment and pod: its object is gone.
+    /// Deployment and pod: the pod's object is deleted.
     Gone(String, String),
 }
 
@@ -55,75 +54,76 @@ struct PodState {
     slot: u32,
     template: String,
     ready: bool,
-    /// Dropping it is SIGTERM.
+    /// Dropping the sender is the pod's SIGTERM.
     alive: Option<mpsc::Sender<()>>,
 }
 
 #[derive(Default)]
-struct Application {
+struct ManagedDeployment {
     object: Option<Deployment>,
     pods: BTreeMap<String, PodState>,
     identities: BTreeMap<u32, Vec<Identity>>,
     made: u32,
 }
 
-/// Runs until it is dropped; pods end with it.
+/// Runs until it is dropped; the pods end with it.
 pub(super) async fn run(shared: Shared) {
     let api: Api<Deployment> = Api::namespaced(shared.client.clone(), &shared.namespace);
     let labelled =
         watcher::Config::default().labels(&format!("app.kubernetes.io/part-of={PART_OF}"));
     let mut changes = watcher(api, labelled).default_backoff().boxed();
-    let (tell, mut news) = mpsc::unbounded_channel();
-    let mut applications: BTreeMap<String, Application> = BTreeMap::new();
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let mut managed_deployments: BTreeMap<String, ManagedDeployment> = BTreeMap::new();
     loop {
         let name = tokio::select! {
             change = changes.try_next() => match change {
                 Ok(Some(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
                     let name = object.name_any();
-                    applications.entry(name.clone()).or_default().object = Some(object);
+                    managed_deployments.entry(name.clone()).or_default().object = Some(object);
                     name
                 }
                 Ok(Some(watcher::Event::Delete(object))) => {
                     let name = object.name_any();
-                    if let Some(application) = applications.get_mut(&name) {
-                        application.object = None;
-                        application.pods.values_mut().for_each(|pod| pod.alive = None);
+                    if let Some(managed) = managed_deployments.get_mut(&name) {
+                        managed.object = None;
+                        managed.pods.values_mut().for_each(|pod| pod.alive = None);
                     }
                     continue;
                 }
                 Ok(Some(_)) => continue,
                 Ok(None) => return,
-                // The watcher comes back by itself.
+                // The watcher reconnects on its own.
                 Err(_) => continue,
             },
-            Some(told) = news.recv() => match told {
-                News::Ready(name, pod) => {
-                    if let Some(pod) = applications.get_mut(&name).and_then(|a| a.pods.get_mut(&pod)) {
+            Some(event) = events.recv() => match event {
+                PodEvent::Ready(name, pod) => {
+                    let managed = managed_deployments.get_mut(&name);
+                    if let Some(pod) = managed.and_then(|managed| managed.pods.get_mut(&pod)) {
                         pod.ready = true;
                     }
                     name
                 }
-                News::Gone(name, pod) => {
-                    if let Some(application) = applications.get_mut(&name) {
-                        application.pods.remove(&pod);
+                PodEvent::Gone(name, pod) => {
+                    if let Some(managed) = managed_deployments.get_mut(&name) {
+                        managed.pods.remove(&pod);
                     }
                     name
                 }
             },
         };
-        if let Some(application) = applications.get_mut(&name)
-            && let Err(error) = application.reconcile(&shared, &tell).await
+        if let Some(managed) = managed_deployments.get_mut(&name)
+            && let Err(error) = managed.reconcile(&shared, &sender).await
         {
             eprintln!("deployment {name}: {error:#}");
         }
     }
 }
 
-impl Application {
+impl ManagedDeployment {
     async fn reconcile(
         &mut self,
         shared: &Shared,
-        tell: &mpsc::UnboundedSender<News>,
+        sender: &mpsc::UnboundedSender<PodEvent>,
     ) -> Result<()> {
         let Some(object) = self.object.clone() else {
             return Ok(());
@@ -140,7 +140,7 @@ impl Application {
                 .values()
                 .any(|pod| pod.alive.is_some() && pod.slot == slot && pod.template == template);
             if !runs {
-                self.start(shared, &object, slot, &template, tell).await?;
+                self.start(shared, &object, slot, &template, sender).await?;
             }
         }
         let renewed = self
@@ -162,7 +162,7 @@ impl Application {
         object: &Deployment,
         slot: u32,
         template: &str,
-        tell: &mpsc::UnboundedSender<News>,
+        sender: &mpsc::UnboundedSender<PodEvent>,
     ) -> Result<()> {
         self.made += 1;
         let identities = self.identities.entry(slot).or_insert_with(|| {
@@ -171,7 +171,7 @@ impl Application {
                 .map(|writer| Identity::new(format!("{}/{slot}/{writer}", object.name_any())))
                 .collect()
         });
-        let pod = Running::create(
+        let pod = ApplicationPod::create(
             shared.clone(),
             object,
             template,
@@ -188,7 +188,7 @@ impl Application {
             alive: Some(alive),
         };
         self.pods.insert(pod.name(), state);
-        tokio::spawn(pod.live(ended, object.name_any(), tell.clone()));
+        tokio::spawn(pod.live(ended, object.name_any(), sender.clone()));
         Ok(())
     }
 
@@ -206,8 +206,11 @@ impl Application {
             "availableReplicas": ready,
             "unavailableReplicas": usize::try_from(wanted).unwrap_or(0).saturating_sub(ready),
             "conditions": [{
-                "type": "Available", "status": if enough { "True" } else { "False" }, "lastTransitionTime": now, "lastUpdateTime": now,
-                "reason": if enough { "MinimumReplicasAvailable" } else { "MinimumReplicasUnavailable" },
+                "type": "Available", "status": if enough { "True" } else { "False" },
+                "lastTransitionTime": now, "lastUpdateTime": now,
+                "reason": if enough { "MinimumReplicasAvailable" } else {
+                    "MinimumReplicasUnavailable"
+                },
             }],
         }});
         let api: Api<Deployment> = Api::namespaced(shared.client.clone(), &shared.namespace);
@@ -216,8 +219,8 @@ impl Application {
             PatchParams::default(),
             Patch::Merge(status),
         );
-        match insist(|| api.patch_status(&name, &params, &status)).await {
-            // Deleted meanwhile; the watch says so.
+        match until_answered(|| api.patch_status(&name, &params, &status)).await {
+            // Deleted in the meantime; the watch reports it.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             written => written.map(drop).context("writing the status"),
         }
@@ -239,13 +242,19 @@ mod tests {
     fn deployment(image: &str) -> Deployment {
         serde_json::from_value(json!({
             "metadata": {"name": "web", "uid": "u"},
-            "spec": {"selector": {}, "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": image}]}}},
+            "spec": {
+                "selector": {},
+                "template": {
+                    "metadata": {"labels": {"app": "web"}},
+                    "spec": {"containers": [{"name": "c", "image": image}]}
+                }
+            },
         }))
         .unwrap()
     }
 
     #[test]
-    fn a_change_of_the_template_is_seen() {
+    fn a_change_of_the_template_changes_the_hash() {
         assert_eq!(
             template_hash(&deployment("a")),
             template_hash(&deployment("a"))

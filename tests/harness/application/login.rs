@@ -1,4 +1,4 @@
-//! How a client reaches the database: what its environment said when it started, resolved anew for
+//! How a client connects: the values its environment held at start, with the host resolved for
 //! every session.
 
 use std::{net::IpAddr, time::Duration};
@@ -14,7 +14,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Host, database, role, password: Mastodon's DB_* variables.
 #[derive(Clone)]
 pub struct Login {
-    /// A Service's name.
+    /// Name of a Service.
     pub host: String,
     /// TCP port.
     pub port: u16,
@@ -22,7 +22,7 @@ pub struct Login {
     pub dbname: String,
     /// Role.
     pub user: String,
-    /// Its password.
+    /// The role's password.
     pub password: String,
 }
 
@@ -37,11 +37,10 @@ impl std::fmt::Debug for Login {
 }
 
 impl Login {
-    /// Opens a session through the Service that the host names, encrypted as Spilo demands it
-    /// (sslmode=require).
+    /// Opens a session through the Service, encrypted as Spilo requires (sslmode=require).
     ///
     /// # Errors
-    /// No such Service, or the server refuses.
+    /// The Service does not exist, or the server refuses the session.
     pub async fn connect(&self, services: &Services, application_name: &str) -> Result<Session> {
         let address = services
             .resolve(&self.host)
@@ -49,7 +48,7 @@ impl Login {
         self.connect_to(address, application_name).await
     }
 
-    /// As [`Login::connect`], with the address known.
+    /// Like [`Login::connect`], to a known address.
     ///
     /// # Errors
     /// The server refuses.

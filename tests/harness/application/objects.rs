@@ -12,7 +12,7 @@ use super::{PART_OF, Settings};
 
 const FIELD_MANAGER: &str = "application";
 
-/// True when the Deployment has been seen and all its replicas are ready.
+/// True when the controller has observed the Deployment and all replicas are ready.
 pub(super) fn is_ready(deployment: &Deployment) -> bool {
     let (spec, Some(status)) = (&deployment.spec, &deployment.status) else {
         return false;
@@ -31,7 +31,10 @@ pub(super) async fn apply(client: &Client, settings: &Settings) -> Result<()> {
         .iter()
         .map(|(key, value)| (key.clone(), json!(value)))
         .collect();
-    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": settings.config_map}, "data": config});
+    let object = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": settings.config_map},
+        "data": config
+    });
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), &settings.namespace);
     api.patch(&settings.config_map, &apply, &Patch::Apply(object))
         .await
@@ -55,16 +58,21 @@ fn deployment(name: &str, replicas: u32, settings: &Settings) -> serde_json::Val
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container(name, settings)]}},
+            "template": {
+                "metadata": {"labels": labels}, "spec": {"containers": [container(name, settings)]}
+            },
         },
     })
 }
 
-/// The one container of each Deployment's pods.
+/// The only container of each Deployment's pods.
 pub(super) fn container(name: &str, settings: &Settings) -> serde_json::Value {
     json!({
         "name": name, "image": "ghcr.io/mastodon/mastodon:v4.4.3",
         "envFrom": [{"configMapRef": {"name": settings.config_map}}],
-        "env": [{"name": "DB_PASS", "valueFrom": {"secretKeyRef": {"name": settings.owner_secret, "key": "password"}}}],
+        "env": [{
+            "name": "DB_PASS",
+            "valueFrom": {"secretKeyRef": {"name": settings.owner_secret, "key": "password"}}
+        }],
     })
 }

@@ -1,4 +1,4 @@
-//! One pod of the application: the kubelet's part, and the life of the process in it.
+//! One pod of the application: what the kubelet does, and the process inside.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,27 +15,27 @@ use tokio::{
 };
 
 use super::{
-    deployments::{News, Shared},
-    environment,
+    deployments::{PodEvent, Shared},
     login::Login,
+    variables,
     writer::{Identity, Writer},
 };
-use crate::away::insist;
+use crate::retry::until_answered;
 
-/// From the Pod object to a process that works, on a node that has the image.
+/// Time from the creation of the Pod object until its process works, on a node that has the image.
 const START: Duration = Duration::from_millis(500);
-/// From the first write of the process to a readiness probe that says so.
+/// Time from the first write until the readiness probe succeeds.
 const READY: Duration = Duration::from_millis(200);
-/// A process that handles SIGTERM finishes its work in 0.2–1 s, each pod another part of it.
+/// How long a process takes to finish after SIGTERM; varies by pod.
 const STOP: [Duration; 4] = [
     Duration::from_millis(200),
     Duration::from_millis(450),
     Duration::from_millis(700),
     Duration::from_millis(950),
 ];
-/// A container whose configuration cannot be built is tried again, as the kubelet does.
+/// The kubelet's retry interval for a container whose configuration cannot be built.
 const CONFIG_AGAIN: Duration = Duration::from_secs(2);
-/// After the whole run nobody waits for what a pooler or a hung server does not answer.
+/// How long to wait at the end of a run for answers of a paused pooler or a hung server.
 const OVER: Duration = Duration::from_secs(2);
 pub(super) const GRACE: Duration = Duration::from_secs(30);
 
@@ -49,7 +49,7 @@ fn pod_object(object: &Deployment, template: &str, number: u32) -> Pod {
         .insert("pod-template-hash".into(), template.into());
     metadata.owner_references = object.controller_owner_ref(&()).map(|owner| vec![owner]);
     let mut spec = inner.spec.unwrap_or_default();
-    // Only a pod that has a node gets time to end when it is deleted.
+    // Only a pod assigned to a node gets a grace period when it is deleted.
     spec.node_name = Some("node0".into());
     Pod {
         metadata,
@@ -59,7 +59,7 @@ fn pod_object(object: &Deployment, template: &str, number: u32) -> Pod {
 }
 
 /// A pod whose object exists.
-pub(super) struct Running {
+pub(super) struct ApplicationPod {
     shared: Shared,
     pods: Api<Pod>,
     pod: Pod,
@@ -67,8 +67,8 @@ pub(super) struct Running {
     stop: Duration,
 }
 
-impl Running {
-    /// Makes the object; [`Running::live`] does the rest.
+impl ApplicationPod {
+    /// Creates the object; [`ApplicationPod::live`] runs the pod.
     pub(super) async fn create(
         shared: Shared,
         object: &Deployment,
@@ -80,8 +80,8 @@ impl Running {
         let pods: Api<Pod> = Api::namespaced(shared.client.clone(), &shared.namespace);
         let pod = pod_object(object, template, number);
         let params = PostParams::default();
-        match insist(|| pods.create(&params, &pod)).await {
-            // An answer that was lost on the way.
+        match until_answered(|| pods.create(&params, &pod)).await {
+            // The first request succeeded, but its response was lost.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             created => {
                 drop(created.with_context(|| format!("creating the pod {}", pod.name_any()))?)
@@ -102,29 +102,29 @@ impl Running {
         self.pod.name_any()
     }
 
-    /// A pod's life: starts, becomes ready, works until it is told to end, takes its time to stop.
+    /// Runs the pod: it starts, becomes ready, works until SIGTERM, and takes its time to stop.
     pub(super) async fn live(
         self,
         mut alive: mpsc::Receiver<()>,
         application: String,
-        tell: mpsc::UnboundedSender<News>,
+        sender: mpsc::UnboundedSender<PodEvent>,
     ) {
         let name = self.pod.name_any();
         let writers = tokio::select! {
             writers = self.begin() => writers,
             _ = alive.recv() => Vec::new(),
         };
-        let _ = tell.send(News::Ready(application.clone(), name.clone()));
+        let _ = sender.send(PodEvent::Ready(application.clone(), name.clone()));
         // Ends when the sender is dropped: SIGTERM.
         let _ = alive.recv().await;
         let graceful = DeleteParams {
             grace_period_seconds: u32::try_from(GRACE.as_secs()).ok(),
             ..DeleteParams::default()
         };
-        let told = Instant::now();
-        // Refused only when it is gone already.
-        let _ = insist(|| self.pods.delete(&name, &graceful)).await;
-        sleep(self.stop.saturating_sub(told.elapsed())).await;
+        let terminated = Instant::now();
+        // Fails only if the pod no longer exists.
+        let _ = until_answered(|| self.pods.delete(&name, &graceful)).await;
+        sleep(self.stop.saturating_sub(terminated.elapsed())).await;
         let ended = futures::future::join_all(writers.into_iter().map(|writer| writer.stop(GRACE)));
         let mut over = self.shared.over.clone();
         let cut_off = async {
@@ -133,15 +133,15 @@ impl Running {
         };
         tokio::select! {
             _ = ended => {}
-            // Each logs what it had under way.
+            // Each writer logs its pending writes.
             () = cut_off => {}
         }
         let at_once = DeleteParams {
             grace_period_seconds: Some(0),
             ..DeleteParams::default()
         };
-        let _ = insist(|| self.pods.delete(&name, &at_once)).await;
-        let _ = tell.send(News::Gone(application, name));
+        let _ = until_answered(|| self.pods.delete(&name, &at_once)).await;
+        let _ = sender.send(PodEvent::Gone(application, name));
     }
 
     async fn begin(&self) -> Vec<Writer> {
@@ -157,7 +157,7 @@ impl Running {
         let Shared {
             services,
             log,
-            origin,
+            epoch,
             ..
         } = &self.shared;
         let start = |identity: &Identity| {
@@ -166,7 +166,7 @@ impl Running {
                 login.clone(),
                 Arc::clone(services),
                 Arc::clone(log),
-                *origin,
+                *epoch,
             )
         };
         let writers = self.identities.iter().map(start).collect();
@@ -182,8 +182,8 @@ impl Running {
             .as_ref()
             .and_then(|spec| spec.containers.first())
             .context("the pod has no container")?;
-        environment::login(
-            &environment::read(&self.shared.client, &self.shared.namespace, container).await?,
+        variables::login(
+            &variables::read(&self.shared.client, &self.shared.namespace, container).await?,
         )
     }
 
@@ -203,9 +203,13 @@ impl Running {
         };
         let status = json!({"status": {
             "phase": phase,
-            "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": now}, {"type": "ContainersReady", "status": ready, "lastTransitionTime": now}],
+            "conditions": [
+                {"type": "Ready", "status": ready, "lastTransitionTime": now},
+                {"type": "ContainersReady", "status": ready, "lastTransitionTime": now}
+            ],
             "containerStatuses": [{
-                "name": container.map(|c| c.name.as_str()), "image": container.and_then(|c| c.image.as_deref()).unwrap_or_default(),
+                "name": container.map(|c| c.name.as_str()),
+                "image": container.and_then(|c| c.image.as_deref()).unwrap_or_default(),
                 "imageID": "", "ready": waiting.is_none(), "restartCount": 0, "state": state,
             }],
         }});
@@ -214,8 +218,8 @@ impl Running {
             PatchParams::default(),
             Patch::Strategic(status),
         );
-        // Refused only when it is gone already.
-        let _ = insist(|| self.pods.patch_status(&name, &params, &status)).await;
+        // Fails only if the pod no longer exists.
+        let _ = until_answered(|| self.pods.patch_status(&name, &params, &status)).await;
     }
 }
 
@@ -227,7 +231,12 @@ mod tests {
     fn a_pod_carries_the_templates_labels_and_its_owner() {
         let deployment: Deployment = serde_json::from_value(json!({
             "metadata": {"name": "web", "uid": "u"},
-            "spec": {"selector": {}, "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c"}]}}},
+            "spec": {
+                "selector": {},
+                "template": {
+                    "metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c"}]}
+                }
+            },
         }))
         .unwrap();
         let pod = pod_object(&deployment, "12345678", 3);

@@ -1,5 +1,5 @@
-//! One client of the database: a long-lived session, about twenty writes a second, and a log that
-//! says of every row whether it was acknowledged, refused, or left unknown.
+//! One database client: a long-lived session, about twenty writes per second, and a log of the
+//! outcome of every row: acknowledged, refused or unknown.
 
 use std::{
     sync::{
@@ -15,27 +15,27 @@ use tokio::{
 };
 use tokio_postgres::{Client, error::Severity, types::Type};
 
-use super::{Origin, login::Login};
+use super::{Epoch, login::Login};
 use crate::{
     ledger::{Attempt, Key, Outcome, Server},
     service::Services,
     session::Session,
 };
 
-/// Twenty writes a second.
+/// Pause between writes: twenty writes per second.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Every fifth write is a transaction of three rows, committed as one.
 const TRANSACTION_EVERY: u64 = 5;
 const TRANSACTION_ROWS: u64 = 3;
-/// A client that hears nothing for so long gives the session up; longer than any pause of a pooler
-/// in a cut.
+/// How long a client waits for an answer before it closes the session; longer than a pooler is
+/// paused during a cutover.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// The log that all writers of a run share.
+/// The outcomes of all writers of a run.
 pub type Log = Arc<Mutex<Vec<Attempt>>>;
 
-/// Who a writer is: stays the same when its pod is replaced, so that its rows can be counted across
-/// a cut.
+/// A writer's identity. It survives the replacement of its pod, so that its rows can be counted
+/// across a cutover.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The client's name in the ledger.
@@ -45,7 +45,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A client that has not written yet.
+    /// The identity of a client that has not written yet.
     pub fn new(client: impl Into<String>) -> Self {
         Self {
             client: client.into(),
@@ -54,7 +54,7 @@ impl Identity {
     }
 }
 
-/// A running client; ends when it is dropped, or in order with [`Writer::stop`].
+/// A running client; it is aborted on drop and ends cleanly with [`Writer::stop`].
 #[derive(Debug)]
 pub struct Writer {
     stop: Arc<AtomicBool>,
@@ -68,21 +68,21 @@ impl Drop for Writer {
 }
 
 impl Writer {
-    /// Begins to write with `login`, resolving its host anew for every session, as a driver does.
+    /// Starts writing with `login`, resolving its host for every session, as drivers do.
     pub fn start(
         identity: Identity,
         login: Login,
         services: Arc<Services>,
         log: Log,
-        origin: Origin,
+        epoch: Epoch,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let client = Worker {
+        let client = WriterTask {
             identity,
             login,
             services,
             log,
-            origin,
+            epoch,
             session: None,
         };
         Self {
@@ -91,47 +91,44 @@ impl Writer {
         }
     }
 
-    /// Lets it finish the write that is under way and waits for its end; what is not answered
-    /// within `limit` is cut off, as SIGKILL would.
+    /// Lets the client finish its pending write; a write that is not answered within `limit` is
+    /// aborted, as SIGKILL would.
     pub async fn stop(mut self, limit: Duration) {
         self.stop.store(true, Ordering::Relaxed);
         if timeout(limit, &mut self.task).await.is_err() {
             self.task.abort();
-            // What was under way is logged by then.
+            // The pending write is logged once the task has ended.
             let _ = (&mut self.task).await;
         }
     }
 }
 
-struct Worker {
+struct WriterTask {
     identity: Identity,
     login: Login,
     services: Arc<Services>,
     log: Log,
-    origin: Origin,
+    epoch: Epoch,
     session: Option<Session>,
 }
 
-/// Rows that are being written, logged as unknown if the task is cut off before there is an answer.
-struct UnderWay<'a> {
-    worker: &'a Worker,
+/// Rows that are being written. If the task is aborted after the commit was sent, they are logged
+/// as unknown.
+struct PendingWrite<'a> {
+    task: &'a WriterTask,
     keys: Vec<Key>,
     sent: Duration,
     sent_commit: bool,
 }
 
-impl UnderWay<'_> {
+impl PendingWrite<'_> {
     fn ended(mut self, outcome: &Outcome) {
         self.write(outcome);
     }
 
     fn write(&mut self, outcome: &Outcome) {
-        let answered = self.worker.origin.elapsed();
-        let mut log = self
-            .worker
-            .log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let answered = self.task.epoch.elapsed();
+        let mut log = self.task.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.extend(self.keys.drain(..).map(|key| Attempt {
             key,
             sent: self.sent,
@@ -141,7 +138,7 @@ impl UnderWay<'_> {
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for PendingWrite<'_> {
     fn drop(&mut self) {
         let outcome = if self.sent_commit {
             Outcome::Unknown("the client was killed".into())
@@ -152,7 +149,7 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-impl Worker {
+impl WriterTask {
     async fn run(mut self, stop: Arc<AtomicBool>) {
         let mut tick = interval(PAUSE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -173,7 +170,7 @@ impl Worker {
         }
     }
 
-    /// Writes the next rows; false when the session is of no use any more.
+    /// Writes the next rows; false if the session is no longer usable.
     async fn write(&mut self, rows: u64) -> bool {
         let first = self.identity.sequence.fetch_add(rows, Ordering::Relaxed) + 1;
         let keys = (first..first + rows)
@@ -190,29 +187,29 @@ impl Worker {
                     .await
             }
         };
-        let mut under_way = UnderWay {
-            worker: self,
+        let mut pending = PendingWrite {
+            task: self,
             keys,
-            sent: self.origin.elapsed(),
+            sent: self.epoch.elapsed(),
             sent_commit: false,
         };
         let session = match session {
             Ok(session) => session,
             Err(error) => {
-                under_way.ended(&Outcome::Refused(error.to_string()));
+                pending.ended(&Outcome::Refused(error.to_string()));
                 return false;
             }
         };
-        let result = match timeout(ANSWER_LIMIT, insert(&session, &mut under_way)).await {
+        let result = match timeout(ANSWER_LIMIT, insert(&session, &mut pending)).await {
             Ok(result) => result,
             Err(_) => Err(Failure {
                 text: "no answer".into(),
                 session_ended: true,
             }),
         };
-        let sent_commit = under_way.sent_commit;
+        let sent_commit = pending.sent_commit;
         let (outcome, usable) = classify(result, sent_commit);
-        under_way.ended(&outcome);
+        pending.ended(&outcome);
         self.session = usable.then_some(session);
         usable
     }
@@ -225,7 +222,7 @@ struct Failure {
 
 impl From<tokio_postgres::Error> for Failure {
     /// An ERROR leaves the session usable and the transaction rolled back. FATAL, PANIC and a
-    /// broken connection may come after a commit that was not reported any more.
+    /// broken connection may follow a commit whose confirmation was lost.
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
             Some(db) => Self {
@@ -240,7 +237,7 @@ impl From<tokio_postgres::Error> for Failure {
     }
 }
 
-/// What the client knows, and whether it keeps the session.
+/// The outcome as the client knows it, and whether the session stays usable.
 fn classify(result: Result<Server, Failure>, sent_commit: bool) -> (Outcome, bool) {
     match result {
         Ok(server) => (Outcome::Acknowledged(server), true),
@@ -255,17 +252,16 @@ fn classify(result: Result<Server, Failure>, sent_commit: bool) -> (Outcome, boo
     }
 }
 
-/// The row tells who took it: the server's own address, and the timeline of the WAL that it went
-/// into.
+/// The row names the server that inserted it: its own address, and the timeline of the WAL.
 const INSERT: &str = "insert into public.ledger (client, sequence, payload) values ($1, $2, $3) \
     returning host(inet_server_addr()), substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)";
 
-async fn insert(session: &Session, under_way: &mut UnderWay<'_>) -> Result<Server, Failure> {
-    let client = &under_way.worker.identity.client;
-    let keys = under_way.keys.clone();
+async fn insert(session: &Session, pending: &mut PendingWrite<'_>) -> Result<Server, Failure> {
+    let client = &pending.task.identity.client;
+    let keys = pending.keys.clone();
     if let [key] = keys.as_slice() {
-        under_way.sent = under_way.worker.origin.elapsed();
-        under_way.sent_commit = true;
+        pending.sent = pending.task.epoch.elapsed();
+        pending.sent_commit = true;
         return one(session, client, key.sequence).await;
     }
     session.batch_execute("begin").await?;
@@ -281,8 +277,8 @@ async fn insert(session: &Session, under_way: &mut UnderWay<'_>) -> Result<Serve
             }
         }
     }
-    under_way.sent = under_way.worker.origin.elapsed();
-    under_way.sent_commit = true;
+    pending.sent = pending.task.epoch.elapsed();
+    pending.sent_commit = true;
     session.batch_execute("commit").await?;
     server.ok_or_else(|| Failure {
         text: "a transaction without rows".into(),
@@ -291,7 +287,7 @@ async fn insert(session: &Session, under_way: &mut UnderWay<'_>) -> Result<Serve
 }
 
 async fn one(session: &Client, client: &str, sequence: u64) -> Result<Server, Failure> {
-    // Unnamed and in one message: works through a pooler in transaction mode, too.
+    // An unnamed statement in one message also works through a pooler in transaction mode.
     let sequence = i64::try_from(sequence).unwrap_or(i64::MAX);
     let payload = format!("{client} wrote {sequence}");
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] = [

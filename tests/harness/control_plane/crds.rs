@@ -1,5 +1,6 @@
-//! The resources of the two operators, and of the Prometheus operator: their own schemas when the
-//! folder `shared/crds` lies beside the checkout, else schemas of ours that accept every field.
+//! The CustomResourceDefinitions of both operators and of the Prometheus operator: the original
+//! ones if `shared/crds` exists beside the checkout, otherwise permissive ones that accept every
+//! field.
 
 use std::{
     fs,
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use kube::Client;
 use serde_json::{Value, json};
 
-/// Group, version, plural, kind and list kind of what the programs read or write.
+/// Group, plural, kind and list kind of what the programs read or write.
 const RESOURCES: [(&str, &str, &str, &str); 7] = [
     ("postgresql.cnpg.io", "clusters", "Cluster", "ClusterList"),
     ("postgresql.cnpg.io", "poolers", "Pooler", "PoolerList"),
@@ -56,13 +57,13 @@ pub(super) async fn install(admin: &Client) -> Result<()> {
     Ok(())
 }
 
-/// The definition as text: JSON of ours is YAML, too.
+/// The definition as text; JSON is valid YAML.
 fn definition(folder: &Path, (group, plural, kind, list): (&str, &str, &str, &str)) -> String {
     let file: PathBuf = folder.join(format!("{group}_{plural}.yaml"));
     fs::read_to_string(file).unwrap_or_else(|_| permissive(group, plural, kind, list).to_string())
 }
 
-/// A definition whose schema keeps every field; only the status is apart, as in the operators' own.
+/// A definition that accepts every field, with the status subresource as in the original.
 fn permissive(group: &str, plural: &str, kind: &str, list: &str) -> Value {
     let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let properties = json!({"spec": anything, "status": anything});
@@ -78,7 +79,9 @@ fn permissive(group: &str, plural: &str, kind: &str, list: &str) -> Value {
         "metadata": {"name": format!("{plural}.{group}")},
         "spec": {
             "group": group, "scope": "Namespaced",
-            "names": {"kind": kind, "listKind": list, "plural": plural, "singular": kind.to_lowercase()},
+            "names": {
+                "kind": kind, "listKind": list, "plural": plural, "singular": kind.to_lowercase()
+            },
             "versions": [{
                 "name": "v1", "served": true, "storage": true, "subresources": subresources,
                 "schema": {"openAPIV3Schema": {"type": "object", "properties": properties}},
@@ -87,7 +90,7 @@ fn permissive(group: &str, plural: &str, kind: &str, list: &str) -> Value {
     })
 }
 
-/// The API server reads YAML itself, faster than a debug build of ours would.
+/// The API server parses YAML itself, faster than a debug build of the harness would.
 async fn create(admin: &Client, body: String) -> Result<()> {
     let request = http::Request::post(URL)
         .header("content-type", "application/yaml")
@@ -99,8 +102,8 @@ async fn create(admin: &Client, body: String) -> Result<()> {
     Ok(())
 }
 
-/// Waits until objects of the kind can be listed: being established is said a moment before it is
-/// true.
+/// Waits until objects of the kind can be listed: the condition Established becomes true a moment
+/// earlier.
 pub(crate) async fn served(admin: &Client, group: &str, version: &str, plural: &str) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(ESTABLISHED_SECONDS_MAX);
     loop {

@@ -1,4 +1,4 @@
-//! The command lines of etcd and kube-apiserver, their keys, and what a client needs to know.
+//! Command lines, keys and credentials of etcd and kube-apiserver.
 
 use std::{path::Path, process::Command};
 
@@ -11,8 +11,7 @@ use crate::{authority::Authority, instance::Instance, setup::Setup};
 const PORT: u16 = 6443;
 const ETCD_PORT: u16 = 2379;
 
-/// Who did what is all that is asked of the log; the harness itself, `system:` users and health
-/// checks are left out.
+/// Logs only the metadata of requests by ServiceAccounts.
 const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: \
     [RequestReceived]\nrules:\n\
     - {level: Metadata, userGroups: ['system:serviceaccounts']}\n- {level: None}\n";
@@ -45,7 +44,7 @@ pub(super) fn etcd(setup: &Setup, instance: &Instance, directory: &Path) -> Comm
         "--initial-cluster",
         &format!("default={peers}"),
     ]);
-    // A store that dies with the machine may as well not wait for its disk.
+    // Durability is not needed for a throw-away store.
     command.arg("--unsafe-no-fsync");
     command
 }
@@ -58,8 +57,8 @@ pub(super) fn api_server(setup: &Setup, instance: &Instance, directory: &Path) -
     let mut command = setup.server(&setup.kube_apiserver);
     let file = |name: &str| directory.join(name).display().to_string();
     let address = instance.address(HOST).to_string();
-    // A loopback address may not be advertised; nobody looks this one up.
-    let advertised = instance.paper_address(HOST).to_string();
+    // A loopback address must not be advertised; nothing uses this one.
+    let advertised = instance.kubernetes_address(HOST).to_string();
     for (flag, value) in [
         ("etcd-servers", etcd_url(instance)),
         ("bind-address", address),
@@ -118,14 +117,19 @@ pub(super) fn random_token() -> Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The context is called `local` because that is the one that Patroni takes outside of a cluster.
+/// Patroni uses the context `local` outside of a cluster.
 pub(super) fn kubeconfig(url: &str, authority: &str, token: &str, namespace: &str) -> String {
     let authority = openssl::base64::encode_block(authority.as_bytes());
     json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "local",
-        "clusters": [{"name": "local", "cluster": {"server": url, "certificate-authority-data": authority}}],
+        "clusters": [{
+            "name": "local", "cluster": {"server": url, "certificate-authority-data": authority}
+        }],
         "users": [{"name": "local", "user": {"token": token}}],
-        "contexts": [{"name": "local", "context": {"cluster": "local", "user": "local", "namespace": namespace}}],
+        "contexts": [{
+            "name": "local",
+            "context": {"cluster": "local", "user": "local", "namespace": namespace}
+        }],
     })
     .to_string()
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::cost::Cost;
 
-/// The kubelet keeps so much of a termination message, and of a log that takes its place.
+/// The kubelet's limits for a termination message and for the log that replaces it.
 const MESSAGE_BYTES_MAX: usize = 4096;
 const FALLBACK_BYTES_MAX: usize = 2048;
 const FALLBACK_LINES_MAX: usize = 80;
@@ -19,17 +19,17 @@ const FALLBACK_LINES_MAX: usize = 80;
 /// A pod that has ended.
 #[derive(Clone, Debug)]
 pub struct Ended {
-    /// As in the container's status: 137 for SIGKILL.
+    /// The exit code as in the container's status: 137 for SIGKILL.
     pub exit_code: i32,
-    /// What the Job controller does now.
+    /// What the Job controller does next.
     pub next: Next,
-    /// What `kubectl describe pod` shows as its message.
+    /// The message that `kubectl describe pod` shows.
     pub termination_message: String,
     /// Memory and processor time.
     pub cost: Cost,
-    /// From its start to its end.
+    /// Time from start to end.
     pub elapsed: Duration,
-    /// What it said.
+    /// The log.
     pub log: Vec<Line>,
 }
 
@@ -42,7 +42,7 @@ impl Ended {
         elapsed: Duration,
         cost: Cost,
     ) -> Self {
-        // As a container's status has it.
+        // As in a container's status.
         let exit_code = status
             .code()
             .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
@@ -58,8 +58,8 @@ impl Ended {
         }
     }
 
-    /// The termination message as the JSON that the programs write; null when it is none.
-    pub fn last_word(&self) -> Value {
+    /// The termination message parsed as JSON; null if it is not JSON.
+    pub fn termination_json(&self) -> Value {
         serde_json::from_str(&self.termination_message).unwrap_or(Value::Null)
     }
 
@@ -70,7 +70,7 @@ impl Ended {
 }
 
 impl fmt::Display for Ended {
-    /// For a test that fails.
+    /// The text for a failing test.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             exit_code,
@@ -87,7 +87,8 @@ impl fmt::Display for Ended {
     }
 }
 
-/// As the kubelet makes it (kubernetes.io, *Determine the Reason for Pod Failure*).
+/// The termination message as the kubelet determines it (kubernetes.io, *Determine the Reason for
+/// Pod Failure*).
 fn message(spec: &JobSpec, exit_code: i32, written: &[u8], log: &[Line]) -> String {
     let policy =
         only_container(spec).and_then(|container| container.termination_message_policy.as_deref());
@@ -111,12 +112,12 @@ mod tests {
     use jiff::Timestamp;
     use serde_json::json;
 
-    fn told(policy: &str, exit_code: i32, written: &str) -> String {
+    fn message_of(policy: &str, exit_code: i32, written: &str) -> String {
         let container = json!({"name": "step", "terminationMessagePolicy": policy});
         let spec =
             serde_json::from_value(json!({"template": {"spec": {"containers": [container]}}}))
                 .unwrap();
-        let said = |text: &str| Line {
+        let line = |text: &str| Line {
             at: Timestamp::now(),
             text: text.to_owned(),
         };
@@ -124,15 +125,15 @@ mod tests {
             &spec,
             exit_code,
             written.as_bytes(),
-            &[said("one"), said("two")],
+            &[line("one"), line("two")],
         )
     }
 
     #[test]
-    fn the_log_stands_in_for_a_missing_last_word_of_a_failed_program() {
-        assert_eq!(told("FallbackToLogsOnError", 137, ""), "one\ntwo");
-        assert_eq!(told("FallbackToLogsOnError", 3, "refused"), "refused");
-        assert_eq!(told("FallbackToLogsOnError", 0, ""), "");
-        assert_eq!(told("File", 137, ""), "");
+    fn the_log_replaces_a_missing_termination_message_of_a_failed_program() {
+        assert_eq!(message_of("FallbackToLogsOnError", 137, ""), "one\ntwo");
+        assert_eq!(message_of("FallbackToLogsOnError", 3, "refused"), "refused");
+        assert_eq!(message_of("FallbackToLogsOnError", 0, ""), "");
+        assert_eq!(message_of("File", 137, ""), "");
     }
 }

@@ -1,4 +1,4 @@
-//! The Job object, as kubectl makes or changes it.
+//! The Job object, as kubectl creates or changes it.
 
 use anyhow::{Context, Result};
 use k8s_openapi::{
@@ -13,30 +13,30 @@ use serde_json::json;
 
 /// Where a Job comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum JobSource {
     /// `kubectl create job --from=cronjob/NAME`.
     CronJob,
     /// `kubectl patch job NAME -p '{"spec":{"suspend":false}}'`.
     SuspendedJob,
 }
 
-/// The Job as the API server has it, with all defaults filled in.
+/// Creates or resumes the Job; returns it with all defaults set.
 pub(super) async fn create(
     client: &Client,
     namespace: &str,
     name: &str,
-    origin: Origin,
+    source: JobSource,
     new_name: &str,
 ) -> Result<Job> {
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
-    match origin {
-        Origin::SuspendedJob => {
+    match source {
+        JobSource::SuspendedJob => {
             let change = Patch::Merge(json!({"spec": {"suspend": false}}));
             jobs.patch(name, &PatchParams::default(), &change)
                 .await
                 .with_context(|| format!("resuming the Job {name}"))
         }
-        Origin::CronJob => {
+        JobSource::CronJob => {
             let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), namespace);
             let cron_job = cron_jobs
                 .get(name)
@@ -50,7 +50,8 @@ pub(super) async fn create(
     }
 }
 
-/// What kubectl makes of a CronJob (kubectl pkg/cmd/create/create_job.go, createJobFromCronJob).
+/// The Job that kubectl creates from a CronJob (kubectl pkg/cmd/create/create_job.go,
+/// createJobFromCronJob).
 fn from(cron_job: &CronJob, name: &str) -> Result<Job> {
     let template = cron_job.spec.job_template.clone();
     let metadata = template.metadata.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a test or a rehearsal wants of a pod before it starts.
+//! How a pod is to be started: changes to its environment, and a callback for its log.
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},
@@ -8,14 +8,14 @@ use std::{
 use anyhow::Result;
 use k8s_openapi::api::batch::v1::Job;
 
-use super::{Ended, Kubelet, Line, Next, Origin, Running, job};
+use super::{Ended, JobSource, Kubelet, Line, Next, RunningPod, job};
 
-/// What most names of the manifests begin with.
+/// Prefix of most object names in the manifests.
 const PREFIX: &str = "replica-migration-";
 /// Kubernetes' default.
 const BACKOFF_LIMIT: i32 = 6;
 
-/// The CronJob and Job of a step: most carry the step's name, two the guide's own.
+/// The name of a step's CronJob and Job.
 pub fn object_name(step: &str) -> String {
     match step {
         "final-backup" => "zalando-backup-job".to_owned(),
@@ -23,14 +23,14 @@ pub fn object_name(step: &str) -> String {
     }
 }
 
-/// Called with each line of a log as it comes.
+/// Called with each log line as it arrives.
 pub(super) type OnLine = Box<dyn Fn(&Line) + Send>;
 
-/// A pod about to be started.
+/// A pod that is about to be started.
 pub struct Launch<'a> {
     kubelet: &'a Kubelet,
     step: String,
-    origin: Origin,
+    source: JobSource,
     pub(super) changes: Vec<(String, Option<String>)>,
     pub(super) on_line: Option<Arc<Mutex<OnLine>>>,
 }
@@ -40,35 +40,34 @@ impl<'a> Launch<'a> {
         Self {
             kubelet,
             step: step.to_owned(),
-            origin: Origin::CronJob,
+            source: JobSource::CronJob,
             changes: Vec::new(),
             on_line: None,
         }
     }
 
-    /// Sets the suspended Job of the step's name going instead of creating one from the CronJob.
+    /// Resumes the suspended Job of the step's name instead of creating one from the CronJob.
     #[must_use]
     pub fn suspended_job(mut self) -> Self {
-        self.origin = Origin::SuspendedJob;
+        self.source = JobSource::SuspendedJob;
         self
     }
 
-    /// A variable that differs from the manifests. Its value is passed on as it is: no mount path
-    /// in it is rewritten.
+    /// Sets a variable that differs from the manifests. Mount paths in its value are not rewritten.
     #[must_use]
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.changes.push((key.to_owned(), Some(value.to_owned())));
         self
     }
 
-    /// A variable that is missing.
+    /// Removes a variable.
     #[must_use]
     pub fn without(mut self, key: &str) -> Self {
         self.changes.push((key.to_owned(), None));
         self
     }
 
-    /// Calls `hear` with each line of the log as it comes.
+    /// Calls `hear` with each log line as it arrives.
     #[must_use]
     pub fn on_line(mut self, hear: impl Fn(&Line) + Send + 'static) -> Self {
         self.on_line = Some(Arc::new(Mutex::new(Box::new(hear))));
@@ -78,32 +77,31 @@ impl<'a> Launch<'a> {
     /// Creates the Job and starts its first pod.
     ///
     /// # Errors
-    /// The Job cannot be created, or the pod cannot be started: with the kubelet's words where it
-    /// would say something.
-    pub async fn start(self) -> Result<Running> {
+    /// The Job cannot be created, or the pod cannot be started; the error has the kubelet's words
+    /// where it would report one.
+    pub async fn start(self) -> Result<RunningPod> {
         let job = self.job().await?;
         self.kubelet.start(&job, &self).await
     }
 
-    /// Starts it and waits for its end, which must come within `limit`. One pod, whatever its exit
-    /// code.
+    /// Starts one pod and waits at most `limit` for its end, whatever its exit code.
     ///
     /// # Errors
-    /// As [`Launch::start`] and [`Running::wait`].
+    /// As [`Launch::start`] and [`RunningPod::wait`].
     pub async fn run(self, limit: Duration) -> Result<Ended> {
         self.start().await?.wait(limit).await
     }
 
-    /// Starts pod after pod until the Job is complete or has failed, as the Job controller does:
-    /// the last pod's end, and how many pods there were. `each` is called with every pod that runs,
-    /// for example to kill it.
+    /// Starts pods until the Job is complete or has failed, as the Job controller does; returns the
+    /// last pod's end and the number of pods. `each` is called with every running pod, for example
+    /// to kill it.
     ///
     /// # Errors
-    /// As [`Launch::start`] and [`Running::wait`], whose `limit` is for each pod.
+    /// As [`Launch::start`] and [`RunningPod::wait`]; `limit` applies to each pod.
     pub async fn to_the_end(
         self,
         limit: Duration,
-        each: impl AsyncFn(u32, &Running),
+        each: impl AsyncFn(u32, &RunningPod),
     ) -> Result<(Ended, u32)> {
         let job = self.job().await?;
         let backoff_limit = job
@@ -131,7 +129,7 @@ impl<'a> Launch<'a> {
             &self.kubelet.plane.admin(),
             &self.kubelet.namespace,
             &name,
-            self.origin,
+            self.source,
             &format!("{}-{number}", self.step),
         )
         .await

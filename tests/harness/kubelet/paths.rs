@@ -1,10 +1,10 @@
-//! Mount paths inside of texts.
+//! Rewrites mount paths in values and arguments.
 
 use std::path::PathBuf;
 
-/// `text` with every mount path in it replaced by where it lies on this machine. A path counts
-/// where it stands as one: at the beginning or behind a character that belongs to no path, and up
-/// to its end or a slash.
+/// `text` with every mount path replaced by its directory on this machine. A path counts only as a
+/// whole: it must start at the beginning or after a character that cannot be part of a path, and
+/// end at a slash or such a character.
 pub(super) fn rewritten(text: &str, mounts: &[(String, PathBuf)]) -> String {
     let mut longest_first: Vec<&(String, PathBuf)> = mounts.iter().collect();
     longest_first.sort_by_key(|(mount, _)| std::cmp::Reverse(mount.len()));

@@ -1,4 +1,4 @@
-//! The Pod object of a Job's pod: its name and phase are what others can know of it.
+//! The Pod object of a Job's pod; other programs see its name and phase.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
@@ -8,9 +8,9 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::away::insist;
+use crate::retry::until_answered;
 
-/// Makes it, running.
+/// Creates the object in the phase Running.
 pub(super) async fn announce(
     client: &Client,
     namespace: &str,
@@ -20,9 +20,12 @@ pub(super) async fn announce(
 ) -> Result<()> {
     let mut spec = serde_json::to_value(&template.spec)?;
     spec["nodeName"] = "node0".into();
-    // No controller makes ServiceAccounts' tokens here, and the kubelet mounts its own.
+    // No controller creates ServiceAccount tokens here; the imitated kubelet mounts its own.
     let labels = json!({"batch.kubernetes.io/job-name": job, "job-name": job});
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels},
+        "spec": spec
+    });
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     api.create(&PostParams::default(), &serde_json::from_value(pod)?)
         .await
@@ -34,12 +37,12 @@ pub(super) async fn announce(
     Ok(())
 }
 
-/// Tells that it has ended; the API server may be away just then.
+/// Reports the pod's end, also if the API server is unreachable for a while.
 pub(super) async fn ended(client: &Client, namespace: &str, name: &str, succeeded: bool) {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let phase = if succeeded { "Succeeded" } else { "Failed" };
     let change = Patch::Merge(json!({"status": {"phase": phase}}));
-    // A pod that a test has removed needs no phase any more.
+    // The update fails only if a test removed the pod.
     let params = PatchParams::default();
-    let _ = insist(|| api.patch_status(name, &params, &change)).await;
+    let _ = until_answered(|| api.patch_status(name, &params, &change)).await;
 }

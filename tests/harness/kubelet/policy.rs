@@ -11,12 +11,12 @@ pub enum Next {
     Complete,
     /// The Job has failed; no pod follows.
     Failed,
-    /// Another pod follows, unless backoffLimit is used up.
+    /// Another pod follows, unless backoffLimit is reached.
     Again,
 }
 
-/// The verdict on an exit code (128 + signal for a killed process). Disruptions of nodes do not
-/// happen here.
+/// The consequence of an exit code (128 + signal for a killed process). Node disruptions do not
+/// occur here.
 pub(super) fn next(spec: &JobSpec, exit_code: i32) -> Next {
     if exit_code == 0 {
         return Next::Complete;
@@ -63,9 +63,18 @@ mod tests {
         let spec: JobSpec = serde_json::from_value(json!({
             "template": {"spec": {"containers": [{"name": "step"}]}},
             "podFailurePolicy": {"rules": [
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                {"action": "FailJob", "onExitCodes": {"containerName": "other", "operator": "In", "values": [1]}},
-                {"action": "FailJob", "onExitCodes": {"containerName": "step", "operator": "In", "values": [2, 3, 4]}},
+                {
+                    "action": "Ignore",
+                    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]
+                },
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": "other", "operator": "In", "values": [1]}
+                },
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": "step", "operator": "In", "values": [2, 3, 4]}
+                },
             ]},
         }))
         .unwrap();

@@ -1,4 +1,4 @@
-//! The programs under test: what cargo has built.
+//! The programs under test, as built by cargo.
 
 use std::{
     env,
@@ -14,12 +14,11 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::setup::ServerUser;
 
-/// The directory of the programs, of the same profile as the running one. Under cargo they are
-/// built first, so that nobody judges yesterday's programs; a build that has nothing to do takes a
-/// moment.
+/// The directory of the programs, of the same profile as the running test. Under cargo they are
+/// built first, so that no test runs outdated programs.
 ///
 /// # Errors
-/// They cannot be built.
+/// The build fails.
 pub async fn built() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let made = tokio::task::spawn_blocking(|| {
@@ -31,7 +30,7 @@ pub async fn built() -> Result<PathBuf> {
 /// One of the programs, for example `adopt-pgdata`.
 ///
 /// # Errors
-/// As [`built`], or there is none of this name.
+/// As [`built`], or there is no such program.
 pub async fn program(name: &str) -> Result<PathBuf> {
     let file = built().await?.join(name);
     if !file.is_file() {
@@ -40,11 +39,10 @@ pub async fn program(name: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// The directory of the programs as they are released, built when they are not there; that takes
-/// minutes.
+/// The directory of the release build, built first if needed; that takes minutes.
 ///
 /// # Errors
-/// They cannot be built.
+/// The build fails.
 pub async fn released() -> Result<PathBuf> {
     tokio::task::spawn_blocking(|| {
         cargo_build(true)?;
@@ -63,18 +61,18 @@ fn build() -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Where cargo puts the programs of the profile of the running one.
+/// Cargo's output directory for the profile of the running test.
 fn directory() -> Result<PathBuf> {
     let running = env::current_exe().context("asking for the own program")?;
     let directory = running.parent().context("a program without a directory")?;
-    // Test programs lie one directory below the others.
+    // Test executables are one directory below the others.
     let above = directory
         .parent()
         .filter(|_| directory.file_name() == Some(OsStr::new("deps")));
     Ok(above.unwrap_or(directory).to_owned())
 }
 
-/// Does nothing outside of cargo, where the programs are as somebody left them.
+/// Builds the programs; does nothing outside of cargo.
 fn cargo_build(release: bool) -> Result<()> {
     let Some(cargo) = env::var_os("CARGO") else {
         return Ok(());
@@ -93,13 +91,12 @@ fn cargo_build(release: bool) -> Result<()> {
         command.arg("--release");
     }
     if !command.status().context("starting cargo")?.success() {
-        bail!("cargo could not build the programs; its own words stand above");
+        bail!("cargo could not build the programs; see its output above");
     }
     Ok(())
 }
 
-/// The program that `command` of a container names, in a place that the servers' user can run it
-/// from.
+/// The program for a container's `command`, at a path where the servers' user can run it.
 pub(super) fn find(
     programs: &Path,
     command: &str,
@@ -109,7 +106,7 @@ pub(super) fn find(
     let name = command
         .strip_prefix('/')
         .filter(|name| !name.contains('/'))
-        .context("a program of the image lies in /")?;
+        .context("programs of the image must be in /")?;
     let built = programs.join(name);
     if !built.is_file() {
         bail!(
@@ -123,7 +120,7 @@ pub(super) fn find(
     }
     let copy = reachable.join(name);
     let doing = || format!("copying {} to {}", built.display(), copy.display());
-    // Under another name first: a program that runs cannot be written to.
+    // Copied under another name first, because a running program cannot be overwritten.
     let unfinished = reachable.join(format!("{name}.unfinished"));
     fs::copy(&built, &unfinished).with_context(doing)?;
     fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o755)).with_context(doing)?;

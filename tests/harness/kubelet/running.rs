@@ -1,4 +1,4 @@
-//! A pod that runs.
+//! A running pod: its process, its log, and signals to it.
 
 use std::{
     fs::File,
@@ -17,39 +17,39 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{Ended, grace, launch::OnLine};
 use crate::{
-    cost::Watched,
+    cost::CostMonitor,
     process::{Process, Signal},
 };
 
-/// Between the end of a program and the end of its output lies only what is still in the pipe.
+/// Limit from the end of a program to the end of its output, which may still be in the pipe.
 const OUTPUT_SECONDS_MAX: u64 = 5;
 
 /// A line of the log.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// When it came.
+    /// When the line arrived.
     pub at: Timestamp,
     /// Without its line end.
     pub text: String,
 }
 
-/// A pod that has been started. Dropped, it is killed.
-pub struct Running {
+/// A pod that has been started; killed on drop.
+pub struct RunningPod {
     name: String,
     process: Process,
     started: Instant,
     output: Arc<Output>,
-    said: watch::Receiver<Said>,
-    watched: Watched,
+    output_state: watch::Receiver<OutputState>,
+    cost_monitor: CostMonitor,
     termination_log: PathBuf,
     spec: JobSpec,
 }
 
-/// How much has been said.
+/// How much output there is.
 #[derive(Clone, Copy, Debug, Default)]
-struct Said {
+struct OutputState {
     lines: usize,
-    /// Nothing more will be said, because the program has ended then.
+    /// Set once the program and its output have ended.
     over: Option<Instant>,
 }
 
@@ -64,7 +64,7 @@ impl Output {
     }
 }
 
-impl Running {
+impl RunningPod {
     pub(super) fn start(
         name: &str,
         command: Command,
@@ -82,17 +82,17 @@ impl Running {
         let started = Instant::now();
         let process = Process::start_into(name, command, File::from(OwnedFd::from(writer)), log)?;
         let output = Arc::new(Output::default());
-        let (tell, said) = watch::channel(Said::default());
-        let heard = Arc::clone(&output);
-        std::thread::spawn(move || listen(reader, file, &heard, &tell, on_line.as_deref()));
-        let watched = Watched::process(process.pid());
+        let (sender, output_state) = watch::channel(OutputState::default());
+        let recorded = Arc::clone(&output);
+        std::thread::spawn(move || listen(reader, file, &recorded, &sender, on_line.as_deref()));
+        let cost_monitor = CostMonitor::process(process.pid());
         Ok(Self {
             name: name.to_owned(),
             process,
             started,
             output,
-            said,
-            watched,
+            output_state,
+            cost_monitor,
             termination_log,
             spec,
         })
@@ -108,29 +108,31 @@ impl Running {
         self.process.pid()
     }
 
-    /// What it has said so far.
+    /// The log so far.
     pub fn lines(&self) -> Vec<Line> {
         self.output.lines().clone()
     }
 
-    /// Waits for a line that contains `text`, also one that has been said already.
+    /// Waits for a line that contains `text`, including earlier lines.
     ///
     /// # Errors
-    /// It does not come within `limit`, or the program ends without saying it.
-    pub async fn says(&self, text: &str, limit: Duration) -> Result<Line> {
-        self.says_next(&mut 0, text, limit).await
+    /// The line does not appear within `limit`, or the program ends without it.
+    pub async fn wait_for_line(&self, text: &str, limit: Duration) -> Result<Line> {
+        self.wait_for_next_line(&mut 0, text, limit).await
     }
 
-    /// As [`Running::says`], from the line with this number on; the number is then that of the line
-    /// behind the one found.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn says_next(&self, from: &mut usize, text: &str, limit: Duration) -> Result<Line> {
-        let mut said = self.said.clone();
+    /// Like [`RunningPod::wait_for_line`], starting at line `from`, which is then set to the line
+    /// after the match.
+    pub async fn wait_for_next_line(
+        &self,
+        from: &mut usize,
+        text: &str,
+        limit: Duration,
+    ) -> Result<Line> {
+        let mut output_state = self.output_state.clone();
         let search = async {
             loop {
-                let now = *said.borrow_and_update();
+                let now = *output_state.borrow_and_update();
                 let found = {
                     let lines = self.output.lines();
                     let number = lines
@@ -142,7 +144,9 @@ impl Running {
                 };
                 match found {
                     Some(line) => return Some(line),
-                    None if now.over.is_some() || said.changed().await.is_err() => return None,
+                    None if now.over.is_some() || output_state.changed().await.is_err() => {
+                        return None;
+                    }
                     None => {}
                 }
             }
@@ -151,49 +155,49 @@ impl Running {
             Ok(Some(line)) => Ok(line),
             Ok(None) => Err(self
                 .process
-                .complain(&format!("ended without saying {text:?}"))),
-            Err(_) => Err(self.process.complain(&format!(
-                "did not say {text:?} within {} s",
+                .error_with_log(&format!("ended without logging {text:?}"))),
+            Err(_) => Err(self.process.error_with_log(&format!(
+                "did not log {text:?} within {} s",
                 limit.as_secs()
             ))),
         }
     }
 
-    /// Resolves when it has ended, to whether it ended well; holds nothing that would keep it.
+    /// Resolves at the end of the program, to whether it succeeded; borrows nothing.
     pub(super) fn end(&self) -> impl Future<Output = bool> + Send + 'static {
         let ended = self.process.ending();
         async move { ended.await.is_some_and(|status| status.success()) }
     }
 
-    /// The failpoint that it waits at, or has been set for, is over (cut/src/failpoint.rs).
-    pub fn go_on(&self) {
+    /// Releases the failpoint at which the program waits, or cancels the one that is set (SIGUSR1).
+    pub fn release_failpoint(&self) {
         self.process.signal(Signal::USR1);
     }
 
-    /// SIGKILL: what a lost node or too much memory does.
+    /// SIGKILL, as for a lost node or the OOM killer.
     pub fn kill(&self) {
         self.process.signal(Signal::KILL);
     }
 
-    /// SIGTERM: how the deletion of a pod or the drain of a node begins.
+    /// SIGTERM, the beginning of a pod's deletion or a node's drain.
     pub fn terminate(&self) {
         self.process.signal(Signal::TERM);
     }
 
-    /// SIGSTOP: a node that hangs.
-    pub fn freeze(&self) {
-        self.process.freeze();
+    /// SIGSTOP, as if the node hung.
+    pub fn suspend(&self) {
+        self.process.suspend();
     }
 
-    /// It goes on after [`Running::freeze`].
-    pub fn thaw(&self) {
-        self.process.thaw();
+    /// SIGCONT after [`RunningPod::suspend`].
+    pub fn resume(&self) {
+        self.process.resume();
     }
 
-    /// The deletion of the pod: SIGTERM, and SIGKILL when terminationGracePeriodSeconds are over.
+    /// Deletes the pod: SIGTERM, then SIGKILL after terminationGracePeriodSeconds.
     ///
     /// # Errors
-    /// As [`Running::wait`].
+    /// As [`RunningPod::wait`].
     pub async fn delete(&self) -> Result<Ended> {
         self.terminate();
         if timeout(grace(&self.spec), self.process.wait())
@@ -205,26 +209,28 @@ impl Running {
         self.wait(Duration::from_secs(OUTPUT_SECONDS_MAX)).await
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the pod.
     ///
     /// # Errors
-    /// It still runs after `limit`; the error holds the end of its log, and it goes on running
+    /// The pod still runs after `limit`; the error holds the end of its log. The pod keeps running
     /// until it is dropped.
     pub async fn wait(&self, limit: Duration) -> Result<Ended> {
         let Ok(status) = timeout(limit, self.process.wait()).await else {
             return Err(self
                 .process
-                .complain(&format!("still running after {} s", limit.as_secs())));
+                .error_with_log(&format!("still running after {} s", limit.as_secs())));
         };
-        let mut said = self.said.clone();
+        let mut output_state = self.output_state.clone();
         let over = timeout(
             Duration::from_secs(OUTPUT_SECONDS_MAX),
-            said.wait_for(|said| said.over.is_some()),
+            output_state.wait_for(|output_state| output_state.over.is_some()),
         )
         .await;
-        let Ok(over) = over.map(|said| said.ok().and_then(|said| said.over)) else {
+        let Ok(over) =
+            over.map(|output_state| output_state.ok().and_then(|output_state| output_state.over))
+        else {
             bail!(
-                "{} has ended, but something that it started keeps its output open",
+                "{} has ended, but a child process keeps its output open",
                 self.name
             );
         };
@@ -232,7 +238,7 @@ impl Running {
             || self.started.elapsed(),
             |over| over.duration_since(self.started),
         );
-        let cost = self.watched.cost();
+        let cost = self.cost_monitor.cost();
         Ok(Ended::new(
             &self.spec,
             status,
@@ -248,7 +254,7 @@ fn listen(
     reader: PipeReader,
     mut log: File,
     output: &Output,
-    tell: &watch::Sender<Said>,
+    sender: &watch::Sender<OutputState>,
     on_line: Option<&Mutex<OnLine>>,
 ) {
     let mut reader = BufReader::new(reader);
@@ -257,7 +263,7 @@ fn listen(
         .read_until(b'\n', &mut bytes)
         .is_ok_and(|read| read > 0)
     {
-        // A full disk must not take the lines away from those who wait for them.
+        // A full disk must not keep the lines from tests that wait for them.
         log.write_all(&bytes).ok();
         let line = Line {
             at: Timestamp::now(),
@@ -268,7 +274,7 @@ fn listen(
             hear.lock().unwrap_or_else(PoisonError::into_inner)(&line);
         }
         output.lines().push(line);
-        tell.send_modify(|said| said.lines += 1);
+        sender.send_modify(|output_state| output_state.lines += 1);
     }
-    tell.send_modify(|said| said.over = Some(Instant::now()));
+    sender.send_modify(|output_state| output_state.over = Some(Instant::now()));
 }

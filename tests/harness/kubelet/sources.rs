@@ -1,4 +1,4 @@
-//! The Secrets and ConfigMaps that a pod refers to, as they are when it starts.
+//! The Secrets and ConfigMaps that a pod refers to, as they are at its start.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,10 +6,10 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{ConfigMap, PodSpec, Secret};
 use kube::{Api, Client};
 
-/// Keys and values of one object.
+/// The data of one object.
 pub(super) type Data = BTreeMap<String, Vec<u8>>;
 
-/// Of every object that the pod names and that exists.
+/// The data of every existing object that the pod refers to, by name.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     pub(super) secrets: BTreeMap<String, Data>,

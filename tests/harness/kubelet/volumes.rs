@@ -1,4 +1,4 @@
-//! Volumes as files below the pod's directory.
+//! A pod's volumes as files below its directory.
 
 use std::{
     fs,
@@ -10,12 +10,12 @@ use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, PodSpec, Volume};
 
 use super::{
-    environment::{Facts, field_of},
     sources::{Data, Sources},
+    variables::{PodContext, field_of},
 };
 use crate::setup::ServerUser;
 
-/// The kubelet's default for files of Secrets and ConfigMaps.
+/// The kubelet's default mode for files of Secrets and ConfigMaps.
 const MODE: i32 = 0o644;
 
 /// A file in a volume.
@@ -26,11 +26,11 @@ struct File {
     mode: u32,
 }
 
-/// Writes what the container mounts; returns each mount path with the directory that stands for it.
+/// Writes what the container mounts; returns each mount path with its directory.
 ///
-/// A claim is a directory below `claims`, the same for every pod that mounts it.
+/// A PersistentVolumeClaim is a directory below `claims`, shared by all pods that mount it.
 pub(super) fn mount(
-    facts: &Facts<'_>,
+    context: &PodContext<'_>,
     pod: &PodSpec,
     sources: &Sources,
     root: &Path,
@@ -38,7 +38,7 @@ pub(super) fn mount(
     user: &ServerUser,
 ) -> Result<Vec<(String, PathBuf)>> {
     let mut mounts = Vec::new();
-    for mount in facts.container.volume_mounts.iter().flatten() {
+    for mount in context.container.volume_mounts.iter().flatten() {
         if mount.sub_path.is_some() || mount.sub_path_expr.is_some() {
             bail!(
                 "the mount {} has a subPath, which is not imitated",
@@ -65,7 +65,7 @@ pub(super) fn mount(
                 volume.name
             )
         };
-        for file in files(volume, facts, sources).with_context(doing)? {
+        for file in files(volume, context, sources).with_context(doing)? {
             write(
                 user,
                 root,
@@ -79,32 +79,32 @@ pub(super) fn mount(
     Ok(mounts)
 }
 
-fn files(volume: &Volume, facts: &Facts<'_>, sources: &Sources) -> Result<Vec<File>> {
+fn files(volume: &Volume, context: &PodContext<'_>, sources: &Sources) -> Result<Vec<File>> {
     if let Some(secret) = &volume.secret {
         let name = secret.secret_name.as_deref().unwrap_or_default();
-        let wanted = Wanted {
+        let projection = Projection {
             kind: "secret",
             name,
             items: secret.items.as_deref(),
             mode: secret.default_mode,
             optional: secret.optional,
         };
-        wanted.of(sources.secrets.get(name))
+        projection.files(sources.secrets.get(name))
     } else if let Some(map) = &volume.config_map {
-        let wanted = Wanted {
+        let projection = Projection {
             kind: "configmap",
             name: &map.name,
             items: map.items.as_deref(),
             mode: map.default_mode,
             optional: map.optional,
         };
-        wanted.of(sources.config_maps.get(&map.name))
+        projection.files(sources.config_maps.get(&map.name))
     } else if let Some(downward) = &volume.downward_api {
         downward
             .items
             .iter()
             .flatten()
-            .map(|item| told(item, facts, downward.default_mode))
+            .map(|item| downward_api_file(item, context, downward.default_mode))
             .collect()
     } else if volume.empty_dir.is_some() {
         Ok(Vec::new())
@@ -113,42 +113,42 @@ fn files(volume: &Volume, facts: &Facts<'_>, sources: &Sources) -> Result<Vec<Fi
         for source in projected.sources.iter().flatten() {
             let mode = projected.default_mode;
             if let Some(secret) = &source.secret {
-                let wanted = Wanted {
+                let projection = Projection {
                     kind: "secret",
                     name: &secret.name,
                     items: secret.items.as_deref(),
                     mode,
                     optional: secret.optional,
                 };
-                all.extend(wanted.of(sources.secrets.get(&secret.name))?);
+                all.extend(projection.files(sources.secrets.get(&secret.name))?);
             } else if let Some(map) = &source.config_map {
-                let wanted = Wanted {
+                let projection = Projection {
                     kind: "configmap",
                     name: &map.name,
                     items: map.items.as_deref(),
                     mode,
                     optional: map.optional,
                 };
-                all.extend(wanted.of(sources.config_maps.get(&map.name))?);
+                all.extend(projection.files(sources.config_maps.get(&map.name))?);
             } else if let Some(downward) = &source.downward_api {
                 let files = downward
                     .items
                     .iter()
                     .flatten()
-                    .map(|item| told(item, facts, mode));
+                    .map(|item| downward_api_file(item, context, mode));
                 all.extend(files.collect::<Result<Vec<_>>>()?);
             } else {
-                bail!("a projection of a kind that is not imitated");
+                bail!("this kind of projection is not imitated");
             }
         }
         Ok(all)
     } else {
-        bail!("a volume of a kind that is not imitated")
+        bail!("this kind of volume is not imitated")
     }
 }
 
-/// A Secret or ConfigMap as a volume asks for it.
-struct Wanted<'a> {
+/// A Secret or ConfigMap that a volume projects.
+struct Projection<'a> {
     kind: &'a str,
     name: &'a str,
     items: Option<&'a [KeyToPath]>,
@@ -156,8 +156,8 @@ struct Wanted<'a> {
     optional: Option<bool>,
 }
 
-impl Wanted<'_> {
-    fn of(&self, found: Option<&Data>) -> Result<Vec<File>> {
+impl Projection<'_> {
+    fn files(&self, found: Option<&Data>) -> Result<Vec<File>> {
         let optional = self.optional == Some(true);
         let data = match found {
             Some(data) => data,
@@ -196,12 +196,16 @@ impl Wanted<'_> {
     }
 }
 
-fn told(item: &DownwardAPIVolumeFile, facts: &Facts<'_>, mode: Option<i32>) -> Result<File> {
+fn downward_api_file(
+    item: &DownwardAPIVolumeFile,
+    context: &PodContext<'_>,
+    mode: Option<i32>,
+) -> Result<File> {
     let field = item
         .field_ref
         .as_ref()
         .context("a resourceFieldRef is not imitated")?;
-    let bytes = field_of(field, facts)?.into_bytes();
+    let bytes = field_of(field, context)?.into_bytes();
     Ok(File {
         path: item.path.clone(),
         bytes,
@@ -209,7 +213,7 @@ fn told(item: &DownwardAPIVolumeFile, facts: &Facts<'_>, mode: Option<i32>) -> R
     })
 }
 
-/// Writes a file of the servers' user, with the directories that it needs below `root`.
+/// Writes a file owned by the servers' user, and creates its parent directories below `root`.
 pub(super) fn write(
     user: &ServerUser,
     root: &Path,
@@ -251,8 +255,8 @@ mod tests {
         .into()
     }
 
-    fn wanted<'a>(items: Option<&'a [KeyToPath]>, optional: bool) -> Wanted<'a> {
-        Wanted {
+    fn projection<'a>(items: Option<&'a [KeyToPath]>, optional: bool) -> Projection<'a> {
+        Projection {
             kind: "secret",
             name: "s",
             items,
@@ -271,8 +275,8 @@ mod tests {
 
     #[test]
     fn items_choose_and_rename_keys() {
-        let files = wanted(Some(&[item("password")]), false)
-            .of(Some(&data()))
+        let files = projection(Some(&[item("password")]), false)
+            .files(Some(&data()))
             .unwrap();
         assert_eq!(
             files,
@@ -282,25 +286,30 @@ mod tests {
                 mode: 0o440
             }]
         );
-        assert_eq!(wanted(None, false).of(Some(&data())).unwrap().len(), 2);
+        assert_eq!(
+            projection(None, false).files(Some(&data())).unwrap().len(),
+            2
+        );
     }
 
     #[test]
-    fn what_is_missing_fails_the_mount_unless_it_is_optional() {
+    fn a_missing_object_fails_the_mount_unless_it_is_optional() {
         assert_eq!(
-            wanted(None, false).of(None).unwrap_err().to_string(),
+            projection(None, false).files(None).unwrap_err().to_string(),
             "secret \"s\" not found"
         );
         let items = [item("ca.crt")];
-        let error = wanted(Some(&items), false).of(Some(&data())).unwrap_err();
+        let error = projection(Some(&items), false)
+            .files(Some(&data()))
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
             "references non-existent secret key: ca.crt"
         );
-        assert!(wanted(None, true).of(None).unwrap().is_empty());
+        assert!(projection(None, true).files(None).unwrap().is_empty());
         assert!(
-            wanted(Some(&items), true)
-                .of(Some(&data()))
+            projection(Some(&items), true)
+                .files(Some(&data()))
                 .unwrap()
                 .is_empty()
         );

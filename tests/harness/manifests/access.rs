@@ -1,4 +1,4 @@
-//! What the Roles of the manifests grant, compared with what the programs have used.
+//! Compares what the Roles of the manifests grant with what the programs used.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,18 +12,18 @@ use serde_json::Value;
 use super::of_kind;
 use crate::audit::Use;
 
-/// One verb on one resource, of one object or of all.
+/// One verb on one resource, for one object or for all.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Grant {
     /// The ServiceAccount.
     pub account: String,
-    /// As in a Role.
+    /// The verb.
     pub verb: String,
     /// "" is the core group.
     pub api_group: String,
-    /// With its subresource, as in a Role: `deployments/scale`.
+    /// The resource with its subresource, as in a Role: `deployments/scale`.
     pub resource: String,
-    /// None: objects of any name.
+    /// The object's name; None allows any name.
     pub name: Option<String>,
 }
 
@@ -45,48 +45,48 @@ impl fmt::Display for Grant {
     }
 }
 
-/// A difference between Roles and use; each line of its text is one.
+/// Checks that Roles and use agree. Each line of the error is one difference:
 ///
 /// - a request that was refused for lack of a verb;
 /// - a grant that was never used;
 /// - a grant for any name of what was asked for by name only.
 ///
-/// Requests that Kubernetes grants to everybody do not count. Tests that take a verb away on
-/// purpose must keep their requests out of `uses`.
+/// Requests that Kubernetes grants to all users do not count. Tests that remove a verb on purpose
+/// must keep their requests out of `uses`.
 ///
 /// # Errors
-/// The objects hold no valid Roles, or there is a difference.
+/// The objects hold invalid Roles, or there is a difference.
 pub fn rbac_is_exact(uses: &BTreeSet<Use>, objects: &[Value]) -> Result<()> {
     let granted = grants(objects)?;
     let accounts: BTreeSet<&str> = granted.iter().map(|grant| grant.account.as_str()).collect();
-    let ours: Vec<&Use> = uses
+    let program_uses: Vec<&Use> = uses
         .iter()
         .filter(|used| {
             used.service_account()
                 .is_some_and(|account| accounts.contains(account))
         })
         .collect();
-    let mut differences: Vec<String> = ours
+    let mut differences: Vec<String> = program_uses
         .iter()
         .filter(|used| used.is_forbidden())
         .map(|used| format!("missing: {}", asked(used)))
         .collect();
-    let used: Vec<Grant> = ours
+    let used: Vec<Grant> = program_uses
         .iter()
         .filter(|used| !used.is_forbidden())
         .flat_map(|used| needs(used))
         .collect();
     for grant in &granted {
-        let of_it: Vec<&Grant> = used.iter().filter(|used| covers(grant, used)).collect();
-        if of_it.is_empty() {
+        let covered: Vec<&Grant> = used.iter().filter(|used| covers(grant, used)).collect();
+        if covered.is_empty() {
             differences.push(format!("never used: {grant}"));
-        } else if grant.name.is_none() && of_it.iter().all(|used| used.name.is_some()) {
-            let names: BTreeSet<&str> = of_it
+        } else if grant.name.is_none() && covered.iter().all(|used| used.name.is_some()) {
+            let names: BTreeSet<&str> = covered
                 .iter()
                 .filter_map(|used| used.name.as_deref())
                 .collect();
             differences.push(format!(
-                "too wide: {grant}; only these were asked for: {names:?}"
+                "too wide: {grant}; only these were requested: {names:?}"
             ));
         }
     }
@@ -99,13 +99,13 @@ pub fn rbac_is_exact(uses: &BTreeSet<Use>, objects: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// Everything that the Roles among the objects grant to the ServiceAccounts that they are bound to.
+/// All grants of the Roles to the ServiceAccounts that they are bound to.
 ///
 /// # Errors
-/// A Role or RoleBinding cannot be read, or a binding names a Role that is not there.
+/// A Role or RoleBinding cannot be parsed, or a binding names a missing Role.
 pub fn grants(objects: &[Value]) -> Result<BTreeSet<Grant>> {
     let mut grants = BTreeSet::new();
-    // What belongs to the whole cluster has the same fields under another kind.
+    // Cluster-scoped kinds have the same fields.
     for (role, binding) in [
         ("Role", "RoleBinding"),
         ("ClusterRole", "ClusterRoleBinding"),
@@ -129,7 +129,11 @@ pub fn grants(objects: &[Value]) -> Result<BTreeSet<Grant>> {
                 .iter()
                 .filter(|subject| subject.kind == "ServiceAccount")
             {
-                grants.extend(rules.iter().flat_map(|rule| of_rule(&account.name, rule)));
+                grants.extend(
+                    rules
+                        .iter()
+                        .flat_map(|rule| rule_grants(&account.name, rule)),
+                );
             }
         }
     }
@@ -142,7 +146,7 @@ fn name_of(object: &Value) -> Result<&str> {
         .context("an object without a name")
 }
 
-fn of_rule(account: &str, rule: &PolicyRule) -> Vec<Grant> {
+fn rule_grants(account: &str, rule: &PolicyRule) -> Vec<Grant> {
     let names: Vec<Option<String>> = match rule.resource_names.as_deref() {
         None | Some([]) => vec![None],
         Some(names) => names.iter().cloned().map(Some).collect(),
@@ -164,7 +168,7 @@ fn of_rule(account: &str, rule: &PolicyRule) -> Vec<Grant> {
     grants
 }
 
-/// What a request needs, as a Role would have to state it.
+/// The grants that a request needs.
 fn needs(used: &Use) -> Vec<Grant> {
     let asked = asked(used);
     let create = |name| Grant {
@@ -176,7 +180,7 @@ fn needs(used: &Use) -> Vec<Grant> {
         // A server-side apply of what did not exist yet is authorised a second time, as a create of
         // that name (k8s.io/apiserver pkg/endpoints/handlers/patch.go, createAuthorizerAttributes).
         ("patch", _, 201) => vec![create(asked.name.clone()), asked],
-        // A create is authorised before its body is read: no name counts.
+        // A create is authorised before its body is read, so no name counts.
         ("create", ..) => vec![create(None)],
         _ => vec![asked],
     }
@@ -213,17 +217,23 @@ mod tests {
     use serde_json::json;
 
     fn objects(rules: Value) -> Vec<Value> {
-        let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"}, "rules": rules});
-        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "b"},
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"},
+            "rules": rules
+        });
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": "b"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
-            "subjects": [{"kind": "ServiceAccount", "name": "cut", "namespace": "m"}]});
+            "subjects": [{"kind": "ServiceAccount", "name": "cutover", "namespace": "m"}]
+        });
         vec![role, binding]
     }
 
     fn used(verb: &str, resource: &str, name: &str, code: u16) -> Use {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         Use {
-            user: "system:serviceaccount:m:cut".into(),
+            user: "system:serviceaccount:m:cutover".into(),
             verb: verb.into(),
             api_group: String::new(),
             resource: resource.into(),
@@ -235,7 +245,7 @@ mod tests {
         }
     }
 
-    fn verdict(rules: Value, uses: &[Use]) -> String {
+    fn difference(rules: Value, uses: &[Use]) -> String {
         match rbac_is_exact(&uses.iter().cloned().collect(), &objects(rules)) {
             Ok(()) => String::new(),
             Err(error) => error.to_string().replace("Roles and use differ:\n", ""),
@@ -245,10 +255,16 @@ mod tests {
     #[test]
     fn granted_and_used_is_exact() {
         let rules = json!([
-            {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"], "verbs": ["get", "create", "patch"]},
+            {
+                "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"],
+                "verbs": ["get", "create", "patch"]
+            },
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
             {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]},
-            {"apiGroups": [""], "resources": ["deployments/scale"], "resourceNames": ["a", "a"], "verbs": ["patch"]},
+            {
+                "apiGroups": [""], "resources": ["deployments/scale"], "resourceNames": ["a", "a"],
+                "verbs": ["patch"]
+            },
         ]);
         let uses = [
             used("get", "secrets", "a", 404),
@@ -257,13 +273,16 @@ mod tests {
             used("create", "configmaps", "x", 201),
             used("patch", "deployments/scale", "a", 200),
         ];
-        assert_eq!(verdict(rules, &uses), "");
+        assert_eq!(difference(rules, &uses), "");
     }
 
     #[test]
-    fn each_kind_of_difference_is_told() {
+    fn each_kind_of_difference_is_reported() {
         let rules = json!([
-            {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "b"], "verbs": ["get"]},
+            {
+                "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "b"],
+                "verbs": ["get"]
+            },
             {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]},
         ]);
         let uses = [
@@ -271,18 +290,21 @@ mod tests {
             used("get", "configmaps", "c", 200),
             used("delete", "pods", "p", 403),
         ];
-        let wanted = "missing: cut: delete pods p\n\
-            too wide: cut: get configmaps (any name); only these were asked for: {\"c\"}\n\
-            never used: cut: get secrets b";
-        assert_eq!(verdict(rules, &uses), wanted);
+        let wanted = "missing: cutover: delete pods p\n\
+            too wide: cutover: get configmaps (any name); only these were requested: {\"c\"}\n\
+            never used: cutover: get secrets b";
+        assert_eq!(difference(rules, &uses), wanted);
     }
 
     #[test]
     fn a_patch_of_what_exists_uses_no_create() {
-        let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"], "verbs": ["create", "patch"]}]);
+        let rules = json!([{
+            "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"],
+            "verbs": ["create", "patch"]
+        }]);
         assert_eq!(
-            verdict(rules, &[used("patch", "secrets", "a", 200)]),
-            "never used: cut: create secrets a"
+            difference(rules, &[used("patch", "secrets", "a", 200)]),
+            "never used: cutover: create secrets a"
         );
     }
 }

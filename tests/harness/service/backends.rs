@@ -1,4 +1,4 @@
-//! What stands behind a Service: read from stores that follow the namespace's objects.
+//! The backends of each Service, read from stores that follow the namespace's objects.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -24,7 +24,7 @@ use crate::instance::Instance;
 
 pub(super) type Changes = futures::stream::BoxStream<'static, ()>;
 
-/// A store that follows a kind, and a stream that says when to look again.
+/// A store that follows a kind, and a stream that yields at each change.
 fn reflected<K>(api: Api<K>) -> (Store<K>, Changes)
 where
     K: kube::Resource<DynamicType = ()>
@@ -44,7 +44,7 @@ where
     (store, events.map(|_| ()).boxed())
 }
 
-/// The namespace's Services and what may stand behind them.
+/// The namespace's Services and the objects that their backends come from.
 pub(super) struct Cluster {
     services: Store<Service>,
     pods: Store<Pod>,
@@ -53,8 +53,7 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// The stores, and a stream that has to be polled to keep them up to date: an item whenever
-    /// something has changed.
+    /// The stores, and a stream that must be polled to update them; it yields at each change.
     pub(super) fn follow(client: &Client, namespace: &str) -> (Self, SelectAll<Changes>) {
         let (services, services_changed) = reflected(Api::namespaced(client.clone(), namespace));
         let (pods, pods_changed) = reflected(Api::namespaced(client.clone(), namespace));
@@ -76,7 +75,7 @@ impl Cluster {
         (this, changes)
     }
 
-    /// True when the first list of each kind is in.
+    /// True once the first list of each kind has arrived.
     pub(super) fn complete(&self) -> bool {
         let listed = [
             self.services.wait_until_ready().now_or_never(),
@@ -92,7 +91,7 @@ impl Cluster {
         self.services.state()
     }
 
-    /// The addresses that one port of a Service leads to now.
+    /// The current backends of one port of a Service.
     pub(super) fn backends(&self, service: &Service, port: &ServicePort) -> Vec<SocketAddr> {
         let mut backends = match selector(service) {
             Some(selector) => self.selected(selector, port),
@@ -103,7 +102,7 @@ impl Cluster {
         backends
     }
 
-    /// The addresses that a Service's selector finds; None when it has none.
+    /// The addresses that a Service's selector matches; None without a selector.
     pub(super) fn selected_by(&self, service: &Service) -> Option<Vec<SocketAddr>> {
         let port = service.spec.as_ref()?.ports.as_ref()?.first()?;
         selector(service).map(|selector| self.selected(selector, port))
@@ -143,15 +142,16 @@ impl Cluster {
                 .iter()
                 .flatten()
                 .filter_map(|address| address.ip.parse().ok());
-            backends.extend(ips.map(|ip| SocketAddr::from((Instance::real_address(ip), number))));
+            backends
+                .extend(ips.map(|ip| SocketAddr::from((Instance::loopback_address(ip), number))));
         }
-        // What a selector has left behind counts as well.
+        // EndpointSlices left behind by an earlier selector count as well.
         let slices = self.slices.state();
         let left = slices.iter().filter(|slice| {
             slice
                 .labels()
                 .get(slices::SERVICE)
-                .is_some_and(|of| of == name)
+                .is_some_and(|service| service == name)
         });
         backends.extend(left.flat_map(|slice| slices::backends(slice)));
         backends
@@ -187,7 +187,7 @@ fn pod_backend(pod: &Pod, port: &ServicePort) -> Option<SocketAddr> {
         None => port.port,
     };
     Some(SocketAddr::from((
-        Instance::real_address(ip),
+        Instance::loopback_address(ip),
         u16::try_from(number).ok()?,
     )))
 }

@@ -1,5 +1,5 @@
-//! One listener: accepts, chooses a backend, copies both ways. Adds no delay of its own
-//! (TCP_NODELAY on both sides).
+//! One TCP listener: accepts connections, chooses a backend and copies in both directions, without
+//! added delay (TCP_NODELAY on both sides).
 
 use std::{
     io,
@@ -16,15 +16,15 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// A backend on the same machine answers at once or not at all.
+/// Limit for connecting to a backend, which is on the same machine.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// The address may still be held by the listener before this one.
+/// Pause before binding again; the previous listener may still hold the address.
 const BIND_AGAIN: Duration = Duration::from_millis(20);
 const TRIES_SILENT: u32 = 50;
 const BACKLOG: u32 = 256;
 
-/// Forwards one address for as long as it lives. Connections that exist outlive a change of
-/// backends, and this value.
+/// Forwards one address until it is dropped. Existing connections survive a change of backends and
+/// the drop.
 #[derive(Debug)]
 pub struct Forwarder {
     task: JoinHandle<()>,
@@ -37,8 +37,7 @@ impl Drop for Forwarder {
 }
 
 impl Forwarder {
-    /// Listens on `address` while there are backends; without any, connections are refused by the
-    /// kernel.
+    /// Listens on `address` while there are backends; without any, the kernel refuses connections.
     pub fn start(address: SocketAddr, backends: watch::Receiver<Vec<SocketAddr>>) -> Self {
         Self {
             task: tokio::spawn(run(address, backends)),
@@ -77,7 +76,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts until the last backend is gone.
+/// Accepts connections until there are no backends.
 async fn serve(
     listener: &TcpListener,
     backends: &mut watch::Receiver<Vec<SocketAddr>>,
@@ -92,7 +91,7 @@ async fn serve(
             _ = &mut emptied => return,
             accepted = listener.accept() => accepted,
         };
-        // What fails here is one client's connection that went away before it was accepted.
+        // An error concerns one client's connection that was closed before it was accepted.
         let Ok((client, _)) = accepted else { continue };
         let backend = {
             let now = now.borrow();
@@ -117,14 +116,14 @@ async fn relay(mut client: TcpStream, backend: Option<SocketAddr>) {
     };
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
-    // A side that is reset must not look like one that closed politely to the other.
+    // A reset on one side must not become an orderly close on the other.
     if copy_bidirectional(&mut client, &mut server).await.is_err() {
         reset(&client);
         reset(&server);
     }
 }
 
-/// Makes the coming close an RST instead of a FIN.
+/// Makes the next close send RST instead of FIN.
 fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
@@ -137,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// A backend that answers every byte with its own letter.
+    /// A backend that answers every byte with its letter.
     async fn backend(letter: u8) -> SocketAddr {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -174,17 +173,17 @@ mod tests {
             }
             sleep(Duration::from_millis(10)).await;
         }
-        panic!("nobody listens on {address}");
+        panic!("no listener on {address}");
     }
 
     #[tokio::test]
     async fn a_change_of_backends_moves_new_connections_only() {
         let (one, two, front) = (backend(b'1').await, backend(b'2').await, free().await);
-        let (tell, backends) = watch::channel(vec![one]);
+        let (sender, backends) = watch::channel(vec![one]);
         let _forwarder = Forwarder::start(front, backends);
         let mut old = connected(front).await;
         assert_eq!(ask(&mut old).await, b'1');
-        tell.send(vec![two]).unwrap();
+        sender.send(vec![two]).unwrap();
         assert_eq!(ask(&mut connected(front).await).await, b'2');
         assert_eq!(
             ask(&mut old).await,
@@ -196,11 +195,11 @@ mod tests {
     #[tokio::test]
     async fn without_backends_connections_are_refused_and_existing_ones_live_on() {
         let (one, front) = (backend(b'1').await, free().await);
-        let (tell, backends) = watch::channel(vec![one]);
+        let (sender, backends) = watch::channel(vec![one]);
         let _forwarder = Forwarder::start(front, backends);
         let mut old = connected(front).await;
         assert_eq!(ask(&mut old).await, b'1');
-        tell.send(Vec::new()).unwrap();
+        sender.send(Vec::new()).unwrap();
         let refused = async {
             while TcpStream::connect(front).await.is_ok() {
                 sleep(Duration::from_millis(5)).await;
@@ -210,7 +209,7 @@ mod tests {
             .await
             .expect("still accepts");
         assert_eq!(ask(&mut old).await, b'1');
-        tell.send(vec![one]).unwrap();
+        sender.send(vec![one]).unwrap();
         assert_eq!(ask(&mut connected(front).await).await, b'1');
     }
 

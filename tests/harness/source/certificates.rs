@@ -1,5 +1,5 @@
-//! The source's certificates as the owner of the cluster (or cert-manager) made them, before
-//! anybody thought of a migration.
+//! The source's certificates, as the cluster's owner or cert-manager created them before the
+//! migration.
 
 use anyhow::{Context, Result};
 use rcgen::{
@@ -10,17 +10,17 @@ use rcgen::{
 use super::options::{SourceOptions, Tls};
 use crate::authority::{Authority, Pair};
 
-/// What the server needs, and what lies in the two Secrets.
+/// The server's files and the content of the two Secrets.
 pub(super) struct Certificates {
-    /// Server certificate with its chain, and key.
+    /// Server certificate with its chain, and its key.
     pub(super) server: Pair,
-    /// The CA Secret's keys and values; nothing without `spec.tls`.
+    /// The CA Secret's data; None without `spec.tls`.
     pub(super) secret: Option<Vec<(&'static str, String)>>,
     /// The root for `ssl_ca_file`.
     pub(super) root: Option<String>,
 }
 
-/// Makes the certificates that the options ask for.
+/// Creates the certificates that the options select.
 pub(super) fn make(options: &SourceOptions) -> Result<Certificates> {
     let root = Authority::root("mastodon root")?;
     let intermediate = root.intermediate("mastodon databases")?;
@@ -57,7 +57,7 @@ pub(super) fn make(options: &SourceOptions) -> Result<Certificates> {
         Tls::ServerWithoutCaKey => vec![("ca.crt", root.certificate().to_owned())],
         Tls::ForeignCa => vec![(
             "ca.crt",
-            Authority::root("somebody else")?.certificate().to_owned(),
+            Authority::root("another CA")?.certificate().to_owned(),
         )],
         _ => vec![
             ("ca.crt", root.certificate().to_owned()),
@@ -72,7 +72,8 @@ pub(super) fn make(options: &SourceOptions) -> Result<Certificates> {
     })
 }
 
-/// As Spilo's `openssl req -nodes -new -x509 -subj /CN=spilo.example.org`, of 30 days.
+/// The certificate of Spilo's `openssl req -nodes -new -x509 -subj /CN=spilo.example.org`, valid
+/// for 30 days.
 fn self_signed() -> Result<Certificates> {
     let mut params = CertificateParams::new(Vec::new())?;
     params

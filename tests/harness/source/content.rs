@@ -1,4 +1,4 @@
-//! What is in the databases: roles and schemas as the operator makes them, tables and rows as the
+//! The databases' content: roles and schemas as the operator creates them, tables and rows as the
 //! application has them.
 
 use anyhow::{Context, Result};
@@ -9,7 +9,7 @@ use super::{
     options::{Hashes, SourceOptions},
 };
 
-/// Makes roles, databases, the pooler's schema and the application's rows, all on the leader.
+/// Creates roles, databases, the pooler's schema and the application's rows on the leader.
 pub(super) async fn create(source: &Source) -> Result<()> {
     let options = source.options();
     let (database, credentials) = (&options.database, source.credentials());
@@ -48,7 +48,7 @@ pub(super) async fn create(source: &Source) -> Result<()> {
     Ok(())
 }
 
-/// Hashed by the operator, never by the server: a password in clear would stand in the server's log
+/// The operator hashes passwords itself: a clear-text password would appear in the server's log
 /// (log_statement = ddl).
 fn roles(options: &SourceOptions, credentials: &Credentials) -> String {
     let hash = |role: &str, password: &str| match options.hashes {
@@ -85,7 +85,7 @@ const POOLER: &str = "
     grant execute on function pooler.user_lookup(text) to pooler;
     grant usage on schema pooler to pooler;";
 
-/// Mastodon's three tables that count, cut down: names that sort differently by code point and by
+/// Mastodon's three main tables, reduced: names that sort differently by code point and by
 /// language, text indexes, foreign keys, sequences.
 fn application(options: &SourceOptions) -> String {
     let SourceOptions {

@@ -43,7 +43,7 @@ impl Credentials {
     }
 }
 
-/// 64 letters and digits, as the operator makes them.
+/// 64 letters and digits, as the operator generates them.
 fn password() -> Result<String> {
     const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     let mut bytes = [0; 64];

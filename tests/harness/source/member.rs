@@ -1,4 +1,4 @@
-//! One member: Patroni with its PostgreSQL, in the place of a pod.
+//! One member: Patroni and its PostgreSQL, as in a Spilo pod.
 
 use std::{
     fs,
@@ -18,16 +18,16 @@ use crate::{
     setup::Setup,
 };
 
-/// Where a member's files are, and at which addresses it is.
+/// A member's name, addresses and directories.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct MemberLayout {
     /// Name of pod and member.
     pub name: String,
     /// Where its servers listen.
     pub address: Ipv4Addr,
-    /// What stands for [`Place::address`] in Kubernetes objects.
-    pub paper_address: Ipv4Addr,
-    /// The pod's file system: Patroni's files, and below it volumes.
+    /// What represents [`MemberLayout::address`] in Kubernetes objects.
+    pub kubernetes_address: Ipv4Addr,
+    /// The pod's root directory: Patroni's files and the volumes.
     pub home: PathBuf,
     /// PGDATA.
     pub data: PathBuf,
@@ -35,15 +35,15 @@ pub struct Place {
     pub socket: PathBuf,
     /// Certificate, key and CA.
     pub tls: PathBuf,
-    /// `ssl_ca_file` is set.
+    /// Whether `ssl_ca_file` is set.
     pub has_ca: bool,
 }
 
-impl Place {
+impl MemberLayout {
     pub(super) fn new(
         name: &str,
         address: Ipv4Addr,
-        paper_address: Ipv4Addr,
+        kubernetes_address: Ipv4Addr,
         home: &Path,
         has_ca: bool,
     ) -> Self {
@@ -55,7 +55,7 @@ impl Place {
         Self {
             name: name.to_owned(),
             address,
-            paper_address,
+            kubernetes_address,
             home: home.to_owned(),
             data,
             socket,
@@ -65,13 +65,13 @@ impl Place {
     }
 }
 
-/// The places of all members, their directories made.
-pub(super) fn places(
+/// The layouts of all members; creates their directories.
+pub(super) fn layouts(
     setup: &Setup,
     instance: &Instance,
     options: &SourceOptions,
     has_ca: bool,
-) -> Result<Vec<Place>> {
+) -> Result<Vec<MemberLayout>> {
     (0..options.members)
         .map(|number| {
             let base = format!("source/{number}");
@@ -80,10 +80,10 @@ pub(super) fn places(
                 instance.subdirectory(setup, &format!("{base}/{directory}"))?;
             }
             let (name, host) = (format!("{}-{number}", options.cluster), FIRST_HOST + number);
-            Ok(Place::new(
+            Ok(MemberLayout::new(
                 &name,
                 instance.address(host),
-                instance.paper_address(host),
+                instance.kubernetes_address(host),
                 &home,
                 has_ca,
             ))
@@ -91,18 +91,18 @@ pub(super) fn places(
         .collect()
 }
 
-/// A member, running or not.
+/// A member, whether it runs or not.
 #[derive(Debug)]
 pub struct Member {
-    place: Place,
+    layout: MemberLayout,
     setup: &'static Setup,
     patroni: Mutex<Option<Process>>,
 }
 
 impl Member {
-    pub(super) fn new(place: Place, setup: &'static Setup) -> Self {
+    pub(super) fn new(layout: MemberLayout, setup: &'static Setup) -> Self {
         Self {
-            place,
+            layout,
             setup,
             patroni: Mutex::new(None),
         }
@@ -110,53 +110,53 @@ impl Member {
 
     /// Name of pod and member.
     pub fn name(&self) -> &str {
-        &self.place.name
+        &self.layout.name
     }
 
     /// Where its servers listen.
     pub fn address(&self) -> Ipv4Addr {
-        self.place.address
+        self.layout.address
     }
 
-    /// Its files.
-    pub fn place(&self) -> &Place {
-        &self.place
+    /// The member's layout.
+    pub fn layout(&self) -> &MemberLayout {
+        &self.layout
     }
 
     /// `http://address:port` of Patroni's REST API.
     pub fn rest_url(&self) -> String {
-        format!("http://{}:{REST_PORT}", self.place.address)
+        format!("http://{}:{REST_PORT}", self.layout.address)
     }
 
     /// Patroni's log.
     pub fn log(&self) -> PathBuf {
-        self.place.home.join("patroni.log")
+        self.layout.home.join("patroni.log")
     }
 
     /// Starts Patroni, which starts PostgreSQL.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// Patroni cannot be started.
     pub fn start(&self) -> Result<()> {
         let mut command = self.setup.server(&self.setup.python);
         command
             .args(["-m", "patroni"])
-            .arg(self.place.home.join("postgres.yml"))
-            .current_dir(&self.place.home);
+            .arg(self.layout.home.join("postgres.yml"))
+            .current_dir(&self.layout.home);
         command
-            .env("HOME", &self.place.home)
-            .env("KUBECONFIG", self.place.home.join("kubeconfig"))
+            .env("HOME", &self.layout.home)
+            .env("KUBECONFIG", self.layout.home.join("kubeconfig"))
             .env("PYTHONUNBUFFERED", "1");
-        command.env("TMPDIR", &self.place.home);
-        *self.patroni() = Some(Process::start(&self.place.name, command, &self.log())?);
+        command.env("TMPDIR", &self.layout.home);
+        *self.patroni() = Some(Process::start(&self.layout.name, command, &self.log())?);
         Ok(())
     }
 
-    /// Stops Patroni as the deletion of its pod does (SIGTERM): it stops PostgreSQL and gives the
-    /// lock up.
+    /// Stops Patroni with SIGTERM, as the deletion of its pod does: it stops PostgreSQL and
+    /// releases the leader lock.
     ///
     /// # Errors
-    /// It is still there after a minute.
+    /// Patroni still runs after a minute.
     pub async fn stop(&self) -> Result<()> {
         let patroni = self.patroni().take();
         let Some(patroni) = patroni else {
@@ -165,24 +165,22 @@ impl Member {
         patroni
             .terminate(Duration::from_secs(60))
             .await
-            .map_err(|error| patroni.complain(&error.to_string()))?;
+            .map_err(|error| patroni.error_with_log(&error.to_string()))?;
         Ok(())
     }
 
-    /// Kills PostgreSQL at once (SIGKILL of the postmaster; its children follow by themselves).
-    /// Patroni stays.
+    /// Kills the postmaster (SIGKILL); its children exit on their own, Patroni keeps running.
     ///
     /// # Errors
-    /// It does not run.
+    /// The process does not run.
     pub fn kill_postgres(&self) -> Result<()> {
         Ok(kill_process(self.postmaster()?, Signal::KILL)?)
     }
 
-    /// Kills Patroni alone: PostgreSQL goes on without it, as when the container's first process is
-    /// lost.
+    /// Kills Patroni only: PostgreSQL keeps running, as when the container's first process is lost.
     ///
     /// # Errors
-    /// It does not run.
+    /// The process does not run.
     pub async fn kill_patroni(&self) -> Result<()> {
         let pid = self.patroni().as_ref().map(Process::pid);
         let Some(pid) = pid else {
@@ -196,30 +194,30 @@ impl Member {
         Ok(())
     }
 
-    /// Stops everything of the member where it is (SIGSTOP), as when its node hangs: its
-    /// connections stay open, nothing answers.
-    pub fn freeze(&self) {
+    /// Suspends all processes of the member (SIGSTOP), as if its node hung: connections stay open,
+    /// nothing answers.
+    pub fn suspend(&self) {
         self.patroni()
             .as_ref()
             .inspect(|patroni| patroni.signal_family(Signal::STOP));
     }
 
-    /// Lets it go on after [`Member::freeze`].
-    pub fn thaw(&self) {
+    /// Resumes the member after [`Member::suspend`].
+    pub fn resume(&self) {
         self.patroni()
             .as_ref()
             .inspect(|patroni| patroni.signal_family(Signal::CONT));
     }
 
-    /// Stops Patroni alone where it is: its REST API takes connections and says nothing, and
-    /// PostgreSQL goes on.
-    pub fn freeze_patroni(&self) {
-        self.patroni().as_ref().inspect(|patroni| patroni.freeze());
+    /// Suspends Patroni only: its REST API accepts connections and does not answer, PostgreSQL
+    /// keeps running.
+    pub fn suspend_patroni(&self) {
+        self.patroni().as_ref().inspect(|patroni| patroni.suspend());
     }
 
-    /// Lets it go on after [`Member::freeze_patroni`].
-    pub fn thaw_patroni(&self) {
-        self.patroni().as_ref().inspect(|patroni| patroni.thaw());
+    /// Resumes Patroni after [`Member::suspend_patroni`].
+    pub fn resume_patroni(&self) {
+        self.patroni().as_ref().inspect(|patroni| patroni.resume());
     }
 
     /// True while the postmaster runs.
@@ -229,15 +227,15 @@ impl Member {
     }
 
     /// An error with the end of Patroni's log.
-    pub fn complain(&self, what: &str) -> anyhow::Error {
+    pub fn error_with_log(&self, what: &str) -> anyhow::Error {
         match self.patroni().as_ref() {
-            Some(patroni) => patroni.complain(what),
+            Some(patroni) => patroni.error_with_log(what),
             None => anyhow::anyhow!("{}: {what}; Patroni does not run", self.name()),
         }
     }
 
     fn postmaster(&self) -> Result<Pid> {
-        let file = self.place.data.join("postmaster.pid");
+        let file = self.layout.data.join("postmaster.pid");
         let text = fs::read_to_string(&file)
             .with_context(|| format!("PostgreSQL of {} does not run", self.name()))?;
         let pid = text

@@ -1,12 +1,12 @@
-//! The Kubernetes objects that the operator 1.15 makes for a cluster (facts/zalando.md §1, §4), and
-//! the owner's own.
+//! The Kubernetes objects that the operator 1.15 creates for a cluster (docs/operators/zalando.md),
+//! and those of the owner.
 
 use serde_json::{Value, json};
 
 use super::{
     Credentials,
     certificates::Certificates,
-    member::Place,
+    member::MemberLayout,
     options::{Checksums, Dcs, SourceOptions, Tls},
     patroni::POSTGRES_PORT,
     workloads,
@@ -15,7 +15,7 @@ use super::{
 /// Name of the ServiceAccount, Role and RoleBinding of every Spilo pod.
 pub(super) const ACCOUNT: &str = "postgres-pod";
 
-/// Name of the Secret of a role, underscores as dashes.
+/// Name of a role's Secret; underscores become dashes.
 pub fn secret_name(cluster: &str, role: &str) -> String {
     format!(
         "{}.{cluster}.credentials.postgresql.acid.zalan.do",
@@ -23,15 +23,15 @@ pub fn secret_name(cluster: &str, role: &str) -> String {
     )
 }
 
-/// Everything that must be there before the first member starts.
+/// All objects that must exist before the first member starts.
 pub(super) fn all(
     options: &SourceOptions,
-    places: &[Place],
+    layouts: &[MemberLayout],
     credentials: &Credentials,
     certificates: &Certificates,
 ) -> Vec<Value> {
     let mut objects = vec![
-        resource(options, places.len()),
+        resource(options, layouts.len()),
         account(),
         role(),
         binding(&options.namespace),
@@ -42,12 +42,16 @@ pub(super) fn all(
     }));
     objects.extend(tls_secrets(options, certificates));
     objects.extend(services(options));
-    objects.push(workloads::stateful_set(options, places.len()));
-    objects.extend(places.iter().map(|place| workloads::claim(options, place)));
+    objects.push(workloads::stateful_set(options, layouts.len()));
     objects.extend(
-        places
+        layouts
             .iter()
-            .map(|place| workloads::pod(options, place, &[])),
+            .map(|layout| workloads::claim(options, layout)),
+    );
+    objects.extend(
+        layouts
+            .iter()
+            .map(|layout| workloads::pod(options, layout, &[])),
     );
     objects.extend(
         ["", "-repl"]
@@ -57,7 +61,7 @@ pub(super) fn all(
     objects
 }
 
-/// The labels of all that the operator makes for the cluster.
+/// The labels of all objects that the operator creates for the cluster.
 pub(super) fn labels(options: &SourceOptions) -> Value {
     json!({"application": "spilo", "cluster-name": options.cluster, "team": "mastodon"})
 }
@@ -72,13 +76,20 @@ fn resource(options: &SourceOptions, instances: usize) -> Value {
         "enableConnectionPooler": true, "enableReplicaConnectionPooler": true,
     });
     if options.tls != Tls::SelfSigned {
-        spec["tls"] = json!({"secretName": format!("{cluster}-server"), "caSecretName": format!("{cluster}-ca"), "caFile": "ca.crt"});
+        spec["tls"] = json!({
+            "secretName": format!("{cluster}-server"), "caSecretName": format!("{cluster}-ca"),
+            "caFile": "ca.crt"
+        });
     }
     if options.checksums == Checksums::On {
         spec["patroni"] = json!({"initdb": {"data-checksums": "true"}});
     }
     let status = json!({"PostgresClusterStatus": "Running"});
-    json!({"apiVersion": "acid.zalan.do/v1", "kind": "postgresql", "metadata": {"name": cluster, "labels": {"team": "mastodon"}}, "spec": spec, "status": status})
+    json!({
+        "apiVersion": "acid.zalan.do/v1", "kind": "postgresql",
+        "metadata": {"name": cluster, "labels": {"team": "mastodon"}}, "spec": spec,
+        "status": status
+    })
 }
 
 fn account() -> Value {
@@ -99,22 +110,32 @@ fn role() -> Value {
     ];
     let rules = json!([
         {"apiGroups": [""], "resources": ["endpoints", "configmaps"], "verbs": all},
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "patch", "update", "watch"]},
+        {
+            "apiGroups": [""], "resources": ["pods"],
+            "verbs": ["get", "list", "patch", "update", "watch"]
+        },
         {"apiGroups": [""], "resources": ["services"], "verbs": ["create"]},
     ]);
-    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": ACCOUNT}, "rules": rules})
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": ACCOUNT},
+        "rules": rules
+    })
 }
 
 fn binding(namespace: &str) -> Value {
     json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": ACCOUNT},
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": ACCOUNT},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": ACCOUNT},
         "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}],
     })
 }
 
 fn secret(name: &str, labels: &Value, data: Value) -> Value {
-    json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": {"name": name, "labels": labels}, "stringData": data})
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {"name": name, "labels": labels}, "stringData": data
+    })
 }
 
 fn tls_secrets(options: &SourceOptions, certificates: &Certificates) -> Vec<Value> {
@@ -122,7 +143,10 @@ fn tls_secrets(options: &SourceOptions, certificates: &Certificates) -> Vec<Valu
         return Vec::new();
     };
     let root = certificates.root.as_deref().unwrap_or_default();
-    let server = json!({"tls.crt": certificates.server.certificate, "tls.key": certificates.server.key, "ca.crt": root});
+    let server = json!({
+        "tls.crt": certificates.server.certificate, "tls.key": certificates.server.key,
+        "ca.crt": root
+    });
     let authority: Value = authority
         .iter()
         .map(|(key, value)| ((*key).to_owned(), Value::from(value.as_str())))
@@ -135,16 +159,26 @@ fn tls_secrets(options: &SourceOptions, certificates: &Certificates) -> Vec<Valu
 
 /// With Endpoints as DCS the leader's Service has no selector: Patroni writes its Endpoints.
 fn services(options: &SourceOptions) -> [Value; 2] {
-    let selector = |role: &str| json!({"application": "spilo", "cluster-name": options.cluster, "spilo-role": role});
+    let selector = |role: &str| {
+        json!({
+            "application": "spilo", "cluster-name": options.cluster, "spilo-role": role
+        })
+    };
     let service = |name: String, role: &str, selector: Option<Value>| {
         let mut labels = labels(options);
         labels["spilo-role"] = role.into();
-        let port = json!({"name": "postgresql", "port": POSTGRES_PORT, "targetPort": POSTGRES_PORT, "protocol": "TCP"});
+        let port = json!({
+            "name": "postgresql", "port": POSTGRES_PORT, "targetPort": POSTGRES_PORT,
+            "protocol": "TCP"
+        });
         let mut spec = json!({"type": "ClusterIP", "ports": [port]});
         if let Some(selector) = selector {
             spec["selector"] = selector;
         }
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "labels": labels}, "spec": spec})
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "labels": labels},
+            "spec": spec
+        })
     };
     let leader = (options.dcs == Dcs::ConfigMaps).then(|| selector("master"));
     [

@@ -1,14 +1,14 @@
-//! What the Zalando operator 1.15 does after a change of the `postgresql` resource
-//! (facts/zalando.md §1, §2, §8.1).
+//! Imitates the Zalando operator 1.15: its reactions to changes of the `postgresql` resource
+//! (docs/operators/zalando.md). Each change and its reaction:
 //!
-//! | change | what follows |
-//! |---|---|
-//! | `spec.postgresql.parameters`, `spec.patroni.slots` | PATCH /config; a restart by Patroni where a parameter needs one |
-//! | `spec.patroni.pg_hba` | a rolling update: the replica's pod is made anew, switchover, then the old leader's |
-//! | annotation `acid.zalan.do/controller` | nothing at all, whatever else changes, and nothing when it is removed |
+//! - `spec.postgresql.parameters`, `spec.patroni.slots`: PATCH /config; a restart by Patroni where
+//!   a parameter needs one
+//! - `spec.patroni.pg_hba`: a rolling update: the replica's pod is recreated, a switchover, then
+//!   the old leader's pod
+//! - annotation `acid.zalan.do/controller`: none while it is set, and none when it is removed
 //!
-//! The status goes to `Updating` and then to `Running`. Not imitated: everything else that the
-//! resource may hold, and the resync every 30 minutes.
+//! The status becomes `Updating` and then `Running`. Not imitated: all other fields of the
+//! resource, and the resync every 30 minutes.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,18 +29,18 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{Member, Source, rest, workloads};
 use crate::control_plane::ControlPlane;
 
-const FREEZE: &str = "acid.zalan.do/controller";
-/// Patroni compares its settings right after a PATCH; a member that has not said by then that it
-/// needs a restart needs none.
+const CONTROLLER: &str = "acid.zalan.do/controller";
+/// Patroni checks for pending restarts right after a PATCH; a member that reports none within this
+/// time needs none.
 const PENDING_RESTART_SECONDS: u64 = 3;
 
-/// The operator of one source; it is gone on drop.
+/// The operator of one source; it stops on drop.
 pub struct Operator {
     task: JoinHandle<()>,
     syncs: watch::Receiver<u32>,
 }
 
-/// The part of the resource that this operator acts on.
+/// The fields that the imitation reacts to.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 struct Spec {
@@ -61,17 +61,17 @@ struct Patroni {
     slots: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-/// What a change asks for.
+/// A reaction to a change.
 #[derive(Debug, PartialEq)]
-enum Deed {
-    /// PATCH /config with this.
+enum Action {
+    /// PATCH /config with this body.
     Patch(Value),
-    /// Make all pods anew with this list.
+    /// Recreate all pods with this pg_hba list.
     Roll(Vec<String>),
 }
 
 impl Operator {
-    /// Begins to follow the source's resource.
+    /// Starts following the source's resource.
     ///
     /// # Errors
     /// The resource cannot be read.
@@ -81,12 +81,12 @@ impl Operator {
             .get(&source.options().cluster)
             .await
             .context("reading the postgresql resource")?;
-        let (tell, syncs) = watch::channel(0);
-        let task = tokio::spawn(run(plane.admin(), source, spec(&first), tell));
+        let (sender, syncs) = watch::channel(0);
+        let task = tokio::spawn(run(plane.admin(), source, spec(&first), sender));
         Ok(Self { task, syncs })
     }
 
-    /// How many changes it has acted on and finished with.
+    /// The number of changes that were handled completely.
     pub fn syncs(&self) -> u32 {
         *self.syncs.borrow()
     }
@@ -99,7 +99,7 @@ impl Drop for Operator {
 }
 
 fn resources(client: Client, source: &Source) -> Api<DynamicObject> {
-    // The kind is not in camel case, and its plural is not what a rule would make of it.
+    // The kind is not in camel case, and its plural is irregular.
     let kind = GroupVersionKind::gvk("acid.zalan.do", "v1", "postgresql");
     Api::namespaced_with(
         client,
@@ -112,7 +112,7 @@ fn spec(resource: &DynamicObject) -> Spec {
     serde_json::from_value(resource.data["spec"].clone()).unwrap_or_default()
 }
 
-async fn run(client: Client, source: Arc<Source>, mut known: Spec, tell: watch::Sender<u32>) {
+async fn run(client: Client, source: Arc<Source>, mut known: Spec, sender: watch::Sender<u32>) {
     let resources = resources(client.clone(), &source);
     let only =
         watcher::Config::default().fields(&format!("metadata.name={}", source.options().cluster));
@@ -122,18 +122,22 @@ async fn run(client: Client, source: Arc<Source>, mut known: Spec, tell: watch::
             .applied_objects(),
     );
     while let Some(event) = events.next().await {
-        // A watch that breaks begins again by itself.
+        // A broken watch restarts on its own.
         let Ok(resource) = event else { continue };
         let wanted = spec(&resource);
-        let deeds = deeds(&known, &wanted, resource.annotations().contains_key(FREEZE));
+        let actions = actions(
+            &known,
+            &wanted,
+            resource.annotations().contains_key(CONTROLLER),
+        );
         known = wanted;
-        if deeds.is_empty() {
+        if actions.is_empty() {
             continue;
         }
         set_status(&resources, &source, "Updating").await;
         let mut outcome = Ok(());
-        for deed in deeds {
-            outcome = outcome.and(perform(&client, &source, deed).await);
+        for action in actions {
+            outcome = outcome.and(perform(&client, &source, action).await);
         }
         if let Err(error) = &outcome {
             eprintln!("zalando operator: {error:#}");
@@ -148,16 +152,16 @@ async fn run(client: Client, source: Arc<Source>, mut known: Spec, tell: watch::
             },
         )
         .await;
-        tell.send_modify(|syncs| *syncs += 1);
+        sender.send_modify(|syncs| *syncs += 1);
     }
 }
 
-/// What a change from one spec to another asks for. A removed parameter asks for nothing: the
-/// operator looks at the keys that it wants only.
-fn deeds(known: &Spec, wanted: &Spec, frozen: bool) -> Vec<Deed> {
-    let mut deeds = Vec::new();
-    if frozen {
-        return deeds;
+/// The reactions to a change of the spec. A removed parameter causes none: the operator compares
+/// only the keys that it wants.
+fn actions(known: &Spec, wanted: &Spec, is_suspended: bool) -> Vec<Action> {
+    let mut actions = Vec::new();
+    if is_suspended {
+        return actions;
     }
     let mut patch = json!({});
     if known.postgresql != wanted.postgresql {
@@ -174,31 +178,31 @@ fn deeds(known: &Spec, wanted: &Spec, frozen: bool) -> Vec<Deed> {
         patch["slots"] = slots;
     }
     if patch != json!({}) {
-        deeds.push(Deed::Patch(patch));
+        actions.push(Action::Patch(patch));
     }
     if known.patroni.pg_hba != wanted.patroni.pg_hba {
-        deeds.push(Deed::Roll(wanted.patroni.pg_hba.clone()));
+        actions.push(Action::Roll(wanted.patroni.pg_hba.clone()));
     }
-    deeds
+    actions
 }
 
-async fn perform(client: &Client, source: &Source, deed: Deed) -> Result<()> {
-    match deed {
-        Deed::Patch(patch) => {
+async fn perform(client: &Client, source: &Source, action: Action) -> Result<()> {
+    match action {
+        Action::Patch(patch) => {
             source.patch_configuration(&patch).await?;
             restart_pending(source).await
         }
-        Deed::Roll(pg_hba) => {
+        Action::Roll(pg_hba) => {
             let replica = source.replica().await?;
-            renew(client, source, replica, &pg_hba).await?;
+            recreate_pod(client, source, replica, &pg_hba).await?;
             let leader = source.leader().await?;
             source.switchover().await?;
-            renew(client, source, leader, &pg_hba).await
+            recreate_pod(client, source, leader, &pg_hba).await
         }
     }
 }
 
-/// POST /restart to every member that says that it needs one, the leader last.
+/// POST /restart to every member that reports a pending restart, the leader last.
 async fn restart_pending(source: &Source) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(PENDING_RESTART_SECONDS)).await;
     let leader = source.leader().await?.name();
@@ -219,18 +223,23 @@ async fn restart_pending(source: &Source) -> Result<()> {
     source.healthy().await
 }
 
-/// Deletes a member's pod and makes it anew with another environment.
-async fn renew(client: &Client, source: &Source, member: &Member, pg_hba: &[String]) -> Result<()> {
+/// Deletes a member's pod and recreates it with another environment.
+async fn recreate_pod(
+    client: &Client,
+    source: &Source,
+    member: &Member,
+    pg_hba: &[String],
+) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &source.options().namespace);
     member.stop().await?;
     pods.delete(member.name(), &DeleteParams::default().grace_period(0))
         .await
         .context("deleting a pod")?;
-    let pod = workloads::pod(source.options(), member.place(), pg_hba);
+    let pod = workloads::pod(source.options(), member.layout(), pg_hba);
     let made: Pod = serde_json::from_value(pod.clone())?;
     pods.create(&PostParams::default(), &made)
         .await
-        .context("making a pod anew")?;
+        .context("recreating a pod")?;
     let status = json!({"status": pod["status"]});
     pods.patch_status(
         member.name(),
@@ -269,28 +278,29 @@ mod tests {
     #[test]
     fn parameters_are_patched_and_pg_hba_rolls() {
         let new = wanted(
-            r#"{"teamId": "t", "postgresql": {"version": "17", "parameters": {"wal_keep_size": "1GB"}}, "patroni": {"pg_hba": ["a"]}}"#,
+            r#"{"teamId": "t", "patroni": {"pg_hba": ["a"]},
+                "postgresql": {"version": "17", "parameters": {"wal_keep_size": "1GB"}}}"#,
         );
         let patch = json!({"postgresql": {"parameters": {"wal_keep_size": "1GB"}}});
         assert_eq!(
-            deeds(&Spec::default(), &new, false),
-            [Deed::Patch(patch), Deed::Roll(vec!["a".into()])]
+            actions(&Spec::default(), &new, false),
+            [Action::Patch(patch), Action::Roll(vec!["a".into()])]
         );
-        assert_eq!(deeds(&new, &new, false), []);
+        assert_eq!(actions(&new, &new, false), []);
     }
 
     #[test]
     fn a_removed_slot_is_nulled() {
         let old = wanted(r#"{"patroni": {"slots": {"s": {"type": "physical"}}}}"#);
         assert_eq!(
-            deeds(&old, &Spec::default(), false),
-            [Deed::Patch(json!({"slots": {"s": null}}))]
+            actions(&old, &Spec::default(), false),
+            [Action::Patch(json!({"slots": {"s": null}}))]
         );
     }
 
     #[test]
-    fn a_frozen_resource_is_left_alone() {
+    fn a_suspended_resource_is_left_alone() {
         let new = wanted(r#"{"patroni": {"pg_hba": ["a"]}}"#);
-        assert_eq!(deeds(&Spec::default(), &new, true), []);
+        assert_eq!(actions(&Spec::default(), &new, true), []);
     }
 }

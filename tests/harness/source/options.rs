@@ -1,4 +1,4 @@
-//! What a test chooses about the source; the default is the scenario of the guide on operator 1.15.
+//! Options of the source; the default is the example on operator 1.15.
 
 /// How Patroni keeps its state in Kubernetes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,24 +10,25 @@ pub enum Dcs {
     ConfigMaps,
 }
 
-/// The server's certificate.
+/// The source's certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tls {
-    /// `spec.tls` names a Secret with a certificate for servers only, for the names of the Service,
-    /// signed by an intermediate CA, and a CA Secret that holds the intermediate with its key
-    /// (`tls.crt`, `tls.key`) and the root (`ca.crt`).
+    /// `spec.tls` names a Secret with a server certificate for the Service's names, signed by an
+    /// intermediate CA, and a CA Secret with the intermediate, its key (`tls.crt`, `tls.key`) and
+    /// the root (`ca.crt`).
     #[default]
     Server,
-    /// As [`Tls::Server`], but the CA Secret holds the root's certificate only: no client
-    /// certificate can be made.
+    /// Like [`Tls::Server`], but the CA Secret has only the root's certificate, so no client
+    /// certificate can be signed.
     ServerWithoutCaKey,
-    /// As [`Tls::Server`], for these names instead of the Service's.
+    /// Like [`Tls::Server`], for these names instead of the Service's.
     ServerNamed(Vec<String>),
-    /// As [`Tls::Server`], but the certificate ended an hour ago.
+    /// Like [`Tls::Server`], but the certificate expired an hour ago.
     Expired,
-    /// As [`Tls::Server`], but the CA Secret holds another CA than the one that signed.
+    /// Like [`Tls::Server`], but the CA Secret has another CA than the one that signed the
+    /// certificate.
     ForeignCa,
-    /// No `spec.tls`: Spilo makes a self-signed certificate in each pod, for `spilo.example.org`.
+    /// No `spec.tls`: Spilo creates a self-signed certificate in each pod, for `spilo.example.org`.
     SelfSigned,
 }
 
@@ -44,17 +45,17 @@ pub enum Hashes {
 /// Data checksums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksums {
-    /// Off: what a resource without `patroni.initdb` gives.
+    /// Off, the default of a resource without `patroni.initdb`.
     #[default]
     Off,
-    /// On: the resource asked for them.
+    /// On: requested by the resource.
     On,
 }
 
-/// All choices.
+/// Options of the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceOptions {
-    /// Namespace of everything.
+    /// Namespace of all objects.
     pub namespace: String,
     /// Name of the `postgresql` resource.
     pub cluster: String,
@@ -68,8 +69,8 @@ pub struct SourceOptions {
     pub hashes: Hashes,
     /// Data checksums.
     pub checksums: Checksums,
-    /// What pg_database says of the collations' version in all databases, when it is not this
-    /// machine's glibc: Spilo 4.0 has 2.35.
+    /// The collation version recorded in pg_database, if it is to differ from this machine's glibc:
+    /// Spilo 4.0 has 2.35.
     pub collation_version: Option<String>,
     /// Members, 1 or 2.
     pub members: u8,

@@ -10,10 +10,10 @@ use hyper::body::Bytes;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
 
-/// POST /restart and /switchover answer when it is done.
+/// POST /restart and /switchover respond when they are done.
 const ANSWER_SECONDS_MAX: u64 = 60;
 
-/// Sends a request; returns status and body. A body that is no JSON comes as a JSON string.
+/// Sends a request; returns status and body. A body that is not JSON is returned as a JSON string.
 ///
 /// # Errors
 /// No answer within a minute.
@@ -41,7 +41,7 @@ pub async fn request(method: Method, url: &str, body: Option<&Value>) -> Result<
         .with_context(|| format!("{method} {url}"))
 }
 
-/// GET; any status is an answer (Patroni says 503 with a body that matters).
+/// GET; any status is accepted (Patroni may respond 503 with a useful body).
 ///
 /// # Errors
 /// As [`request`].
@@ -52,7 +52,7 @@ pub async fn get(url: &str) -> Result<Value> {
 /// A request that must succeed (2xx).
 ///
 /// # Errors
-/// As [`request`], or another status; the text holds what Patroni said.
+/// As [`request`], or another status; the error holds Patroni's response.
 pub async fn demand(method: Method, url: &str, body: &Value) -> Result<Value> {
     let (status, answer) = request(method.clone(), url, Some(body)).await?;
     if !(200..300).contains(&status) {
@@ -70,7 +70,7 @@ pub(super) fn leader_name(cluster: &Value) -> Option<&str> {
     cluster["members"].as_array()?.iter().find(leads)?["name"].as_str()
 }
 
-/// One leader, and every member runs.
+/// True if there is a leader and every member runs.
 pub(super) fn all_run(cluster: &Value, members: usize) -> bool {
     let list = cluster["members"]
         .as_array()

@@ -1,4 +1,5 @@
-//! From the Cluster's creation to a copied data directory: what webhook, operator and clone Job do.
+//! From the Cluster's creation to a cloned data directory: the work of webhook, operator and clone
+//! Job.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Secret;
@@ -14,7 +15,7 @@ use super::{
 };
 
 impl Manager {
-    /// Defaults, objects, copy.
+    /// Sets defaults, creates objects, clones the source.
     pub(super) async fn bootstrap(&mut self) -> Result<()> {
         let cluster = self.current();
         if cluster.spec.instances != 1 || cluster.spec.bootstrap.pg_basebackup.is_none() {
@@ -40,7 +41,7 @@ impl Manager {
                 &secret,
                 "postgres",
                 "*",
-                &made_up_password()?,
+                &random_password()?,
             ))
             .await?;
         }
@@ -57,7 +58,7 @@ impl Manager {
         self.install_certificates().await
     }
 
-    /// What the defaulting webhook would have done when the object was written.
+    /// Writes the defaults that the defaulting webhook would have set.
     async fn default_the_spec(&self, cluster: &Cluster) -> Result<()> {
         let mut spec = json!({"postgresql": {"parameters": configuration::defaulted(cluster)}});
         if let Some(backup) = &cluster.spec.bootstrap.pg_basebackup {
@@ -69,7 +70,9 @@ impl Manager {
                 }
             };
             let database = or(&backup.database, "app");
-            spec["bootstrap"] = json!({"pg_basebackup": {"owner": or(&backup.owner, &database), "database": database}});
+            spec["bootstrap"] = json!({
+                "pg_basebackup": {"owner": or(&backup.owner, &database), "database": database}
+            });
         }
         let api: Api<Cluster> = Api::namespaced(self.shared.client.clone(), &self.shared.namespace);
         let patched = api
@@ -84,7 +87,7 @@ impl Manager {
             .context("writing the defaults into the spec")
     }
 
-    /// Creates an object of a kind that CNPG makes; one that is there already is left as it is.
+    /// Creates an object; an existing one is kept.
     pub(super) async fn create(&self, object: &Value) -> Result<()> {
         let (version, kind) = (
             object["apiVersion"].as_str().unwrap_or_default(),
@@ -107,7 +110,7 @@ impl Manager {
         }
     }
 
-    /// The server's certificate and the CA of its clients, out of the Secrets.
+    /// Installs the server's certificate and the clients' CA from the Secrets.
     async fn install_certificates(&self) -> Result<()> {
         let name = self.cluster.borrow().name_any();
         let secrets: Api<Secret> =
@@ -128,8 +131,8 @@ impl Manager {
     }
 }
 
-/// As long as CNPG's; letters and digits only, so that it needs no quoting in a URI.
-pub(super) fn made_up_password() -> Result<String> {
+/// A password as long as CNPG's; letters and digits only, so that it needs no quoting in a URI.
+pub(super) fn random_password() -> Result<String> {
     let mut bytes = [0; 32];
     openssl::rand::rand_bytes(&mut bytes).context("reading random bytes")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

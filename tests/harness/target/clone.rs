@@ -1,6 +1,6 @@
 //! The clone Job (pkg/management/postgres/join.go,
-//! internal/cmd/manager/instance/pgbasebackup/cmd.go): asks until the source answers, then runs
-//! pg_basebackup. Whatever goes wrong is tried again without end, and nobody is told.
+//! internal/cmd/manager/instance/pgbasebackup/cmd.go): probes until the source answers, then runs
+//! pg_basebackup. Every failure is retried without end and reported only in the log.
 
 use std::{
     ffi::OsStr,
@@ -20,39 +20,39 @@ use super::{
 };
 use crate::process::Process;
 
-/// Between two questions to a source that does not answer
+/// Pause between two probes of a source that does not answer
 /// (pkg/management/postgres/instance.go:1155).
 const AGAIN: Duration = Duration::from_secs(5);
-/// The home directory of Spilo's pods; Patroni names files in it by their whole paths.
+/// The home directory in Spilo's pods; Patroni's configuration has absolute paths below it.
 const SPILO_HOME: &str = "/home/postgres";
 
 /// One clone Job.
 pub(super) struct CloneJob<'a> {
-    /// Programs, Secrets, names, and what of this machine a pod could not see.
+    /// What all managers share.
     pub shared: &'a Shared,
-    /// The instance's files; the copy goes to [`PGDATA`] in it.
+    /// The instance's files; the clone is written to [`PGDATA`].
     pub volume: &'a Volume,
-    /// What the Cluster says. As at CNPG it is read when a Job's pod begins, not while it asks: a
-    /// wrong host or password is asked for ever, also after it was corrected.
+    /// The Cluster. As in CNPG it is read when a Job's pod starts: a wrong host or password is used
+    /// without end, even after it was corrected.
     pub cluster: &'a watch::Receiver<Arc<Cluster>>,
-    /// Gets what the Job's pod would write.
+    /// Receives the log of the Job's pod.
     pub log: &'a Log,
 }
 
 impl CloneJob<'_> {
-    /// Copies the source, writes standby.signal and override.conf, and keeps everything else as it
-    /// came. Returns only when there is a copy.
+    /// Clones the source, writes standby.signal and override.conf, and keeps everything else.
+    /// Returns only once there is a clone.
     pub(super) async fn run(&self) {
-        // CNPG's Job gives up after its backoffLimit; here it is only the pace that is imitated.
-        while let Err(error) = self.once().await {
+        // CNPG's Job stops after its backoffLimit; only the interval is imitated.
+        while let Err(error) = self.attempt().await {
             self.log.write(&format!("{error:#}"));
             sleep(AGAIN).await;
         }
     }
 
-    async fn once(&self) -> Result<()> {
+    async fn attempt(&self) -> Result<()> {
         let conninfo = self.conninfo().await?;
-        while let Err(error) = self.ask(&conninfo).await {
+        while let Err(error) = self.probe_source(&conninfo).await {
             self.log
                 .write(&format!("DB not available, will retry: {error:#}"));
             sleep(AGAIN).await;
@@ -60,7 +60,7 @@ impl CloneJob<'_> {
         self.move_aside()?;
         self.volume.directory("data")?;
         let conninfo = format!("{conninfo} options='-c wal_sender_timeout=0s'");
-        // Nothing here is to survive a power failure.
+        // Durability is not needed here.
         let mut command = self.shared.setup.postgres("pg_basebackup");
         command.arg("-D").arg(self.volume.path(PGDATA)).args([
             "-v",
@@ -69,16 +69,16 @@ impl CloneJob<'_> {
             "-d",
             &conninfo,
         ]);
-        // As a process of the harness: it ends with it, and its output can be read while it runs.
+        // A [`Process`] ends with the harness, and its output can be read while it runs.
         let backup = Process::start(
             "pg_basebackup",
             command,
             &self.volume.path("pg_basebackup.out"),
         )?;
         if !backup.wait().await.success() {
-            return Err(backup.complain("the copy failed"));
+            return Err(backup.error_with_log("the copy failed"));
         }
-        self.hide_this_machine()?;
+        self.rewrite_local_paths()?;
         self.volume
             .write(&format!("{PGDATA}/.check-empty-wal-archive"), b"")?;
         self.volume.write(
@@ -110,10 +110,12 @@ impl CloneJob<'_> {
         connection::conninfo(client, namespace, external, self.volume, services).await
     }
 
-    /// IDENTIFY_SYSTEM over a replication connection. The real one is made by pgx, with other texts
-    /// for the same faults.
-    async fn ask(&self, conninfo: &str) -> Result<()> {
-        if conninfo.contains(&format!("hostaddr='{}'", self.shared.services.nobody())) {
+    /// Runs IDENTIFY_SYSTEM over a replication connection. CNPG uses pgx, with other error texts.
+    async fn probe_source(&self, conninfo: &str) -> Result<()> {
+        if conninfo.contains(&format!(
+            "hostaddr='{}'",
+            self.shared.services.refusing_address()
+        )) {
             bail!("failed to connect: hostname resolving error: no such host");
         }
         let mut command = self.shared.setup.postgres("psql");
@@ -143,8 +145,8 @@ impl CloneJob<'_> {
         Ok(())
     }
 
-    /// What an earlier try left stays beside the new copy, as CNPG keeps it: the volume needs twice
-    /// the space.
+    /// Moves the result of an earlier attempt aside, as CNPG does: the volume needs twice the
+    /// space.
     fn move_aside(&self) -> Result<()> {
         let pgdata = self.volume.path(PGDATA);
         if !pgdata.exists() {
@@ -157,10 +159,9 @@ impl CloneJob<'_> {
         fs::rename(&pgdata, &old).with_context(|| format!("moving {} aside", pgdata.display()))
     }
 
-    /// A pod does not see the source's file system. The source's directories exist on this machine,
-    /// so that a copied path to them would work here and nowhere else: it is replaced by the path
-    /// that it stands for at Spilo.
-    fn hide_this_machine(&self) -> Result<()> {
+    /// A pod cannot see the source's file system, but its directories exist on this machine. Copied
+    /// paths to them would work only here, so they are replaced by Spilo's paths.
+    fn rewrite_local_paths(&self) -> Result<()> {
         for name in [
             "postgresql.conf",
             "postgresql.base.conf",
@@ -170,7 +171,7 @@ impl CloneJob<'_> {
             let Ok(text) = fs::read_to_string(&file) else {
                 continue;
             };
-            let hidden = hide(&text, self.shared.hidden.iter().map(PathBuf::as_path));
+            let hidden = rewrite_paths(&text, self.shared.hidden.iter().map(PathBuf::as_path));
             if hidden != text {
                 self.volume
                     .write(&format!("{PGDATA}/{name}"), hidden.as_bytes())?;
@@ -180,7 +181,7 @@ impl CloneJob<'_> {
     }
 }
 
-fn hide<'a>(text: &str, directories: impl Iterator<Item = &'a Path>) -> String {
+fn rewrite_paths<'a>(text: &str, directories: impl Iterator<Item = &'a Path>) -> String {
     directories
         .map(Path::as_os_str)
         .filter_map(OsStr::to_str)
@@ -197,7 +198,7 @@ mod tests {
     fn paths_below_the_sources_home_become_spilos() {
         let text =
             "hba_file = '/tmp/run/source/0/pgdata/pgroot/data/pg_hba.conf'\nwork_mem = '4MB'\n";
-        let hidden = hide(
+        let hidden = rewrite_paths(
             text,
             [
                 Path::new("/tmp/run/source/1"),

@@ -1,4 +1,4 @@
-//! The parts of a Cluster and of a Pooler that are imitated, and what follows from them. Pure.
+//! The imitated fields of Cluster and Pooler, and what follows from them. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The annotation that patches the instances' pods.
 pub const POD_PATCH: &str = "cnpg.io/podPatch";
-/// The annotation that stops PostgreSQL in some instances, or in all (`["*"]`).
+/// The annotation that fences instances, or all (`["*"]`).
 const FENCED: &str = "cnpg.io/fencedInstances";
 /// The annotation that switches archive_mode off.
 const SKIP_WAL_ARCHIVING: &str = "cnpg.io/skipWalArchiving";
@@ -27,15 +27,15 @@ pub struct ClusterSpec {
     pub instances: u32,
     /// The image; its tag carries PostgreSQL's version.
     pub image_name: String,
-    /// False: the superuser's password is set to NULL at promotion.
+    /// If false, the superuser's password is set to NULL at promotion.
     pub enable_superuser_access: Option<bool>,
-    /// Where the superuser's password is.
+    /// The Secret of the superuser's password.
     pub superuser_secret: Option<Named>,
-    /// Seconds that a restart waits for sessions to end by themselves.
+    /// Seconds that a shutdown waits for sessions to end.
     pub smart_shutdown_timeout: Option<u32>,
     /// Seconds for the whole shutdown.
     pub stop_delay: Option<u32>,
-    /// Where the first instance comes from.
+    /// How the first instance is created.
     pub bootstrap: Bootstrap,
     /// Replica mode.
     pub replica: Option<Replica>,
@@ -76,9 +76,9 @@ pub struct PgBaseBackup {
     pub source: String,
     /// The application's database.
     pub database: String,
-    /// Its owner, whose password is set at promotion.
+    /// The database's owner, whose password is set at promotion.
     pub owner: String,
-    /// Where that password is; without it one is made up.
+    /// The Secret of that password; without it one is generated.
     pub secret: Option<Named>,
 }
 
@@ -88,14 +88,14 @@ pub struct PgBaseBackup {
 pub struct Replica {
     /// Name of the external cluster that is followed.
     pub source: String,
-    /// Wins over `primary` when set.
+    /// Overrides `primary` if set.
     pub enabled: Option<bool>,
     /// This Cluster's name in the distributed topology.
     #[serde(rename = "self")]
     pub own: String,
     /// The name of the primary in the distributed topology.
     pub primary: String,
-    /// Not imitated: with a token nothing is promoted here.
+    /// Not imitated: a Cluster with a token is not promoted.
     pub promotion_token: String,
 }
 
@@ -145,7 +145,7 @@ pub struct Postgresql {
 )]
 #[serde(default)]
 pub struct PoolerSpec {
-    /// The Cluster that it stands before.
+    /// The Cluster behind the Pooler.
     pub cluster: Named,
     /// `rw`, `ro` or `r`.
     #[serde(rename = "type")]
@@ -153,8 +153,8 @@ pub struct PoolerSpec {
 }
 
 impl Cluster {
-    /// CNPG's `IsReplica` (api/v1/cluster_funcs.go:1087): `enabled` wins when it is set; no stanza
-    /// is no replica.
+    /// CNPG's `IsReplica` (api/v1/cluster_funcs.go:1087): `enabled` decides if it is set; without
+    /// the stanza the Cluster is no replica.
     pub fn is_replica(&self) -> bool {
         let Some(replica) = &self.spec.replica else {
             return false;
@@ -170,7 +170,7 @@ impl Cluster {
         })
     }
 
-    /// True when `instance` is named in the fencing annotation.
+    /// True if the fencing annotation names `instance`.
     pub fn is_fenced(&self, instance: &str) -> bool {
         let Some(annotation) = self.annotations().get(FENCED) else {
             return false;
@@ -202,7 +202,7 @@ impl Cluster {
             .find(|external| external.name == name)
     }
 
-    /// Where the superuser's password comes from; none when its login is disabled.
+    /// The Secret of the superuser's password; None if its login is disabled.
     pub fn superuser_secret(&self) -> Option<String> {
         let given = self
             .spec
@@ -229,8 +229,8 @@ impl Cluster {
         )
     }
 
-    /// True when a Secret for the owner has to be made up: none was given, and this is a primary.
-    pub fn makes_up_the_owners_password(&self) -> bool {
+    /// True if a Secret for the owner must be generated: none is named, and this is a primary.
+    pub fn generates_owner_password(&self) -> bool {
         let given = self
             .spec
             .bootstrap
@@ -240,8 +240,8 @@ impl Cluster {
         !self.is_replica() && given.is_none()
     }
 
-    /// Seconds of smart shutdown before a fast one (180 by default; left out when the stop delay is
-    /// not longer).
+    /// Seconds of smart shutdown before a fast one (180 by default; none if the stop delay is not
+    /// longer).
     pub fn smart_shutdown_seconds(&self) -> u32 {
         let smart = self.spec.smart_shutdown_timeout.unwrap_or(180);
         if self.spec.stop_delay.unwrap_or(1_800) <= smart {
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn archive_mode_follows_the_mode_unless_the_annotation_says_off() {
+    fn archive_mode_follows_the_mode_unless_the_annotation_turns_it_off() {
         let mode = |enabled, annotations| {
             cluster(
                 json!({"replica": {"source": "z", "enabled": enabled}}),
@@ -309,7 +309,7 @@ mod tests {
             ),
             (Some("s"), "o")
         );
-        assert!(!given.makes_up_the_owners_password());
+        assert!(!given.generates_owner_password());
         let silent = cluster(
             json!({"bootstrap": {"pg_basebackup": {"source": "z"}}}),
             json!({}),
@@ -318,7 +318,7 @@ mod tests {
             (silent.superuser_secret(), silent.owner_secret().as_str()),
             (None, "database-app")
         );
-        assert!(silent.makes_up_the_owners_password());
+        assert!(silent.generates_owner_password());
     }
 
     #[test]

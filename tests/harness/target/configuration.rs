@@ -1,5 +1,5 @@
-//! The texts of PostgreSQL's configuration files as CNPG writes them
-//! (pkg/postgres/configuration.go, pkg/management/postgres/configuration.go, pkg/configfile). Pure.
+//! PostgreSQL's configuration files as CNPG writes them (pkg/postgres/configuration.go,
+//! pkg/management/postgres/configuration.go, pkg/configfile). Pure.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
@@ -10,7 +10,7 @@ use super::cluster::Cluster;
 /// GUCs by name.
 pub type Parameters = BTreeMap<String, String>;
 
-/// What a Cluster gets unless its spec says otherwise; the webhook writes them into the spec, too.
+/// Defaults of a Cluster; the webhook also writes them into the spec.
 const DEFAULTS: [(&str, &str); 22] = [
     ("archive_timeout", "5min"),
     ("dynamic_shared_memory_type", "posix"),
@@ -36,7 +36,7 @@ const DEFAULTS: [(&str, &str); 22] = [
     ("wal_sender_timeout", "5s"),
 ];
 
-/// What a spec cannot set: the webhook refuses it, custom.conf leaves it out.
+/// Settings that a spec cannot change: the webhook refuses them, custom.conf omits them.
 const FIXED: &str = " allow_system_table_mods archive_mode bonjour bonjour_name cluster_name \
     config_file data_directory \
     data_sync_retry event_source external_pid_file hba_file hot_standby ident_file jit_provider \
@@ -59,8 +59,8 @@ const FIXED: &str = " allow_system_table_mods archive_mode bonjour bonjour_name 
     synchronized_standby_slots syslog_facility \
     syslog_ident syslog_sequence_numbers syslog_split_messages ";
 
-/// Extensions that come and go with GUCs of their own namespace (configuration.go:460);
-/// `auto_explain` and `pg_failover_slots` are libraries only.
+/// Extensions that CNPG creates or drops depending on GUCs of their namespace
+/// (configuration.go:460); `auto_explain` and `pg_failover_slots` are libraries only.
 const MANAGED: [(&str, Create); 4] = [
     ("pgaudit", Create::Yes),
     ("pg_stat_statements", Create::Yes),
@@ -74,21 +74,21 @@ enum Create {
     No,
 }
 
-/// A managed extension, and what the spec wants of it.
-pub struct Managed {
-    /// Its name, also its library's and its GUCs' namespace.
+/// A managed extension as the spec requires it.
+pub struct ManagedExtension {
+    /// Name of the extension, its library and its GUCs' namespace.
     pub name: &'static str,
-    /// The spec has a GUC of it.
+    /// Whether the spec has a GUC of its namespace.
     pub used: bool,
-    /// It is created when it is used, not only loaded.
+    /// Whether it is created when used, not only loaded.
     pub created: bool,
 }
 
-/// All managed extensions as this spec wants them.
-pub fn managed_extensions(parameters: &Parameters) -> impl Iterator<Item = Managed> {
+/// All managed extensions as this spec requires them.
+pub fn managed_extensions(parameters: &Parameters) -> impl Iterator<Item = ManagedExtension> {
     MANAGED.into_iter().map(|(name, create)| {
         let namespace = format!("{name}.");
-        Managed {
+        ManagedExtension {
             name,
             used: parameters.keys().any(|key| key.starts_with(&namespace)),
             created: create == Create::Yes,
@@ -96,7 +96,7 @@ pub fn managed_extensions(parameters: &Parameters) -> impl Iterator<Item = Manag
     })
 }
 
-/// What the defaulting webhook makes of `spec.postgresql.parameters`.
+/// `spec.postgresql.parameters` after the defaulting webhook.
 pub fn defaulted(cluster: &Cluster) -> Parameters {
     let mut parameters = owned(DEFAULTS);
     parameters.extend(cluster.spec.postgresql.parameters.clone());
@@ -104,15 +104,15 @@ pub fn defaulted(cluster: &Cluster) -> Parameters {
     parameters
 }
 
-/// Where the instance's files are on this machine, instead of /controller.
+/// The instance's files on this machine, instead of /controller.
 pub struct Paths<'a> {
-    /// Certificates, logs and the socket's directory lie below.
+    /// The directory of certificates, logs and the socket.
     pub controller: &'a Path,
-    /// The address that stands for the pod's.
+    /// The pod's address.
     pub address: std::net::Ipv4Addr,
 }
 
-/// custom.conf.
+/// The content of custom.conf.
 pub fn custom_conf(cluster: &Cluster, paths: &Paths<'_>) -> String {
     let spec = &cluster.spec.postgresql;
     let mut parameters = owned(DEFAULTS);
@@ -158,14 +158,13 @@ pub fn custom_conf(cluster: &Cluster, paths: &Paths<'_>) -> String {
     format!("{text}cnpg.config_sha256 = '{hash}'\n")
 }
 
-/// CNPG's program of the same name has no destination to send to, says so after about 100 ms, and
-/// succeeds.
+/// CNPG's archive command without a store logs that there is none after about 100 ms, and succeeds.
 const ARCHIVE_COMMAND: &str = "sleep 0.1";
-/// CNPG's program fails in about 100 ms without a store (facts/cnpg.md §3.2), and streaming is
-/// tried.
+/// CNPG's restore command without a store fails after about 100 ms, and streaming is tried.
 const RESTORE_COMMAND: &str = "sleep 0.1; false";
 
-/// override.conf of a designated primary: no slot, and nothing added to the conninfo.
+/// The content of override.conf for a designated primary: no slot, and nothing added to the
+/// conninfo.
 pub fn override_conf(conninfo: &str) -> String {
     render(&owned([
         ("primary_conninfo", conninfo),
@@ -174,8 +173,7 @@ pub fn override_conf(conninfo: &str) -> String {
     ]))
 }
 
-/// pg_hba.conf (configuration.go:98). The peer of the harness is the user that runs it, see
-/// [`pg_ident`].
+/// The content of pg_hba.conf (configuration.go:98). For peer authentication see [`pg_ident`].
 pub fn pg_hba(rules: &[String]) -> String {
     let mut text = String::from(
         "\n#\n# FIXED RULES\n#\n\n\
@@ -195,8 +193,8 @@ pub fn pg_hba(rules: &[String]) -> String {
     text
 }
 
-/// pg_ident.conf. `users` are the operating system's users that stand for the one of the instance's
-/// pod.
+/// The content of pg_ident.conf. `users` are the operating system's users in place of the pod's
+/// user.
 pub fn pg_ident(users: &[String], rules: &[String]) -> String {
     let mut text = String::from("\n#\n# FIXED RULES\n#\n\n");
     for user in users {
@@ -216,8 +214,8 @@ pub fn pg_ident(users: &[String], rules: &[String]) -> String {
     text
 }
 
-/// postgresql.conf with the two includes at its end, once (pkg/configfile/configfile.go,
-/// `EnsureIncludes`): everything else in it stays as the source left it.
+/// postgresql.conf with both includes appended once (pkg/configfile/configfile.go,
+/// `EnsureIncludes`); the rest stays as the source left it.
 pub fn with_includes(text: &str) -> String {
     let mut text = text.to_owned();
     for file in ["custom.conf", "override.conf"] {
@@ -262,8 +260,14 @@ mod tests {
     use super::*;
 
     fn cluster(parameters: serde_json::Value) -> Cluster {
-        let object = json!({"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": "database"},
-            "spec": {"postgresql": {"parameters": parameters}, "replica": {"source": "z", "enabled": true}}});
+        let object = json!({
+            "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster",
+            "metadata": {"name": "database"},
+            "spec": {
+                "postgresql": {"parameters": parameters},
+                "replica": {"source": "z", "enabled": true}
+            }
+        });
         serde_json::from_value(object).unwrap()
     }
 
@@ -278,10 +282,11 @@ mod tests {
     }
 
     #[test]
-    fn the_spec_wins_over_defaults_but_not_over_what_is_fixed() {
-        let text = conf(
-            json!({"wal_keep_size": "1GB", "archive_mode": "off", "log_directory": "/x", "ssl": "off", "work_mem": "4MB"}),
-        );
+    fn the_spec_overrides_defaults_but_not_fixed_settings() {
+        let text = conf(json!({
+            "wal_keep_size": "1GB", "archive_mode": "off", "log_directory": "/x", "ssl": "off",
+            "work_mem": "4MB"
+        }));
         for line in [
             "wal_keep_size = '1GB'",
             "archive_mode = 'always'",

@@ -1,5 +1,5 @@
-//! How the target reaches an external cluster: files out of the Secrets that the manifest names,
-//! and the conninfo that refers to them (pkg/management/external,
+//! How the target connects to an external cluster: files from the Secrets that the manifest names,
+//! and a conninfo that refers to them (pkg/management/external,
 //! pkg/configfile/connection_string.go).
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -14,9 +14,8 @@ use super::{
 };
 use crate::service::Services;
 
-/// Writes the files below `external/` and returns the conninfo. `hostaddr` is the harness's DNS;
-/// everything else stands in the manifest: nothing is added, no sslmode, no timeouts, no
-/// application_name.
+/// Writes the files below `external/` and returns the conninfo. `hostaddr` replaces DNS; everything
+/// else is from the manifest: no sslmode, timeouts or application_name are added.
 ///
 /// # Errors
 /// A Secret or its key is missing.
@@ -51,7 +50,9 @@ pub async fn conninfo(
         parameters.insert("passfile".into(), file.display().to_string());
     }
     if let Some(host) = parameters.get("host") {
-        let address = services.resolve(host).unwrap_or_else(|| services.nobody());
+        let address = services
+            .resolve(host)
+            .unwrap_or_else(|| services.refusing_address());
         parameters.insert("hostaddr".into(), address.to_string());
     }
     Ok(render(&parameters))
@@ -101,9 +102,8 @@ fn quoted(value: &str) -> String {
     value.replace('\\', "\\\\").replace('\'', "\\'")
 }
 
-/// Parameters that CNPG's own driver (pgx 5) takes for itself. Whatever else the manifest says it
-/// sends to the server as a GUC, so that libpq's keepalives and the like end in `unrecognized
-/// configuration parameter`, for ever.
+/// Parameters that CNPG's driver (pgx 5) uses itself. It sends all others to the server as GUCs, so
+/// that libpq's keepalives fail with `unrecognized configuration parameter` at every attempt.
 const PROBED: [&str; 17] = [
     "host",
     "hostaddr",
@@ -124,7 +124,7 @@ const PROBED: [&str; 17] = [
     "service",
 ];
 
-/// The conninfo of the probe that runs before pg_basebackup: what pgx does not know becomes a GUC.
+/// The conninfo of the probe before pg_basebackup: parameters unknown to pgx become GUCs.
 pub fn probe(conninfo: &str) -> String {
     let (known, foreign): (Vec<_>, Vec<_>) = pairs(conninfo)
         .into_iter()

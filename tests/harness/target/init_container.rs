@@ -1,5 +1,5 @@
-//! The kubelet's part for init containers that somebody has added to the instance's pod: runs their
-//! programs, with the pod's mounts translated to this machine's directories.
+//! Runs init containers that were added to the instance's pod, with the pod's mounts translated to
+//! this machine's directories.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,19 +14,19 @@ use tokio::time::timeout;
 use super::volume::Volume;
 use crate::setup::Setup;
 
-/// None of ours takes seconds.
+/// Limit for an init container.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Where the volumes of a pod are on this machine, by the volume's name.
+/// The directories of a pod's volumes on this machine, by volume name.
 pub type Mounts<'a> = [(&'a str, PathBuf)];
 
-/// Runs one init container to its end: its program is looked up by its name in `programs`, and
-/// every path below one of its mounts is translated, in arguments and in the environment. It sees
-/// nothing else of this machine's environment.
+/// Runs one init container to its end. Its program is found by name in `programs`; paths below its
+/// mounts are translated in arguments and environment; it inherits nothing else from this machine's
+/// environment.
 ///
 /// # Errors
-/// No such program, no command given (an image's own entry point is not known here), or an exit
-/// code that is not 0; the text has what it said.
+/// The program is missing, the container has no command (an image's entry point is unknown here),
+/// or the exit code is not 0; the error holds the output.
 pub async fn run(
     setup: &'static Setup,
     programs: &Path,
@@ -43,7 +43,7 @@ pub async fn run(
         .collect();
     let Some((program, arguments)) = words.split_first().filter(|_| container.command.is_some())
     else {
-        bail!("init container {name}: no command, and the image's own is not known here");
+        bail!("init container {name}: no command, and the image's entry point is unknown here");
     };
     let file = Path::new(program)
         .file_name()
@@ -72,19 +72,23 @@ pub async fn run(
         .output();
     let output = timeout(LIMIT, running)
         .await
-        .with_context(|| format!("init container {name} does not end"))??;
-    let said = format!(
+        .with_context(|| format!("init container {name} did not end"))??;
+    let output_text = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
     if !output.status.success() {
-        bail!("init container {name}: {}: {}", output.status, said.trim());
+        bail!(
+            "init container {name}: {}: {}",
+            output.status,
+            output_text.trim()
+        );
     }
-    Ok(said)
+    Ok(output_text)
 }
 
-/// Replaces the mount path of each of the container's mounts; the longest path wins.
+/// Replaces the paths of the container's mounts; the longest path is tried first.
 fn translated(text: &str, container: &Container, mounts: &Mounts<'_>) -> String {
     let mut places: Vec<(&str, &Path)> = container
         .volume_mounts
@@ -123,7 +127,11 @@ mod tests {
     #[test]
     fn paths_below_a_mount_are_translated_and_others_are_not() {
         let container: Container = serde_json::from_value(json!({
-            "name": "c", "volumeMounts": [{"name": "pgdata", "mountPath": "/var/lib/postgresql/data"}, {"name": "other", "mountPath": "/x"}],
+            "name": "c",
+            "volumeMounts": [
+                {"name": "pgdata", "mountPath": "/var/lib/postgresql/data"},
+                {"name": "other", "mountPath": "/x"}
+            ],
         }))
         .unwrap();
         let mounts = [("pgdata", PathBuf::from("/run/database-1/data"))];

@@ -1,5 +1,4 @@
-//! What the operator and the instance's pods would log: kept in a file of the instance, for a test
-//! or a person to read.
+//! The log of the operator and of the instance's pods, in a file of the instance.
 
 use std::{
     fs::{File, OpenOptions},
@@ -10,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// A log file; cloning gives another handle.
+/// A log file; a clone is another handle.
 #[derive(Clone, Debug)]
 pub struct Log {
     path: PathBuf,
@@ -18,10 +17,10 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the file, keeping what is in it.
+    /// Opens the file for appending.
     ///
     /// # Errors
-    /// It cannot be opened.
+    /// The file cannot be opened.
     pub fn open(path: PathBuf) -> Result<Self> {
         let file = OpenOptions::new()
             .create(true)
@@ -34,15 +33,15 @@ impl Log {
         })
     }
 
-    /// Adds a line with the time.
+    /// Appends a line with the time.
     pub fn write(&self, line: &str) {
         let now = jiff::Timestamp::now();
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        // A log that cannot be written must not end what it tells of.
+        // A failure to log must not end the work that is logged.
         let _ = writeln!(file, "{now:.3} {line}");
     }
 
-    /// Everything that was written.
+    /// The whole log.
     pub fn text(&self) -> String {
         std::fs::read_to_string(&self.path).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! One Cluster's life: what operator and instance manager do together for a Cluster of one
+//! The life of one Cluster: the joint work of operator and instance manager for a Cluster of one
 //! instance, as one task.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -14,17 +14,16 @@ use super::{
     cluster::Cluster,
     init_container,
     log::Log,
-    moments::Moments,
     objects,
     pod::{InstancePod, State},
+    promotion_times::PromotionTimes,
     roles::{self, Poolers},
-    server::{Server, Stop},
+    server::{Server, StopMode},
     status::{Phase, Report, Status},
 };
 use crate::{service::Services, session::Session, setup::Setup};
 
-/// How long a container waits before it is started again: the kubelet's back-off, which begins
-/// after one free try.
+/// The kubelet's back-off before a container restarts; the first restart is immediate.
 const BACK_OFF: [Duration; 6] = [
     Duration::ZERO,
     Duration::from_secs(10),
@@ -33,21 +32,21 @@ const BACK_OFF: [Duration; 6] = [
     Duration::from_secs(80),
     Duration::from_secs(160),
 ];
-/// CNPG's startDelay: a server that does not answer by then is started anew.
+/// CNPG's startDelay: a server that does not answer within it is restarted.
 const START_LIMIT: Duration = Duration::from_secs(3_600);
-/// What failed is tried again with the operator's polling interval.
+/// The operator's polling interval, used for retries.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What the managers of all Clusters share.
+/// What all managers share.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub setup: &'static Setup,
     pub client: Client,
     pub namespace: String,
     pub services: Arc<Services>,
-    /// Where init containers find their programs.
+    /// The directory of the init containers' programs.
     pub programs: PathBuf,
-    /// The homes of the source's members on this machine.
+    /// Home directories of the source's members on this machine.
     pub hidden: Vec<PathBuf>,
 }
 
@@ -59,45 +58,45 @@ pub(super) struct Manager {
     pub server: Server,
     pub pod: InstancePod,
     pub status: Status,
-    pub moments: watch::Sender<Moments>,
+    pub promotion_times: watch::Sender<PromotionTimes>,
     pub log: Log,
     pub due: Due,
-    /// A segment was archived and the condition says so.
+    /// Whether a segment was archived and the condition was set.
     pub archives: bool,
 }
 
-/// What is still to be done for the running server; kept until it has succeeded.
+/// Pending work for the running server; kept until it has succeeded.
 #[derive(Debug, Default)]
 pub(super) struct Due {
-    /// The Cluster has changed: the files may have to.
+    /// The Cluster changed: check the configuration files.
     pub files: bool,
-    /// Files have changed: the server has to read them.
+    /// Files changed: reload the server.
     pub reload: bool,
-    /// Passwords, extensions and roles of a primary.
+    /// Reconcile passwords, extensions and roles of a primary.
     pub sql: bool,
-    /// The instance's own report, not before this instant.
+    /// Report the instance's status, not before this instant.
     pub report: Option<Instant>,
-    /// The phase after a restart, not before this instant.
+    /// Report the phase after a restart, not before this instant.
     pub healthy: Option<Instant>,
 }
 
 /// Why a container's life ended.
 enum End {
-    /// The postmaster is gone though nobody has stopped it.
+    /// The postmaster ended without being stopped.
     Died,
-    /// Somebody has deleted the pod.
+    /// The pod was deleted.
     Deleted,
 }
 
 impl Manager {
-    /// From the Cluster's creation on.
+    /// Runs from the Cluster's creation on.
     pub(super) async fn run(mut self) {
         while let Err(error) = self.bootstrap().await {
             self.log.write(&format!("bootstrap: {error:#}"));
             sleep(TICK).await;
         }
         loop {
-            if let Err(error) = self.pod_lives().await {
+            if let Err(error) = self.run_pod().await {
                 self.log.write(&format!("{error:#}"));
                 sleep(TICK).await;
             }
@@ -108,9 +107,9 @@ impl Manager {
         Arc::clone(&self.cluster.borrow_and_update())
     }
 
-    /// A pod from its creation to its deletion: init containers once, then the server again and
-    /// again.
-    async fn pod_lives(&mut self) -> Result<()> {
+    /// Runs a pod from its creation to its deletion: init containers once, then the server,
+    /// restarted after each failure.
+    async fn run_pod(&mut self) -> Result<()> {
         let cluster = self.current();
         let pod = self.pod.create(&cluster).await?;
         self.status.bootstrapped().await?;
@@ -139,7 +138,7 @@ impl Manager {
         }
         let mut tries = 0;
         loop {
-            let end = match self.server_lives().await {
+            let end = match self.run_server().await {
                 Ok(End::Deleted) => End::Deleted,
                 Ok(End::Died) => self.back_off(&mut tries, "the server has ended").await?,
                 Err(error) => self.back_off(&mut tries, &format!("{error:#}")).await?,
@@ -147,14 +146,14 @@ impl Manager {
             if let End::Deleted = end {
                 if self.server.runs() {
                     let seconds = self.cluster.borrow().smart_shutdown_seconds();
-                    self.server.stop(Stop::SmartThenFast(seconds)).await?;
+                    self.server.stop(StopMode::SmartThenFast(seconds)).await?;
                 }
                 return self.pod.remove().await;
             }
         }
     }
 
-    /// Waits as the kubelet does after a failure; `Deleted` when the pod is deleted meanwhile.
+    /// Waits as the kubelet does after a failure; `Deleted` if the pod is deleted in the meantime.
     async fn back_off(&mut self, tries: &mut usize, why: &str) -> Result<End> {
         self.log.write(why);
         self.status.ready_instances(0).await?;
@@ -165,12 +164,12 @@ impl Manager {
         self.pod.restarted();
         tokio::select! {
             () = sleep(pause) => Ok(End::Died),
-            () = self.pod.is_to_go() => Ok(End::Deleted),
+            () = self.pod.deletion_requested() => Ok(End::Deleted),
         }
     }
 
-    /// One life of the postmaster: files, start, and then whatever the Cluster wants.
-    async fn server_lives(&mut self) -> Result<End> {
+    /// Runs the postmaster once: writes files, starts it, and reconciles changes of the Cluster.
+    async fn run_server(&mut self) -> Result<End> {
         let cluster = self.current();
         self.refresh(&cluster).await?;
         if !cluster.is_fenced(&self.instance()) {
@@ -180,7 +179,7 @@ impl Manager {
         }
         (self.due.files, self.due.sql) = (true, true);
         let instance = self.instance();
-        let gone = self.pod.is_to_go();
+        let gone = self.pod.deletion_requested();
         tokio::pin!(gone);
         loop {
             if let Err(error) = self.converge().await {
@@ -198,11 +197,11 @@ impl Manager {
                 () = died => return Ok(End::Died),
                 () = &mut gone => return Ok(End::Deleted),
                 changed = self.cluster.changed() => {
-                    changed.context("the operator is gone")?;
+                    changed.context("the operator has ended")?;
                     (self.due.files, self.due.sql) = (true, true);
                 }
                 changed = self.poolers.changed() => {
-                    changed.context("the operator is gone")?;
+                    changed.context("the operator has ended")?;
                     self.due.sql = true;
                 }
                 () = sleep_until(self.due.healthy.map_or(next, |due| due.min(next))) => {}
@@ -210,7 +209,7 @@ impl Manager {
         }
     }
 
-    /// Starts the postmaster, unless there is one, and waits for it.
+    /// Starts the postmaster, unless it runs, and waits for it.
     pub(super) async fn start(&mut self) -> Result<Session> {
         if !self.server.runs() {
             self.server.start()?;
@@ -218,17 +217,17 @@ impl Manager {
         self.server.answers(START_LIMIT).await
     }
 
-    /// What follows every start that has succeeded.
+    /// What follows every successful start.
     pub(super) async fn started(&mut self, mut session: Session) -> Result<()> {
         if !self.server.is_standby() {
-            roles::at_start_of_a_primary(&mut session).await?;
+            roles::on_primary_start(&mut session).await?;
         }
         self.pod.report(State::Ready).await?;
         self.status.ready_instances(1).await?;
         self.report(&session).await
     }
 
-    /// The instance's own report in the Cluster's status.
+    /// Writes the instance's report into the Cluster's status.
     pub(super) async fn report(&mut self, session: &Session) -> Result<()> {
         let report = identify(session).await?;
         self.status.report(self.pod.ip(), &report).await
@@ -245,7 +244,7 @@ async fn identify(session: &Session) -> Result<Report> {
     let row = session
         .query_one(statement, &[])
         .await
-        .context("asking the instance who it is")?;
+        .context("reading the instance's identity")?;
     Ok(Report {
         is_primary: row.get(0),
         timeline: row.get(1),

@@ -1,5 +1,5 @@
-//! The Kubernetes objects that CNPG makes for a Cluster of one instance (pkg/specs), as far as
-//! others look at them.
+//! The Kubernetes objects that CNPG creates for a Cluster of one instance (pkg/specs), as far as
+//! others read them.
 
 use anyhow::{Context, Result};
 use k8s_openapi::{
@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use super::cluster::{Cluster, POD_PATCH};
 use crate::authority::{Authority, Pair};
 
-/// Where the instances' data volume is mounted in their containers.
+/// Mount path of the data volume.
 pub const DATA_MOUNT: &str = "/var/lib/postgresql/data";
-/// Where the volume for everything that does not last is mounted.
+/// Mount path of the scratch volume.
 pub const SCRATCH_MOUNT: &str = "/controller";
 
-/// The first instance's name: pod, volume claim, and the prefix of its Job.
+/// The first instance's name: its pod and volume claim, and the prefix of its Job.
 pub fn instance_name(cluster: &str) -> String {
     format!("{cluster}-1")
 }
@@ -32,7 +32,7 @@ fn metadata(cluster: &Cluster, name: &str, mut labels: Value) -> Value {
     })
 }
 
-/// Services `-rw`, `-ro`, `-r` (pkg/specs/services.go). `-rw` leads to the designated primary in
+/// Services `-rw`, `-ro`, `-r` (pkg/specs/services.go). `-rw` selects the designated primary in
 /// replica mode, too.
 pub fn services(cluster: &Cluster) -> Vec<Value> {
     let name = cluster.name_any();
@@ -52,8 +52,12 @@ pub fn services(cluster: &Cluster) -> Vec<Value> {
     ];
     let service = |(suffix, selector): (&str, Value)| {
         json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": metadata(cluster, &format!("{name}-{suffix}"), json!({})),
-            "spec": {"type": "ClusterIP", "selector": selector, "ports": [{"name": "postgres", "port": 5432, "targetPort": 5432, "protocol": "TCP"}]},
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": metadata(cluster, &format!("{name}-{suffix}"), json!({})),
+            "spec": {
+                "type": "ClusterIP", "selector": selector,
+                "ports": [{"name": "postgres", "port": 5432, "targetPort": 5432, "protocol": "TCP"}]
+            },
         })
     };
     selectors.into_iter().map(service).collect()
@@ -115,10 +119,13 @@ fn client_certificate(ca: &Authority, user: &str) -> Result<Pair> {
 }
 
 fn secret(cluster: &Cluster, name: &str, kind: &str, data: Value) -> Value {
-    json!({"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata(cluster, name, json!({"cnpg.io/reload": "true"})), "stringData": data})
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": kind,
+        "metadata": metadata(cluster, name, json!({"cnpg.io/reload": "true"})), "stringData": data
+    })
 }
 
-/// A basic-auth Secret with a password that nobody has chosen (pkg/specs/secrets.go): `<c>-app` or
+/// A basic-auth Secret with a generated password (pkg/specs/secrets.go): `<c>-app` or
 /// `<c>-superuser`.
 pub fn credentials(
     cluster: &Cluster,
@@ -130,7 +137,8 @@ pub fn credentials(
     let host = format!("{}-rw", cluster.name_any());
     let namespace = cluster.namespace().unwrap_or_default();
     let data = json!({
-        "username": user, "user": user, "password": password, "dbname": database, "host": host, "port": "5432",
+        "username": user, "user": user, "password": password, "dbname": database, "host": host,
+        "port": "5432",
         "pgpass": format!("{host}:5432:{database}:{user}:{password}\n"),
         "uri": format!("postgresql://{user}:{password}@{host}.{namespace}:5432/{database}"),
     });
@@ -147,40 +155,63 @@ pub fn text(
         .map(|value| String::from_utf8_lossy(&value.0).into_owned())
 }
 
-/// The Job that copies the source (pkg/specs/jobs.go); its pod is not made.
+/// The clone Job (pkg/specs/jobs.go); its pod is not created.
 pub fn clone_job(cluster: &Cluster) -> Value {
     let instance = instance_name(&cluster.name_any());
     let name = format!("{instance}-pgbasebackup");
     let labels = json!({"cnpg.io/instanceName": instance, "cnpg.io/jobRole": "pgbasebackup"});
-    let container = json!({"name": "pgbasebackup", "image": cluster.spec.image_name, "command": ["/controller/manager", "instance", "pgbasebackup"]});
+    let container = json!({
+        "name": "pgbasebackup", "image": cluster.spec.image_name,
+        "command": ["/controller/manager", "instance", "pgbasebackup"]
+    });
     json!({
-        "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata(cluster, &name, labels.clone()),
-        "spec": {"template": {"metadata": metadata(cluster, &name, labels), "spec": {"restartPolicy": "Never", "containers": [container]}}},
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": metadata(cluster, &name, labels.clone()),
+        "spec": {
+            "template": {
+                "metadata": metadata(cluster, &name, labels),
+                "spec": {"restartPolicy": "Never", "containers": [container]}
+            }
+        },
     })
 }
 
-/// The instance's pod with the annotation `cnpg.io/podPatch` applied (pkg/specs/pods.go), except
-/// for what needs a kubelet: probes, the operator's own init container, resources.
+/// The instance's pod with the annotation `cnpg.io/podPatch` applied (pkg/specs/pods.go), without
+/// probes, resources and the operator's own init container's effect.
 ///
 /// # Errors
-/// The annotation is no JSON patch for this pod; CNPG's webhook refuses such a Cluster.
+/// The annotation is not a JSON patch for this pod; CNPG's webhook refuses such a Cluster.
 pub fn instance_pod(cluster: &Cluster) -> Result<Pod> {
     let name = instance_name(&cluster.name_any());
     let labels = json!({
         "cnpg.io/instanceName": name, "cnpg.io/podRole": "instance",
-        "cnpg.io/instanceRole": "primary", "role": "primary", "app.kubernetes.io/component": "database",
+        "cnpg.io/instanceRole": "primary", "role": "primary",
+        "app.kubernetes.io/component": "database",
     });
-    let mounts = json!([{"name": "pgdata", "mountPath": DATA_MOUNT}, {"name": "scratch-data", "mountPath": "/run"}, {"name": "scratch-data", "mountPath": SCRATCH_MOUNT}]);
+    let mounts = json!([
+        {"name": "pgdata", "mountPath": DATA_MOUNT}, {"name": "scratch-data", "mountPath": "/run"},
+        {"name": "scratch-data", "mountPath": SCRATCH_MOUNT}
+    ]);
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": metadata(cluster, &name, labels),
         "spec": {
             "nodeName": "node0", "hostname": name,
-            "securityContext": {"runAsUser": 26, "runAsGroup": 26, "fsGroup": 26, "runAsNonRoot": true},
-            "initContainers": [{"name": BOOTSTRAP, "image": "ghcr.io/cloudnative-pg/cloudnative-pg:1.30.0",
-                "command": ["/manager", "bootstrap", "/controller/manager"], "volumeMounts": mounts}],
-            "containers": [{"name": "postgres", "image": cluster.spec.image_name, "command": ["/controller/manager", "instance", "run"],
-                "ports": [{"name": "postgresql", "containerPort": 5432}], "volumeMounts": mounts}],
-            "volumes": [{"name": "pgdata", "persistentVolumeClaim": {"claimName": name}}, {"name": "scratch-data", "emptyDir": {}}],
+            "securityContext": {
+                "runAsUser": 26, "runAsGroup": 26, "fsGroup": 26, "runAsNonRoot": true
+            },
+            "initContainers": [{
+                "name": BOOTSTRAP, "image": "ghcr.io/cloudnative-pg/cloudnative-pg:1.30.0",
+                "command": ["/manager", "bootstrap", "/controller/manager"], "volumeMounts": mounts
+            }],
+            "containers": [{
+                "name": "postgres", "image": cluster.spec.image_name,
+                "command": ["/controller/manager", "instance", "run"],
+                "ports": [{"name": "postgresql", "containerPort": 5432}], "volumeMounts": mounts
+            }],
+            "volumes": [
+                {"name": "pgdata", "persistentVolumeClaim": {"claimName": name}},
+                {"name": "scratch-data", "emptyDir": {}}
+            ],
         },
     });
     if let Some(patch) = cluster.annotations().get(POD_PATCH) {
@@ -194,7 +225,7 @@ pub fn instance_pod(cluster: &Cluster) -> Result<Pod> {
 
 const BOOTSTRAP: &str = "bootstrap-controller";
 
-/// The init containers that somebody has added: all but the operator's own.
+/// The init containers that were added to the operator's own.
 pub fn added_init_containers(
     spec: &PodSpec,
 ) -> impl Iterator<Item = &k8s_openapi::api::core::v1::Container> {
@@ -210,7 +241,8 @@ mod tests {
 
     fn cluster(annotations: Value) -> Cluster {
         let object = json!({"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster",
-            "metadata": {"name": "database", "namespace": "mastodon", "uid": "u", "annotations": annotations}, "spec": {"imageName": "i"}});
+            "spec": {"imageName": "i"}, "metadata":
+            {"name": "database", "namespace": "mastodon", "uid": "u", "annotations": annotations}});
         serde_json::from_value(object).unwrap()
     }
 

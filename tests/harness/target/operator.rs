@@ -1,4 +1,4 @@
-//! Watches Clusters and Poolers, and keeps a task for each.
+//! Watches Clusters and Poolers, and runs a task for each.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,32 +25,32 @@ use super::{
     cluster::{Cluster, Pooler},
     log::Log,
     manager::{Due, Manager, Shared},
-    moments::Moments,
     objects,
     pod::InstancePod,
+    promotion_times::PromotionTimes,
     roles::Poolers,
-    server::{Server, Stop},
+    server::{Server, StopMode},
     status::Status,
     volume::Volume,
 };
 use crate::service::pooler;
 
-/// The instances by their Cluster's name.
-pub(super) type Running = BTreeMap<String, InstanceHandle>;
+/// The instances by Cluster name.
+pub(super) type Instances = BTreeMap<String, InstanceHandle>;
 
-/// One Cluster's task, and the way to tell it of changes.
-struct Managed {
-    tell: watch::Sender<Arc<Cluster>>,
+/// A Cluster's task and the sender of its changes.
+struct ClusterTask {
+    sender: watch::Sender<Arc<Cluster>>,
     task: AbortHandle,
     host: u8,
 }
 
 pub(super) struct Operator {
     options: Options,
-    running: watch::Sender<Running>,
-    managers: BTreeMap<String, Managed>,
+    instances: watch::Sender<Instances>,
+    managers: BTreeMap<String, ClusterTask>,
     tasks: JoinSet<()>,
-    /// Whether there are any, for all Clusters alike.
+    /// Whether there are Poolers, for all Clusters alike.
     has_poolers: watch::Sender<Poolers>,
     poolers: BTreeMap<String, pooler::Pooler>,
 }
@@ -62,11 +62,11 @@ enum Change {
 }
 
 impl Operator {
-    pub(super) fn new(options: Options, running: watch::Sender<Running>) -> Self {
+    pub(super) fn new(options: Options, instances: watch::Sender<Instances>) -> Self {
         let has_poolers = watch::channel(Poolers::None).0;
         Self {
             options,
-            running,
+            instances,
             managers: BTreeMap::new(),
             tasks: JoinSet::new(),
             has_poolers,
@@ -74,7 +74,7 @@ impl Operator {
         }
     }
 
-    /// Until it is aborted; its tasks end with it.
+    /// Runs until it is aborted; its tasks end with it.
     pub(super) async fn run(mut self) {
         let (client, namespace) = (
             self.options.client.clone(),
@@ -99,9 +99,9 @@ impl Operator {
                     listed.insert(cluster.name_any());
                     self.cluster(cluster)
                 }
-                Ok(Change::Cluster(Event::InitDone)) => self.forget_all_but(&listed).await,
+                Ok(Change::Cluster(Event::InitDone)) => self.remove_unlisted(&listed).await,
                 Ok(Change::Cluster(Event::Apply(cluster))) => self.cluster(cluster),
-                Ok(Change::Cluster(Event::Delete(cluster))) => self.forget(&cluster).await,
+                Ok(Change::Cluster(Event::Delete(cluster))) => self.remove(&cluster).await,
                 Ok(Change::Pooler(Event::Apply(pooler) | Event::InitApply(pooler))) => {
                     self.pooler(&pooler).await
                 }
@@ -109,7 +109,7 @@ impl Operator {
                     self.poolers.remove(&pooler.name_any());
                     Ok(())
                 }
-                // Beginnings and ends of lists, and a watch that comes back by itself.
+                // Beginnings and ends of lists, and watches that restart on their own.
                 Ok(_) | Err(_) => Ok(()),
             };
             if let Err(error) = done {
@@ -121,7 +121,7 @@ impl Operator {
     fn cluster(&mut self, cluster: Cluster) -> Result<()> {
         let name = cluster.name_any();
         if let Some(managed) = self.managers.get(&name) {
-            managed.tell.send_if_modified(|known| {
+            managed.sender.send_if_modified(|known| {
                 let differs =
                     known.spec != cluster.spec || known.annotations() != cluster.annotations();
                 *known = Arc::new(cluster);
@@ -129,16 +129,16 @@ impl Operator {
             });
             return Ok(());
         }
-        let (tell, receiver) = watch::channel(Arc::new(cluster));
+        let (sender, receiver) = watch::channel(Arc::new(cluster));
         let taken = |host: &u8| self.managers.values().any(|managed| managed.host == *host);
         let free = (FIRST_HOST..FIRST_POOLER_HOST).find(|host| !taken(host));
         let host = free.context("too many Clusters")?;
         let (manager, handle) = self.manager(&name, host, receiver)?;
         let task = self.tasks.spawn(manager.run());
         self.managers
-            .insert(name.clone(), Managed { tell, task, host });
-        self.running
-            .send_modify(|running| drop(running.insert(name, handle)));
+            .insert(name.clone(), ClusterTask { sender, task, host });
+        self.instances
+            .send_modify(|instances| drop(instances.insert(name, handle)));
         Ok(())
     }
 
@@ -164,16 +164,16 @@ impl Operator {
         let volume = Volume::new(setup, network.subdirectory(setup, &instance)?);
         let log = Log::open(volume.path("manager.log"))?;
         let server = Server::new(setup, volume, &instance, network.address(host));
-        let (moments, moments_seen) = watch::channel(Moments::default());
+        let (promotion_times, promotion_times_receiver) = watch::channel(PromotionTimes::default());
         let pod = InstancePod::new(
             Api::namespaced(client.clone(), &namespace),
             &instance,
-            &network.paper_address(host).to_string(),
+            &network.kubernetes_address(host).to_string(),
         );
         let status = Status::new(Api::namespaced(client.clone(), &namespace), name, &instance);
         let handle = InstanceHandle {
             server: server.clone(),
-            moments: moments_seen,
+            promotion_times: promotion_times_receiver,
             log: log.clone(),
         };
         let shared = Shared {
@@ -193,7 +193,7 @@ impl Operator {
             server,
             pod,
             status,
-            moments,
+            promotion_times,
             log,
             due,
             archives,
@@ -201,33 +201,33 @@ impl Operator {
         Ok((manager, handle))
     }
 
-    /// Those that were deleted while nothing was watched, without an API server: no event tells of
+    /// Removes Clusters that were deleted while the API server was unreachable: no event reports
     /// them.
-    async fn forget_all_but(&mut self, listed: &BTreeSet<String>) -> Result<()> {
+    async fn remove_unlisted(&mut self, listed: &BTreeSet<String>) -> Result<()> {
         let gone = self
             .managers
             .iter()
             .filter(|(name, _)| !listed.contains(*name));
         let gone: Vec<Arc<Cluster>> = gone
-            .map(|(_, managed)| managed.tell.borrow().clone())
+            .map(|(_, managed)| managed.sender.borrow().clone())
             .collect();
         for cluster in gone {
-            self.forget(&cluster).await?;
+            self.remove(&cluster).await?;
         }
         Ok(())
     }
 
-    /// A Cluster that is deleted takes everything with it (by owner references, in a cluster with a
-    /// garbage collector).
-    async fn forget(&mut self, cluster: &Cluster) -> Result<()> {
+    /// Removes everything that a deleted Cluster owns, as the garbage collector does by owner
+    /// references.
+    async fn remove(&mut self, cluster: &Cluster) -> Result<()> {
         let name = cluster.name_any();
         if let Some(managed) = self.managers.remove(&name) {
             managed.task.abort();
         }
-        let handle = self.running.borrow().get(&name).cloned();
+        let handle = self.instances.borrow().get(&name).cloned();
         if let Some(handle) = handle {
             if handle.server.runs() {
-                handle.server.stop(Stop::Immediate).await?;
+                handle.server.stop(StopMode::Immediate).await?;
             }
             let root = handle.server.volume().root();
             std::fs::remove_dir_all(root)
@@ -235,8 +235,8 @@ impl Operator {
         }
         self.remove_objects(&name, cluster.meta().uid.as_deref())
             .await?;
-        self.running
-            .send_modify(|running| drop(running.remove(&name)));
+        self.instances
+            .send_modify(|instances| drop(instances.remove(&name)));
         Ok(())
     }
 
@@ -303,11 +303,20 @@ impl Operator {
         if self.poolers.contains_key(&name) {
             return Ok(());
         }
-        let selector = json!({"cnpg.io/poolerName": name, "cnpg.io/cluster": object.spec.cluster.name, "cnpg.io/podRole": "pooler"});
+        let selector = json!({
+            "cnpg.io/poolerName": name, "cnpg.io/cluster": object.spec.cluster.name,
+            "cnpg.io/podRole": "pooler"
+        });
         let service = json!({
             "apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": name, "labels": selector, "ownerReferences": object.controller_owner_ref(&()).map(|owner| vec![owner])},
-            "spec": {"selector": {"cnpg.io/poolerName": name}, "ports": [{"name": "pgbouncer", "port": 5432, "targetPort": 5432}]},
+            "metadata": {
+                "name": name, "labels": selector,
+                "ownerReferences": object.controller_owner_ref(&()).map(|owner| vec![owner])
+            },
+            "spec": {
+                "selector": {"cnpg.io/poolerName": name},
+                "ports": [{"name": "pgbouncer", "port": 5432, "targetPort": 5432}]
+            },
         });
         let api: Api<k8s_openapi::api::core::v1::Service> = Api::namespaced(
             self.options.client.clone(),

@@ -1,4 +1,4 @@
-//! The instance's Pod object and the kubelet's part in it.
+//! The instance's Pod object, with the status that the kubelet would write.
 
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{cluster::Cluster, objects};
-use crate::away::insist;
+use crate::retry::until_answered;
 
 const WATCH_AGAIN: Duration = Duration::from_millis(500);
 
-/// What the kubelet says of the container.
+/// The container's state.
 #[derive(Clone, Copy, Debug)]
 pub enum State<'a> {
     /// An init container runs, or the server has not answered yet.
     Starting,
-    /// Ready: Services lead to it.
+    /// Ready: the pod is a backend of its Services.
     Ready,
-    /// Runs, but is in no Service.
+    /// Running, but not a backend of any Service.
     NotReady,
-    /// Waits for the next try; the text is the reason of the last failure.
+    /// Waiting for the next restart; the text is the reason of the last failure.
     BackOff(&'a str),
 }
 
@@ -49,15 +49,15 @@ impl InstancePod {
         }
     }
 
-    /// Its address in Kubernetes objects.
+    /// The pod's address in Kubernetes objects.
     pub fn ip(&self) -> &str {
         &self.ip
     }
 
-    /// Makes the object as the Cluster wants it now; one that is there already goes first.
+    /// Creates the object from the Cluster's current spec; an existing one is deleted first.
     ///
     /// # Errors
-    /// The annotation with the patch is wrong, or the API server refuses the pod.
+    /// The patch annotation is invalid, or the API server refuses the pod.
     pub async fn create(&mut self, cluster: &Cluster) -> Result<Pod> {
         self.remove().await?;
         self.restarts = 0;
@@ -68,44 +68,38 @@ impl InstancePod {
             .with_context(|| format!("creating the pod {}", self.name))
     }
 
-    /// Removes the object at once, as the kubelet does when everything in it has stopped.
-    ///
-    /// # Errors
-    /// The API's.
+    /// Deletes the object immediately, as the kubelet does when all containers have stopped.
     pub async fn remove(&self) -> Result<()> {
         let now = DeleteParams {
             grace_period_seconds: Some(0),
             ..DeleteParams::default()
         };
-        match insist(|| self.api.delete(&self.name, &now)).await {
+        match until_answered(|| self.api.delete(&self.name, &now)).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(error).with_context(|| format!("deleting the pod {}", self.name)),
         }
     }
 
-    /// Ends when somebody has asked for its deletion.
-    pub fn is_to_go(&self) -> impl Future<Output = ()> + use<> {
+    /// Resolves when the pod's deletion is requested.
+    pub fn deletion_requested(&self) -> impl Future<Output = ()> + use<> {
         let (api, name) = (self.api.clone(), self.name.clone());
         let gone =
             |pod: Option<&Pod>| pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some());
         async move {
-            // An error is a watch that ended, as when the API server is away.
+            // An error is a watch that ended, for example because the API server is unreachable.
             while await_condition(api.clone(), &name, gone).await.is_err() {
                 sleep(WATCH_AGAIN).await;
             }
         }
     }
 
-    /// The container is being started once more.
+    /// Counts a restart of the container.
     pub fn restarted(&mut self) {
         self.restarts += 1;
     }
 
     /// Writes the status as the kubelet would.
-    ///
-    /// # Errors
-    /// The API's.
     pub async fn report(&self, state: State<'_>) -> Result<()> {
         let (ready, container) = match state {
             State::Starting => (false, json!({"running": {}})),
@@ -118,8 +112,8 @@ impl InstancePod {
         };
         let status = Patch::Strategic(json!({"status": self.status(ready, &container)}));
         let params = PatchParams::default();
-        match insist(|| self.api.patch_status(&self.name, &params, &status)).await {
-            // Somebody has removed it: whoever waits for that is told so.
+        match until_answered(|| self.api.patch_status(&self.name, &params, &status)).await {
+            // The pod was deleted; [`InstancePod::deletion_requested`] reports that.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             written => written
                 .map(drop)
@@ -132,8 +126,14 @@ impl InstancePod {
         let word = if ready { "True" } else { "False" };
         json!({
             "phase": "Running", "podIP": self.ip, "podIPs": [{"ip": self.ip}],
-            "conditions": [{"type": "Ready", "status": word, "lastTransitionTime": now}, {"type": "ContainersReady", "status": word, "lastTransitionTime": now}],
-            "containerStatuses": [{"name": "postgres", "image": "", "imageID": "", "ready": ready, "restartCount": self.restarts, "state": container}],
+            "conditions": [
+                {"type": "Ready", "status": word, "lastTransitionTime": now},
+                {"type": "ContainersReady", "status": word, "lastTransitionTime": now}
+            ],
+            "containerStatuses": [{
+                "name": "postgres", "image": "", "imageID": "", "ready": ready,
+                "restartCount": self.restarts, "state": container
+            }],
         })
     }
 }

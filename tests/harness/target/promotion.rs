@@ -1,5 +1,6 @@
-//! The promotion and the restart that follows it (facts/cnpg.md §2.1, §2.3; verified.md, *Cuts by
-//! hand*). **Nobody checks here that the source's last WAL has arrived.**
+//! Promotion and the restart after it, with the times observed on a real cluster
+//! (docs/operators/cloudnative-pg.md). **Nothing here checks that the source's last WAL has
+//! arrived.**
 
 use std::time::Duration;
 
@@ -13,37 +14,36 @@ use super::{
     cluster::Cluster,
     configuration::{self, Paths},
     manager::Manager,
-    moments::Moments,
     pod::State,
-    server::Stop,
+    promotion_times::PromotionTimes,
+    server::StopMode,
     status::Phase,
 };
 use crate::session::Session;
 
-/// From the patch to `pg_ctl promote`: the rest of the 0.9–1.0 s that a promotion was seen to take
-/// (verified.md, *No client need notice*) goes to PostgreSQL itself.
+/// From the patch to `pg_ctl promote`; PostgreSQL itself takes the rest of the 0.9–1.0 s observed.
 const REACTION: Duration = Duration::from_millis(300);
-/// From the patch to `isPrimary` and `timelineID` in the status (verified.md: 1.5 s, quiet; 2.7 s
+/// From the patch to `isPrimary` and `timelineID` in the status (observed: 1.5 s when idle, 2.7 s
 /// on a busy machine).
 const REPORTED: Duration = Duration::from_millis(1_500);
-/// From that report to the beginning of the restart (verified.md: 0.1 s).
+/// From that report to the start of the restart (observed: 0.1 s).
 const RESTART_AFTER_REPORT: Duration = Duration::from_millis(100);
-/// The server was down for so long of the restart (verified.md: 0.7–1.5 s), so that it answers 2.8
-/// s after the patch.
+/// Minimum downtime of the restart (observed: 0.7–1.5 s), so that the server answers 2.8 s after
+/// the patch.
 const DOWN_AT_LEAST: Duration = Duration::from_secs(1);
-/// From the server's first answer to the pod's readiness (verified.md: restarted 3.88 s, the
-/// Service answers 4.18 s).
+/// From the server's first answer to the pod's readiness (observed: restarted after 3.88 s,
+/// reachable by the Service after 4.18 s).
 const READY_AFTER: Duration = Duration::from_millis(300);
-/// From the patch to the phase `Cluster in healthy state` (verified.md: 8.2 s, quiet).
+/// From the patch to the phase `Cluster in healthy state` (observed: 8.2 s when idle).
 const HEALTHY: Duration = Duration::from_millis(8_200);
-/// From the phase of a restart to the end of it, when no promotion came before (verified.md: 2.8 s
-/// to 8.8 s).
+/// From the phase of a restart to its end, if no promotion came before (observed: 2.8 s to 8.8 s).
 const RESTARTED: Duration = Duration::from_secs(6);
-/// A reload that is not seen by then has failed.
+/// Limit for a reload to take effect.
 const RELOAD_LIMIT: Duration = Duration::from_secs(10);
 
 impl Manager {
-    /// Promotion tokens are not imitated: with one nothing happens, for ever, and the log says why.
+    /// False with a promotion token, which is not imitated: nothing happens, and the log has the
+    /// reason.
     pub(super) fn promotion_is_imitated(&self, cluster: &Cluster) -> bool {
         let token = cluster
             .spec
@@ -56,26 +56,26 @@ impl Manager {
         !token
     }
 
-    /// Out of recovery, at once; what has to follow is left due.
+    /// Promotes the server; work that has to follow is marked as due.
     pub(super) async fn promote(&mut self, cluster: &Cluster) -> Result<()> {
-        let asked = self.asked();
+        let requested = self.requested();
         let session = self.server.connect("postgres").await?;
         let archive_mode: String = session.query_one("show archive_mode", &[]).await?.get(0);
         if archive_mode != cluster.archive_mode() {
-            // Seen at the very instant of the patch, before the promotion itself.
+            // CNPG sets this phase right after the patch, before the promotion.
             self.status.phase(Phase::ApplyingConfiguration).await?;
         }
         drop(session);
-        sleep_until(asked + REACTION).await;
-        self.moments
-            .send_modify(|moments| moments.promoting = Some(Instant::now()));
+        sleep_until(requested + REACTION).await;
+        self.promotion_times
+            .send_modify(|promotion_times| promotion_times.promoting = Some(Instant::now()));
         self.server
             .promote()
             .await
             .context("error promoting the PostgreSQL instance")?;
-        self.moments
-            .send_modify(|moments| moments.primary = Some(Instant::now()));
-        (self.due.reload, self.due.sql, self.due.report) = (true, true, Some(asked + REPORTED));
+        self.promotion_times
+            .send_modify(|promotion_times| promotion_times.primary = Some(Instant::now()));
+        (self.due.reload, self.due.sql, self.due.report) = (true, true, Some(requested + REPORTED));
         let session = self.server.connect("postgres").await?;
         session
             .batch_execute("checkpoint")
@@ -83,24 +83,24 @@ impl Manager {
             .context("checkpoint after instance promotion")
     }
 
-    /// The instant of the request, kept when a first try has failed.
-    fn asked(&self) -> Instant {
+    /// The instant of the request; kept if a first attempt failed.
+    fn requested(&self) -> Instant {
         let under_way = self
-            .moments
+            .promotion_times
             .borrow()
-            .asked
-            .filter(|_| self.moments.borrow().primary.is_none());
+            .requested
+            .filter(|_| self.promotion_times.borrow().primary.is_none());
         under_way.unwrap_or_else(|| {
             let now = Instant::now();
-            self.moments.send_replace(Moments {
-                asked: Some(now),
-                ..Moments::default()
+            self.promotion_times.send_replace(PromotionTimes {
+                requested: Some(now),
+                ..PromotionTimes::default()
             });
             now
         })
     }
 
-    /// The operator asks each second whether the server has settings that wait for a restart.
+    /// Restarts the server if settings wait for it; the operator checks every second.
     pub(super) async fn restart_if_pending(&mut self, cluster: &Cluster) -> Result<()> {
         let session = self.server.connect("postgres").await?;
         let pending: bool = session
@@ -111,14 +111,14 @@ impl Manager {
             .await?
             .get(0);
         let promoted = self
-            .moments
+            .promotion_times
             .borrow()
-            .asked
-            .filter(|_| self.moments.borrow().over().is_none());
+            .requested
+            .filter(|_| self.promotion_times.borrow().over().is_none());
         if !pending {
             if promoted.is_some() {
-                self.moments
-                    .send_modify(|moments| moments.settled = Some(Instant::now()));
+                self.promotion_times
+                    .send_modify(|promotion_times| promotion_times.settled = Some(Instant::now()));
             }
             return Ok(());
         }
@@ -127,13 +127,14 @@ impl Manager {
         }
         sleep(RESTART_AFTER_REPORT).await;
         self.status.phase(Phase::RestartingInPlace).await?;
-        self.due.healthy =
-            Some(promoted.map_or_else(|| Instant::now() + RESTARTED, |asked| asked + HEALTHY));
+        self.due.healthy = Some(promoted.map_or_else(
+            || Instant::now() + RESTARTED,
+            |requested| requested + HEALTHY,
+        ));
         self.restart(session, cluster, promoted).await
     }
 
-    /// The configuration's hash is a setting of its own: when it is the file's, the file has been
-    /// read.
+    /// Waits until the server has read the file: the hash of the configuration is a setting itself.
     pub(super) async fn wait_for_reload(&self, cluster: &Cluster) -> Result<()> {
         let paths = Paths {
             controller: self.server.volume().root(),
@@ -153,43 +154,47 @@ impl Manager {
             if Instant::now() > deadline {
                 anyhow::bail!(
                     "the server does not take the new configuration: {}",
-                    self.server.last_words()
+                    self.server.log_tail()
                 );
             }
             sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// In the same pod: smart as long as the Cluster says, then fast, and up again.
+    /// Restarts in the same pod: smart shutdown for as long as the Cluster specifies, then fast,
+    /// then start.
     async fn restart(
         &mut self,
         session: Session,
         cluster: &Cluster,
-        asked: Option<Instant>,
+        requested: Option<Instant>,
     ) -> Result<()> {
-        let note = |moments: &watch::Sender<Moments>, set: fn(&mut Moments, Instant)| {
-            if asked.is_some() {
-                moments.send_modify(|moments| set(moments, Instant::now()));
+        let note = |promotion_times: &watch::Sender<PromotionTimes>,
+                    set: fn(&mut PromotionTimes, Instant)| {
+            if requested.is_some() {
+                promotion_times.send_modify(|promotion_times| set(promotion_times, Instant::now()));
             }
         };
-        self.checkpoint_of_a_primary(&session).await?;
+        self.checkpoint_primary(&session).await?;
         drop(session);
         let began = Instant::now();
-        note(&self.moments, |moments, now| {
-            moments.restart_began = Some(now)
+        note(&self.promotion_times, |promotion_times, now| {
+            promotion_times.restart_began = Some(now)
         });
         self.pod.report(State::NotReady).await?;
         self.server
-            .stop(Stop::SmartThenFast(cluster.smart_shutdown_seconds()))
+            .stop(StopMode::SmartThenFast(cluster.smart_shutdown_seconds()))
             .await?;
         sleep_until(began + DOWN_AT_LEAST).await;
         let session = self.start().await?;
-        note(&self.moments, |moments, now| {
-            moments.restart_ended = Some(now)
+        note(&self.promotion_times, |promotion_times, now| {
+            promotion_times.restart_ended = Some(now)
         });
         sleep(READY_AFTER).await;
         self.started(session).await?;
-        note(&self.moments, |moments, now| moments.serving = Some(now));
+        note(&self.promotion_times, |promotion_times, now| {
+            promotion_times.serving = Some(now)
+        });
         Ok(())
     }
 }

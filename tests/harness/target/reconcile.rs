@@ -1,4 +1,4 @@
-//! Makes the running instance what its Cluster wants it to be.
+//! Reconciles the running instance with its Cluster.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Secret;
@@ -6,29 +6,30 @@ use kube::Api;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    bootstrap::made_up_password,
+    bootstrap::random_password,
     cluster::Cluster,
     configuration::{self, Paths},
     connection,
     manager::{Manager, Shared},
-    objects, peers,
+    objects,
     pod::State,
     roles,
-    server::{PGDATA, Stop},
+    server::{PGDATA, StopMode},
+    socket_users,
     status::Phase,
     volume::Changed,
 };
 use crate::session::Session;
 
 impl Manager {
-    /// Writes the configuration files that differ from what the Cluster wants.
+    /// Writes configuration files that differ from the Cluster's spec.
     pub(super) async fn refresh(&self, cluster: &Cluster) -> Result<Changed> {
         let volume = self.server.volume();
         let paths = Paths {
             controller: volume.root(),
             address: self.server.address(),
         };
-        let users = peers::users(&self.shared.setup.user)?;
+        let users = socket_users::users(&self.shared.setup.user)?;
         let spec = &cluster.spec.postgresql;
         let mut changed = volume.update(
             &format!("{PGDATA}/pg_hba.conf"),
@@ -71,8 +72,7 @@ impl Manager {
         Ok(changed)
     }
 
-    /// One round towards what the Cluster wants; with nothing due it only looks. Called at each
-    /// change and each second.
+    /// One reconciliation; called at each change and every second.
     pub(super) async fn converge(&mut self) -> Result<()> {
         let cluster = self.current();
         if self.due.files {
@@ -96,8 +96,9 @@ impl Manager {
             self.wait_for_reload(&cluster).await?;
             self.due.reload = false;
         }
-        // An error here ends CNPG's loop, too, but not the operator's, which asks for the restart.
-        if let Err(error) = self.sql_of_a_primary(&cluster).await {
+        // An error here ends CNPG's reconciliation as well, but the operator still requests the
+        // restart.
+        if let Err(error) = self.reconcile_primary_sql(&cluster).await {
             self.log.write(&format!("{error:#}"));
         }
         if let Some(due) = self.due.report {
@@ -106,7 +107,7 @@ impl Manager {
             self.due.report = None;
         }
         self.restart_if_pending(&cluster).await?;
-        self.say_healthy().await?;
+        self.report_healthy().await?;
         if self.archives {
             Ok(())
         } else {
@@ -114,22 +115,23 @@ impl Manager {
         }
     }
 
-    /// Fencing: a fast shutdown; the pod stays, and leaves its Services. The phase does not change.
+    /// Fences the instance: fast shutdown; the pod stays but leaves its Services. The phase does
+    /// not change.
     async fn fence(&mut self) -> Result<()> {
         if self.server.runs() {
             let session = self.server.connect("postgres").await?;
-            self.checkpoint_of_a_primary(&session).await?;
+            self.checkpoint_primary(&session).await?;
             drop(session);
-            self.server.stop(Stop::Fast).await?;
+            self.server.stop(StopMode::Fast).await?;
             self.pod.report(State::NotReady).await?;
             self.status.ready_instances(0).await?;
         }
         Ok(())
     }
 
-    /// Passwords, extensions, roles: once for each start and each change of the Cluster or its
-    /// Poolers, again after a failure.
-    pub(super) async fn sql_of_a_primary(&mut self, cluster: &Cluster) -> Result<()> {
+    /// Reconciles passwords, extensions and roles: once for each start and each change of the
+    /// Cluster or its Poolers, and again after a failure.
+    pub(super) async fn reconcile_primary_sql(&mut self, cluster: &Cluster) -> Result<()> {
         if !self.due.sql || self.server.is_standby() {
             return Ok(());
         }
@@ -138,14 +140,14 @@ impl Manager {
             .bootstrap
             .pg_basebackup
             .as_ref()
-            .filter(|_| cluster.makes_up_the_owners_password())
+            .filter(|_| cluster.generates_owner_password())
         {
             let secret = objects::credentials(
                 cluster,
                 &cluster.owner_secret(),
                 &backup.owner,
                 &backup.database,
-                &made_up_password()?,
+                &random_password()?,
             );
             self.create(&secret).await?;
         }
@@ -157,23 +159,24 @@ impl Manager {
         Ok(())
     }
 
-    /// The phase after a restart, when it is time.
-    async fn say_healthy(&mut self) -> Result<()> {
+    /// Reports the phase after a restart, when it is due.
+    async fn report_healthy(&mut self) -> Result<()> {
         if self.due.healthy.is_none_or(|due| due > Instant::now()) {
             return Ok(());
         }
         self.status.phase(Phase::RestartedInPlace).await?;
         self.due.healthy = None;
-        self.moments.send_modify(|moments| {
-            if moments.serving.is_some() {
-                moments.healthy.get_or_insert_with(Instant::now);
+        self.promotion_times.send_modify(|promotion_times| {
+            if promotion_times.serving.is_some() {
+                promotion_times.healthy.get_or_insert_with(Instant::now);
             }
         });
         Ok(())
     }
 
-    /// Before it stops a primary CNPG writes a checkpoint, so that the shutdown's own is short.
-    pub(super) async fn checkpoint_of_a_primary(&self, session: &Session) -> Result<()> {
+    /// CNPG writes a checkpoint before it stops a primary, so that the shutdown checkpoint is
+    /// short.
+    pub(super) async fn checkpoint_primary(&self, session: &Session) -> Result<()> {
         if !self.server.is_standby() {
             session.batch_execute("checkpoint").await?;
         }

@@ -1,6 +1,6 @@
-//! What CNPG does by SQL once its instance is a primary: passwords, extensions, the roles of its
-//! pooler, its metrics and its replicas (internal/management/controller/instance_controller.go:1365
-//! and 663–897, lifecycle/run.go:124).
+//! What CNPG changes by SQL on a primary: passwords, extensions, the roles of its pooler, its
+//! metrics and its replicas (internal/management/controller/instance_controller.go:1365 and
+//! 663–897, lifecycle/run.go:124).
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Secret;
@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use super::{
     cluster::Cluster,
-    configuration::{Managed, managed_extensions},
+    configuration::{ManagedExtension, managed_extensions},
     objects::text,
     server::Server,
 };
@@ -18,18 +18,18 @@ use crate::session::Session;
 /// Whether the Cluster has Poolers, which need a role of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Poolers {
-    /// Some.
+    /// There are Poolers.
     Exist,
-    /// None.
+    /// There are no Poolers.
     None,
 }
 
-/// Sets or nulls passwords, then reconciles extensions, then the roles of pooler and metrics: **in
-/// this order, and an error leaves everything after it undone**, also when it is tried again and
-/// again.
+/// Sets or clears passwords, then reconciles extensions, then the roles of pooler and metrics, **in
+/// this order; an error leaves everything after it undone**, also on every retry.
 ///
 /// # Errors
-/// As in CNPG: no such role, a Secret for another user, an extension that others depend on.
+/// As in CNPG: a missing role, a Secret for another user, an extension that other objects depend
+/// on.
 pub async fn reconcile(
     server: &Server,
     cluster: &Cluster,
@@ -120,8 +120,7 @@ async fn password(
     Ok(transaction.commit().await?)
 }
 
-/// What is a hash already is kept verbatim; cleartext becomes a SCRAM verifier, whatever
-/// password_encryption says.
+/// A hash is kept verbatim; clear text becomes a SCRAM verifier, whatever password_encryption is.
 fn encrypted(password: &str) -> String {
     if is_encrypted(password) {
         password.to_owned()
@@ -172,8 +171,9 @@ async fn extensions(server: &Server, session: &Session, cluster: &Cluster) -> Re
     Ok(())
 }
 
-/// Dropped **without cascade** when the spec has no GUC of it: what depends on it makes this fail.
-async fn reconcile_extension(session: &mut Client, extension: &Managed) -> Result<()> {
+/// Creates the extension, or drops it **without cascade** if the spec has no GUC of it: dependent
+/// objects make this fail.
+async fn reconcile_extension(session: &mut Client, extension: &ManagedExtension) -> Result<()> {
     let name = extension.name;
     let installed: bool = session
         .query_one(
@@ -238,12 +238,12 @@ async fn metrics(session: &mut Client) -> Result<()> {
     Ok(transaction.commit().await?)
 }
 
-/// What CNPG does at every **start** of a primary's postmaster, and not at a promotion: the role of
-/// its replicas with what pg_rewind needs, then the role of its metrics.
+/// What CNPG does at every **start** of a primary, but not at a promotion: the role of its replicas
+/// with pg_rewind's permissions, then the metrics role.
 ///
 /// # Errors
 /// The server refuses.
-pub async fn at_start_of_a_primary(session: &mut Client) -> Result<()> {
+pub async fn on_primary_start(session: &mut Client) -> Result<()> {
     const ROLE: &str = "streaming_replica";
     let transaction = session.transaction().await?;
     if !role_exists(&transaction, ROLE).await? {

@@ -1,5 +1,5 @@
-//! The instance's PostgreSQL: starts and stops with the commands that CNPG's instance manager uses,
-//! and the manager's own session over the Unix socket.
+//! The instance's PostgreSQL, controlled with the commands that CNPG's instance manager uses, and
+//! the manager's session over the Unix socket.
 
 use std::{
     net::Ipv4Addr,
@@ -20,8 +20,7 @@ use crate::{
     setup::Setup,
 };
 
-/// Where PGDATA lies in the instance's directory; its parent is what a pod mounts as its data
-/// volume.
+/// Path of PGDATA in the instance's directory; its parent is the pod's data volume.
 pub const PGDATA: &str = "data/pgdata";
 const POLL: Duration = Duration::from_millis(10);
 const APPLICATION: &str = "cnpg-instance-manager";
@@ -29,28 +28,28 @@ const STATEMENT_LIMIT_MS: u32 = 120_000;
 
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug)]
-pub enum Stop {
-    /// Waits so many seconds for sessions to end by themselves, refusing new ones, then is fast.
+pub enum StopMode {
+    /// Refuses new sessions and waits this many seconds for existing ones to end; then fast.
     SmartThenFast(u32),
     /// Ends the sessions, writes a checkpoint.
     Fast,
-    /// No checkpoint: recovers at the next start.
+    /// No checkpoint: the next start does crash recovery.
     Immediate,
 }
 
-/// One instance's server and its files. Cloning gives another handle of the same.
+/// One instance's server and its files; a clone is another handle.
 #[derive(Clone)]
 pub struct Server {
     setup: &'static Setup,
     volume: Volume,
     name: String,
     address: Ipv4Addr,
-    /// Held by whoever starts and stops it.
+    /// The running postmaster, if any.
     process: Arc<std::sync::Mutex<Option<Arc<Process>>>>,
 }
 
 impl Server {
-    /// The server of the instance `name` in the volume, listening on `address` once it runs.
+    /// The server of the instance `name`, which will listen on `address`.
     pub fn new(setup: &'static Setup, volume: Volume, name: &str, address: Ipv4Addr) -> Self {
         Self {
             setup,
@@ -76,16 +75,16 @@ impl Server {
         self.volume.path(PGDATA)
     }
 
-    /// True while PGDATA says that it starts as a standby: CNPG's own test of its role, good also
-    /// while it is down.
+    /// True if the server starts as a standby: CNPG's own test of the role, which also works while
+    /// the server is down.
     pub fn is_standby(&self) -> bool {
         self.pgdata().join("standby.signal").exists()
     }
 
-    /// Starts the postmaster. What it says before its log files are open is in `postgres.out`.
+    /// Starts the postmaster. Output before its log files are open goes to `postgres.out`.
     ///
     /// # Errors
-    /// The program cannot be run; a server that ends at once is seen by [`Server::ended`].
+    /// The program cannot be run; a server that ends at once is reported by [`Server::ended`].
     pub fn start(&self) -> Result<()> {
         self.volume.directory("run")?;
         self.volume.directory("log")?;
@@ -96,7 +95,7 @@ impl Server {
         Ok(())
     }
 
-    /// Waits until the postmaster has ended; at once when none was started.
+    /// Waits until the postmaster has ended; returns at once if none was started.
     pub async fn ended(&self) -> Option<ExitStatus> {
         let process = self.process().clone()?;
         Some(process.wait().await)
@@ -109,10 +108,10 @@ impl Server {
             .is_some_and(|process| process.exit_status().is_none())
     }
 
-    /// Waits until it answers.
+    /// Waits until the server answers.
     ///
     /// # Errors
-    /// It has ended, or does not answer within `limit`; the text holds the end of its log.
+    /// The server has ended, or does not answer within `limit`; the error holds the end of its log.
     pub async fn answers(&self, limit: Duration) -> Result<Session> {
         let deadline = Instant::now() + limit;
         loop {
@@ -122,21 +121,21 @@ impl Server {
                     return Err(error.context(format!(
                         "{} has ended; {}",
                         self.name,
-                        self.last_words()
+                        self.log_tail()
                     )));
                 }
                 Err(error) if Instant::now() > deadline => {
-                    return Err(error.context(format!("{}: {}", self.name, self.last_words())));
+                    return Err(error.context(format!("{}: {}", self.name, self.log_tail())));
                 }
                 Err(_) => sleep(POLL).await,
             }
         }
     }
 
-    /// The manager's session: the superuser over the Unix socket, admitted by its user's name.
+    /// The manager's session: the superuser over the Unix socket, with peer authentication.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The server does not answer.
     pub async fn connect(&self, database: &str) -> Result<Session> {
         let mut config = Config::new();
         config
@@ -153,7 +152,7 @@ impl Server {
         ))
     }
 
-    /// libpq's connection string of that session, for psql by hand or by a test.
+    /// The connection string of such a session, for psql.
     pub fn connection_string(&self, database: &str) -> String {
         format!(
             "host={} user=postgres dbname={database}",
@@ -161,16 +160,16 @@ impl Server {
         )
     }
 
-    /// Stops it and waits for its end.
+    /// Stops the server and waits for its end.
     ///
     /// # Errors
     /// pg_ctl fails.
-    pub async fn stop(&self, how: Stop) -> Result<()> {
+    pub async fn stop(&self, how: StopMode) -> Result<()> {
         match how {
-            Stop::SmartThenFast(0) | Stop::Fast => {
+            StopMode::SmartThenFast(0) | StopMode::Fast => {
                 self.pg_ctl(&["stop", "-m", "fast", "-w"]).await?
             }
-            Stop::SmartThenFast(seconds) => {
+            StopMode::SmartThenFast(seconds) => {
                 let smart = self
                     .pg_ctl(&["stop", "-m", "smart", "-w", "-t", &seconds.to_string()])
                     .await;
@@ -178,13 +177,13 @@ impl Server {
                     self.pg_ctl(&["stop", "-m", "fast", "-w"]).await?;
                 }
             }
-            Stop::Immediate => self.pg_ctl(&["stop", "-m", "immediate", "-w"]).await?,
+            StopMode::Immediate => self.pg_ctl(&["stop", "-m", "immediate", "-w"]).await?,
         }
         self.ended().await;
         Ok(())
     }
 
-    /// Kills the postmaster alone (SIGKILL), as the kernel would when memory runs out.
+    /// Kills only the postmaster (SIGKILL), as the OOM killer would.
     pub async fn kill(&self) {
         let process = self.process().clone();
         if let Some(process) = process {
@@ -192,21 +191,21 @@ impl Server {
         }
     }
 
-    /// Stops it with all its processes where they are.
-    pub fn freeze(&self) {
+    /// Suspends all processes of the server.
+    pub fn suspend(&self) {
         self.process()
             .as_ref()
             .inspect(|process| process.signal_family(Signal::STOP));
     }
 
-    /// Lets it go on.
-    pub fn thaw(&self) {
+    /// Resumes the server.
+    pub fn resume(&self) {
         self.process()
             .as_ref()
             .inspect(|process| process.signal_family(Signal::CONT));
     }
 
-    /// Makes it read its configuration again.
+    /// Reloads the configuration.
     ///
     /// # Errors
     /// pg_ctl fails.
@@ -214,10 +213,10 @@ impl Server {
         self.pg_ctl(&["reload"]).await
     }
 
-    /// `pg_ctl promote` as CNPG calls it: returns when it is out of recovery.
+    /// `pg_ctl promote` as CNPG calls it; returns when recovery has ended.
     ///
     /// # Errors
-    /// pg_ctl fails, or standby.signal is still there a minute later.
+    /// pg_ctl fails, or standby.signal still exists a minute later.
     pub async fn promote(&self) -> Result<()> {
         self.pg_ctl(&["promote", "-w", "-t", "40000000"]).await?;
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -230,8 +229,8 @@ impl Server {
         Ok(())
     }
 
-    /// The last lines that it wrote: to its log file, or to standard error before that is open.
-    pub fn last_words(&self) -> String {
+    /// The last log lines: of its log file, or of standard error before that is open.
+    pub fn log_tail(&self) -> String {
         const LINES: usize = 8;
         let files = ["postgres.out", "log/postgres.log", "log/postgres.csv"];
         files

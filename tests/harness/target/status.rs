@@ -1,5 +1,4 @@
-//! The Cluster's status as CNPG reports it: phases with their texts, conditions, what the instance
-//! reports.
+//! The Cluster's status as CNPG reports it: phases, conditions, and the instance's report.
 
 use std::collections::BTreeMap;
 
@@ -11,25 +10,24 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
-use crate::away::insist;
+use crate::retry::until_answered;
 
-/// Phases (api/v1/cluster_types.go:699) and the reasons that go with them, in the order of a
-/// migration.
+/// Phases (api/v1/cluster_types.go:699) with their reasons, in the order of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The clone has not finished; also when it never will.
+    /// The clone is not finished, or never will be.
     SettingUpPrimary,
-    /// The pod exists, its server does not answer; also when it never will.
+    /// The pod exists, but its server does not answer, or never will.
     WaitingForInstances,
-    /// The server answers. Says nothing about replication.
+    /// The server answers. Implies nothing about replication.
     Healthy,
     /// A reload was not enough for the new configuration.
     ApplyingConfiguration,
-    /// The server is being restarted for it.
+    /// The server is being restarted.
     RestartingInPlace,
-    /// It was.
+    /// The server was restarted.
     RestartedInPlace,
-    /// A Cluster that the imitation does not cover.
+    /// A Cluster that is not imitated.
     Unrecoverable,
 }
 
@@ -60,10 +58,10 @@ impl Phase {
 
 const HEALTHY: &str = "Cluster in healthy state";
 
-/// What an instance says of itself (`/pg/status`).
+/// The status that an instance reports (`/pg/status`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Out of recovery.
+    /// Whether the server is out of recovery.
     pub is_primary: bool,
     /// Its timeline.
     pub timeline: i32,
@@ -88,7 +86,7 @@ struct Condition {
 }
 
 impl Status {
-    /// The status of the Cluster with this name and its only instance.
+    /// The status of the Cluster and its only instance.
     pub fn new(api: Api<Cluster>, cluster: &str, instance: &str) -> Self {
         Self {
             api,
@@ -99,9 +97,6 @@ impl Status {
     }
 
     /// The first entries, before there is an instance.
-    ///
-    /// # Errors
-    /// The API's.
     pub async fn begin(&mut self, image: &str) -> Result<()> {
         self.condition(
             "Initialized",
@@ -110,21 +105,21 @@ impl Status {
             "Cluster has not been bootstrapped yet",
         );
         let name = &self.cluster;
-        let certificates = json!({"serverCASecret": format!("{name}-ca"), "clientCASecret": format!("{name}-ca"),
-            "serverTLSSecret": format!("{name}-server"), "replicationTLSSecret": format!("{name}-replication")});
+        let certificates = json!({
+            "serverCASecret": format!("{name}-ca"), "clientCASecret": format!("{name}-ca"),
+            "serverTLSSecret": format!("{name}-server"),
+            "replicationTLSSecret": format!("{name}-replication")
+        });
         let (write, read) = (format!("{name}-rw"), format!("{name}-r"));
         let now = jiff::Timestamp::now().to_string();
-        self.write(
-            json!({"image": image, "certificates": certificates, "writeService": write, "readService": read,
-            "targetPrimary": self.instance, "targetPrimaryTimestamp": now}),
-        )
+        self.write(json!({
+            "image": image, "certificates": certificates, "writeService": write,
+            "readService": read, "targetPrimary": self.instance, "targetPrimaryTimestamp": now
+        }))
         .await
     }
 
     /// The instance's pod exists.
-    ///
-    /// # Errors
-    /// The API's.
     pub async fn bootstrapped(&mut self) -> Result<()> {
         self.condition(
             "Initialized",
@@ -134,14 +129,14 @@ impl Status {
         );
         let now = jiff::Timestamp::now().to_string();
         let instance = &self.instance;
-        self.write(json!({"instances": 1, "instanceNames": [instance], "currentPrimary": instance, "currentPrimaryTimestamp": now}))
-            .await
+        self.write(json!({
+            "instances": 1, "instanceNames": [instance], "currentPrimary": instance,
+            "currentPrimaryTimestamp": now
+        }))
+        .await
     }
 
-    /// A phase, with its reason and the condition Ready.
-    ///
-    /// # Errors
-    /// The API's.
+    /// Sets the phase, its reason and the condition Ready.
     pub async fn phase(&mut self, phase: Phase) -> Result<()> {
         let (text, reason) = phase.texts();
         if text == HEALTHY {
@@ -163,19 +158,13 @@ impl Status {
             .await
     }
 
-    /// How many instances are ready.
-    ///
-    /// # Errors
-    /// The API's.
+    /// Sets the number of ready instances.
     pub async fn ready_instances(&mut self, count: u32) -> Result<()> {
         self.write(json!({"readyInstances": count})).await
     }
 
-    /// What the instance reports. The Cluster's own timeline is set from a primary only
+    /// Writes the instance's report. The Cluster's timeline is set from a primary only
     /// (cluster_status.go:771).
-    ///
-    /// # Errors
-    /// The API's.
     pub async fn report(&mut self, ip: &str, report: &Report) -> Result<()> {
         self.condition(
             "ConsistentSystemID",
@@ -185,17 +174,17 @@ impl Status {
         );
         let state =
             json!({"isPrimary": report.is_primary, "timeLineID": report.timeline, "ip": ip});
-        let mut status = json!({"systemID": report.system_identifier, "instancesReportedState": {self.instance.as_str(): state}});
+        let mut status = json!({
+            "systemID": report.system_identifier,
+            "instancesReportedState": {self.instance.as_str(): state}
+        });
         if report.is_primary {
             status["timelineID"] = json!(report.timeline);
         }
         self.write(status).await
     }
 
-    /// A WAL segment was archived.
-    ///
-    /// # Errors
-    /// The API's.
+    /// Sets the condition ContinuousArchiving after a segment was archived.
     pub async fn archives(&mut self) -> Result<()> {
         self.condition(
             "ContinuousArchiving",
@@ -206,7 +195,7 @@ impl Status {
         self.write(json!({})).await
     }
 
-    /// The transition time changes with the status only, as Kubernetes wants it.
+    /// Sets a condition; the transition time changes with the status only, as Kubernetes requires.
     fn condition(
         &mut self,
         kind: &'static str,
@@ -235,13 +224,16 @@ impl Status {
 
     async fn write(&self, mut status: Value) -> Result<()> {
         let conditions = self.conditions.iter().map(|(kind, condition)| {
-            json!({"type": kind, "status": condition.status, "reason": condition.reason, "message": condition.message,
-                "lastTransitionTime": condition.since})
+            json!({
+                "type": kind, "status": condition.status, "reason": condition.reason,
+                "message": condition.message, "lastTransitionTime": condition.since
+            })
         });
         status["conditions"] = conditions.collect();
         let patch = Patch::Merge(json!({"status": status}));
         let params = PatchParams::default();
-        let written = insist(|| self.api.patch_status(&self.cluster, &params, &patch)).await;
+        let written =
+            until_answered(|| self.api.patch_status(&self.cluster, &params, &patch)).await;
         written
             .map(drop)
             .with_context(|| format!("writing the status of the Cluster {}", self.cluster))

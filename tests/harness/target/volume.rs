@@ -1,4 +1,4 @@
-//! The directories of one instance that a pod would have as volumes, with files that belong to the
+//! The directories of one instance that a pod would have as volumes; the files belong to the
 //! servers' user.
 
 use std::{
@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::setup::Setup;
 
-/// A directory of the instance and the user that its files belong to.
+/// A directory of the instance and the owner of its files.
 #[derive(Clone, Debug)]
 pub struct Volume {
     setup: &'static Setup,
@@ -25,20 +25,20 @@ impl Volume {
         Self { setup, root }
     }
 
-    /// Where it is.
+    /// The volume's directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A path in it.
+    /// A path in the volume.
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
-    /// A directory in it that nobody else can enter; existing ones are kept.
+    /// Creates a directory that only the servers' user can enter; existing ones are kept.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The directory cannot be created.
     pub fn directory(&self, name: &str) -> Result<PathBuf> {
         let mut directory = self.root.clone();
         for part in Path::new(name) {
@@ -52,7 +52,7 @@ impl Volume {
         Ok(directory)
     }
 
-    /// Replaces a file as a whole; only the servers' user can read it.
+    /// Replaces a file atomically; only the servers' user can read it.
     ///
     /// # Errors
     /// It cannot be written.
@@ -77,7 +77,7 @@ impl Volume {
         Ok(file)
     }
 
-    /// As [`Volume::write`], but only when the content differs; tells whether it did.
+    /// Like [`Volume::write`], but only if the content differs; returns whether it did.
     ///
     /// # Errors
     /// It cannot be written.
@@ -89,10 +89,10 @@ impl Volume {
         Ok(Changed::Yes)
     }
 
-    /// Copies a program in, so that the servers' user can run it wherever it was built.
+    /// Copies a program into the volume, so that the servers' user can run it.
     ///
     /// # Errors
-    /// There is none, or it cannot be copied.
+    /// The program is missing or cannot be copied.
     pub fn program(&self, from: &Path, name: &str) -> Result<PathBuf> {
         self.directory("programs")?;
         let to = self.path("programs").join(name);
@@ -104,12 +104,12 @@ impl Volume {
     }
 }
 
-/// Whether a file is another one now.
+/// Whether a file was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// It was rewritten.
+    /// The file was rewritten.
     Yes,
-    /// It was so already.
+    /// The file already had the content.
     No,
 }
 

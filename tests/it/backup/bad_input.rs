@@ -1,5 +1,5 @@
-//! Each of these ends with its exit code, one line that says what is wrong and what to do, and
-//! nothing that looks like a backup.
+//! Each bad input ends with its exit code and one line with the problem and the next step, and
+//! leaves nothing that looks like a backup.
 
 use std::{fs, os::unix::fs::FileExt as _};
 
@@ -14,38 +14,42 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::stage::{BUCKET, NAMESPACE, SOURCE, Stage, names_in};
+use super::environment::{BUCKET, Environment, NAMESPACE, SOURCE, names_in};
 
 const MEGABYTE: u64 = 1_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_is_said_and_nothing_is_left() {
-    let stage = Stage::set(SourceOptions {
+async fn bad_input_is_reported_and_leaves_no_files() {
+    let environment = Environment::start(SourceOptions {
         checksums: Checksums::On,
         ..SourceOptions::default()
     })
     .await;
-    stage.add(60).await;
-    settings(&stage).await;
-    places(&stage).await;
-    access(&stage).await;
-    tablespace(&stage).await;
-    tampered(&stage).await;
-    damaged_page(&stage).await;
+    environment.add(60).await;
+    settings(&environment).await;
+    storage(&environment).await;
+    access(&environment).await;
+    tablespace(&environment).await;
+    tampered(&environment).await;
+    damaged_page(&environment).await;
 }
 
-async fn refused(stage: &Stage, step: Launch<'_>, code: i32, words: &[&str]) {
-    stage.run(step, code, words).await;
-    assert_eq!(names_in(&stage.volume), Vec::<String>::new(), "{words:?}");
+async fn refused(environment: &Environment, step: Launch<'_>, code: i32, texts: &[&str]) {
+    environment.run(step, code, texts).await;
+    assert_eq!(
+        names_in(&environment.volume),
+        Vec::<String>::new(),
+        "{texts:?}"
+    );
 }
 
-async fn settings(stage: &Stage) {
+async fn settings(environment: &Environment) {
     for (key, value, code, words) in [
         (
             "BACKUP_TO",
             "",
             2,
-            "BACKUP_TO cannot be used: it is empty; say /directory",
+            "BACKUP_TO cannot be used: it is empty; set it to /directory",
         ),
         (
             "BACKUP_TO",
@@ -67,7 +71,8 @@ async fn settings(stage: &Stage) {
             "FROM",
             "target",
             3,
-            "there is no receipt of a cut, so the target is not the primary yet → set FROM=source",
+            "there is no receipt of a cutover, so the target is not the primary yet → set \
+             FROM=source",
         ),
         (
             "BACKUP_MEMBER",
@@ -81,7 +86,7 @@ async fn settings(stage: &Stage) {
             3,
             "the source has no leader: none",
         ),
-        ("SCRATCH_DIR", "/nowhere", 2, "looking at /nowhere"),
+        ("SCRATCH_DIR", "/nowhere", 2, "reading the size of /nowhere"),
         (
             "RETENTION_DAYS",
             "a week",
@@ -89,25 +94,31 @@ async fn settings(stage: &Stage) {
             "RETENTION_DAYS cannot be used",
         ),
     ] {
-        refused(stage, stage.step().env(key, value), code, &[words]).await;
+        refused(
+            environment,
+            environment.step().env(key, value),
+            code,
+            &[words],
+        )
+        .await;
     }
     refused(
-        stage,
-        stage.step().without("VERIFY"),
+        environment,
+        environment.step().without("VERIFY"),
         2,
         &["the variable VERIFY is missing"],
     )
     .await;
 }
 
-async fn places(stage: &Stage) {
-    no_room(stage).await;
-    let folder = stage.volume.join("final");
+async fn storage(environment: &Environment) {
+    no_space(environment).await;
+    let folder = environment.volume.join("final");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("photos.zip"), "").unwrap();
-    stage
+    environment
         .run(
-            stage.step(),
+            environment.step(),
             3,
             &[
                 "holds something else: photos.zip",
@@ -115,23 +126,38 @@ async fn places(stage: &Stage) {
             ],
         )
         .await;
-    assert_eq!(stage.names(), ["photos.zip"]);
+    assert_eq!(environment.names(), ["photos.zip"]);
     fs::remove_file(folder.join("photos.zip")).unwrap();
-    // What pg_basebackup -Ft leaves: the names are the same.
+    // pg_basebackup -Ft writes files of the same names.
     for name in ["backup_manifest", "base.tar", "pg_wal.tar"] {
         fs::write(folder.join(name), "").unwrap();
     }
-    stage
-        .run(stage.step(), 3, &["holds something else: backup_manifest"])
+    environment
+        .run(
+            environment.step(),
+            3,
+            &["holds something else: backup_manifest"],
+        )
         .await;
-    assert_eq!(stage.names(), ["backup_manifest", "base.tar", "pg_wal.tar"]);
+    assert_eq!(
+        environment.names(),
+        ["backup_manifest", "base.tar", "pg_wal.tar"]
+    );
     fs::remove_dir_all(&folder).unwrap();
 
-    let s3 = stage.bucket().await;
-    let missing = stage.step_to(&s3).env("BACKUP_TO", "s3://no-such-bucket/a");
-    refused(stage, missing, 2, &["no-such-bucket", "make the bucket"]).await;
+    let s3 = environment.bucket().await;
+    let missing = environment
+        .step_to(&s3)
+        .env("BACKUP_TO", "s3://no-such-bucket/a");
+    refused(
+        environment,
+        missing,
+        2,
+        &["no-such-bucket", "create the bucket"],
+    )
+    .await;
     let wrong = json!({"stringData": {"ACCESS_SECRET_KEY": "wrong"}});
-    secrets(stage)
+    secrets(environment)
         .patch(
             "zalando-backup-s3",
             &PatchParams::default(),
@@ -140,19 +166,19 @@ async fn places(stage: &Stage) {
         .await
         .unwrap();
     refused(
-        stage,
-        stage.step_to(&s3),
+        environment,
+        environment.step_to(&s3),
         2,
-        &["the bucket backups refuses", "zalando-backup-s3"],
+        &["the bucket backups denies access", "zalando-backup-s3"],
     )
     .await;
-    secrets(stage)
+    secrets(environment)
         .delete("zalando-backup-s3", &DeleteParams::default())
         .await
         .unwrap();
     refused(
-        stage,
-        stage.step_to(&s3),
+        environment,
+        environment.step_to(&s3),
         2,
         &["s3/ACCESS_KEY_ID", "the Secret behind this file is missing"],
     )
@@ -163,65 +189,67 @@ async fn places(stage: &Stage) {
     );
 }
 
-/// Not enough room from the beginning, and running out of it in the middle. In memory, where nobody
-/// else writes at the same time.
-async fn no_room(stage: &Stage) {
+/// Too little space from the beginning, and running out of space in the middle. In memory, where no
+/// other program writes at the same time.
+async fn no_space(environment: &Environment) {
     let small = tempfile::tempdir_in("/dev/shm").unwrap();
-    stage.plane.setup().user.own(small.path()).unwrap();
+    environment.plane.setup().user.own(small.path()).unwrap();
     let found = rustix::fs::statvfs(small.path()).unwrap();
     let free = found.f_bavail * found.f_frsize / MEGABYTE;
     let keep = |megabytes: u64| {
-        stage
+        environment
             .step()
             .env("BACKUP_TO", &small.path().display().to_string())
             .env("BACKUP_KEEP_FREE_MB", &megabytes.to_string())
     };
-    let words = ["shall stay free", "enlarge the volume"];
-    stage.run(keep(free + 1000), 3, &words).await;
+    let words = ["must stay free", "enlarge the volume"];
+    environment.run(keep(free + 1000), 3, &words).await;
     assert_eq!(names_in(small.path()), Vec::<String>::new());
     let words = ["base backup begun", "is removed", words[0], words[1]];
-    stage.run(keep(free.saturating_sub(20)), 3, &words).await;
+    environment
+        .run(keep(free.saturating_sub(20)), 3, &words)
+        .await;
     assert_eq!(names_in(small.path()), Vec::<String>::new());
 }
 
-fn secrets(stage: &Stage) -> Api<Secret> {
-    Api::namespaced(stage.plane.admin(), NAMESPACE)
+fn secrets(environment: &Environment) -> Api<Secret> {
+    Api::namespaced(environment.plane.admin(), NAMESPACE)
 }
 
-async fn access(stage: &Stage) {
+async fn access(environment: &Environment) {
     let name = secret_name(SOURCE, "standby");
-    let right = secrets(stage).get(&name).await.unwrap().data.unwrap()["password"].clone();
+    let right = secrets(environment).get(&name).await.unwrap().data.unwrap()["password"].clone();
     let password = async |value: Value| {
         let change = json!({"data": {"password": value}});
-        secrets(stage)
+        secrets(environment)
             .patch(&name, &PatchParams::default(), &Patch::Merge(change))
             .await
             .unwrap();
     };
     password(json!("d3Jvbmc=")).await;
     refused(
-        stage,
-        stage.step(),
+        environment,
+        environment.step(),
         2,
         &["28P01", "does not hold this role's password"],
     )
     .await;
     password(Value::Null).await;
     refused(
-        stage,
-        stage.step(),
+        environment,
+        environment.step(),
         2,
         &["standby/password", "the Secret behind this file is missing"],
     )
     .await;
     password(serde_json::to_value(right).unwrap()).await;
 
-    let host = stage
+    let host = environment
         .step()
         .env("SOURCE_HOST", "elsewhere.mastodon.svc")
         .env("SOURCE_HOSTADDR", "127.0.0.1");
     refused(
-        stage,
+        environment,
         host,
         2,
         &[
@@ -230,23 +258,29 @@ async fn access(stage: &Stage) {
         ],
     )
     .await;
-    let ca = secrets(stage).get("zalando-replication-ca").await.unwrap();
-    secrets(stage)
+    let ca = secrets(environment)
+        .get("zalando-replication-ca")
+        .await
+        .unwrap();
+    secrets(environment)
         .delete("zalando-replication-ca", &DeleteParams::default())
         .await
         .unwrap();
     refused(
-        stage,
-        stage.step(),
+        environment,
+        environment.step(),
         2,
         &["source-ca/ca.crt", "its step has not run yet"],
     )
     .await;
-    stage
-        .apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "data": ca.data}))
+    environment
+        .apply(json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"},
+            "data": ca.data,
+        }))
         .await;
 
-    let roles: Api<Role> = Api::namespaced(stage.plane.admin(), NAMESPACE);
+    let roles: Api<Role> = Api::namespaced(environment.plane.admin(), NAMESPACE);
     let role = "replica-migration-final-backup";
     let whole = roles.get(role).await.unwrap().rules.unwrap();
     let narrowed: Vec<_> = whole
@@ -262,8 +296,8 @@ async fn access(stage: &Stage) {
     };
     rules(json!(narrowed)).await;
     refused(
-        stage,
-        stage.step(),
+        environment,
+        environment.step(),
         2,
         &[
             "cannot get resource \"leases\"",
@@ -274,14 +308,14 @@ async fn access(stage: &Stage) {
     rules(json!(whole)).await;
 }
 
-async fn tablespace(stage: &Stage) {
+async fn tablespace(environment: &Environment) {
     // Its directory must exist on every member.
-    let place = stage
+    let location = environment
         .plane
         .instance()
-        .subdirectory(stage.plane.setup(), "elsewhere")
+        .subdirectory(environment.plane.setup(), "elsewhere")
         .unwrap();
-    let session = stage.source.connect("postgres").await.unwrap();
+    let session = environment.source.connect("postgres").await.unwrap();
     session
         .batch_execute("set allow_in_place_tablespaces = on")
         .await
@@ -289,7 +323,7 @@ async fn tablespace(stage: &Stage) {
     session
         .batch_execute(&format!(
             "create tablespace elsewhere location '{}'",
-            place.display()
+            location.display()
         ))
         .await
         .unwrap();
@@ -297,22 +331,22 @@ async fn tablespace(stage: &Stage) {
         "the server has tablespaces outside of its data directory: ",
         "alter table … set tablespace pg_default",
     ];
-    refused(stage, stage.step(), 3, &words).await;
+    refused(environment, environment.step(), 3, &words).await;
     session
         .batch_execute("drop tablespace elsewhere")
         .await
         .unwrap();
 }
 
-/// A finished backup that somebody has changed is not called good, and not overwritten either.
-async fn tampered(stage: &Stage) {
-    let scratch = stage.step().env("SCRATCH_DIR", "/proc");
+/// A finished backup that was changed is neither accepted nor overwritten.
+async fn tampered(environment: &Environment) {
+    let scratch = environment.step().env("SCRATCH_DIR", "/proc");
     let words = [
         "not unpacked: ",
-        "read back from where it is kept, every file compared",
+        "read back from the storage, every file compared",
     ];
-    stage.run(scratch, 0, &words).await;
-    let folder = stage.volume.join("final");
+    environment.run(scratch, 0, &words).await;
+    let folder = environment.volume.join("final");
     for (name, from, to, code, words) in [
         ("backup_manifest", "\"Size\": ", "\"Size\": ", 0, "verified"),
         ("backup_manifest", "CRC32C", "CRC32X", 4, "not CRC32C"),
@@ -331,11 +365,11 @@ async fn tampered(stage: &Stage) {
             .unwrap()
             .replacen(from, to, 1);
         fs::write(&file, &changed).unwrap();
-        stage.run(stage.step(), code, &[words]).await;
+        environment.run(environment.step(), code, &[words]).await;
         assert_eq!(
             fs::read_to_string(&file).unwrap(),
             changed,
-            "nothing is mended in silence"
+            "nothing is repaired silently"
         );
         fs::write(&file, before).unwrap();
     }
@@ -347,32 +381,41 @@ async fn tampered(stage: &Stage) {
         .unwrap()
         .write_all_at(&[!bytes[bytes.len() / 2]], bytes.len() as u64 / 2)
         .unwrap();
-    stage.run(stage.step(), 4, &["base.tar.zst"]).await;
+    environment
+        .run(environment.step(), 4, &["base.tar.zst"])
+        .await;
     fs::write(&archive, &bytes[..bytes.len() - 1]).unwrap();
-    stage
+    environment
         .run(
-            stage.step(),
+            environment.step(),
             4,
             &["the backup in", "is not whole: base.tar.zst has"],
         )
         .await;
     fs::remove_file(&archive).unwrap();
-    stage
-        .run(stage.step(), 4, &["base.tar.zst is missing"])
+    environment
+        .run(environment.step(), 4, &["base.tar.zst is missing"])
         .await;
     fs::remove_dir_all(&folder).unwrap();
 }
 
-/// The server's own warning is an error here.
-async fn damaged_page(stage: &Stage) {
-    let session = stage.source.connect(NAMESPACE).await.unwrap();
+/// The server's warning about a page checksum is an error here.
+async fn damaged_page(environment: &Environment) {
+    let session = environment.source.connect(NAMESPACE).await.unwrap();
     session.batch_execute("checkpoint").await.unwrap();
     let path: String = session
         .query_one("select pg_relation_filepath('statuses')", &[])
         .await
         .unwrap()
         .get(0);
-    let file = stage.source.leader().await.unwrap().place().data.join(path);
+    let file = environment
+        .source
+        .leader()
+        .await
+        .unwrap()
+        .layout()
+        .data
+        .join(path);
     let open = fs::File::options()
         .read(true)
         .write(true)
@@ -386,12 +429,12 @@ async fn damaged_page(stage: &Stage) {
         "block 3",
         "copy from another member",
     ];
-    refused(stage, stage.step(), 4, &words).await;
+    refused(environment, environment.step(), 4, &words).await;
     // The other member's page is whole.
-    let replica = stage.source.replica().await.unwrap().name();
-    stage
+    let replica = environment.source.replica().await.unwrap().name();
+    environment
         .run(
-            stage.step().env("BACKUP_MEMBER", replica),
+            environment.step().env("BACKUP_MEMBER", replica),
             0,
             &["backup complete"],
         )

@@ -1,41 +1,45 @@
-//! Backups kept in a bucket.
+//! Backups in a bucket.
 
 use std::time::Duration;
 
 use super::{
+    environment::{
+        BUCKET, Environment, MEMORY_BYTES_MAX, NAMESPACE, SOON, WHOLE, ends, names_in, until,
+    },
     restored::Restored,
-    stage::{BUCKET, MEMORY_BYTES_MAX, NAMESPACE, SOON, Stage, WHOLE, ends, names_in, until},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backup_in_a_bucket_is_whole_and_starts() {
-    let stage = Stage::filled().await;
-    stage.add(80).await;
-    let mut s3 = stage.bucket().await;
+async fn a_backup_in_a_bucket_is_whole_and_can_be_started() {
+    let environment = Environment::filled().await;
+    environment.add(80).await;
+    let mut s3 = environment.bucket().await;
     let folder = s3.directory(BUCKET).join("zalando/mastodon/final");
-    // Killed in the middle of an upload: the next run aborts what the bucket holds of it, and
-    // begins anew.
-    let running = stage.step_to(&s3).start().await.unwrap();
+    // A run is killed in the middle of an upload. The next run aborts the upload and starts again.
+    let running = environment.step_to(&s3).start().await.unwrap();
     until("an upload", || s3.unfinished_uploads(BUCKET).unwrap() > 0).await;
     running.kill();
     ends(&running.wait(SOON).await.unwrap(), 137, &[]);
     assert!(!folder.join("complete.json").exists());
     assert!(s3.unfinished_uploads(BUCKET).unwrap() > 0);
 
-    // The store is away for a moment, and a second run is refused meanwhile.
-    let running = stage.step_to(&s3).start().await.unwrap();
-    running.says("base backup begun", SOON).await.unwrap();
+    // The store is unavailable for a moment, and a second run is refused in the meantime.
+    let running = environment.step_to(&s3).start().await.unwrap();
+    running
+        .wait_for_line("base backup begun", SOON)
+        .await
+        .unwrap();
     until("an upload", || s3.unfinished_uploads(BUCKET).unwrap() > 0).await;
-    s3.freeze();
+    s3.suspend();
     let words = [
         "another final-backup is running",
-        "this one has changed nothing",
+        "this run has changed nothing",
     ];
-    stage
-        .run(stage.step().env("BACKUP_NAME", "second"), 3, &words)
+    environment
+        .run(environment.step().env("BACKUP_NAME", "second"), 3, &words)
         .await;
-    s3.thaw();
-    s3.restart(stage.plane.setup(), Duration::from_secs(2))
+    s3.resume();
+    s3.restart(environment.plane.setup(), Duration::from_secs(2))
         .await
         .unwrap();
     let ended = running.wait(SOON).await.unwrap();
@@ -43,7 +47,7 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
         &ended,
         0,
         &[
-            "unpacked, every file on the disk compared",
+            "unpacked, every file on disk compared",
             "backup complete: s3://",
         ],
     );
@@ -56,8 +60,8 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
     assert_eq!(s3.unfinished_uploads(BUCKET).unwrap(), 0);
 
     let restored = Restored::unpack(
-        stage.plane.setup(),
-        stage.plane.instance(),
+        environment.plane.setup(),
+        environment.plane.instance(),
         &folder,
         "restored",
     );
@@ -71,9 +75,9 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
         .get(0);
     assert_eq!(rows, 40_000);
 
-    // Compressed on this side; SIGTERM in the middle leaves nothing at all, in the bucket neither.
+    // With compression by the Job, SIGTERM in the middle leaves no file and no upload.
     let step = || {
-        stage
+        environment
             .step_to(&s3)
             .env("BACKUP_NAME", "by-job")
             .env("COMPRESS_BY", "job")
@@ -89,7 +93,7 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
     );
     assert_eq!(names_in(&other), Vec::<String>::new());
     assert_eq!(s3.unfinished_uploads(BUCKET).unwrap(), 0);
-    let ended = stage
+    let ended = environment
         .run(step(), 0, &["compressed here with zstd", "backup complete"])
         .await;
     assert!(
@@ -98,8 +102,8 @@ async fn a_backup_in_a_bucket_is_whole_and_starts() {
         ended.cost.memory_peak_bytes
     );
     Restored::unpack(
-        stage.plane.setup(),
-        stage.plane.instance(),
+        environment.plane.setup(),
+        environment.plane.instance(),
         &other,
         "by-job",
     )

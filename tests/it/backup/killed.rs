@@ -1,29 +1,29 @@
-//! Killed, cut off, and the server gone, at one point after the other: nothing that is left is
-//! called complete, and the next run begins anew.
+//! The program is killed, its connection is terminated, or the server crashes, at several points of
+//! a run: no backup counts as complete afterwards, and the next run starts again.
 
 use std::{fs, path::Path};
 
-use harness::kubelet::Running;
+use harness::kubelet::RunningPod;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::stage::{SOON, STEP, Stage, WHOLE, ends, until};
+use super::environment::{Environment, SOON, STEP, WHOLE, ends, until};
 
-/// Large enough for several moments in the middle of it.
+/// Large enough for several moments in the middle of the copy.
 const MEGABYTES: u32 = 120;
 
-/// When something happens to a run.
+/// A moment of a run.
 enum Moment {
-    /// It says this.
-    Says(&'static str),
-    /// A file of it has so many megabytes.
-    Has(&'static str, u64),
+    /// It has logged this text.
+    Logged(&'static str),
+    /// A file has reached a size in megabytes.
+    Reached(&'static str, u64),
 }
 
 impl Moment {
-    async fn comes(&self, running: &Running, folder: &Path) {
+    async fn wait(&self, running: &RunningPod, folder: &Path) {
         match self {
-            Self::Says(text) => drop(running.says(text, SOON).await.unwrap()),
-            Self::Has(name, megabytes) => {
+            Self::Logged(text) => drop(running.wait_for_line(text, SOON).await.unwrap()),
+            Self::Reached(name, megabytes) => {
                 let large = || {
                     fs::metadata(folder.join(name))
                         .is_ok_and(|file| file.len() >= megabytes * 1_000_000)
@@ -37,33 +37,33 @@ impl Moment {
 const BASE: &str = "base.tar.zst.partial";
 
 const MOMENTS: [Moment; 10] = [
-    Moment::Says("is running (primary)"),
-    Moment::Says("asking mastodon-postgresql-0"),
-    Moment::Says("base backup begun"),
-    Moment::Has(BASE, 1),
-    Moment::Has("pg_wal.tar.partial", 1),
-    Moment::Has(BASE, 20),
-    Moment::Has(BASE, 40),
-    Moment::Has("base.tar.zst", 1),
-    Moment::Says("copied"),
-    Moment::Says("reading"),
+    Moment::Logged("is running (primary)"),
+    Moment::Logged("asking mastodon-postgresql-0"),
+    Moment::Logged("base backup begun"),
+    Moment::Reached(BASE, 1),
+    Moment::Reached("pg_wal.tar.partial", 1),
+    Moment::Reached(BASE, 20),
+    Moment::Reached(BASE, 40),
+    Moment::Reached("base.tar.zst", 1),
+    Moment::Logged("copied"),
+    Moment::Logged("reading"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_run_leaves_nothing_that_looks_finished() {
-    let stage = Stage::filled().await;
-    stage.add(MEGABYTES).await;
-    let folder = stage.volume.join("final");
+    let environment = Environment::filled().await;
+    environment.add(MEGABYTES).await;
+    let folder = environment.volume.join("final");
     for (number, moment) in MOMENTS.iter().enumerate() {
-        let running = stage.step().start().await.unwrap();
-        moment.comes(&running, &folder).await;
+        let running = environment.step().start().await.unwrap();
+        moment.wait(&running, &folder).await;
         running.kill();
         ends(&running.wait(SOON).await.unwrap(), 137, &[]);
         assert!(!folder.join("complete.json").exists(), "moment {number}");
     }
-    // What is left is no hindrance, and SIGTERM leaves nothing at all.
-    let running = stage.step().start().await.unwrap();
-    Moment::Has(BASE, 10).comes(&running, &folder).await;
+    // Leftover files do not stop the next run, and SIGTERM leaves nothing at all.
+    let running = environment.step().start().await.unwrap();
+    Moment::Reached(BASE, 10).wait(&running, &folder).await;
     let ended = running.delete().await.unwrap();
     ends(
         &ended,
@@ -75,27 +75,29 @@ async fn a_killed_run_leaves_nothing_that_looks_finished() {
         ],
     );
     assert!(!folder.exists());
-    stage.run(stage.step(), 0, &["backup complete"]).await;
-    assert_eq!(stage.names(), WHOLE);
+    environment
+        .run(environment.step(), 0, &["backup complete"])
+        .await;
+    assert_eq!(environment.names(), WHOLE);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_is_cut_is_no_end_of_a_backup() {
-    let stage = Stage::filled().await;
-    stage.add(MEGABYTES).await;
-    let folder = stage.volume.join("final");
-    // The server ends the session, and says so; or its process is killed, says nothing, and the
-    // whole server restarts.
+async fn a_lost_connection_is_not_mistaken_for_the_end_of_a_backup() {
+    let environment = Environment::filled().await;
+    environment.add(MEGABYTES).await;
+    let folder = environment.volume.join("final");
+    // Either the server ends the session with a message, or its process is killed without one, and
+    // the whole server restarts.
     for (moment, killed) in [
-        (Moment::Says("base backup begun"), false),
-        (Moment::Has(BASE, 1), false),
-        (Moment::Has(BASE, 5), true),
-        (Moment::Has(BASE, 20), false),
-        (Moment::Has(BASE, 40), true),
+        (Moment::Logged("base backup begun"), false),
+        (Moment::Reached(BASE, 1), false),
+        (Moment::Reached(BASE, 5), true),
+        (Moment::Reached(BASE, 20), false),
+        (Moment::Reached(BASE, 40), true),
     ] {
-        let running = stage.step().start().await.unwrap();
-        moment.comes(&running, &folder).await;
-        cut(&stage, &running, killed).await;
+        let running = environment.step().start().await.unwrap();
+        moment.wait(&running, &folder).await;
+        end_connection(&environment, &running, killed).await;
         let ended = running.wait(SOON).await.unwrap();
         ends(
             &ended,
@@ -103,29 +105,29 @@ async fn a_connection_that_is_cut_is_no_end_of_a_backup() {
             &["copying mastodon-postgresql-0", "what was written to"],
         );
         assert!(!folder.exists(), "{ended}");
-        stage.source.healthy().await.unwrap();
+        environment.source.healthy().await.unwrap();
     }
-    // The Job starts pod after pod: the one after the cut finishes.
-    let (ended, pods) = stage
+    // The Job starts another pod, which finishes.
+    let (ended, pods) = environment
         .step()
         .to_the_end(SOON, async |pod, running| {
             if pod == 1 {
-                Moment::Has(BASE, 5).comes(running, &folder).await;
-                cut(&stage, running, false).await;
+                Moment::Reached(BASE, 5).wait(running, &folder).await;
+                end_connection(&environment, running, false).await;
             }
         })
         .await
         .unwrap();
     ends(&ended, 0, &["backup complete"]);
     assert_eq!(pods, 2);
-    assert_eq!(stage.names(), WHOLE);
+    assert_eq!(environment.names(), WHOLE);
 }
 
-/// Ends the connection that sends the archive. The program is frozen meanwhile: it shall not come
-/// to its end before.
-async fn cut(stage: &Stage, running: &Running, killed: bool) {
-    running.freeze();
-    let session = stage.source.connect("postgres").await.unwrap();
+/// Ends the connection that sends the archive. The program is frozen in the meantime, so that it
+/// cannot finish first.
+async fn end_connection(environment: &Environment, running: &RunningPod, killed: bool) {
+    running.suspend();
+    let session = environment.source.connect("postgres").await.unwrap();
     let sql = format!(
         "select pid from pg_stat_progress_basebackup join pg_stat_activity using (pid) where \
          application_name like '%{STEP}'"
@@ -139,5 +141,5 @@ async fn cut(stage: &Stage, running: &Running, killed: bool) {
             .await
             .unwrap();
     }
-    running.thaw();
+    running.resume();
 }

@@ -1,4 +1,4 @@
-//! A backup as a person would restore it: unpacked, judged by PostgreSQL's own pg_verifybackup, and
+//! A backup as a user would restore it: unpacked, verified by PostgreSQL's own pg_verifybackup, and
 //! started.
 
 use std::{
@@ -40,7 +40,7 @@ impl Restored {
         }
     }
 
-    /// PostgreSQL's own verdict, WAL included.
+    /// Runs pg_verifybackup, which also checks the WAL.
     pub fn verify(&self) {
         let mut command = self.setup.postgres("pg_verifybackup");
         command.arg(&self.data);
@@ -51,9 +51,9 @@ impl Restored {
         self.data.join(file).exists()
     }
 
-    /// Starts it as a server of its own: without Patroni's files, and open also when it was copied
-    /// from a standby.
-    pub async fn start(self) -> Running {
+    /// Starts it as a primary of its own, also if it was copied from a standby, and without the
+    /// files that Patroni's configuration refers to.
+    pub async fn start(self) -> RunningPod {
         let _ = fs::remove_file(self.data.join("standby.signal"));
         let hba = self.data.join("own_hba.conf");
         self.setup
@@ -78,7 +78,7 @@ impl Restored {
             command.arg("-c").arg(format!("{key}={value}"));
         }
         let process = Process::start("restored", command, &self.socket.join("log")).unwrap();
-        Running {
+        RunningPod {
             process,
             socket: self.socket,
         }
@@ -86,19 +86,19 @@ impl Restored {
 }
 
 /// A restored server.
-pub struct Running {
+pub struct RunningPod {
     process: Process,
     socket: PathBuf,
 }
 
-impl Running {
+impl RunningPod {
     /// Waits until it is out of recovery, and connects.
     pub async fn connect(&self, database: &str) -> tokio_postgres::Client {
         let text = format!(
             "host={} user=postgres dbname={database}",
             self.socket.display()
         );
-        let opens = async {
+        let opening = async {
             loop {
                 if let Ok((client, connection)) =
                     tokio_postgres::connect(&text, tokio_postgres::NoTls).await
@@ -112,11 +112,12 @@ impl Running {
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        let opened = timeout(Duration::from_secs(60), opens).await;
+        let opened = timeout(Duration::from_secs(60), opening).await;
         opened.unwrap_or_else(|_| {
             panic!(
                 "{}",
-                self.process.complain("the restored server does not open")
+                self.process
+                    .error_with_log("the restored server does not open")
             )
         })
     }

@@ -1,5 +1,5 @@
-//! Whatever is wrong, it ends with the documented code and one line that says what and what to do,
-//! and has changed nothing.
+//! Invalid input: each case ends with the documented exit code and one line that says what is wrong
+//! and what to do, and changes nothing.
 
 use std::net::Ipv4Addr;
 
@@ -15,15 +15,15 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::stage::{CA_OF_SOURCE, NAMESPACE, SOON, Stage, authority, ends, server_for};
+use super::environment::{CA_OF_SOURCE, Environment, NAMESPACE, SOON, authority, ends, server_for};
 
 const ROLE: &str = "replica-migration-extract-certs";
 
 #[tokio::test]
-async fn wrong_settings() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let before = stage.state().await;
-    let nobody = stage.plane.instance().address(251).to_string();
+async fn a_wrong_setting_is_refused_with_a_hint_and_nothing_changes() {
+    let environment = Environment::start(SourceOptions::default()).await;
+    let before = environment.state().await;
+    let unused = environment.plane.instance().address(251).to_string();
     let cases: &[(&str, Option<&str>, i32, &str)] = &[
         (
             "SOURCE_CLUSTER",
@@ -58,21 +58,21 @@ async fn wrong_settings() {
             3,
             "and CERT_MIN_DAYS is 1000",
         ),
-        ("SOURCE_HOSTADDR", Some(&nobody), 1, "Connection refused"),
+        ("SOURCE_HOSTADDR", Some(&unused), 1, "Connection refused"),
         ("SOURCE_PORT", Some("1"), 1, "Connection refused"),
     ];
     for (key, value, code, says) in cases {
         let job = match value {
-            Some(value) => stage.job().env(key, value),
-            None => stage.job().without(key),
+            Some(value) => environment.job().env(key, value),
+            None => environment.job().without(key),
         };
         let ended = job.run(SOON).await.unwrap();
         ends(&ended, *code, &[says, "→"]);
-        assert_eq!(stage.state().await, before, "{key}={value:?}");
+        assert_eq!(environment.state().await, before, "{key}={value:?}");
     }
-    // The hint for a host that is not covered names what is, and verify-ca works with it: any
-    // Service will do.
-    let replicas = stage
+    // The hint for a host that the certificate does not cover lists the covered names, and
+    // verify-ca works with any Service.
+    let replicas = environment
         .job()
         .env("SOURCE_HOST", "mastodon-postgresql-repl.mastodon.svc");
     ends(
@@ -83,7 +83,7 @@ async fn wrong_settings() {
             "or SOURCE_SSLMODE=verify-ca",
         ],
     );
-    let replicas = stage
+    let replicas = environment
         .job()
         .env("SOURCE_HOST", "mastodon-postgresql-repl.mastodon.svc")
         .env("SOURCE_SSLMODE", "verify-ca");
@@ -94,21 +94,21 @@ async fn wrong_settings() {
     );
 }
 
-/// Which Secret, what is in it instead, the exit code, what is said.
+/// The Secret, its wrong contents, the exit code, and the expected texts.
 type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], i32, &'a [&'a str]);
 
 #[tokio::test]
-async fn wrong_secrets() {
-    let stage = Stage::set(SourceOptions::default()).await;
+async fn a_wrong_secret_is_refused_with_a_hint_and_nothing_changes() {
+    let environment = Environment::start(SourceOptions::default()).await;
     let (server, ca) = (
-        stage.data("mastodon-postgresql-server").await,
-        stage.data(CA_OF_SOURCE).await,
+        environment.data("mastodon-postgresql-server").await,
+        environment.data(CA_OF_SOURCE).await,
     );
     let other = authority("another");
     let fresh = server_for(&other, 365);
     let ended = server_for(&other, -1);
     let soon = server_for(&other, 10);
-    let login = stage.source.credentials().standby.clone();
+    let login = environment.source.credentials().standby.clone();
     let cases: &[Case] = &[
         (
             CA_OF_SOURCE,
@@ -157,40 +157,40 @@ async fn wrong_secrets() {
         ),
     ];
     for (name, data, code, says) in cases {
-        let whole = stage.data(name).await;
-        stage.overwrite(name, data).await;
-        let before = stage.state().await;
-        let ended = stage.run().await;
+        let whole = environment.data(name).await;
+        environment.overwrite(name, data).await;
+        let before = environment.state().await;
+        let ended = environment.run().await;
         ends(&ended, *code, says);
-        assert_eq!(stage.state().await, before, "{name}: {says:?}");
+        assert_eq!(environment.state().await, before, "{name}: {says:?}");
         assert!(!ended.text().contains(&login), "{says:?}");
         let whole: Vec<(&str, &str)> = whole
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
-        stage.overwrite(name, &whole).await;
+        environment.overwrite(name, &whole).await;
     }
-    // Certificate and CA agree, and have ended, or will, or are not those of the server.
+    // The certificate matches the CA, but has expired, expires too soon, or is not the server's.
     for (certificate, code, says) in [
         (&ended, 3, "expired at"),
         (&soon, 3, "expires in 9 days"),
         (&fresh, 2, "certificate verify failed"),
     ] {
-        stage
+        environment
             .overwrite("mastodon-postgresql-server", &[("tls.crt", certificate)])
             .await;
-        stage
+        environment
             .overwrite(CA_OF_SOURCE, &[("ca.crt", other.certificate())])
             .await;
-        let before = stage.state().await;
-        ends(&stage.run().await, code, &[says, "→"]);
-        assert_eq!(stage.state().await, before, "{says}");
+        let before = environment.state().await;
+        ends(&environment.run().await, code, &[says, "→"]);
+        assert_eq!(environment.state().await, before, "{says}");
     }
-    // Under require nothing is checked, so they only are warned of.
-    stage
+    // require verifies nothing, so there is only a warning.
+    environment
         .overwrite("mastodon-postgresql-server", &[("tls.crt", &ended)])
         .await;
-    let lenient = stage
+    let lenient = environment
         .job()
         .env("SOURCE_SSLMODE", "require")
         .run(SOON)
@@ -205,15 +205,15 @@ async fn wrong_secrets() {
             "sslmode require",
         ],
     );
-    assert_eq!(stage.keys("zalando-replication-ca").await, ["reason"]);
+    assert_eq!(environment.keys("zalando-replication-ca").await, ["reason"]);
 
-    stage
+    environment
         .overwrite(
             "mastodon-postgresql-server",
             &[("tls.crt", &server["tls.crt"])],
         )
         .await;
-    stage
+    environment
         .overwrite(CA_OF_SOURCE, &[("ca.crt", &ca["ca.crt"])])
         .await;
     for (name, says) in [
@@ -231,27 +231,27 @@ async fn wrong_secrets() {
             "secret mastodon-postgresql-server does not exist, but spec.tls.secretName",
         ),
     ] {
-        stage.delete(name).await;
-        let before = stage.state().await;
-        ends(&stage.run().await, 3, &[says]);
-        assert_eq!(stage.state().await, before, "{says}");
+        environment.delete(name).await;
+        let before = environment.state().await;
+        ends(&environment.run().await, 3, &[says]);
+        assert_eq!(environment.state().await, before, "{says}");
     }
 }
 
 #[tokio::test]
-async fn a_lost_permission_is_named() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let before = stage.state().await;
-    let roles: Api<Role> = Api::namespaced(stage.plane.admin(), NAMESPACE);
+async fn a_missing_permission_is_named() {
+    let environment = Environment::start(SourceOptions::default()).await;
+    let before = environment.state().await;
+    let roles: Api<Role> = Api::namespaced(environment.plane.admin(), NAMESPACE);
     let whole = roles.get(ROLE).await.unwrap();
     let rules = whole.rules.clone().unwrap();
     let without = |verb: &str| {
         let mut rules = rules.clone();
-        let of_secrets =
+        let is_about_secrets =
             |rule: &&mut PolicyRule| rule.resources.iter().flatten().any(|one| one == "secrets");
         rules
             .iter_mut()
-            .filter(of_secrets)
+            .filter(is_about_secrets)
             .for_each(|rule| rule.verbs.retain(|one| one != verb));
         rules.retain(|rule| !rule.verbs.is_empty());
         json!({"rules": rules})
@@ -263,11 +263,11 @@ async fn a_lost_permission_is_named() {
             .unwrap();
         let words = format!("cannot {verb} resource \"secrets\"");
         ends(
-            &stage.run().await,
+            &environment.run().await,
             2,
             &[&words, "→ the Role of this step lacks the verb named above"],
         );
-        assert_eq!(stage.state().await, before, "{verb}");
+        assert_eq!(environment.state().await, before, "{verb}");
     }
     roles
         .patch(
@@ -280,15 +280,15 @@ async fn a_lost_permission_is_named() {
 }
 
 #[tokio::test]
-async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let before = stage.state().await;
-    // A source that takes connections and says nothing until it is told to.
-    let address = stage.plane.instance().address(250);
+async fn a_signal_and_an_unreachable_api_server_end_it_as_transient_and_a_rerun_succeeds() {
+    let environment = Environment::start(SourceOptions::default()).await;
+    let before = environment.state().await;
+    // A source that accepts connections and does not answer until it is relayed.
+    let address = environment.plane.instance().address(250);
     let listener = TcpListener::bind((address, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     let job = || {
-        stage
+        environment
             .job()
             .env("SOURCE_HOSTADDR", &address.to_string())
             .env("SOURCE_PORT", &port)
@@ -305,8 +305,8 @@ async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
 
     let running = job().start().await.unwrap();
     let (first, _) = listener.accept().await.unwrap();
-    let leader = stage.source.leader().await.unwrap().address();
-    stage.plane.stop_api_server().await;
+    let leader = environment.source.leader().await.unwrap().address();
+    environment.plane.stop_api_server().await;
     let forward = async {
         tokio::join!(relay(first, leader), async {
             loop {
@@ -317,7 +317,7 @@ async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
     };
     let ended = tokio::select! {
         ended = running.wait(SOON) => ended.unwrap(),
-        _ = forward => unreachable!("it goes on for ever"),
+        _ = forward => unreachable!("it runs forever"),
     };
     ends(
         &ended,
@@ -327,10 +327,10 @@ async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
             "✗ reading Secret zalando-replication-tls: kubernetes api",
         ],
     );
-    stage.plane.start_api_server().await.unwrap();
-    assert_eq!(stage.state().await, before);
+    environment.plane.start_api_server().await.unwrap();
+    assert_eq!(environment.state().await, before);
     ends(
-        &stage.run().await,
+        &environment.run().await,
         0,
         &["Created secret: zalando-replication-ca (CA certificate)"],
     );
@@ -338,6 +338,6 @@ async fn a_signal_and_an_api_server_that_goes_away_in_the_middle() {
 
 async fn relay(mut client: TcpStream, leader: Ipv4Addr) {
     let mut server = TcpStream::connect((leader, POSTGRES_PORT)).await.unwrap();
-    // Either side may end it as it likes.
+    // Either side may close the connection at any time.
     copy_bidirectional(&mut client, &mut server).await.ok();
 }

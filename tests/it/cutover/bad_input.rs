@@ -8,8 +8,8 @@ use harness::{
     application::DEPLOYMENTS,
     authority::Authority,
     kubelet::Ended,
-    migration::{CLUSTER, FORGOTTEN, NAMESPACE},
-    stranger::{Major, Stranger},
+    migration::{CLUSTER, NAMESPACE, UNMANAGED},
+    unrelated_server::{Major, UnrelatedServer},
 };
 use k8s_openapi::api::{admissionregistration::v1::ValidatingAdmissionPolicy, core::v1::Secret};
 use kube::{
@@ -19,7 +19,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::stage::{CNPG, CONFIG_MAP, DEPLOYMENT, ROLE, SOON, SOURCE, Stage, same};
+use super::environment::{CNPG, CONFIG_MAP, DEPLOYMENT, Environment, ROLE, SOON, SOURCE, same};
 
 /// Host number that nothing listens on.
 const NOBODY: u8 = 252;
@@ -129,33 +129,33 @@ const CASES: &[Case] = &[
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_keeps() {
-    let stage = Stage::ready().await;
-    let before = stage.standing().await;
+    let environment = Environment::ready().await;
+    let before = environment.snapshot().await;
     for (changes, code, words) in CASES {
-        refused(&stage, changes, *code, words).await;
+        refused(&environment, changes, *code, words).await;
     }
-    of_files_and_addresses(&stage).await;
-    of_other_servers(&stage).await;
-    of_poolers(&stage).await;
-    of_names_that_may_be_asked_for(&stage).await;
-    with_a_receipt(&stage).await;
-    against_a_policy(&stage).await;
-    without_a_verb(&stage).await;
-    without_a_stream(&stage).await;
-    same(&before, &stage.standing().await);
-    assert!(stage.fact("started").await.is_null());
-    stage.runs_on_the_source().await;
+    of_files_and_addresses(&environment).await;
+    of_other_servers(&environment).await;
+    of_poolers(&environment).await;
+    of_names_that_may_be_asked_for(&environment).await;
+    with_a_receipt(&environment).await;
+    against_a_policy(&environment).await;
+    without_a_verb(&environment).await;
+    without_a_stream(&environment).await;
+    same(&before, &environment.snapshot().await);
+    assert!(environment.fact("started").await.is_null());
+    environment.runs_on_the_source().await;
 
-    without_a_leader(&stage).await;
-    bare_script(&stage).await;
-    refused(&stage, &[], 3, "has been promoted").await;
-    let verdict = stage.judged().await;
+    without_a_leader(&environment).await;
+    bare_script(&environment).await;
+    refused(&environment, &[], 3, "has been promoted").await;
+    let verdict = environment.judged().await;
     // Pods that are still ending when the script promotes may lose writes as well; the forgotten
     // writer always does.
     let forgotten = verdict
         .lost
         .iter()
-        .filter(|key| key.client.starts_with(FORGOTTEN))
+        .filter(|key| key.client.starts_with(UNMANAGED))
         .count();
     assert!(forgotten > 0, "the ledger cannot see: {verdict:?}");
     println!(
@@ -165,8 +165,13 @@ async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_k
 }
 
 /// Ends so, with one line that says what is wrong and what to do.
-async fn refused(stage: &Stage, changes: &[(&str, Option<&str>)], code: i32, words: &str) -> Ended {
-    let impatient = stage.by_config().env("CUTOVER_MAX_SECONDS", "2");
+async fn refused(
+    environment: &Environment,
+    changes: &[(&str, Option<&str>)],
+    code: i32,
+    words: &str,
+) -> Ended {
+    let impatient = environment.by_config().env("CUTOVER_MAX_SECONDS", "2");
     let launch = changes
         .iter()
         .fold(impatient, |launch, (name, value)| match value {
@@ -188,10 +193,10 @@ async fn refused(stage: &Stage, changes: &[(&str, Option<&str>)], code: i32, wor
     ended
 }
 
-async fn of_files_and_addresses(stage: &Stage) {
+async fn of_files_and_addresses(environment: &Environment) {
     let (setup, instance) = (
-        stage.migration.plane.setup(),
-        stage.migration.plane.instance(),
+        environment.migration.plane.setup(),
+        environment.migration.plane.instance(),
     );
     let given = instance.subdirectory(setup, "given").unwrap();
     let file = |name: &str, text: &str| {
@@ -206,7 +211,7 @@ async fn of_files_and_addresses(stage: &Stage) {
     );
     for key in ["SOURCE_PASSWORD_FILE", "TARGET_PASSWORD_FILE"] {
         let ended = refused(
-            stage,
+            environment,
             &[(key, Some(&wrong))],
             2,
             "password authentication failed for user \"postgres\"",
@@ -219,16 +224,16 @@ async fn of_files_and_addresses(stage: &Stage) {
     }
     for key in ["SOURCE_SSLROOTCERT", "TARGET_SSLROOTCERT"] {
         refused(
-            stage,
+            environment,
             &[(key, Some(&foreign))],
             2,
             "certificate verify failed",
         )
         .await;
     }
-    let expired = file("expired.crt", &expired_ca(stage).await);
+    let expired = file("expired.crt", &expired_ca(environment).await);
     refused(
-        stage,
+        environment,
         &[("TARGET_SSLROOTCERT", Some(&expired))],
         2,
         "certificate has expired",
@@ -243,7 +248,7 @@ async fn of_files_and_addresses(stage: &Stage) {
             ),
         };
         let ended = refused(
-            stage,
+            environment,
             &[("ROUTE", Some("service")), (key, Some(&wrong))],
             code,
             words,
@@ -254,7 +259,7 @@ async fn of_files_and_addresses(stage: &Stage) {
             "a password in the log"
         );
     }
-    let leader = stage
+    let leader = environment
         .migration
         .source
         .leader()
@@ -267,16 +272,16 @@ async fn of_files_and_addresses(stage: &Stage) {
         ("SOURCE_HOST", Some(misnamed.as_str())),
         ("SOURCE_HOSTADDR", Some(leader.as_str())),
     ];
-    refused(stage, &changes, 2, "hostname mismatch").await;
+    refused(environment, &changes, 2, "hostname mismatch").await;
     let nobody = instance.address(NOBODY).to_string();
     for key in ["SOURCE_HOSTADDR", "TARGET_HOSTADDR"] {
-        refused(stage, &[(key, Some(&nobody))], 1, "connecting to").await;
+        refused(environment, &[(key, Some(&nobody))], 1, "connecting to").await;
     }
 }
 
 /// The CA of the target as it would be on the day after its last one.
-async fn expired_ca(stage: &Stage) -> String {
-    let secrets: Api<Secret> = Api::namespaced(stage.migration.plane.admin(), NAMESPACE);
+async fn expired_ca(environment: &Environment) -> String {
+    let secrets: Api<Secret> = Api::namespaced(environment.migration.plane.admin(), NAMESPACE);
     let data = secrets
         .get(&format!("{CLUSTER}-ca"))
         .await
@@ -288,8 +293,8 @@ async fn expired_ca(stage: &Stage) -> String {
 }
 
 /// Servers that do not belong together.
-async fn of_other_servers(stage: &Stage) {
-    let password = stage.migration.source.credentials().postgres.clone();
+async fn of_other_servers(environment: &Environment) {
+    let password = environment.migration.source.credentials().postgres.clone();
     for (major, words) in [
         (Major::Same, "system identifier: wanted the source's"),
         (
@@ -297,17 +302,23 @@ async fn of_other_servers(stage: &Stage) {
             "found 17.10 at the source, 16.2 at the target",
         ),
     ] {
-        let stranger = Stranger::start(&stage.migration.plane, &password, major)
-            .await
-            .unwrap();
+        let unrelated_server =
+            UnrelatedServer::start(&environment.migration.plane, &password, major)
+                .await
+                .unwrap();
         let changes = [
-            ("TARGET_HOSTADDR", Some(stranger.address.as_str())),
+            ("TARGET_HOSTADDR", Some(unrelated_server.address.as_str())),
             ("TARGET_SSLMODE", Some("require")),
             ("TARGET_SSLROOTCERT", Some("")),
         ];
-        refused(stage, &changes, 3, words).await;
+        refused(environment, &changes, 3, words).await;
     }
-    let session = stage.migration.source.connect("postgres").await.unwrap();
+    let session = environment
+        .migration
+        .source
+        .connect("postgres")
+        .await
+        .unwrap();
     let make = "set allow_in_place_tablespaces = on";
     session.batch_execute(make).await.unwrap();
     session
@@ -315,7 +326,7 @@ async fn of_other_servers(stage: &Stage) {
         .await
         .unwrap();
     refused(
-        stage,
+        environment,
         &[],
         3,
         "tablespaces: wanted none beside the default ones, found attic",
@@ -328,19 +339,19 @@ async fn of_other_servers(stage: &Stage) {
 }
 
 /// What stands in the way of the Services only: a pooler that somebody has paused.
-async fn of_poolers(stage: &Stage) {
-    let pooler = &stage.migration.poolers[1];
+async fn of_poolers(environment: &Environment) {
+    let pooler = &environment.migration.poolers[1];
     pooler.console("pause").await.unwrap();
     let words = format!(
         "poolers: wanted every console answers, none is paused, found paused: {}",
         pooler.pod()
     );
-    refused(stage, &[("ROUTE", Some("auto"))], 3, &words).await;
+    refused(environment, &[("ROUTE", Some("auto"))], 3, &words).await;
     pooler.console("resume").await.unwrap();
 }
 
 /// Names that the Role would let pass and that nothing has.
-async fn of_names_that_may_be_asked_for(stage: &Stage) {
+async fn of_names_that_may_be_asked_for(environment: &Environment) {
     let rule = |group: &str, resource: &str, verbs: Value| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
     let rules = json!([
         rule("acid.zalan.do", "postgresqls", json!(["get"])),
@@ -357,9 +368,9 @@ async fn of_names_that_may_be_asked_for(stage: &Stage) {
     });
     let fixed = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fixed"}, "immutable": true,
-        "data": stage.object(CONFIG_MAP, "mastodon-database").await["data"],
+        "data": environment.object(CONFIG_MAP, "mastodon-database").await["data"],
     });
-    stage
+    environment
         .migration
         .plane
         .apply(NAMESPACE, &[role, binding, fixed])
@@ -380,39 +391,39 @@ async fn of_names_that_may_be_asked_for(stage: &Stage) {
         ),
         ("APP_CONFIGMAP", "fixed", "the ConfigMap fixed is immutable"),
     ] {
-        refused(stage, &[(key, Some(value))], 2, words).await;
+        refused(environment, &[(key, Some(value))], 2, words).await;
     }
-    stage.remove(CONFIG_MAP, "fixed").await;
-    stage.remove(ROLE, "more").await;
-    stage
+    environment.remove(CONFIG_MAP, "fixed").await;
+    environment.remove(ROLE, "more").await;
+    environment
         .remove(("rbac.authorization.k8s.io", "v1", "RoleBinding"), "more")
         .await;
 }
 
 /// The record of an earlier cut was removed, and what proves it was left.
-async fn with_a_receipt(stage: &Stage) {
+async fn with_a_receipt(environment: &Environment) {
     let name = "cutover-database-receipt";
     let receipt = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "immutable": true});
-    stage
+    environment
         .migration
         .plane
         .apply(NAMESPACE, &[receipt])
         .await
         .unwrap();
     refused(
-        stage,
+        environment,
         &[],
         3,
         "the receipt cutover-database-receipt is of another cut",
     )
     .await;
-    stage.remove(CONFIG_MAP, name).await;
+    environment.remove(CONFIG_MAP, name).await;
 }
 
 /// What would be met behind the point of no return, with the application stopped, is met before
 /// anything is touched.
-async fn against_a_policy(stage: &Stage) {
-    let policies: Api<ValidatingAdmissionPolicy> = Api::all(stage.migration.plane.admin());
+async fn against_a_policy(environment: &Environment) {
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(environment.migration.plane.admin());
     let name = "no-promotion-on-fridays";
     let policy = json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
@@ -428,31 +439,31 @@ async fn against_a_policy(stage: &Stage) {
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
         "spec": {"policyName": name, "validationActions": ["Deny"]},
     });
-    stage
+    environment
         .migration
         .plane
         .apply(NAMESPACE, &[policy, binding])
         .await
         .unwrap();
-    promotion_is_let_through(stage, false).await;
+    promotion_is_let_through(environment, false).await;
     let words = "trying what the cut changes at its end: trying to patch Cluster database: \
         kubernetes api: ";
     let words = [words, "not before monday"];
-    stage
-        .cut(stage.by_config().env("DRY_RUN", "true"), 3, &words)
+    environment
+        .cut(environment.by_config().env("DRY_RUN", "true"), 3, &words)
         .await;
-    let ended = refused(stage, &[], 3, words[0]).await;
+    let ended = refused(environment, &[], 3, words[0]).await;
     assert!(ended.text().contains(words[1]), "{ended}");
     policies
         .delete(name, &DeleteParams::default())
         .await
         .unwrap();
-    promotion_is_let_through(stage, true).await;
+    promotion_is_let_through(environment, true).await;
 }
 
 /// Waits until the API server has taken notice: it offers no event for that.
-async fn promotion_is_let_through(stage: &Stage, wanted: bool) {
-    let clusters = stage.migration.objects().api(CNPG);
+async fn promotion_is_let_through(environment: &Environment, wanted: bool) {
+    let clusters = environment.migration.objects().api(CNPG);
     let params = PatchParams {
         dry_run: true,
         ..PatchParams::default()
@@ -467,8 +478,8 @@ async fn promotion_is_let_through(stage: &Stage, wanted: bool) {
 }
 
 /// A verb that is taken away is named by the first look, before the first effect.
-async fn without_a_verb(stage: &Stage) {
-    let rules = stage.object(ROLE, OUR_ROLE).await["rules"].clone();
+async fn without_a_verb(environment: &Environment) {
+    let rules = environment.object(ROLE, OUR_ROLE).await["rules"].clone();
     let pods = "pods is forbidden: User \
         \"system:serviceaccount:mastodon:replica-migration-cutover\" cannot list resource \"pods\"";
     for (resource, words) in [
@@ -480,36 +491,40 @@ async fn without_a_verb(stage: &Stage) {
             .as_array_mut()
             .unwrap()
             .retain(|rule| rule["resources"][0] != resource);
-        stage.patch(ROLE, OUR_ROLE, json!({"rules": fewer})).await;
-        refused(stage, &[], 2, words).await;
+        environment
+            .patch(ROLE, OUR_ROLE, json!({"rules": fewer}))
+            .await;
+        refused(environment, &[], 2, words).await;
     }
-    stage.patch(ROLE, OUR_ROLE, json!({"rules": rules})).await;
+    environment
+        .patch(ROLE, OUR_ROLE, json!({"rules": rules}))
+        .await;
 }
 
-async fn without_a_stream(stage: &Stage) {
-    let external = stage.object(CNPG, CLUSTER).await["spec"]["externalClusters"].clone();
+async fn without_a_stream(environment: &Environment) {
+    let external = environment.object(CNPG, CLUSTER).await["spec"]["externalClusters"].clone();
     let mut astray = external.clone();
     astray[0]["connectionParameters"]["host"] = json!("nowhere.mastodon.svc");
-    stage
+    environment
         .patch(CNPG, CLUSTER, json!({"spec": {"externalClusters": astray}}))
         .await;
-    stage.streams(false).await;
-    refused(stage, &[], 1, "wal receiver: wanted streaming").await;
-    stage
+    environment.streams(false).await;
+    refused(environment, &[], 1, "wal receiver: wanted streaming").await;
+    environment
         .patch(
             CNPG,
             CLUSTER,
             json!({"spec": {"externalClusters": external}}),
         )
         .await;
-    stage.streams(true).await;
+    environment.streams(true).await;
 }
 
 /// Its label goes with the Patroni that set it; the servers go on without.
-async fn without_a_leader(stage: &Stage) {
-    for member in stage.migration.source.members() {
+async fn without_a_leader(environment: &Environment) {
+    for member in environment.migration.source.members() {
         member.kill_patroni().await.unwrap();
-        stage
+        environment
             .patch(
                 ("", "v1", "Pod"),
                 member.name(),
@@ -517,15 +532,21 @@ async fn without_a_leader(stage: &Stage) {
             )
             .await;
     }
-    refused(stage, &[], 1, "no member with the label spilo-role=master").await;
+    refused(
+        environment,
+        &[],
+        1,
+        "no member with the label spilo-role=master",
+    )
+    .await;
 }
 
-/// What the guide's own Job does: scale to zero, look at the time since the last replayed
+/// What a naive cutover does: scale to zero, look at the time since the last replayed
 /// transaction, promote, point, scale up. No fence.
-async fn bare_script(stage: &Stage) {
+async fn bare_script(environment: &Environment) {
     let scale = async |count: Option<u32>| {
         for (name, before) in DEPLOYMENTS {
-            stage
+            environment
                 .patch(
                     DEPLOYMENT,
                     name,
@@ -535,22 +556,24 @@ async fn bare_script(stage: &Stage) {
         }
     };
     scale(Some(0)).await;
-    let session = stage.target.admin("mastodon").await.unwrap();
+    let session = environment.target.admin("mastodon").await.unwrap();
     let lag = "select coalesce(extract(epoch from now() - pg_last_xact_replay_timestamp()), 0) < 5";
     while !session.query_one(lag, &[]).await.unwrap().get::<_, bool>(0) {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     }
-    stage
+    environment
         .patch(
             CNPG,
             CLUSTER,
             json!({"spec": {"replica": {"enabled": false}}}),
         )
         .await;
-    stage.target.promoted(SOON).await.unwrap();
+    environment.target.promoted(SOON).await.unwrap();
     let hosts =
         json!({"data": {"DB_HOST": "database-pooler-rw", "REPLICA_DB_HOST": "database-pooler-ro"}});
-    stage.patch(CONFIG_MAP, "mastodon-database", hosts).await;
+    environment
+        .patch(CONFIG_MAP, "mastodon-database", hosts)
+        .await;
     scale(None).await;
-    stage.migration.application.ready(SOON).await.unwrap();
+    environment.migration.application.ready(SOON).await.unwrap();
 }

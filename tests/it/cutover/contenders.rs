@@ -4,13 +4,16 @@
 use std::collections::BTreeMap;
 
 use harness::{
-    contenders::{self, APPLICATION, Acting, Contender, HELM_RELEASE, Heeds, SCALED_OBJECT},
+    conflicting_controllers::{
+        self, APPLICATION, ConflictingController, HELM_RELEASE, PauseSetting, RunningController,
+        SCALED_OBJECT,
+    },
     manifests,
     migration::{CLUSTER, NAMESPACE},
 };
 use serde_json::{Value, json};
 
-use super::stage::{CNPG, CONFIG_MAP, DEPLOYMENT, SOON, Stage, ends, same};
+use super::environment::{CNPG, CONFIG_MAP, DEPLOYMENT, Environment, SOON, ends, same};
 
 const ARGO: &str = "argocd";
 const CRON_JOB: (&str, &str, &str) = ("batch", "v1", "CronJob");
@@ -19,9 +22,11 @@ const RECONCILE: &str = "kustomize.toolkit.fluxcd.io/reconcile";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
-    let stage = Stage::ready().await;
-    contenders::install(&stage.migration.plane).await.unwrap();
-    appear(&stage).await;
+    let environment = Environment::ready().await;
+    conflicting_controllers::install(&environment.migration.plane)
+        .await
+        .unwrap();
+    appear(&environment).await;
     for forbidden in [
         "scaledobjects.keda.sh is forbidden",
         "helmreleases.helm.toolkit.fluxcd.io \"mastodon\" is forbidden",
@@ -31,37 +36,37 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
             forbidden,
             "apply manifests/gitops/argo in Argo CD's namespace",
         ];
-        let ended = stage.cut(stage.by_config(), 2, &words).await;
+        let ended = environment.cut(environment.by_config(), 2, &words).await;
         assert!(!ended.text().contains("DOWNTIME"), "{ended}");
     }
-    grant(&stage).await;
-    let _acting = start(&stage);
-    let (before, contended_before) = (stage.standing().await, contended(&stage).await);
+    grant(&environment).await;
+    let _acting = start(&environment);
+    let (before, contended_before) = (environment.snapshot().await, contended(&environment).await);
 
-    let running = stage
+    let running = environment
         .by_config()
         .env("FAILPOINT", "before EndSessions")
         .start()
         .await
         .unwrap();
     running
-        .says("failpoint before EndSessions: waiting", SOON)
+        .wait_for_line("failpoint before EndSessions: waiting", SOON)
         .await
         .unwrap();
     assert_eq!(
-        stage.object(SCALED_OBJECT, "web").await["metadata"]["annotations"]["autoscaling.keda.sh/paused"],
+        environment.object(SCALED_OBJECT, "web").await["metadata"]["annotations"]["autoscaling.keda.sh/paused"],
         "true"
     );
     assert_eq!(
-        stage.object(HELM_RELEASE, "mastodon").await["spec"]["suspend"],
+        environment.object(HELM_RELEASE, "mastodon").await["spec"]["suspend"],
         true
     );
     assert_eq!(
-        stage.object(CRON_JOB, "nightly").await["spec"]["suspend"],
+        environment.object(CRON_JOB, "nightly").await["spec"]["suspend"],
         true
     );
     running.terminate();
-    running.go_on();
+    running.release_failpoint();
     ends(
         &running.wait(SOON).await.unwrap(),
         3,
@@ -70,18 +75,18 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
             "runs on the source as before",
         ],
     );
-    same(&before, &stage.standing().await);
-    same(&contended_before, &contended(&stage).await);
-    stage.runs_on_the_source().await;
+    same(&before, &environment.snapshot().await);
+    same(&contended_before, &contended(&environment).await);
+    environment.runs_on_the_source().await;
 
-    let running = stage
+    let running = environment
         .by_config()
         .env("FAILPOINT", "before EndSessions")
         .start()
         .await
         .unwrap();
     running
-        .says("failpoint before EndSessions: waiting", SOON)
+        .wait_for_line("failpoint before EndSessions: waiting", SOON)
         .await
         .unwrap();
     running.kill();
@@ -91,12 +96,12 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         "giving back: Cluster database kustomize.toolkit.fluxcd.io/reconcile",
         "runs on the source as before",
     ];
-    stage.cut(stage.rollback(), 0, &words).await;
-    same(&before, &stage.standing().await);
-    same(&contended_before, &contended(&stage).await);
-    stage.runs_on_the_source().await;
+    environment.cut(environment.rollback(), 0, &words).await;
+    same(&before, &environment.snapshot().await);
+    same(&contended_before, &contended(&environment).await);
+    environment.runs_on_the_source().await;
 
-    a_job_that_runs_is_waited_for(&stage).await;
+    a_job_that_runs_is_waited_for(&environment).await;
     let words = [
         "DOWNTIME ENDS",
         "giving back: CronJob nightly suspend",
@@ -104,7 +109,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         "ConfigMap mastodon-database kustomize.toolkit.fluxcd.io/reconcile stays as it is, because \
          Flux's Kustomization apps would put",
     ];
-    let ended = stage.cut(stage.by_config(), 0, &words).await;
+    let ended = environment.cut(environment.by_config(), 0, &words).await;
     assert!(
         ended
             .text()
@@ -112,7 +117,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         "{ended}"
     );
     // What the cut has changed for good, and the mark that keeps Flux from putting it back.
-    let map = stage.object(CONFIG_MAP, "mastodon-database").await;
+    let map = environment.object(CONFIG_MAP, "mastodon-database").await;
     assert_eq!(
         (
             &map["data"]["DB_HOST"],
@@ -120,9 +125,9 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         ),
         (&json!("database-pooler-rw"), &json!("disabled"))
     );
-    same(&contended_before, &contended(&stage).await);
+    same(&contended_before, &contended(&environment).await);
     // Two of one reason, each with its own words.
-    let events = stage.objects(("events.k8s.io", "v1", "Event")).await;
+    let events = environment.objects(("events.k8s.io", "v1", "Event")).await;
     let stay = events
         .iter()
         .filter(|event| event["reason"] == "StaysPaused");
@@ -133,11 +138,11 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         tells("ConfigMap mastodon-database") && tells("Cluster database"),
         "{notes:?}"
     );
-    stage.nothing_is_lost().await;
+    environment.nothing_is_lost().await;
 }
 
 /// Those who contend, and the workloads that they contend for.
-async fn contended(stage: &Stage) -> BTreeMap<String, Value> {
+async fn contended(environment: &Environment) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     for (kind, name) in [
         (SCALED_OBJECT, "web"),
@@ -145,28 +150,28 @@ async fn contended(stage: &Stage) -> BTreeMap<String, Value> {
         (CRON_JOB, "nightly"),
         (HPA, "keda-hpa-web"),
     ] {
-        let object = stage.object(kind, name).await;
+        let object = environment.object(kind, name).await;
         all.insert(
             format!("{} {name}", kind.2),
             json!([object["metadata"]["annotations"], object["spec"]]),
         );
     }
-    for object in stage.objects(DEPLOYMENT).await {
+    for object in environment.objects(DEPLOYMENT).await {
         let name = format!("Deployment {}", object["metadata"]["name"]);
         all.insert(
             name,
             json!([object["metadata"]["annotations"], object["spec"]]),
         );
     }
-    let application = stage.object_in(APPLICATION, ARGO, "mastodon").await;
+    let application = environment.object_in(APPLICATION, ARGO, "mastodon").await;
     all.insert("Application mastodon".into(), application["spec"].clone());
     all
 }
 
 /// The objects of KEDA, Flux, Argo CD and the application's CronJob, and what they leave in those
 /// of the application.
-async fn appear(stage: &Stage) {
-    let plane = &stage.migration.plane;
+async fn appear(environment: &Environment) {
+    let plane = &environment.migration.plane;
     plane.namespace(ARGO).await.unwrap();
     let scaled = json!({"kind": "Deployment", "name": "mastodon-web", "apiVersion": "apps/v1"});
     let object = |kind: (&str, &str, &str), name: &str, spec: Value| json!({"apiVersion": format!("{}/{}", kind.0, kind.1), "kind": kind.2, "metadata": {"name": name}, "spec": spec});
@@ -202,9 +207,9 @@ async fn appear(stage: &Stage) {
     );
     application["metadata"]["namespace"] = ARGO.into();
     plane.apply(ARGO, &[application]).await.unwrap();
-    let uid = stage.object(SCALED_OBJECT, "web").await["metadata"]["uid"].clone();
+    let uid = environment.object(SCALED_OBJECT, "web").await["metadata"]["uid"].clone();
     let owner = json!([{"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "web", "uid": uid, "controller": true}]);
-    stage
+    environment
         .patch(
             HPA,
             "keda-hpa-web",
@@ -212,15 +217,15 @@ async fn appear(stage: &Stage) {
         )
         .await;
     let flux = json!({"metadata": {"labels": {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"}}});
-    stage
+    environment
         .patch(DEPLOYMENT, "mastodon-sidekiq-default", flux.clone())
         .await;
-    stage
+    environment
         .patch(CONFIG_MAP, "mastodon-database", flux.clone())
         .await;
-    stage.patch(CNPG, CLUSTER, flux).await;
+    environment.patch(CNPG, CLUSTER, flux).await;
     let helm = json!({"helm.toolkit.fluxcd.io/name": "mastodon", "helm.toolkit.fluxcd.io/namespace": NAMESPACE});
-    stage
+    environment
         .patch(
             DEPLOYMENT,
             "mastodon-sidekiq-federation",
@@ -228,14 +233,14 @@ async fn appear(stage: &Stage) {
         )
         .await;
     let tracking = json!({"argocd.argoproj.io/tracking-id": "mastodon:apps/Deployment:mastodon/mastodon-sidekiq-background"});
-    stage
+    environment
         .patch(
             DEPLOYMENT,
             "mastodon-sidekiq-background",
             json!({"metadata": {"annotations": tracking}}),
         )
         .await;
-    stage
+    environment
         .patch_as(
             "robot",
             DEPLOYMENT,
@@ -247,8 +252,8 @@ async fn appear(stage: &Stage) {
 
 /// manifests/components/keda, flux and cron-jobs in the overlay, and manifests/gitops/argo in Argo
 /// CD's namespace.
-async fn grant(stage: &Stage) {
-    let plane = &stage.migration.plane;
+async fn grant(environment: &Environment) {
+    let plane = &environment.migration.plane;
     let components = ["keda", "flux", "cron-jobs"];
     let objects =
         manifests::example_set(plane.setup(), &components, &["APP_CRONJOBS=nightly"]).unwrap();
@@ -262,52 +267,54 @@ async fn grant(stage: &Stage) {
 
 /// Each puts back the replicas of its Deployment, and Flux the ConfigMap, unless it is told not to;
 /// the robot is told nothing.
-fn start(stage: &Stage) -> Vec<Acting> {
+fn start(environment: &Environment) -> Vec<RunningController> {
     let in_namespace = |kind, name: &str| (kind, NAMESPACE.to_owned(), name.to_owned());
-    let heeds = |object, field: &str, still: Value| {
-        Some(Heeds {
+    let pause_setting = |object, field: &str, paused_value: Value| {
+        Some(PauseSetting {
             object,
             field: field.into(),
-            still,
+            paused_value,
         })
     };
     let reconcile = "/metadata/annotations/kustomize.toolkit.fluxcd.io~1reconcile";
-    let replicas = |manager, name: &str, count: u32, heeds: Option<Heeds>| Contender {
-        manager,
-        heeds,
-        object: (DEPLOYMENT, name.into()),
-        git: json!({"spec": {"replicas": count}}),
+    let replicas = |manager, name: &str, count: u32, pause_setting: Option<PauseSetting>| {
+        ConflictingController {
+            manager,
+            pause_setting,
+            object: (DEPLOYMENT, name.into()),
+            desired: json!({"spec": {"replicas": count}}),
+        }
     };
-    let web = heeds(
+    let web = pause_setting(
         in_namespace(SCALED_OBJECT, "web"),
         "/metadata/annotations/autoscaling.keda.sh~1paused",
         json!("true"),
     );
-    let default = heeds(
+    let default = pause_setting(
         in_namespace(DEPLOYMENT, "mastodon-sidekiq-default"),
         reconcile,
         json!("disabled"),
     );
-    let federation = heeds(
+    let federation = pause_setting(
         in_namespace(HELM_RELEASE, "mastodon"),
         "/spec/suspend",
         json!(true),
     );
     let healing = "/spec/syncPolicy/automated/selfHeal";
-    let background = heeds(
+    let background = pause_setting(
         (APPLICATION, ARGO.to_owned(), "mastodon".to_owned()),
         healing,
         json!(false),
     );
-    let map = Contender {
+    let map = ConflictingController {
         manager: "kustomize-controller",
-        heeds: heeds(
+        pause_setting: pause_setting(
             in_namespace(CONFIG_MAP, "mastodon-database"),
             reconcile,
             json!("disabled"),
         ),
         object: (CONFIG_MAP, "mastodon-database".into()),
-        git: json!({"data": {"DB_HOST": "mastodon-postgresql-pooler", "REPLICA_DB_HOST": "mastodon-postgresql-repl"}}),
+        desired: json!({"data": {"DB_HOST": "mastodon-postgresql-pooler", "REPLICA_DB_HOST": "mastodon-postgresql-repl"}}),
     };
     let all = [
         replicas("keda-operator", "mastodon-web", 2, web),
@@ -333,35 +340,35 @@ fn start(stage: &Stage) -> Vec<Acting> {
         map,
     ];
     all.into_iter()
-        .map(|one| one.start(&stage.migration.plane, NAMESPACE))
+        .map(|one| one.start(&environment.migration.plane, NAMESPACE))
         .collect()
 }
 
 /// The CronJob's controller tells of a Job that runs; nothing is blocked before it has ended.
-async fn a_job_that_runs_is_waited_for(stage: &Stage) {
+async fn a_job_that_runs_is_waited_for(environment: &Environment) {
     let active = json!([{"kind": "Job", "name": "nightly-1", "namespace": NAMESPACE}]);
-    stage
+    environment
         .patch_status(CRON_JOB, "nightly", json!({"status": {"active": active}}))
         .await;
-    let running = stage
+    let running = environment
         .by_config()
         .env("FAILPOINT", "before record Blocked")
         .start()
         .await
         .unwrap();
     running
-        .says("jobs of the application still run: nightly-1", SOON)
+        .wait_for_line("jobs of the application still run: nightly-1", SOON)
         .await
         .unwrap();
-    stage
+    environment
         .patch_status(CRON_JOB, "nightly", json!({"status": {"active": null}}))
         .await;
     running
-        .says("failpoint before record Blocked: waiting", SOON)
+        .wait_for_line("failpoint before record Blocked: waiting", SOON)
         .await
         .unwrap();
     running.terminate();
-    running.go_on();
+    running.release_failpoint();
     ends(
         &running.wait(SOON).await.unwrap(),
         3,

@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use harness::{
-    cuts::{
-        Lane,
-        course::Cut,
-        deed::Deed,
-        moments::{Moments, Phase},
-        scenario::{Act, Scenario},
-        sweep::dealt,
-        tally::Tally,
+    disturbed_cutovers::{
+        Worker,
+        failpoints::{Failpoints, Phase},
+        fault::Fault,
+        runner::CutoverRun,
+        scenario::{Disturbance, Scenario},
+        statistics::Statistics,
+        sweep::chunked,
     },
     route::Route,
     source::Dcs,
@@ -43,112 +43,121 @@ async fn by_the_config_map_nothing_is_lost_whatever_happens() {
 
 /// One lane, and what was seen in it.
 struct Trial {
-    lane: Lane,
+    worker: Worker,
     route: Route,
-    tally: Tally,
-    moments: Moments,
+    statistics: Statistics,
+    failpoints: Failpoints,
 }
 
 /// What is to happen in one cut, and how some of its pods must end and what they must say.
-type Case = (Vec<Act>, Vec<(i32, &'static str)>);
+type Case = (Vec<Disturbance>, Vec<(i32, &'static str)>);
 
 impl Trial {
     async fn all(route: Route, dcs: Dcs) {
-        let mut lane = Lane::stage(dcs).await.unwrap();
-        let mut tally = Tally::default();
-        let (moments, quiet) = lane.moments(route).await.unwrap();
-        tally.add(&quiet.unwrap());
+        let mut worker = Worker::start(dcs).await.unwrap();
+        let mut statistics = Statistics::default();
+        let (failpoints, undisturbed) = worker.failpoints(route).await.unwrap();
+        statistics.add(&undisturbed.unwrap());
         let mut trial = Self {
-            lane,
+            worker,
             route,
-            tally,
-            moments,
+            statistics,
+            failpoints,
         };
         trial.killed_at_every_moment().await;
         trial.killed_on_the_way_back().await;
         trial.asked_to_end().await;
-        for (acts, ends) in trial.cases() {
-            let cut = trial.cut(acts).await;
+        for (disturbances, ends) in trial.cases() {
+            let cutover = trial.cutover(disturbances).await;
             for (code, words) in ends {
-                let so = cut
+                let so = cutover
                     .pods
                     .iter()
                     .any(|pod| pod.ended.exit_code == code && pod.ended.text().contains(words));
                 assert!(
                     so,
                     "no pod ends with {code} and says {words:?}: {}, {:#?}",
-                    cut.story(),
-                    cut.pods
+                    cutover.trace(),
+                    cutover.pods
                 );
             }
         }
-        println!("{}: {}", route.word(), trial.tally);
+        println!("{}: {}", route.word(), trial.statistics);
         assert!(
-            trial.tally.cuts() >= CUTS_MIN,
+            trial.statistics.cutovers() >= CUTS_MIN,
             "only {} cuts",
-            trial.tally.cuts()
+            trial.statistics.cutovers()
         );
     }
 
-    async fn cut(&mut self, acts: Vec<Act>) -> Cut {
-        let scenario = self.lane.scenario(self.route, acts);
-        let cut = match self.lane.run(&scenario).await {
-            Ok(cut) => cut,
+    async fn cutover(&mut self, disturbances: Vec<Disturbance>) -> CutoverRun {
+        let scenario = self.worker.scenario(self.route, disturbances);
+        let cutover = match self.worker.run(&scenario).await {
+            Ok(cutover) => cutover,
             Err(error) => self.broken(&error),
         };
-        count(&mut self.tally, &scenario, &cut);
-        cut
+        count(&mut self.statistics, &scenario, &cutover);
+        cutover
     }
 
     /// Keeps what explains it.
     fn broken(&self, error: &anyhow::Error) -> ! {
         panic!(
             "{error:?}\n{}",
-            self.lane.keep_logs(self.route.word(), error)
+            self.worker.keep_logs(self.route.word(), error)
         );
     }
 
     /// SIGKILL at each moment.
     async fn killed_at_every_moment(&mut self) {
-        let Self { lane, tally, .. } = self;
-        let seen = |scenario: &Scenario, cut: &Cut| count(tally, scenario, cut);
-        if let Err(error) = lane
-            .at_all(self.route, Deed::Kill, self.moments.all(), KILLS, seen)
+        let Self {
+            worker, statistics, ..
+        } = self;
+        let observe =
+            |scenario: &Scenario, cutover: &CutoverRun| count(statistics, scenario, cutover);
+        if let Err(error) = worker
+            .at_all(
+                self.route,
+                Fault::Kill,
+                self.failpoints.all(),
+                KILLS,
+                observe,
+            )
             .await
         {
             self.broken(&error);
         }
         println!(
             "killed at all {} moments: {}",
-            self.moments.all().len(),
-            self.moments.all().join(", ")
+            self.failpoints.all().len(),
+            self.failpoints.all().join(", ")
         );
     }
 
     /// The same for rollback, whose way begins where the way of a cutover can still end so.
     async fn killed_on_the_way_back(&mut self) {
-        let whole = self.lane.go_back(self.route, &[]).await.unwrap();
-        self.tally.add_ways_back(&whole.took);
-        let all = whole.moments.all();
+        let whole = self.worker.roll_back(self.route, &[]).await.unwrap();
+        self.statistics.add_rollbacks(&whole.took);
+        let all = whole.failpoints.all();
         assert!(all.len() > KILLS, "a way back without steps: {all:?}");
         let mut left = all.to_vec();
-        for kills in dealt(all, KILLS) {
-            let back = match self.lane.go_back(self.route, &kills).await {
-                Ok(back) => back,
+        for kills in chunked(all, KILLS) {
+            let rollback = match self.worker.roll_back(self.route, &kills).await {
+                Ok(rollback) => rollback,
                 Err(error) => self.broken(&error),
             };
-            self.tally.add_ways_back(&back.took);
-            left.retain(|moment| !back.hit.contains(moment));
+            self.statistics.add_rollbacks(&rollback.took);
+            left.retain(|failpoint| !rollback.reached.contains(failpoint));
         }
-        for moment in left {
-            let back = self
-                .lane
-                .go_back(self.route, std::slice::from_ref(&moment))
+        for failpoint in left {
+            let rollback = self
+                .worker
+                .roll_back(self.route, std::slice::from_ref(&failpoint))
                 .await
                 .unwrap();
             assert!(
-                back.hit.contains(&moment),
-                "no rollback was ever killed {moment}"
+                rollback.reached.contains(&failpoint),
+                "no rollback was ever killed {failpoint}"
             );
         }
         println!(
@@ -161,11 +170,13 @@ impl Trial {
     /// Before the point of no return it goes back in its grace period; after it it lets the clients
     /// through before it ends, and the next one does what is left.
     async fn asked_to_end(&mut self) {
-        let before = self.moments.between(Phase::BeforeBlock, Phase::Fenced);
-        let after = self.moments.between(Phase::PastReturn, Phase::PastReturn);
+        let before = self.failpoints.between(Phase::BeforeBlock, Phase::Fenced);
+        let after = self
+            .failpoints
+            .between(Phase::PastReturn, Phase::PastReturn);
         let serving = after
             .iter()
-            .position(|moment| *moment == "after record Serving")
+            .position(|failpoint| *failpoint == "after record Serving")
             .unwrap_or_default();
         // Clients wait at the first one, longer or less long.
         let first = if self.route == Route::Service {
@@ -173,34 +184,34 @@ impl Trial {
         } else {
             serving / 2
         };
-        let mut acts: Vec<Act> = Vec::new();
+        let mut disturbances: Vec<Disturbance> = Vec::new();
         let step = before.len().div_ceil(SIGTERMS);
-        for moment in before
+        for failpoint in before
             .iter()
             .step_by(step)
             .chain([&after[first], &after[serving + 1]])
         {
-            acts.push(Act::at(Deed::Terminate, moment));
+            disturbances.push(Disturbance::at(Fault::Terminate, failpoint));
         }
-        let back = acts.len() - 2;
-        let cut = self.cut(acts).await;
-        for pod in &cut.pods[..back] {
-            assert_eq!(pod.ended.exit_code, 3, "{}: {}", pod.story, pod.ended);
+        let rollback = disturbances.len() - 2;
+        let cutover = self.cutover(disturbances).await;
+        for pod in &cutover.pods[..rollback] {
+            assert_eq!(pod.ended.exit_code, 3, "{}: {}", pod.trace, pod.ended);
         }
-        for pod in &cut.pods[back..] {
+        for pod in &cutover.pods[rollback..] {
             // What is left after the downtime may be done at once.
             assert!(
                 [0, 1].contains(&pod.ended.exit_code),
                 "{}: {}",
-                pod.story,
+                pod.trace,
                 pod.ended
             );
         }
-        let waited = &cut.pods[back];
+        let waited = &cutover.pods[rollback];
         assert!(
             waited.ended.text().contains("DOWNTIME ENDS"),
             "{}: {}",
-            waited.story,
+            waited.trace,
             waited.ended
         );
     }
@@ -217,9 +228,9 @@ impl Trial {
     }
 }
 
-fn count(tally: &mut Tally, scenario: &Scenario, cut: &Cut) {
-    println!("{}", cut.line(scenario));
-    tally.add(cut);
+fn count(statistics: &mut Statistics, scenario: &Scenario, cutover: &CutoverRun) {
+    println!("{}", cutover.line(scenario));
+    statistics.add(cutover);
 }
 
 /// Two at once, overtaken, asked to go back from outside; the source's leadership moved; what
@@ -227,7 +238,7 @@ fn count(tally: &mut Tally, scenario: &Scenario, cut: &Cut) {
 fn common() -> Vec<Case> {
     vec![
         (
-            vec![Act::at(Deed::Second, "before record Started")],
+            vec![Disturbance::at(Fault::Second, "before record Started")],
             vec![
                 (3, "another cutover is running"),
                 (3, "this one has changed nothing"),
@@ -236,8 +247,8 @@ fn common() -> Vec<Case> {
         ),
         (
             vec![
-                Act::at(Deed::RollBackMeanwhile, "before Block"),
-                Act::at(Deed::RollBack, "after Promote"),
+                Disturbance::at(Fault::RollBackMeanwhile, "before Block"),
+                Disturbance::at(Fault::RollBack, "after Promote"),
             ],
             vec![
                 (0, "GOING BACK: rollback was started"),
@@ -247,9 +258,9 @@ fn common() -> Vec<Case> {
         ),
         (
             vec![
-                Act::at(Deed::Abort, "after Checkpoint"),
-                Act::at(Deed::Abort, "after record Fenced"),
-                Act::at(Deed::Abort, "before Promote"),
+                Disturbance::at(Fault::Abort, "after Checkpoint"),
+                Disturbance::at(Fault::Abort, "after record Fenced"),
+                Disturbance::at(Fault::Abort, "before Promote"),
             ],
             vec![
                 (3, "GOING BACK: asked to go back"),
@@ -258,9 +269,9 @@ fn common() -> Vec<Case> {
         ),
         (
             vec![
-                Act::at(Deed::ReplayPaused, "before EndSessions"),
-                Act::at(Deed::Switchover, "after Block"),
-                Act::each(Deed::SourceSessions),
+                Disturbance::at(Fault::ReplayPaused, "before EndSessions"),
+                Disturbance::at(Fault::Switchover, "after Block"),
+                Disturbance::each(Fault::SourceSessions),
             ],
             vec![
                 (
@@ -275,9 +286,9 @@ fn common() -> Vec<Case> {
         ),
         (
             vec![
-                Act::at(Deed::LeaderCrashes, "before EndSessions"),
-                Act::at(Deed::SourceStarted, "after Fence"),
-                Act::each(Deed::TargetSessions),
+                Disturbance::at(Fault::LeaderCrashes, "before EndSessions"),
+                Disturbance::at(Fault::SourceStarted, "after Fence"),
+                Disturbance::each(Fault::TargetSessions),
             ],
             vec![],
         ),
@@ -286,23 +297,29 @@ fn common() -> Vec<Case> {
 
 fn by_service() -> Vec<Case> {
     vec![
-        (vec![Act::at(Deed::Overtake(0.2), "before Block")], vec![]),
+        (
+            vec![Disturbance::at(Fault::Overtake(0.2), "before Block")],
+            vec![],
+        ),
         (
             vec![
-                Act::at(Deed::LeaderHangs(LONG), "before Block"),
-                Act::at(Deed::TargetHangs(LONG), "before Restartpoint"),
+                Disturbance::at(Fault::LeaderHangs(LONG), "before Block"),
+                Disturbance::at(Fault::TargetHangs(LONG), "before Restartpoint"),
             ],
             vec![],
         ),
-        (vec![Act::each(Deed::PatroniHangs(BRIEFLY))], vec![]),
         (
-            vec![Act::each(Deed::BlockLifted)],
+            vec![Disturbance::each(Fault::PatroniHangs(BRIEFLY))],
+            vec![],
+        ),
+        (
+            vec![Disturbance::each(Fault::BlockLifted)],
             vec![(0, "somebody had lifted them")],
         ),
-        (vec![Act::each(Deed::PoolersResumed)], vec![]),
-        (vec![Act::each(Deed::PoolerReplaced)], vec![]),
+        (vec![Disturbance::each(Fault::PoolersResumed)], vec![]),
+        (vec![Disturbance::each(Fault::PoolerReplaced)], vec![]),
         (
-            vec![Act::at(Deed::LeaderLost, "before record Fenced")],
+            vec![Disturbance::at(Fault::LeaderLost, "before record Fenced")],
             vec![(3, "GOING BACK: the cut was not through 5 s after the block")],
         ),
     ]
@@ -310,20 +327,26 @@ fn by_service() -> Vec<Case> {
 
 fn by_config() -> Vec<Case> {
     vec![
-        (vec![Act::at(Deed::Overtake(0.8), "before Fence")], vec![]),
+        (
+            vec![Disturbance::at(Fault::Overtake(0.8), "before Fence")],
+            vec![],
+        ),
         (
             vec![
-                Act::at(Deed::Hang, "before Fence"),
-                Act::at(Deed::SourceStarted, "before ProveWrite"),
+                Disturbance::at(Fault::Hang, "before Fence"),
+                Disturbance::at(Fault::SourceStarted, "before ProveWrite"),
             ],
             vec![(0, "DOWNTIME ENDS")],
         ),
-        (vec![Act::each(Deed::ApiServerHangs(BRIEFLY))], vec![]),
-        (vec![Act::each(Deed::Receiver)], vec![]),
-        (vec![Act::each(Deed::ReadOnlyLifted)], vec![]),
         (
-            vec![Act::at(
-                Deed::ApiServerAway(AWAY_SECONDS),
+            vec![Disturbance::each(Fault::ApiServerHangs(BRIEFLY))],
+            vec![],
+        ),
+        (vec![Disturbance::each(Fault::Receiver)], vec![]),
+        (vec![Disturbance::each(Fault::ReadOnlyLifted)], vec![]),
+        (
+            vec![Disturbance::at(
+                Fault::ApiServerAway(AWAY_SECONDS),
                 "before record Marker",
             )],
             vec![],

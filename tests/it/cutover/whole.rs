@@ -11,7 +11,7 @@ use k8s_openapi::api::{core::v1::ConfigMap, events::v1::Event};
 use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 
-use super::stage::{self, SERVICE, SOON, SOURCE, Stage, ends, same};
+use super::environment::{self, Environment, SERVICE, SOON, SOURCE, ends, same};
 
 const STEPS: [&str; 5] = [
     "prepare-zalando",
@@ -25,17 +25,17 @@ const MEMORY_BYTES_MAX: u64 = 40_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
-    let (migration, origin) = stage::set().await;
+    let (migration, epoch) = environment::set().await;
     prepare_with_more_wal(&migration).await;
     a_client_certificate_was_impossible_once(&migration).await;
     let target = migration.until_ready().await.unwrap();
-    let stage = Stage::of(migration, target, origin);
+    let environment = Environment::of(migration, target, epoch);
 
-    dry_run(&stage).await;
-    going_back_on_sigterm(&stage).await;
-    rolled_back_by_the_config_map(&stage).await;
-    rolled_back_by_the_services(&stage).await;
-    stage
+    dry_run(&environment).await;
+    going_back_on_sigterm(&environment).await;
+    rolled_back_by_the_config_map(&environment).await;
+    rolled_back_by_the_services(&environment).await;
+    environment
         .migration
         .application
         .acknowledges(200, SOON)
@@ -48,13 +48,13 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
         "POINT OF NO RETURN",
         "DOWNTIME ENDS",
     ];
-    let ended = stage.cut(stage.by_config(), 0, &words).await;
+    let ended = environment.cut(environment.by_config(), 0, &words).await;
     assert!(
         ended.cost.memory_peak_bytes < MEMORY_BYTES_MAX,
         "{} bytes resident",
         ended.cost.memory_peak_bytes
     );
-    let last = ended.last_word();
+    let last = ended.termination_json();
     assert_eq!(
         (&last["verdict"], &last["timeline"]),
         (&json!("done"), &json!(2)),
@@ -67,13 +67,13 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
         (1..u64::try_from(ended.elapsed.as_millis()).unwrap()).contains(&downtime_ms),
         "{last}"
     );
-    records(&stage).await;
-    events(&stage).await;
+    records(&environment).await;
+    events(&environment).await;
 
-    let (before, uses) = (objects(&stage).await, changes(&stage));
-    let again = stage
+    let (before, uses) = (objects(&environment).await, changes(&environment));
+    let again = environment
         .cut(
-            stage.by_config(),
+            environment.by_config(),
             0,
             &["receipt: kubectl get configmap cutover-database-receipt"],
         )
@@ -84,15 +84,15 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
         again.elapsed
     );
     assert_eq!(
-        objects(&stage).await,
+        objects(&environment).await,
         before,
         "the second run has changed something"
     );
-    assert_eq!(changes(&stage), uses);
+    assert_eq!(changes(&environment), uses);
 
-    let late = stage
+    let late = environment
         .cut(
-            stage.rollback(),
+            environment.rollback(),
             3,
             &["there is no way back: the promotion was recorded at"],
         )
@@ -107,17 +107,19 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
             "database has been promoted by a cutover",
             "start no server of the source",
         ];
-        stage.cut(stage.migration.step(step), 3, &words).await;
+        environment
+            .cut(environment.migration.step(step), 3, &words)
+            .await;
     }
 
     // Everything that the Roles grant was used by now, and nothing was refused.
-    let example = manifests::example(stage.migration.plane.setup()).unwrap();
+    let example = manifests::example(environment.migration.plane.setup()).unwrap();
     let of_steps: Vec<Value> = STEPS
         .iter()
         .flat_map(|step| of_step(&example, step))
         .collect();
-    rbac_is_exact(&stage.migration.plane.audit().unwrap(), &of_steps).unwrap();
-    stage.nothing_is_lost().await;
+    rbac_is_exact(&environment.migration.plane.audit().unwrap(), &of_steps).unwrap();
+    environment.nothing_is_lost().await;
 }
 
 /// The only use of a verb that not every source needs. No operator runs here: Patroni is told in
@@ -130,7 +132,7 @@ async fn prepare_with_more_wal(migration: &Migration) {
         .await
         .unwrap();
     preparing
-        .says("waiting for the operator", SOON)
+        .wait_for_line("waiting for the operator", SOON)
         .await
         .unwrap();
     let parameters = json!({"postgresql": {"parameters": {"wal_keep_size": "1GB"}}});
@@ -153,11 +155,11 @@ async fn a_client_certificate_was_impossible_once(migration: &Migration) {
 }
 
 /// It says what it would do, and makes no mutating call, not even for an Event or a Lease.
-async fn dry_run(stage: &Stage) {
-    stage
-        .cut(stage.rollback(), 0, &["no cutover has begun"])
+async fn dry_run(environment: &Environment) {
+    environment
+        .cut(environment.rollback(), 0, &["no cutover has begun"])
         .await;
-    let before = stage.standing().await;
+    let before = environment.snapshot().await;
     let words = [
         "would 4. DOWNTIME BEGINS",
         "mastodon-web 2",
@@ -165,8 +167,8 @@ async fn dry_run(stage: &Stage) {
         "would 7. POINT OF NO RETURN",
         "way back",
     ];
-    stage
-        .cut(stage.by_config().env("DRY_RUN", "true"), 0, &words)
+    environment
+        .cut(environment.by_config().env("DRY_RUN", "true"), 0, &words)
         .await;
     let words = [
         "PAUSE at mastodon-postgresql-pooler-0, mastodon-postgresql-pooler-1, \
@@ -174,16 +176,18 @@ async fn dry_run(stage: &Stage) {
         "turn the Services mastodon-postgresql → \
          cnpg.io/cluster=database,cnpg.io/instanceRole=primary",
     ];
-    stage
-        .cut(stage.cutover().env("DRY_RUN", "true"), 0, &words)
+    environment
+        .cut(environment.cutover().env("DRY_RUN", "true"), 0, &words)
         .await;
-    same(&before, &stage.standing().await);
-    assert!(stage.fact("started").await.is_null());
+    same(&before, &environment.snapshot().await);
+    assert!(environment.fact("started").await.is_null());
     assert!(
-        of_cutover(stage).iter().any(|one| one.resource == "pods"),
+        of_cutover(environment)
+            .iter()
+            .any(|one| one.resource == "pods"),
         "nothing was looked at"
     );
-    let uses = of_cutover(stage);
+    let uses = of_cutover(environment);
     assert!(uses.iter().all(|one| reads(one) || one.dry_run), "{uses:?}");
     let tried = |resource: &str| {
         uses.iter()
@@ -199,25 +203,25 @@ async fn dry_run(stage: &Stage) {
 
 /// By the Services' way, and somebody has turned one of them in the middle: it leads to the source
 /// again, and nothing that the selector has left behind leads elsewhere.
-async fn going_back_on_sigterm(stage: &Stage) {
-    let before = stage.standing().await;
-    let running = stage
+async fn going_back_on_sigterm(environment: &Environment) {
+    let before = environment.snapshot().await;
+    let running = environment
         .cutover()
         .env("FAILPOINT", "before EndSessions")
         .start()
         .await
         .unwrap();
     running
-        .says("failpoint before EndSessions: waiting", SOON)
+        .wait_for_line("failpoint before EndSessions: waiting", SOON)
         .await
         .unwrap();
     let selector = json!({"cnpg.io/cluster": CLUSTER, "cnpg.io/instanceRole": "primary"});
-    stage
+    environment
         .patch(SERVICE, SOURCE, json!({"spec": {"selector": selector}}))
         .await;
-    stage.has_slices(SOURCE).await;
+    environment.has_slices(SOURCE).await;
     running.terminate();
-    running.go_on();
+    running.release_failpoint();
     let ended = running.wait(SOON).await.unwrap();
     ends(
         &ended,
@@ -230,44 +234,44 @@ async fn going_back_on_sigterm(stage: &Stage) {
         ],
     );
     assert!(
-        stage.slices(SOURCE).await.is_empty(),
+        environment.slices(SOURCE).await.is_empty(),
         "a slice leads to the target"
     );
-    same(&before, &stage.standing().await);
-    stage.runs_on_the_source().await;
+    same(&before, &environment.snapshot().await);
+    environment.runs_on_the_source().await;
 }
 
 /// A cutover that runs keeps it out and is told how to be asked; of one whose pod is gone it puts
 /// everything back, and what somebody has done to the ConfigMap meanwhile.
-async fn rolled_back_by_the_config_map(stage: &Stage) {
-    let before = stage.standing().await;
-    let running = stage
+async fn rolled_back_by_the_config_map(environment: &Environment) {
+    let before = environment.snapshot().await;
+    let running = environment
         .by_config()
         .env("FAILPOINT", "before record Marker")
         .start()
         .await
         .unwrap();
     running
-        .says("failpoint before record Marker: waiting", SOON)
+        .wait_for_line("failpoint before record Marker: waiting", SOON)
         .await
         .unwrap();
     let words = [
         "another cutover is running",
         "kubectl annotate cronjob/replica-migration-cutover replica-migration/abort=true",
     ];
-    stage.cut(stage.rollback(), 3, &words).await;
+    environment.cut(environment.rollback(), 3, &words).await;
     running.kill();
     running.wait(SOON).await.unwrap();
-    stage
+    environment
         .patch(
-            stage::CONFIG_MAP,
+            environment::CONFIG_MAP,
             "mastodon-database",
             json!({"data": {"DB_HOST": "database-pooler-rw"}}),
         )
         .await;
-    let dry = stage
+    let dry = environment
         .cut(
-            stage.rollback().env("DRY_RUN", "true"),
+            environment.rollback().env("DRY_RUN", "true"),
             0,
             &["there is a way back"],
         )
@@ -278,35 +282,35 @@ async fn rolled_back_by_the_config_map(stage: &Stage) {
         "pointing the application to the source",
         "runs on the source as before",
     ];
-    stage.cut(stage.rollback(), 0, &words).await;
-    same(&before, &stage.standing().await);
-    stage.runs_on_the_source().await;
-    let again = stage.cut(stage.rollback(), 0, &[]).await;
+    environment.cut(environment.rollback(), 0, &words).await;
+    same(&before, &environment.snapshot().await);
+    environment.runs_on_the_source().await;
+    let again = environment.cut(environment.rollback(), 0, &[]).await;
     assert!(!again.text().contains("going back:"), "{again}");
-    same(&before, &stage.standing().await);
+    same(&before, &environment.snapshot().await);
 }
 
 /// From as far as there is a way back: the source's server is stopped, the clients wait behind
 /// paused poolers, a Service is turned.
-async fn rolled_back_by_the_services(stage: &Stage) {
-    let before = stage.standing().await;
-    let running = stage
+async fn rolled_back_by_the_services(environment: &Environment) {
+    let before = environment.snapshot().await;
+    let running = environment
         .cutover()
         .env("FAILPOINT", "before record Promotion")
         .start()
         .await
         .unwrap();
     running
-        .says("failpoint before record Promotion: waiting", SOON)
+        .wait_for_line("failpoint before record Promotion: waiting", SOON)
         .await
         .unwrap();
     running.kill();
     running.wait(SOON).await.unwrap();
     let selector = json!({"cnpg.io/cluster": CLUSTER});
-    stage
+    environment
         .patch(SERVICE, SOURCE, json!({"spec": {"selector": selector}}))
         .await;
-    stage.has_slices(SOURCE).await;
+    environment.has_slices(SOURCE).await;
     let words = [
         "going back: starting the source's server",
         "going back: lifting pause and read-only",
@@ -314,19 +318,19 @@ async fn rolled_back_by_the_services(stage: &Stage) {
         "letting the clients of the old poolers through",
         "runs on the source as before",
     ];
-    stage.cut(stage.rollback(), 0, &words).await;
+    environment.cut(environment.rollback(), 0, &words).await;
     assert!(
-        stage.slices(SOURCE).await.is_empty(),
+        environment.slices(SOURCE).await.is_empty(),
         "a slice leads to the target"
     );
-    same(&before, &stage.standing().await);
-    stage.runs_on_the_source().await;
+    same(&before, &environment.snapshot().await);
+    environment.runs_on_the_source().await;
 }
 
-/// The receipt cannot be changed any more, and says what a year later will be asked; the guide's
-/// record of the counts is there.
-async fn records(stage: &Stage) {
-    let maps: Api<ConfigMap> = Api::namespaced(stage.migration.plane.admin(), NAMESPACE);
+/// The receipt cannot be changed any more, and says what a year later will be asked; the record of
+/// the replica counts is there.
+async fn records(environment: &Environment) {
+    let maps: Api<ConfigMap> = Api::namespaced(environment.migration.plane.admin(), NAMESPACE);
     let receipt = maps
         .get(&format!("cutover-{CLUSTER}-receipt"))
         .await
@@ -389,8 +393,8 @@ async fn records(stage: &Stage) {
     );
 }
 
-async fn events(stage: &Stage) {
-    let api: Api<Event> = Api::namespaced(stage.migration.plane.admin(), NAMESPACE);
+async fn events(environment: &Environment) {
+    let api: Api<Event> = Api::namespaced(environment.migration.plane.admin(), NAMESPACE);
     let events = api.list(&ListParams::default()).await.unwrap().items;
     let of_target = events.iter().filter(|event| {
         let regarding = event.regarding.clone().unwrap_or_default();
@@ -418,15 +422,15 @@ async fn events(stage: &Stage) {
 }
 
 /// What a finished cut leaves, the records included.
-async fn objects(stage: &Stage) -> Vec<(String, Value)> {
+async fn objects(environment: &Environment) -> Vec<(String, Value)> {
     let mut all = Vec::new();
     for kind in [
-        stage::CONFIG_MAP,
-        stage::DEPLOYMENT,
-        stage::POSTGRESQL,
-        stage::CNPG,
+        environment::CONFIG_MAP,
+        environment::DEPLOYMENT,
+        environment::POSTGRESQL,
+        environment::CNPG,
     ] {
-        for mut object in stage.objects(kind).await {
+        for mut object in environment.objects(kind).await {
             object.as_object_mut().unwrap().remove("status");
             let (name, metadata) = (
                 object["metadata"]["name"].to_string(),
@@ -442,15 +446,15 @@ async fn objects(stage: &Stage) -> Vec<(String, Value)> {
     all
 }
 
-fn of_cutover(stage: &Stage) -> BTreeSet<Use> {
-    let mut uses = stage.migration.plane.audit().unwrap();
+fn of_cutover(environment: &Environment) -> BTreeSet<Use> {
+    let mut uses = environment.migration.plane.audit().unwrap();
     uses.retain(|one| one.service_account() == Some("replica-migration-cutover"));
     uses
 }
 
 /// What cutover has changed so far, but for its Lease.
-fn changes(stage: &Stage) -> BTreeSet<Use> {
-    let mut uses = of_cutover(stage);
+fn changes(environment: &Environment) -> BTreeSet<Use> {
+    let mut uses = of_cutover(environment);
     uses.retain(|one| !reads(one) && one.resource != "leases");
     uses
 }

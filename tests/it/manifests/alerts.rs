@@ -1,6 +1,6 @@
-//! The alerts fire when they must and are silent otherwise, and are made of metrics that exist.
+//! The alerts fire when they must, are silent otherwise, and use only metrics that exist.
 //!
-//! `alerts.yaml` has the series; promtool runs the rules over them, as they come out of kustomize.
+//! `alerts.yaml` has the series over which promtool runs the rendered rules.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 
 use super::{components, named, names};
 
-/// From the default queries of CloudNativePG 1.30 (config/manager/default-monitoring.yaml, prefix
-/// `cnpg_`), from its collector (pg_collector.go), and from kube-state-metrics (docs/metrics, those
-/// called stable). Patroni's are compared with a real Patroni in `tests/it/source.rs`, and the
-/// query of ours runs in `tests/it/target.rs`.
+/// Metrics of the default queries of CloudNativePG 1.30 (config/manager/default-monitoring.yaml,
+/// prefix `cnpg_`), of its collector (pg_collector.go), and of kube-state-metrics (docs/metrics,
+/// those called stable). `tests/it/source.rs` compares Patroni's with a real Patroni, and
+/// `tests/it/target.rs` runs the query of queries.yaml.
 const METRICS: [&str; 17] = [
     "cnpg_pg_replication_in_recovery",
     "cnpg_pg_replication_is_wal_receiver_up",
@@ -39,8 +39,8 @@ const METRICS: [&str; 17] = [
     "patroni_xlog_location",
 ];
 
-/// What the guide had alerts for; the others are ours.
-const OF_THE_GUIDE: [&str; 2] = ["HighReplicationLag", "ReplicationStopped"];
+/// Alerts that must exist in any case.
+const REQUIRED: [&str; 2] = ["HighReplicationLag", "ReplicationStopped"];
 
 #[derive(Deserialize)]
 struct UnitTests {
@@ -92,22 +92,22 @@ fn promtool(arguments: &[&str], folder: &Path) {
         .current_dir(folder)
         .output()
         .expect("promtool is missing; install it: apt-get install prometheus");
-    let said = [output.stdout, output.stderr].concat();
+    let text = [output.stdout, output.stderr].concat();
     assert!(
         output.status.success(),
         "{}",
-        String::from_utf8_lossy(&said)
+        String::from_utf8_lossy(&text)
     );
 }
 
 #[tokio::test]
-async fn they_fire_when_they_must_and_only_then() {
+async fn the_alerts_fire_when_they_must_and_only_then() {
     let folder = tempfile::tempdir().unwrap();
     let mut groups = groups().await;
-    // JSON is YAML, too.
+    // JSON is valid YAML.
     fs::write(folder.path().join("rules.yaml"), groups.to_string()).unwrap();
     promtool(&["check", "rules", "rules.yaml"], folder.path());
-    // promtool compares texts as well, which would stand there twice.
+    // promtool also compares annotations, so alerts.yaml would have to repeat them.
     for group in groups["groups"].as_array_mut().unwrap() {
         for rule in group["rules"].as_array_mut().unwrap() {
             rule.as_object_mut().unwrap().remove("annotations");
@@ -119,7 +119,7 @@ async fn they_fire_when_they_must_and_only_then() {
 }
 
 #[tokio::test]
-async fn each_is_tried_both_ways_and_its_text_has_the_labels_that_it_names() {
+async fn each_alert_is_tested_both_ways_and_its_description_uses_existing_labels() {
     let tests: UnitTests = serde_yaml_ng::from_str(unit_tests()).unwrap();
     let expectations: Vec<Expectation> = tests
         .tests
@@ -132,7 +132,7 @@ async fn each_is_tried_both_ways_and_its_text_has_the_labels_that_it_names() {
         .map(|rule| rule["alert"].as_str().unwrap())
         .collect();
     assert!(
-        OF_THE_GUIDE.iter().all(|alert| found.contains(alert)),
+        REQUIRED.iter().all(|alert| found.contains(alert)),
         "{found:?}"
     );
     for rule in rules(&groups) {
@@ -163,8 +163,7 @@ async fn each_is_tried_both_ways_and_its_text_has_the_labels_that_it_names() {
     }
 }
 
-/// The words of an expression that stand where a metric stands: they hold an underscore and are no
-/// argument of `by` or `on`.
+/// The metrics in an expression, recognised by their prefixes.
 fn metrics(expression: &str) -> BTreeSet<&str> {
     expression
         .split(|c: char| !(c.is_ascii_lowercase() || c == '_'))
@@ -177,7 +176,7 @@ fn metrics(expression: &str) -> BTreeSet<&str> {
 }
 
 #[tokio::test]
-async fn they_are_made_of_metrics_that_exist() {
+async fn the_alerts_use_only_metrics_that_exist() {
     let groups = groups().await;
     for rule in rules(&groups) {
         let used = metrics(rule["expr"].as_str().unwrap());
@@ -186,7 +185,7 @@ async fn they_are_made_of_metrics_that_exist() {
             assert!(METRICS.contains(&metric), "{metric}");
         }
     }
-    // Nor may a test invent one.
+    // The tests use only these, too.
     let tests: UnitTests = serde_yaml_ng::from_str(unit_tests()).unwrap();
     for series in tests.tests.iter().flat_map(|test| &test.input_series) {
         let metric = series.series.split('{').next().unwrap();
@@ -204,13 +203,13 @@ async fn other_names_reach_the_rules() {
         .replace("TARGET_CLUSTER=database", "TARGET_CLUSTER=shop-pg-17");
     let objects = names::render_with(&overlay).await;
     let rendered = named(&objects, "PrometheusRule", "replica-migration").to_string();
-    let guide = ["mastodon-postgresql", "database-"];
+    let example = ["mastodon-postgresql", "database-"];
     assert!(
-        !guide.iter().any(|name| rendered.contains(name)),
+        !example.iter().any(|name| rendered.contains(name)),
         "{rendered}"
     );
-    let ours = groups().await.to_string();
-    let expected = ours
+    let of_example = groups().await.to_string();
+    let expected = of_example
         .replace("mastodon-postgresql", "acid-shop-db")
         .replace("database-[0-9]+", "shop-pg-17-[0-9]+");
     let found = named(&objects, "PrometheusRule", "replica-migration")["spec"].clone();

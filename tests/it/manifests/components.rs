@@ -1,4 +1,4 @@
-//! Each component does what its comment says, and nothing else.
+//! Each component makes the changes that its comment describes, and no others.
 
 use std::{collections::BTreeSet, fs};
 
@@ -20,7 +20,7 @@ pub(super) fn all() -> Vec<String> {
     names
 }
 
-/// The example's overlay with one component more.
+/// The example's overlay with one more component.
 pub(super) fn with(component: &str) -> String {
     const OWN: &str = "components: [../../components/names]";
     let overlay = names::example_overlay();
@@ -33,13 +33,13 @@ pub(super) fn with(component: &str) -> String {
     }
 }
 
-/// The example's objects with one component more.
+/// The example's objects with one more component.
 pub(super) async fn rendered(component: &str) -> Vec<Value> {
     names::render_with(&with(component)).await
 }
 
 #[tokio::test]
-async fn a_component_leaves_the_objects_of_the_others_as_they_are() {
+async fn a_component_changes_only_its_own_objects() {
     let example = super::example().await;
     let name = |object: &Value| format!("{} {}", object["kind"], object["metadata"]["name"]);
     for component in all() {
@@ -60,11 +60,11 @@ async fn a_component_leaves_the_objects_of_the_others_as_they_are() {
             "cron-jobs" => [&[], &["Role", "RoleBinding"]],
             "flux" => [&["Role"], &["Role", "RoleBinding"]],
             "hashed-config" | "keda" | "selector" | "statefulsets" => [&["Role"], &[]],
-            "goodbye" => [&[], &["ClusterRole", "ClusterRoleBinding"]],
+            "decommission" => [&[], &["ClusterRole", "ClusterRoleBinding"]],
             "priority-class" => [&["CronJob", "Job"], &["PriorityClass"]],
             "prometheus-rules" => [&[], &["ConfigMap", "PodMonitor", "PrometheusRule"]],
             "s3" => [&["CronJob", "Job"], &[]],
-            other => panic!("nothing is said of {other} here"),
+            other => panic!("no expectation for {other}"),
         };
         let texts =
             |set: &BTreeSet<String>| set.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
@@ -92,9 +92,9 @@ async fn every_pod_gets_the_priority() {
     assert_eq!(of_kind(&objects, "PriorityClass").count(), 1);
 }
 
-/// What a cutover whose pod is gone has frozen is thawed by rollback, with its own rights.
+/// After a failed cutover, rollback resumes what cutover has paused, with its own permissions.
 #[tokio::test]
-async fn rollback_may_give_back_what_cutover_may_freeze() {
+async fn rollback_may_resume_whatever_cutover_may_pause() {
     let argo = manifests::folder().join("gitops/argo");
     let argo = manifests::render(Setup::ready().await.unwrap(), &argo).unwrap();
     let [cutover, rollback] = ["cutover", "rollback"].map(|step| patches(&argo, step));
@@ -105,7 +105,7 @@ async fn rollback_may_give_back_what_cutover_may_freeze() {
     for component in all() {
         let objects = rendered(&component).await;
         let [cutover, rollback] = ["cutover", "rollback"].map(|step| patches(&objects, step));
-        // Nobody reads the counts on the way back, and only Flux leaves a mark on the Cluster.
+        // A rollback does not write the replica counts, and only for Flux is the Cluster annotated.
         let only_cutover: &[&str] = match component.as_str() {
             "flux" => &["configmaps cutover-replica-counts"],
             _ => &["clusters database", "configmaps cutover-replica-counts"],

@@ -1,5 +1,5 @@
-//! Used from an application's own repository, as README shows it: by URL, with a patch of a few
-//! lines.
+//! The manifests used from an application's own repository, as README shows it: by URL, with an
+//! overlay of a few lines.
 
 use std::{fs, path::Path, process::Command};
 
@@ -12,10 +12,10 @@ use serde_json::Value;
 use super::names;
 
 const TAG: &str = "v0.1.0";
-/// What README says of the overlay in the other repository.
+/// README's promise about the length of that overlay.
 const LINES_MAX: usize = 10;
 
-/// The overlay of README, its URL with `{repository}` in the place of this project's own.
+/// The overlay in README, with `{repository}` in place of this project's URL.
 fn overlay() -> String {
     let readme = fs::read_to_string(manifests::folder().join("../README.md")).unwrap();
     let (_, begins) = readme
@@ -26,7 +26,7 @@ fn overlay() -> String {
     overlay.replace("https://github.com/…/", "{repository}//")
 }
 
-/// A git repository of the manifests as they are here and now, with a tag.
+/// Makes a git repository of the current manifests, with a tag.
 fn publish(folder: &Path) {
     names::copy(&manifests::folder(), &folder.join("manifests"));
     let identity = [
@@ -51,7 +51,7 @@ fn publish(folder: &Path) {
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .status();
         assert!(
-            git.expect("git is missing; install it: apt-get install git")
+            git.expect("git is missing; `make prerequisites` installs it or names the command")
                 .success(),
             "git {arguments:?}"
         );
@@ -59,7 +59,7 @@ fn publish(folder: &Path) {
 }
 
 #[tokio::test]
-async fn by_url_it_is_the_same_as_from_beside_with_kustomize_and_with_kubectl() {
+async fn by_url_and_by_path_kustomize_and_kubectl_render_the_same() {
     let setup = Setup::ready().await.unwrap();
     let (published, application) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     publish(published.path());
@@ -71,10 +71,10 @@ async fn by_url_it_is_the_same_as_from_beside_with_kustomize_and_with_kubectl() 
     );
     fs::write(application.path().join("kustomization.yaml"), &by_url).unwrap();
 
-    let from_beside = by_url
+    let by_path = by_url
         .replace(&format!("{url}//manifests"), "../..")
         .replace(&format!("?ref={TAG}"), "");
-    let wanted: Vec<Value> = names::render_with(&from_beside).await;
+    let wanted: Vec<Value> = names::render_with(&by_path).await;
     assert!(
         wanted.len() > 20
             && wanted

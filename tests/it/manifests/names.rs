@@ -1,4 +1,4 @@
-//! A user with other names changes them in one place.
+//! A user with other names sets each of them in one place.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::named;
 
-/// Other names, longer ones first so that none is part of another. None of them occurs in the
-/// manifests for another reason.
+/// Names of the example and their replacements. Longer ones come first, so that none is part of
+/// another. None of the replacements occurs in the manifests otherwise.
 const NAMES: [(&str, &str); 11] = [
     ("mastodon-sidekiq-background", "crawler"),
     ("mastodon-sidekiq-federation", "mailer"),
@@ -27,9 +27,11 @@ const NAMES: [(&str, &str); 11] = [
 ];
 
 fn renamed(text: &str) -> String {
-    NAMES.iter().fold(text.to_owned(), |text, (guide, other)| {
-        text.replace(guide, other)
-    })
+    NAMES
+        .iter()
+        .fold(text.to_owned(), |text, (example, other)| {
+            text.replace(example, other)
+        })
 }
 
 /// Renders a copy of the manifests with another overlay beside the example.
@@ -45,11 +47,11 @@ pub(super) async fn render_with(overlay: &str) -> Vec<Value> {
 pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let place = to.join(entry.file_name());
+        let copied = to.join(entry.file_name());
         if entry.path().is_dir() {
-            copy(&entry.path(), &place);
+            copy(&entry.path(), &copied);
         } else {
-            fs::copy(entry.path(), place).unwrap();
+            fs::copy(entry.path(), copied).unwrap();
         }
     }
 }
@@ -59,7 +61,7 @@ pub(super) fn example_overlay() -> String {
 }
 
 #[tokio::test]
-async fn a_name_is_stated_once_and_found_everywhere() {
+async fn a_name_is_set_once_and_reaches_all_objects() {
     let example = super::example().await;
     let expected: Vec<Value> =
         serde_json::from_str(&renamed(&serde_json::to_string(&example).unwrap())).unwrap();
@@ -72,7 +74,7 @@ async fn a_name_is_stated_once_and_found_everywhere() {
 }
 
 #[tokio::test]
-async fn the_image_is_stated_once_and_found_everywhere() {
+async fn the_image_is_set_once_and_reaches_all_objects() {
     let overlay = example_overlay().replace(
         "newTag: 0.1.0",
         "newName: registry.test/tools/migration\n  newTag: 2.3.4",
@@ -93,14 +95,20 @@ async fn the_image_is_stated_once_and_found_everywhere() {
     }
 }
 
-/// An overlay in the application's own repository may hold the application, too.
+/// An overlay in the application's repository may contain the application, too.
 #[tokio::test]
-async fn the_applications_own_jobs_stay_as_they_are() {
-    let pod = json!({"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "own:1"}]}}});
+async fn the_applications_own_jobs_are_not_changed() {
+    let containers = json!([{"name": "c", "image": "own:1"}]);
+    let pod = json!({"template": {"spec": {"restartPolicy": "Never", "containers": containers}}});
+    let metadata = |name: &str| json!({"name": name, "namespace": "mastodon"});
     let own = [
-        json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "nightly", "namespace": "mastodon"},
-            "spec": {"schedule": "0 3 * * *", "jobTemplate": {"spec": pod}}}),
-        json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "migrate", "namespace": "mastodon"}, "spec": pod}),
+        json!({
+            "apiVersion": "batch/v1", "kind": "CronJob", "metadata": metadata("nightly"),
+            "spec": {"schedule": "0 3 * * *", "jobTemplate": {"spec": pod}},
+        }),
+        json!({
+            "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata("migrate"), "spec": pod,
+        }),
     ];
     let folder = tempfile::tempdir().unwrap();
     copy(&manifests::folder(), folder.path());
@@ -125,7 +133,7 @@ async fn the_applications_own_jobs_stay_as_they_are() {
     }
 }
 
-/// The lists in the Roles are as long as APPS says, however many there are.
+/// The Roles name exactly the workloads of APPS, however many there are.
 #[tokio::test]
 async fn the_number_of_deployments_may_differ() {
     let example = example_overlay();
@@ -144,7 +152,7 @@ async fn the_number_of_deployments_may_differ() {
     }
 }
 
-/// As many CronJobs as APP_CRONJOBS says, with components/names and without.
+/// The Role names exactly the CronJobs of APP_CRONJOBS, with components/names and without.
 #[tokio::test]
 async fn only_the_cron_jobs_of_the_setting_are_granted() {
     let with = super::components::with("cron-jobs");
@@ -171,7 +179,7 @@ async fn only_the_cron_jobs_of_the_setting_are_granted() {
 }
 
 #[tokio::test]
-async fn the_poolers_secret_follows_their_user() {
+async fn the_poolers_secret_follows_pooler_user() {
     let objects = render_with(&format!("{}  - POOLER_USER=bouncer\n", example_overlay())).await;
     for step in ["validate-replication", "cutover", "rollback"] {
         for spec in super::specs(&objects, step) {
@@ -186,7 +194,7 @@ async fn the_poolers_secret_follows_their_user() {
     }
 }
 
-/// The patch that the example shows, as it is when its marks are taken away.
+/// The patch that the example shows works once its comment signs are removed.
 #[tokio::test]
 async fn the_certificates_secrets_may_have_other_names() {
     let overlay = [
@@ -195,8 +203,8 @@ async fn the_certificates_secrets_may_have_other_names() {
         ("\n#  ", "\n  "),
     ]
     .iter()
-    .fold(example_overlay(), |text, (shown, meant)| {
-        text.replace(shown, meant)
+    .fold(example_overlay(), |text, (commented, active)| {
+        text.replace(commented, active)
     });
     let grants = manifests::access::grants(&render_with(&overlay).await).unwrap();
     let more: Vec<String> = grants
@@ -212,14 +220,14 @@ async fn the_certificates_secrets_may_have_other_names() {
     assert_eq!(more, wanted);
 }
 
-/// A hashed name cannot stand in a Role.
+/// A Role cannot contain a name with a hash.
 #[tokio::test]
-async fn a_hashed_name_is_granted_only_when_asked_for() {
-    let asked = example_overlay().replace(
+async fn a_hashed_name_is_granted_only_by_its_component() {
+    let overlay = example_overlay().replace(
         "components: [../../components/names]",
         "components: [../../components/names, ../../components/hashed-config]",
     );
-    let grants = manifests::access::grants(&render_with(&asked).await).unwrap();
+    let grants = manifests::access::grants(&render_with(&overlay).await).unwrap();
     let more: Vec<String> = grants
         .difference(&manifests::access::grants(&super::example().await).unwrap())
         .map(ToString::to_string)
@@ -237,7 +245,7 @@ async fn a_hashed_name_is_granted_only_when_asked_for() {
     assert_eq!(more, wanted);
 }
 
-/// base shows the names of the guide, too: its lists and its settings must not drift apart.
+/// base has the names of the example, too: its lists and its settings must not drift apart.
 #[tokio::test]
 async fn base_is_the_example_without_a_namespace() {
     let base = manifests::render(

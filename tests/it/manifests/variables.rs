@@ -1,12 +1,12 @@
-//! The keys of the settings are the variables of the programs: none missing, none that nobody
-//! reads.
+//! The keys of the settings are the variables of the programs: none is missing, and none is unused.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use harness::manifests;
 use serde_json::Value;
+use variables::{EVERY_JOB, table};
 
-use super::{STEPS, named, sources, specs};
+use super::{STEPS, named, specs};
 
 /// Keys of settings.env, set or shown as a comment (`#KEY=`), each with the comment above it.
 fn explained() -> BTreeMap<String, String> {
@@ -25,7 +25,7 @@ fn explained() -> BTreeMap<String, String> {
         }) {
             Some(key) => {
                 let before = keys.insert(key.to_owned(), std::mem::take(&mut comment));
-                assert_eq!(before, None, "{key} stands there twice");
+                assert_eq!(before, None, "{key} is there twice");
             }
             None if line.starts_with("# ") => comment.push_str(line),
             None => comment.clear(),
@@ -57,7 +57,7 @@ async fn settings_and_programs_agree() {
 
     let mut read = BTreeSet::new();
     for step in STEPS {
-        let variables = sources::variables(step);
+        let variables = table(step).and(table(EVERY_JOB));
         let own = of_container(&objects, step);
         let given: BTreeSet<String> = settings.union(&own).cloned().collect();
         let missing: Vec<_> = variables.required.difference(&given).collect();
@@ -77,7 +77,7 @@ async fn settings_and_programs_agree() {
         );
         read.extend(variables.all().difference(&own).cloned());
     }
-    // A file of one step's manifest may be an optional variable of another that does without it.
+    // A file that one step mounts may be an optional variable of a step that does not mount it.
     let mounted: BTreeSet<String> = STEPS
         .iter()
         .flat_map(|step| of_container(&objects, step))
@@ -103,12 +103,10 @@ fn every_key_is_explained() {
 }
 
 #[test]
-fn variables_are_found_in_the_sources() {
-    let cutover = sources::variables("cutover");
-    for key in ["DRY_RUN", "TARGET_CLUSTER", "SOURCE_HOST", "TARGET_SSLMODE"] {
-        assert!(cutover.required.contains(key), "{key}: {cutover:?}");
-    }
-    for key in ["SOURCE_HOSTADDR", "TERMINATION_LOG"] {
-        assert!(cutover.optional.contains(key), "{key}: {cutover:?}");
+fn the_table_has_every_program_and_both_kinds() {
+    assert!(table("cutover").required.contains("DRY_RUN"));
+    assert!(table("cutover").optional.contains("SOURCE_HOSTADDR"));
+    for step in STEPS {
+        assert!(!table(step).all().is_empty(), "{step}");
     }
 }

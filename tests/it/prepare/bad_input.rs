@@ -1,5 +1,5 @@
-//! Each ends with its exit code, one line that says what is wrong and what to do, and nothing
-//! changed.
+//! Invalid input: each case ends with its exit code and one line that says what is wrong and what
+//! to do, and changes nothing.
 
 use harness::{authority::Authority, source::SourceOptions};
 use k8s_openapi::api::rbac::v1::Role;
@@ -10,9 +10,9 @@ use kube::{
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, date_time_ymd};
 use serde_json::json;
 
-use super::stage::{CLUSTER, NAMESPACE, SOON, Stage};
+use super::environment::{CLUSTER, Environment, NAMESPACE, SOON};
 
-/// Variables that differ, the exit code, and what the last line must say.
+/// The changed variables, the exit code, and a text of the last line.
 type Case<'a> = (&'a [(&'a str, Option<&'a str>)], i32, &'a str);
 
 const CASES: &[Case] = &[
@@ -86,13 +86,13 @@ const CASES: &[Case] = &[
 ];
 
 #[tokio::test]
-async fn of_the_environment_and_the_certificates() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let untouched = stage.state().await;
+async fn wrong_settings_and_certificates_are_refused_and_nothing_changes() {
+    let environment = Environment::start(SourceOptions::default()).await;
+    let untouched = environment.state().await;
     for (changes, exit_code, says) in CASES {
         let job = changes
             .iter()
-            .fold(stage.job(), |job, (name, value)| match value {
+            .fold(environment.job(), |job, (name, value)| match value {
                 Some(value) => job.env(name, value),
                 None => job.without(name),
             });
@@ -100,30 +100,29 @@ async fn of_the_environment_and_the_certificates() {
         expect(&ended, *exit_code, says);
     }
     for (certificate, ca, says) in certificates() {
-        stage
+        environment
             .overwrite(&format!("{CLUSTER}-server"), &[("tls.crt", &certificate)])
             .await;
-        stage
+        environment
             .overwrite(&format!("{CLUSTER}-ca"), &[("ca.crt", &ca)])
             .await;
-        // Before a password is shown to the server that cannot be checked.
-        expect(&stage.run().await, 3, says);
+        // Before a password is sent to a server that cannot be verified.
+        expect(&environment.run().await, 3, says);
     }
-    assert_eq!(stage.state().await, untouched);
-    let given_up = stage
+    assert_eq!(environment.state().await, untouched);
+    let unverified = environment
         .job()
         .env("SOURCE_SSLMODE", "require")
         .run(SOON)
         .await
         .unwrap();
-    assert_eq!(given_up.exit_code, 0, "{given_up}");
-    assert_eq!(
-        stage.manifest().await[0]["spec"]["externalClusters"][0]["connectionParameters"]["sslmode"],
-        "require"
-    );
+    assert_eq!(unverified.exit_code, 0, "{unverified}");
+    let external = &environment.manifest().await[0]["spec"]["externalClusters"][0];
+    assert_eq!(external["connectionParameters"]["sslmode"], "require");
 }
 
-/// A server's certificate and a CA that do not do: of another CA, and expired.
+/// Pairs of a server certificate and a CA that fail verification: signed by another CA, and
+/// expired.
 fn certificates() -> [(String, String, &'static str); 2] {
     let (one, other) = (
         Authority::root("one").unwrap(),
@@ -154,13 +153,13 @@ fn expect(ended: &harness::kubelet::Ended, exit_code: i32, says: &str) {
     let last = &ended
         .log
         .last()
-        .unwrap_or_else(|| panic!("{says}: nothing was said"))
+        .unwrap_or_else(|| panic!("{says}: the log is empty"))
         .text;
     assert!(
         last.contains('✗') && last.contains(says) && last.contains('→'),
         "{says:?} is not the last line of {ended}"
     );
-    // Where the environment itself is broken, the log stands in for the last word.
+    // Without valid settings there is no termination message, only the log.
     assert!(
         ended
             .termination_message
@@ -171,19 +170,23 @@ fn expect(ended: &harness::kubelet::Ended, exit_code: i32, says: &str) {
 }
 
 #[tokio::test]
-async fn of_the_clusters() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let untouched = stage.state().await;
+async fn clusters_that_cannot_be_migrated_are_refused_and_nothing_changes() {
+    let environment = Environment::start(SourceOptions::default()).await;
+    let untouched = environment.state().await;
 
-    stage
+    environment
         .overwrite(
             &format!("postgres.{CLUSTER}.credentials.postgresql.acid.zalan.do"),
             &[("password", "wrong")],
         )
         .await;
-    expect(&stage.run().await, 2, "password authentication failed");
-    let right = stage.source.credentials().postgres.clone();
-    stage
+    expect(
+        &environment.run().await,
+        2,
+        "password authentication failed",
+    );
+    let right = environment.source.credentials().postgres.clone();
+    environment
         .overwrite(
             &format!("postgres.{CLUSTER}.credentials.postgresql.acid.zalan.do"),
             &[("password", &right)],
@@ -191,24 +194,26 @@ async fn of_the_clusters() {
         .await;
 
     let standby = format!("standby.{CLUSTER}.credentials.postgresql.acid.zalan.do");
-    stage.overwrite(&standby, &[("password", "wrong")]).await;
+    environment
+        .overwrite(&standby, &[("password", "wrong")])
+        .await;
     expect(
-        &stage.run().await,
+        &environment.run().await,
         3,
         "does not hold the password of role standby",
     );
-    stage
+    environment
         .overwrite(
             &standby,
-            &[("password", &stage.source.credentials().standby)],
+            &[("password", &environment.source.credentials().standby)],
         )
         .await;
 
-    let undo = [
+    let changes = [
         (
             "set allow_in_place_tablespaces = on; create tablespace fast location ''",
             "drop tablespace fast",
-            "tablespaces cannot be copied this way: fast",
+            "tablespace fast cannot be copied",
         ),
         (
             "alter system set default_transaction_read_only = off",
@@ -223,7 +228,7 @@ async fn of_the_clusters() {
         (
             "create role streaming_replica",
             "drop role streaming_replica",
-            "role streaming_replica exists, is not of this step",
+            "role streaming_replica exists, was not created by this program",
         ),
         (
             "alter role mastodon set session_preload_libraries = 'set_user'",
@@ -231,34 +236,38 @@ async fn of_the_clusters() {
             "no login would succeed",
         ),
     ];
-    for (spoil, mend, says) in undo {
-        // One by one: a tablespace is not made inside a transaction.
-        let session = stage.source.connect("postgres").await.unwrap();
-        for statement in spoil.split("; ") {
+    for (change, revert, says) in changes {
+        // One by one: a tablespace cannot be created in a transaction.
+        let session = environment.source.connect("postgres").await.unwrap();
+        for statement in change.split("; ") {
             session.batch_execute(statement).await.unwrap();
         }
-        expect(&stage.run().await, 3, says);
-        stage.sql("postgres", mend).await;
+        expect(&environment.run().await, 3, says);
+        environment.sql("postgres", revert).await;
     }
-    let other = stage.source.connect("postgres").await.unwrap();
+    let other = environment.source.connect("postgres").await.unwrap();
     other
         .batch_execute("select pg_advisory_lock(8243118303898460416)")
         .await
         .unwrap();
-    expect(&stage.run().await, 1, "another run of this step is at work");
+    expect(
+        &environment.run().await,
+        1,
+        "another run of prepare-zalando is in progress",
+    );
     drop(other);
-    // All but the roles, which this test itself has altered and put back.
-    assert_eq!(stage.state().await[..5], untouched[..5]);
+    // Everything but the roles, which this test itself has altered and restored.
+    assert_eq!(environment.state().await[..5], untouched[..5]);
 
-    target(&stage).await;
-    without_a_leader(&stage).await;
-    without_a_verb(&stage).await;
+    target(&environment).await;
+    without_a_leader(&environment).await;
+    without_a_verb(&environment).await;
 }
 
-/// A Cluster that is there already: of other data, or promoted.
-async fn target(stage: &Stage) {
-    let clusters = stage.of_kind("postgresql.cnpg.io", "Cluster", "clusters");
-    let identity: String = stage
+/// A Cluster that exists already: with other data, or promoted.
+async fn target(environment: &Environment) {
+    let clusters = environment.of_kind("postgresql.cnpg.io", "Cluster", "clusters");
+    let identity: String = environment
         .ask("select system_identifier::text from pg_control_system()")
         .await;
     for (enabled, system, says) in [
@@ -270,13 +279,23 @@ async fn target(stage: &Stage) {
         ),
     ] {
         let cluster = json!({
-            "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": "database"},
-            "spec": {"instances": 1, "imageName": "p:17.10", "storage": {"size": "1Gi"}, "replica": {"enabled": enabled, "source": "zalando"},
-                "externalClusters": [{"name": "zalando", "connectionParameters": {"host": "h"}}]},
+            "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster",
+            "metadata": {"name": "database"},
+            "spec": {
+                "instances": 1,
+                "imageName": "p:17.10",
+                "storage": {"size": "1Gi"},
+                "replica": {"enabled": enabled, "source": "zalando"},
+                "externalClusters": [{"name": "zalando", "connectionParameters": {"host": "h"}}],
+            },
             "status": {"systemID": system},
         });
-        stage.plane.apply(NAMESPACE, &[cluster]).await.unwrap();
-        expect(&stage.run().await, 3, says);
+        environment
+            .plane
+            .apply(NAMESPACE, &[cluster])
+            .await
+            .unwrap();
+        expect(&environment.run().await, 3, says);
     }
     clusters
         .delete("database", &DeleteParams::default())
@@ -284,30 +303,30 @@ async fn target(stage: &Stage) {
         .unwrap();
 }
 
-async fn without_a_leader(stage: &Stage) {
-    let mut other = stage.postgresqls().get(CLUSTER).await.unwrap();
+async fn without_a_leader(environment: &Environment) {
+    let mut other = environment.postgresqls().get(CLUSTER).await.unwrap();
     other.metadata = kube::api::ObjectMeta {
         name: Some("empty".into()),
         ..Default::default()
     };
-    stage
+    environment
         .postgresqls()
         .create(&PostParams::default(), &other)
         .await
         .unwrap();
     allow(
-        stage,
+        environment,
         json!({"apiGroups": ["acid.zalan.do"], "resources": ["postgresqls"], "verbs": ["get"]}),
     )
     .await;
-    let ended = stage
+    let ended = environment
         .job()
         .env("SOURCE_CLUSTER", "empty")
         .run(SOON)
         .await
         .unwrap();
     expect(&ended, 3, "postgresql empty has no leader");
-    let ended = stage
+    let ended = environment
         .job()
         .env("SOURCE_CLUSTER", "unknown")
         .run(SOON)
@@ -320,24 +339,28 @@ async fn without_a_leader(stage: &Stage) {
     );
 }
 
-/// More than the manifests grant, for a name that they do not know.
-async fn allow(stage: &Stage, rule: serde_json::Value) {
+/// Grants more than the manifests do, for a name that they do not contain.
+async fn allow(environment: &Environment, rule: serde_json::Value) {
     let account = "replica-migration-prepare-zalando";
-    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "more"}, "rules": [rule]});
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": {"name": "more"}, "rules": [rule],
+    });
     let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "more"},
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": "more"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "more"},
         "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
     });
-    stage
+    environment
         .plane
         .apply(NAMESPACE, &[role, binding])
         .await
         .unwrap();
 }
 
-async fn without_a_verb(stage: &Stage) {
-    let roles: Api<Role> = Api::namespaced(stage.plane.admin(), NAMESPACE);
+async fn without_a_verb(environment: &Environment) {
+    let roles: Api<Role> = Api::namespaced(environment.plane.admin(), NAMESPACE);
     let name = "replica-migration-prepare-zalando";
     let before = roles.get(name).await.unwrap().rules;
     let fewer: Vec<_> = before
@@ -357,7 +380,7 @@ async fn without_a_verb(stage: &Stage) {
             .unwrap()
     };
     set(json!(fewer)).await;
-    let ended = stage.run().await;
+    let ended = environment.run().await;
     expect(&ended, 2, "cannot list resource \"pods\"");
     set(json!(before)).await;
 }

@@ -1,4 +1,5 @@
-//! What it does to a source as Spilo leaves it, once and twice, and what the target makes of it.
+//! The effects on a source as Spilo creates it, of a first and a second run, and the target that
+//! the manifest creates.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,23 +11,28 @@ use harness::{
 use kube::api::{Patch, PatchParams, ValidationDirective};
 use serde_json::{Value, json};
 
-use super::stage::{NAMESPACE, SECRETS, SOON, Stage};
+use super::environment::{Environment, NAMESPACE, SECRETS, SOON};
 
-/// Things that a copy does not bring along, or brings along changed.
-const ODDITIES: &str = "create unlogged table cache (key text);
+/// Objects that a physical copy does not include, or that behave differently at the target.
+const NOT_COPIED: &str = "create unlogged table cache (key text);
     create function nothing() returns event_trigger language plpgsql as 'begin end';
     create event trigger watcher on ddl_command_end execute function nothing();";
 
 #[tokio::test]
 async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    stage.sql("mastodon", ODDITIES).await;
-    stage
+    let environment = Environment::start(SourceOptions::default()).await;
+    environment.sql("mastodon", NOT_COPIED).await;
+    environment
         .sql("postgres", "alter role mastodon set work_mem = '8MB'")
         .await;
 
-    let untouched = stage.state().await;
-    let planned = stage.job().env("DRY_RUN", "true").run(SOON).await.unwrap();
+    let untouched = environment.state().await;
+    let planned = environment
+        .job()
+        .env("DRY_RUN", "true")
+        .run(SOON)
+        .await
+        .unwrap();
     assert_eq!(planned.exit_code, 0, "{planned}");
     assert!(
         planned.text().contains("kind: Pooler")
@@ -35,20 +41,24 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
                 .contains("would do: role streaming_replica created"),
         "{planned}"
     );
-    assert_eq!(stage.state().await, untouched, "a dry run changes nothing");
-    let uses = stage.plane.audit().unwrap();
-    let ours = uses
+    assert_eq!(
+        environment.state().await,
+        untouched,
+        "a dry run changes nothing"
+    );
+    let uses = environment.plane.audit().unwrap();
+    let by_this_step = uses
         .iter()
         .filter(|used| used.service_account() == Some("replica-migration-prepare-zalando"));
-    let verbs: Vec<&str> = ours.map(|used| used.verb.as_str()).collect();
+    let verbs: Vec<&str> = by_this_step.map(|used| used.verb.as_str()).collect();
     assert!(
         verbs.contains(&"list") && verbs.iter().all(|verb| matches!(*verb, "get" | "list")),
         "{verbs:?}"
     );
 
-    let first = stage.run().await;
+    let first = environment.run().await;
     assert_eq!(first.exit_code, 0, "{first}");
-    for said in [
+    for text in [
         "password stored in secret zalando-streaming-replica",
         "role streaming_replica created with login and replication",
         "role standby has replication and login: the source answered it over tls (verify-full",
@@ -59,55 +69,59 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
         "passwords are stored as md5: mastodon, pooler",
         "data checksums are off",
     ] {
-        assert!(first.text().contains(said), "{said:?} is not in {first}");
+        assert!(first.text().contains(text), "{text:?} is not in {first}");
     }
-    assert_eq!(first.last_word()["verdict"], "done");
+    assert_eq!(first.termination_json()["verdict"], "done");
     assert!(
         first.cost.memory_peak_bytes < 40 << 20,
         "{} bytes of memory",
         first.cost.memory_peak_bytes
     );
-    secrets_hold_what_the_source_has(&stage).await;
-    roles_are_there(&stage).await;
-    accepted(&stage).await;
-    nothing_leaked(&stage, &[planned.text(), first.text()]).await;
+    secrets_hold_what_the_source_has(&environment).await;
+    roles_are_there(&environment).await;
+    schemas_accept_the_manifest(&environment).await;
+    nothing_leaked(&environment, &[planned.text(), first.text()]).await;
 
-    let state = stage.state().await;
-    let second = stage.run().await;
+    let state = environment.state().await;
+    let second = environment.run().await;
     assert_eq!(second.exit_code, 0, "{second}");
     assert!(
         second
             .text()
-            .contains("the roles that CloudNativePG needs are right already"),
+            .contains("the roles that CloudNativePG needs are up to date"),
         "{second}"
     );
-    assert_eq!(stage.state().await, state, "a second run changes nothing");
+    assert_eq!(
+        environment.state().await,
+        state,
+        "a second run changes nothing"
+    );
 
-    // What the operator changes is followed, and only that.
+    // A password that the operator has changed is updated, and nothing else.
     let rotated = format!("md5{}", "0".repeat(32));
-    stage
+    environment
         .sql(
             "postgres",
             &format!("alter role mastodon password '{rotated}'"),
         )
         .await;
-    let third = stage.run().await;
+    let third = environment.run().await;
     assert!(
         third.text().contains("secret database-owner changed"),
         "{third}"
     );
     assert_eq!(
-        stage.secret_text("database-owner", "password").await,
+        environment.secret_text("database-owner", "password").await,
         rotated
     );
 
-    // Reached by a name that is not in its certificate.
-    let address = stage
+    // A host name that the certificate does not cover.
+    let address = environment
         .services
         .resolve("mastodon-postgresql.mastodon.svc")
         .unwrap()
         .to_string();
-    let elsewhere = stage
+    let elsewhere = environment
         .job()
         .env("SOURCE_HOST", "elsewhere.mastodon.svc")
         .env("SOURCE_HOSTADDR", &address);
@@ -118,14 +132,14 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
         fourth.text().contains(weaker) && fourth.text().contains("it covers mastodon-postgresql"),
         "{fourth}"
     );
-    let external = &stage.manifest().await[0]["spec"]["externalClusters"][0];
+    let external = &environment.manifest().await[0]["spec"]["externalClusters"][0];
     assert_eq!(external["connectionParameters"]["sslmode"], "verify-ca");
     assert_eq!(external["sslRootCert"]["name"], "zalando-replication-ca");
 }
 
-async fn secrets_hold_what_the_source_has(stage: &Stage) {
-    let credentials = stage.source.credentials();
-    let hash: String = stage
+async fn secrets_hold_what_the_source_has(environment: &Environment) {
+    let credentials = environment.source.credentials();
+    let hash: String = environment
         .ask("select rolpassword from pg_authid where rolname = 'mastodon'")
         .await;
     for (name, username, password) in [
@@ -133,20 +147,20 @@ async fn secrets_hold_what_the_source_has(stage: &Stage) {
         (SECRETS[1], "mastodon", hash.as_str()),
         (SECRETS[2], "postgres", credentials.postgres.as_str()),
     ] {
-        assert_eq!(stage.secret_text(name, "username").await, username);
+        assert_eq!(environment.secret_text(name, "username").await, username);
         assert_eq!(
-            stage.secret_text(name, "password").await,
+            environment.secret_text(name, "password").await,
             password,
             "{name}"
         );
         assert_eq!(
-            stage.secret(name).await.unwrap().type_.as_deref(),
+            environment.secret(name).await.unwrap().type_.as_deref(),
             Some("kubernetes.io/basic-auth")
         );
     }
 }
 
-async fn roles_are_there(stage: &Stage) {
+async fn roles_are_there(environment: &Environment) {
     for (what, question) in [
         (
             "the role of the replicas",
@@ -154,7 +168,7 @@ async fn roles_are_there(stage: &Stage) {
              pg_authid where rolname = 'streaming_replica'",
         ),
         (
-            "what pg_rewind needs",
+            "the functions of pg_rewind",
             "select has_function_privilege('streaming_replica', 'pg_read_binary_file(text, bigint, \
              bigint, boolean)', 'execute')",
         ),
@@ -169,23 +183,23 @@ async fn roles_are_there(stage: &Stage) {
              'cnpg_pooler_pgbouncer'",
         ),
         (
-            "the lookup",
+            "the lookup function",
             "select has_function_privilege('cnpg_pooler_pgbouncer', 'public.user_search(text)', \
              'execute')",
         ),
         (
-            "nobody else's lookup",
+            "the lookup function is closed to other roles",
             "select not has_function_privilege('mastodon', 'public.user_search(text)', 'execute')",
         ),
         (
-            "the marks",
+            "the comments on the roles",
             "select count(*) = 3 from pg_authid where shobj_description(oid, 'pg_authid') like \
              'made by replica-migration%'",
         ),
     ] {
-        assert!(stage.ask::<bool>(question).await, "{what}");
+        assert!(environment.ask::<bool>(question).await, "{what}");
     }
-    let session = stage.source.connect("postgres").await.unwrap();
+    let session = environment.source.connect("postgres").await.unwrap();
     session
         .batch_execute("set role cnpg_pooler_pgbouncer")
         .await
@@ -197,16 +211,16 @@ async fn roles_are_there(stage: &Stage) {
     assert!(found.get::<_, String>(0).starts_with("md5"));
 }
 
-/// The real schemas, with unknown fields refused.
-async fn accepted(stage: &Stage) {
-    let documents = stage.manifest().await;
+/// The operator's schemas accept the manifest, and refuse unknown fields.
+async fn schemas_accept_the_manifest(environment: &Environment) {
+    let documents = environment.manifest().await;
     assert_eq!(documents.len(), 3);
     for document in &documents {
         let (kind, name) = (
             document["kind"].as_str().unwrap(),
             document["metadata"]["name"].as_str().unwrap(),
         );
-        let api = stage.of_kind(
+        let api = environment.of_kind(
             "postgresql.cnpg.io",
             kind,
             &format!("{}s", kind.to_lowercase()),
@@ -235,7 +249,7 @@ async fn accepted(stage: &Stage) {
         "max_prepared_transactions",
         "max_locks_per_transaction",
     ] {
-        let value: String = stage
+        let value: String = environment
             .ask(&format!("select current_setting('{name}')"))
             .await;
         assert_eq!(parameters[name], value.as_str(), "{name}");
@@ -258,20 +272,20 @@ async fn accepted(stage: &Stage) {
     );
 }
 
-/// Secrets are not in the step's log, and its statements are not in the server's, which has every
-/// other DDL (log_statement = ddl).
-async fn nothing_leaked(stage: &Stage, texts: &[String]) {
+/// The step's log contains no secret, and the server's log contains none of its statements,
+/// although it contains every other DDL statement (log_statement = ddl).
+async fn nothing_leaked(environment: &Environment, texts: &[String]) {
     for name in SECRETS {
-        let secret = stage.secret_text(name, "password").await;
+        let secret = environment.secret_text(name, "password").await;
         assert!(
             texts.iter().all(|text| !text.contains(&secret)),
             "the password of secret {name}"
         );
     }
-    let logged = stage.server_log().await;
+    let logged = environment.server_log().await;
     assert!(
         logged.contains("create unlogged table cache"),
-        "the server writes no ddl into its log: this proves nothing"
+        "the server logs no DDL, so the next check would prove nothing"
     );
     assert!(
         !logged.contains("create role streaming_replica"),
@@ -280,37 +294,42 @@ async fn nothing_leaked(stage: &Stage, texts: &[String]) {
 }
 
 #[tokio::test]
-async fn the_manifest_makes_a_target_that_streams() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let done = stage.run().await;
+async fn the_rendered_manifest_creates_a_target_that_streams() {
+    let environment = Environment::start(SourceOptions::default()).await;
+    let done = environment.run().await;
     assert_eq!(done.exit_code, 0, "{done}");
-    // What extract-certs will have made.
-    let root = stage.secret_text("mastodon-postgresql-ca", "ca.crt").await;
-    let ca = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": root}});
-    stage.plane.apply(NAMESPACE, &[ca]).await.unwrap();
+    // As extract-certs writes it.
+    let root = environment
+        .secret_text("mastodon-postgresql-ca", "ca.crt")
+        .await;
+    let ca = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": root},
+    });
+    environment.plane.apply(NAMESPACE, &[ca]).await.unwrap();
     let target = Target::start(Options {
-        setup: stage.plane.setup(),
-        instance: Arc::clone(stage.plane.instance()),
-        client: stage.plane.admin(),
-        services: Arc::clone(&stage.services),
+        setup: environment.plane.setup(),
+        instance: Arc::clone(environment.plane.instance()),
+        client: environment.plane.admin(),
+        services: Arc::clone(&environment.services),
         programs: kubelet::built().await.unwrap(),
-        hidden: stage
+        hidden: environment
             .source
             .members()
             .iter()
-            .map(|member| member.place().home.clone())
+            .map(|member| member.layout().home.clone())
             .collect(),
     });
-    stage
+    environment
         .plane
-        .apply(NAMESPACE, &stage.manifest().await)
+        .apply(NAMESPACE, &environment.manifest().await)
         .await
         .unwrap();
     let instance = target.instance("database", SOON).await.unwrap();
-    let session = stage.source.connect("postgres").await.unwrap();
+    let session = environment.source.connect("postgres").await.unwrap();
     let mut streams = false;
     for _ in 0..600 {
-        // The copy begins with a checkpoint that the source would spread over minutes.
+        // The copy begins with a checkpoint, which the source would spread over minutes.
         session.batch_execute("checkpoint").await.unwrap();
         let question = "select exists (select from pg_stat_replication where application_name = \
             'database' and state = 'streaming')";
@@ -320,9 +339,9 @@ async fn the_manifest_makes_a_target_that_streams() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(streams, "{}", instance.story());
+    assert!(streams, "{}", instance.logs());
 
-    let again = stage.run().await;
+    let again = environment.run().await;
     assert_eq!(again.exit_code, 0, "{again}");
     assert!(
         again

@@ -1,4 +1,4 @@
-//! What is changed in the `postgresql` resource, when it was asked for.
+//! Changes of the `postgresql` resource that the settings request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,16 +7,16 @@ use harness::{
     source::{SourceOptions, operator::Operator},
 };
 
-use super::stage::{CLUSTER, SOON, Stage};
+use super::environment::{CLUSTER, Environment, SOON};
 
-/// Both pods made anew, with a switchover between them.
+/// Time in which both pods are recreated, with a switchover.
 const ROLLED: Duration = Duration::from_secs(240);
 
 #[tokio::test]
-async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let untouched = stage.state().await;
-    let refused = stage
+async fn streaming_replica_needs_permission_and_then_rolls_the_source_once() {
+    let environment = Environment::start(SourceOptions::default()).await;
+    let untouched = environment.state().await;
+    let refused = environment
         .job()
         .env("SOURCE_AUTH", "streaming_replica")
         .run(SOON)
@@ -29,13 +29,13 @@ async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
             .contains("set ALLOW_SOURCE_ROLLING_UPDATE=true"),
         "{refused}"
     );
-    assert_eq!(stage.state().await, untouched);
+    assert_eq!(environment.state().await, untouched);
 
-    let operator = Operator::follow(&stage.plane, Arc::clone(&stage.source))
+    let operator = Operator::follow(&environment.plane, Arc::clone(&environment.source))
         .await
         .unwrap();
     let job = || {
-        let job = stage
+        let job = environment
             .job()
             .env("SOURCE_AUTH", "streaming_replica")
             .env("ALLOW_SOURCE_ROLLING_UPDATE", "true");
@@ -43,20 +43,20 @@ async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
     };
     let rolled = job().run(ROLLED).await.unwrap();
     assert_eq!(rolled.exit_code, 0, "{rolled}");
-    stage.source.healthy().await.unwrap();
+    environment.source.healthy().await.unwrap();
     assert_eq!(
-        stage
+        environment
             .ask::<String>("select current_setting('wal_keep_size')")
             .await,
         "1GB"
     );
-    let list: Vec<String> = stage.postgresqls().get(CLUSTER).await.unwrap().data["spec"]["patroni"]
-        ["pg_hba"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|line| line.as_str().unwrap().to_owned())
-        .collect();
+    let list: Vec<String> =
+        environment.postgresqls().get(CLUSTER).await.unwrap().data["spec"]["patroni"]["pg_hba"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|line| line.as_str().unwrap().to_owned())
+            .collect();
     assert!(
         list.contains(&"hostssl replication streaming_replica all scram-sha-256".to_owned()),
         "{list:?}"
@@ -64,7 +64,7 @@ async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
     assert!(
         list.iter()
             .any(|line| line.starts_with("local") && line.contains("trust")),
-        "the whole of Spilo's list: {list:?}"
+        "Spilo's complete list: {list:?}"
     );
     assert!(
         list.iter().any(|line| line.split_whitespace().take(3).eq([
@@ -76,12 +76,12 @@ async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
     );
 
     assert_eq!(
-        stage
+        environment
             .secret_text("zalando-streaming-replica", "username")
             .await,
         "streaming_replica"
     );
-    let hash: String = stage
+    let hash: String = environment
         .ask("select rolpassword from pg_authid where rolname = 'streaming_replica'")
         .await;
     assert!(
@@ -89,110 +89,118 @@ async fn streaming_replica_needs_a_permission_and_then_rolls_the_source_once() {
         "md5 although password_encryption is md5"
     );
     assert!(
-        !stage.server_log().await.contains(&hash),
+        !environment.server_log().await.contains(&hash),
         "the verifier is in the server's log"
     );
     assert!(
         !rolled.text().contains(&hash)
             && !rolled.text().contains(
-                &stage
+                &environment
                     .secret_text("zalando-streaming-replica", "password")
                     .await
             )
     );
-    let external = &stage.manifest().await[0]["spec"]["externalClusters"][0];
+    let external = &environment.manifest().await[0]["spec"]["externalClusters"][0];
     assert_eq!(
         external["connectionParameters"]["user"],
         "streaming_replica"
     );
 
-    let state = stage.state().await;
+    let state = environment.state().await;
     let again = job().run(SOON).await.unwrap();
     assert_eq!(again.exit_code, 0, "{again}");
-    assert_eq!(stage.state().await, state, "a second run changes nothing");
+    assert_eq!(
+        environment.state().await,
+        state,
+        "a second run changes nothing"
+    );
     assert_eq!(
         operator.syncs(),
         1,
         "both changes in one, and none for the second run"
     );
 
-    // With the other role, too, everything that the Role grants was used by now.
-    let standby = stage.run().await;
+    // After a run with the other role, everything that the Role grants has been used.
+    let standby = environment.run().await;
     assert_eq!(standby.exit_code, 0, "{standby}");
     let objects = manifests::of_step(
-        &manifests::example(stage.plane.setup()).unwrap(),
+        &manifests::example(environment.plane.setup()).unwrap(),
         "prepare-zalando",
     );
-    rbac_is_exact(&stage.plane.audit().unwrap(), &objects).unwrap();
+    rbac_is_exact(&environment.plane.audit().unwrap(), &objects).unwrap();
 
-    // Somebody takes the role's password away: the Secret's is set again.
-    stage
+    // The role has lost its password: the one in the Secret is set again.
+    environment
         .sql("postgres", "alter role streaming_replica password null")
         .await;
-    let mended = job().run(SOON).await.unwrap();
-    assert_eq!(mended.exit_code, 0, "{mended}");
+    let repaired = job().run(SOON).await.unwrap();
+    assert_eq!(repaired.exit_code, 0, "{repaired}");
     assert!(
-        mended
+        repaired
             .text()
             .contains("password of role streaming_replica set"),
-        "{mended}"
+        "{repaired}"
     );
 }
 
 #[tokio::test]
-async fn while_nobody_acts_on_a_change_it_waits_and_goes_on_through_a_failover_and_an_end() {
-    let stage = Stage::set(SourceOptions::default()).await;
+async fn without_an_operator_it_waits_for_the_change_even_through_a_switchover() {
+    let environment = Environment::start(SourceOptions::default()).await;
     // No operator runs.
-    let waiting = stage
+    let waiting = environment
         .job()
         .env("WAL_KEEP_MB", "1024")
         .start()
         .await
         .unwrap();
     waiting
-        .says("waiting for the operator: wal_keep_size of 1024 MB", SOON)
+        .wait_for_line("waiting for the operator: wal_keep_size of 1024 MB", SOON)
         .await
         .unwrap();
     waiting.terminate();
     let ended = waiting.wait(SOON).await.unwrap();
     assert_eq!(ended.exit_code, 1, "{ended}");
     assert!(ended.text().contains("asked to end (SIGTERM)"), "{ended}");
-    assert_eq!(stage.secret("database-owner").await, None);
+    assert_eq!(environment.secret("database-owner").await, None);
 
-    let waiting = stage
+    let waiting = environment
         .job()
         .env("WAL_KEEP_MB", "1024")
         .start()
         .await
         .unwrap();
     waiting
-        .says("waiting for the operator", SOON)
+        .wait_for_line("waiting for the operator", SOON)
         .await
         .unwrap();
-    stage.source.switchover().await.unwrap();
+    environment.source.switchover().await.unwrap();
     let parameters = serde_json::json!({"postgresql": {"parameters": {"wal_keep_size": "1GB"}}});
-    stage.source.patch_configuration(&parameters).await.unwrap();
+    environment
+        .source
+        .patch_configuration(&parameters)
+        .await
+        .unwrap();
     let ended = waiting.wait(SOON).await.unwrap();
     assert_eq!(ended.exit_code, 0, "{ended}");
 }
 
 #[tokio::test]
-async fn without_an_api_server_in_the_middle_it_ends_as_not_yet_and_a_rerun_goes_on() {
-    let stage = Stage::set(SourceOptions::default()).await;
-    let waiting = stage
+async fn without_an_api_server_it_ends_as_transient_and_a_rerun_succeeds() {
+    let environment = Environment::start(SourceOptions::default()).await;
+    let waiting = environment
         .job()
         .env("WAL_KEEP_MB", "1024")
         .start()
         .await
         .unwrap();
     waiting
-        .says("waiting for the operator", SOON)
+        .wait_for_line("waiting for the operator", SOON)
         .await
         .unwrap();
-    let leader = stage.source.connect("postgres").await.unwrap();
-    stage.plane.stop_api_server().await;
-    // In the operator's stead, so that it goes on, and meets the missing API server. Patroni holds
-    // out for a while without it.
+    let leader = environment.source.connect("postgres").await.unwrap();
+    environment.plane.stop_api_server().await;
+    // The test applies the change in place of the operator, so the step continues and meets the
+    // missing API server. Patroni keeps the leader for a while without it.
     leader
         .batch_execute("alter system set wal_keep_size = '1GB'")
         .await
@@ -203,11 +211,11 @@ async fn without_an_api_server_in_the_middle_it_ends_as_not_yet_and_a_rerun_goes
         .unwrap();
     let ended = waiting.wait(SOON).await.unwrap();
     assert_eq!(ended.exit_code, 1, "{ended}");
-    stage.plane.start_api_server().await.unwrap();
-    stage.source.healthy().await.unwrap();
-    stage
+    environment.plane.start_api_server().await.unwrap();
+    environment.source.healthy().await.unwrap();
+    environment
         .sql("postgres", "alter system reset wal_keep_size")
         .await;
-    let ended = stage.run().await;
+    let ended = environment.run().await;
     assert_eq!(ended.exit_code, 0, "{ended}");
 }

@@ -1,11 +1,11 @@
-//! Another source: operator 2.x, without a certificate.
+//! Another kind of source: operator 2.x, without a certificate.
 
 use harness::source::{Checksums, Dcs, Hashes, SourceOptions, Tls};
 
-use super::stage::Stage;
+use super::environment::Environment;
 
 #[tokio::test]
-async fn a_source_of_operator_2_without_a_certificate_is_followed_unchecked_and_needs_no_md5() {
+async fn a_source_of_operator_2_without_a_certificate_is_followed_without_verification_or_md5() {
     let options = SourceOptions {
         dcs: Dcs::ConfigMaps,
         hashes: Hashes::Scram,
@@ -13,14 +13,14 @@ async fn a_source_of_operator_2_without_a_certificate_is_followed_unchecked_and_
         tls: Tls::SelfSigned,
         ..SourceOptions::default()
     };
-    let stage = Stage::set(options).await;
-    let done = stage.run().await;
+    let environment = Environment::start(options).await;
+    let done = environment.run().await;
     assert_eq!(done.exit_code, 0, "{done}");
     assert!(
         done.text().contains("set SOURCE_SSLMODE=require"),
         "the other steps would fail: {done}"
     );
-    let cluster = &stage.manifest().await[0];
+    let cluster = &environment.manifest().await[0];
     let external = &cluster["spec"]["externalClusters"][0];
     assert_eq!(external["connectionParameters"]["sslmode"], "require");
     assert_eq!(external.get("sslRootCert"), None);
@@ -30,7 +30,7 @@ async fn a_source_of_operator_2_without_a_certificate_is_followed_unchecked_and_
         "{hba:?}"
     );
     assert!(
-        stage
+        environment
             .secret_text("database-owner", "password")
             .await
             .starts_with("SCRAM-SHA-256$")

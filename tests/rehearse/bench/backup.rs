@@ -1,12 +1,12 @@
-//! The backup beside pg_basebackup: of the same server, as the same role, with the same
-//! compression, into the same file system, one after the other in every round.
+//! The backup compared with pg_basebackup: same server, role, compression and file system,
+//! alternating in every round.
 
 use std::{fs, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use harness::{
     control_plane::ControlPlane,
-    cost::{Cost, Watched},
+    cost::{Cost, CostMonitor},
     kubelet::{Kubelet, built},
     manifests,
     migration::{NAMESPACE, succeeded},
@@ -19,16 +19,16 @@ use tokio::time::{Instant, timeout};
 
 const SOURCE: &str = "mastodon-postgresql";
 const ROUNDS: usize = 3;
-/// The table is doubled so often: to about 1.3 GB.
+/// How often the table is doubled: to about 1.3 GB.
 const DOUBLINGS: u32 = 7;
-/// No copy takes longer.
+/// Limit for one copy.
 const LIMIT: Duration = Duration::from_secs(300);
-/// Of the issue: one core for 300 MB/s.
+/// The goal: one core for 300 MB/s.
 const MB_OF_A_CORE: f64 = 300.0;
 
-/// What a copy took.
+/// Time and resources of one copy.
 #[derive(Clone, Copy, Debug)]
-struct Took {
+struct Measurement {
     elapsed: Duration,
     cost: Cost,
 }
@@ -40,13 +40,13 @@ struct Medians {
     resident: f64,
 }
 
-/// Measures both, and prints a line for each.
+/// Measures both programs and prints a line for each.
 pub async fn bench() -> Result<()> {
-    let stage = Stage::set().await?;
+    let environment = Environment::start().await?;
     println!("\nbase backup to a directory, median of {ROUNDS}, in turns");
-    for (how, ours, theirs) in [
+    for (how, compress_by, compress) in [
         ("by the server", "server", "server-zstd"),
-        // final-backup asks for that; pg_basebackup does not by itself.
+        // final-backup requests a worker thread; pg_basebackup does not by default.
         (
             "by the server, in a thread for both",
             "server",
@@ -56,10 +56,10 @@ pub async fn bench() -> Result<()> {
     ] {
         let (mut own, mut other, mut bytes) = (Vec::new(), Vec::new(), 0);
         for _ in 0..ROUNDS {
-            other.push(stage.pg_basebackup(theirs).await?);
-            let took;
-            (took, bytes) = stage.final_backup(ours).await?;
-            own.push(took);
+            other.push(environment.pg_basebackup(compress).await?);
+            let measurement;
+            (measurement, bytes) = environment.final_backup(compress_by).await?;
+            own.push(measurement);
         }
         let (own, other) = (medians(&own, bytes), medians(&other, bytes));
         println!("zstd {how}, {:.1} GB", bytes as f64 / 1e9);
@@ -81,22 +81,24 @@ fn line(name: &str, medians: &Medians) {
     );
 }
 
-fn medians(all: &[Took], bytes: u64) -> Medians {
-    let median = |value: &dyn Fn(&Took) -> f64| {
+fn medians(all: &[Measurement], bytes: u64) -> Medians {
+    let median = |value: &dyn Fn(&Measurement) -> f64| {
         let mut values: Vec<f64> = all.iter().map(value).collect();
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
     let megabytes = bytes as f64 / 1e6;
     Medians {
-        rate: median(&|took| megabytes / took.elapsed.as_secs_f64()),
-        cores: median(&|took| took.cost.processor.as_secs_f64() * MB_OF_A_CORE / megabytes),
-        resident: median(&|took| took.cost.memory_peak_bytes as f64 / 1e6),
+        rate: median(&|measurement| megabytes / measurement.elapsed.as_secs_f64()),
+        cores: median(&|measurement| {
+            measurement.cost.processor.as_secs_f64() * MB_OF_A_CORE / megabytes
+        }),
+        resident: median(&|measurement| measurement.cost.memory_peak_bytes as f64 / 1e6),
     }
 }
 
-/// A source of one member, before its cut.
-struct Stage {
+/// A source of one member, before the cutover.
+struct Environment {
     plane: Arc<ControlPlane>,
     source: Source,
     kubelet: Kubelet,
@@ -104,8 +106,8 @@ struct Stage {
     volume: PathBuf,
 }
 
-impl Stage {
-    async fn set() -> Result<Self> {
+impl Environment {
+    async fn start() -> Result<Self> {
         let plane = Arc::new(ControlPlane::start().await?);
         plane.namespace(NAMESPACE).await?;
         plane
@@ -127,12 +129,14 @@ impl Stage {
         let volume = plane
             .instance()
             .subdirectory(plane.setup(), "claims/zalando-backup")?;
-        let ca = fs::read_to_string(source.members()[0].place().tls.join("ca.crt"))?;
-        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"}, "stringData": {"ca.crt": ca}});
+        let ca = fs::read_to_string(source.members()[0].layout().tls.join("ca.crt"))?;
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-ca"},
+            "stringData": {"ca.crt": ca}
+        });
         plane.apply(NAMESPACE, &[secret]).await?;
         let session = source.connect(NAMESPACE).await?;
-        // Rows that compress to about a half, and lie farther apart than the compression looks
-        // back.
+        // Rows that compress to about half, and are farther apart than the compression window.
         session
             .batch_execute(
                 "create table filler (text text); alter table filler alter column text set storage \
@@ -147,7 +151,7 @@ impl Stage {
                 .batch_execute("insert into filler select text from filler")
                 .await?;
         }
-        // Once before anybody is measured: hint bits, and the files in memory.
+        // Warm-up before the measurements: hint bits, and the files in memory.
         for warm_up in [
             "vacuum filler",
             "select sum(length(text)) from filler",
@@ -163,9 +167,9 @@ impl Stage {
         })
     }
 
-    /// The step, without reading back, which pg_basebackup does not do either; and the bytes of all
-    /// files that it has copied.
-    async fn final_backup(&self, compress_by: &str) -> Result<(Took, u64)> {
+    /// Runs final-backup without reading the backup back, as pg_basebackup does not either; returns
+    /// the bytes of all copied files as well.
+    async fn final_backup(&self, compress_by: &str) -> Result<(Measurement, u64)> {
         let step = self
             .kubelet
             .step("final-backup")
@@ -176,19 +180,19 @@ impl Stage {
         let folder = self.volume.join("final");
         let complete: Value = serde_json::from_slice(&fs::read(folder.join("complete.json"))?)?;
         fs::remove_dir_all(folder)?;
-        let took = Took {
+        let measurement = Measurement {
             elapsed: ended.elapsed,
             cost: ended.cost,
         };
         Ok((
-            took,
+            measurement,
             complete["bytes"]
                 .as_u64()
                 .context("complete.json has no bytes")?,
         ))
     }
 
-    async fn pg_basebackup(&self, compress: &str) -> Result<Took> {
+    async fn pg_basebackup(&self, compress: &str) -> Result<Measurement> {
         let setup = self.plane.setup();
         let folder = self.volume.join("other");
         let mut command = setup.postgres("pg_basebackup");
@@ -210,16 +214,16 @@ impl Stage {
         let log = self.volume.join("pg_basebackup.log");
         let begun = Instant::now();
         let process = Process::start("pg_basebackup", command, &log)?;
-        let watched = Watched::process(process.pid());
+        let cost_monitor = CostMonitor::process(process.pid());
         let status = timeout(LIMIT, process.wait())
             .await
             .context("pg_basebackup takes too long")?;
         let elapsed = begun.elapsed();
-        ensure!(status.success(), process.complain("pg_basebackup"));
+        ensure!(status.success(), process.error_with_log("pg_basebackup"));
         remove(&folder, &log)?;
-        Ok(Took {
+        Ok(Measurement {
             elapsed,
-            cost: watched.cost(),
+            cost: cost_monitor.cost(),
         })
     }
 }

@@ -1,36 +1,38 @@
-//! The rows of steps above the writes.
+//! The rows of steps above the chart of writes.
 
 use anyhow::Result;
 use plotters::style::{Color as _, RGBColor, text_anchor::HPos};
 
-use super::{Canvas, Format, ink};
+use super::{Canvas, ROW, palette};
 use crate::report::{
     Report,
     budget::Cost,
     numbers::{ms, since},
 };
 
-/// The shortest bar that is still seen.
+/// The minimum width of a visible bar.
 const BAR_WIDTH_MIN: i32 = 3;
+/// Half of a bar's height.
+const BAR_HALF: i32 = 6;
 
-/// A row: what, from when to when, and whose time it was.
+/// A row of the chart: a step, its time, and its colour.
 pub struct Row {
     name: String,
     from: f64,
     to: Option<f64>,
     length: String,
-    ink: RGBColor,
+    color: RGBColor,
 }
 
-/// The programs' steps, then what the target did by itself meanwhile.
-pub fn of(report: &Report) -> Vec<Row> {
+/// The programs' steps, then the target's own work.
+pub fn from_report(report: &Report) -> Vec<Row> {
     let zero = report.zero();
-    let row = |cost: Cost, ink| Row {
+    let row = |cost: Cost, color| Row {
         from: since(zero, cost.from),
         to: cost.length.map(|length| since(zero, cost.from + length)),
-        length: cost.length.map_or_else(|| "never done".to_owned(), ms),
+        length: cost.length.map_or_else(|| "not finished".to_owned(), ms),
         name: cost.name,
-        ink,
+        color,
     };
     let target = report.target_budget().into_iter().map(|mut cost| {
         cost.name = format!("target: {}", cost.name);
@@ -39,51 +41,42 @@ pub fn of(report: &Report) -> Vec<Row> {
     let mut rows: Vec<Row> = report
         .budget()
         .into_iter()
-        .map(|cost| row(cost, ink::STEP))
+        .map(|cost| row(cost, palette::STEP))
         .collect();
-    rows.extend(target.map(|cost| row(cost, ink::TARGET)));
+    rows.extend(target.map(|cost| row(cost, palette::TARGET)));
     rows
 }
 
 /// Draws all rows.
 pub fn draw(canvas: &Canvas, rows: &[Row]) -> Result<()> {
-    let height = canvas.layout.row as i32;
+    let height = ROW as i32;
     for (number, row) in rows.iter().enumerate() {
         let top = canvas.rows_top + height * number as i32;
-        canvas.line((0, top + height), (canvas.right(), top + height), ink::GRID)?;
-        let (middle, half) = match canvas.format {
-            Format::Page => {
-                canvas.text(
-                    &cut(&row.name, 31),
-                    (0, top + height / 2),
-                    HPos::Left,
-                    ink::TEXT,
-                )?;
-                (top + height / 2, 6)
-            }
-            Format::Phone => {
-                canvas.text(
-                    &cut(&row.name, 56),
-                    (0, top + height / 4 + 1),
-                    HPos::Left,
-                    ink::TEXT,
-                )?;
-                (top + height * 3 / 4 - 1, 5)
-            }
-        };
-        bar(canvas, row, middle, half)?;
+        canvas.line(
+            (0, top + height),
+            (canvas.right(), top + height),
+            palette::GRID,
+        )?;
+        let middle = top + height / 2;
+        canvas.text(
+            &truncated(&row.name, 31),
+            (0, middle),
+            HPos::Left,
+            palette::TEXT,
+        )?;
+        bar(canvas, row, middle)?;
     }
     Ok(())
 }
 
-fn bar(canvas: &Canvas, row: &Row, middle: i32, half: i32) -> Result<()> {
+fn bar(canvas: &Canvas, row: &Row, middle: i32) -> Result<()> {
     let window = &canvas.window;
     if row.to.is_some_and(|to| to < window.from) {
         return canvas.text(
             &format!("‹ {}", row.length),
             (canvas.left() + 4, middle),
             HPos::Left,
-            ink::MUTED,
+            palette::MUTED,
         );
     }
     if row.from > window.to {
@@ -91,7 +84,7 @@ fn bar(canvas: &Canvas, row: &Row, middle: i32, half: i32) -> Result<()> {
             &format!("{} ›", row.length),
             (canvas.right(), middle),
             HPos::Right,
-            ink::MUTED,
+            palette::MUTED,
         );
     }
     let from = canvas.x(row.from);
@@ -100,11 +93,11 @@ fn bar(canvas: &Canvas, row: &Row, middle: i32, half: i32) -> Result<()> {
         .max(from + BAR_WIDTH_MIN);
     let strength = if row.to.is_some() { 1.0 } else { 0.4 };
     canvas.block(
-        (from, middle - half),
-        (to, middle + half),
-        row.ink.mix(strength),
+        (from, middle - BAR_HALF),
+        (to, middle + BAR_HALF),
+        row.color.mix(strength),
     )?;
-    let width = ink::text_width(&row.length) + 6;
+    let width = palette::text_width(&row.length) + 6;
     let (x, side) = if to + width <= canvas.right() {
         (to + 6, HPos::Left)
     } else if from - width >= canvas.left() {
@@ -112,11 +105,11 @@ fn bar(canvas: &Canvas, row: &Row, middle: i32, half: i32) -> Result<()> {
     } else {
         (to - 6, HPos::Right)
     };
-    canvas.text(&row.length, (x, middle), side, ink::MUTED)
+    canvas.text(&row.length, (x, middle), side, palette::MUTED)
 }
 
-/// At most so many characters: the table below has the whole name.
-fn cut(name: &str, characters_max: usize) -> String {
+/// Truncates a name; the table below has it in full.
+fn truncated(name: &str, characters_max: usize) -> String {
     if name.chars().count() <= characters_max {
         return name.to_owned();
     }

@@ -1,3 +1,5 @@
+//! Tests of the chart.
+
 use std::time::Duration;
 
 use super::*;
@@ -6,33 +8,28 @@ use crate::report::{
     example::{at, failed, odd, passed},
 };
 
-fn drawn(report: &Report) -> [String; 2] {
-    [Format::Page, Format::Phone].map(|format| draw(report, format).unwrap())
-}
-
 #[test]
 fn every_step_and_every_mark_is_named() {
     let report = passed();
-    for svg in drawn(&report) {
-        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-        for step in &report.steps {
-            assert!(svg.contains(&step.name), "{}", step.name);
-        }
-        for words in [
-            "DOWNTIME BEGINS  +0.00 s",
-            "POINT OF NO RETURN  +0.61 s",
-            "DOWNTIME ENDS  +4.41 s",
-            "target: promoting",
-        ] {
-            assert!(svg.contains(words), "{words}");
-        }
-        assert!(svg.contains("3,680 ms"));
+    let svg = draw(&report).unwrap();
+    assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+    for step in &report.steps {
+        assert!(svg.contains(&step.name), "{}", step.name);
     }
+    for words in [
+        "DOWNTIME BEGINS  +0.00 s",
+        "POINT OF NO RETURN  +0.61 s",
+        "DOWNTIME ENDS  +4.41 s",
+        "target: promoting",
+    ] {
+        assert!(svg.contains(words), "{words}");
+    }
+    assert!(svg.contains("3,680 ms"));
 }
 
 #[test]
 fn a_step_that_is_over_before_the_axis_begins_is_named_all_the_same() {
-    let svg = draw(&passed(), Format::Page).unwrap();
+    let svg = draw(&passed()).unwrap();
     assert!(
         svg.contains("‹ 1,400 ms"),
         "the check before the block lies outside"
@@ -40,15 +37,15 @@ fn a_step_that_is_over_before_the_axis_begins_is_named_all_the_same() {
 }
 
 #[test]
-fn all_colours_are_inks_that_the_style_sheet_knows() {
+fn the_style_sheet_has_a_rule_for_every_colour() {
     let style = style();
     for svg in [passed(), failed(), odd(), Report::default()]
         .iter()
-        .flat_map(drawn)
+        .map(|report| draw(report).unwrap())
     {
         for attribute in ["fill=\"#", "stroke=\"#"] {
-            for (place, _) in svg.match_indices(attribute) {
-                let rule = format!("[{}", &svg[place..place + attribute.len() + 7]);
+            for (position, _) in svg.match_indices(attribute) {
+                let rule = format!("[{}", &svg[position..position + attribute.len() + 7]);
                 assert!(style.contains(&rule), "{rule}");
             }
         }
@@ -57,21 +54,20 @@ fn all_colours_are_inks_that_the_style_sheet_knows() {
 
 #[test]
 fn without_writes_it_says_so() {
-    for svg in drawn(&Report::default()) {
-        assert!(svg.contains("no write was acknowledged"));
-        assert!(!svg.contains("NaN"));
-    }
+    let svg = draw(&Report::default()).unwrap();
+    assert!(svg.contains("no write was acknowledged"));
+    assert!(!svg.contains("NaN"));
 }
 
 #[test]
-fn the_axis_shows_the_cut_and_a_little_around_it() {
+fn the_axis_shows_the_cutover_with_a_margin() {
     let report = passed();
-    let window = Window::of(&report);
+    let window = Window::for_report(&report);
     assert!(
         (window.from + 1.1025).abs() < 1e-9 && (window.to - 5.5125).abs() < 1e-9,
         "{window:?}"
     );
-    assert_eq!(window.place(at(9_500)), 1.5);
+    assert_eq!(window.position(at(9_500)), 1.5);
 }
 
 #[test]
@@ -80,9 +76,9 @@ fn without_a_block_the_whole_run_is_shown() {
         series: passed().series,
         ..Report::default()
     };
-    let window = Window::of(&report);
+    let window = Window::for_report(&report);
     assert_eq!((window.from, window.to), (0.0, 19.9));
-    assert_eq!(Window::of(&Report::default()).to, 1.0);
+    assert_eq!(Window::for_report(&Report::default()).to, 1.0);
 }
 
 #[test]
@@ -92,7 +88,7 @@ fn a_mark_near_the_right_edge_is_written_to_the_left() {
         name: "A".repeat(120),
         at: at(12_000),
     }];
-    let svg = draw(&report, Format::Page).unwrap();
+    let svg = draw(&report).unwrap();
     let text = svg
         .split("<text")
         .find(|element| element.contains("AAAA"))
@@ -111,11 +107,11 @@ fn writes_of_both_sides_in_one_slice_are_stacked() {
         series: vec![slice(0, 10, 0), slice(100, 10, 10), slice(200, 0, 10)],
         ..Report::default()
     };
-    let svg = draw(&report, Format::Page).unwrap();
-    let highest = |ink: &str| {
+    let svg = draw(&report).unwrap();
+    let highest = |color: &str| {
         let areas = svg
             .split("<polygon")
-            .filter(|element| element.contains(ink));
+            .filter(|element| element.contains(color));
         let points =
             areas.filter_map(|element| element.split("points=\"").nth(1)?.split('"').next());
         let heights = points.flat_map(|points| {

@@ -1,10 +1,10 @@
-//! The part of the run that the chart shows: the cut and a little on both sides.
+//! The part of the run that the chart shows: the cutover with a margin on both sides.
 
 use std::time::Duration;
 
 use crate::report::{Report, numbers::since};
 
-/// Seconds around the zero of the axis.
+/// Bounds of the axis in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Window {
     zero: Duration,
@@ -15,12 +15,12 @@ pub struct Window {
 }
 
 impl Window {
-    /// From before the last write on the source to after everything that clients could notice. A
-    /// step that lies outside is not drawn but named.
-    pub fn of(report: &Report) -> Self {
+    /// From before the last write on the source to after everything that clients could notice.
+    /// Steps outside of it are named but not drawn.
+    pub fn for_report(report: &Report) -> Self {
         let zero = report.zero();
         let gaps = report.verdict.gap.iter().chain(&report.verdict.later_gaps);
-        let felt: Vec<f64> = gaps
+        let noticed: Vec<f64> = gaps
             .flat_map(|gap| [gap.from, gap.to])
             .chain(report.marks.iter().map(|mark| mark.at))
             .chain(
@@ -33,10 +33,10 @@ impl Window {
             .chain(report.block)
             .map(|at| since(zero, at))
             .collect();
-        if felt.is_empty() {
+        if noticed.is_empty() {
             return Self::whole(report, zero);
         }
-        let (from, to) = felt.iter().fold((f64::MAX, f64::MIN), |(from, to), at| {
+        let (from, to) = noticed.iter().fold((f64::MAX, f64::MIN), |(from, to), at| {
             (from.min(*at), to.max(*at))
         });
         let margin = ((to - from) / 4.0).clamp(1.0, 5.0);
@@ -47,7 +47,7 @@ impl Window {
         }
     }
 
-    /// A run without a cut is shown as a whole.
+    /// A run without a cutover is shown completely.
     fn whole(report: &Report, zero: Duration) -> Self {
         let ends = report.steps.iter().map(|step| step.to.unwrap_or(step.from));
         let last = report
@@ -63,8 +63,8 @@ impl Window {
         }
     }
 
-    /// Where an instant of the ledger lies on the axis.
-    pub fn place(&self, at: Duration) -> f64 {
+    /// Position of an instant of the ledger on the axis, in seconds.
+    pub fn position(&self, at: Duration) -> f64 {
         since(self.zero, at)
     }
 }

@@ -1,4 +1,4 @@
-//! Where the time went.
+//! The time budget: how long each step took.
 
 use std::time::Duration;
 
@@ -6,33 +6,34 @@ use harness::ledger::Gap;
 
 use super::{Report, Span, Step};
 
-/// What the programs may add to the target's own time from the block to the first write.
+/// Goal for the time that the programs add to the target's own time, from the block to the first
+/// write.
 pub const OWN_TIME_GOAL: Duration = Duration::from_millis(500);
 
-/// What one step cost.
+/// The cost of one step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cost {
-    /// What was done.
+    /// The step.
     pub name: String,
     /// When it began.
     pub from: Duration,
-    /// How long it took; none when it never ended.
+    /// How long it took; None if it never ended.
     pub length: Option<Duration>,
-    /// Which part of the clients' wait fell into it; none when it lay wholly outside. Steps
-    /// overlap, so that the shares need not add up to one.
+    /// The share of the clients' wait that fell into the step; None if it was outside of the wait.
+    /// Steps overlap, so shares need not add up to one.
     pub share: Option<f64>,
 }
 
-/// What the restart of the target's server meant for the clients.
+/// The effect of the target's restart on clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartGap {
-    /// It was not restarted.
+    /// There was no restart.
     NoRestart,
-    /// It was over before a client was let in: its time is part of the one wait.
-    Inside,
-    /// Clients were there already and waited a second time.
-    Felt(Gap),
-    /// Clients were there already, and none noticed.
+    /// The restart ended before clients were accepted: it is part of the one wait.
+    WithinCutover,
+    /// Clients were already connected and waited a second time.
+    SecondWait(Gap),
+    /// Clients were already connected, and none noticed.
     Unnoticed,
 }
 
@@ -40,19 +41,19 @@ impl RestartGap {
     /// The clients' second wait.
     pub fn length(&self) -> Duration {
         match self {
-            Self::Felt(gap) => gap.length(),
-            Self::NoRestart | Self::Inside | Self::Unnoticed => Duration::ZERO,
+            Self::SecondWait(gap) => gap.length(),
+            Self::NoRestart | Self::WithinCutover | Self::Unnoticed => Duration::ZERO,
         }
     }
 }
 
 impl Span {
-    /// How long it was.
+    /// The interval's length.
     pub fn length(&self) -> Duration {
         self.to.saturating_sub(self.from)
     }
 
-    fn common(&self, other: &Self) -> Duration {
+    fn overlap(&self, other: &Self) -> Duration {
         self.to
             .min(other.to)
             .saturating_sub(self.from.max(other.from))
@@ -69,7 +70,7 @@ impl Step {
 }
 
 impl Report {
-    /// The zero of what is shown: the block, or the origin when there was none.
+    /// The zero of the page's axis: the block, or the epoch if there was none.
     pub fn zero(&self) -> Duration {
         self.block.unwrap_or_default()
     }
@@ -83,7 +84,7 @@ impl Report {
         })
     }
 
-    /// The width of a slice of the series; none when there are not two.
+    /// The width of a slice of the series; None for fewer than two slices.
     pub fn slice_width(&self) -> Option<Duration> {
         match self.series.as_slice() {
             [first, second, ..] => Some(second.start.saturating_sub(first.start)),
@@ -91,15 +92,15 @@ impl Report {
         }
     }
 
-    /// The shortest and the longest wait of a client; that over all clients when none wrote on both
-    /// sides.
+    /// The shortest and the longest wait of a client; the wait over all clients if none wrote on
+    /// both servers.
     pub fn client_waits(&self) -> Option<(Duration, Duration)> {
         let waits = || self.verdict.gap_by_client.values().map(Gap::length);
         let over_all = self.verdict.gap.map(|gap| gap.length());
         Some((waits().min().or(over_all)?, waits().max().or(over_all)?))
     }
 
-    /// The time from the block to the target's first write that the target did not need for itself.
+    /// The time from the block to the target's first write, without the target's own time.
     pub fn own_time(&self) -> Option<Duration> {
         let ready = Span {
             from: self.block?,
@@ -119,7 +120,7 @@ impl Report {
             .collect()
     }
 
-    /// The cost of what the target does by itself.
+    /// The cost of the target's own work.
     pub fn target_budget(&self) -> Vec<Cost> {
         [
             ("promoting", self.promoting),
@@ -130,7 +131,7 @@ impl Report {
         .collect()
     }
 
-    /// The part of the outage in which no step was under way.
+    /// The part of the outage outside of all steps.
     pub fn between_steps(&self) -> Option<Duration> {
         let outage = self.outage()?;
         Some(
@@ -142,7 +143,7 @@ impl Report {
 
     fn cost(&self, name: &str, from: Duration, span: Option<Span>) -> Cost {
         let share = span.zip(self.outage()).and_then(|(span, outage)| {
-            let inside = span.common(&outage);
+            let inside = span.overlap(&outage);
             (inside > Duration::ZERO).then(|| inside.as_secs_f64() / outage.length().as_secs_f64())
         });
         Cost {
@@ -153,7 +154,7 @@ impl Report {
         }
     }
 
-    /// What the target's restart cost the clients.
+    /// The effect of the target's restart on clients.
     pub fn restart_gap(&self) -> RestartGap {
         let Some(restart) = self.restarting else {
             return RestartGap::NoRestart;
@@ -166,14 +167,14 @@ impl Report {
             .filter(touches)
             .max_by_key(|gap| gap.length());
         match (longest, self.verdict.gap) {
-            (Some(gap), _) => RestartGap::Felt(*gap),
-            (None, Some(gap)) if restart.to <= gap.to => RestartGap::Inside,
+            (Some(gap), _) => RestartGap::SecondWait(*gap),
+            (None, Some(gap)) if restart.to <= gap.to => RestartGap::WithinCutover,
             (None, _) => RestartGap::Unnoticed,
         }
     }
 }
 
-/// How much of `whole` at least one of the parts covers.
+/// How much of `whole` is covered by at least one part.
 fn covered(whole: &Span, parts: impl Iterator<Item = Span>) -> Duration {
     let mut parts: Vec<_> = parts.collect();
     parts.sort_by_key(|part| part.from);
@@ -183,7 +184,7 @@ fn covered(whole: &Span, parts: impl Iterator<Item = Span>) -> Duration {
             from: part.from.max(reached),
             to: part.to,
         };
-        sum += rest.common(whole);
+        sum += rest.overlap(whole);
         reached = reached.max(part.to);
     }
     sum
@@ -254,9 +255,9 @@ mod tests {
     }
 
     #[test]
-    fn the_restart_is_inside_the_wait_felt_or_unnoticed() {
+    fn the_restart_is_part_of_the_wait_or_a_second_wait_or_unnoticed() {
         let mut report = passed();
-        assert_eq!(report.restart_gap(), RestartGap::Inside);
+        assert_eq!(report.restart_gap(), RestartGap::WithinCutover);
         let later = Gap {
             from: at(20_000),
             to: at(21_400),
@@ -264,11 +265,11 @@ mod tests {
         report.verdict.later_gaps = vec![later];
         assert_eq!(
             report.restart_gap(),
-            RestartGap::Inside,
+            RestartGap::WithinCutover,
             "another gap is not the restart's"
         );
         report.restarting = Some(span(20_100, 21_100));
-        assert_eq!(report.restart_gap(), RestartGap::Felt(later));
+        assert_eq!(report.restart_gap(), RestartGap::SecondWait(later));
         assert_eq!(report.restart_gap().length(), at(1_400));
         report.verdict.later_gaps.clear();
         assert_eq!(report.restart_gap(), RestartGap::Unnoticed);
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn without_clients_on_both_sides_the_wait_is_that_over_all() {
+    fn without_clients_on_both_servers_the_wait_is_that_over_all() {
         let mut report = passed();
         report.verdict.gap_by_client.clear();
         let gap = report.verdict.gap.unwrap().length();

@@ -1,10 +1,10 @@
-//! A run as it looks in earnest, one that passed and one that did not.
+//! Example reports: one that passed, one that failed, and an unusual one.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use harness::ledger::{Bucket, Gap, Key, Verdict};
 
-use super::{Forgotten, Mark, Names, Program, Report, Span, Step};
+use super::{Mark, Names, Program, Report, Span, Step, UnmanagedWriter};
 
 const BLOCK_MS: u64 = 8_000;
 const ACKNOWLEDGED: u32 = 4_812;
@@ -13,7 +13,8 @@ pub fn at(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// The guide's route: the application is scaled to zero and comes back with another DB_HOST.
+/// A run with ROUTE=config: the application is scaled to zero and starts again with another
+/// DB_HOST.
 pub fn passed() -> Report {
     Report {
         began: "2025-11-23T12:51:07Z".parse().unwrap(),
@@ -27,8 +28,8 @@ pub fn passed() -> Report {
         promoting: Some(span(8_660, 9_610)),
         restarting: Some(span(9_620, 11_150)),
         marks: marks(),
-        forgotten: Some(Forgotten {
-            name: "mastodon-forgotten".into(),
+        unmanaged: Some(UnmanagedWriter {
+            name: "mastodon-unmanaged".into(),
             acknowledged: 402,
             found: 402,
             lost: 0,
@@ -40,7 +41,8 @@ pub fn passed() -> Report {
     }
 }
 
-/// Three acknowledged writes are missing, one is on the source only, and the cutover said so.
+/// Three acknowledged writes are missing, one of them is on the source only, and the cutover
+/// failed.
 pub fn failed() -> Report {
     let mut report = passed();
     let lost: Vec<Key> = [211, 212, 215]
@@ -56,19 +58,19 @@ pub fn failed() -> Report {
     cutover.exit = Some(4);
     *cutover.lines.last_mut().unwrap() =
         "00:07.552 ✗ looking once more: the source's member mastodon-postgresql-0 runs again → \
-         stop it before anybody writes to it"
+         stop it before a client writes to it"
             .into();
     report
 }
 
-/// What can make a page ugly: long names, a short cut, a second wait, a step that never ended,
-/// another PostgreSQL.
+/// Unusual content: long names, a short gap, a second wait, a step that never ended, different
+/// PostgreSQL versions.
 pub fn odd() -> Report {
     let mut report = passed();
     report.names.source_cluster = "social-network-production-postgresql-main".into();
     report.names.target_postgres = "17.11".into();
     report.steps[6].name =
-        "prove from the target's control file that nothing can come after the shutdown checkpoint"
+        "verify from the target's control file that nothing can come after the shutdown checkpoint"
             .into();
     let last = report.steps.last_mut().unwrap();
     last.to = None;
@@ -78,7 +80,7 @@ pub fn odd() -> Report {
     };
     report.verdict.gap = Some(gap((8_110, 8_900)));
     report.verdict.later_gaps = [(9_700, 11_200), (12_900, 13_400)].map(gap).into();
-    report.forgotten = None;
+    report.unmanaged = None;
     report
 }
 
@@ -134,7 +136,7 @@ fn verdict() -> Verdict {
     }
 }
 
-/// All acknowledged writes, spread unevenly over the slices in which there were clients.
+/// All acknowledged writes, spread unevenly over the slices with active clients.
 fn series() -> Vec<Bucket> {
     let busy = |n: u64| n <= 80 || (118..200).contains(&n);
     let slices = u32::try_from((0..200).filter(|n| busy(*n)).count()).unwrap();
@@ -150,7 +152,7 @@ fn series() -> Vec<Bucket> {
             }
             seen += 1;
             let even = ACKNOWLEDGED * seen / slices - ACKNOWLEDGED * (seen - 1) / slices;
-            // What one slice has too much, the next has too little.
+            // A surplus in one slice is taken from the next.
             let count = if owed > 0 {
                 even - std::mem::take(&mut owed)
             } else if seen < slices {
@@ -178,10 +180,10 @@ fn steps() -> Vec<Step> {
         ("end the client sessions", 8_185, 8_230),
         ("catch up to the marker", 8_230, 8_262),
         ("fence the source", 8_262, 8_540),
-        ("prove the fence", 8_540, 8_610),
+        ("verify the fence", 8_540, 8_610),
         ("record the promotion", 8_612, 8_640),
         ("promote and restart the target", 8_640, 11_180),
-        ("prove a write", 11_180, 11_205),
+        ("verify a write", 11_180, 11_205),
         ("route the application", 11_205, 11_250),
         ("scale the application up", 11_250, 12_410),
         ("write the receipt", 12_410, 12_440),
@@ -283,7 +285,7 @@ fn programs() -> Vec<Program> {
                 "00:03.713 ✓ POINT OF NO RETURN: the promotion is recorded, from here there is \
                  only forward",
                 "00:06.296 ✓ +3195 ms the target is primary on timeline 4, its restart is over, a \
-                 write is proved",
+                 write is verified",
                 "00:07.511 ✓ DOWNTIME ENDS: the application is ready on the target, 4410 ms after \
                  the block",
                 "00:07.545 ✓ receipt: kubectl get configmap cutover-database-receipt -n mastodon \

@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Formats numbers and durations for people.
 
 use std::time::Duration;
 
@@ -35,12 +35,12 @@ pub fn whole_ms(length: Duration) -> String {
     grouped(usize::try_from(rounded).unwrap_or(usize::MAX))
 }
 
-/// Seconds with one digit: 2.9 s
+/// Seconds with one decimal: 2.9 s
 pub fn seconds(length: Duration) -> String {
     format!("{:.1} s", length.as_secs_f64())
 }
 
-/// From the least to the most: "2.9 s", "2.9 to 3.1 s"
+/// A range of seconds: "2.9 s", "2.9 to 3.1 s"
 pub fn wait(least: Duration, most: Duration) -> String {
     let (least, most) = (seconds(least), seconds(most));
     if least == most {
@@ -56,7 +56,7 @@ pub fn since(zero: Duration, at: Duration) -> f64 {
 
 /// Seconds from the zero of the axis: +1.06 s, −0.20 s
 pub fn signed_seconds(seconds: f64) -> String {
-    // What rounds to zero is not before it.
+    // A value that rounds to zero is not negative.
     let sign = if seconds < -0.005 { '−' } else { '+' };
     format!("{sign}{:.2} s", seconds.abs())
 }
@@ -68,12 +68,12 @@ pub fn instant(zero: Duration, at: Duration) -> String {
 
 /// A number of the axis: −1, 0, 0.5
 pub fn tick(seconds: f64) -> String {
-    // One digit is enough for any axis that has room for its numbers; no "-0".
+    // One decimal is enough for an axis with room for its numbers; avoids "-0".
     let tenths = (seconds * 10.0).round() + 0.0;
     format!("{}", tenths / 10.0).replace('-', "−")
 }
 
-/// A length of minutes: 1 min 37 s
+/// Minutes and seconds: 1 min 37 s
 pub fn minutes(length: Duration) -> String {
     let seconds = length.as_secs();
     match seconds / 60 {
@@ -82,7 +82,7 @@ pub fn minutes(length: Duration) -> String {
     }
 }
 
-/// A share of one: 33 %, <1 %
+/// A percentage: 33 %, <1 %
 pub fn percent(share: f64) -> String {
     match share * 100.0 {
         nothing if nothing <= 0.0 => "0 %".to_owned(),
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_rounded_not_cut() {
+    fn lengths_are_rounded_not_truncated() {
         assert_eq!(ms(Duration::from_micros(2_904_500)), "2,905 ms");
         assert_eq!(seconds(at(2_960)), "3.0 s");
         assert_eq!(minutes(at(97_000)), "1 min 37 s");
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_waits_are_said_once() {
+    fn equal_waits_are_written_once() {
         assert_eq!(wait(at(2_910), at(2_940)), "2.9 s");
         assert_eq!(wait(at(2_910), at(3_140)), "2.9 to 3.1 s");
     }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_share_is_not_said_to_be_nothing() {
+    fn a_small_share_is_not_zero() {
         assert_eq!(
             [0.0, 0.004, 0.333, 1.0].map(percent),
             ["0 %", "<1 %", "33 %", "100 %"]

@@ -1,20 +1,17 @@
-//! The page: what a change request needs in the order in which its reader asks for it. One file,
-//! nothing fetched.
+//! The page: what a change request needs, in the order in which its reader needs it. One
+//! self-contained file.
 
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
-    Report, annex,
+    Report, appendix,
     numbers::{grouped, minutes, ms, seconds, wait},
     tables, text,
 };
 use crate::chart;
 
 /// The page as one self-contained HTML file.
-///
-/// # Errors
-/// The chart's.
 pub fn page(report: &Report) -> Result<String> {
     let word = text::word(report);
     let names = &report.names;
@@ -26,7 +23,10 @@ pub fn page(report: &Report) -> Result<String> {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                title { (word) " – cutover rehearsal " (names.source_cluster) " → " (names.target_cluster) }
+                title {
+                    (word) " – cutover rehearsal " (names.source_cluster) " → "
+                    (names.target_cluster)
+                }
                 style { (PreEscaped(include_str!("page.css"))) (PreEscaped(chart::style())) }
             }
             body class=(class) {
@@ -40,10 +40,10 @@ pub fn page(report: &Report) -> Result<String> {
                         (tables::waits(report))
                     }
                     (tables::budget(report))
-                    (annex::receipt(report))
-                    (annex::programs(report))
+                    (appendix::receipt(report))
+                    (appendix::programs(report))
                 }
-                (annex::footer())
+                (appendix::footer())
             }
         }
     };
@@ -59,7 +59,7 @@ fn header(report: &Report) -> Markup {
     };
     html! {
         header {
-            p.kicker { "Rehearsal of a cutover, Zalando postgres-operator to CloudNativePG" }
+            p.kicker { "Cutover rehearsal, Zalando postgres-operator to CloudNativePG" }
             h1 { (names.source_cluster) " " span.arrow { "→" } " " (names.target_cluster) }
             dl.facts {
                 div { dt { "Namespace" } dd { (names.namespace) } }
@@ -97,6 +97,11 @@ fn tiles(report: &Report) -> Markup {
         .filter_map(|cost| Some(format!("{} {}", cost.name, seconds(cost.length?))))
         .collect();
     let restart = report.restart_gap();
+    let second_wait = if restart.length().is_zero() {
+        "not at all".to_owned()
+    } else {
+        seconds(restart.length())
+    };
     let judged = |count: usize| {
         if report.judged() {
             grouped(count)
@@ -117,21 +122,23 @@ fn tiles(report: &Report) -> Markup {
                 &judged(verdict.after_fence.len()),
                 match (report.judged(), verdict.after_fence.is_empty()) {
                     (false, _) => "not judged",
-                    (true, true) => "the source took no write",
-                    (true, false) => "the source took writes",
+                    (true, true) => "the source accepted no write",
+                    (true, false) => "the source accepted writes",
                 },
                 report.judged() && verdict.after_fence.is_empty(),
             ))
             (tile(
                 "Clients waited",
-                &report.client_waits().map_or_else(|| "–".to_owned(), |(least, most)| wait(least, most)),
-                &if target_time.is_empty() { String::new() } else { format!("the target alone: \
+                &report.client_waits().map_or_else(
+                    || "–".to_owned(), |(least, most)| wait(least, most)
+                ),
+                &if target_time.is_empty() { String::new() } else { format!("of which the target: \
                     {}", target_time.join(", ")) },
                 report.client_waits().is_some(),
             ))
             (tile(
                 "Waited again for the restart",
-                &if restart.length().is_zero() { "not at all".to_owned() } else { seconds(restart.length()) },
+                &second_wait,
                 text::restart_remark(&restart),
                 true,
             ))
@@ -154,23 +161,21 @@ fn figure(report: &Report) -> Result<Markup> {
         .slice_width()
         .map_or_else(String::new, |width| format!("per {}", ms(width)));
     let described = format!(
-        "Steps of the cut and acknowledged writes {per}. {}",
+        "Steps of the cutover and acknowledged writes {per}. {}",
         report.summary()
     );
     Ok(html! {
         figure {
             figcaption {
-                h2 { "The cut" }
+                h2 { "The cutover" }
                 ul.legend {
                     li { span.swatch.source {} "acknowledged by the source" }
                     li { span.swatch.target {} "by the target; its own work" }
                     li { span.swatch.step {} "steps of the cutover" }
                     li { span.swatch.wait {} "no write acknowledged" }
                 }
-                p.unit.on-phone { "Acknowledged writes " (per) }
             }
-            div.chart.on-page role="img" aria-label=(described) { (PreEscaped(chart::draw(report, chart::Format::Page)?)) }
-            div.chart.on-phone role="img" aria-label=(described) { (PreEscaped(chart::draw(report, chart::Format::Phone)?)) }
+            div.chart role="img" tabindex="0" aria-label=(described) { (PreEscaped(chart::draw(report)?)) }
         }
     })
 }

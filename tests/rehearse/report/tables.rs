@@ -10,14 +10,14 @@ use super::{
     text,
 };
 
-/// So many rows are named; the ledger's log has them all.
+/// The most rows that are named.
 const KEYS_SHOWN_MAX: usize = 12;
 
 /// Each promise about the writes, and how often it was broken.
 pub fn promises(report: &Report) -> Markup {
     let verdict = &report.verdict;
     if !report.judged() {
-        // A table of zeros with ticks would look like an acquittal.
+        // A table of zeros with check marks would look like success.
         return html! { section { h2 { "The account of every write" } p { "There is none: no \
         acknowledged write was judged." } } };
     }
@@ -26,7 +26,10 @@ pub fn promises(report: &Report) -> Markup {
             h2 { "The account of every write" }
             table.promises {
                 tbody {
-                    tr { th scope="row" { "Acknowledged to a client" } td.number { (grouped(verdict.acknowledged)) } td {} }
+                    tr {
+                        th scope="row" { "Acknowledged to a client" }
+                        td.number { (grouped(verdict.acknowledged)) } td {}
+                    }
                     tr.bad[verdict.found != verdict.acknowledged] {
                         th scope="row" { "Found on the target" }
                         td.number { (grouped(verdict.found)) }
@@ -36,16 +39,22 @@ pub fn promises(report: &Report) -> Markup {
                     (promise("On the target more than once", &verdict.duplicated))
                     (promise("Accepted by the source after the fence", &verdict.after_fence))
                     (promise("On the source only", &verdict.only_on_source))
-                    (promise("Refused to the client, and yet there", &verdict.refused_but_found))
-                    (promise("There, but sent by nobody", &verdict.unexplained))
+                    (promise("Refused, but found on the target", &verdict.refused_but_found))
+                    (promise("Found, but not sent by any client", &verdict.unexplained))
                     @if let Some(errors) = report.errors {
-                        tr { th scope="row" { "Errors seen by the application's clients" } td.number { (grouped(errors)) } td {} }
+                        tr {
+                            th scope="row" { "Errors seen by the application's clients" }
+                            td.number { (grouped(errors)) } td {}
+                        }
                     }
-                    @if let Some(writer) = &report.forgotten {
+                    @if let Some(writer) = &report.unmanaged {
                         tr.bad[writer.lost > 0] {
                             th scope="row" {
-                                "Lost by the forgotten writer"
-                                small { (writer.name) ": " (grouped(writer.acknowledged)) " acknowledged, " (grouped(writer.found)) " found" }
+                                "Lost by the unmanaged writer"
+                                small {
+                                    (writer.name) ": " (grouped(writer.acknowledged))
+                                    " acknowledged, " (grouped(writer.found)) " found"
+                                }
                             }
                             td.number { (grouped(writer.lost)) }
                             (mark(writer.lost == 0))
@@ -54,10 +63,13 @@ pub fn promises(report: &Report) -> Markup {
                 }
             }
             p.note {
-                (counted(verdict.refused, "write was", "writes were")) " refused during the cut; \
-                    none of them may be there. "
-                (counted(verdict.unknown_found + verdict.unknown_missing, "write", "writes")) " got no answer because the connection ended: "
-                (grouped(verdict.unknown_found)) " of them were committed, " (grouped(verdict.unknown_missing)) " were not; both \
+                (counted(verdict.refused, "write was", "writes were"))
+                " refused during the cutover; \
+                    none of them may exist. "
+                (counted(verdict.unknown_found + verdict.unknown_missing, "write", "writes"))
+                " got no answer because the connection ended: "
+                (grouped(verdict.unknown_found)) " of them were committed, "
+                (grouped(verdict.unknown_missing)) " were not; both \
                     are allowed."
             }
         }
@@ -71,8 +83,12 @@ fn promise(name: &str, broken: &[Key]) -> Markup {
                 (name)
                 @if !broken.is_empty() {
                     small {
-                        @for key in broken.iter().take(KEYS_SHOWN_MAX) { code { (key.client) " #" (key.sequence) } " " }
-                        @if broken.len() > KEYS_SHOWN_MAX { "and " (grouped(broken.len() - KEYS_SHOWN_MAX)) " more" }
+                        @for key in broken.iter().take(KEYS_SHOWN_MAX) {
+                            code { (key.client) " #" (key.sequence) } " "
+                        }
+                        @if broken.len() > KEYS_SHOWN_MAX {
+                            "and " (grouped(broken.len() - KEYS_SHOWN_MAX)) " more"
+                        }
                     }
                 }
             }
@@ -87,7 +103,7 @@ fn mark(kept: bool) -> Markup {
     broken" { "✗" } } } }
 }
 
-/// Each client's wait.
+/// The table of each client's wait.
 pub fn waits(report: &Report) -> Markup {
     let restart = report.restart_gap();
     let row = |name: &str, gap: &Gap| {
@@ -102,10 +118,11 @@ pub fn waits(report: &Report) -> Markup {
     };
     html! {
         section {
-            h2 { "How long each client waited" }
+            h2 { "Wait of each client" }
             table.waits {
                 thead { tr {
-                    th scope="col" { "Client" } th.number scope="col" { "last on source" } th.number scope="col" { "first on target" }
+                    th scope="col" { "Client" } th.number scope="col" { "last on source" }
+                    th.number scope="col" { "first on target" }
                     th.number scope="col" { "ms" }
                 } }
                 tbody {
@@ -113,8 +130,13 @@ pub fn waits(report: &Report) -> Markup {
                 }
                 tfoot {
                     @if let Some(gap) = &report.verdict.gap { (row("Over all clients", gap)) }
-                    tr { th scope="row" colspan="3" { "Caused by the target's restart" small { (text::restart_remark(&restart)) } }
-                        td.number { (whole_ms(restart.length())) } }
+                    tr {
+                        th scope="row" colspan="3" {
+                            "Caused by the target's restart"
+                            small { (text::restart_remark(&restart)) }
+                        }
+                        td.number { (whole_ms(restart.length())) }
+                    }
                 }
             }
             p.note { "From a client's last acknowledged write on the source to its first on the \
@@ -127,14 +149,18 @@ fn bar(share: f64) -> Markup {
     html! { td.bar { span style=(format!("width: {:.1}%", (share * 100.0).clamp(0.0, 100.0))) {} } }
 }
 
-/// What each step cost.
+/// The table of each step's cost.
 pub fn budget(report: &Report) -> Markup {
     let row = |cost: &Cost, class: &str| {
         html! {
             tr class=(class) {
                 th scope="row" { (cost.name) }
                 td.number { (instant(report.zero(), cost.from)) }
-                td.number { @match cost.length { Some(length) => (whole_ms(length)), None => "never done" } }
+                td.number {
+                    @match cost.length {
+                        Some(length) => (whole_ms(length)), None => "not finished"
+                    }
+                }
                 td.number { @match cost.share { Some(share) => (percent(share)), None => "–" } }
                 (bar(cost.share.unwrap_or_default()))
             }
@@ -142,16 +168,34 @@ pub fn budget(report: &Report) -> Markup {
     };
     html! {
         section {
-            h2 { "Where the time went" }
+            h2 { "Time budget" }
             table.budget {
                 thead { tr {
-                    th scope="col" { "Step" } th.number scope="col" { "began" } th.number scope="col" { "ms" }
+                    th scope="col" { "Step" } th.number scope="col" { "began" }
+                    th.number scope="col" { "ms" }
                     th.number scope="col" { "share" } td {}
                 } }
                 tbody { @for cost in &report.budget() { (row(cost, "step")) } }
-                tbody { @for cost in &report.target_budget() { (row(&Cost { name: format!("Meanwhile, the target: {}", cost.name), ..cost.clone() }, "target")) } }
+                tbody {
+                    @for cost in &report.target_budget() {
+                        (
+                            row(
+                                &Cost {
+                                    name: format!("Of which the target: {}", cost.name),
+                                    ..cost.clone()
+                                },
+                                "target"
+                            )
+                        )
+                    }
+                }
                 @if let Some(rest) = report.between_steps() {
-                    tbody { tr { th scope="row" { "Between the steps" } td {} td.number { (whole_ms(rest)) } td {} td {} } }
+                    tbody {
+                        tr {
+                            th scope="row" { "Between the steps" } td {}
+                            td.number { (whole_ms(rest)) } td {} td {}
+                        }
+                    }
                 }
                 @if let Some(own) = report.own_time() {
                     tfoot { tr { th scope="row" colspan="2" {

@@ -6,7 +6,7 @@ use super::{
     numbers::{grouped, ms, percent},
 };
 
-/// Width of the column of names; a longer name pushes its number to the right.
+/// Width of the name column; a longer name shifts its number to the right.
 const NAME_WIDTH: usize = 46;
 const NUMBER_WIDTH: usize = 10;
 
@@ -48,7 +48,7 @@ fn row(name: &str, number: &str, remark: &str) -> String {
 
 fn promises(report: &Report) -> Vec<String> {
     if !report.judged() {
-        return vec!["none was judged".to_owned()];
+        return vec!["no write was judged".to_owned()];
     }
     let verdict = &report.verdict;
     let always = [
@@ -63,8 +63,11 @@ fn promises(report: &Report) -> Vec<String> {
     ];
     let sometimes = [
         ("on the source only", verdict.only_on_source.len()),
-        ("refused, and yet there", verdict.refused_but_found.len()),
-        ("sent by nobody", verdict.unexplained.len()),
+        (
+            "refused, but found on the target",
+            verdict.refused_but_found.len(),
+        ),
+        ("not sent by any client", verdict.unexplained.len()),
     ];
     let mut rows: Vec<String> = always
         .into_iter()
@@ -78,14 +81,14 @@ fn promises(report: &Report) -> Vec<String> {
             "",
         ));
     }
-    if let Some(writer) = &report.forgotten {
+    if let Some(writer) = &report.unmanaged {
         let (acknowledged, found) = (grouped(writer.acknowledged), grouped(writer.found));
         let remark = format!(
             "{}: acknowledged {acknowledged}, found {found}",
             writer.name
         );
         rows.push(row(
-            "lost by the forgotten writer",
+            "lost by the unmanaged writer",
             &grouped(writer.lost),
             &remark,
         ));
@@ -114,19 +117,19 @@ fn gaps(report: &Report) -> Vec<String> {
     rows
 }
 
-/// Why the restart cost what it cost.
+/// Explains the effect of the restart.
 pub fn restart_remark(restart: &RestartGap) -> &'static str {
     match restart {
-        RestartGap::NoRestart => "it was not restarted",
-        RestartGap::Inside => "it was over before a client was let in",
-        RestartGap::Felt(_) => "clients were there already and waited a second time",
+        RestartGap::NoRestart => "no restart",
+        RestartGap::WithinCutover => "it ended before clients were accepted",
+        RestartGap::SecondWait(_) => "clients were already connected and waited a second time",
         RestartGap::Unnoticed => "no client noticed it",
     }
 }
 
 fn budget(report: &Report) -> Vec<String> {
     let cost = |cost: Cost| {
-        let length = cost.length.map_or_else(|| "never done".to_owned(), ms);
+        let length = cost.length.map_or_else(|| "not finished".to_owned(), ms);
         row(
             &cost.name,
             &length,
@@ -159,7 +162,7 @@ mod tests {
     use super::{super::example::*, *};
 
     #[test]
-    fn the_numbers_stand_in_one_column() {
+    fn the_numbers_are_in_one_column() {
         let lines = verdict_lines(&passed());
         let end = |name: &str, number: &str| {
             let line = lines
@@ -177,7 +180,7 @@ mod tests {
             end("lost", "0"),
             end("duplicated", "0"),
             end("accepted by the source", "0"),
-            end("lost by the forgotten writer", "0"),
+            end("lost by the unmanaged writer", "0"),
             end("over all clients", "3,680 ms"),
             end("mastodon-web-1", "4,290 ms"),
             end("caused by", "0 ms"),

@@ -285,7 +285,7 @@ impl LiveWorld {
             .ok_or_else(|| Error::transient(format!("the member {name} has no pod")))
     }
 
-    /// The ConfigMap `cutover-replica-counts` of guide.md, from which a person can restore the
+    /// The ConfigMap `cutover-replica-counts`, from which an operator can restore the
     /// counts by hand.
     pub(super) async fn save_replica_counts(&self, start: &Start) -> Result<()> {
         let maps: Api<ConfigMap> = Api::namespaced(self.run.client.clone(), &self.run.namespace);

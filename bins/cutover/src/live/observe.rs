@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use job::{
-    config::Name,
     error::{Error, ErrorKind, Result},
     kubernetes,
 };
@@ -110,12 +109,16 @@ impl LiveWorld {
             },
             async {
                 futures::try_join!(
-                    existing(
+                    kubernetes::required(
                         &self.postgresqls,
                         &settings.source_cluster,
                         "SOURCE_CLUSTER"
                     ),
-                    existing(&self.clusters, &settings.target_cluster, "TARGET_CLUSTER")
+                    kubernetes::required(
+                        &self.clusters,
+                        &settings.target_cluster,
+                        "TARGET_CLUSTER"
+                    )
                 )
             },
             async {
@@ -360,15 +363,4 @@ async fn see<S: Connect, T>(
 ) -> Result<T> {
     let session = line.open().await?;
     limited(question(session)).await
-}
-
-async fn existing<K>(api: &kube::Api<K>, name: &Name, setting: &str) -> Result<K>
-where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-{
-    kubernetes::get(api, name).await?.ok_or_else(|| {
-        Error::config(format!("the {} {name} does not exist", K::kind(&()))).hint(format!(
-            "correct {setting} in the ConfigMap replica-migration"
-        ))
-    })
 }

@@ -16,7 +16,11 @@ use tokio::task::JoinHandle;
 
 /// A look must not wait longer for a server that does not answer; the next look tries again.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
-const APPLICATION: &str = "replica-migration cutover";
+
+/// That of the cutover's sessions, also when rollback undoes one.
+fn application() -> String {
+    postgres::application_name("cutover")
+}
 
 /// What can be opened at a connection.
 pub trait Connect: Sized + Send + 'static {
@@ -28,7 +32,7 @@ pub trait Connect: Sized + Send + 'static {
 
 impl Connect for Source {
     async fn dial(at: Connection, database: Text) -> Result<Self> {
-        postgres::connect(&at, &database, APPLICATION)
+        postgres::connect(&at, &database, &application())
             .await
             .map(Self)
     }
@@ -40,7 +44,7 @@ impl Connect for Source {
 
 impl Connect for Target {
     async fn dial(at: Connection, database: Text) -> Result<Self> {
-        postgres::connect(&at, &database, APPLICATION)
+        postgres::connect(&at, &database, &application())
             .await
             .map(Self)
     }
@@ -52,7 +56,12 @@ impl Connect for Target {
 
 impl Connect for Console {
     async fn dial(at: Connection, _: Text) -> Result<Self> {
-        Self::open(&at, &postgres::read_secret(&at.password_file)?, APPLICATION).await
+        Self::open(
+            &at,
+            postgres::read_secret(&at.password_file)?,
+            &application(),
+        )
+        .await
     }
 
     fn ended(&self) -> bool {

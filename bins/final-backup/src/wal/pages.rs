@@ -1,25 +1,26 @@
-//! Whether a stream of WAL is what it says it is: each page names its own address
-//! (access/xlog_internal.h, XLogPageHeaderData). Only behind a switch to the next segment are pages
-//! empty, and then all of them up to its end.
+//! Checks a stream of WAL by its page headers: each page has its own address in its header
+//! (PostgreSQL's access/xlog_internal.h, XLogPageHeaderData). Pages are empty only after a switch
+//! to the next segment, and then all of them up to the end of the segment.
 
 use job::error::{Error, Result};
 use protocol::wal::Lsn;
 
-/// XLOG_BLCKSZ.
+/// Size of a WAL page (XLOG_BLCKSZ).
 const PAGE_BYTES: u64 = 8192;
-/// xlp_magic, xlp_info, xlp_tli, xlp_pageaddr.
+/// Size of the header's fields xlp_magic, xlp_info, xlp_tli and xlp_pageaddr.
 const HEADER_BYTES: usize = 16;
 
-/// Looks at each page's header as it passes.
-pub struct Pages {
+/// Checks the header of each page of a stream.
+pub struct PageChecker {
     position: u64,
     segment_bytes: u64,
     header: [u8; HEADER_BYTES],
+    /// Whether the rest of the segment is empty.
     switched: bool,
 }
 
-impl Pages {
-    /// `start` begins a page.
+impl PageChecker {
+    /// `start` must be the beginning of a page.
     pub fn new(start: Lsn, segment_bytes: u64) -> Self {
         Self {
             position: start.0.into(),
@@ -29,10 +30,10 @@ impl Pages {
         }
     }
 
-    /// What comes next.
+    /// Checks the next bytes, which may end anywhere in a page.
     ///
     /// # Errors
-    /// Unsafe when a page is not the one that belongs here.
+    /// Unsafe if a page has another address than its position.
     pub fn check(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             let within = (self.position % PAGE_BYTES) as usize;
@@ -45,7 +46,7 @@ impl Pages {
             if in_header {
                 self.header[within..within + part.len()].copy_from_slice(part);
                 if within + part.len() == HEADER_BYTES {
-                    self.judge()?;
+                    self.check_header()?;
                 }
             }
             self.position += part.len() as u64;
@@ -54,28 +55,28 @@ impl Pages {
         Ok(())
     }
 
-    fn judge(&mut self) -> Result<()> {
+    fn check_header(&mut self) -> Result<()> {
         let address = self
             .header
             .last_chunk()
             .map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        let wanted = self.position - self.position % PAGE_BYTES;
-        let begins_segment = wanted.is_multiple_of(self.segment_bytes);
+        let expected = self.position - self.position % PAGE_BYTES;
+        let begins_segment = expected.is_multiple_of(self.segment_bytes);
         let empty = self.header == [0; HEADER_BYTES];
         self.switched = !begins_segment && (self.switched || empty);
-        let right = if self.switched {
+        let valid = if self.switched {
             empty
         } else {
-            address == wanted
+            address == expected
         };
-        if right {
+        if valid {
             return Ok(());
         }
-        let (address, wanted) = (Lsn(address.into()), Lsn(wanted.into()));
+        let (address, expected) = (Lsn(address.into()), Lsn(expected.into()));
         Err(Error::contradiction(format!(
-            "the wal is damaged: the page at {wanted} says that it is the one at {address}"
+            "the wal is damaged: the page at {expected} has the address {address} in its header"
         ))
-        .hint("copy from another member; this one cannot be recovered past that page"))
+        .hint("copy another member; this one cannot be recovered past that page"))
     }
 }
 
@@ -93,16 +94,16 @@ mod tests {
         all
     }
 
-    fn judged(bytes: &[u8], chunk: usize) -> Result<()> {
-        let mut pages = Pages::new("0/2000000".parse().unwrap(), 4 * PAGE_BYTES);
+    fn checked(bytes: &[u8], chunk: usize) -> Result<()> {
+        let mut pages = PageChecker::new("0/2000000".parse().unwrap(), 4 * PAGE_BYTES);
         bytes.chunks(chunk).try_for_each(|chunk| pages.check(chunk))
     }
 
     #[test]
-    fn pages_are_recognised_however_they_come() {
+    fn pages_are_recognised_in_chunks_of_any_size() {
         let whole = pages(3);
         for chunk in [1, 5, 8191, 8192, 8193, 100_000] {
-            assert!(judged(&whole, chunk).is_ok(), "{chunk}");
+            assert!(checked(&whole, chunk).is_ok(), "{chunk}");
         }
     }
 
@@ -113,23 +114,26 @@ mod tests {
             for page in empty {
                 bytes[(page * PAGE_BYTES) as usize..][..PAGE_BYTES as usize].fill(0);
             }
-            judged(&bytes, 1000)
+            checked(&bytes, 1000)
         };
-        assert!(with_empty(&[2, 3]).is_ok(), "the next segment begins anew");
-        assert!(with_empty(&[2]).is_err(), "something follows the end");
+        assert!(
+            with_empty(&[2, 3]).is_ok(),
+            "the next segment has pages again"
+        );
+        assert!(with_empty(&[2]).is_err(), "a page follows an empty one");
         assert!(
             with_empty(&[2, 3, 4]).is_err(),
-            "a segment that does not begin"
+            "the first page of a segment is empty"
         );
     }
 
     #[test]
-    fn a_page_of_another_place_is_not_taken() {
+    fn a_page_with_another_address_is_rejected() {
         let mut wrong = pages(3);
         wrong[2 * 8192 + 9] ^= 1;
-        let error = judged(&wrong, 1000).unwrap_err();
+        let error = checked(&wrong, 1000).unwrap_err();
         assert!(
-            error.to_string().contains("the page at 0/2004000 says"),
+            error.to_string().contains("the page at 0/2004000 has"),
             "{error}"
         );
     }

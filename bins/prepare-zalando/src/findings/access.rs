@@ -1,19 +1,20 @@
-//! Whether the target will be let in: TLS, the role, its password, pg_hba, and free places for its
-//! connections.
+//! Findings about access to the source: TLS, the replication role, its password, pg_hba, and free
+//! WAL senders and replication slots.
 
 use job::config::SslMode;
+use platform::kubernetes::zalando;
 
-use super::{Finding, some};
+use super::{Finding, shortened};
 use crate::{
+    cnpg_roles,
     facts::{Facts, Login, Password, Tls},
-    hba::{self, Verdict},
-    roles,
-    scram::Kind,
+    hba::{self, Admission, Rule},
     settings::{REPLICATION_SECRET, Settings, SourceAuth},
+    stored_password::Kind,
 };
 
-/// pg_basebackup opens one walsender for the data and one for the WAL.
-const SENDERS_NEEDED: u32 = 2;
+/// pg_basebackup opens one WAL sender for the data and one for the WAL.
+const SENDERS_NEEDED: u64 = 2;
 const STANDBY_INSTEAD: &str = "use SOURCE_AUTH=standby, which needs no change at the source";
 
 pub(super) fn findings(facts: &Facts, settings: &Settings) -> Vec<Finding> {
@@ -21,21 +22,22 @@ pub(super) fn findings(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         tls(facts),
         role(facts, settings),
         cnpg_roles(facts, settings),
-        password(facts),
+        password(facts, settings),
         hba(facts, settings),
-        room(facts),
-        way_back(facts),
+        capacity(facts),
+        custom_hba(facts),
     ]
     .concat()
 }
 
-/// A certificate was given to be checked: an expired one, or one of a foreign CA, is not quietly
-/// waved through. Known before the first connection, and so before a password is shown to anybody.
+/// A blocker if `spec.tls` names a certificate that fails verification, and verification was not
+/// given up by SOURCE_SSLMODE=require. It needs no connection, so it is asked before a password is
+/// sent to the server.
 pub fn unverified(tls: &Tls) -> Option<Finding> {
-    let broken = tls.given && tls.sslmode == SslMode::Require && tls.asked != SslMode::Require;
-    let remedy = "mend the secrets of spec.tls; or set SOURCE_SSLMODE=require in the ConfigMap \
-        replica-migration to go on without a check";
-    broken.then(|| Finding::blocker("TlsUnverified", tls.reason.clone(), remedy))
+    let fails = tls.given && tls.sslmode == SslMode::Require && tls.asked != SslMode::Require;
+    let hint = "fix the Secrets of spec.tls; or set SOURCE_SSLMODE=require in the ConfigMap \
+        replica-migration to continue without verification";
+    fails.then(|| Finding::blocker("tls-unverified", "", tls.reason.clone(), hint))
 }
 
 fn tls(facts: &Facts) -> Vec<Finding> {
@@ -43,58 +45,59 @@ fn tls(facts: &Facts) -> Vec<Finding> {
     if let Some(blocker) = unverified(tls) {
         return vec![blocker];
     }
-    let told = format!("{}; the manifest gets sslmode {mode}", tls.reason);
-    match tls.sslmode {
-        SslMode::VerifyFull => vec![],
-        _ if tls.asked != tls.sslmode => vec![Finding::warning(
-            "TlsWeaker",
-            told,
-            format!(
-                "set SOURCE_SSLMODE={mode} in the ConfigMap replica-migration for the other steps, \
-                 or a SOURCE_HOST that is covered"
-            ),
-        )],
-        _ => vec![Finding::warning(
-            "TlsWeaker",
-            told,
-            "nothing, if the network between the two is trusted; else give the source a \
-             certificate by spec.tls",
-        )],
+    let found = format!("{}; the manifest gets sslmode {mode}", tls.reason);
+    if tls.sslmode == SslMode::VerifyFull {
+        vec![]
+    } else if tls.asked == tls.sslmode {
+        vec![Finding::handled(
+            "tls-weaker",
+            "",
+            found,
+            "as SOURCE_SSLMODE requests",
+        )]
+    } else {
+        let hint = format!(
+            "set SOURCE_SSLMODE={mode} in the ConfigMap replica-migration for the other steps, or \
+             a SOURCE_HOST that the certificate covers"
+        );
+        vec![Finding::decide("tls-weaker", "", found, hint)]
     }
 }
 
 fn role(facts: &Facts, settings: &Settings) -> Vec<Finding> {
-    let name = &facts.login.role;
+    let name = facts.login.role.as_str();
+    let standby = settings.source_auth == SourceAuth::Standby;
     let Some(role) = facts.role(name) else {
-        return match settings.source_auth {
-            SourceAuth::StreamingReplica => vec![],
-            SourceAuth::Standby => {
-                let what = format!("the source has no role {name}, which the operator makes");
-                vec![Finding::blocker(
-                    "RoleMissing",
-                    what,
+        // This program creates streaming_replica.
+        return standby
+            .then(|| {
+                Finding::blocker(
+                    "replication-role-missing",
+                    name,
+                    format!("the source has no role {name}, which the operator creates"),
                     "let the operator finish a sync of the resource, or use \
                      SOURCE_AUTH=streaming_replica",
-                )]
-            }
-        };
+                )
+            })
+            .into_iter()
+            .collect();
     };
-    let mut lacks = vec![];
-    lacks.extend((!role.login).then_some("login"));
-    lacks.extend((!role.replication).then_some("replication"));
-    if !lacks.is_empty() && (settings.source_auth == SourceAuth::Standby) {
-        let what = format!("role {name} lacks {}", lacks.join(" and "));
+    let mut missing = vec![];
+    missing.extend((!role.login).then_some("login"));
+    missing.extend((!role.replication).then_some("replication"));
+    if !missing.is_empty() && standby {
         return vec![Finding::blocker(
-            "RoleUnfit",
-            what,
-            format!("alter role {name} {}", lacks.join(" ")),
+            "replication-role-attributes",
+            name,
+            format!("role {name} lacks {}", missing.join(" and ")),
+            format!("alter role {name} {}", missing.join(" ")),
         )];
     }
     if role.expired {
-        let what = format!("the password of role {name} has expired (valid until)");
         return vec![Finding::blocker(
-            "RoleExpired",
-            what,
+            "replication-role-expired",
+            name,
+            format!("the password of role {name} has expired (VALID UNTIL)"),
             format!("alter role {name} valid until 'infinity'"),
         )];
     }
@@ -102,196 +105,210 @@ fn role(facts: &Facts, settings: &Settings) -> Vec<Finding> {
 }
 
 fn cnpg_roles(facts: &Facts, settings: &Settings) -> Vec<Finding> {
-    let obstacles = roles::obstacles(&facts.cnpg_roles, settings.source_auth);
-    obstacles
+    cnpg_roles::conflicts(&facts.cnpg_roles, settings.source_auth)
         .into_iter()
-        .map(|(what, remedy)| Finding::blocker("RoleForeign", what, remedy))
+        .map(|conflict| {
+            Finding::blocker(
+                "cnpg-role-conflict",
+                conflict.object,
+                conflict.found,
+                conflict.hint,
+            )
+        })
         .collect()
 }
 
-fn password(facts: &Facts) -> Vec<Finding> {
+fn password(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let Login { role, password } = &facts.login;
+    let standby = settings.source_auth == SourceAuth::Standby;
+    let secret = secret(settings);
+    let blocker = |id, found, hint| vec![Finding::blocker(id, role, found, hint)];
     match password {
         Password::Matches => vec![],
-        Password::Differs => vec![Finding::blocker(
-            "PasswordDiffers",
-            format!("the secret at hand does not hold the password of role {role}"),
-            "if its password was changed by hand, put it into the operator's secret of that role; \
-             a secret that this step made may simply be deleted",
-        )],
-        Password::Unset if role == SourceAuth::Standby.role() => vec![Finding::blocker(
-            "PasswordUnset",
+        Password::Differs => blocker(
+            "replication-password-differs",
+            format!("secret {secret} does not hold the password of role {role}"),
+            "if the password was changed by hand, put it into the operator's Secret of that role; \
+             a Secret that this program wrote can be deleted",
+        ),
+        Password::Unset if standby => blocker(
+            "replication-password-unset",
             format!("role {role} has no password"),
             "let the operator finish a sync of the resource",
-        )],
-        Password::NoSecret if role == SourceAuth::Standby.role() => vec![Finding::blocker(
-            "SecretMissing",
-            format!("there is no secret of role {role}"),
-            "let the operator finish a sync of the resource; it makes the secret",
-        )],
-        // streaming_replica gets both from this step.
+        ),
+        Password::NoSecret if standby => blocker(
+            "replication-secret-missing",
+            format!("secret {secret} of role {role} does not exist, or holds no password of it"),
+            "let the operator finish a sync of the resource; it creates the Secret",
+        ),
+        // This program sets the password of streaming_replica and writes its Secret.
         Password::Unset | Password::NoSecret => vec![],
     }
 }
 
 fn hba(facts: &Facts, settings: &Settings) -> Vec<Finding> {
-    let role = &facts.login.role;
-    let (blocked, standby) = (
-        |reason, what: String, remedy: &str| vec![Finding::blocker(reason, what, remedy)],
-        STANDBY_INSTEAD,
-    );
-    let broken: Vec<String> = facts
+    let role = facts.login.role.as_str();
+    let invalid: Vec<String> = facts
         .hba
         .iter()
         .filter_map(|rule| Some(format!("line {}: {}", rule.line, rule.error.as_ref()?)))
         .collect();
-    if !broken.is_empty() {
-        let what = format!("the server cannot use its pg_hba.conf ({})", some(&broken));
-        return blocked(
-            "HbaBroken",
-            what,
-            "mend spec.patroni.pg_hba of the postgresql resource",
-        );
+    if !invalid.is_empty() {
+        return vec![Finding::blocker(
+            "pg-hba-invalid",
+            "",
+            format!(
+                "the server cannot use its pg_hba.conf ({})",
+                shortened(&invalid)
+            ),
+            "fix spec.patroni.pg_hba of the postgresql resource",
+        )];
     }
-    match (hba::replication(&facts.hba, role), settings.source_auth) {
-        (Verdict::Admitted(rule) | Verdict::AdmittedFrom(rule), SourceAuth::Standby)
-            if rule.method == "scram-sha-256"
-                && facts
-                    .role(role)
-                    .is_some_and(|role| role.hash == Some(Kind::Md5)) =>
-        {
-            let what = format!(
-                "pg_hba line {} asks {role} for scram-sha-256, and its password is stored as md5",
-                rule.line
-            );
-            blocked(
-                "HbaMethod",
-                what,
-                "let the operator store it anew, or use md5 in that line: it accepts both",
-            )
+    match hba::replication(&facts.hba, role) {
+        Admission::Admitted(rule) if md5_against_scram(facts, settings, rule) => {
+            vec![scram_required(role, rule)]
         }
-        (Verdict::Admitted(_), _) => vec![],
-        (Verdict::AdmittedFrom(rule), _) => {
+        Admission::AdmittedFrom(rule) if md5_against_scram(facts, settings, rule) => {
+            vec![scram_required(role, rule)]
+        }
+        Admission::Admitted(_) => vec![],
+        Admission::AdmittedFrom(rule) => {
             let from = rule.address.as_deref().unwrap_or("");
-            let what = format!("pg_hba line {} admits {role} from {from} only", rule.line);
-            vec![Finding::warning(
-                "HbaNarrow",
-                what,
+            vec![Finding::decide(
+                "pg-hba-address",
+                role,
+                format!("pg_hba line {} admits {role} only from {from}", rule.line),
                 "make sure that the target's pods get such addresses",
             )]
         }
-        (Verdict::Rejected(rule), _) => {
-            let what = format!("pg_hba line {} rejects replication by {role}", rule.line);
-            blocked(
-                "HbaRejects",
-                what,
-                "change spec.patroni.pg_hba of the postgresql resource; that rolls the source's \
-                 pods",
-            )
-        }
-        (Verdict::Unmentioned, SourceAuth::Standby) => {
-            let what = format!("pg_hba has no line that admits {role} for replication over tls");
-            blocked(
-                "HbaMissing",
-                what,
+        Admission::Rejected(rule) => vec![Finding::blocker(
+            "pg-hba-rejects",
+            role,
+            format!("pg_hba line {} rejects replication by {role}", rule.line),
+            "change spec.patroni.pg_hba of the postgresql resource; that rolls the source's pods",
+        )],
+        Admission::NoMatch => match settings.source_auth {
+            SourceAuth::Standby => vec![Finding::blocker(
+                "pg-hba-missing",
+                role,
+                format!("pg_hba has no line that admits {role} for replication over TLS"),
                 "add \"hostssl replication standby all md5\" to spec.patroni.pg_hba; that rolls \
                  the source's pods",
-            )
-        }
-        (Verdict::Unmentioned, SourceAuth::StreamingReplica) if facts.resource.frozen => {
-            let what =
-                format!("pg_hba must admit {role}, and the operator is frozen for this resource");
-            blocked(
-                "OperatorFrozen",
-                what,
-                "remove the annotation acid.zalan.do/controller",
-            )
-        }
-        (Verdict::Unmentioned, SourceAuth::StreamingReplica)
-            if !settings.allow_source_rolling_update =>
-        {
-            let what = format!(
-                "pg_hba must admit {role}, and changing it restarts every pod of the source, one \
-                 after the other, with a switchover"
-            );
-            blocked(
-                "RollingUpdate",
-                what,
-                &format!("set ALLOW_SOURCE_ROLLING_UPDATE=true in a quiet hour, or {standby}"),
-            )
-        }
-        (Verdict::Unmentioned, SourceAuth::StreamingReplica) => {
-            let what = format!(
-                "the source's pods will be restarted one after the other, because pg_hba must \
-                 admit {role}"
-            );
-            vec![Finding::warning(
-                "RollingUpdate",
-                what,
-                format!("nothing, it was allowed; or {standby}"),
-            )]
-        }
+            )],
+            SourceAuth::StreamingReplica => vec![rolling_update(facts, settings)],
+        },
     }
 }
 
-fn room(facts: &Facts) -> Vec<Finding> {
-    // Places that Patroni's own members need belong to them, also while one of them is down.
-    let members = facts.members.saturating_sub(1);
-    let senders = facts
-        .number("max_wal_senders")
-        .saturating_sub(u64::from(facts.server.senders.max(members)));
-    let slots = facts
-        .number("max_replication_slots")
-        .saturating_sub(u64::from(facts.server.slots.max(members)));
+/// The operator's role has an md5 hash, and the deciding line accepts SCRAM only.
+fn md5_against_scram(facts: &Facts, settings: &Settings, rule: &Rule) -> bool {
+    let role = facts.role(&facts.login.role);
+    settings.source_auth == SourceAuth::Standby
+        && rule.method == "scram-sha-256"
+        && role.is_some_and(|role| role.hash == Some(Kind::Md5))
+}
+
+fn scram_required(role: &str, rule: &Rule) -> Finding {
+    Finding::blocker(
+        "pg-hba-method",
+        role,
+        format!(
+            "pg_hba line {} requires scram-sha-256 of {role}, whose password is stored as md5",
+            rule.line
+        ),
+        "let the operator store the password again, or use md5 in that line: it accepts both",
+    )
+}
+
+/// What a line for streaming_replica takes: the operator recreates the source's pods for it.
+fn rolling_update(facts: &Facts, settings: &Settings) -> Finding {
+    let role = facts.login.role.as_str();
+    if facts.resource.suspended {
+        Finding::blocker(
+            "operator-suspended",
+            "pg_hba",
+            format!("pg_hba must admit {role}, but the operator is suspended for this resource"),
+            "remove the annotation acid.zalan.do/controller",
+        )
+    } else if settings.allow_source_rolling_update {
+        Finding::handled(
+            "rolling-update",
+            "",
+            format!(
+                "the source's pods restart one after the other, because pg_hba must admit {role}"
+            ),
+            format!("ALLOW_SOURCE_ROLLING_UPDATE allows it; or {STANDBY_INSTEAD}"),
+        )
+    } else {
+        Finding::blocker(
+            "rolling-update",
+            "",
+            format!(
+                "pg_hba must admit {role}, and that change restarts every pod of the source, one \
+                 after the other, with a switchover"
+            ),
+            format!("set ALLOW_SOURCE_ROLLING_UPDATE=true at a quiet time, or {STANDBY_INSTEAD}"),
+        )
+    }
+}
+
+fn capacity(facts: &Facts) -> Vec<Finding> {
     if facts.server.target_streams {
         return vec![];
     }
+    // Patroni's other members keep what they need, even while one of them is down.
+    let members = facts.members.saturating_sub(1);
+    let free = |limit: &str, used: u32| {
+        facts
+            .number(limit)
+            .saturating_sub(u64::from(used.max(members)))
+    };
+    let senders = free("max_wal_senders", facts.server.senders);
+    let slots = free("max_replication_slots", facts.server.slots);
     let mut found = vec![];
-    if senders < u64::from(SENDERS_NEEDED) {
-        let what = format!(
-            "{senders} of {} max_wal_senders are free, the copy needs {SENDERS_NEEDED}",
-            facts.setting("max_wal_senders")
-        );
+    if senders < SENDERS_NEEDED {
         found.push(Finding::blocker(
-            "WalSenders",
-            what,
+            "free-wal-senders",
+            "",
+            format!(
+                "{senders} of {} max_wal_senders are free, the copy needs {SENDERS_NEEDED}",
+                facts.setting("max_wal_senders")
+            ),
             "raise max_wal_senders in the postgresql resource; that restarts the source's servers",
         ));
     }
     if slots < 1 {
-        let what = format!(
-            "none of {} max_replication_slots is free, the copy needs one while it runs",
-            facts.setting("max_replication_slots")
-        );
         found.push(Finding::blocker(
-            "Slots",
-            what,
-            "drop slots that nobody uses, or raise max_replication_slots in the postgresql \
-             resource",
+            "free-replication-slots",
+            "",
+            format!(
+                "none of {} max_replication_slots is free, and the copy needs one while it runs",
+                facts.setting("max_replication_slots")
+            ),
+            "drop unused slots, or raise max_replication_slots in the postgresql resource",
         ));
     }
     found
 }
 
-fn way_back(facts: &Facts) -> Vec<Finding> {
-    let lists = facts.resource.pg_hba.is_some();
-    let what =
-        "the postgresql resource has a pg_hba list of its own, which the target does not inherit";
-    let remedy =
-        "compare it with spec.postgresql.pg_hba of the manifest and add what applications need";
-    lists
-        .then(|| Finding::warning("OwnHba", what, remedy))
-        .into_iter()
-        .collect()
+fn custom_hba(facts: &Facts) -> Vec<Finding> {
+    if facts.resource.pg_hba.is_none() {
+        return vec![];
+    }
+    vec![Finding::decide(
+        "custom-pg-hba",
+        "",
+        "the postgresql resource has a pg_hba list of its own, which the target does not inherit",
+        "compare it with spec.postgresql.pg_hba of the manifest and add what applications need",
+    )]
 }
 
-/// The Secret that the target logs in with, for messages.
+/// Name of the Secret whose password the target will log in with.
 pub fn secret(settings: &Settings) -> String {
     match settings.source_auth {
-        SourceAuth::Standby => platform::kubernetes::zalando::credentials_secret(
-            &settings.source_cluster,
-            SourceAuth::Standby.role(),
-        ),
+        SourceAuth::Standby => {
+            zalando::credentials_secret(&settings.source_cluster, SourceAuth::Standby.role())
+        }
         SourceAuth::StreamingReplica => REPLICATION_SECRET.into(),
     }
 }
@@ -300,88 +317,108 @@ pub fn secret(settings: &Settings) -> String {
 mod tests {
     use super::*;
     use crate::{
-        example,
-        findings::{Weight, reasons},
+        findings::{Verdict, assert_found, labels},
+        fixture,
     };
 
-    fn expect(facts: &Facts, settings: &Settings, weight: Weight, reason: &'static str) {
-        let found = reasons(facts, settings);
-        assert!(
-            found.contains(&(weight, reason)),
-            "{reason} is not in {found:?}"
-        );
-    }
-
     #[test]
-    fn streaming_replica_is_refused_until_the_rolling_update_is_allowed() {
-        let (mut facts, mut settings) = (example::facts(), example::settings());
+    fn streaming_replica_is_refused_until_a_rolling_update_is_allowed() {
+        let (mut facts, mut settings) = (fixture::facts(), fixture::settings());
         settings.source_auth = SourceAuth::StreamingReplica;
         facts.login = Login {
             role: "streaming_replica".into(),
             password: Password::NoSecret,
         };
-        expect(&facts, &settings, Weight::Blocker, "RollingUpdate");
+        assert_found(&facts, &settings, Verdict::Blocker, "rolling-update");
         settings.allow_source_rolling_update = true;
-        expect(&facts, &settings, Weight::Warning, "RollingUpdate");
-        facts.resource.frozen = true;
-        expect(&facts, &settings, Weight::Blocker, "OperatorFrozen");
+        assert_found(&facts, &settings, Verdict::Handled, "rolling-update");
+        facts.resource.suspended = true;
+        assert_found(
+            &facts,
+            &settings,
+            Verdict::Blocker,
+            "operator-suspended:pg_hba",
+        );
     }
 
     #[test]
-    fn a_role_that_would_not_be_let_in_blocks() {
-        let (facts, settings) = (example::facts(), example::settings());
-        let with = |change: fn(&mut Facts), reason| {
+    fn a_replication_role_that_could_not_log_in_blocks() {
+        let (facts, settings) = (fixture::facts(), fixture::settings());
+        let with = |change: fn(&mut Facts), label| {
             let mut facts = facts.clone();
             change(&mut facts);
-            expect(&facts, &settings, Weight::Blocker, reason);
+            assert_found(&facts, &settings, Verdict::Blocker, label);
         };
         with(
             |f| f.hba.retain(|rule| rule.databases != ["replication"]),
-            "HbaMissing",
+            "pg-hba-missing:standby",
         );
-        with(|f| f.hba[0].method = "reject".into(), "HbaRejects");
-        with(|f| f.hba[0].method = "scram-sha-256".into(), "HbaMethod");
-        with(|f| f.hba[2].error = Some("invalid".into()), "HbaBroken");
+        with(
+            |f| f.hba[0].method = "reject".into(),
+            "pg-hba-rejects:standby",
+        );
+        with(
+            |f| f.hba[0].method = "scram-sha-256".into(),
+            "pg-hba-method:standby",
+        );
+        with(
+            |f| f.hba[2].error = Some("invalid".into()),
+            "pg-hba-invalid",
+        );
         with(
             |f| f.roles.retain(|role| role.name != "standby"),
-            "RoleMissing",
+            "replication-role-missing:standby",
         );
-        with(|f| f.roles[1].replication = false, "RoleUnfit");
-        with(|f| f.roles[1].expired = true, "RoleExpired");
-        with(|f| f.login.password = Password::Differs, "PasswordDiffers");
-        with(|f| f.login.password = Password::Unset, "PasswordUnset");
-        with(|f| f.login.password = Password::NoSecret, "SecretMissing");
-        with(|f| f.server.senders = 9, "WalSenders");
-        with(|f| f.server.slots = 10, "Slots");
+        with(
+            |f| f.roles[1].replication = false,
+            "replication-role-attributes:standby",
+        );
+        with(
+            |f| f.roles[1].expired = true,
+            "replication-role-expired:standby",
+        );
+        with(
+            |f| f.login.password = Password::Differs,
+            "replication-password-differs:standby",
+        );
+        with(
+            |f| f.login.password = Password::Unset,
+            "replication-password-unset:standby",
+        );
+        with(
+            |f| f.login.password = Password::NoSecret,
+            "replication-secret-missing:standby",
+        );
+        with(|f| f.server.senders = 9, "free-wal-senders");
+        with(|f| f.server.slots = 10, "free-replication-slots");
     }
 
     #[test]
-    fn a_target_that_streams_already_needs_no_more_room() {
-        let (mut facts, settings) = (example::facts(), example::settings());
-        (
-            facts.server.senders,
-            facts.server.slots,
-            facts.server.target_streams,
-        ) = (10, 10, true);
+    fn a_target_that_streams_already_needs_no_more_senders_and_slots() {
+        let (mut facts, settings) = (fixture::facts(), fixture::settings());
+        (facts.server.senders, facts.server.slots) = (10, 10);
+        facts.server.target_streams = true;
+        let found = labels(&facts, &settings);
         assert!(
-            reasons(&facts, &settings)
+            found
                 .iter()
-                .all(|(weight, _)| *weight == Weight::Warning)
+                .all(|(verdict, _)| *verdict != Verdict::Blocker),
+            "{found:?}"
         );
     }
 
     #[test]
-    fn a_certificate_that_fails_its_check_blocks_unless_the_check_was_given_up() {
-        let (mut facts, settings) = (example::facts(), example::settings());
+    fn a_certificate_that_fails_verification_blocks_unless_verification_was_given_up() {
+        let (mut facts, settings) = (fixture::facts(), fixture::settings());
         facts.tls.sslmode = SslMode::Require;
-        expect(&facts, &settings, Weight::Blocker, "TlsUnverified");
+        assert_found(&facts, &settings, Verdict::Blocker, "tls-unverified");
         facts.tls.asked = SslMode::Require;
-        expect(&facts, &settings, Weight::Warning, "TlsWeaker");
+        assert_found(&facts, &settings, Verdict::Handled, "tls-weaker");
         facts.tls = Tls {
             sslmode: SslMode::VerifyCa,
             asked: SslMode::VerifyFull,
             ..facts.tls
         };
-        expect(&facts, &settings, Weight::Warning, "TlsWeaker");
+        assert_found(&facts, &settings, Verdict::Decide, "tls-weaker");
     }
 }

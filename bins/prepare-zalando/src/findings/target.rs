@@ -1,9 +1,10 @@
-//! The target: its name, its image, its volume, and what is there already.
+//! Findings about the target: its name, its image, its volume, and a Cluster that exists already.
 
 use super::Finding;
 use crate::{facts::Facts, image::Image, settings::Settings};
 
-/// CloudNativePG's own limit for a Cluster's name (facts/cnpg.md §1.3).
+/// Longest name of a Cluster that CloudNativePG's webhook accepts
+/// (docs/operators/cloudnative-pg.md).
 const NAME_CHARS_MAX: usize = 50;
 
 pub(super) fn findings(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding> {
@@ -16,112 +17,119 @@ pub(super) fn findings(facts: &Facts, settings: &Settings, image: &Image) -> Vec
     .concat()
 }
 
-/// What can be said before anything is asked.
+/// Findings that need the settings only.
 pub fn name(settings: &Settings) -> Vec<Finding> {
-    let (target, remedy) = (
-        settings.target_cluster.as_str(),
-        "choose another TARGET_CLUSTER in the ConfigMap replica-migration",
-    );
+    let target = settings.target_cluster.as_str();
+    let hint = "choose another TARGET_CLUSTER in the ConfigMap replica-migration";
     let mut found = vec![];
     if settings.target_cluster == settings.source_cluster {
-        let what = format!(
-            "TARGET_CLUSTER and SOURCE_CLUSTER are both {target}: pods and secrets of the two \
-             operators would have the same names"
-        );
-        found.push(Finding::blocker("NameCollision", what, remedy));
+        found.push(Finding::blocker(
+            "target-name-collision",
+            target,
+            format!(
+                "TARGET_CLUSTER and SOURCE_CLUSTER are both {target}: pods and Secrets of the two \
+                 operators would have the same names"
+            ),
+            hint,
+        ));
     }
     if target.len() > NAME_CHARS_MAX
         || target.contains('.')
         || !target.starts_with(|c: char| c.is_ascii_lowercase())
     {
-        let what = format!(
-            "TARGET_CLUSTER {target} is no name for a Cluster: at most {NAME_CHARS_MAX} letters, \
-             digits and '-', beginning with a letter"
-        );
-        found.push(Finding::blocker("NameUnusable", what, remedy));
+        found.push(Finding::blocker(
+            "target-name-invalid",
+            target,
+            format!(
+                "TARGET_CLUSTER {target} is not a valid name for a Cluster: it takes at most \
+                 {NAME_CHARS_MAX} letters, digits and '-', and begins with a letter"
+            ),
+            hint,
+        ));
     }
     found
 }
 
 fn existing(facts: &Facts, settings: &Settings) -> Vec<Finding> {
-    let (Some(target), name) = (&facts.target, &settings.target_cluster) else {
+    let (Some(target), name) = (&facts.target, settings.target_cluster.as_str()) else {
         return vec![];
     };
     let source = facts.server.identity.system_identifier.to_string();
     if !target.system_identifier.is_empty() && target.system_identifier != source {
-        let what = format!(
-            "cluster {name} exists and holds other data (system identifier {}, the source's is \
-             {source})",
-            target.system_identifier
-        );
         return vec![Finding::blocker(
-            "TargetForeign",
-            what,
+            "target-other-data",
+            name,
+            format!(
+                "cluster {name} exists and holds other data (system identifier {}, the source has \
+                 {source})",
+                target.system_identifier
+            ),
             "delete that Cluster and its volumes, or choose another TARGET_CLUSTER",
         )];
     }
     if !target.follows || target.timeline.is_some_and(|timeline| timeline > 0) {
-        let what = format!(
-            "cluster {name} exists and follows no source: it has been promoted, or never was a \
-             replica"
-        );
         return vec![Finding::blocker(
-            "TargetPromoted",
-            what,
-            "after a cutover nothing is left to prepare; otherwise choose another TARGET_CLUSTER",
+            "target-promoted",
+            name,
+            format!(
+                "cluster {name} exists and follows no source: it was promoted, or never was a \
+                 replica"
+            ),
+            "after a cutover there is nothing left to prepare; otherwise choose another \
+             TARGET_CLUSTER",
         )];
     }
-    let what = format!("cluster {name} exists already and follows the source");
-    let remedy =
-        "compare before applying the manifest again: a change in it restarts the only instance";
-    vec![Finding::warning("TargetExists", what, remedy)]
+    vec![Finding::decide(
+        "target-exists",
+        name,
+        format!("cluster {name} exists already and follows the source"),
+        "compare the manifests before you apply this one again: a change restarts the only \
+         instance",
+    )]
 }
 
 fn version(facts: &Facts, image: &Image, settings: &Settings) -> Vec<Finding> {
-    let (version, tag) = (facts.server.identity, &settings.target_image);
+    let (version, reference) = (facts.server.identity, settings.target_image.as_str());
     if version.major() != image.major {
-        let what = format!(
-            "the source runs PostgreSQL {}, TARGET_IMAGE {tag} has {}",
-            version.major(),
-            image.major
-        );
         return vec![Finding::blocker(
-            "OtherMajor",
-            what,
+            "major-version",
+            "",
+            format!(
+                "the source runs PostgreSQL {}, TARGET_IMAGE {reference} has {}",
+                version.major(),
+                image.major
+            ),
             "a physical copy needs the same major version: choose another TARGET_IMAGE",
         )];
     }
     let source_minor = version.version % 10_000;
     match image.minor {
-        Some(minor) if minor < source_minor => {
-            let what = format!(
-                "TARGET_IMAGE {tag} is older than the source's {}.{source_minor}",
+        Some(minor) if minor < source_minor => vec![Finding::decide(
+            "minor-version",
+            "",
+            format!(
+                "TARGET_IMAGE {reference} is older than the source's {}.{source_minor}",
                 version.major()
-            );
-            vec![Finding::warning(
-                "OlderMinor",
-                what,
-                "choose an image of the same or a later minor version",
-            )]
-        }
+            ),
+            "choose an image of the same or a later minor version",
+        )],
         Some(_) => vec![],
-        None => {
-            let what = format!(
-                "the tag of TARGET_IMAGE {tag} moves: a pod that is recreated may get another \
-                 server"
-            );
-            vec![Finding::warning(
-                "MovingTag",
-                what,
-                "choose a tag with a minor version, or add the digest",
-            )]
-        }
+        None => vec![Finding::decide(
+            "image-not-pinned",
+            "",
+            format!(
+                "the tag of TARGET_IMAGE {reference} moves: a recreated pod may get another \
+                 version of the server"
+            ),
+            "choose a tag with a minor version, or add the digest",
+        )],
     }
 }
 
 fn volume(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let (data, volume) = (facts.bytes(), &settings.target_storage);
-    // WAL kept for standbys lies in the same volume, and the copy's own until its first checkpoint.
+    // The volume also holds the WAL that wal_keep_size keeps, and the WAL of the copy until its
+    // first checkpoint.
     let needed =
         data + (facts.number("wal_keep_size") << 20) + (facts.number("max_wal_size") << 20);
     let sizes = format!(
@@ -129,19 +137,16 @@ fn volume(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         volume.text,
         data >> 20
     );
-    let remedy = "raise TARGET_STORAGE in the ConfigMap replica-migration";
-    match volume.bytes {
-        bytes if bytes < needed => vec![Finding::blocker(
-            "VolumeSmall",
-            format!("{sizes} and keep {} MiB of wal", (needed - data) >> 20),
-            remedy,
-        )],
-        bytes if bytes < needed * 2 => vec![Finding::warning(
-            "VolumeTight",
-            format!("{sizes}: a clone that has to start again keeps the first attempt beside it"),
-            remedy,
-        )],
-        _ => vec![],
+    let hint = "raise TARGET_STORAGE in the ConfigMap replica-migration";
+    if volume.bytes < needed {
+        let kept = (needed - data) >> 20;
+        let found = format!("{sizes} and keep {kept} MiB of WAL");
+        vec![Finding::blocker("volume-too-small", "", found, hint)]
+    } else if volume.bytes < needed * 2 {
+        let found = format!("{sizes}: a repeated clone keeps the files of the first attempt");
+        vec![Finding::decide("volume-tight", "", found, hint)]
+    } else {
+        vec![]
     }
 }
 
@@ -149,9 +154,9 @@ fn volume(facts: &Facts, settings: &Settings) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::{
-        example,
         facts::Target,
-        findings::{Weight, reasons},
+        findings::{Verdict, assert_found},
+        fixture,
     };
 
     fn target(system_identifier: &str, follows: bool, timeline: Option<u32>) -> Option<Target> {
@@ -163,66 +168,77 @@ mod tests {
     }
 
     #[test]
-    fn a_target_with_other_data_or_promoted_blocks_and_one_that_follows_does_not() {
-        let (mut facts, settings) = (example::facts(), example::settings());
-        for (seen, expected) in [
-            (target("1", true, None), (Weight::Blocker, "TargetForeign")),
+    fn a_target_with_other_data_or_after_promotion_blocks_and_one_that_follows_does_not() {
+        let (mut facts, settings) = (fixture::facts(), fixture::settings());
+        let source = "7500000000000000123";
+        for (existing, verdict, label) in [
             (
-                target("7500000000000000123", false, Some(4)),
-                (Weight::Blocker, "TargetPromoted"),
+                target("1", true, None),
+                Verdict::Blocker,
+                "target-other-data:database",
             ),
             (
-                target("7500000000000000123", true, None),
-                (Weight::Warning, "TargetExists"),
+                target(source, false, Some(4)),
+                Verdict::Blocker,
+                "target-promoted:database",
             ),
-            (target("", true, None), (Weight::Warning, "TargetExists")),
+            (
+                target(source, true, None),
+                Verdict::Decide,
+                "target-exists:database",
+            ),
+            (
+                target("", true, None),
+                Verdict::Decide,
+                "target-exists:database",
+            ),
         ] {
-            facts.target = seen;
-            assert!(
-                reasons(&facts, &settings).contains(&expected),
-                "{expected:?}"
-            );
+            facts.target = existing;
+            assert_found(&facts, &settings, verdict, label);
         }
     }
 
     #[test]
-    fn the_names_of_the_two_sides_must_differ_and_fit_cloudnativepg() {
-        let mut settings = example::settings();
+    fn the_target_needs_a_name_of_its_own_that_cloudnativepg_accepts() {
+        let mut settings = fixture::settings();
         settings.target_cluster = settings.source_cluster.clone();
-        assert_eq!(name(&settings)[0].reason, "NameCollision");
+        assert_eq!(name(&settings)[0].id, "target-name-collision");
         settings.target_cluster = "9data.base".parse().unwrap();
-        assert_eq!(name(&settings)[0].reason, "NameUnusable");
-        assert!(name(&example::settings()).is_empty());
+        assert_eq!(name(&settings)[0].id, "target-name-invalid");
+        assert!(name(&fixture::settings()).is_empty());
     }
 
     #[test]
-    fn another_major_blocks_an_older_minor_and_a_moving_tag_warn() {
-        let (facts, mut settings) = (example::facts(), example::settings());
-        for (image, expected) in [
+    fn another_major_version_blocks_an_older_minor_and_a_moving_tag_are_decisions() {
+        let (facts, mut settings) = (fixture::facts(), fixture::settings());
+        for (image, verdict, id) in [
             (
                 "postgresql:18.1-standard-trixie",
-                (Weight::Blocker, "OtherMajor"),
+                Verdict::Blocker,
+                "major-version",
             ),
             (
                 "postgresql:17.6-standard-trixie",
-                (Weight::Warning, "OlderMinor"),
+                Verdict::Decide,
+                "minor-version",
             ),
             (
                 "postgresql:17-standard-trixie",
-                (Weight::Warning, "MovingTag"),
+                Verdict::Decide,
+                "image-not-pinned",
             ),
         ] {
             settings.target_image = serde_json::from_value(image.into()).unwrap();
-            assert!(reasons(&facts, &settings).contains(&expected), "{image}");
+            assert_found(&facts, &settings, verdict, id);
         }
     }
 
     #[test]
     fn the_volume_must_hold_the_data_and_the_wal() {
-        let (mut facts, settings) = (example::facts(), example::settings());
+        let (mut facts, settings) = (fixture::facts(), fixture::settings());
         facts.databases[0].bytes = 39 << 30;
-        assert!(reasons(&facts, &settings).contains(&(Weight::Blocker, "VolumeSmall")));
+        assert_found(&facts, &settings, Verdict::Blocker, "volume-too-small");
         facts.databases[0].bytes = 20 << 30;
-        assert!(reasons(&facts, &settings).contains(&(Weight::Warning, "VolumeTight")));
+        assert_found(&facts, &settings, Verdict::Decide, "volume-tight");
     }
 }

@@ -1,4 +1,5 @@
-//! CloudNativePG's Cluster: only the fields that we read or write (facts/cnpg.md §1.1).
+//! CloudNativePG's Cluster: only the fields that we read or write
+//! (docs/operators/cloudnative-pg.md#cluster-fields).
 
 use std::collections::BTreeMap;
 
@@ -101,7 +102,7 @@ pub struct PostgresConfiguration {
 }
 
 /// The part of `status` that the steps look at. CNPG's phase says nothing about replication
-/// (verified.md, *"Healthy" is not "done"*).
+/// (docs/operators/cloudnative-pg.md#phase).
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterStatus {

@@ -1,5 +1,5 @@
-//! The poolers that the Zalando operator runs in front of a cluster (facts/zalando.md §7):
-//! PgBouncers behind Services of their own.
+//! The poolers that the Zalando operator runs in front of a cluster
+//! (docs/operators/zalando.md#connection-poolers): PgBouncers behind Services of their own.
 
 use std::{net::SocketAddr, path::Path};
 

@@ -51,7 +51,7 @@ const BY_SELECTOR: &str = "endpointslice.kubernetes.io/managed-by=endpointslice-
 
 /// The Services that the Zalando operator makes for a cluster, and what shall stand behind them:
 /// the new primary, and any instance that answers. Replicas come later, and until then reads go to
-/// the primary, too (labels: facts/cnpg.md §6).
+/// the primary, too (docs/operators/cloudnative-pg.md#services).
 pub fn turned(source: &str, target: &str) -> BTreeMap<String, Selector> {
     let selector = |key: &str, value: &str| {
         let cluster = ("cnpg.io/cluster".to_owned(), target.to_owned());
@@ -164,7 +164,7 @@ pub async fn try_select(
     job::kubernetes::try_merge(&api, name, json!({"spec": {"selector": selector}})).await
 }
 
-/// Removes what a selector has left behind (verified.md: "traffic goes to both sides").
+/// Removes what a selector has left behind (docs/operators/zalando.md#endpointslices).
 ///
 /// # Errors
 /// The API's.

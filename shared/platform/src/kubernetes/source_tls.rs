@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guides_scenario_is_verify_full_and_can_sign_clients() {
+    fn the_examples_scenario_is_verify_full_and_can_sign_clients() {
         let root = Authority::root("root", LONG);
         let between = root.below("between", LONG);
         let (leaf, _) = between.server(&[HOST], LONG);

@@ -1,5 +1,6 @@
 //! Zalando's `postgresql` resource and the names that its operator gives to things
-//! (facts/zalando.md §1, §4).
+//! (docs/operators/zalando.md#the-postgresql-resource,
+//! docs/operators/zalando.md#objects-and-labels).
 
 use std::collections::BTreeMap;
 
@@ -92,7 +93,7 @@ pub struct Tls {
     /// Key of the certificate; tls.crt when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_file: Option<String>,
-    /// Key of the CA. Without it `ca_secret_name` has no effect (facts/zalando.md, trap 5).
+    /// Key of the CA. Without it `ca_secret_name` has no effect (docs/operators/zalando.md#tls).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<String>,
     /// Secret of the CA; `secret_name` when absent.

@@ -3,17 +3,19 @@
 
 use std::path::Path;
 
+use secrecy::SecretString;
+
 use super::{ClientCertificate, read_secret};
 use job::{
     config::{Connection, SslMode},
     error::{Error, Result},
 };
 
-/// Secrets: neither printed nor compared.
+/// Password and certificates of one login.
 #[derive(Clone)]
 pub struct Credentials {
     /// Of the role.
-    pub password: String,
+    pub password: SecretString,
     /// What the server's certificate is checked against, PEM; None when it is not checked.
     pub ca: Option<Vec<u8>>,
     /// What is shown to a server that asks for it.
@@ -56,7 +58,7 @@ fn client(connection: &Connection) -> Result<Option<ClientCertificate>> {
     let read = |file: &Path| std::fs::read_to_string(file).map_err(|e| unreadable(file, e));
     Ok(Some(ClientCertificate {
         chain: read(chain)?,
-        key: read(key)?,
+        key: read(key)?.into(),
     }))
 }
 

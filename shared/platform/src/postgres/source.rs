@@ -2,6 +2,8 @@
 
 use std::ops::Deref;
 
+use secrecy::SecretString;
+
 use super::{Session, identity, lsn};
 use job::error::{Context as _, Error, Result};
 use protocol::{
@@ -36,8 +38,10 @@ fn client_session(row: &tokio_postgres::Row) -> ClientSession {
     }
 }
 
-/// Names of our own sessions begin with this, so that no step ends another's.
-pub const APPLICATION_PREFIX: &str = "replica-migration";
+/// The application_name of a program's sessions: all begin alike, so that no step ends another's.
+pub fn application_name(program: &str) -> String {
+    format!("replica-migration-{program}")
+}
 
 /// Who clients are: not walsenders or workers, not ours, not Patroni's own sessions on the Unix
 /// socket.
@@ -149,7 +153,7 @@ impl Source {
     ///
     /// # Errors
     /// The database's.
-    pub async fn password_hash(&self, role: &str) -> Result<Option<String>> {
+    pub async fn password_hash(&self, role: &str) -> Result<Option<SecretString>> {
         let row = self
             .query_opt(
                 "select rolpassword from pg_authid where rolname = $1",
@@ -158,7 +162,8 @@ impl Source {
             .await;
         Ok(row
             .context("reading the owner's stored password of the source")?
-            .and_then(|row| row.get(0)))
+            .and_then(|row| row.get::<_, Option<String>>(0))
+            .map(SecretString::from))
     }
 
     /// Prepared transactions by name: they hold locks, and nobody would finish them after a cut.
@@ -233,8 +238,8 @@ impl Source {
     /// pods/exec is needed.
     ///
     /// The statement may answer, or fail because its own server ends: both mean that it was heard
-    /// (COPY … TO PROGRAM, and verified.md, *Fences*). Whether the server is down is for the caller
-    /// to observe.
+    /// (docs/operators/zalando.md#stopping-the-server). Whether the server is down is for the
+    /// caller to observe.
     ///
     /// # Errors
     /// Config when the role may not run programs; Transient when the connection broke before the

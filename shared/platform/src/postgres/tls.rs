@@ -7,6 +7,7 @@ use openssl::{
     ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslVerifyMode, SslVersion},
     x509::{X509, store::X509StoreBuilder},
 };
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{pki::Bundle, postgres::Credentials};
 use job::{
@@ -25,7 +26,7 @@ pub struct ClientCertificate {
     /// Certificates, the client's own first.
     pub chain: String,
     /// Private key.
-    pub key: String,
+    pub key: SecretString,
 }
 
 /// A connector with libpq's strictness. Whether the host name is checked is set per session.
@@ -85,7 +86,7 @@ fn show(builder: &mut SslConnectorBuilder, client: &ClientCertificate) -> Result
     for issuer in chain {
         builder.add_extra_chain_cert(issuer).map_err(failed)?;
     }
-    let key = PKey::private_key_from_pem(client.key.as_bytes()).map_err(failed)?;
+    let key = PKey::private_key_from_pem(client.key.expose_secret().as_bytes()).map_err(failed)?;
     builder.set_private_key(&key).map_err(failed)?;
     builder.check_private_key().map_err(failed)
 }
@@ -111,7 +112,7 @@ mod tests {
         client: Option<ClientCertificate>,
     ) -> Result<SslConnector> {
         let credentials = Credentials {
-            password: String::new(),
+            password: SecretString::default(),
             ca: ca.map(|pem| pem.as_bytes().to_vec()),
             client,
         };
@@ -214,7 +215,7 @@ mod tests {
         assert!(towards(SslMode::VerifyCa, Some(""), None).is_err());
         let client = ClientCertificate {
             chain: own.clone(),
-            key: other_key,
+            key: other_key.into(),
         };
         assert!(towards(SslMode::VerifyCa, Some(&own), Some(client)).is_err());
     }

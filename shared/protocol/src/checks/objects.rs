@@ -35,8 +35,8 @@ pub fn replica_mode(cluster: &ClusterState) -> Finding {
     )
 }
 
-/// Exactly one instance, and it is ready: verified.md saw promotions with two take 25 s instead of
-/// 8.
+/// Exactly one instance, and it is ready: a promotion with two took up to 25 s instead of 8
+/// (docs/operators/cloudnative-pg.md#instances).
 pub fn one_instance(cluster: &ClusterState) -> Finding {
     let found = format!(
         "{} of {} ready, phase {:?}",
@@ -72,7 +72,7 @@ pub fn not_fenced(cluster: &ClusterState) -> Finding {
 }
 
 /// The superuser's password outlives the promotion: the cut proves a write with it afterwards
-/// (facts/cnpg.md §2.2).
+/// (docs/operators/cloudnative-pg.md#passwords-at-promotion).
 pub fn superuser_kept(superuser: &SuperuserAccess) -> Finding {
     let finding = Finding::ok(
         "superuser after the promotion",

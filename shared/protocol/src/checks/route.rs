@@ -97,8 +97,9 @@ pub fn services(wanted: &[String], seen: &BTreeMap<String, ServiceState>) -> Fin
 }
 
 /// The owner's stored hash is the one that CloudNativePG sets at the promotion; otherwise poolers
-/// that know the old one drop every client (verified.md, *No client need notice*). `kept` is the
-/// Secret's, None when it cannot be read.
+/// that know the old one drop every client
+/// (docs/operators/cloudnative-pg.md#passwords-at-promotion). `kept` is the Secret's, None when it
+/// cannot be read.
 pub fn owner_hash(owner: &str, stored: Option<&str>, kept: Option<&str>) -> Finding {
     let wanted = "the same in the database and in the Secret of the Cluster's bootstrap";
     let found = match (stored, kept) {

@@ -2,7 +2,7 @@
 //!
 //! | who | the field | as documented by |
 //! |---|---|---|
-//! | the Zalando operator | annotation `acid.zalan.do/controller` of the `postgresql` resource | facts/zalando.md §8.1 |
+//! | the Zalando operator | annotation `acid.zalan.do/controller` of the `postgresql` resource | docs/operators/zalando.md#suspending-the-operator |
 //! | KEDA | annotation `autoscaling.keda.sh/paused` of the ScaledObject | KEDA, *Pause autoscaling* |
 //! | Flux, a Kustomization | annotation `kustomize.toolkit.fluxcd.io/reconcile` of the object that it manages | Flux, *Kustomization* |
 //! | Flux, a HelmRelease | `spec.suspend` | Flux, *HelmRelease* |
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// The CR's annotation that tells which operator owns it; any foreign value freezes ours
-/// (facts/zalando.md §8.1).
+/// (docs/operators/zalando.md#suspending-the-operator).
 pub const CONTROLLER: &str = "acid.zalan.do/controller";
 
 /// What we write there.

@@ -25,7 +25,7 @@ pub struct Start {
     /// The target, a physical copy of it.
     pub target: Identity,
     /// The target must restart once after its promotion, because its archive_mode is `always`
-    /// (docs/operators/cloudnative-pg.md).
+    /// (docs/operators/cloudnative-pg.md#restart-after-promotion).
     #[serde(alias = "target_owes_restart")]
     pub target_pending_restart: bool,
     /// How the application is brought to the target.

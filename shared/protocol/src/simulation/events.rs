@@ -132,7 +132,7 @@ impl World {
             &|w| w.wal.push(Wal::Write),
         );
         // Once the server is stopped, lifting the pause starts it: no order of steps helps against
-        // that hand (design.md §4).
+        // that hand (docs/protocol.md#what-the-search-cannot-exclude).
         add(
             Disturbance::Lift,
             "somebody lifts the block",

@@ -51,7 +51,7 @@ impl ControlCheckpoint {
 
 impl Running {
     /// CNPG runs a standby cluster with archive_mode `always`, and restarts it when that is no
-    /// longer wanted (facts/cnpg.md §2.3).
+    /// longer wanted (docs/operators/cloudnative-pg.md#restart-after-promotion).
     pub fn pending_restart_after_promotion(&self) -> bool {
         self.archive_mode == "always"
     }

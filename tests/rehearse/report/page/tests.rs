@@ -1,9 +1,11 @@
+//! Tests of the page.
+
 use std::{fs, path::Path};
 
 use super::{super::example::*, *};
 
 #[test]
-fn the_page_says_pass_and_needs_nothing_from_elsewhere() {
+fn the_page_says_pass_and_is_self_contained() {
     let page = page(&passed()).unwrap();
     assert!(
         page.contains("<title>PASS – cutover rehearsal mastodon-postgresql → database</title>")
@@ -30,7 +32,7 @@ fn a_failure_cannot_be_missed() {
 }
 
 #[test]
-fn what_others_wrote_stays_text() {
+fn foreign_text_is_escaped() {
     let evil = "<script>alert('x') & \"y\"</script>".to_owned();
     let mut report = failed();
     report.names.source_cluster = evil.clone();
@@ -40,7 +42,7 @@ fn what_others_wrote_stays_text() {
     report.verdict.lost[0].client = evil.clone();
     let gap = report.verdict.gap.unwrap();
     report.verdict.gap_by_client.insert(evil.clone(), gap);
-    report.forgotten.as_mut().unwrap().name = evil.clone();
+    report.unmanaged.as_mut().unwrap().name = evil.clone();
     report.receipt.insert(evil.clone(), evil.clone());
     report.programs[0].name = evil.clone();
     report.programs[0].lines.push(evil.clone());
@@ -68,18 +70,18 @@ fn an_empty_report_is_a_page_that_fails() {
     let page = page(&Report::default()).unwrap();
     assert!(
         page.contains(r#"<p class="word">FAIL</p>"#)
-            && page.contains("no write was acknowledged, so nothing is proved")
+            && page.contains("no write was acknowledged, so nothing is verified")
     );
     assert!(!page.contains("NaN") && !page.contains("inf%"));
     assert!(
         !page.contains('✓') && page.contains("no acknowledged write was judged"),
-        "nothing is ticked off"
+        "no check mark is shown"
     );
 }
 
-/// Left in the target directory for whoever changes the page and wants to see it.
+/// The files stay in the target directory, to inspect changes of the page.
 #[test]
-fn the_examples_can_be_looked_at() {
+fn the_examples_are_written_as_files() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/rehearse/example");
     fs::create_dir_all(&folder).unwrap();
     for (name, report) in [

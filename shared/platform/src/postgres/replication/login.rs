@@ -8,6 +8,7 @@ use postgres_protocol::{
     },
     message::{backend::Message, frontend},
 };
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
@@ -75,13 +76,14 @@ async fn encrypted(connection: &Connection, credentials: &Credentials) -> Result
         .map_err(failed)
 }
 
-async fn authenticate(wire: &mut Wire<Stream>, user: &str, password: &str) -> Result<()> {
+async fn authenticate(wire: &mut Wire<Stream>, user: &str, password: &SecretString) -> Result<()> {
     loop {
         match wire.next().await? {
             Message::AuthenticationOk => {}
             Message::ReadyForQuery(_) => return Ok(()),
             Message::AuthenticationMd5Password(body) => {
-                let hash = md5_hash(user.as_bytes(), password.as_bytes(), body.salt());
+                let password = password.expose_secret().as_bytes();
+                let hash = md5_hash(user.as_bytes(), password, body.salt());
                 frontend::password_message(hash.as_bytes(), wire.outbox())?;
                 wire.send().await?;
             }
@@ -97,8 +99,9 @@ async fn authenticate(wire: &mut Wire<Stream>, user: &str, password: &str) -> Re
 }
 
 /// SCRAM without channel binding, which `require` and a checked certificate do not need.
-async fn scram(wire: &mut Wire<Stream>, password: &str) -> Result<()> {
-    let mut exchange = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+async fn scram(wire: &mut Wire<Stream>, password: &SecretString) -> Result<()> {
+    let password = password.expose_secret().as_bytes();
+    let mut exchange = ScramSha256::new(password, ChannelBinding::unsupported());
     frontend::sasl_initial_response(SCRAM_SHA_256, exchange.message(), wire.outbox())?;
     wire.send().await?;
     let Message::AuthenticationSaslContinue(body) = wire.next().await? else {

@@ -1,0 +1,73 @@
+//! Stores the manifest in a ConfigMap, from which the user applies it.
+
+use job::{context::Run, error::Result, kubernetes};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, api::ObjectMeta};
+use protocol::record::labels;
+
+use crate::{secrets::Outcome, settings::Settings};
+
+/// What [`write`] would do.
+pub async fn compare(run: &Run, settings: &Settings, text: &str) -> Result<Outcome> {
+    let found = kubernetes::get(&maps(run), &settings.manifest_map()).await?;
+    Ok(compared(found.as_ref(), settings, text))
+}
+
+/// Creates or changes the ConfigMap, unless it holds this text.
+pub async fn write(run: &Run, settings: &Settings, text: &str) -> Result<Outcome> {
+    let outcome = compare(run, settings, text).await?;
+    if outcome != Outcome::Unchanged {
+        let map = ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(settings.manifest_map()),
+                labels: Some(labels()),
+                ..ObjectMeta::default()
+            },
+            data: Some([(settings.manifest_key(), text.to_owned())].into()),
+            ..ConfigMap::default()
+        };
+        kubernetes::apply(&maps(run), &settings.manifest_map(), &map).await?;
+    }
+    Ok(outcome)
+}
+
+/// The command that applies the manifest.
+pub fn apply_command(namespace: &str, settings: &Settings) -> String {
+    let key = settings.manifest_key().replace('.', "\\.");
+    format!(
+        "kubectl get configmap {} -n {namespace} -o jsonpath='{{.data.{key}}}' | kubectl apply -f \
+         -",
+        settings.manifest_map()
+    )
+}
+
+fn maps(run: &Run) -> Api<ConfigMap> {
+    Api::namespaced(run.client.clone(), &run.namespace)
+}
+
+fn compared(found: Option<&ConfigMap>, settings: &Settings, text: &str) -> Outcome {
+    match found.map(|map| {
+        map.data
+            .as_ref()
+            .and_then(|data| data.get(&settings.manifest_key()))
+    }) {
+        None => Outcome::Created,
+        Some(Some(held)) if held == text => Outcome::Unchanged,
+        Some(_) => Outcome::Changed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn the_command_escapes_the_dot_of_the_key_for_jsonpath() {
+        assert_eq!(
+            apply_command("mastodon", &fixture::settings()),
+            "kubectl get configmap database-cluster-replica -n mastodon -o \
+             jsonpath='{.data.database-cluster-replica\\.yaml}' | kubectl apply -f -"
+        );
+    }
+}
