@@ -6,26 +6,14 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use anyhow::{Context, Result};
 use harness::audit;
 use jiff::Timestamp;
+use protocol::steps;
 use serde_json::Value;
 
 use crate::{kubectl::Kubectl, step::Ended, target::TARGET};
 
-/// Reasons of the Events on the Cluster, in the order of a cutover.
-const REASONS: [&str; 11] = [
-    "Started",
-    "Checkpointed",
-    "Blocking",
-    "WritesBlocked",
-    "CaughtUp",
-    "Fenced",
-    "PointOfNoReturn",
-    "Promoted",
-    "Routed",
-    "Serving",
-    "Receipt",
-];
-/// Events are posted in the background: those that a killed pod had not sent yet are lost.
-const LAST_REASONS: [&str; 3] = ["Routed", "Serving", "Receipt"];
+/// Events are posted in the background: those that a killed pod had not sent yet are lost. After a
+/// kill the ones from this reason on are expected.
+const FIRST_AFTER_A_KILL: &str = "Routed";
 
 /// The expected Events that are missing.
 pub async fn events(kubectl: &Kubectl, cutover: &Ended) -> Result<Vec<String>> {
@@ -42,15 +30,11 @@ pub async fn events(kubectl: &Kubectl, cutover: &Ended) -> Result<Vec<String>> {
     let reasons: BTreeSet<&str> = cutover_events
         .filter_map(|event| event["reason"].as_str())
         .collect();
-    let wanted = if cutover.killed.is_some() {
-        &LAST_REASONS[..]
-    } else {
-        &REASONS[..]
-    };
-    let missing: Vec<&str> = wanted
-        .iter()
-        .filter(|reason| !reasons.contains(*reason))
-        .copied()
+    let killed = cutover.killed.is_some();
+    let missing: Vec<&str> = steps::events()
+        .into_iter()
+        .skip_while(|reason| killed && *reason != FIRST_AFTER_A_KILL)
+        .filter(|reason| !reasons.contains(reason))
         .collect();
     Ok(match missing[..] {
         [] => Vec::new(),
@@ -111,21 +95,9 @@ impl Receipt {
 
     /// Milliseconds from the block of writes to each step, in order.
     pub fn steps(&self) -> Vec<(&'static str, i64)> {
-        const STEPS: [(&str, &str); 6] = [
-            ("marker", "writes blocked, sessions ended"),
-            ("caught_up", "marker replayed by the target"),
-            ("source_down_and_proved", "source stopped and verified"),
-            (
-                "primary_restarted_and_written",
-                "target primary, write verified",
-            ),
-            ("routed", "application routed to the target"),
-            ("serving", "clients accepted"),
-        ];
         let since = |key: &str| self.summary["ms_since_block"][key].as_i64();
-        STEPS
-            .iter()
-            .filter_map(|(key, name)| Some((*name, since(key)?)))
+        steps::milestones()
+            .filter_map(|(_, milestone)| Some((milestone.label, since(milestone.key)?)))
             .collect()
     }
 

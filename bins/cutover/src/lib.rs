@@ -25,13 +25,13 @@ use protocol::{
     driver::{self as drive, World as _},
     reason::{Refusal, Stopped},
     rollback::{self as back, RollbackAvailability},
-    stops,
+    steps,
 };
 
 /// Moves the application from the source to the target, or goes on where an earlier run ended.
 ///
 /// # Errors
-/// Refused when the application runs on the source as before, Unsafe when a person must look,
+/// Refused when the application runs on the source as before, Unsafe when manual intervention is required,
 /// Transient when another run goes on.
 pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
     let (source, target): (Connection, Connection) = (prefixed("SOURCE_")?, prefixed("TARGET_")?);
@@ -57,7 +57,7 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
         && let Ok(record) = world.record().await
     {
         run.report
-            .info(format!("as it stands {}", stops::words(&record)));
+            .info(format!("state: {}", steps::summary(&record)));
     }
     outcome
 }
@@ -82,8 +82,8 @@ pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
         }
         RollbackAvailability::Possible if settings.dry_run => {
             run.report.info(
-                "a cutover has begun and there is a way back: without DRY_RUN everything \
-                    that it changed is put back",
+                "a cutover has begun and can be rolled back: without DRY_RUN rollback restores \
+                 everything that it changed",
             );
             return Ok(());
         }
@@ -93,7 +93,7 @@ pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
         .await
         .map_err(|error| {
             error.hint(format!(
-                "ask it to go back by itself: kubectl annotate cronjob/{} {}=true",
+                "ask it to roll back by itself: kubectl annotate cronjob/{} {}=true",
                 abort::CRON_JOB,
                 abort::ANNOTATION
             ))
@@ -101,7 +101,7 @@ pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
     let outcome = drive::drive(&mut world, &limits).await;
     lease.release().await;
     match outcome {
-        // To have gone back is what a cutover is refused for, and what a rollback was asked for.
+        // A cutover that has rolled back is refused; a rollback has done what it was asked for.
         Err(Stopped::Refused(Refusal::RolledBack { .. })) => Ok(()),
         Err(stopped) => Err(Failure::from(stopped).into()),
         Ok(()) => Ok(()),
@@ -125,5 +125,7 @@ async fn dry_run(world: &mut LiveWorld, settings: &Settings, run: &Run) -> Resul
         Ok(()) => world.try_late_changes().await,
         Err(failure) => Err(failure.into()),
     };
-    possible.map_err(|error: Error| error.hint("this was a dry run; mend this before the window"))
+    possible.map_err(|error: Error| {
+        error.hint("this was a dry run; fix this before the maintenance window")
+    })
 }

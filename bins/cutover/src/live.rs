@@ -41,6 +41,7 @@ use protocol::{
     reason::Wait,
     record::{Fact, Record, Start},
     snapshot::Snapshot,
+    steps,
 };
 use session::{Line, limited};
 
@@ -71,7 +72,7 @@ pub struct LiveWorld {
     postgresqls: kube::Api<Postgresql>,
     clusters: kube::Api<Cluster>,
     /// As last read; None until the first look.
-    record: Option<StoredRecord<Record>>,
+    record: Option<StoredRecord>,
     /// The members of the source at the last look.
     members: Vec<Member>,
     /// The last look: an effect acts only on what still is as it was seen.
@@ -170,11 +171,11 @@ impl LiveWorld {
         of_cut(&self.settings.target_cluster)
     }
 
-    async fn load(&self) -> Result<StoredRecord<Record>> {
+    async fn load(&self) -> Result<StoredRecord> {
         StoredRecord::load(&self.run.client, &self.run.namespace, &self.record_name()).await
     }
 
-    /// An attempt that went back is over: a new run begins anew. Anything else goes on where it
+    /// A rolled-back attempt is over: a new run starts from scratch. Anything else goes on where it
     /// stands.
     pub async fn start_over_after_rollback(&mut self) -> Result<()> {
         let mut record = self.load().await?;
@@ -186,11 +187,12 @@ impl LiveWorld {
                 .map_or("", |back| back.reason.as_str())
                 .to_owned();
             self.run.report.info(format!(
-                "an earlier attempt went back ({reason}); beginning anew"
+                "an earlier cutover was rolled back ({reason}); starting from scratch"
             ));
-            let anew = record.facts.with(Fact::StartOver);
+            let empty = record.facts.with(Fact::StartOver);
+            let state = steps::state(&empty);
             record
-                .save(&self.run.client, &self.run.namespace, anew)
+                .save(&self.run.client, &self.run.namespace, empty, state)
                 .await?;
         }
         match record.facts.started {
@@ -213,22 +215,17 @@ impl LiveWorld {
         let Some(mut record) = self.record.take() else {
             return Ok(None);
         };
-        if let Fact::Started(start) = &fact {
-            self.try_late_changes().await?;
-            // The record of the replica counts for the reader comes first: it must never be missing
-            // when the journal has begun.
-            self.save_replica_counts(start).await?;
-        }
-        let facts = record.facts.with(fact.clone());
-        let moment = format!("record {}", fact.name());
+        let (kind, moment) = (fact.kind(), format!("record {}", fact.name()));
+        let facts = record.facts.with(fact);
+        let state = steps::state(&facts);
         reached(&format!("before {moment}"), &self.run.report).await;
         let saved = record
-            .save(&self.run.client, &self.run.namespace, facts)
+            .save(&self.run.client, &self.run.namespace, facts, state)
             .await?;
         reached(&format!("after {moment}"), &self.run.report).await;
         match saved {
             Saved::Yes => {
-                self.log_fact(&fact, &record.facts);
+                self.log_fact(kind, &record.facts);
                 let facts = record.facts.clone();
                 self.record = Some(record);
                 Ok(Some(facts))
@@ -267,6 +264,11 @@ impl LiveWorld {
 impl World for LiveWorld {
     async fn observe(&mut self) -> Result<(Record, Snapshot), Failure> {
         Ok(self.look().await?)
+    }
+
+    async fn prepare_start(&mut self, start: &Start) -> Result<(), Failure> {
+        self.try_late_changes().await?;
+        Ok(self.save_replica_counts(start).await?)
     }
 
     async fn record(&mut self, fact: Fact) -> Result<Option<Record>, Failure> {

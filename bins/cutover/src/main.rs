@@ -4,23 +4,25 @@
 //! the source cannot take a write, and the ConfigMap `cutover-<cluster>-receipt` proves it. Exit 3:
 //! the application runs on the source as before.
 //!
-//! **Steps** (`cut/src/decide.rs` is the only place that knows their order; `back.rs` beside it is
-//! the way back until the point of no return)
-//! 1. check everything, record identities and replica counts
-//! 2. freeze the Zalando operator for this cluster
-//! 3. checkpoints, so that those in the downtime are short
-//! 4. block writes: Patroni's pause and read-only; end the client sessions; the application to 0 —
-//!    DOWNTIME BEGINS
-//! 5. wait until the target has replayed the marker
-//! 6. fence: stop the source's server, prove from the target that its last record has arrived
-//!    (`cut/src/proof.rs`)
-//! 7. record the promotion — POINT OF NO RETURN — and promote
-//! 8. wait for primary and for CNPG's restart; prove a write
-//! 9. route the application to the target — DOWNTIME ENDS
-//! 10. write the receipt
+//! **Steps**, once all checks pass (`shared/protocol/src/steps.rs` is their table, `decide.rs`
+//! beside it the only place that decides which one is next)
+//! 1. record the identities, the settings and the replica counts
+//! 2. suspend the controllers that would revert the cutover
+//! 3. checkpoint both sides, so that those in the downtime are short
+//! 4. DOWNTIME BEGINS: block writes at the source
+//! 5. end the client sessions of the source and record its position
+//! 6. wait until the target has replayed the marker
+//! 7. stop the source's server cleanly; prove that the target has its last record
+//! 8. POINT OF NO RETURN: record the promotion
+//! 9. promote the target and verify a write
+//! 10. repoint the application to the target
+//! 11. DOWNTIME ENDS: resume client traffic
+//! 12. end the sessions at the source's standbys
+//! 13. resume the suspended controllers and write the receipt
 //!
-//! **Variables**: `cut/src/settings.rs`, and the connections `SOURCE_*` and `TARGET_*`. A second
-//! run goes on where the first one ended.
+//! Until 8 it rolls back where it must. A second run goes on where the first one ended.
+//!
+//! **Variables**: `settings.rs`, and the connections `SOURCE_*` and `TARGET_*`.
 
 use std::process::ExitCode;
 

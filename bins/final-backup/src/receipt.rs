@@ -1,17 +1,16 @@
 //! The state of the cutover: the receipt with the end of the source's WAL, or that there is none.
 
-use jiff::Timestamp;
 use job::{
-    error::{Context as _, Error, Result},
+    error::{Context as _, Result},
     kubernetes,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
+pub use protocol::receipt::Receipt;
 use protocol::{
-    record::{name as of_cut, receipt_name as receipt_of_cut},
-    wal::{Identity, Lsn, Timeline},
+    failure::Failure,
+    record::{FactKind, name as of_cut, receipt_name as receipt_of_cut},
 };
-use serde::Deserialize;
 
 /// How far the cutover has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,48 +21,6 @@ pub enum CutoverState {
     InProgress,
     /// It has completed.
     Completed(Box<Receipt>),
-}
-
-/// The part of the receipt that this program reads.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Receipt {
-    /// Both sides before the cutover.
-    pub started: Started,
-    /// The point of no return, and the positions that allowed it.
-    pub promotion: Promotion,
-    /// The target as a primary.
-    pub promoted: Promoted,
-    /// When the application was ready on the target.
-    pub serving: Timestamp,
-}
-
-/// Both sides before the cutover.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Started {
-    /// The source.
-    pub source: Identity,
-    /// The member that was the leader, and was stopped.
-    pub leader: String,
-    /// The target.
-    pub target: Identity,
-}
-
-/// Where the source's WAL ends.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Promotion {
-    /// Start of its last record, the shutdown checkpoint.
-    pub shutdown_checkpoint: Lsn,
-    /// End of that record.
-    pub replayed: Lsn,
-    /// Its timeline.
-    pub timeline: Timeline,
-}
-
-/// The target's promotion.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Promoted {
-    /// The timeline that it began.
-    pub timeline: Timeline,
 }
 
 /// Reads the record and the receipt of the cutover to `target`.
@@ -82,8 +39,11 @@ pub async fn read(client: &Client, namespace: &str, target: &str) -> Result<Cuto
         .await?
         .and_then(|map| map.data)
         .unwrap_or_default();
-    let recorded = |key: &str| facts.contains_key(key);
-    Ok(without_receipt(recorded("blocked"), recorded("returned")))
+    let recorded = |fact: FactKind| fact.step().is_some_and(|step| facts.contains_key(step.key));
+    Ok(without_receipt(
+        recorded(FactKind::Blocked),
+        recorded(FactKind::RolledBack),
+    ))
 }
 
 /// The state of a cutover that has left no receipt.
@@ -96,54 +56,78 @@ fn without_receipt(blocked: bool, rolled_back: bool) -> CutoverState {
 }
 
 fn parsed(map: ConfigMap) -> Result<Receipt> {
-    let journal = map.data.unwrap_or_default().remove("journal.json");
-    let journal = journal.ok_or_else(|| {
-        Error::contradiction("it has no journal.json")
-            .hint("the ConfigMap was not written by cutover")
-    })?;
-    serde_json::from_str(&journal).map_err(|error| {
-        Error::contradiction("its journal.json does not have the form that cutover writes")
-            .caused_by(error)
-            .hint("a receipt is immutable: find out how it was changed before you continue")
-    })
+    let receipt = Receipt::parse(&map.data.unwrap_or_default());
+    Ok(receipt.map_err(Failure::from)?)
 }
 
 #[cfg(test)]
 pub mod tests {
-    use serde_json::{Value, json};
+    use std::collections::BTreeMap;
+
+    use jiff::Timestamp;
+    use protocol::{
+        receipt,
+        record::{AppConfig, Fact, Promoted, Promotion, Record, Start},
+        route::Route,
+        wal::{Identity, SystemIdentifier, Timeline},
+    };
 
     use super::*;
 
-    /// A receipt in the form that cutover writes.
-    pub fn journal() -> Value {
-        let identity = json!({
-            "system_identifier": "7500000000000000123", "timeline": 1, "version": 170010,
-        });
-        json!({
-            "started": {
-                "at": "2026-01-01T00:00:00Z", "source": identity, "leader": "pg-0",
-                "target": identity, "target_owes_restart": true, "replicas": {"web": 2},
-                "config": {"name": "c", "values": {}}, "controller": null, "paused": null,
-                "read_only": null,
-            },
-            "blocked": "2026-01-01T00:00:01Z",
-            "promotion": {
-                "at": "2026-01-01T00:00:02Z", "shutdown_checkpoint": "0/4000028",
-                "replayed": "0/40000A0", "timeline": 1, "target_clock": "2026-01-01T00:00:02Z",
-            },
-            "promoted": {"at": "2026-01-01T00:00:03Z", "timeline": 2},
-            "serving": "2026-01-01T00:00:04Z",
-        })
+    fn at(second: u8) -> Timestamp {
+        format!("2026-01-01T00:00:{second:02}Z").parse().unwrap()
+    }
+
+    /// What cutover's own code writes.
+    fn written() -> BTreeMap<String, String> {
+        let identity = Identity {
+            system_identifier: SystemIdentifier(7_500_000_000_000_000_123),
+            timeline: Timeline(1),
+            version: 170_010,
+        };
+        let start = Start {
+            at: at(0),
+            source: identity,
+            leader: "pg-0".into(),
+            target: identity,
+            target_pending_restart: true,
+            route: Route::Config,
+            replicas: [("web".to_owned(), 2)].into(),
+            config: AppConfig::default(),
+            services: BTreeMap::new(),
+            suspensions: Vec::new(),
+            paused: None,
+            read_only: None,
+        };
+        let record = [
+            Fact::Started(Box::new(start.clone())),
+            Fact::Blocked(at(1)),
+            Fact::Promotion(Promotion {
+                at: at(2),
+                shutdown_checkpoint: "0/4000028".parse().unwrap(),
+                replayed: "0/40000A0".parse().unwrap(),
+                timeline: Timeline(1),
+                target_clock: at(2),
+            }),
+            Fact::Promoted(Promoted {
+                at: at(3),
+                timeline: Timeline(2),
+            }),
+            Fact::Serving(at(4)),
+        ]
+        .into_iter()
+        .fold(Record::default(), |record, fact| record.with(fact));
+        receipt::data(&start, &record, "cutover 0.0.0")
     }
 
     pub fn receipt() -> Receipt {
-        serde_json::from_value(journal()).unwrap()
+        Receipt::parse(&written()).unwrap()
     }
 
     #[test]
     fn a_receipt_holds_the_end_of_the_sources_wal() {
         let map = ConfigMap {
-            data: Some([("journal.json".to_owned(), journal().to_string())].into()),
+            data: Some(written()),
             ..ConfigMap::default()
         };
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Typed facts in a ConfigMap, a key each, saved by compare-and-swap on its resourceVersion.
+//! The record of a cutover in its ConfigMap, saved by compare-and-swap on its resourceVersion.
 
 use std::collections::BTreeMap;
 
@@ -7,82 +7,96 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
+use protocol::{
+    failure::Failure,
+    record::{FactKind, Record},
+};
 
 use crate::{
     error::{Context as _, Error, Result, is_conflict, is_not_found},
     kubernetes::FIELD_MANAGER,
 };
 
-/// A record as it was last read or written. Fields of `T` that are `None` have no key: present
-/// means done.
+/// The annotation that holds one sentence on where the cutover stands.
+pub const STATE_ANNOTATION: &str = "replica-migration/state";
+
+/// The record as it was last read or written.
 #[derive(Clone, Debug)]
-pub struct StoredRecord<T> {
+pub struct StoredRecord {
     name: String,
     /// None until the ConfigMap exists.
     version: Option<String>,
+    /// Those of others are kept.
+    annotations: BTreeMap<String, String>,
     /// The facts.
-    pub facts: T,
+    pub facts: Record,
 }
 
-/// What became of a save.
+/// The result of a save.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Saved {
     /// The API server holds these facts.
     Yes,
-    /// Somebody else wrote since the record was read: read again, then decide again.
+    /// Another program wrote since the record was read: read again, then decide again.
     Conflict,
 }
 
-impl<T: Serialize + DeserializeOwned + Default> StoredRecord<T> {
+impl StoredRecord {
     /// Reads the record; a missing ConfigMap is an empty record.
     ///
     /// # Errors
-    /// The API's; Unsafe when a key does not hold what this program would have written.
+    /// Refused when an unfinished record has an earlier schema, or any record a newer one; Unsafe
+    /// when a key does not hold what the programs write.
     pub async fn load(client: &Client, namespace: &str, name: &str) -> Result<Self> {
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         match maps.get(name).await {
             Ok(map) => {
-                let facts = from_keys(map.data.unwrap_or_default())
-                    .context(format!("reading the record {name}"))
-                    .map_err(|e| {
-                        e.hint(
-                            "a key of it was changed by hand or by another version; compare it \
-                            with the documentation before going on",
-                        )
-                    })?;
+                let facts = Record::parse(&map.data.unwrap_or_default())
+                    .map_err(Failure::from)
+                    .context(format!("reading the record {name}"))?;
                 Ok(Self {
                     name: name.into(),
                     version: map.metadata.resource_version,
+                    annotations: map.metadata.annotations.unwrap_or_default(),
                     facts,
                 })
             }
             Err(error) if is_not_found(&error) => Ok(Self {
                 name: name.into(),
                 version: None,
-                facts: T::default(),
+                annotations: BTreeMap::new(),
+                facts: Record::default(),
             }),
             Err(error) => Err(error).context(format!("reading the record {name}")),
         }
     }
 
-    /// Writes `facts` if nobody else has written since this record was read.
+    /// Writes `facts` if no other program has written since this record was read, and `state` into
+    /// the annotation [`STATE_ANNOTATION`].
     ///
     /// After an error the outcome is unknown (the write may have arrived): load again.
     ///
     /// # Errors
-    /// The API's, other than a conflict.
-    pub async fn save(&mut self, client: &Client, namespace: &str, facts: T) -> Result<Saved> {
+    /// Those of the API, other than a conflict.
+    pub async fn save(
+        &mut self,
+        client: &Client,
+        namespace: &str,
+        facts: Record,
+        state: String,
+    ) -> Result<Saved> {
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let mut annotations = self.annotations.clone();
+        annotations.insert(STATE_ANNOTATION.to_owned(), state);
         let map = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
                 resource_version: self.version.clone(),
                 labels: Some(protocol::record::labels()),
+                annotations: Some(annotations.clone()),
                 ..ObjectMeta::default()
             },
-            data: Some(to_keys(&facts)?),
+            data: Some(facts.keys()),
             ..ConfigMap::default()
         };
         let params = PostParams {
@@ -96,7 +110,7 @@ impl<T: Serialize + DeserializeOwned + Default> StoredRecord<T> {
         match answer {
             Ok(written) => {
                 self.version = written.metadata.resource_version;
-                self.facts = facts;
+                (self.annotations, self.facts) = (annotations, facts);
                 Ok(Saved::Yes)
             }
             Err(error) if is_conflict(&error) => Ok(Saved::Conflict),
@@ -105,90 +119,29 @@ impl<T: Serialize + DeserializeOwned + Default> StoredRecord<T> {
     }
 }
 
-/// For steps that prepare a cut: after one the source stays stopped, and whatever they would say
-/// about it misleads.
+/// For steps that prepare a cutover: after one the source stays stopped, and whatever they would
+/// report about it misleads. The key is the same in every schema.
 ///
 /// # Errors
-/// Refused when the promotion of the target is on record; the API's.
+/// Refused when the promotion of the target is on record.
 pub async fn refuse_after_cut(client: &Client, namespace: &str, target: &str) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let name = protocol::record::name(target);
     let record = crate::kubernetes::get(&maps, &name).await?;
-    match record
+    let promotion = FactKind::Promotion.step().map(|step| step.key);
+    let promoted = record
         .and_then(|record| record.data)
-        .is_some_and(|data| data.contains_key("promotion"))
-    {
-        false => Ok(()),
-        true => Err(Error::refused(format!(
+        .zip(promotion)
+        .is_some_and(|(data, key)| data.contains_key(key));
+    if promoted {
+        return Err(Error::refused(format!(
             "{target} has been promoted by a cutover (ConfigMap {name}): there is nothing left to \
              prepare, and the source must stay stopped"
         ))
         .hint(
             "start no server of the source; if the cutover has not finished, start it again: it \
-            goes on",
-        )),
+             goes on",
+        ));
     }
-}
-
-fn to_keys<T: Serialize>(facts: &T) -> Result<BTreeMap<String, String>> {
-    let Value::Object(fields) = serde_json::to_value(facts)? else {
-        return Err(Error::contradiction("a record must be a struct"));
-    };
-    let keys = fields.into_iter().filter(|(_, value)| !value.is_null());
-    Ok(keys.map(|(key, value)| (key, plain(&value))).collect())
-}
-
-/// A text stays plain, so that kubectl get -o yaml reads well, unless it would read as JSON; all
-/// else is JSON.
-fn plain(value: &Value) -> String {
-    match value.as_str() {
-        Some(text) if serde_json::from_str::<Value>(text).is_err() => text.to_owned(),
-        _ => value.to_string(),
-    }
-}
-
-fn from_keys<T: DeserializeOwned>(keys: BTreeMap<String, String>) -> Result<T> {
-    let fields: Map<String, Value> = keys
-        .into_iter()
-        .map(|(key, text)| {
-            (
-                key,
-                serde_json::from_str(&text).unwrap_or(Value::String(text)),
-            )
-        })
-        .collect();
-    Ok(serde_json::from_value(Value::Object(fields))?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, Default, PartialEq, Serialize, serde::Deserialize)]
-    #[serde(default, deny_unknown_fields)]
-    struct Facts {
-        marker: Option<String>,
-        count: Option<u32>,
-        digits: Option<String>,
-        replicas: BTreeMap<String, u32>,
-    }
-
-    #[test]
-    fn facts_survive_the_way_through_text() {
-        let facts = Facts {
-            marker: Some("0/5A2E4F8".into()),
-            count: None,
-            replicas: [("web".into(), 2)].into(),
-            digits: Some("12".into()),
-        };
-        let keys = to_keys(&facts).unwrap();
-        assert_eq!(keys.get("marker").unwrap(), "0/5A2E4F8");
-        assert!(!keys.contains_key("count"));
-        assert_eq!(from_keys::<Facts>(keys).unwrap(), facts);
-    }
-
-    #[test]
-    fn a_foreign_key_is_refused() {
-        assert!(from_keys::<Facts>([("phase".to_owned(), "1".to_owned())].into()).is_err());
-    }
+    Ok(())
 }

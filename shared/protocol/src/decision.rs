@@ -8,7 +8,7 @@ use crate::{
     snapshot::{kubernetes::Selector, source::PostmasterStart},
 };
 
-use strum::IntoStaticStr;
+use strum::{EnumDiscriminants, IntoStaticStr, VariantArray};
 
 use crate::{
     reason::{Contradiction, Refusal, Wait},
@@ -53,7 +53,12 @@ impl fmt::Display for Decision {
 }
 
 /// An effect. Each is safe to repeat and safe to perform late.
-#[derive(Clone, Debug, PartialEq, Eq, IntoStaticStr)]
+#[derive(Clone, Debug, PartialEq, Eq, IntoStaticStr, EnumDiscriminants)]
+#[strum_discriminants(
+    name(ActionKind),
+    derive(Hash, VariantArray, IntoStaticStr),
+    doc = "The actions without what they act on."
+)]
 pub enum Action {
     /// Set a recorded field so that its owner leaves the cut alone.
     SuspendController(String),
@@ -108,6 +113,16 @@ impl Action {
     pub fn name(&self) -> &'static str {
         self.into()
     }
+
+    /// Its kind.
+    pub fn kind(&self) -> ActionKind {
+        self.into()
+    }
+}
+
+impl ActionKind {
+    /// Every kind.
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 }
 
 impl fmt::Display for Action {

@@ -25,6 +25,11 @@ use crate::{
 pub trait World {
     /// Reads the record, and looks at everything.
     async fn observe(&mut self) -> Result<(Record, Snapshot), Failure>;
+    /// What must succeed before the start is recorded: the changes that come past the point of no
+    /// return are tried as server-side dry runs, and the replica counts are copied to where a
+    /// person finds them. It may be repeated, and it changes nothing that a rollback would have to
+    /// restore; no decision depends on it, so it is no action of the protocol.
+    async fn prepare_start(&mut self, start: &Start) -> Result<(), Failure>;
     /// Adds a fact to the record as it was last read or written, and returns the record. None:
     /// somebody else wrote first; look again.
     async fn record(&mut self, fact: Fact) -> Result<Option<Record>, Failure>;
@@ -187,6 +192,9 @@ async fn follow(
             end => return Ok(Next::End(ended(end, seen))),
         };
         fresh = false;
+        if let Fact::Started(start) = &fact {
+            world.prepare_start(start).await?;
+        }
         // Each fact is recorded once, so this comes to an end: a decision is never to record what
         // is recorded.
         match world.record(fact).await? {

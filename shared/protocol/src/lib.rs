@@ -1,10 +1,11 @@
 //! The protocol of a cutover, without a server, a clock or an input or output of its own.
 //!
 //! In reading order: positions and identities ([`wal`]), what is observed ([`snapshot`]) and judged
-//! ([`checks`]), what is remembered ([`record`]), what follows from both ([`decide`], with its parts
-//! [`cutover`], [`completion`], [`rollback`] and [`proof`]), the controllers that would revert a
-//! cutover ([`controllers`]), and the loop that observes, decides and acts ([`driver`]). The tests
-//! search the interleavings that the protocol can meet (`simulation`).
+//! ([`checks`]), what is recorded ([`record`], [`receipt`]), what follows from both ([`decide`], with
+//! its parts [`cutover`], [`completion`], [`rollback`] and [`proof`]), how each step is reported and
+//! where it leads ([`steps`]), the controllers that would revert a cutover ([`controllers`]), and
+//! the loop that observes, decides and acts ([`driver`]). The tests search the interleavings that
+//! the protocol can meet (`simulation`).
 
 pub mod checks;
 pub mod completion;
@@ -16,11 +17,12 @@ pub mod driver;
 pub mod failure;
 pub mod proof;
 pub mod reason;
+pub mod receipt;
 pub mod record;
 pub mod rollback;
 pub mod route;
 #[cfg(test)]
 mod simulation;
 pub mod snapshot;
-pub mod stops;
+pub mod steps;
 pub mod wal;

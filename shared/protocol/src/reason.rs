@@ -41,13 +41,13 @@ impl fmt::Display for AbortRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sigterm => f.write_str("asked to end (SIGTERM)"),
-            Self::RecordKey => f.write_str("asked to go back (key abort of the record)"),
+            Self::RecordKey => f.write_str("asked to roll back (key abort of the record)"),
             Self::Annotation {
                 cron_job,
                 annotation,
             } => write!(
                 f,
-                "asked to go back (kubectl annotate cronjob/{cron_job} {annotation}- takes that \
+                "asked to roll back (kubectl annotate cronjob/{cron_job} {annotation}- takes that \
                  back)"
             ),
             Self::Rollback => f.write_str("rollback was started"),
@@ -99,7 +99,7 @@ impl fmt::Display for RollbackReason {
             Self::AbortRequested(request) => request.fmt(f),
             Self::PermanentFailure(failure) => failure.fmt(f),
             Self::TargetReplicaModeEnded => {
-                f.write_str("somebody else has ended the target's replica mode")
+                f.write_str("another actor has ended the target's replica mode")
             }
             Self::SourceFailedOver { timeline, recorded } => write!(
                 f,
@@ -112,12 +112,13 @@ impl fmt::Display for RollbackReason {
                 f,
                 "the source failed over: the leader is {leader}, it was {recorded}"
             ),
-            Self::TargetPromoted => f.write_str("the target was promoted by somebody else"),
+            Self::TargetPromoted => f.write_str("the target was promoted by another actor"),
             Self::DeadlineExceeded { since, seconds } => {
                 let since: &str = since.into();
                 write!(
                     f,
-                    "the cut was not through {seconds} s after the {since} (CUTOVER_MAX_SECONDS)"
+                    "the point of no return was not reached {seconds} s after the {since} \
+                     (CUTOVER_MAX_SECONDS)"
                 )
             }
         }
@@ -195,7 +196,7 @@ impl Refusal {
             Some(hint) => {
                 format!("{ON_THE_SOURCE}; {hint}; then start a new cutover")
             }
-            None => format!("{ON_THE_SOURCE}; mend the cause and start a new cutover"),
+            None => format!("{ON_THE_SOURCE}; fix the cause and start a new cutover"),
         }
     }
 }
@@ -212,7 +213,7 @@ impl Progress {
             }
             Self::Finished => {
                 "what the target has taken since would be lost: keep the source as it is (stopped, \
-                 paused, frozen), and mend the cause on the target"
+                 paused, its operator suspended), and fix the cause on the target"
             }
         }
     }
@@ -223,10 +224,11 @@ impl fmt::Display for Refusal {
         match self {
             Self::AbortedBeforeStart(request) => write!(f, "{request}: nothing was changed"),
             Self::FailingBeforeStart(failure) => write!(f, "{failure}: nothing was changed"),
-            Self::RolledBack { reason, .. } => write!(f, "went back: {reason}"),
+            Self::RolledBack { reason, .. } => write!(f, "rolled back: {reason}"),
             Self::PastPointOfNoReturn { recorded, .. } => write!(
                 f,
-                "there is no way back: the promotion was recorded at {} (point of no return)",
+                "a rollback is no longer possible: the promotion was recorded at {} (point of no \
+                 return)",
                 recorded.strftime("%F %T UTC")
             ),
         }
@@ -386,7 +388,7 @@ mod tests {
         };
         assert_eq!(
             deadline.to_string(),
-            "the cut was not through 300 s after the block (CUTOVER_MAX_SECONDS)"
+            "the point of no return was not reached 300 s after the block (CUTOVER_MAX_SECONDS)"
         );
     }
 

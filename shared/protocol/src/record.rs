@@ -1,32 +1,32 @@
-//! The facts of a cutover that cannot be observed again, a key each in the ConfigMap
-//! `cutover-<cluster>`; present means done.
+//! The record of a cutover: the facts that cannot be observed again, one key each in the ConfigMap
+//! `cutover-<cluster>`. A key that is present means that the fact is established.
+//!
+//! [`facts`](self) holds the data of each fact, [`keys`] the form in the ConfigMap and the schema.
+
+mod facts;
+pub mod keys;
 
 use std::collections::BTreeMap;
 
-use crate::{
-    route::Route,
-    snapshot::{kubernetes::Selector, source::PostmasterStart},
-    wal::{Identity, Lsn, Timeline},
-};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use strum::{EnumDiscriminants, IntoStaticStr, VariantArray};
 
-use strum::IntoStaticStr;
+pub use facts::{AppConfig, Fenced, Marker, Promoted, Promotion, Readers, RollbackStarted, Start};
+pub use keys::SCHEMA;
 
-use crate::controllers::suspension::Suspension;
-
-/// Name of the record of the cut to this target.
+/// Name of the record of the cutover to this target.
 pub fn name(target: &str) -> String {
     format!("cutover-{target}")
 }
 
-/// Name of the receipt that it leaves.
+/// Name of the receipt that the cutover leaves.
 pub fn receipt_name(target: &str) -> String {
     format!("{}-receipt", name(target))
 }
 
-/// Labels of everything that the programs create, so that a person can list and remove it.
+/// Labels of everything that the programs create, so that it can be listed and removed.
 pub fn labels() -> BTreeMap<String, String> {
     [(
         "app.kubernetes.io/managed-by".to_owned(),
@@ -35,12 +35,15 @@ pub fn labels() -> BTreeMap<String, String> {
     .into()
 }
 
-/// All facts. A key is written once and never removed, until an attempt that went back is followed
-/// by a new one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// All facts. A key is written once and never removed, until a rolled-back attempt is followed by a
+/// new one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Record {
-    /// How things stood before anything was changed.
+    /// The schema that it was begun with; see [`SCHEMA`].
+    #[serde(default = "keys::schema_without_a_key")]
+    pub schema: u32,
+    /// The state before anything was changed.
     pub started: Option<Start>,
     /// Checkpoints were taken on both sides, so that those in the downtime are short.
     pub checkpointed: Option<Timestamp>,
@@ -64,19 +67,42 @@ pub struct Record {
     pub readers: Option<Readers>,
     /// The receipt is written; nothing is left to do.
     pub finished: Option<Timestamp>,
-    /// It was decided to go back, and why. Excludes `promotion`.
+    /// The rollback is decided, and why. Excludes `promotion`.
     #[serde(rename = "going-back")]
     pub rollback_started: Option<RollbackStarted>,
     /// Everything is as it was before.
     #[serde(rename = "returned")]
     pub rolled_back: Option<Timestamp>,
-    /// Written by a person who wants it to go back: any text. Heeded until the promotion is
+    /// Written by an operator who wants a rollback: any text. Honoured until the promotion is
     /// recorded.
     #[serde(deserialize_with = "any_text")]
     pub abort: Option<String>,
 }
 
-/// A person writes what comes to mind: `true` and `1` read as JSON, and are texts all the same.
+impl Default for Record {
+    /// No facts, in the present schema.
+    fn default() -> Self {
+        Self {
+            schema: SCHEMA,
+            started: None,
+            checkpointed: None,
+            blocked: None,
+            marker: None,
+            fenced: None,
+            promotion: None,
+            promoted: None,
+            routed: None,
+            serving: None,
+            readers: None,
+            finished: None,
+            rollback_started: None,
+            rolled_back: None,
+            abort: None,
+        }
+    }
+}
+
+/// `true` and `1` are read as JSON, and are texts all the same.
 fn any_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     Ok(match Value::deserialize(from)? {
         Value::Null => None,
@@ -85,121 +111,13 @@ fn any_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Err
     })
 }
 
-/// How things stood at the start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Start {
-    /// When.
-    pub at: Timestamp,
-    /// The source.
-    pub source: Identity,
-    /// Patroni's member that was leader.
-    pub leader: String,
-    /// The target, a physical copy of it.
-    pub target: Identity,
-    /// The target must restart once after its promotion, because its archive_mode is `always`
-    /// (docs/operators/cloudnative-pg.md#restart-after-promotion).
-    #[serde(alias = "target_owes_restart")]
-    pub target_pending_restart: bool,
-    /// How the application is brought to the target.
-    pub route: Route,
-    /// Replica counts of the application's workloads.
-    pub replicas: BTreeMap<String, i32>,
-    /// Name of the application's ConfigMap, and the keys that will be changed with the values they
-    /// had (None: absent).
-    pub config: AppConfig,
-    /// The selectors of the source's Services (None: it has none, Patroni writes its Endpoints).
-    pub services: BTreeMap<String, Option<Selector>>,
-    /// Who would undo the cut while it runs, with the values that their fields had.
-    #[serde(alias = "freezes")]
-    pub suspensions: Vec<Suspension>,
-    /// Patroni's own `pause`.
-    pub paused: Option<bool>,
-    /// Patroni's own `default_transaction_read_only`.
-    pub read_only: Option<String>,
-}
-
-/// The application's ConfigMap.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AppConfig {
-    /// Its name, with kustomize's hash.
-    pub name: String,
-    /// The keys of APP_CONFIG_TARGET and their values.
-    pub values: BTreeMap<String, Option<String>>,
-}
-
-/// The source's position after the block.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Marker {
-    /// When it was read.
-    pub at: Timestamp,
-    /// Nothing acknowledged before lies behind it.
-    pub lsn: Lsn,
-    /// Client sessions that were ended just before, as `role application address`.
-    pub sessions_ended: Vec<String>,
-}
-
-/// The server that is to be stopped. Written anew when it was started again in between: its
-/// shutdown checkpoint must then be a later one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fenced {
-    /// When this was decided.
-    pub at: Timestamp,
-    /// End of the WAL that it had written; its shutdown checkpoint lies behind it.
-    pub lsn: Lsn,
-    /// The run of the server that is meant: a stop that comes late must not hit another.
-    #[serde(alias = "incarnation")]
-    pub postmaster_start: PostmasterStart,
-    /// Clients that had come back since their sessions were ended.
-    #[serde(alias = "stragglers")]
-    pub reconnected: Vec<String>,
-}
-
-/// The point of no return.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Promotion {
-    /// When it was recorded.
-    pub at: Timestamp,
-    /// Start of the source's shutdown checkpoint record.
-    pub shutdown_checkpoint: Lsn,
-    /// Where the target's replay stood: the end of that record.
-    pub replayed: Lsn,
-    /// The timeline that both were on.
-    pub timeline: Timeline,
-    /// The target's own clock, to compare its postmaster's start with.
-    pub target_clock: Timestamp,
-}
-
-/// The target serves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Promoted {
-    /// When a write was proved.
-    pub at: Timestamp,
-    /// The new timeline: the source's plus one.
-    pub timeline: Timeline,
-}
-
-/// Who still read from the source's standbys after the cut.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Readers {
-    /// When they were ended.
-    pub at: Timestamp,
-    /// `role application address`, as far as the standbys answered.
-    pub ended: Vec<String>,
-}
-
-/// Why the way back was taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RollbackStarted {
-    /// When it was decided.
-    pub at: Timestamp,
-    /// The text of a [`RollbackReason`](crate::reason::RollbackReason).
-    pub reason: String,
-}
-
 /// A fact to be added.
-#[derive(Clone, Debug, PartialEq, Eq, IntoStaticStr)]
+#[derive(Clone, Debug, PartialEq, Eq, IntoStaticStr, EnumDiscriminants)]
+#[strum_discriminants(
+    name(FactKind),
+    derive(Hash, PartialOrd, Ord, VariantArray, IntoStaticStr),
+    doc = "The facts without their data, in the order in which they are recorded."
+)]
 pub enum Fact {
     /// See [`Record::started`].
     Started(Box<Start>),
@@ -225,9 +143,9 @@ pub enum Fact {
     Finished(Timestamp),
     /// See [`Record::rollback_started`].
     RollbackStarted(RollbackStarted),
-    /// See [`Record::returned`].
+    /// See [`Record::rolled_back`].
     RolledBack(Timestamp),
-    /// A new attempt after one that went back: the record begins anew.
+    /// A new attempt after one that was rolled back: the record starts from scratch.
     StartOver,
 }
 
@@ -237,39 +155,55 @@ impl Fact {
         self.into()
     }
 
-    /// The instant that it records.
-    pub fn at(&self) -> Option<Timestamp> {
-        match self {
-            Self::Started(start) => Some(start.at),
-            Self::Marker(marker) => Some(marker.at),
-            Self::Fenced(fenced) => Some(fenced.at),
-            Self::Promotion(promotion) => Some(promotion.at),
-            Self::Promoted(promoted) => Some(promoted.at),
-            Self::Readers(readers) => Some(readers.at),
-            Self::RollbackStarted(back) => Some(back.at),
-            Self::Checkpointed(at)
-            | Self::Blocked(at)
-            | Self::Routed(at)
-            | Self::Serving(at)
-            | Self::Finished(at)
-            | Self::RolledBack(at) => Some(*at),
-            Self::StartOver => None,
-        }
+    /// Its kind.
+    pub fn kind(&self) -> FactKind {
+        self.into()
     }
 }
 
+impl FactKind {
+    /// Every kind, in the order in which they are recorded.
+    pub const ALL: &'static [Self] = Self::VARIANTS;
+}
+
 impl Record {
-    /// Past the point of no return there is only forward.
+    /// Whether the promotion is recorded: from then on the cutover only goes forward.
     pub fn past_point_of_no_return(&self) -> bool {
         self.promotion.is_some()
     }
 
-    /// The journal with one more fact.
+    /// When a fact was established; None when it is not on record.
+    pub fn instant(&self, fact: FactKind) -> Option<Timestamp> {
+        match fact {
+            FactKind::Started => self.started.as_ref().map(|start| start.at),
+            FactKind::Checkpointed => self.checkpointed,
+            FactKind::Blocked => self.blocked,
+            FactKind::Marker => self.marker.as_ref().map(|marker| marker.at),
+            FactKind::Fenced => self.fenced.as_ref().map(|fenced| fenced.at),
+            FactKind::Promotion => self.promotion.as_ref().map(|promotion| promotion.at),
+            FactKind::Promoted => self.promoted.as_ref().map(|promoted| promoted.at),
+            FactKind::Routed => self.routed,
+            FactKind::Serving => self.serving,
+            FactKind::Readers => self.readers.as_ref().map(|readers| readers.at),
+            FactKind::Finished => self.finished,
+            FactKind::RollbackStarted => self.rollback_started.as_ref().map(|begun| begun.at),
+            FactKind::RolledBack => self.rolled_back,
+            FactKind::StartOver => None,
+        }
+    }
+
+    /// The last fact on record; None when nothing is recorded.
+    pub fn last(&self) -> Option<FactKind> {
+        let established = |fact: &&FactKind| self.instant(**fact).is_some();
+        FactKind::ALL.iter().rev().find(established).copied()
+    }
+
+    /// The record with one more fact.
     #[must_use]
     pub fn with(&self, fact: Fact) -> Self {
         let mut next = self.clone();
         match fact {
-            Fact::Started(start) => next.started = Some(*start),
+            Fact::Started(start) => (next.started, next.schema) = (Some(*start), SCHEMA),
             Fact::Checkpointed(at) => next.checkpointed = Some(at),
             Fact::Blocked(at) => next.blocked = Some(at),
             Fact::Marker(marker) => next.marker = Some(marker),
@@ -280,10 +214,13 @@ impl Record {
             Fact::Serving(at) => next.serving = Some(at),
             Fact::Readers(readers) => next.readers = Some(readers),
             Fact::Finished(at) => next.finished = Some(at),
-            Fact::RollbackStarted(back) => next.rollback_started = Some(back),
+            Fact::RollbackStarted(begun) => next.rollback_started = Some(begun),
             Fact::RolledBack(at) => next.rolled_back = Some(at),
             Fact::StartOver => next = Self::default(),
         }
         next
     }
 }
+
+#[cfg(test)]
+pub mod tests;

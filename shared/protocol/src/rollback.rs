@@ -418,8 +418,8 @@ mod tests {
         };
         assert_eq!(
             refusal.to_string(),
-            "there is no way back: the promotion was recorded at 1970-01-01 00:00:00 UTC (point of \
-             no return)"
+            "a rollback is no longer possible: the promotion was recorded at 1970-01-01 00:00:00 \
+             UTC (point of no return)"
         );
         assert_eq!(
             refusal,

@@ -29,6 +29,7 @@ mod search;
 mod world;
 
 use crate::route::Route;
+pub use driven::course;
 use invariants::Invariant;
 use mutants::Mutant;
 use search::search;

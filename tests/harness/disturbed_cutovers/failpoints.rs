@@ -97,8 +97,8 @@ mod tests {
 
     fn failpoints() -> Failpoints {
         let lines = [
-            "before Freeze",
-            "before Freeze",
+            "before SuspendController",
+            "before SuspendController",
             "after record Blocked",
             "before Fence",
             "after Fence",
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(failpoints.all().len(), 5);
         assert_eq!(
             failpoints.between(Phase::BeforeBlock, Phase::BeforeBlock),
-            ["before Freeze"]
+            ["before SuspendController"]
         );
         assert_eq!(
             failpoints.between(Phase::Blocked, Phase::Fenced),

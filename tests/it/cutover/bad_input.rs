@@ -414,7 +414,7 @@ async fn with_a_receipt(environment: &Environment) {
         environment,
         &[],
         3,
-        "the receipt cutover-database-receipt is of another cut",
+        "the receipt cutover-database-receipt is of another cutover",
     )
     .await;
     environment.remove(CONFIG_MAP, name).await;

@@ -70,10 +70,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
     ends(
         &running.wait(SOON).await.unwrap(),
         3,
-        &[
-            "giving back: ScaledObject web",
-            "runs on the source as before",
-        ],
+        &["resuming ScaledObject web", "runs on the source as before"],
     );
     same(&before, &environment.snapshot().await);
     same(&contended_before, &contended(&environment).await);
@@ -92,8 +89,8 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
     running.kill();
     running.wait(SOON).await.unwrap();
     let words = [
-        "giving back: Application argocd/mastodon selfHeal",
-        "giving back: Cluster database kustomize.toolkit.fluxcd.io/reconcile",
+        "resuming Application argocd/mastodon selfHeal",
+        "resuming Cluster database kustomize.toolkit.fluxcd.io/reconcile",
         "runs on the source as before",
     ];
     environment.cut(environment.rollback(), 0, &words).await;
@@ -104,9 +101,9 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
     a_job_that_runs_is_waited_for(&environment).await;
     let words = [
         "DOWNTIME ENDS",
-        "giving back: CronJob nightly suspend",
-        "giving back: HelmRelease mastodon/mastodon suspend",
-        "ConfigMap mastodon-database kustomize.toolkit.fluxcd.io/reconcile stays as it is, because \
+        "resuming CronJob nightly suspend",
+        "resuming HelmRelease mastodon/mastodon suspend",
+        "ConfigMap mastodon-database kustomize.toolkit.fluxcd.io/reconcile stays suspended, because \
          Flux's Kustomization apps would put",
     ];
     let ended = environment.cut(environment.by_config(), 0, &words).await;
@@ -130,7 +127,7 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
     let events = environment.objects(("events.k8s.io", "v1", "Event")).await;
     let stay = events
         .iter()
-        .filter(|event| event["reason"] == "StaysPaused");
+        .filter(|event| event["reason"] == "StaysSuspended");
     let notes: Vec<&str> = stay.filter_map(|event| event["note"].as_str()).collect();
     let tells = |kind: &str| notes.iter().any(|note| note.starts_with(kind));
     assert_eq!(notes.len(), 2, "{notes:?}");
@@ -372,6 +369,6 @@ async fn a_job_that_runs_is_waited_for(environment: &Environment) {
     ends(
         &running.wait(SOON).await.unwrap(),
         3,
-        &["GOING BACK: asked to end"],
+        &["ROLLING BACK: asked to end"],
     );
 }

@@ -247,13 +247,13 @@ fn common() -> Vec<Case> {
         ),
         (
             vec![
-                Disturbance::at(Fault::RollBackMeanwhile, "before Block"),
+                Disturbance::at(Fault::RollBackMeanwhile, "before BlockWrites"),
                 Disturbance::at(Fault::RollBack, "after Promote"),
             ],
             vec![
-                (0, "GOING BACK: rollback was started"),
-                (3, "went back"),
-                (3, "there is no way back"),
+                (0, "ROLLING BACK: rollback was started"),
+                (3, "rolled back"),
+                (3, "a rollback is no longer possible"),
             ],
         ),
         (
@@ -263,23 +263,24 @@ fn common() -> Vec<Case> {
                 Disturbance::at(Fault::Abort, "before Promote"),
             ],
             vec![
-                (3, "GOING BACK: asked to go back"),
+                (3, "ROLLING BACK: asked to roll back"),
                 (0, "no longer possible: the promotion is recorded"),
             ],
         ),
         (
             vec![
                 Disturbance::at(Fault::ReplayPaused, "before EndSessions"),
-                Disturbance::at(Fault::Switchover, "after Block"),
+                Disturbance::at(Fault::Switchover, "after BlockWrites"),
                 Disturbance::each(Fault::SourceSessions),
             ],
             vec![
                 (
                     3,
-                    "the cut was not through 5 s after the block (CUTOVER_MAX_SECONDS)",
+                    "the point of no return was not reached 5 s after the block \
+                     (CUTOVER_MAX_SECONDS)",
                 ),
                 (3, "the target has replayed"),
-                (3, "GOING BACK: the source failed over"),
+                (3, "ROLLING BACK: the source failed over"),
                 (3, "the application runs on the source as before"),
                 (0, "DOWNTIME ENDS"),
             ],
@@ -298,12 +299,12 @@ fn common() -> Vec<Case> {
 fn by_service() -> Vec<Case> {
     vec![
         (
-            vec![Disturbance::at(Fault::Overtake(0.2), "before Block")],
+            vec![Disturbance::at(Fault::Overtake(0.2), "before BlockWrites")],
             vec![],
         ),
         (
             vec![
-                Disturbance::at(Fault::LeaderHangs(LONG), "before Block"),
+                Disturbance::at(Fault::LeaderHangs(LONG), "before BlockWrites"),
                 Disturbance::at(Fault::TargetHangs(LONG), "before Restartpoint"),
             ],
             vec![],
@@ -314,13 +315,16 @@ fn by_service() -> Vec<Case> {
         ),
         (
             vec![Disturbance::each(Fault::BlockLifted)],
-            vec![(0, "somebody had lifted them")],
+            vec![(0, "another actor had lifted them")],
         ),
         (vec![Disturbance::each(Fault::PoolersResumed)], vec![]),
         (vec![Disturbance::each(Fault::PoolerReplaced)], vec![]),
         (
             vec![Disturbance::at(Fault::LeaderLost, "before record Fenced")],
-            vec![(3, "GOING BACK: the cut was not through 5 s after the block")],
+            vec![(
+                3,
+                "ROLLING BACK: the point of no return was not reached 5 s after the block",
+            )],
         ),
     ]
 }
@@ -334,7 +338,7 @@ fn by_config() -> Vec<Case> {
         (
             vec![
                 Disturbance::at(Fault::Hang, "before Fence"),
-                Disturbance::at(Fault::SourceStarted, "before ProveWrite"),
+                Disturbance::at(Fault::SourceStarted, "before VerifyWrite"),
             ],
             vec![(0, "DOWNTIME ENDS")],
         ),

@@ -9,6 +9,10 @@ use harness::{
 };
 use k8s_openapi::api::{core::v1::ConfigMap, events::v1::Event};
 use kube::{Api, api::ListParams};
+use protocol::{
+    record::{FactKind, SCHEMA},
+    steps,
+};
 use serde_json::{Value, json};
 
 use super::environment::{self, Environment, SERVICE, SOON, SOURCE, ends, same};
@@ -43,7 +47,7 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
         .unwrap();
 
     let words = [
-        "beginning anew",
+        "starting from scratch",
         "DOWNTIME BEGINS",
         "POINT OF NO RETURN",
         "DOWNTIME ENDS",
@@ -94,11 +98,11 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
         .cut(
             environment.rollback(),
             3,
-            &["there is no way back: the promotion was recorded at"],
+            &["a rollback is no longer possible: the promotion was recorded at"],
         )
         .await;
     assert!(
-        late.text().contains("mend the cause on the target"),
+        late.text().contains("fix the cause on the target"),
         "{late}"
     );
 
@@ -164,8 +168,8 @@ async fn dry_run(environment: &Environment) {
         "would 4. DOWNTIME BEGINS",
         "mastodon-web 2",
         "DB_HOST mastodon-postgresql-pooler → database-pooler-rw",
-        "would 7. POINT OF NO RETURN",
-        "way back",
+        "would 8. POINT OF NO RETURN",
+        "would roll back by itself, where it must, until 8",
     ];
     environment
         .cut(environment.by_config().env("DRY_RUN", "true"), 0, &words)
@@ -173,7 +177,7 @@ async fn dry_run(environment: &Environment) {
     let words = [
         "PAUSE at mastodon-postgresql-pooler-0, mastodon-postgresql-pooler-1, \
          mastodon-postgresql-pooler-repl-0",
-        "turn the Services mastodon-postgresql → \
+        "repoint the application to the target: the Services mastodon-postgresql → \
          cnpg.io/cluster=database,cnpg.io/instanceRole=primary",
     ];
     environment
@@ -227,8 +231,8 @@ async fn going_back_on_sigterm(environment: &Environment) {
         &ended,
         3,
         &[
-            "GOING BACK: asked to end (SIGTERM)",
-            "going back: leading the Services of mastodon-postgresql to it again",
+            "ROLLING BACK: asked to end (SIGTERM)",
+            "rolling back: repointing the Services of mastodon-postgresql to it",
             "the application runs on the source as before",
             "start a new cutover",
         ],
@@ -273,20 +277,20 @@ async fn rolled_back_by_the_config_map(environment: &Environment) {
         .cut(
             environment.rollback().env("DRY_RUN", "true"),
             0,
-            &["there is a way back"],
+            &["can be rolled back"],
         )
         .await;
-    assert!(!dry.text().contains("going back"), "{dry}");
+    assert!(!dry.text().contains("rolling back"), "{dry}");
     let words = [
-        "GOING BACK: rollback was started",
-        "pointing the application to the source",
+        "ROLLING BACK: rollback was started",
+        "repointing the application to the source",
         "runs on the source as before",
     ];
     environment.cut(environment.rollback(), 0, &words).await;
     same(&before, &environment.snapshot().await);
     environment.runs_on_the_source().await;
     let again = environment.cut(environment.rollback(), 0, &[]).await;
-    assert!(!again.text().contains("going back:"), "{again}");
+    assert!(!again.text().contains("rolling back:"), "{again}");
     same(&before, &environment.snapshot().await);
 }
 
@@ -312,10 +316,10 @@ async fn rolled_back_by_the_services(environment: &Environment) {
         .await;
     environment.has_slices(SOURCE).await;
     let words = [
-        "going back: starting the source's server",
-        "going back: lifting pause and read-only",
-        "going back: leading the Services of mastodon-postgresql to it again",
-        "letting the clients of the old poolers through",
+        "rolling back: starting the source's server",
+        "rolling back: lifting pause and read-only",
+        "rolling back: repointing the Services of mastodon-postgresql to it",
+        "resuming client traffic on the source's poolers",
         "runs on the source as before",
     ];
     environment.cut(environment.rollback(), 0, &words).await;
@@ -347,12 +351,12 @@ async fn records(environment: &Environment) {
         "{summary}"
     );
     assert_eq!(
-        summary["kept_still_for_good"],
+        summary["suspended_permanently"],
         json!([format!("postgresql {SOURCE} acid.zalan.do/controller")]),
         "{summary}"
     );
     assert!(
-        summary["write_gap_ms"]["clients"].as_u64() >= summary["write_gap_ms"]["proved"].as_u64(),
+        summary["write_gap_ms"]["clients"].as_u64() >= summary["write_gap_ms"]["verified"].as_u64(),
         "{summary}"
     );
     assert!(
@@ -374,6 +378,11 @@ async fn records(environment: &Environment) {
     ] {
         assert!(!journal[fact].is_null(), "{fact} is missing in {journal}");
     }
+    assert_eq!(data["schema"], SCHEMA.to_string());
+    let record = maps.get(&format!("cutover-{CLUSTER}")).await.unwrap();
+    assert_eq!(record.data.unwrap()["schema"], SCHEMA.to_string());
+    let state = &record.metadata.annotations.unwrap()["replica-migration/state"];
+    assert!(state.starts_with("cutover finished at "), "{state}");
     let counts = maps
         .get("cutover-replica-counts")
         .await
@@ -405,18 +414,11 @@ async fn events(environment: &Environment) {
     let reasons: BTreeSet<&str> = of_target
         .filter_map(|event| event.reason.as_deref())
         .collect();
-    for reason in [
-        "Started",
-        "WritesBlocked",
-        "GoingBack",
-        "Returned",
-        "Fenced",
-        "PointOfNoReturn",
-        "Promoted",
-        "Routed",
-        "Serving",
-        "Receipt",
-    ] {
+    let rollback = [FactKind::RollbackStarted, FactKind::RolledBack]
+        .into_iter()
+        .filter_map(FactKind::step)
+        .flat_map(|step| step.events.to_vec());
+    for reason in steps::events().into_iter().chain(rollback) {
         assert!(reasons.contains(reason), "no Event {reason}: {reasons:?}");
     }
 }

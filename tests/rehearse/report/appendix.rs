@@ -9,7 +9,7 @@ const LANDMARKS: [&str; 4] = [
     "DOWNTIME BEGINS",
     "POINT OF NO RETURN",
     "DOWNTIME ENDS",
-    "GOING BACK",
+    "ROLLING BACK",
 ];
 
 /// The receipt: its explanation, its single values, then its documents.

@@ -222,8 +222,8 @@ fn receipt() -> BTreeMap<String, String> {
   "ms_since_block": {
     "marker": 230,
     "caught_up": 262,
-    "source_down_and_proved": 612,
-    "primary_restarted_and_written": 3195,
+    "source_stopped": 612,
+    "write_verified": 3195,
     "routed": 3250,
     "serving": 4410
   },
@@ -282,8 +282,8 @@ fn programs() -> Vec<Program> {
                 "00:03.101 · DOWNTIME BEGINS: blocking writes at the source, scaling the \
                  application to 0",
                 "00:03.331 ✓ +230 ms writes are blocked, 14 sessions ended, marker 0/17FFFE48",
-                "00:03.713 ✓ POINT OF NO RETURN: the promotion is recorded, from here there is \
-                 only forward",
+                "00:03.713 ✓ POINT OF NO RETURN: the promotion is recorded, the cutover only \
+                 goes forward from here",
                 "00:06.296 ✓ +3195 ms the target is primary on timeline 4, its restart is over, a \
                  write is verified",
                 "00:07.511 ✓ DOWNTIME ENDS: the application is ready on the target, 4410 ms after \

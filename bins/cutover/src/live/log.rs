@@ -1,212 +1,48 @@
-//! The words of the log: what a person in the window reads, one line a decision.
+//! The log of the cutover: the lines of the table of steps, and what only this program knows.
 
 use job::error::Result;
 use protocol::{
     checks::{Verdict, listed},
     record::receipt_name as receipt_of_cut,
-    route::Route,
 };
-use serde_json::json;
 
 use super::{LiveWorld, now};
 use crate::receipt;
 use protocol::{
-    controllers::suspension::Suspension,
     decision::Action,
-    record::{Fact, Record, Start},
+    record::{Fact, FactKind, Record, Start},
     snapshot::Snapshot,
+    steps::{self, Line, Progress},
 };
 
 impl LiveWorld {
-    /// Says what is about to happen.
+    /// Logs an action before it is performed.
     pub(super) fn log_action(&self, action: &Action) {
         let (source, target) = (&self.settings.source_cluster, &self.settings.target_cluster);
-        let text = match action {
-            Action::SuspendController(key) => format!("keeping still: {key}"),
-            Action::ResumeController(key) => format!("giving back: {key}"),
-            Action::Checkpoint => {
-                "checkpoint on the source, restartpoint on the target, so that those in the \
-                 downtime are short"
-                    .to_owned()
-            }
-            Action::PausePoolers => {
-                "pausing the old poolers: their clients wait from here on".to_owned()
-            }
-            Action::ReapplyBlock => {
-                "setting pause and read-only in patroni again: somebody had lifted \
-                them"
-                    .to_owned()
-            }
-            Action::BlockWrites => {
-                format!("blocking writes at {source}: patroni's pause and read-only")
-            }
-            Action::EndSessions => "ending the client sessions of the source".to_owned(),
-            Action::Fence(_) => "stopping the source's server".to_owned(),
-            Action::Promote => format!("promoting {target}"),
-            Action::VerifyWrite => format!("proving a write on {target}"),
-            Action::RepointConfig => "pointing the application to the target".to_owned(),
-            Action::ScaleDown => "scaling the application to 0 again: it was started with its old \
-                configuration"
-                .to_owned(),
-            Action::RepointServices => format!("turning the Services of {source} to {target}"),
-            Action::ResumePoolers => "letting the clients of the old poolers through".to_owned(),
-            Action::EndReaders => "ending the sessions that still read from the source's \
-                standbys"
-                .to_owned(),
-            Action::ScaleUp => "scaling the application to its recorded replicas".to_owned(),
-            Action::WriteReceipt => "writing the receipt".to_owned(),
-            Action::RestartSource => "going back: starting the source's server".to_owned(),
-            Action::UnblockWrites => {
-                "going back: lifting pause and read-only at the source".to_owned()
-            }
-            Action::RestoreConfig => {
-                "going back: pointing the application to the source".to_owned()
-            }
-            Action::RestoreServices => format!(
-                "going back: leading the Services of {source} to it \
-                again"
-            ),
-            // Repeated every few milliseconds until the shutdown checkpoint has arrived.
-            Action::Restartpoint => return,
-        };
-        self.run.report.info(text);
-    }
-
-    /// Says what is recorded now.
-    pub(super) fn log_fact(&self, fact: &Fact, record: &Record) {
-        let report = &self.run.report;
-        let route = record.started.as_ref().map(|start| start.route);
-        let at = fact.at().unwrap_or_else(now);
-        let since_block = record
-            .blocked
-            .map_or(0, |blocked| at.duration_since(blocked).as_millis());
-        match fact {
-            Fact::Started(start) => {
-                report.step("Started", started(start));
-                self.log_warnings();
-            }
-            Fact::StartOver | Fact::Finished(_) => {}
-            Fact::Blocked(_) => report.step(
-                "Blocking",
-                "DOWNTIME BEGINS: from here on writes wait \
-                or are refused",
-            ),
-            Fact::Checkpointed(_) => report.step(
-                "Checkpointed",
-                "both sides have just written a \
-                checkpoint",
-            ),
-            Fact::Marker(marker) => {
-                report.step(
-                    "WritesBlocked",
-                    format!(
-                        "+{since_block} ms writes are blocked, {} sessions ended, marker {}",
-                        marker.sessions_ended.len(),
-                        marker.lsn
-                    ),
-                );
-                if !marker.sessions_ended.is_empty() {
-                    report.info(format!("ended: {}", listed(&marker.sessions_ended)));
-                }
-            }
-            Fact::Fenced(_) => report.step(
-                "CaughtUp",
-                format!(
-                    "+{since_block} ms the target has replayed the marker; from here the \
-                    source is stopped"
-                ),
-            ),
-            Fact::Promotion(promotion) => {
-                report.fact(
-                    "shutdown_checkpoint",
-                    promotion.shutdown_checkpoint.to_string(),
-                );
-                report.step(
-                    "Fenced",
-                    format!(
-                        "+{since_block} ms the source is down; its shutdown checkpoint {} is the \
-                         last record and the target has replayed it (to {}): nothing is missing",
-                        promotion.shutdown_checkpoint, promotion.replayed
-                    ),
-                );
-                report.step(
-                    "PointOfNoReturn",
-                    "POINT OF NO RETURN: the promotion is recorded, from here there is only \
-                     forward",
-                );
-            }
-            Fact::Promoted(promoted) => {
-                report.fact("timeline", promoted.timeline.0);
-                let restart = match &record.started {
-                    Some(start) if start.target_pending_restart => ", its restart is over",
-                    _ => "",
-                };
-                report.step(
-                    "Promoted",
-                    format!(
-                        "+{since_block} ms the target is primary on timeline {}{restart}, a write \
-                         is proved",
-                        promoted.timeline
-                    ),
-                );
-            }
-            Fact::Routed(_) => {
-                let who = match route {
-                    Some(Route::Service) => "the source's Services lead",
-                    _ => "the application's ConfigMap points",
-                };
-                report.step("Routed", format!("+{since_block} ms {who} to the target"));
-            }
-            Fact::Serving(_) => {
-                report.fact("downtime_ms", json!(since_block));
-                let what = match route {
-                    Some(Route::Service) => {
-                        "the old poolers let their clients through to the \
-                        target"
-                    }
-                    _ => "the application is ready on the target",
-                };
-                report.step(
-                    "Serving",
-                    format!(
-                        "DOWNTIME ENDS: {what}, {since_block} ms after the \
-                    block"
-                    ),
-                );
-            }
-            Fact::Readers(readers) => {
-                if !readers.ended.is_empty() {
-                    let names = listed(&readers.ended);
-                    report.step(
-                        "ReadersEnded",
-                        format!(
-                            "sessions at the source's standbys were \
-                        ended: {names}"
-                        ),
-                    );
-                }
-            }
-            Fact::RollbackStarted(back) => {
-                report.warning("RollbackStarted", format!("GOING BACK: {}", back.reason))
-            }
-            Fact::RolledBack(_) => {
-                let after = if record.blocked.is_some() {
-                    format!("DOWNTIME ENDS after {since_block} ms: ")
-                } else {
-                    String::new()
-                };
-                report.step(
-                    "RolledBack",
-                    format!(
-                        "{after}the application runs on the source as \
-                    before"
-                    ),
-                );
-            }
+        if let Some(text) = steps::action_line(action, source, target) {
+            self.run.report.info(text);
         }
     }
 
-    /// The last words of a finished cut, also of one that an earlier run has finished.
+    /// Reports a fact that has just been recorded.
+    pub(super) fn log_fact(&self, fact: FactKind, record: &Record) {
+        let report = &self.run.report;
+        for line in (Progress { record, fact }).lines() {
+            match line {
+                Line::Step { event, text } => report.step(event, text),
+                Line::Warning { event, text } => report.warning(event, text),
+                Line::Info(text) => report.info(text),
+                Line::Value(key, value) => report.fact(key, value),
+            }
+        }
+        match (fact, &record.started) {
+            (FactKind::Started, _) => self.log_warnings(),
+            (FactKind::Finished, Some(start)) => self.log_permanent(start),
+            _ => {}
+        }
+    }
+
+    /// The end of a finished cutover, also of one that an earlier run has finished.
     pub fn log_end(&self) {
         let Some(record) = self.record.as_ref().map(|record| &record.facts) else {
             return;
@@ -232,7 +68,7 @@ impl LiveWorld {
         format!("receipt: kubectl get configmap {name} -n {namespace} -o yaml")
     }
 
-    /// What does not stand against the cut, but should be known before it.
+    /// Findings that do not block the cutover, but should be known before it.
     fn log_warnings(&self) {
         let findings = self.last.iter().flat_map(|last| &last.readiness);
         for finding in findings.filter(|finding| finding.verdict == Verdict::Warning) {
@@ -241,8 +77,8 @@ impl LiveWorld {
         }
     }
 
-    /// Who came back to the source after its sessions were ended: their writes are refused, and
-    /// somebody should know them.
+    /// Clients that reconnected to the source after their sessions were ended: their writes are
+    /// refused.
     pub(super) fn log_reconnected(&self, now: &[String]) {
         let before = self.last.as_ref().map_or(&[][..], |last| &last.reconnected);
         let new: Vec<String> = now
@@ -253,7 +89,7 @@ impl LiveWorld {
         if !new.is_empty() {
             self.run
                 .report
-                .info(format!("came back to the source: {}", listed(&new)));
+                .info(format!("reconnected to the source: {}", listed(&new)));
         }
     }
 
@@ -266,17 +102,17 @@ impl LiveWorld {
         {
             self.told_too_late = true;
             self.run.report.warning(
-                "TooLateToGoBack",
+                "TooLateToRollBack",
                 format!(
                     "{why}, and that is no longer possible: the promotion is recorded, the \
-                    target may have taken writes; going on"
+                    target may have taken writes; the cutover goes on"
                 ),
             );
         }
     }
 
-    /// The fields that stay as they are, because their owners would undo the cut, and how they are
-    /// given back one day.
+    /// The fields that stay suspended, because their controllers would revert the cutover, and how
+    /// they are resumed one day.
     fn log_permanent(&self, start: &Start) {
         let ours = start
             .suspensions
@@ -284,9 +120,9 @@ impl LiveWorld {
             .filter(|suspension| suspension.permanent && suspension.object.kind != "postgresql");
         for suspension in ours {
             self.run.report.warning(
-                "StaysPaused",
+                "StaysSuspended",
                 format!(
-                    "{} stays as it is, because {}: change it where it is kept (git), then {}",
+                    "{} stays suspended, because {}: change it where it is kept (git), then {}",
                     suspension.key(),
                     suspension.why,
                     suspension.by_hand(&self.run.namespace)
@@ -310,31 +146,6 @@ impl LiveWorld {
             &record,
         )
         .await?;
-        self.run.report.step("Receipt", "the receipt is written");
-        self.log_permanent(start);
         Ok(Fact::Finished(now()))
     }
-}
-
-fn started(start: &Start) -> String {
-    let pods: i32 = start.replicas.values().sum();
-    let route = match start.route {
-        Route::Config => "by the application's ConfigMap",
-        Route::Service => "by the source's Services",
-    };
-    format!(
-        "recorded: system {}, timeline {}, leader {}, {} workloads with {pods} replicas, route \
-         {route}, to be kept still: {}",
-        start.source.system_identifier,
-        start.source.timeline,
-        start.leader,
-        start.replicas.len(),
-        listed(
-            &start
-                .suspensions
-                .iter()
-                .map(Suspension::key)
-                .collect::<Vec<_>>()
-        )
-    )
 }

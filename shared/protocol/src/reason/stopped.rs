@@ -51,7 +51,7 @@ impl From<Stopped> for Failure {
             Stopped::TooManyObservations => Self::transient("the cutover did not come to an end")
                 .hint("start it again: it goes on from what is recorded"),
             Stopped::Failed(failure) => failure.hint(
-                "start the cutover again when this is mended: it goes on from what is recorded",
+                "start the cutover again when this is fixed: it goes on from what is recorded",
             ),
         }
     }

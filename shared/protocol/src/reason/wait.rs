@@ -175,26 +175,26 @@ impl fmt::Display for Wait {
                 write!(f, "the console of {} does not answer", pods.join(", "))
             }
             Self::RollbackPatroniUnreachable(_) => {
-                f.write_str("going back: patroni does not answer")
+                f.write_str("rolling back: patroni does not answer")
             }
             Self::RollbackLeaderLockNotHeld => {
-                f.write_str("going back: patroni has not taken the leader lock again yet")
+                f.write_str("rolling back: patroni has not taken the leader lock again yet")
             }
             Self::RollbackBlockNotApplied => {
-                f.write_str("going back: patroni has not brought the block to the server yet")
+                f.write_str("rolling back: patroni has not brought the block to the server yet")
             }
             Self::RollbackSourceNotWritable => {
-                f.write_str("going back: the source does not take writes yet")
+                f.write_str("rolling back: the source does not take writes yet")
             }
             Self::RollbackLeaderUnreachable { leader } => {
-                write!(f, "going back: the patroni of {leader} does not answer")
+                write!(f, "rolling back: the patroni of {leader} does not answer")
             }
             Self::RollbackSourceStarting => {
-                f.write_str("going back: the source's server is starting")
+                f.write_str("rolling back: the source's server is starting")
             }
             Self::RollbackPoolersUnreachable { pods } => write!(
                 f,
-                "going back: the console of {} does not answer",
+                "rolling back: the console of {} does not answer",
                 pods.join(", ")
             ),
             Self::EffectNotObserved { action } => write!(f, "{action} has no effect yet"),

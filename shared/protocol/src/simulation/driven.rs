@@ -10,10 +10,10 @@ use crate::{failure::Failure, route::Route};
 
 use super::{effects::Versions, world::World as Small};
 use crate::{
-    decision::Action,
+    decision::{Action, ActionKind},
     driver::{Direction, PollInterval, World, drive},
     reason::{Refusal, Stopped, Wait},
-    record::{Fact, Record, Start},
+    record::{Fact, FactKind, Record, Start},
     snapshot::Snapshot,
 };
 
@@ -22,6 +22,10 @@ struct Driven {
     /// Writes may not be blocked, beyond half of it.
     forbidden: bool,
     records: Vec<Record>,
+    /// The actions since the last fact.
+    actions: Vec<ActionKind>,
+    /// Each fact with the actions before it.
+    course: Vec<(FactKind, Vec<ActionKind>)>,
 }
 
 impl Driven {
@@ -30,6 +34,8 @@ impl Driven {
             world: Small::new(route, 0),
             forbidden,
             records: vec![Record::default()],
+            actions: Vec::new(),
+            course: Vec::new(),
         }
     }
 }
@@ -42,7 +48,13 @@ impl World for Driven {
         Ok((self.world.recorded(), self.world.look()))
     }
 
+    async fn prepare_start(&mut self, _start: &Start) -> Result<(), Failure> {
+        Ok(())
+    }
+
     async fn record(&mut self, fact: Fact) -> Result<Option<Record>, Failure> {
+        let actions = std::mem::take(&mut self.actions);
+        self.course.push((fact.kind(), actions));
         self.world.record(fact, self.world.version, true);
         self.records.push(self.world.recorded());
         Ok(Some(self.world.recorded()))
@@ -53,6 +65,7 @@ impl World for Driven {
             (self.world.paused, self.world.read_only) = (true, true);
             return Err(forbidden());
         }
+        self.actions.push(action.kind());
         let versions = Versions::of(&self.world);
         Ok(self.world.perform(action, start, Some(versions)))
     }
@@ -79,6 +92,14 @@ pub fn records(route: Route) -> Vec<Record> {
     let limits = driven.world.limits();
     complete(drive(&mut driven, &limits)).unwrap();
     driven.records
+}
+
+/// Each fact of a cutover that nothing disturbs, with the actions before it.
+pub fn course(route: Route) -> Vec<(FactKind, Vec<ActionKind>)> {
+    let mut driven = Driven::new(route, false);
+    let limits = driven.world.limits();
+    complete(drive(&mut driven, &limits)).unwrap();
+    driven.course
 }
 
 /// The result of work that waits for nothing, as this world's does.
