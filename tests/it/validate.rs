@@ -151,7 +151,7 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
         &ended,
         3,
         &[
-            "row counts: wanted 500 to 500 of the 500 rows of users at the target",
+            "row-counts:users: wanted 500 to 500 of the 500 rows at the target",
             "no faithful copy",
         ],
     );
@@ -163,7 +163,7 @@ async fn a_clone_is_followed_to_its_end_and_helped_over_the_checkpoint() {
     ends(
         &stage.run().await,
         2,
-        &["there is no Cluster database", "apply the manifest"],
+        &["the Cluster database does not exist", "apply the manifest"],
     );
 
     stage.apply(cluster()).await;
@@ -292,6 +292,11 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
         ("TARGET_HOST", " ", "it is empty"),
         ("LAG_BYTES_MAX", "much", "much"),
         (
+            "ACCEPT",
+            "appsup",
+            "there is no check \"appsup\"; the checks are",
+        ),
+        (
             "APP_CONFIG_TARGET",
             "DB_HOST",
             "\"DB_HOST\" is not KEY=value",
@@ -322,7 +327,7 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
         (
             "KEY_TABLES",
             "accounts,nowhere",
-            "wanted a table nowhere, found none at the source",
+            "row-counts:nowhere: wanted a table, found none at the source",
         ),
         ("DATABASE", "nowhere", "database \"nowhere\" does not exist"),
         ("SOURCE_USER", "mastodon", "password authentication failed"),
@@ -404,7 +409,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     judged(
         &stage,
         3,
-        &["default_transaction_read_only of the source: wanted off, found on"],
+        &["source-writable: wanted default_transaction_read_only off at the source, found on"],
     )
     .await;
     patroni(read_only(Value::Null)).await;
@@ -452,7 +457,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         &stage,
         3,
         &[
-            "replay: wanted running, found paused",
+            "replay-paused: wanted replay running, found paused",
             "data is compared once replication is as wanted",
         ],
     )
@@ -467,7 +472,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         &stage,
         1,
         &[
-            "row counts: wanted the rows of users counted",
+            "row-counts:users: wanted its rows counted",
             "lock timeout",
             "statuses: 80 rows (Zalando) ✓ matches",
         ],
@@ -508,7 +513,13 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
             json!({"spec": {"replicas": 0}}),
         )
         .await;
-    judged(&stage, 0, &["application: mastodon-web 1 of 0", READY]).await;
+    judged(&stage, 0, &["! apps-up:mastodon-web: 1 of 0 ready", READY]).await;
+    let accepted = stage.run_with("ACCEPT", "apps-up:mastodon-web").await;
+    let words = [
+        "✓ handled: ",
+        "apps-up:mastodon-web: 1 of 0 ready (accepted)",
+    ];
+    ends(&accepted, 0, &words);
     stage
         .remove(("apps", "v1", "Deployment"), "mastodon-web")
         .await;
@@ -516,7 +527,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         &stage,
         2,
         &[
-            "deployments: wanted all of APPS, found no mastodon-web",
+            "apps: wanted all of APPS, found no mastodon-web",
             "correct APPS",
         ],
     )
@@ -529,8 +540,8 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         &stage,
         1,
         &[
-            "wal receiver: wanted streaming, found not streaming",
-            "walsender of the source",
+            "wal-receiver: wanted streaming, found not streaming",
+            "walsender: wanted one of the source that serves",
         ],
     )
     .await;
@@ -554,7 +565,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
             .env("TARGET_SSLMODE", "require")
             .env("TARGET_SSLROOTCERT", "");
         let words = [
-            "system identifier: wanted the source's",
+            "system-identifier: wanted the source's",
             "the target was made from another server",
             version,
         ];
@@ -569,8 +580,8 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         &stage,
         3,
         &[
-            "target: wanted a standby, found a primary on timeline 2",
-            "cluster: wanted in replica mode",
+            "target-standby: wanted a standby, found a primary on timeline 2",
+            "replica-mode: wanted the Cluster in replica mode",
         ],
     )
     .await;
@@ -580,7 +591,9 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     ends(
         &ended,
         3,
-        &["cluster: wanted in replica mode, found spec.replica.enabled is not true"],
+        &[
+            "replica-mode: wanted the Cluster in replica mode, found spec.replica.enabled is not true",
+        ],
     );
 }
 
@@ -597,7 +610,7 @@ async fn it_lives_through_a_failover_and_an_api_server_that_goes_away() {
         .await
         .unwrap();
     running
-        .says("waiting: not ready for a cut: wal receiver", SOON)
+        .says("waiting: not ready for the cutover: wal-receiver", SOON)
         .await
         .unwrap();
     stage.source.switchover().await.unwrap();

@@ -1,7 +1,8 @@
 //! What a dry run prints: the plan with its names and numbers, and what it would refuse for.
 
 use protocol::{
-    checks::{Verdict, listed},
+    checks,
+    finding::{listed, render},
     record::receipt_name as receipt_of_cut,
     route::Route,
 };
@@ -18,10 +19,7 @@ pub fn lines(seen: &Snapshot, settings: &Settings) -> Vec<String> {
         .answer()
         .and_then(|patroni| patroni.leader.clone());
     let leader = leader.unwrap_or_else(|| "(none)".into());
-    let findings = seen
-        .readiness
-        .iter()
-        .map(|finding| format!("{} {finding}", mark(finding.verdict)));
+    let findings = render(&checks::all(seen, &settings.limits()));
     let steps = [
         format!(
             "1. record the identities and the replica counts: {}",
@@ -55,6 +53,7 @@ pub fn lines(seen: &Snapshot, settings: &Settings) -> Vec<String> {
         ),
     ];
     findings
+        .into_iter()
         .chain(steps.map(|line| format!("would {line}")))
         .collect()
 }
@@ -153,13 +152,5 @@ fn routing(seen: &Snapshot, settings: &Settings, route: Route) -> String {
                 turned.collect::<Vec<_>>().join(", ")
             )
         }
-    }
-}
-
-fn mark(verdict: Verdict) -> char {
-    match verdict {
-        Verdict::Ok => '✓',
-        Verdict::Warning | Verdict::NotYet => '!',
-        Verdict::Misconfigured | Verdict::Blocker => '✗',
     }
 }

@@ -33,7 +33,7 @@ pub fn after(
         // Somebody started it: it must not serve anybody ever again.
         return Decision::Do(Action::Fence(source.postmaster_start));
     }
-    if seen.follows {
+    if seen.cluster.follows {
         return Decision::Do(Action::Promote);
     }
     if record.routed.is_none()

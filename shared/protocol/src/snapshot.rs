@@ -1,17 +1,24 @@
-//! What one look at the world shows. No clock and no I/O here: the time of the look is part of it.
+//! What one observation of both sides shows. No clock and no I/O here: the time of the observation
+//! is part of it.
+//!
+//! This is the one snapshot of all programs. What only some of them ask, or ask at one time only,
+//! is an `Option`: [`Prechecks`] and [`DataComparison`]. Nothing here judges; that is for
+//! [`checks`](crate::checks) and [`decide`](crate::decide).
 
+pub mod data;
 pub mod kubernetes;
-pub mod settings;
+pub mod prechecks;
 pub mod source;
 pub mod target;
 
 use std::collections::BTreeMap;
 
 use crate::{
-    checks::{Finding, Verdict},
     failure::Failure,
     snapshot::{
-        kubernetes::{Replicas, ServiceState},
+        data::DataComparison,
+        kubernetes::{ClusterState, Replicas, ServiceState},
+        prechecks::{Prechecks, Question},
         source::{ClientSession, PostmasterStart},
         target::{ControlCheckpoint, Replay, Running},
     },
@@ -25,16 +32,7 @@ use crate::{
     record::{AppConfig, Start},
 };
 
-/// A server as it answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServerState {
-    /// Who it is.
-    pub identity: Identity,
-    /// It is a standby.
-    pub in_recovery: bool,
-}
-
-/// One look at everything.
+/// One observation of both sides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     /// When it was complete.
@@ -42,7 +40,7 @@ pub struct Snapshot {
     /// The source's leader, by SQL.
     pub source: Reachability<SourceState>,
     /// Patroni, by its REST API.
-    pub patroni: Reachability<PatroniSeen>,
+    pub patroni: Reachability<PatroniState>,
     /// Before the start: everybody who would undo the cut. After it: the recorded ones, as they
     /// stand.
     pub suspensions: Vec<SuspensionState>,
@@ -50,8 +48,8 @@ pub struct Snapshot {
     pub jobs: Vec<String>,
     /// The target, by SQL.
     pub target: Reachability<TargetState>,
-    /// `spec.replica.enabled` of the Cluster.
-    pub follows: bool,
+    /// The target's Cluster.
+    pub cluster: ClusterState,
     /// The source's Services.
     pub services: BTreeMap<String, ServiceState>,
     /// The pods of the old poolers.
@@ -64,9 +62,11 @@ pub struct Snapshot {
     pub apps: BTreeMap<String, Replicas>,
     /// The application's ConfigMap.
     pub config: AppConfig,
-    /// What validate-replication would say; looked at only until the block, because only then it
-    /// can still be heeded.
-    pub readiness: Vec<Finding>,
+    /// What the checks need beside this; observed only until the block, because only then a finding
+    /// can still keep the cutover from beginning.
+    pub prechecks: Option<Prechecks>,
+    /// The data of both sides, where it was compared.
+    pub data: Option<DataComparison>,
     /// Somebody wants it stopped: SIGTERM or the abort annotation.
     pub abort: Option<AbortRequest>,
 }
@@ -117,7 +117,7 @@ pub struct SourceState {
 
 /// Patroni by REST.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PatroniSeen {
+pub struct PatroniState {
     /// `pause` in the dynamic configuration.
     pub paused: Option<bool>,
     /// `postgresql.parameters.default_transaction_read_only` there.
@@ -301,13 +301,10 @@ impl Snapshot {
         servers.into_iter().filter_map(unreachable).collect()
     }
 
-    /// The gravest finding that stands against beginning a cut now.
-    pub fn against(&self) -> Option<&Finding> {
-        let standing = self
-            .readiness
-            .iter()
-            .filter(|finding| finding.verdict > Verdict::Warning);
-        standing.rev().max_by_key(|finding| finding.verdict)
+    /// The rows that a server answered to a question of a check; None where it was not asked.
+    pub fn answer(&self, question: Question) -> Option<&[String]> {
+        let answers = &self.prechecks.as_ref()?.answers;
+        answers.get(&question).map(Vec::as_slice)
     }
 
     /// Patroni's configuration holds our block.

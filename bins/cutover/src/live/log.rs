@@ -2,7 +2,8 @@
 
 use job::error::Result;
 use protocol::{
-    checks::{Verdict, listed},
+    checks,
+    finding::{Verdict, listed, render},
     record::receipt_name as receipt_of_cut,
     route::Route,
 };
@@ -83,7 +84,7 @@ impl LiveWorld {
         match fact {
             Fact::Started(start) => {
                 report.step("Started", started(start));
-                self.log_warnings();
+                self.log_findings();
             }
             Fact::StartOver | Fact::Finished(_) => {}
             Fact::Blocked(_) => report.step(
@@ -232,19 +233,19 @@ impl LiveWorld {
         format!("receipt: kubectl get configmap {name} -n {namespace} -o yaml")
     }
 
-    /// What does not stand against the cut, but should be known before it.
-    fn log_warnings(&self) {
-        let findings = self.last.iter().flat_map(|last| &last.readiness);
-        for finding in findings.filter(|finding| finding.verdict == Verdict::Warning) {
-            let hint = finding.hint.as_deref().unwrap_or_default();
-            self.run.report.info(format!("warning: {finding} → {hint}"));
+    /// What does not block the cutover, but should be known before it.
+    fn log_findings(&self) {
+        let last = self.collector.last();
+        let mut findings = last.map_or_else(Vec::new, |last| checks::all(last, &self.limits));
+        findings.retain(|finding| finding.verdict != Verdict::Ok);
+        for line in render(&findings) {
+            self.run.report.info(line);
         }
     }
 
     /// Who came back to the source after its sessions were ended: their writes are refused, and
     /// somebody should know them.
-    pub(super) fn log_reconnected(&self, now: &[String]) {
-        let before = self.last.as_ref().map_or(&[][..], |last| &last.reconnected);
+    pub(super) fn log_reconnected(&self, before: &[String], now: &[String]) {
         let new: Vec<String> = now
             .iter()
             .filter(|name| !before.contains(name))
