@@ -100,7 +100,7 @@ impl<'a> Watch<'a> {
         if let Some(cure) = clone::permanent_error(&refusal) {
             return Err(Error::refused(refusal).hint(cure));
         }
-        let seen = match self.look(refusal.clone()).await {
+        let seen = match self.observe(refusal.clone()).await {
             Ok(seen) => seen,
             // What was allowed a moment ago will be again: an API server that starts refuses until
             // it has read its Roles.
@@ -115,7 +115,7 @@ impl<'a> Watch<'a> {
             match clone::stage(&seen) {
                 Stage::GivenUp(what) => {
                     return Err(Error::refused(format!("the target cannot be cloned: {what}"))
-                    .hint("read the log of its pods, delete the Cluster, mend the cause, and apply \
+                    .hint("read the log of its pods, delete the Cluster, fix the cause, and apply \
                         the manifest again"));
                 }
                 Stage::Copying(backup) => self.copying(&backup).await,
@@ -134,8 +134,8 @@ impl<'a> Watch<'a> {
         )))
     }
 
-    /// One look at the Cluster, its pods and the source.
-    async fn look(&mut self, refusal: String) -> Result<CloneSeen> {
+    /// Observes the Cluster, its pods and the source.
+    async fn observe(&mut self, refusal: String) -> Result<CloneSeen> {
         let ((_, cluster), pods) = futures::try_join!(
             self.collector.resources(),
             pods(self.run, &self.settings.target_cluster)

@@ -261,7 +261,7 @@ impl Collector {
             services: services?,
             poolers,
             reconnected: Vec::new(),
-            door: service_answer.map_or_else(
+            service_answer: service_answer.map_or_else(
                 |error| Reachability::Unreachable(error.into()),
                 Reachability::Up,
             ),

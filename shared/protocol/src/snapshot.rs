@@ -56,8 +56,8 @@ pub struct Snapshot {
     pub poolers: Vec<PoolerPodState>,
     /// Clients that were seen at the source after its sessions were ended, so far.
     pub reconnected: Vec<String>,
-    /// Who answers behind the source's Service; asked only while that is waited for.
-    pub door: Reachability<ServiceAnswer>,
+    /// The server that answers behind the source's Service; asked only while that is waited for.
+    pub service_answer: Reachability<ServiceAnswer>,
     /// The application's workloads.
     pub apps: BTreeMap<String, Replicas>,
     /// The application's ConfigMap.
@@ -76,7 +76,7 @@ pub struct Snapshot {
 pub enum Reachability<T> {
     /// It answered.
     Up(T),
-    /// It did not, within the limit of a look.
+    /// It did not answer within the time that an observation waits.
     Unreachable(Failure),
 }
 
@@ -126,7 +126,7 @@ pub struct PatroniState {
     pub leader: Option<String>,
     /// Members whose server runs as a primary, by their own word.
     pub primaries: Vec<String>,
-    /// One of these says that nobody holds the leader lock.
+    /// One of these reports that no member holds the leader lock.
     pub unlocked: bool,
     /// One of these has not come up yet.
     pub starting: bool,
@@ -183,10 +183,10 @@ pub struct TargetState {
 }
 
 impl Snapshot {
-    /// Some workload that had pods stands at 0: what the block leaves. Any other number is somebody
-    /// else's wish.
+    /// Some workload that had pods is scaled to 0, as the block leaves it. Another actor has set any
+    /// other number.
     pub fn idle(&self, replicas: &BTreeMap<String, i32>) -> bool {
-        // One that was deleted meanwhile is nobody's to bring back.
+        // One that was deleted meanwhile is not restored.
         let at_zero = |name: &String| self.apps.get(name).is_some_and(|app| app.wanted == 0);
         replicas
             .iter()
@@ -213,38 +213,38 @@ impl Snapshot {
         (!unready.is_empty()).then_some(Wait::PodsNotReady(unready))
     }
 
-    /// The first recorded field that does not keep its owner still.
+    /// The first recorded field that does not suspend its owner.
     pub fn unsuspended<'a>(
         &self,
         start: &'a Start,
-        meant: impl Fn(&Suspension) -> bool,
+        included: impl Fn(&Suspension) -> bool,
     ) -> Option<&'a Suspension> {
-        let acts = |suspension: &&Suspension| {
+        let unsuspended = |suspension: &&Suspension| {
             self.standing(suspension)
                 .is_some_and(|standing| !standing.is_suspended())
         };
         start
             .suspensions
             .iter()
-            .filter(|suspension| meant(suspension))
-            .find(acts)
+            .filter(|suspension| included(suspension))
+            .find(unsuspended)
     }
 
     /// The first recorded field that is not as it was.
     pub fn unlike<'a>(
         &self,
         start: &'a Start,
-        meant: impl Fn(&Suspension) -> bool,
+        included: impl Fn(&Suspension) -> bool,
     ) -> Option<&'a Suspension> {
-        let moved = |suspension: &&Suspension| {
+        let changed = |suspension: &&Suspension| {
             self.standing(suspension)
                 .is_some_and(|standing| !standing.as_recorded(suspension))
         };
         start
             .suspensions
             .iter()
-            .filter(|suspension| meant(suspension))
-            .find(moved)
+            .filter(|suspension| included(suspension))
+            .find(changed)
     }
 
     /// A recorded field as it stands.
@@ -255,12 +255,12 @@ impl Snapshot {
     }
 
     /// Pods of the old poolers in one of these states.
-    pub fn poolers_that(&self, is: impl Fn(PoolerState) -> bool) -> Vec<String> {
-        let meant = self
+    pub fn poolers_that(&self, matches: impl Fn(PoolerState) -> bool) -> Vec<String> {
+        let found = self
             .poolers
             .iter()
-            .filter(|pooler| pooler.state.answer().is_some_and(|state| is(*state)));
-        meant.map(|pooler| pooler.pod.clone()).collect()
+            .filter(|pooler| pooler.state.answer().is_some_and(|state| matches(*state)));
+        found.map(|pooler| pooler.pod.clone()).collect()
     }
 
     /// Pods of the old poolers whose console does not answer.
@@ -272,12 +272,12 @@ impl Snapshot {
         silent.map(|pooler| pooler.pod.clone()).collect()
     }
 
-    /// The application's pods are wanted by nobody.
+    /// Every workload of the application is scaled to 0.
     pub fn emptied(&self) -> bool {
         self.apps.values().all(|app| app.wanted == 0)
     }
 
-    /// Whose pods nobody has told to end yet: their controller has not come to it.
+    /// Workloads whose pods have not been told to end yet: their controller has not done it.
     pub fn living(&self) -> Option<Wait> {
         let living = self
             .apps

@@ -169,8 +169,8 @@ impl Where<'_> {
         Ok(found)
     }
 
-    /// HorizontalPodAutoscalers and KEDA's ScaledObjects; without workloads that are scaled nobody
-    /// is asked.
+    /// HorizontalPodAutoscalers and KEDA's ScaledObjects; without workloads that are scaled they
+    /// are not read.
     async fn scalers(&self, workloads: &[Object]) -> Result<(Vec<Value>, Found)> {
         let mut found = Found::default();
         if workloads.is_empty() {
@@ -185,7 +185,8 @@ impl Where<'_> {
         );
         let scaled = Object::of("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", "");
         let scalers = self.list(&scaler, None).await?;
-        // KEDA's autoscalers tell of it; without any nothing is asked that nobody has granted.
+        // KEDA's autoscalers show it; without any, ScaledObjects are not read, because the Role may
+        // not allow it.
         let by_keda = detection::keda_scales(&scalers, workloads);
         if !by_keda.is_empty() {
             match self.list(&scaled, None).await {

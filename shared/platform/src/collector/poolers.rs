@@ -64,7 +64,7 @@ impl Poolers {
             .meant(seen, |state| state == PoolerState::Serving)
             .map(|line| async move {
                 // A console that still waits for the end of a transaction answers nothing else: the
-                // next look opens another.
+                // next observation opens another.
                 if !line.session()?.pause().await? {
                     line.forget();
                 }

@@ -271,7 +271,7 @@ impl World {
             services: self.services(),
             poolers: self.poolers(),
             reconnected: Vec::new(),
-            door: self.door(),
+            service_answer: self.service_answer(),
             apps: self.apps(),
             config: self.config(),
             prechecks: None,
@@ -335,7 +335,7 @@ impl World {
     }
 
     /// A new primary that is about to be restarted still answers.
-    fn door(&self) -> Reachability<ServiceAnswer> {
+    fn service_answer(&self) -> Reachability<ServiceAnswer> {
         match self.led {
             false => Reachability::Unreachable(refused()),
             true => Reachability::Up(ServiceAnswer {

@@ -8,7 +8,8 @@ pub type Selector = BTreeMap<String, String>;
 /// A Service as it stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceState {
-    /// Its selector; None: somebody else writes its Endpoints, as Patroni does for the leader.
+    /// Its selector; None: another controller writes its Endpoints, as Patroni does for the
+    /// leader.
     pub selector: Option<Selector>,
     /// The port that its pods must listen on, by its target port or its name; None where it has
     /// other ports than PostgreSQL's.
