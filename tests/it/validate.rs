@@ -158,7 +158,7 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
         &ended,
         3,
         &[
-            "row counts: wanted 500 to 500 of the 500 rows of users at the target",
+            "row-counts:users: wanted 500 to 500 of the 500 rows at the target",
             "no faithful copy",
         ],
     );
@@ -310,6 +310,11 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
         ("TARGET_HOST", " ", "it is empty"),
         ("LAG_BYTES_MAX", "much", "much"),
         (
+            "ACCEPT",
+            "appsup",
+            "there is no check \"appsup\"; the checks are",
+        ),
+        (
             "APP_CONFIG_TARGET",
             "DB_HOST",
             "\"DB_HOST\" is not KEY=value",
@@ -340,7 +345,7 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
         (
             "KEY_TABLES",
             "accounts,nowhere",
-            "wanted a table nowhere, found none at the source",
+            "row-counts:nowhere: wanted a table, found none at the source",
         ),
         ("DATABASE", "nowhere", "database \"nowhere\" does not exist"),
         ("SOURCE_USER", "mastodon", "password authentication failed"),
@@ -438,7 +443,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     judged(
         &environment,
         3,
-        &["default_transaction_read_only of the source: wanted off, found on"],
+        &["source-writable: wanted default_transaction_read_only off at the source, found on"],
     )
     .await;
     patroni(read_only(Value::Null)).await;
@@ -486,7 +491,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         &environment,
         3,
         &[
-            "replay: wanted running, found paused",
+            "replay-paused: wanted replay running, found paused",
             "data is compared once replication is as wanted",
         ],
     )
@@ -501,7 +506,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         &environment,
         1,
         &[
-            "row counts: wanted the rows of users counted",
+            "row-counts:users: wanted its rows counted",
             "lock timeout",
             "statuses: 80 rows (Zalando) ✓ matches",
         ],
@@ -550,9 +555,15 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     judged(
         &environment,
         0,
-        &["application: mastodon-web 1 of 0", READY],
+        &["! apps-up:mastodon-web: 1 of 0 ready", READY],
     )
     .await;
+    let accepted = environment.run_with("ACCEPT", "apps-up:mastodon-web").await;
+    let words = [
+        "✓ handled: ",
+        "apps-up:mastodon-web: 1 of 0 ready (accepted)",
+    ];
+    ends(&accepted, 0, &words);
     environment
         .remove(("apps", "v1", "Deployment"), "mastodon-web")
         .await;
@@ -560,7 +571,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         &environment,
         2,
         &[
-            "deployments: wanted all of APPS, found no mastodon-web",
+            "apps: wanted all of APPS, found no mastodon-web",
             "correct APPS",
         ],
     )
@@ -573,8 +584,8 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         &environment,
         1,
         &[
-            "wal receiver: wanted streaming, found not streaming",
-            "walsender of the source",
+            "wal-receiver: wanted streaming, found not streaming",
+            "walsender: wanted one of the source that serves",
         ],
     )
     .await;
@@ -604,7 +615,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
             .env("TARGET_SSLMODE", "require")
             .env("TARGET_SSLROOTCERT", "");
         let words = [
-            "system identifier: wanted the source's",
+            "system-identifier: wanted the source's",
             "the target was made from another server",
             version,
         ];
@@ -619,8 +630,8 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         &environment,
         3,
         &[
-            "target: wanted a standby, found a primary on timeline 2",
-            "cluster: wanted in replica mode",
+            "target-standby: wanted a standby, found a primary on timeline 2",
+            "replica-mode: wanted the Cluster in replica mode",
         ],
     )
     .await;
@@ -634,7 +645,9 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     ends(
         &ended,
         3,
-        &["cluster: wanted in replica mode, found spec.replica.enabled is not true"],
+        &[
+            "replica-mode: wanted the Cluster in replica mode, found spec.replica.enabled is not true",
+        ],
     );
 }
 
@@ -651,7 +664,7 @@ async fn it_lives_through_a_failover_and_an_api_server_that_goes_away() {
         .await
         .unwrap();
     running
-        .wait_for_line("waiting: not ready for a cut: wal receiver", SOON)
+        .wait_for_line("waiting: not ready for the cutover: wal-receiver", SOON)
         .await
         .unwrap();
     environment.source.switchover().await.unwrap();

@@ -1,8 +1,8 @@
 //! What a dry run prints: the findings, and the plan with its names and numbers.
 
 use protocol::{
-    checks::{Verdict, listed},
-    decide,
+    checks, decide,
+    finding::{listed, render},
     record::receipt_name as receipt_of_cut,
     route::Route,
     snapshot::Snapshot,
@@ -13,12 +13,10 @@ use crate::settings::Settings;
 
 /// The lines of the plan.
 pub fn lines(seen: &Snapshot, settings: &Settings) -> Vec<String> {
-    let findings = seen
-        .readiness
-        .iter()
-        .map(|finding| format!("{} {finding}", mark(finding.verdict)));
+    let findings = render(&checks::all(seen, &settings.limits()));
     let steps = steps::plan(&plan(seen, settings));
     findings
+        .into_iter()
         .chain(steps.into_iter().map(|line| format!("would {line}")))
         .collect()
 }
@@ -112,13 +110,5 @@ fn repoint(seen: &Snapshot, settings: &Settings, route: Route) -> String {
                 });
             format!("the Services {}", repointed.collect::<Vec<_>>().join(", "))
         }
-    }
-}
-
-fn mark(verdict: Verdict) -> char {
-    match verdict {
-        Verdict::Ok => '✓',
-        Verdict::Warning | Verdict::NotYet => '!',
-        Verdict::Misconfigured | Verdict::Blocker => '✗',
     }
 }

@@ -4,17 +4,16 @@
 mod dry_run;
 mod failpoint;
 mod live;
-mod preflight;
 mod receipt;
 pub mod settings;
 
 use job::{
-    config::{Connection, prefixed},
     context::Run,
     error::{Error, Result},
     lease,
 };
-use protocol::{checks as readiness, failure::Failure};
+use platform::collector::endpoints::{Endpoints, Login};
+use protocol::{checks, failure::Failure, finding};
 
 use crate::{
     live::{LiveWorld, abort},
@@ -28,15 +27,20 @@ use protocol::{
     steps,
 };
 
+const LOGIN: Login = Login {
+    application: "replica-migration cutover",
+    read_only: false,
+};
+
 /// Moves the application from the source to the target, or goes on where an earlier run ended.
 ///
 /// # Errors
 /// Refused when the application runs on the source as before, Unsafe when manual intervention is required,
 /// Transient when another run goes on.
 pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
-    let (source, target): (Connection, Connection) = (prefixed("SOURCE_")?, prefixed("TARGET_")?);
+    let endpoints = Endpoints::from_environment(&settings.database, LOGIN)?;
     let limits = settings.limits();
-    let mut world = LiveWorld::new(run.clone(), settings.clone(), source, target);
+    let mut world = LiveWorld::new(run.clone(), settings.clone(), endpoints);
     if settings.dry_run {
         return dry_run(&mut world, &settings, &run).await;
     }
@@ -67,10 +71,9 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
 /// # Errors
 /// Refused when that is no longer possible, or a cutover runs; Transient when another run goes on.
 pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
-    let (source, target): (Connection, Connection) = (prefixed("SOURCE_")?, prefixed("TARGET_")?);
+    let endpoints = Endpoints::from_environment(&settings.database, LOGIN)?;
     let limits = settings.limits();
-    let mut world =
-        LiveWorld::new(run.clone(), settings.clone(), source, target).rollback_started();
+    let mut world = LiveWorld::new(run.clone(), settings.clone(), endpoints).rollback_started();
     match back::rollback_availability(&world.record().await?) {
         RollbackAvailability::TooLate(refusal) => {
             return Err(Failure::from(Stopped::Refused(refusal)).into());
@@ -121,7 +124,7 @@ async fn dry_run(world: &mut LiveWorld, settings: &Settings, run: &Run) -> Resul
     for line in dry_run::lines(&seen, settings) {
         run.report.info(line);
     }
-    let possible = match readiness::worst(&seen.readiness) {
+    let possible = match finding::worst(&checks::all(&seen, &settings.limits())) {
         Ok(()) => world.try_late_changes().await,
         Err(failure) => Err(failure.into()),
     };

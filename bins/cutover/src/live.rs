@@ -2,48 +2,34 @@
 
 pub mod abort;
 mod admission_check;
-mod application;
-mod clients;
-mod controllers;
 mod effects;
 mod log;
 mod observe;
-mod poolers;
-mod servers;
-mod session;
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use job::{
-    config::Connection,
     context::Run,
     error::{Error, Result},
     record_store::{Saved, StoredRecord},
 };
 use platform::{
-    kubernetes::{
-        cnpg::{self, Cluster},
-        zalando::{self, Postgresql},
-    },
-    patroni::{Member, Patroni},
-    postgres::{Source, Target},
+    collector::{Collector, endpoints::Endpoints, session::limited},
+    kubernetes::cnpg::{self, Cluster},
 };
 use protocol::{failure::Failure, record::name as of_cut};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{failpoint::reached, receipt, settings::Settings};
-use clients::Pods;
-use poolers::Poolers;
 use protocol::{
-    decision::Action,
+    decision::{Action, Limits},
     driver::{Direction, PollInterval, World},
     reason::Wait,
     record::{Fact, Record, Start},
     snapshot::Snapshot,
     steps,
 };
-use session::{Line, limited};
 
 /// Between looks while something is on its way: short, because clients wait.
 const CLOSE_PAUSE: Duration = Duration::from_millis(20);
@@ -61,51 +47,31 @@ const FAILED_PAUSE: Duration = Duration::from_millis(500);
 pub struct LiveWorld {
     run: Run,
     settings: Settings,
-    /// The source's leader: by its Service until the start, by its own address from then on.
-    source: Line<Source>,
-    target: Line<Target>,
-    /// The Service that leads to the source, and to the target one day.
-    service_at: Connection,
-    target_at: Connection,
-    poolers: Poolers,
-    patroni: Patroni,
-    postgresqls: kube::Api<Postgresql>,
+    limits: Limits,
+    collector: Collector,
     clusters: kube::Api<Cluster>,
     /// As last read; None until the first look.
     record: Option<StoredRecord>,
-    /// The members of the source at the last look.
-    members: Vec<Member>,
-    /// The last look: an effect acts only on what still is as it was seen.
-    last: Option<Snapshot>,
     direction: Direction,
-    /// For the names of clients.
-    pods: Pods,
     /// That it is too late to go back was said.
     told_too_late: bool,
 }
 
 impl LiveWorld {
     /// Opens nothing yet: every look reconnects what is missing.
-    pub fn new(run: Run, settings: Settings, source: Connection, target: Connection) -> Self {
-        let login = platform::kubernetes::poolers::login(
-            &settings.source_cluster,
-            &settings.pooler_user,
-            &settings.pooler_password_file,
+    pub fn new(run: Run, settings: Settings, endpoints: Endpoints) -> Self {
+        let collector = Collector::new(
+            run.client.clone(),
+            &run.namespace,
+            settings.subject(),
+            endpoints,
         );
         Self {
-            postgresqls: zalando::postgresqls(&run.client, &run.namespace),
             clusters: cnpg::clusters(&run.client, &run.namespace),
-            source: Line::new(source.clone(), &settings.database),
-            target: Line::new(target.clone(), &settings.database),
-            service_at: source,
-            target_at: target,
-            poolers: Poolers::new(login),
-            patroni: Patroni::default(),
+            limits: settings.limits(),
+            collector,
             record: None,
-            members: Vec::new(),
-            last: None,
             direction: Direction::Forward,
-            pods: Pods::default(),
             told_too_late: false,
             run,
             settings,
@@ -129,8 +95,8 @@ impl LiveWorld {
 
     /// The last look.
     fn last(&self) -> Result<&Snapshot> {
-        self.last
-            .as_ref()
+        self.collector
+            .last()
             .ok_or_else(|| Error::contradiction("an action before the first look"))
     }
 
@@ -141,13 +107,13 @@ impl LiveWorld {
             .as_ref()
             .is_some_and(|record| record.facts.past_point_of_no_return());
         let standby = |last: &Snapshot| {
-            !last.follows
+            !last.cluster.follows
                 && last
                     .target
                     .answer()
                     .is_some_and(|target| target.in_recovery)
         };
-        asked && self.last.as_ref().is_some_and(standby)
+        asked && self.collector.last().is_some_and(standby)
     }
 
     /// Asks the target alone, and not for long: a look at everything takes time from the promotion,
@@ -156,7 +122,7 @@ impl LiveWorld {
         let until = Instant::now() + PROMOTION_PAUSE;
         while Instant::now() < until {
             sleep(PROMOTION_POLL).await;
-            let standby = match self.target.session() {
+            let standby = match self.collector.target.session() {
                 Ok(target) => limited(target.in_recovery()).await,
                 Err(error) => Err(error),
             };
@@ -248,8 +214,8 @@ impl LiveWorld {
             Ok(outcome) => outcome,
             Err(_) => {
                 // What was asked is still on its way in these sessions.
-                self.source.forget();
-                self.target.forget();
+                self.collector.source.forget();
+                self.collector.target.forget();
                 Err(Error::transient(format!(
                     "{} did not end in time",
                     action.name()

@@ -3,8 +3,11 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use job::config::{App, List, Name, Pairs, Text, optional};
-use platform::kubernetes::services;
-use protocol::{route::Route, snapshot::kubernetes::Selector};
+use platform::{
+    collector::Subject,
+    kubernetes::{poolers, services},
+};
+use protocol::{finding::Acceptance, route::Route, snapshot::kubernetes::Selector};
 use serde::Deserialize;
 
 use protocol::decision::Limits;
@@ -45,12 +48,19 @@ pub struct Settings {
     pub dry_run: bool,
     /// Longest time from the block to the point of no return, in seconds.
     pub cutover_max_seconds: u64,
-    /// Most bytes that the target may lag behind before the cut begins.
+    /// Most bytes that the target may lag behind before the cutover begins.
     pub lag_bytes_max: u64,
+    /// The findings that the user accepts.
+    #[serde(default = "none")]
+    pub accept: List<Acceptance>,
+}
+
+fn none() -> List<Acceptance> {
+    List(Vec::new())
 }
 
 impl Settings {
-    /// What `decide` needs of it.
+    /// What the decisions and the checks need of it.
     pub fn limits(&self) -> Limits {
         Limits {
             cutover_max: Duration::from_secs(self.cutover_max_seconds),
@@ -58,6 +68,28 @@ impl Settings {
             config: self.app_config_target.0.clone(),
             route: self.route,
             services: self.services(),
+            lag_bytes_max: self.lag_bytes_max,
+            apps: self.apps.0.iter().map(ToString::to_string).collect(),
+            app_configmap: self.app_configmap.to_string(),
+            accepted: self.accept.0.clone(),
+        }
+    }
+
+    /// What the collector needs of it.
+    pub fn subject(&self) -> Subject {
+        Subject {
+            source_cluster: self.source_cluster.clone(),
+            target_cluster: self.target_cluster.clone(),
+            apps: self.apps.0.clone(),
+            cron_jobs: self.app_cronjobs.0.clone(),
+            app_configmap: self.app_configmap.clone(),
+            argocd_namespace: Some(self.argocd_namespace.clone()),
+            consoles: poolers::login(
+                &self.source_cluster,
+                &self.pooler_user,
+                &self.pooler_password_file,
+            ),
+            owner_hash_file: self.owner_hash_file.clone(),
         }
     }
 

@@ -98,6 +98,7 @@ pub mod tests {
             suspensions: Vec::new(),
             paused: None,
             read_only: None,
+            accepted: Vec::new(),
         };
         let record = [
             Fact::Started(Box::new(start.clone())),

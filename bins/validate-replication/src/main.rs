@@ -8,45 +8,47 @@
 //!
 //! **Steps**
 //! 1. find the `postgresql` resource and the Cluster, and connect to the source
-//! 2. while the target does not answer: show how far the clone is (`clone.rs`), at most
-//!    `VALIDATE_MAX_SECONDS`
-//! 3. look at both servers and all objects (`look.rs`), judge (`checks.rs` and
-//!    `protocol::checks`), and wait for what comes right by itself (`settle.rs`)
-//! 4. watch the replay follow the source (`movement.rs`), compare collations (`collations.rs`) and
-//!    row counts (`counts.rs`)
-//! 5. list everything that stands against a cut
+//! 2. while the target does not answer: show how far the clone is (`wait_clone.rs`, `clone.rs`), at
+//!    most `VALIDATE_MAX_SECONDS`
+//! 3. observe both servers and all objects (`platform::collector`), judge (`protocol::checks`), and
+//!    wait for what comes right by itself (`wait_ready.rs`)
+//! 4. watch the replay follow the source and compare collations (`data_checks.rs`) and row counts
+//!    (`row_counts.rs`)
+//! 5. list everything that blocks a cutover
 //!
 //! It reads only, with one exception: a clone that waits for the source's next checkpoint gets one
 //! at once.
 //!
 //! **Variables**: `settings.rs`, and the connections `SOURCE_*` and `TARGET_*`.
 
-mod arrival;
-mod catalog;
-mod checks;
 mod clone;
 mod collations;
-mod consistency;
-mod counting;
-mod counts;
-mod doors;
-mod look;
-mod movement;
-mod narrate;
-mod sessions;
+mod data_checks;
+mod log;
+mod row_counts;
 mod settings;
-mod settle;
+mod wait_clone;
+mod wait_ready;
 
 use std::process::ExitCode;
 
+use data_checks::Sides;
 use job::{
     context::{self, Run},
     error::{Error, Result},
 };
-use protocol::checks::{objects::replica_mode, worst};
-use sessions::Ends;
+use platform::collector::{
+    Collector,
+    endpoints::{Endpoints, Login},
+};
+use protocol::{checks, finding::worst};
 use settings::Settings;
 use tokio::time::Instant;
+
+const LOGIN: Login = Login {
+    application: "replica-migration validate-replication",
+    read_only: true,
+};
 
 fn main() -> ExitCode {
     context::main(
@@ -57,31 +59,43 @@ fn main() -> ExitCode {
 
 async fn validate(settings: &Settings, run: &Run) -> Result<()> {
     let deadline = Instant::now() + settings.validate_max();
-    let ends = Ends::from_environment(&settings.database)?;
-    let (_, cluster) = look::resources(run, settings).await?;
-    // After a cut the source is down for good: that the target has been promoted says more than
-    // that nobody answers.
-    let following = || worst(&[replica_mode(&cluster.seen())]);
-    let source = ends
+    let limits = settings.limits();
+    let endpoints = Endpoints::from_environment(&settings.database, LOGIN)?;
+    let (client, subject) = (run.client.clone(), settings.subject());
+    let mut collector = Collector::new(client, &run.namespace, subject, endpoints);
+    let (_, cluster) = collector.resources().await?;
+    // After a cutover the source is down for good: that the target has been promoted says more than
+    // that nothing answers.
+    let following = || worst(&[checks::replica_mode(&cluster.state())]);
+    let source = collector
+        .endpoints()
         .source()
         .await
         .or_else(|error| following().map_err(Error::from).and(Err(error)))?;
-    narrate::begin(run, settings, &ends);
+    log::begin(run, settings, collector.endpoints());
 
-    drop(arrival::wait(run, settings, &ends, source, deadline).await?);
-    let settled = settle::wait(run, settings, &ends, deadline).await?;
-    narrate::status(run, &settled);
-
-    let mut findings = settled.of_servers.clone();
-    if worst(&findings).is_ok() {
-        narrate::data_begins(run);
-        let of_data = consistency::check(settings, &settled).await?;
-        narrate::findings(run, &of_data);
-        findings.extend(of_data);
+    drop(wait_clone::wait(run, settings, &collector, source, deadline).await?);
+    let mut snapshot = wait_ready::wait(run, &mut collector, &limits, deadline).await?;
+    let replication = worst(&checks::replication(&snapshot, &limits));
+    let (source, target) = collector.sessions().await?;
+    let primary = snapshot.source.answer().is_some_and(|one| one.primary);
+    let flushed = if primary {
+        Some(data_checks::flush_lsn(source).await?)
     } else {
-        narrate::data_skipped(run);
+        None
+    };
+    log::positions(run, &snapshot, flushed);
+    log::findings(run, &checks::all(&snapshot, &limits));
+
+    if replication.is_ok() {
+        log::data_begins(run);
+        let sides = Sides { source, target };
+        snapshot.data = Some(data_checks::compare(settings, sides).await?);
+        log::findings(run, &checks::data(&snapshot, &limits));
+    } else {
+        log::data_skipped(run);
     }
-    findings.extend(settled.of_objects);
-    narrate::end(run, &findings);
+    let findings = checks::all(&snapshot, &limits);
+    log::end(run, &findings);
     Ok(worst(&findings)?)
 }

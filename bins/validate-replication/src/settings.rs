@@ -3,7 +3,11 @@
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use job::config::{App, List, Name, Pairs, Text, optional};
-use protocol::route::Route;
+use platform::{
+    collector::Subject,
+    kubernetes::{poolers, services},
+};
+use protocol::{decision::Limits, finding::Acceptance, route::Route};
 use serde::Deserialize;
 
 /// What this step is told. The connections `SOURCE_*` and `TARGET_*` are read beside it.
@@ -38,12 +42,51 @@ pub struct Settings {
     /// The hash that the Cluster gives its owner at the promotion.
     #[serde(default, deserialize_with = "optional")]
     pub owner_hash_file: Option<PathBuf>,
+    /// The findings that the user accepts.
+    #[serde(default = "none")]
+    pub accept: List<Acceptance>,
+}
+
+fn none() -> List<Acceptance> {
+    List(Vec::new())
 }
 
 impl Settings {
     /// The longest that this step takes.
     pub fn validate_max(&self) -> Duration {
         Duration::from_secs(self.validate_max_seconds)
+    }
+
+    /// What the checks need of it; the times are cutover's.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            config: self.app_config_target.0.clone(),
+            route: self.route,
+            services: services::turned(&self.source_cluster, &self.target_cluster),
+            lag_bytes_max: self.lag_bytes_max,
+            apps: self.apps.0.iter().map(ToString::to_string).collect(),
+            app_configmap: self.app_configmap.to_string(),
+            accepted: self.accept.0.clone(),
+            ..Limits::default()
+        }
+    }
+
+    /// What the collector needs of it.
+    pub fn subject(&self) -> Subject {
+        Subject {
+            source_cluster: self.source_cluster.clone(),
+            target_cluster: self.target_cluster.clone(),
+            apps: self.apps.0.clone(),
+            cron_jobs: Vec::new(),
+            app_configmap: self.app_configmap.clone(),
+            argocd_namespace: None,
+            consoles: poolers::login(
+                &self.source_cluster,
+                &self.pooler_user,
+                &self.pooler_password_file,
+            ),
+            owner_hash_file: self.owner_hash_file.clone(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ pub mod http;
 pub mod kubernetes;
 pub mod lease;
 pub mod pods;
-pub mod quantity;
+pub use protocol::quantity;
 pub mod record_store;
 pub mod report;
 pub mod sqlstate;

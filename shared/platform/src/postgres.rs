@@ -2,7 +2,6 @@
 
 mod credentials;
 pub mod replication;
-pub mod settings;
 pub mod source;
 pub mod target;
 mod tls;

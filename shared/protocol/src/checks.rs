@@ -1,173 +1,233 @@
-//! What must hold before a cut, as pure verdicts over what was seen: validate-replication lists
-//! them all beforehand, and cutover asks the same functions again before its first effect, so that
-//! the two can never disagree.
+//! What must hold before a cutover: pure functions over what was observed. validate-replication,
+//! cutover's dry run and cutover itself ask all of them, so that they can never disagree.
 //!
-//! A check never decides what happens next. It says what was wanted, what was found, and whether
-//! waiting may help; [`worst`] turns a list of them into the one error that ends a program.
+//! A check says what was wanted and what was found, and whether waiting may help; it never decides
+//! what happens next. To add one, write its query in `platform::collector` (or use what the
+//! [`Snapshot`] already shows), and a function with its row in `CHECKS` of the file of this folder
+//! that it belongs to. A function without a row does not compile: the functions are private to
+//! their files, where dead code is denied, and so is a `CHECKS` that is not in [`CHECKS`] here.
 
-pub mod objects;
-pub mod route;
-pub mod servers;
+#![deny(dead_code)]
 
-use std::fmt;
+mod application;
+mod cluster;
+mod controllers;
+mod data;
+mod servers;
+mod services;
+mod zalando;
 
-use crate::failure::{ErrorKind, Failure};
+use std::str::FromStr;
 
-/// What a finding means for the cut, in rising order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Verdict {
-    /// As wanted.
-    Ok,
-    /// The cut can go on; somebody should know.
-    Warning,
-    /// Not yet as wanted; waiting may be enough.
-    NotYet,
-    /// A setting of these programs names something that is not there; waiting does not help.
-    Misconfigured,
-    /// The cut must not begin, and waiting does not help.
-    Blocker,
+use crate::{
+    decision::Limits,
+    finding::{Acceptance, Finding, Verdict},
+    snapshot::{Snapshot, kubernetes::ClusterState, prechecks::Question},
+};
+
+pub use servers::{CNPG_ROLES, MAJOR, REPLAY_LAG};
+/// The questions to the servers, for the collector that asks them.
+pub mod questions {
+    pub use super::servers::{
+        APPLY_DELAY, ARCHIVING, BASE_BACKUPS, MISSING_ROLES, PREPARED_TRANSACTIONS,
+        SOURCE_HOT_STANDBY, SOURCE_SUPERUSER, TABLESPACES, TARGET_HOT_STANDBY, TARGET_SUPERUSER,
+        WALSENDERS,
+    };
 }
 
-/// One check's answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// What was looked at, in a few words.
-    pub check: &'static str,
-    /// What it means.
-    pub verdict: Verdict,
-    /// What a cut needs, in words that fit behind "wanted ".
-    pub wanted: String,
-    /// What was seen, in words that fit behind "found ".
-    pub found: String,
-    /// What the operator does next; None where nothing is to be done.
-    pub hint: Option<String>,
+/// A check: a row of the list.
+pub struct Check {
+    /// Its name, in kebab-case: what a finding shows and ACCEPT names.
+    pub id: &'static str,
+    /// What it asks the servers beside what every snapshot shows.
+    pub questions: &'static [Question],
+    /// Whether ACCEPT can take on a blocker of this check, too; what a person decides can always be
+    /// accepted.
+    pub acceptable: bool,
+    /// Its findings; none where what it judges was not observed.
+    judge: fn(&Snapshot, &Limits) -> Vec<Finding>,
 }
 
-impl Finding {
-    /// As wanted.
-    pub fn ok(check: &'static str, wanted: impl Into<String>, found: impl Into<String>) -> Self {
+impl Check {
+    const fn new(id: &'static str, judge: fn(&Snapshot, &Limits) -> Vec<Finding>) -> Self {
         Self {
-            check,
-            verdict: Verdict::Ok,
-            wanted: wanted.into(),
-            found: found.into(),
-            hint: None,
+            id,
+            questions: &[],
+            acceptable: false,
+            judge,
         }
     }
 
-    /// Not as wanted: the same finding with another verdict and what to do about it.
-    #[must_use]
-    pub fn but(mut self, verdict: Verdict, hint: impl Into<String>) -> Self {
-        self.verdict = verdict;
-        self.hint = Some(hint.into());
-        self
+    const fn asking(self, questions: &'static [Question]) -> Self {
+        Self { questions, ..self }
     }
 }
 
-impl fmt::Display for Finding {
-    /// `check: found` when it is as wanted, else `check: wanted …, found …`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.verdict {
-            Verdict::Ok => write!(f, "{}: {}", self.check, self.found),
-            _ => write!(
-                f,
-                "{}: wanted {}, found {}",
-                self.check, self.wanted, self.found
-            ),
+/// All checks, in the order of the report.
+const CHECKS: &[&[Check]] = &[
+    servers::CHECKS,
+    cluster::CHECKS,
+    zalando::CHECKS,
+    services::CHECKS,
+    application::CHECKS,
+    controllers::CHECKS,
+    data::CHECKS,
+];
+
+/// All checks, in the order of the report.
+pub fn registered() -> impl Iterator<Item = &'static Check> {
+    CHECKS.iter().copied().flatten()
+}
+
+/// The findings of all checks.
+pub fn all(snapshot: &Snapshot, limits: &Limits) -> Vec<Finding> {
+    // While clients wait nothing of it is observed.
+    if snapshot.prechecks.is_none() && snapshot.data.is_none() {
+        return Vec::new();
+    }
+    judged(registered(), snapshot, limits)
+}
+
+/// The findings about the two servers and the replication between them: only when nothing there
+/// blocks can their data be compared.
+pub fn replication(snapshot: &Snapshot, limits: &Limits) -> Vec<Finding> {
+    judged(servers::CHECKS.iter(), snapshot, limits)
+}
+
+/// The findings about the data, where it was compared.
+pub fn data(snapshot: &Snapshot, limits: &Limits) -> Vec<Finding> {
+    judged(data::CHECKS.iter(), snapshot, limits)
+}
+
+/// The Cluster still follows its source: the one check that needs no server.
+pub fn replica_mode(cluster: &ClusterState) -> Finding {
+    cluster::in_replica_mode(cluster)
+}
+
+fn judged(
+    checks: impl Iterator<Item = &'static Check>,
+    snapshot: &Snapshot,
+    limits: &Limits,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for check in checks {
+        let found = (check.judge)(snapshot, limits).into_iter();
+        findings.extend(found.map(|finding| accept(finding, check.acceptable, &limits.accepted)));
+    }
+    findings
+}
+
+/// The finding, handled if the user accepts it.
+fn accept(finding: Finding, acceptable: bool, accepted: &[Acceptance]) -> Finding {
+    let possible = match finding.verdict {
+        Verdict::Decide => true,
+        Verdict::Blocker => acceptable,
+        Verdict::Ok | Verdict::Handled | Verdict::NotYet => false,
+    };
+    if possible && accepted.iter().any(|word| word.covers(&finding)) {
+        return Finding {
+            accepted: true,
+            ..finding.handled()
+        };
+    }
+    finding
+}
+
+impl FromStr for Acceptance {
+    type Err = String;
+
+    /// Reads `id` or `id:object`; an id that no check has is an error that names all ids.
+    fn from_str(word: &str) -> Result<Self, String> {
+        let (id, object) = match word.split_once(':') {
+            Some((id, object)) => (id, Some(object.to_owned())),
+            None => (word, None),
+        };
+        if !registered().any(|check| check.id == id) {
+            let ids: Vec<&str> = registered().map(|check| check.id).collect();
+            return Err(format!(
+                "there is no check {id:?}; the checks are {}",
+                ids.join(", ")
+            ));
         }
-    }
-}
-
-/// Ok when nothing stands against a cut; warnings do not.
-///
-/// # Errors
-/// By the gravest verdict: Refused for a blocker, Config for a wrong setting, Transient when
-/// waiting may help. The message names everything of that gravity or more, the hint is that of the
-/// first of the gravest.
-pub fn worst(findings: &[Finding]) -> Result<(), Failure> {
-    let against = |finding: &&Finding| finding.verdict > Verdict::Warning;
-    let Some(gravest) = findings
-        .iter()
-        .filter(against)
-        .max_by_key(|finding| finding.verdict)
-    else {
-        return Ok(());
-    };
-    let named: Vec<String> = findings
-        .iter()
-        .filter(|f| f.verdict > Verdict::NotYet || f.verdict == gravest.verdict)
-        .map(Finding::to_string)
-        .collect();
-    let message = format!("not ready for a cut: {}", named.join("; "));
-    let kind = match gravest.verdict {
-        Verdict::Blocker => ErrorKind::Refused,
-        Verdict::Misconfigured => ErrorKind::Config,
-        Verdict::NotYet | Verdict::Warning | Verdict::Ok => ErrorKind::Transient,
-    };
-    // max_by_key gives the last of equals; the first is the one that others may follow from.
-    let first = findings
-        .iter()
-        .find(|finding| finding.verdict == gravest.verdict);
-    Err(Failure {
-        kind,
-        message,
-        hint: first.and_then(|finding| finding.hint.clone()),
-    })
-}
-
-/// The first few of many, and how many more there are: a message must stay one line.
-pub fn listed(names: &[String]) -> String {
-    const NAMED_MAX: usize = 8;
-    let named = names
-        .iter()
-        .take(NAMED_MAX)
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(", ");
-    match names.len().saturating_sub(NAMED_MAX) {
-        0 => named,
-        more => format!("{named} and {more} more"),
+        Ok(Self {
+            id: id.to_owned(),
+            object: object.filter(|object| !object.is_empty()),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::{
+        finding::worst,
+        simulation::{limits, look},
+        snapshot::prechecks::Prechecks,
+    };
 
-    fn finding(check: &'static str, verdict: Verdict) -> Finding {
-        Finding::ok(check, "this", "that").but(verdict, format!("mend {check}"))
+    #[test]
+    fn each_check_has_an_id_of_its_own_in_kebab_case() {
+        let ids: Vec<&str> = registered().map(|check| check.id).collect();
+        let different: BTreeSet<&str> = ids.iter().copied().collect();
+        assert_eq!(ids.len(), different.len(), "{ids:?}");
+        let part = |part: &str| {
+            part.starts_with(|c: char| c.is_ascii_lowercase())
+                && part
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+        };
+        for id in ids {
+            assert!(id.split('-').all(part), "{id}");
+        }
     }
 
     #[test]
-    fn warnings_do_not_stand_against_a_cut() {
-        assert!(worst(&[]).is_ok());
-        assert!(worst(&[finding("a", Verdict::Ok), finding("b", Verdict::Warning)]).is_ok());
+    fn each_finding_has_the_id_of_its_check() {
+        let mut snapshot = look();
+        snapshot.prechecks = Some(Prechecks::default());
+        for check in registered() {
+            for finding in (check.judge)(&snapshot, &limits()) {
+                assert_eq!(finding.id, check.id);
+            }
+        }
     }
 
     #[test]
-    fn the_gravest_decides_and_waitable_ones_are_not_named_beside_it() {
-        let all = [
-            finding("lag", Verdict::NotYet),
-            finding("apps", Verdict::Misconfigured),
-            finding("id", Verdict::Blocker),
-            finding("tli", Verdict::Blocker),
-        ];
-        let error = worst(&all).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Refused);
+    fn nothing_is_found_where_nothing_was_observed() {
+        assert_eq!(all(&look(), &limits()), []);
+    }
+
+    #[test]
+    fn what_a_person_decides_can_be_accepted_and_a_blocker_only_where_its_check_says_so() {
+        let finding = |verdict| {
+            Finding::ok("apps-up", "all", "0 of 2")
+                .about("web")
+                .with(verdict, "start it")
+        };
+        let accepted = |verdict, acceptable, word: &str| {
+            accept(finding(verdict), acceptable, &[word.parse().unwrap()])
+        };
+        let handled = accepted(Verdict::Decide, false, "apps-up:web");
         assert_eq!(
-            error.to_string(),
-            "not ready for a cut: apps: wanted this, found that; id: wanted this, found that; tli: \
-             wanted this, found that"
+            (handled.verdict, handled.accepted),
+            (Verdict::Handled, true)
         );
-        assert_eq!(error.hint.as_deref(), Some("mend id"));
-        assert_eq!(worst(&all[..2]).unwrap_err().kind, ErrorKind::Config);
-        assert_eq!(worst(&all[..1]).unwrap_err().kind, ErrorKind::Transient);
+        assert!(accepted(Verdict::Decide, false, "apps-up").accepted);
+        assert!(!accepted(Verdict::Decide, false, "apps-up:other").accepted);
+        assert!(!accepted(Verdict::Decide, false, "archiving").accepted);
+        let blocker = accepted(Verdict::Blocker, false, "apps-up");
+        assert!(worst(&[blocker]).is_err());
+        let blocker = accepted(Verdict::Blocker, true, "apps-up");
+        assert!(worst(&[blocker]).is_ok());
+        assert!(!accepted(Verdict::NotYet, true, "apps-up").accepted);
     }
 
     #[test]
-    fn a_long_list_is_cut_and_says_so() {
-        let names: Vec<String> = (0..10).map(|n| n.to_string()).collect();
-        assert_eq!(listed(&names[..8]), "0, 1, 2, 3, 4, 5, 6, 7");
-        assert_eq!(listed(&names), "0, 1, 2, 3, 4, 5, 6, 7 and 2 more");
+    fn an_unknown_id_is_an_error_that_names_the_known_ones() {
+        let unknown = "appsup".parse::<Acceptance>().unwrap_err();
+        assert!(unknown.starts_with("there is no check \"appsup\"; the checks are superuser, "));
+        assert!(unknown.contains("apps-up"), "{unknown}");
     }
 }

@@ -33,7 +33,7 @@ pub fn after(
         // Somebody started it: it must not serve anybody ever again.
         return Decision::Do(Action::Fence(source.postmaster_start));
     }
-    if seen.follows {
+    if seen.cluster.follows {
         return Decision::Do(Action::Promote);
     }
     if record.routed.is_none()
@@ -129,13 +129,15 @@ fn by_service(record: &Record, promoted: &Promoted, seen: &Snapshot) -> Option<D
     if record.routed.is_none() {
         // One login of a pooler that fails costs its server_login_retry: seconds.
         let open = seen
-            .door
+            .service_answer
             .answer()
             .is_some_and(|door| door.primary && door.identity.timeline == promoted.timeline);
         return Some(if open {
             Decision::Record(Fact::Routed(seen.now))
         } else {
-            Decision::Wait(Wait::ServiceNotRepointed(seen.door.failure().cloned()))
+            Decision::Wait(Wait::ServiceNotRepointed(
+                seen.service_answer.failure().cloned(),
+            ))
         });
     }
     if !seen

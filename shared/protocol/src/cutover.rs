@@ -1,6 +1,6 @@
 //! From the start to the point of no return.
 
-use crate::route::Route;
+use crate::{checks, finding, route::Route};
 
 use crate::{
     decision::{Action, Decision, Limits},
@@ -19,7 +19,8 @@ pub fn before(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) 
         return Decision::Do(Action::Checkpoint);
     }
     let Some(blocked) = record.blocked else {
-        return match (seen.against(), &seen.jobs[..]) {
+        let findings = checks::all(seen, limits);
+        return match (finding::gravest(&findings), &seen.jobs[..]) {
             (Some(finding), _) => Decision::Wait(Wait::CheckNotPassed(finding.clone())),
             (None, []) => Decision::Record(Fact::Blocked(seen.now)),
             (None, jobs) => Decision::Wait(Wait::ApplicationJobsRunning {

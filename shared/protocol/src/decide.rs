@@ -6,7 +6,13 @@
 //! describes the protocol. Here are the beginning and the ends; the course is in `forward` (to the
 //! point of no return), `after` (from there on) and `back`.
 
-use crate::{checks::Verdict, failure::Failure, route::Route, wal::Timeline};
+use crate::{
+    checks,
+    failure::Failure,
+    finding::{self, Verdict},
+    route::Route,
+    wal::Timeline,
+};
 
 use crate::{
     completion as after, cutover as forward,
@@ -76,7 +82,8 @@ fn begin(seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
     if let Some(failure) = health.failure() {
         return Decision::Refuse(Refusal::FailingBeforeStart(failure.clone()));
     }
-    if let Some(finding) = seen.against() {
+    let findings = checks::all(seen, limits);
+    if let Some(finding) = finding::gravest(&findings) {
         return match finding.verdict {
             Verdict::NotYet => Decision::Wait(Wait::CheckNotPassed(finding.clone())),
             _ => Decision::NotReady(finding.clone()),
@@ -111,6 +118,11 @@ fn begin(seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
             .collect(),
         paused: patroni.paused,
         read_only: patroni.read_only.clone(),
+        accepted: findings
+            .iter()
+            .filter(|finding| finding.accepted)
+            .map(ToString::to_string)
+            .collect(),
     })))
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::{
-    checks::Finding,
+    finding::{Acceptance, Finding},
     route::Route,
     snapshot::{kubernetes::Selector, source::PostmasterStart},
 };
@@ -136,8 +136,8 @@ impl fmt::Display for Action {
     }
 }
 
-/// How long and how much.
-#[derive(Clone, Debug)]
+/// The settings that the decisions and the checks depend on.
+#[derive(Clone, Debug, Default)]
 pub struct Limits {
     /// CUTOVER_MAX_SECONDS, from the block to the point of no return.
     pub cutover_max: Duration,
@@ -149,4 +149,12 @@ pub struct Limits {
     pub route: Option<Route>,
     /// The source's Services and their selectors as they shall be.
     pub services: BTreeMap<String, Selector>,
+    /// LAG_BYTES_MAX: at most so many bytes of WAL that the target has not replayed.
+    pub lag_bytes_max: u64,
+    /// APPS: the words that select the application's workloads.
+    pub apps: Vec<String>,
+    /// APP_CONFIGMAP: the name of the application's ConfigMap.
+    pub app_configmap: String,
+    /// ACCEPT: the findings that the user accepts.
+    pub accepted: Vec<Acceptance>,
 }

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use crate::{
-    checks as readiness,
+    checks,
     failure::{ErrorKind, Failure},
+    finding::worst,
 };
 
 use crate::{
@@ -189,7 +190,7 @@ async fn follow(
             // Another cutover may have acted since: only a look that is newer than the record may
             // be the last.
             _ if !fresh => return Ok(Next::Look(None)),
-            end => return Ok(Next::End(ended(end, seen))),
+            end => return Ok(Next::End(ended(end, seen, limits))),
         };
         fresh = false;
         if let Fact::Started(start) = &fact {
@@ -236,9 +237,9 @@ fn past(past_point_of_no_return: bool, failure: Failure) -> Failure {
 }
 
 /// The four ends.
-fn ended(end: Decision, seen: &Snapshot) -> Result<(), Stopped> {
+fn ended(end: Decision, seen: &Snapshot, limits: &Limits) -> Result<(), Stopped> {
     match end {
-        Decision::NotReady(_) => readiness::worst(&seen.readiness).map_err(Stopped::NotReady),
+        Decision::NotReady(_) => worst(&checks::all(seen, limits)).map_err(Stopped::NotReady),
         Decision::Refuse(refusal) => Err(Stopped::Refused(refusal)),
         Decision::Alarm(contradiction) => Err(Stopped::Contradiction(contradiction)),
         _ => Ok(()),

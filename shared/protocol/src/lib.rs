@@ -1,7 +1,7 @@
 //! The protocol of a cutover, without a server, a clock or an input or output of its own.
 //!
 //! In reading order: positions and identities ([`wal`]), what is observed ([`snapshot`]) and judged
-//! ([`checks`]), what is recorded ([`record`], [`receipt`]), what follows from both ([`decide`], with
+//! ([`checks`], each with its [`finding`]s), what is recorded ([`record`], [`receipt`]), what follows from both ([`decide`], with
 //! its parts [`cutover`], [`completion`], [`rollback`] and [`proof`]), how each step is reported and
 //! where it leads ([`steps`]), the controllers that would revert a cutover ([`controllers`]), and
 //! the loop that observes, decides and acts ([`driver`]). The tests search the interleavings that
@@ -15,7 +15,9 @@ pub mod decide;
 pub mod decision;
 pub mod driver;
 pub mod failure;
+pub mod finding;
 pub mod proof;
+pub mod quantity;
 pub mod reason;
 pub mod receipt;
 pub mod record;

@@ -8,7 +8,7 @@ use crate::{
     decision::{Action, Decision, Limits},
     reason::{Progress, Refusal, RollbackReason, Since, Wait},
     record::{Fact, Record, Start},
-    snapshot::{PatroniSeen, PoolerState, Snapshot},
+    snapshot::{PatroniState, PoolerState, Snapshot},
 };
 
 /// Whether there is a way back, by the record alone.
@@ -62,7 +62,7 @@ pub fn why(
     if let Some(failure) = health.failure() {
         return Some(RollbackReason::PermanentFailure(failure.clone()));
     }
-    if !seen.follows {
+    if !seen.cluster.follows {
         return Some(RollbackReason::TargetReplicaModeEnded);
     }
     if let Some(source) = seen.source.answer()
@@ -194,7 +194,7 @@ fn waited(record: &Record, seen: &Snapshot) -> SignedDuration {
 /// timeline. Not one that Patroni has demoted without its DCS: a standby that is restarted is a
 /// standby. Not one whose node is lost either. For these the pause is lifted, and in the election
 /// nobody takes part who is behind another (_is_healthiest_node in Patroni's ha.py).
-fn silent(patroni: &PatroniSeen, start: &Start, waited: SignedDuration) -> Option<Decision> {
+fn silent(patroni: &PatroniState, start: &Start, waited: SignedDuration) -> Option<Decision> {
     if patroni.primaries.is_empty() {
         if patroni.answering.contains(&start.leader) {
             return Some(Decision::Do(Action::RestartSource));
@@ -211,7 +211,7 @@ fn silent(patroni: &PatroniSeen, start: &Start, waited: SignedDuration) -> Optio
 /// What Patroni's loop has not come to yet. Without the leader lock a lifted pause begins a race
 /// for it, and what the lock's new holder has not received is lost; a block that comes to the
 /// server late comes after it was lifted, to clients that were let in.
-fn unsettled(patroni: &PatroniSeen, seen: &Snapshot) -> Option<Wait> {
+fn unsettled(patroni: &PatroniState, seen: &Snapshot) -> Option<Wait> {
     if patroni.unlocked {
         return Some(Wait::RollbackLeaderLockNotHeld);
     }
@@ -266,7 +266,7 @@ mod tests {
     };
 
     /// What a look shows while the source is blocked and its server runs.
-    fn blocked(change: impl FnOnce(&mut PatroniSeen, &mut bool)) -> Snapshot {
+    fn blocked(change: impl FnOnce(&mut PatroniState, &mut bool)) -> Snapshot {
         let mut seen = look();
         if let (Reachability::Up(patroni), Reachability::Up(source)) =
             (&mut seen.patroni, &mut seen.source)

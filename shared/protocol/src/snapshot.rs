@@ -1,17 +1,24 @@
-//! What one look at the world shows. No clock and no I/O here: the time of the look is part of it.
+//! What one observation of both sides shows. No clock and no I/O here: the time of the observation
+//! is part of it.
+//!
+//! This is the one snapshot of all programs. What only some of them ask, or ask at one time only,
+//! is an `Option`: [`Prechecks`] and [`DataComparison`]. Nothing here judges; that is for
+//! [`checks`](crate::checks) and [`decide`](crate::decide).
 
+pub mod data;
 pub mod kubernetes;
-pub mod settings;
+pub mod prechecks;
 pub mod source;
 pub mod target;
 
 use std::collections::BTreeMap;
 
 use crate::{
-    checks::{Finding, Verdict},
     failure::Failure,
     snapshot::{
-        kubernetes::{Replicas, ServiceState},
+        data::DataComparison,
+        kubernetes::{ClusterState, Replicas, ServiceState},
+        prechecks::{Prechecks, Question},
         source::{ClientSession, PostmasterStart},
         target::{ControlCheckpoint, Replay, Running},
     },
@@ -25,16 +32,7 @@ use crate::{
     record::{AppConfig, Start},
 };
 
-/// A server as it answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServerState {
-    /// Who it is.
-    pub identity: Identity,
-    /// It is a standby.
-    pub in_recovery: bool,
-}
-
-/// One look at everything.
+/// One observation of both sides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     /// When it was complete.
@@ -42,7 +40,7 @@ pub struct Snapshot {
     /// The source's leader, by SQL.
     pub source: Reachability<SourceState>,
     /// Patroni, by its REST API.
-    pub patroni: Reachability<PatroniSeen>,
+    pub patroni: Reachability<PatroniState>,
     /// Before the start: everybody who would undo the cut. After it: the recorded ones, as they
     /// stand.
     pub suspensions: Vec<SuspensionState>,
@@ -50,23 +48,25 @@ pub struct Snapshot {
     pub jobs: Vec<String>,
     /// The target, by SQL.
     pub target: Reachability<TargetState>,
-    /// `spec.replica.enabled` of the Cluster.
-    pub follows: bool,
+    /// The target's Cluster.
+    pub cluster: ClusterState,
     /// The source's Services.
     pub services: BTreeMap<String, ServiceState>,
     /// The pods of the old poolers.
     pub poolers: Vec<PoolerPodState>,
     /// Clients that were seen at the source after its sessions were ended, so far.
     pub reconnected: Vec<String>,
-    /// Who answers behind the source's Service; asked only while that is waited for.
-    pub door: Reachability<ServiceAnswer>,
+    /// The server that answers behind the source's Service; asked only while that is waited for.
+    pub service_answer: Reachability<ServiceAnswer>,
     /// The application's workloads.
     pub apps: BTreeMap<String, Replicas>,
     /// The application's ConfigMap.
     pub config: AppConfig,
-    /// What validate-replication would say; looked at only until the block, because only then it
-    /// can still be heeded.
-    pub readiness: Vec<Finding>,
+    /// What the checks need beside this; observed only until the block, because only then a finding
+    /// can still keep the cutover from beginning.
+    pub prechecks: Option<Prechecks>,
+    /// The data of both sides, where it was compared.
+    pub data: Option<DataComparison>,
     /// Somebody wants it stopped: SIGTERM or the abort annotation.
     pub abort: Option<AbortRequest>,
 }
@@ -76,7 +76,7 @@ pub struct Snapshot {
 pub enum Reachability<T> {
     /// It answered.
     Up(T),
-    /// It did not, within the limit of a look.
+    /// It did not answer within the time that an observation waits.
     Unreachable(Failure),
 }
 
@@ -117,7 +117,7 @@ pub struct SourceState {
 
 /// Patroni by REST.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PatroniSeen {
+pub struct PatroniState {
     /// `pause` in the dynamic configuration.
     pub paused: Option<bool>,
     /// `postgresql.parameters.default_transaction_read_only` there.
@@ -126,7 +126,7 @@ pub struct PatroniSeen {
     pub leader: Option<String>,
     /// Members whose server runs as a primary, by their own word.
     pub primaries: Vec<String>,
-    /// One of these says that nobody holds the leader lock.
+    /// One of these reports that no member holds the leader lock.
     pub unlocked: bool,
     /// One of these has not come up yet.
     pub starting: bool,
@@ -183,10 +183,10 @@ pub struct TargetState {
 }
 
 impl Snapshot {
-    /// Some workload that had pods stands at 0: what the block leaves. Any other number is somebody
-    /// else's wish.
+    /// Some workload that had pods is scaled to 0, as the block leaves it. Another actor has set any
+    /// other number.
     pub fn idle(&self, replicas: &BTreeMap<String, i32>) -> bool {
-        // One that was deleted meanwhile is nobody's to bring back.
+        // One that was deleted meanwhile is not restored.
         let at_zero = |name: &String| self.apps.get(name).is_some_and(|app| app.wanted == 0);
         replicas
             .iter()
@@ -213,38 +213,38 @@ impl Snapshot {
         (!unready.is_empty()).then_some(Wait::PodsNotReady(unready))
     }
 
-    /// The first recorded field that does not keep its owner still.
+    /// The first recorded field that does not suspend its owner.
     pub fn unsuspended<'a>(
         &self,
         start: &'a Start,
-        meant: impl Fn(&Suspension) -> bool,
+        included: impl Fn(&Suspension) -> bool,
     ) -> Option<&'a Suspension> {
-        let acts = |suspension: &&Suspension| {
+        let unsuspended = |suspension: &&Suspension| {
             self.standing(suspension)
                 .is_some_and(|standing| !standing.is_suspended())
         };
         start
             .suspensions
             .iter()
-            .filter(|suspension| meant(suspension))
-            .find(acts)
+            .filter(|suspension| included(suspension))
+            .find(unsuspended)
     }
 
     /// The first recorded field that is not as it was.
     pub fn unlike<'a>(
         &self,
         start: &'a Start,
-        meant: impl Fn(&Suspension) -> bool,
+        included: impl Fn(&Suspension) -> bool,
     ) -> Option<&'a Suspension> {
-        let moved = |suspension: &&Suspension| {
+        let changed = |suspension: &&Suspension| {
             self.standing(suspension)
                 .is_some_and(|standing| !standing.as_recorded(suspension))
         };
         start
             .suspensions
             .iter()
-            .filter(|suspension| meant(suspension))
-            .find(moved)
+            .filter(|suspension| included(suspension))
+            .find(changed)
     }
 
     /// A recorded field as it stands.
@@ -255,12 +255,12 @@ impl Snapshot {
     }
 
     /// Pods of the old poolers in one of these states.
-    pub fn poolers_that(&self, is: impl Fn(PoolerState) -> bool) -> Vec<String> {
-        let meant = self
+    pub fn poolers_that(&self, matches: impl Fn(PoolerState) -> bool) -> Vec<String> {
+        let found = self
             .poolers
             .iter()
-            .filter(|pooler| pooler.state.answer().is_some_and(|state| is(*state)));
-        meant.map(|pooler| pooler.pod.clone()).collect()
+            .filter(|pooler| pooler.state.answer().is_some_and(|state| matches(*state)));
+        found.map(|pooler| pooler.pod.clone()).collect()
     }
 
     /// Pods of the old poolers whose console does not answer.
@@ -272,12 +272,12 @@ impl Snapshot {
         silent.map(|pooler| pooler.pod.clone()).collect()
     }
 
-    /// The application's pods are wanted by nobody.
+    /// Every workload of the application is scaled to 0.
     pub fn emptied(&self) -> bool {
         self.apps.values().all(|app| app.wanted == 0)
     }
 
-    /// Whose pods nobody has told to end yet: their controller has not come to it.
+    /// Workloads whose pods have not been told to end yet: their controller has not done it.
     pub fn living(&self) -> Option<Wait> {
         let living = self
             .apps
@@ -301,13 +301,10 @@ impl Snapshot {
         servers.into_iter().filter_map(unreachable).collect()
     }
 
-    /// The gravest finding that stands against beginning a cut now.
-    pub fn against(&self) -> Option<&Finding> {
-        let standing = self
-            .readiness
-            .iter()
-            .filter(|finding| finding.verdict > Verdict::Warning);
-        standing.rev().max_by_key(|finding| finding.verdict)
+    /// The rows that a server answered to a question of a check; None where it was not asked.
+    pub fn answer(&self, question: Question) -> Option<&[String]> {
+        let answers = &self.prechecks.as_ref()?.answers;
+        answers.get(&question).map(Vec::as_slice)
     }
 
     /// Patroni's configuration holds our block.

@@ -15,8 +15,8 @@ pub use plan::{Plan, PlanLine, plan};
 pub use resume::{Resume, state, summary};
 
 use crate::{
-    checks::listed,
     decision::ActionKind,
+    finding::listed,
     record::{FactKind, Record},
     route::Route,
 };

@@ -56,6 +56,11 @@ const CASES: &[Case] = &[
         "CUTOVER_MAX_SECONDS",
     ),
     (&[("LAG_BYTES_MAX", Some("-1"))], 2, "LAG_BYTES_MAX"),
+    (
+        &[("ACCEPT", Some("appsup"))],
+        2,
+        "there is no check \"appsup\"; the checks are superuser, ",
+    ),
     (&[("DRY_RUN", Some("perhaps"))], 2, "DRY_RUN"),
     (
         &[("ROUTE", Some("dns"))],
@@ -244,7 +249,7 @@ async fn of_files_and_addresses(environment: &Environment) {
             "POOLER_PASSWORD_FILE" => (2, "password authentication failed"),
             _ => (
                 3,
-                "owner's password: wanted the same in the database and in the Secret",
+                "owner-password: wanted the same in the database and in the Secret",
             ),
         };
         let ended = refused(
@@ -296,7 +301,7 @@ async fn expired_ca(environment: &Environment) -> String {
 async fn of_other_servers(environment: &Environment) {
     let password = environment.migration.source.credentials().postgres.clone();
     for (major, words) in [
-        (Major::Same, "system identifier: wanted the source's"),
+        (Major::Same, "system-identifier: wanted the source's"),
         (
             Major::Other,
             "found 17.10 at the source, 16.2 at the target",
@@ -382,7 +387,7 @@ async fn of_names_that_may_be_asked_for(environment: &Environment) {
         (
             "APPS",
             "mastodon-web,somebody",
-            "the Deployment somebody does not exist",
+            "apps: wanted all of APPS, found no somebody",
         ),
         (
             "APP_CONFIGMAP",
@@ -509,7 +514,7 @@ async fn without_a_stream(environment: &Environment) {
         .patch(CNPG, CLUSTER, json!({"spec": {"externalClusters": astray}}))
         .await;
     environment.streams(false).await;
-    refused(environment, &[], 1, "wal receiver: wanted streaming").await;
+    refused(environment, &[], 1, "wal-receiver: wanted streaming").await;
     environment
         .patch(
             CNPG,

@@ -9,6 +9,10 @@ use job::{
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt as _};
 use platform::{
+    collector::{
+        controllers::Where,
+        session::{Connect as _, limited},
+    },
     kubernetes::{cnpg, services, workloads},
     patroni::Member,
     postgres::Source,
@@ -21,12 +25,7 @@ use protocol::{
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{
-    LiveWorld,
-    controllers::Where,
-    now,
-    session::{Connect as _, limited},
-};
+use super::{LiveWorld, now};
 use protocol::{
     controllers::suspension::Suspension,
     decision::Action,
@@ -52,7 +51,7 @@ impl LiveWorld {
             Action::Checkpoint => return self.checkpoint().await.map(Some),
             Action::PausePoolers => {
                 let seen = self.last()?.poolers.clone();
-                self.poolers.pause(&seen).await?;
+                self.collector.poolers.pause(&seen).await?;
             }
             Action::ReapplyBlock => self.hold().await?,
             Action::BlockWrites => self.block(start).await?,
@@ -86,11 +85,16 @@ impl LiveWorld {
             }
             Action::ResumePoolers => {
                 let seen = self.last()?.poolers.clone();
-                self.poolers.resume(&seen).await?;
+                self.collector.poolers.resume(&seen).await?;
             }
             Action::EndReaders => return Ok(Some(Fact::Readers(self.end_readers().await))),
             Action::WriteReceipt => return self.write_receipt(start).await.map(Some),
-            Action::RestartSource => self.patroni.restart(self.member(&start.leader)?).await?,
+            Action::RestartSource => {
+                self.collector
+                    .patroni
+                    .restart(self.member(&start.leader)?)
+                    .await?
+            }
             Action::UnblockWrites => {
                 let change = json!({"pause": start.paused, "postgresql": {"parameters": {"default_transaction_read_only": start.read_only}}});
                 self.patch_patroni(&change).await?;
@@ -151,8 +155,8 @@ impl LiveWorld {
     }
 
     async fn checkpoint(&self) -> Result<Fact> {
-        self.source.session()?.checkpoint().await?;
-        self.target.session()?.checkpoint().await?;
+        self.collector.source.session()?.checkpoint().await?;
+        self.collector.target.session()?.checkpoint().await?;
         Ok(Fact::Checkpointed(now()))
     }
 
@@ -171,13 +175,14 @@ impl LiveWorld {
     }
 
     async fn end_sessions(&mut self) -> Result<Fact> {
-        let source = self.source.session()?;
+        let source = self.collector.source.session()?;
         let ended = source.end_client_sessions().await?;
         let (at, lsn) = (now(), source.marker().await?);
         Ok(Fact::Marker(Marker {
             at,
             lsn,
             sessions_ended: self
+                .collector
                 .pods
                 .named(&self.run.client, &self.run.namespace, &ended)
                 .await,
@@ -187,7 +192,7 @@ impl LiveWorld {
     /// Stops the run of the server that was decided on. The session ends with that run, so a late
     /// stop cannot hit another.
     async fn stop(&self, postmaster_start: PostmasterStart) -> Result<()> {
-        let source = self.source.session()?;
+        let source = self.collector.source.session()?;
         match source.postmaster_start().await {
             Ok(running) if running == postmaster_start => source.stop_server().await,
             // Another run, or this one is ending already: the next look tells.
@@ -199,7 +204,7 @@ impl LiveWorld {
     /// which must follow in any case. What is waited for is a shutdown checkpoint behind the
     /// source's position; what it proves is for `decide`.
     async fn restartpoint(&self) -> Result<()> {
-        let target = self.target.session()?;
+        let target = self.collector.target.session()?;
         let fenced = self
             .record
             .as_ref()
@@ -220,13 +225,13 @@ impl LiveWorld {
     /// The source's standbys go on answering reads with what will be ever older: their sessions are
     /// ended, as far as they can be reached, and come back through the turned Service.
     async fn end_readers(&mut self) -> Readers {
-        let (service, database) = (&self.service_at, &self.settings.database);
-        let each = self.members.iter().map(|member| async move {
-            let mut at = service.clone();
+        let endpoints = self.collector.endpoints();
+        let each = self.collector.members.iter().map(|member| async move {
+            let mut at = endpoints.source.clone();
             let address = member.server?;
             (at.hostaddr, at.port) = (Some(address.ip()), address.port());
             let asked = limited(async {
-                let session = Source::dial(at, database.clone()).await?;
+                let session = Source::dial(at, endpoints.database.clone(), endpoints.login).await?;
                 session.end_client_sessions().await
             });
             asked.await.ok()
@@ -240,6 +245,7 @@ impl LiveWorld {
         Readers {
             at: now(),
             ended: self
+                .collector
                 .pods
                 .named(&self.run.client, &self.run.namespace, &ended)
                 .await,
@@ -247,7 +253,7 @@ impl LiveWorld {
     }
 
     async fn verify_write(&self) -> Result<Fact> {
-        let target = self.target.session()?;
+        let target = self.collector.target.session()?;
         target.verify_write().await?;
         Ok(Fact::Promoted(Promoted {
             at: now(),
@@ -269,8 +275,8 @@ impl LiveWorld {
     async fn patch_patroni(&self, change: &serde_json::Value) -> Result<()> {
         let mut last = Error::transient("no member of the source has introduced itself");
         // Any member takes the change for all of them; the leader comes first.
-        for member in &self.members {
-            match self.patroni.patch_config(member, change).await {
+        for member in &self.collector.members {
+            match self.collector.patroni.patch_config(member, change).await {
                 Ok(()) => return Ok(()),
                 Err(error) => last = error,
             }
@@ -279,7 +285,8 @@ impl LiveWorld {
     }
 
     fn member(&self, name: &str) -> Result<&Member> {
-        self.members
+        self.collector
+            .members
             .iter()
             .find(|member| member.name == name)
             .ok_or_else(|| Error::transient(format!("the member {name} has no pod")))

@@ -2,7 +2,8 @@
 
 use job::error::Result;
 use protocol::{
-    checks::{Verdict, listed},
+    checks,
+    finding::{Verdict, listed, render},
     record::receipt_name as receipt_of_cut,
 };
 
@@ -36,7 +37,7 @@ impl LiveWorld {
             }
         }
         match (fact, &record.started) {
-            (FactKind::Started, _) => self.log_warnings(),
+            (FactKind::Started, _) => self.log_findings(),
             (FactKind::Finished, Some(start)) => self.log_permanent(start),
             _ => {}
         }
@@ -68,19 +69,19 @@ impl LiveWorld {
         format!("receipt: kubectl get configmap {name} -n {namespace} -o yaml")
     }
 
-    /// Findings that do not block the cutover, but should be known before it.
-    fn log_warnings(&self) {
-        let findings = self.last.iter().flat_map(|last| &last.readiness);
-        for finding in findings.filter(|finding| finding.verdict == Verdict::Warning) {
-            let hint = finding.hint.as_deref().unwrap_or_default();
-            self.run.report.info(format!("warning: {finding} → {hint}"));
+    /// What does not block the cutover, but should be known before it.
+    fn log_findings(&self) {
+        let last = self.collector.last();
+        let mut findings = last.map_or_else(Vec::new, |last| checks::all(last, &self.limits));
+        findings.retain(|finding| finding.verdict != Verdict::Ok);
+        for line in render(&findings) {
+            self.run.report.info(line);
         }
     }
 
     /// Clients that reconnected to the source after their sessions were ended: their writes are
     /// refused.
-    pub(super) fn log_reconnected(&self, now: &[String]) {
-        let before = self.last.as_ref().map_or(&[][..], |last| &last.reconnected);
+    pub(super) fn log_reconnected(&self, before: &[String], now: &[String]) {
         let new: Vec<String> = now
             .iter()
             .filter(|name| !before.contains(name))

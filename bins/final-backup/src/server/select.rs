@@ -1,7 +1,7 @@
 //! Selects the member of the source to copy, from the state of all members.
 
 use job::error::{Error, Result};
-use protocol::checks as readiness;
+use protocol::finding;
 
 use crate::{members::Member, receipt::CutoverState};
 
@@ -81,7 +81,7 @@ fn listed(names: Vec<String>) -> String {
     if names.is_empty() {
         "none".into()
     } else {
-        readiness::listed(&names)
+        finding::listed(&names)
     }
 }
 

@@ -145,11 +145,12 @@ impl Cluster {
         copied.unwrap_or_default().owner
     }
 
-    /// What the checks before a cut look at.
-    pub fn seen(&self) -> ClusterState {
+    /// What the checks before a cutover judge.
+    pub fn state(&self) -> ClusterState {
         let annotation = |name: &str| self.annotations().get(name);
         let status = self.status.clone().unwrap_or_default();
         ClusterState {
+            name: self.name_any(),
             follows: self.follows(),
             instances: self.spec.instances,
             ready_instances: status.ready_instances,
@@ -159,11 +160,12 @@ impl Cluster {
             fenced: annotation("cnpg.io/fencedInstances")
                 .filter(|value| value.trim() != "[]")
                 .cloned(),
+            superuser: self.superuser(),
         }
     }
 
     /// What becomes of the superuser's login at the promotion.
-    pub fn superuser(&self) -> SuperuserAccess {
+    fn superuser(&self) -> SuperuserAccess {
         SuperuserAccess {
             enabled: self.spec.enable_superuser_access == Some(true),
             secret: self

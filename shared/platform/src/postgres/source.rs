@@ -109,6 +109,20 @@ impl Source {
             .get(0))
     }
 
+    /// The same for a session that is read-only itself, and so does not show it.
+    pub async fn read_only_by_default_of_others(&self) -> Result<bool> {
+        let row = self
+            .query_one(
+                "select reset_val::bool from pg_settings where name = \
+                 'default_transaction_read_only'",
+                &[],
+            )
+            .await;
+        Ok(row
+            .context("reading default_transaction_read_only of the source")?
+            .get(0))
+    }
+
     /// When this incarnation of the server started, in microseconds since 1970 by its own clock:
     /// two starts never have the same.
     ///
@@ -164,51 +178,6 @@ impl Source {
             .context("reading the owner's stored password of the source")?
             .and_then(|row| row.get::<_, Option<String>>(0))
             .map(SecretString::from))
-    }
-
-    /// Prepared transactions by name: they hold locks, and nobody would finish them after a cut.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn prepared_transactions(&self) -> Result<Vec<String>> {
-        let rows = self
-            .query("select gid from pg_prepared_xacts order by prepared", &[])
-            .await;
-        Ok(rows
-            .context("listing the prepared transactions of the source")?
-            .iter()
-            .map(|row| row.get(0))
-            .collect())
-    }
-
-    /// Tablespaces beside the default ones.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn tablespaces(&self) -> Result<Vec<String>> {
-        let sql = "select spcname::text from pg_tablespace where spcname not in ('pg_default', \
-            'pg_global') order by 1";
-        let rows = self
-            .query(sql, &[])
-            .await
-            .context("listing the tablespaces of the source")?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
-    }
-
-    /// Base backups that run now: a stop of the source would break them.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn base_backups(&self) -> Result<Vec<String>> {
-        let sql = "select coalesce(nullif(a.application_name, ''), a.usename::text, 'pid ' || \
-            p.pid) || ': ' || p.phase
-                     from pg_stat_progress_basebackup p left join pg_stat_activity a using (pid)";
-        let rows = self.query(sql, &[]).await;
-        Ok(rows
-            .context("listing the base backups of the source")?
-            .iter()
-            .map(|row| row.get(0))
-            .collect())
     }
 
     /// Ends the client sessions open now; returns those that were told to end.

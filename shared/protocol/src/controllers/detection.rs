@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checks::{Finding, Verdict};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::controllers::suspension::{Object, Suspension};
+use crate::{
+    controllers::suspension::{Object, Suspension},
+    snapshot::prechecks::ReplicaOwners,
+};
 
 const FLUX_KUSTOMIZATION: &str = "kustomize.toolkit.fluxcd.io/name";
 const FLUX_RECONCILE: &str = "kustomize.toolkit.fluxcd.io/reconcile";
@@ -280,50 +282,33 @@ pub fn cron_job(found: &Value) -> Suspension {
         .because(format!("the CronJob {name} would start pods that write"))
 }
 
-/// Whom nothing here can pause, in words: other owners of a workload, and autoscalers, which stop
-/// by themselves.
-pub fn findings(
-    changed: &[ChangedObject],
-    autoscalers: &[Value],
-    workloads: &[Object],
-) -> Vec<Finding> {
-    let mut all = Vec::new();
-    for one in changed.iter().filter(|one| workloads.contains(&one.object)) {
-        let unknown_managers = unknown_managers(one);
-        if !unknown_managers.is_empty() {
-            let found = format!(
-                "{} is also scaled by {}",
-                one.object,
-                unknown_managers.join(", ")
-            );
-            all.push(Finding::ok("owners of replicas", "only owners that can be paused", found).but(
-                Verdict::Warning,
-                "pause it for the window; while it acts its pods get no write through, but they \
-                 may come up with the old configuration",
-            ));
-        }
-    }
+/// The workloads whose replicas others set, too, who cannot be paused from here.
+pub fn replica_owners(changed: &[ChangedObject], workloads: &[Object]) -> Vec<ReplicaOwners> {
+    let scaled = changed.iter().filter(|one| workloads.contains(&one.object));
+    scaled
+        .map(|one| ReplicaOwners {
+            workload: one.object.to_string(),
+            owners: unknown_managers(one),
+        })
+        .filter(|found| !found.owners.is_empty())
+        .collect()
+}
+
+/// The autoscalers of these workloads that no other controller owns. They leave alone what has 0
+/// replicas.
+pub fn autoscalers(autoscalers: &[Value], workloads: &[Object]) -> Vec<String> {
     let scales = |scaler: &&Value| {
         let target = &scaler["spec"]["scaleTargetRef"];
         let owned = scaler["metadata"]["ownerReferences"]
             .as_array()
             .is_some_and(|owners| !owners.is_empty());
-        let is = |one: &Object| target["kind"] == one.kind && target["name"] == one.name;
-        !owned && workloads.iter().any(is)
+        let names = |one: &Object| target["kind"] == one.kind && target["name"] == one.name;
+        !owned && workloads.iter().any(names)
     };
-    let names: Vec<String> = autoscalers
-        .iter()
-        .filter(scales)
+    let found = autoscalers.iter().filter(scales);
+    found
         .filter_map(|scaler| scaler["metadata"]["name"].as_str().map(str::to_owned))
-        .collect();
-    if !names.is_empty() {
-        let found = format!(
-            "{}: leave alone what stands at 0 replicas, and act again afterwards",
-            names.join(", ")
-        );
-        all.push(Finding::ok("autoscalers", "known", found));
-    }
-    all
+        .collect()
 }
 
 /// Controllers by owner reference, and field managers of `spec.replicas` that nobody knows.
@@ -373,7 +358,7 @@ mod tests {
             json!({"labels": {"app.kubernetes.io/instance": "shop"}}),
         )];
         assert!(owners(&plain, "argocd").is_empty() && flux(&plain).is_empty());
-        assert!(findings(&plain, &[], &[plain[0].object.clone()]).is_empty());
+        assert!(replica_owners(&plain, &[plain[0].object.clone()]).is_empty());
     }
 
     #[test]
@@ -460,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_who_scale_are_named_and_an_autoscaler_is_known() {
+    fn unknown_owners_of_replicas_and_autoscalers_are_named() {
         let metadata = json!({
             "ownerReferences": [{"apiVersion": "v1", "kind": "Mastodon", "name": "m", "uid": "1", "controller": true}],
             "managedFields": [
@@ -479,12 +464,14 @@ mod tests {
             };
             json!({"metadata": {"name": "web", "ownerReferences": owners}, "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "web"}}})
         };
-        let found = findings(&changed, &[scaler(false)], std::slice::from_ref(&web));
+        let found = replica_owners(&changed, std::slice::from_ref(&web));
+        assert_eq!(found[0].workload, "Deployment web");
         assert_eq!(
-            found[0].found,
-            "Deployment web is also scaled by its owner Mastodon m, the field manager robot"
+            found[0].owners,
+            ["its owner Mastodon m", "the field manager robot"]
         );
-        assert!(found[1].found.starts_with("web: leave alone"));
-        assert_eq!(findings(&changed, &[scaler(true)], &[web]).len(), 1);
+        let workloads = [web];
+        assert_eq!(autoscalers(&[scaler(false)], &workloads), ["web"]);
+        assert!(autoscalers(&[scaler(true)], &workloads).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{checks::Finding, failure::Failure, wal::Lsn};
+use crate::{failure::Failure, finding::Finding, wal::Lsn};
 use strum::{EnumDiscriminants, EnumIter, IntoStaticStr};
 
 /// What is missing for the next step.

@@ -45,6 +45,9 @@ pub struct Start {
     pub paused: Option<bool>,
     /// Patroni's own `default_transaction_read_only`.
     pub read_only: Option<String>,
+    /// Findings that the user has accepted (ACCEPT), each as `id:object: what was found`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accepted: Vec<String>,
 }
 
 /// The application's ConfigMap.

@@ -60,6 +60,7 @@ fn start() -> Start {
         ],
         paused: None,
         read_only: None,
+        accepted: Vec::new(),
     }
 }
 

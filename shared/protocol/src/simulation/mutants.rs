@@ -108,7 +108,7 @@ impl Mutant {
                 Some(Decision::Do(Action::Fence(fenced.postmaster_start)))
             }
             (Self::NoRecordOfThePromotion, Decision::Record(Fact::Promotion(_)))
-                if seen.follows =>
+                if seen.cluster.follows =>
             {
                 Some(Decision::Do(Action::Promote))
             }

@@ -7,7 +7,7 @@ use crate::{
     failure::Failure,
     route::Route,
     snapshot::{
-        kubernetes::{Kind, Replicas, Selector, ServiceState},
+        kubernetes::{ClusterState, Kind, Replicas, Selector, ServiceState},
         source::PostmasterStart,
         target::{ControlCheckpoint, Replay, Running},
     },
@@ -23,7 +23,7 @@ use crate::{
     reason::AbortRequest,
     record::{AppConfig, Fact, Record},
     snapshot::{
-        PatroniSeen, PoolerPodState, PoolerState, Reachability, ServiceAnswer, Snapshot,
+        PatroniState, PoolerPodState, PoolerState, Reachability, ServiceAnswer, Snapshot,
         SourceState, TargetState,
     },
 };
@@ -245,7 +245,7 @@ impl World {
             } else {
                 Reachability::Unreachable(refused())
             },
-            patroni: Reachability::Up(PatroniSeen {
+            patroni: Reachability::Up(PatroniState {
                 paused: self.paused.then_some(true),
                 read_only: self.read_only.then(|| "on".to_owned()),
                 leader: (!self.standby)
@@ -262,16 +262,20 @@ impl World {
                 silent: Vec::new(),
             }),
             target: Reachability::Up(self.target()),
-            follows: self.follows,
+            cluster: ClusterState {
+                follows: self.follows,
+                ..ClusterState::default()
+            },
             suspensions: self.suspensions(),
             jobs: Vec::new(),
             services: self.services(),
             poolers: self.poolers(),
             reconnected: Vec::new(),
-            door: self.door(),
+            service_answer: self.service_answer(),
             apps: self.apps(),
             config: self.config(),
-            readiness: Vec::new(),
+            prechecks: None,
+            data: None,
             abort: self.aborted.then_some(AbortRequest::RecordKey),
         }
     }
@@ -331,7 +335,7 @@ impl World {
     }
 
     /// A new primary that is about to be restarted still answers.
-    fn door(&self) -> Reachability<ServiceAnswer> {
+    fn service_answer(&self) -> Reachability<ServiceAnswer> {
         match self.led {
             false => Reachability::Unreachable(refused()),
             true => Reachability::Up(ServiceAnswer {
@@ -412,6 +416,7 @@ impl World {
             config: BTreeMap::from([("DB_HOST".to_owned(), "target".to_owned())]),
             route: Some(self.route),
             services: selectors(),
+            ..Limits::default()
         }
     }
 

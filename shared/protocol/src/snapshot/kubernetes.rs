@@ -8,7 +8,8 @@ pub type Selector = BTreeMap<String, String>;
 /// A Service as it stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceState {
-    /// Its selector; None: somebody else writes its Endpoints, as Patroni does for the leader.
+    /// Its selector; None: another controller writes its Endpoints, as Patroni does for the
+    /// leader.
     pub selector: Option<Selector>,
     /// The port that its pods must listen on, by its target port or its name; None where it has
     /// other ports than PostgreSQL's.
@@ -45,9 +46,11 @@ pub struct Replicas {
     pub version: String,
 }
 
-/// The Cluster as its resource tells of it.
+/// The Cluster as its resource shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterState {
+    /// Its name, which is also the application_name of its WAL receiver.
+    pub name: String,
     /// `spec.replica.enabled`.
     pub follows: bool,
     /// `spec.instances`.
@@ -61,6 +64,8 @@ pub struct ClusterState {
     pub skip_wal_archiving: bool,
     /// Annotation `cnpg.io/fencedInstances`, unless it is an empty list.
     pub fenced: Option<String>,
+    /// What its spec says about the superuser's login.
+    pub superuser: SuperuserAccess,
 }
 
 /// What the Cluster's spec says about the superuser's login.

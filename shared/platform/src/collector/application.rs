@@ -1,43 +1,42 @@
-//! The application in one look: its workloads and its ConfigMap.
+//! The application in one observation: its workloads and its ConfigMap.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use job::{
-    context::Run,
-    error::{Error, Result},
-};
+use job::error::{ErrorKind, Result};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::ResourceExt as _;
-use platform::kubernetes::workloads::{self, Workload};
-use protocol::{
-    route::Route,
-    snapshot::kubernetes::{Kind, Replicas},
-};
-
-use crate::settings::Settings;
+use kube::{Client, ResourceExt as _};
 use protocol::{
     controllers::{
         detection::{ChangedObject, Metadata},
         suspension::Object,
     },
-    record::{AppConfig, Record},
-    snapshot::Snapshot,
+    decision::Limits,
+    failure::Failure,
+    record::{AppConfig, Start},
+    route::Route,
+    snapshot::{
+        Snapshot,
+        kubernetes::{Kind, Replicas},
+    },
 };
 
-/// What was seen of the application.
+use super::Subject;
+use crate::kubernetes::workloads::{self, Workload};
+
+/// What was observed of the application.
 pub struct Application {
     /// Its workloads.
     pub replicas: BTreeMap<String, Replicas>,
-    /// Words of APPS that no workload answers to.
+    /// Words of APPS that no workload matches.
     pub missing: Vec<String>,
     /// Its ConfigMap, or why there is none: that matters by one of the two ways only.
     pub config: Result<AppConfig>,
-    /// The objects that the cut changes by the ConfigMap's way.
+    /// The objects that a cutover by the ConfigMap changes.
     pub changed: Vec<ChangedObject>,
 }
 
 impl Application {
-    /// As at the last look, while the application has no say.
+    /// As last observed, while nothing of it changes.
     pub fn as_before(last: &Snapshot) -> Self {
         Self {
             replicas: last.apps.clone(),
@@ -47,29 +46,29 @@ impl Application {
         }
     }
 
-    /// Looks at it.
-    ///
-    /// # Errors
-    /// The API's about workloads.
-    pub async fn see(run: &Run, settings: &Settings, record: &Record) -> Result<Self> {
-        let recorded = record
-            .started
-            .as_ref()
-            .map(|start| start.config.name.as_str());
+    /// Reads it; `start` is the recorded start, if there is one.
+    pub async fn observe(
+        client: &Client,
+        namespace: &str,
+        subject: &Subject,
+        start: Option<&Start>,
+        limits: &Limits,
+    ) -> Result<Self> {
+        let recorded = start.map(|start| start.config.name.as_str());
         let name = recorded
             .filter(|name| !name.is_empty())
-            .unwrap_or(&settings.app_configmap);
+            .unwrap_or(&subject.app_configmap);
         let (found, map) = futures::join!(
-            workloads::find(&run.client, &run.namespace, &settings.apps.0),
-            workloads::find_config(&run.client, &run.namespace, name)
+            workloads::find(client, namespace, &subject.apps),
+            workloads::find_config(client, namespace, name)
         );
-        let map = match record.started {
+        let map = match start {
             None => map.and_then(workloads::changeable),
             Some(_) => map,
         };
         let (mut found, missing) = found?;
-        // What has appeared since the counts were recorded is not part of this cut.
-        if let Some(start) = &record.started {
+        // What has appeared since the counts were recorded is not part of this cutover.
+        if let Some(start) = start {
             found.retain(|name, _| start.replicas.contains_key(name));
         }
         let mut changed: Vec<ChangedObject> = found
@@ -85,16 +84,8 @@ impl Application {
         }
         // What was recorded must be seen to come back, and what the settings say by now to be
         // there.
-        let recorded = record
-            .started
-            .iter()
-            .flat_map(|start| start.config.values.keys());
-        let keys: BTreeSet<&String> = settings
-            .app_config_target
-            .0
-            .keys()
-            .chain(recorded)
-            .collect();
+        let recorded = start.iter().flat_map(|start| start.config.values.keys());
+        let keys: BTreeSet<&String> = limits.config.keys().chain(recorded).collect();
         Ok(Self {
             replicas: found
                 .into_iter()
@@ -115,36 +106,24 @@ impl Application {
         })
     }
 
-    /// The ConfigMap, where the route needs it.
+    /// The ConfigMap where the route needs it, and why it cannot be used: before the start that is
+    /// for a check to judge (`judged`), after it an error.
     ///
     /// # Errors
-    /// There is none, or it may not be read.
-    pub fn config_for(&mut self, route: Route) -> Result<AppConfig> {
-        match (
-            route,
-            std::mem::replace(&mut self.config, Ok(AppConfig::default())),
-        ) {
-            (Route::Config, config) => config,
-            (Route::Service, config) => Ok(config.unwrap_or_default()),
-        }
-    }
-
-    /// APPS names what is there, where the route needs it.
-    ///
-    /// # Errors
-    /// It does not.
-    pub fn complete_for(&self, route: Route) -> Result<()> {
-        match (route, &self.missing[..]) {
-            (Route::Service, _) | (Route::Config, []) => Ok(()),
-            (Route::Config, missing) => Err(Error::config(format!(
-                "the Deployment {} does not \
-                exist",
-                missing.join(", ")
-            ))
-            .hint(
-                "correct APPS in the ConfigMap replica-migration; StatefulSets take \
-                    manifests/components/statefulsets",
-            )),
+    /// It cannot be read.
+    pub fn config_for(
+        &mut self,
+        route: Route,
+        judged: bool,
+    ) -> Result<(AppConfig, Option<Failure>)> {
+        let config = std::mem::replace(&mut self.config, Ok(AppConfig::default()));
+        match config {
+            Ok(config) => Ok((config, None)),
+            Err(_) if route == Route::Service => Ok((AppConfig::default(), None)),
+            Err(error) if judged && error.kind() == ErrorKind::Config => {
+                Ok((AppConfig::default(), Some(error.into())))
+            }
+            Err(error) => Err(error),
         }
     }
 }

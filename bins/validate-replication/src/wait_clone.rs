@@ -10,13 +10,14 @@ use job::{
     wait::{Seen, until},
 };
 use kube::{Api, ResourceExt as _, api::ListParams};
-use platform::postgres::{Source, Target};
+use platform::{
+    collector::{Collector, endpoints::Endpoints},
+    postgres::{Session, Source, Target},
+};
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
-    catalog,
     clone::{self, BaseBackup, CloneSeen, PodSeen, PollInterval, Stage},
-    sessions::Ends,
     settings::Settings,
 };
 
@@ -37,11 +38,11 @@ const WAITS_FOR_CHECKPOINT: &str = "waiting for checkpoint to finish";
 pub async fn wait(
     run: &Run,
     settings: &Settings,
-    ends: &Ends,
+    collector: &Collector,
     source: Source,
     deadline: Instant,
 ) -> Result<Target> {
-    let mut watch = Watch::new(run, settings, ends, source);
+    let mut watch = Watch::new(run, settings, collector, source);
     let outcome = until(deadline, POLL, async || watch.probe().await).await;
     outcome.map_err(|error| match (error.kind(), watch.cure.take()) {
         (ErrorKind::Transient, Some(cure)) => error.hint(cure),
@@ -56,7 +57,7 @@ pub async fn wait(
 struct Watch<'a> {
     run: &'a Run,
     settings: &'a Settings,
-    ends: &'a Ends,
+    collector: &'a Collector,
     begun: Instant,
     source: Option<Source>,
     checkpoint: Option<JoinHandle<Result<()>>>,
@@ -69,11 +70,11 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(run: &'a Run, settings: &'a Settings, ends: &'a Ends, source: Source) -> Self {
+    fn new(run: &'a Run, settings: &'a Settings, collector: &'a Collector, source: Source) -> Self {
         Self {
             run,
             settings,
-            ends,
+            collector,
             begun: Instant::now(),
             source: Some(source),
             checkpoint: None,
@@ -86,8 +87,12 @@ impl<'a> Watch<'a> {
         }
     }
 
+    fn endpoints(&self) -> &Endpoints {
+        self.collector.endpoints()
+    }
+
     async fn probe(&mut self) -> Result<Seen<Target>> {
-        let refusal = match self.ends.target().await {
+        let refusal = match self.endpoints().target().await {
             Ok(target) => return Ok(Seen::Ready(target)),
             Err(error) if error.kind() == ErrorKind::Transient => error.to_string(),
             Err(error) => return Err(error),
@@ -95,7 +100,7 @@ impl<'a> Watch<'a> {
         if let Some(cure) = clone::permanent_error(&refusal) {
             return Err(Error::refused(refusal).hint(cure));
         }
-        let seen = match self.look(refusal.clone()).await {
+        let seen = match self.observe(refusal.clone()).await {
             Ok(seen) => seen,
             // What was allowed a moment ago will be again: an API server that starts refuses until
             // it has read its Roles.
@@ -110,7 +115,7 @@ impl<'a> Watch<'a> {
             match clone::stage(&seen) {
                 Stage::GivenUp(what) => {
                     return Err(Error::refused(format!("the target cannot be cloned: {what}"))
-                    .hint("read the log of its pods, delete the Cluster, mend the cause, and apply \
+                    .hint("read the log of its pods, delete the Cluster, fix the cause, and apply \
                         the manifest again"));
                 }
                 Stage::Copying(backup) => self.copying(&backup).await,
@@ -129,10 +134,10 @@ impl<'a> Watch<'a> {
         )))
     }
 
-    /// One look at the Cluster, its pods and the source.
-    async fn look(&mut self, refusal: String) -> Result<CloneSeen> {
+    /// Observes the Cluster, its pods and the source.
+    async fn observe(&mut self, refusal: String) -> Result<CloneSeen> {
         let ((_, cluster), pods) = futures::try_join!(
-            crate::look::resources(self.run, self.settings),
+            self.collector.resources(),
             pods(self.run, &self.settings.target_cluster)
         )?;
         let status = cluster.status.clone().unwrap_or_default();
@@ -162,9 +167,9 @@ impl<'a> Watch<'a> {
     /// probe.
     async fn backup(&mut self) -> Option<BaseBackup> {
         if self.source.is_none() {
-            self.source = self.ends.source().await.ok();
+            self.source = self.endpoints().source().await.ok();
         }
-        match catalog::base_backup(self.source.as_ref()?).await {
+        match base_backup(self.source.as_ref()?).await {
             Ok(backup) => backup,
             Err(_) => {
                 self.source = None;
@@ -196,7 +201,7 @@ impl<'a> Watch<'a> {
             "the clone waits for the source's next checkpoint, which takes minutes; asking \
                 the source for one now (CHECKPOINT)",
         );
-        let (report, session) = (self.run.report.clone(), self.ends.source().await);
+        let (report, session) = (self.run.report.clone(), self.endpoints().source().await);
         self.checkpoint = Some(tokio::spawn(async move {
             let outcome = match session {
                 Ok(source) => source.checkpoint().await,
@@ -231,6 +236,25 @@ impl Drop for Watch<'_> {
             checkpoint.abort();
         }
     }
+}
+
+/// The base backup that the source is giving; the youngest, because an older one was there before
+/// the clone.
+async fn base_backup(source: &Session) -> Result<Option<BaseBackup>> {
+    let row = source
+        .query_opt(
+            "select p.phase, p.backup_total, coalesce(p.backup_streamed, 0)
+               from pg_stat_progress_basebackup p left join pg_stat_activity a using (pid)
+              order by a.backend_start desc nulls last limit 1",
+            &[],
+        )
+        .await
+        .context("reading the progress of the base backup at the source")?;
+    Ok(row.map(|row| BaseBackup {
+        phase: row.get(0),
+        bytes_total: row.get::<_, Option<i64>>(1).map(i64::unsigned_abs),
+        bytes_streamed: row.get::<_, i64>(2).unsigned_abs(),
+    }))
 }
 
 /// The Cluster's pods, the clone Job's among them.

@@ -1,5 +1,5 @@
-//! A session that is opened beforehand; one that has ended is opened again beside the looks, which
-//! do not wait for it.
+//! A session that is opened beforehand; one that has ended is opened again beside the observations,
+//! which do not wait for it.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -7,34 +7,33 @@ use job::{
     config::{Connection, Text},
     error::{Error, Result},
 };
-use platform::{
-    pgbouncer::Console,
-    postgres::{self, Source, Target},
-};
 use protocol::failure::Failure;
 use tokio::task::JoinHandle;
 
-/// A look must not wait longer for a server that does not answer; the next look tries again.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+use super::endpoints::Login;
+use crate::{
+    pgbouncer::Console,
+    postgres::{self, Source, Target},
+};
 
-/// That of the cutover's sessions, also when rollback undoes one.
-fn application() -> String {
-    postgres::application_name("cutover")
-}
+/// An observation does not wait longer for a server that does not answer; the next one tries again.
+const OBSERVATION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What can be opened at a connection.
 pub trait Connect: Sized + Send + 'static {
     /// Opens it.
-    fn dial(at: Connection, database: Text) -> impl Future<Output = Result<Self>> + Send;
+    fn dial(
+        at: Connection,
+        database: Text,
+        login: Login,
+    ) -> impl Future<Output = Result<Self>> + Send;
     /// It has ended.
     fn ended(&self) -> bool;
 }
 
 impl Connect for Source {
-    async fn dial(at: Connection, database: Text) -> Result<Self> {
-        postgres::connect(&at, &database, &application())
-            .await
-            .map(Self)
+    async fn dial(at: Connection, database: Text, login: Login) -> Result<Self> {
+        login.connect(&at, &database).await.map(Self)
     }
 
     fn ended(&self) -> bool {
@@ -43,10 +42,8 @@ impl Connect for Source {
 }
 
 impl Connect for Target {
-    async fn dial(at: Connection, database: Text) -> Result<Self> {
-        postgres::connect(&at, &database, &application())
-            .await
-            .map(Self)
+    async fn dial(at: Connection, database: Text, login: Login) -> Result<Self> {
+        login.connect(&at, &database).await.map(Self)
     }
 
     fn ended(&self) -> bool {
@@ -55,13 +52,9 @@ impl Connect for Target {
 }
 
 impl Connect for Console {
-    async fn dial(at: Connection, _: Text) -> Result<Self> {
-        Self::open(
-            &at,
-            postgres::read_secret(&at.password_file)?,
-            &application(),
-        )
-        .await
+    async fn dial(at: Connection, _: Text, login: Login) -> Result<Self> {
+        let password = postgres::read_secret(&at.password_file)?;
+        Self::open(&at, password, login.application).await
     }
 
     fn ended(&self) -> bool {
@@ -73,6 +66,7 @@ impl Connect for Console {
 pub struct Line<T> {
     at: Connection,
     database: Text,
+    login: Login,
     session: Option<T>,
     opening: Option<JoinHandle<Result<T>>>,
     /// Why the last attempt at this address failed; None before the first one has ended.
@@ -81,10 +75,11 @@ pub struct Line<T> {
 
 impl<T: Connect> Line<T> {
     /// Nothing is opened yet.
-    pub fn new(at: Connection, database: &Text) -> Self {
+    pub fn new(at: Connection, database: &Text, login: Login) -> Self {
         Self {
             at,
             database: database.clone(),
+            login,
             session: None,
             opening: None,
             tried: None,
@@ -110,10 +105,10 @@ impl<T: Connect> Line<T> {
     pub async fn open(&mut self) -> Result<&T> {
         self.session.take_if(|session| session.ended());
         if self.session.is_none() {
-            let (at, database) = (self.at.clone(), self.database.clone());
+            let (at, database, login) = (self.at.clone(), self.database.clone(), self.login);
             let opening = self
                 .opening
-                .get_or_insert_with(|| tokio::spawn(limited(T::dial(at, database))));
+                .get_or_insert_with(|| tokio::spawn(limited(T::dial(at, database, login))));
             if let Some(why) = self.tried.as_ref().filter(|_| !opening.is_finished()) {
                 return Err(why.clone().into());
             }
@@ -151,17 +146,17 @@ impl<T: Connect> Line<T> {
     }
 }
 
-/// Runs a question within the limit of a look.
+/// Runs a question within the time that an observation waits for a server.
 ///
 /// # Errors
 /// The question's, or that it was not answered in time.
 pub async fn limited<T>(question: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(LOOK_TIMEOUT, question)
+    tokio::time::timeout(OBSERVATION_TIMEOUT, question)
         .await
         .unwrap_or_else(|_| {
             Err(Error::transient(format!(
                 "no answer within {} s",
-                LOOK_TIMEOUT.as_secs()
+                OBSERVATION_TIMEOUT.as_secs()
             )))
         })
 }

@@ -1,71 +1,103 @@
-//! What the servers say in one look.
+//! What the servers answer in one observation.
+
+use std::collections::BTreeMap;
 
 use job::{
     config::{Connection, Name, SslMode, Text},
     error::{Error, Result},
 };
 use kube::Client;
-use platform::{
-    patroni::{self, Member, Patroni},
-    postgres::{Source, Target},
+use protocol::snapshot::{
+    PatroniState, ServiceAnswer, SourceState, TargetState,
+    prechecks::{Answers, Side},
 };
 use serde_json::Value;
 
-use super::session::{Connect as _, limited};
-use protocol::snapshot::{PatroniSeen, ServiceAnswer, SourceState, TargetState};
+use super::{
+    endpoints::Login,
+    queries,
+    session::{Connect as _, limited},
+};
+use crate::{
+    patroni::{self, Member, Patroni},
+    postgres::{self, Source, Target},
+};
 
-/// The source's leader.
-pub async fn source(source: &Source) -> Result<SourceState> {
-    let (identity, standby, read_only, clients, postmaster_start) = futures::try_join!(
+/// The source's leader, and its answers to the questions of the checks.
+pub async fn source(
+    source: &Source,
+    login: Login,
+    prechecks: bool,
+) -> Result<(SourceState, Answers)> {
+    let (identity, standby, read_only, clients, postmaster_start, answers) = futures::try_join!(
         source.identity(),
-        platform::postgres::in_recovery(source),
-        source.read_only_by_default(),
+        postgres::in_recovery(source),
+        async {
+            if login.read_only {
+                source.read_only_by_default_of_others().await
+            } else {
+                source.read_only_by_default().await
+            }
+        },
         source.client_sessions(),
-        source.postmaster_start()
+        source.postmaster_start(),
+        answers(source, Side::Source, prechecks)
     )?;
     let insert = if standby {
         None
     } else {
         Some(source.insert_lsn().await?)
     };
-    Ok(SourceState {
+    let state = SourceState {
         identity,
         primary: !standby,
         read_only,
         insert,
         postmaster_start,
         clients,
-    })
+    };
+    Ok((state, answers))
 }
 
-/// The target.
-pub async fn target(target: &Target) -> Result<TargetState> {
+/// The target, and its answers to the questions of the checks.
+pub async fn target(target: &Target, prechecks: bool) -> Result<(TargetState, Answers)> {
     // Control first, replay after it: were replay read first, it could be older than the checkpoint
     // it is compared with.
-    let (control, identity, in_recovery, running, segment_bytes) = futures::try_join!(
+    let (control, identity, in_recovery, running, segment_bytes, answers) = futures::try_join!(
         target.control_checkpoint(),
         target.identity(),
         target.in_recovery(),
         target.running(),
-        target.wal_segment_bytes()
+        target.wal_segment_bytes(),
+        answers(target, Side::Target, prechecks)
     )?;
     let replay = target.replay().await?;
-    Ok(TargetState {
+    let state = TargetState {
         identity,
         in_recovery,
         replay,
         control,
         running,
         segment_bytes,
-    })
+    };
+    Ok((state, answers))
+}
+
+async fn answers(session: &postgres::Session, side: Side, asked: bool) -> Result<Answers> {
+    if asked {
+        queries::answers(session, side).await
+    } else {
+        Ok(BTreeMap::new())
+    }
 }
 
 /// Who answers behind the source's Service: each time a new connection, because an old one stays
 /// where it is. It shows the target's certificate, which does not know this name.
-pub async fn door(
+pub async fn behind_service(
     service: &Connection,
     target: &Connection,
     database: &Text,
+    login: Login,
 ) -> Result<ServiceAnswer> {
     let mut at = target.clone();
     (at.host, at.hostaddr, at.port) = (service.host.clone(), service.hostaddr, service.port);
@@ -73,7 +105,7 @@ pub async fn door(
         at.sslmode = SslMode::VerifyCa;
     }
     limited(async {
-        let session = Target::dial(at, database.clone()).await?;
+        let session = Target::dial(at, database.clone(), login).await?;
         let (identity, standby) = futures::try_join!(session.identity(), session.in_recovery())?;
         Ok(ServiceAnswer {
             identity,
@@ -89,7 +121,7 @@ pub async fn patroni(
     client: &Client,
     namespace: &str,
     cluster: &Name,
-) -> Result<(PatroniSeen, Vec<Member>)> {
+) -> Result<(PatroniState, Vec<Member>)> {
     let members = patroni::members(client, namespace, cluster).await?;
     let Some(first) = members.first() else {
         return Err(Error::transient(format!(
@@ -99,7 +131,7 @@ pub async fn patroni(
     let states = futures::future::join_all(members.iter().map(|member| patroni.state(member)));
     let (config, states) = futures::join!(config_of_any(patroni, &members, first), states);
     let config = config?;
-    let mut seen = PatroniSeen {
+    let mut seen = PatroniState {
         paused: config.get("pause").and_then(Value::as_bool),
         read_only: config
             .pointer("/postgresql/parameters/default_transaction_read_only")

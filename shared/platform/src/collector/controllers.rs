@@ -1,4 +1,4 @@
-//! Reads and sets the fields that keep others still, whatever kind of object they are in.
+//! Reads and sets the fields that suspend other controllers, whatever kind of object they are in.
 
 use job::{
     error::{Context as _, Error, ErrorKind, Result, is_conflict, is_not_found},
@@ -8,12 +8,14 @@ use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch},
 };
-use protocol::checks::{Finding, Verdict};
 use serde_json::Value;
 
-use protocol::controllers::{
-    detection::{self as conflicting_controllers, ChangedObject, Owner},
-    suspension::{Object, Suspension, SuspensionState},
+use protocol::{
+    controllers::{
+        detection::{self, ChangedObject, Owner},
+        suspension::{Object, Suspension, SuspensionState},
+    },
+    snapshot::prechecks::{ConflictingControllers, UnreadableOwner},
 };
 
 /// What is looked for in one namespace.
@@ -22,15 +24,6 @@ pub struct Where<'a> {
     pub client: &'a Client,
     /// The migration's own.
     pub namespace: &'a str,
-}
-
-/// Everybody who would undo the cut, and what is to be said about them.
-#[derive(Default)]
-pub struct ConflictingControllers {
-    /// To be frozen, as they stand.
-    pub standing: Vec<SuspensionState>,
-    /// What else is worth knowing.
-    pub findings: Vec<Finding>,
 }
 
 impl Where<'_> {
@@ -120,7 +113,8 @@ impl Where<'_> {
         }
     }
 
-    /// Who would undo a change of these objects. `cron_jobs` are names, `labels` selects more of
+    /// The fields that suspend the controllers that would revert a change of these objects, as they
+    /// stand, and the controllers that cannot be suspended. `cron_jobs` are names, `labels` selects more of
     /// them.
     ///
     /// # Errors
@@ -131,41 +125,41 @@ impl Where<'_> {
         argo: &str,
         cron_jobs: &[String],
         labels: Option<&str>,
-    ) -> Result<ConflictingControllers> {
+    ) -> Result<(Vec<SuspensionState>, ConflictingControllers)> {
         let workloads: Vec<Object> = changed
             .iter()
             .map(|one| one.object.clone())
             .filter(|object| object.group == "apps")
             .collect();
         let (owners, (scalers, keda), cron_jobs) = futures::try_join!(
-            self.owners(conflicting_controllers::owners(changed, argo)),
+            self.owners(detection::owners(changed, argo)),
             self.scalers(&workloads),
             self.cron_jobs(cron_jobs, labels)
         )?;
-        let mut all = ConflictingControllers::default();
-        let suspensions = conflicting_controllers::flux(changed)
+        let suspensions: Vec<Suspension> = detection::flux(changed)
             .into_iter()
             .chain(owners.suspensions)
-            .chain(keda.suspensions);
-        let suspensions: Vec<Suspension> = suspensions
-            .chain(cron_jobs.iter().map(conflicting_controllers::cron_job))
+            .chain(keda.suspensions)
+            .chain(cron_jobs.iter().map(detection::cron_job))
             .collect();
-        (all.standing, _) = self.read(suspensions.iter()).await?;
-        all.findings = conflicting_controllers::findings(changed, &scalers, &workloads);
-        all.findings
-            .extend(owners.findings.into_iter().chain(keda.findings));
-        Ok(all)
+        let (standing, _) = self.read(suspensions.iter()).await?;
+        let mut unreadable = owners.unreadable;
+        unreadable.extend(keda.unreadable);
+        let found = ConflictingControllers {
+            replica_owners: detection::replica_owners(changed, &workloads),
+            autoscalers: detection::autoscalers(&scalers, &workloads),
+            unreadable,
+        };
+        Ok((standing, found))
     }
 
     async fn owners(&self, owners: Vec<Owner>) -> Result<Found> {
         let mut found = Found::default();
         for owner in owners {
             match self.get(&owner.object).await {
-                Ok(Some(object)) => found
-                    .suspensions
-                    .extend(conflicting_controllers::pause(&owner, &object)),
+                Ok(Some(object)) => found.suspensions.extend(detection::pause(&owner, &object)),
                 Ok(None) => {}
-                Err(error) => found.findings.push(unreadable(
+                Err(error) => found.unreadable.push(unreadable(
                     &owner.object,
                     &owner.manages.join(", "),
                     error,
@@ -175,8 +169,8 @@ impl Where<'_> {
         Ok(found)
     }
 
-    /// HorizontalPodAutoscalers and KEDA's ScaledObjects; without workloads that are scaled nobody
-    /// is asked.
+    /// HorizontalPodAutoscalers and KEDA's ScaledObjects; without workloads that are scaled they
+    /// are not read.
     async fn scalers(&self, workloads: &[Object]) -> Result<(Vec<Value>, Found)> {
         let mut found = Found::default();
         if workloads.is_empty() {
@@ -191,16 +185,17 @@ impl Where<'_> {
         );
         let scaled = Object::of("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", "");
         let scalers = self.list(&scaler, None).await?;
-        // KEDA's autoscalers tell of it; without any nothing is asked that nobody has granted.
-        let by_keda = conflicting_controllers::keda_scales(&scalers, workloads);
+        // KEDA's autoscalers show it; without any, ScaledObjects are not read, because the Role may
+        // not allow it.
+        let by_keda = detection::keda_scales(&scalers, workloads);
         if !by_keda.is_empty() {
             match self.list(&scaled, None).await {
-                Ok(objects) => {
-                    found.suspensions = conflicting_controllers::keda(&objects, workloads)
+                Ok(objects) => found.suspensions = detection::keda(&objects, workloads),
+                Err(error) => {
+                    found
+                        .unreadable
+                        .push(unreadable(&scaled, &by_keda.join(", "), error)?)
                 }
-                Err(error) => found
-                    .findings
-                    .push(unreadable(&scaled, &by_keda.join(", "), error)?),
             }
         }
         Ok((scalers, found))
@@ -226,25 +221,19 @@ impl Where<'_> {
 #[derive(Default)]
 struct Found {
     suspensions: Vec<Suspension>,
-    findings: Vec<Finding>,
+    unreadable: Vec<UnreadableOwner>,
 }
 
-/// An owner that is there and may not be read would act in the middle of the cut.
-fn unreadable(object: &Object, manages: &str, error: Error) -> Result<Finding> {
+/// What the check needs of an owner that exists and may not be read.
+fn unreadable(object: &Object, manages: &str, error: Error) -> Result<UnreadableOwner> {
     if error.kind() != ErrorKind::Config {
         return Err(error);
     }
-    let found = format!("{} manages {manages}, and {error}", object.kind);
-    Ok(Finding::ok(
-        "owners of what is changed",
-        "every owner can be paused",
-        found,
-    )
-    .but(
-        Verdict::Misconfigured,
-        "take manifests/components/keda or flux into your overlay, or apply manifests/gitops/argo \
-         in Argo CD's namespace; or pause it by hand and remove its mark from the objects",
-    ))
+    Ok(UnreadableOwner {
+        kind: object.kind.clone(),
+        manages: manages.to_owned(),
+        failure: error.into(),
+    })
 }
 
 fn active_jobs(object: &Value) -> Vec<String> {

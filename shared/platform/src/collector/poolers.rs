@@ -6,38 +6,46 @@ use job::{
     config::{Connection, Text},
     error::Result,
 };
-use platform::{
+use protocol::snapshot::{PoolerPodState, PoolerState};
+
+use super::{
+    endpoints::Login,
+    session::{Line, limited},
+};
+use crate::{
     kubernetes::poolers::PoolerPod,
     pgbouncer::{Console, State},
 };
 
-use super::session::{Line, limited};
-use protocol::snapshot::{PoolerPodState, PoolerState};
-
 /// Consoles by pod, opened beforehand.
 pub struct Poolers {
     /// User, password and TLS; the host is each pod's own.
-    login: Connection,
+    at: Connection,
+    login: Login,
     lines: BTreeMap<String, Line<Console>>,
 }
 
 impl Poolers {
     /// Nothing is opened yet.
-    pub fn new(login: Connection) -> Self {
+    pub fn new(at: Connection, login: Login) -> Self {
         Self {
+            at,
             login,
             lines: BTreeMap::new(),
         }
     }
 
     /// Asks every pod for its state, at the same time.
-    pub async fn look(&mut self, pods: &[PoolerPod]) -> Vec<(String, Result<PoolerState>)> {
+    pub(super) async fn observe(
+        &mut self,
+        pods: &[PoolerPod],
+    ) -> Vec<(String, Result<PoolerState>)> {
         let none: Text = "pgbouncer".parse().expect("a name that is not empty");
         self.lines
             .retain(|name, _| pods.iter().any(|pod| pod.name == *name));
         for pod in pods {
             let line = self.lines.entry(pod.name.clone());
-            line.or_insert_with(|| Line::new(self.login.clone(), &none))
+            line.or_insert_with(|| Line::new(self.at.clone(), &none, self.login))
                 .set_address(pod.address);
         }
         let each = self.lines.iter_mut().map(|(pod, line)| async move {
@@ -56,7 +64,7 @@ impl Poolers {
             .meant(seen, |state| state == PoolerState::Serving)
             .map(|line| async move {
                 // A console that still waits for the end of a transaction answers nothing else: the
-                // next look opens another.
+                // next observation opens another.
                 if !line.session()?.pause().await? {
                     line.forget();
                 }

@@ -9,56 +9,56 @@ use job::{
     quantity::size,
     wait::{Seen, until},
 };
-use platform::patroni::Patroni;
-use protocol::checks::{Finding, servers::LAG, worst};
-use tokio::time::Instant;
-
-use crate::{
-    checks, doors,
-    look::{self, Servers},
-    sessions::{Ends, Sides},
-    settings::Settings,
+use platform::collector::{Collector, Controllers, Scope};
+use protocol::{
+    checks::{self, REPLAY_LAG},
+    decision::Limits,
+    finding::{Finding, worst},
+    snapshot::Snapshot,
 };
+use tokio::time::Instant;
 
 const POLL: Duration = Duration::from_millis(500);
 const LINE: Duration = Duration::from_secs(10);
 /// What has not come right by itself in this time, and is not a lag that falls, will not.
 const SETTLE_SECONDS_MAX: u64 = 120;
 
-/// The last look, and what it means.
-pub struct Settled {
-    /// Both sessions, as they were at the last look.
-    pub sides: Sides,
-    /// What the servers said.
-    pub servers: Servers,
-    /// The verdicts over the servers.
-    pub of_servers: Vec<Finding>,
-    /// The verdicts over the objects.
-    pub of_objects: Vec<Finding>,
-}
+/// What this step observes: no controller beside the Zalando operator, which its Role does not
+/// speak of, and no names of clients.
+const SCOPE: Scope<'static> = Scope {
+    start: None,
+    untouched: true,
+    application: true,
+    controllers: Controllers::None,
+    services: true,
+    leftovers: false,
+    poolers: true,
+    service_answer: false,
+    client_names: false,
+    sessions_ended: false,
+    prechecks: true,
+};
 
-/// Looks until no finding can be helped by waiting, or the time is over.
+/// Observes until no finding can be helped by waiting, or the time is over; returns the last
+/// snapshot.
 ///
 /// # Errors
-/// Config at once; Transient when no complete look succeeded in time.
+/// Config at once; Transient when no complete observation succeeded in time.
 pub async fn wait(
     run: &Run,
-    settings: &Settings,
-    ends: &Ends,
+    collector: &mut Collector,
+    limits: &Limits,
     deadline: Instant,
-) -> Result<Settled> {
+) -> Result<Snapshot> {
     let mut watch = Watch {
         run,
-        settings,
-        ends,
-        rest: Patroni::default(),
-        sides: None,
+        limits,
         lag: Lag::new(Instant::now()),
     };
     let mut last = None;
     let outcome = until(deadline, POLL, async || {
-        let seen = match watch.look().await {
-            Ok(seen) => seen,
+        let snapshot = match observe(collector, limits).await {
+            Ok(snapshot) => snapshot,
             // What was allowed a moment ago will be again: an API server that starts refuses until
             // it has read its Roles.
             Err(error)
@@ -70,77 +70,57 @@ pub async fn wait(
             }
             Err(error) => return Err(error),
         };
-        let Some(missing) = watch.missing(&seen) else {
-            return Ok(Seen::Ready(seen));
+        let Some(missing) = watch.missing(&snapshot) else {
+            return Ok(Seen::Ready(snapshot));
         };
-        last = Some(seen);
+        last = Some(snapshot);
         Ok(Seen::NotYet(missing))
     })
     .await;
-    let (servers, of_servers, of_objects) = match (outcome, last) {
-        (Ok(seen), _) => seen,
-        // At the deadline the last look is worth more than the fact that it was the last.
-        (Err(error), Some(seen)) if error.kind() == ErrorKind::Transient => seen,
-        (Err(error), _) => return Err(error),
-    };
-    let sides = match watch.sides.take() {
-        Some(sides) => sides,
-        None => ends.both().await?,
-    };
-    Ok(Settled {
-        sides,
-        servers,
-        of_servers,
-        of_objects,
-    })
+    match (outcome, last) {
+        // At the deadline the last snapshot is worth more than the fact that it was the last.
+        (Err(error), Some(snapshot)) if error.kind() == ErrorKind::Transient => Ok(snapshot),
+        (outcome, _) => outcome,
+    }
 }
 
-/// What the servers said, the verdicts over them, and those over the objects.
-type Look = (Servers, Vec<Finding>, Vec<Finding>);
+/// Both servers must answer here: nothing can be judged of one that does not.
+async fn observe(collector: &mut Collector, limits: &Limits) -> Result<Snapshot> {
+    let snapshot = collector.observe(&SCOPE, limits).await?;
+    let failure = snapshot.source.failure().or(snapshot.target.failure());
+    if let Some(failure) = failure {
+        return Err(failure.clone().into());
+    }
+    Ok(snapshot)
+}
 
 struct Watch<'a> {
     run: &'a Run,
-    settings: &'a Settings,
-    ends: &'a Ends,
-    rest: Patroni,
-    sides: Option<Sides>,
+    limits: &'a Limits,
     lag: Lag,
 }
 
 impl Watch<'_> {
-    /// One look; a session that broke is opened anew at the next one.
-    async fn look(&mut self) -> Result<Look> {
-        let sides = match self.sides.take() {
-            Some(sides) => sides,
-            None => self.ends.both().await?,
-        };
-        let (servers, objects) = futures::try_join!(
-            look::servers(&sides, self.settings),
-            look::objects(self.run, self.settings, &self.rest)
-        )?;
-        let doors = doors::findings(self.run, self.settings, &sides.source, &objects).await?;
-        self.sides = Some(sides);
-        let of_servers = checks::servers(&servers, self.settings);
-        let of_objects = checks::objects(&objects, doors, self.settings);
-        Ok((servers, of_servers, of_objects))
-    }
-
-    /// What is still missing, if it is worth waiting for; says so.
-    fn missing(&mut self, (servers, of_servers, of_objects): &Look) -> Option<String> {
-        let all: Vec<Finding> = of_servers.iter().chain(of_objects).cloned().collect();
+    /// What is still missing, if it is worth waiting for; logs it.
+    fn missing(&mut self, snapshot: &Snapshot) -> Option<String> {
+        let all = checks::all(snapshot, self.limits);
         let waitable = worst(&all)
             .err()
-            .filter(|error| error.kind == ErrorKind::Transient)?;
-        // A lag is a number that moves: it gets its own lines, and the others are said when they
-        // change.
-        let (lags, others): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|finding| finding.check == LAG);
-        if let Err(error) = worst(&others) {
-            self.run.report.waiting(format!("waiting: {error}"));
+            .filter(|failure| failure.kind == ErrorKind::Transient)?;
+        // A lag is a number that changes all the time: it gets its own lines, and the others are
+        // logged when they change.
+        let (lags, others): (Vec<Finding>, Vec<Finding>) = all
+            .into_iter()
+            .partition(|finding| finding.id == REPLAY_LAG);
+        if let Err(failure) = worst(&others) {
+            self.run.report.waiting(format!("waiting: {failure}"));
         }
+        let insert = snapshot.source.answer().and_then(|source| source.insert);
+        let target = snapshot.target.answer();
+        let replayed = target.and_then(|target| target.replay.replay);
         if worst(&lags).is_err()
-            && let Some((source, replay)) = servers.source_lsn.zip(servers.replay.replay)
-            && let Some(line) = self.lag.seen(Instant::now(), source.bytes_since(replay))
+            && let Some((insert, replayed)) = insert.zip(replayed)
+            && let Some(line) = self.lag.seen(Instant::now(), insert.bytes_since(replayed))
         {
             self.run.report.progress(line);
         }

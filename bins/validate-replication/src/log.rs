@@ -1,0 +1,101 @@
+//! What this step logs: the positions of both sides, and a line for each finding.
+
+use job::context::Run;
+use platform::{collector::endpoints::Endpoints, postgres::endpoint};
+use protocol::{
+    finding::{Finding, Verdict, lines},
+    snapshot::Snapshot,
+    wal::Lsn,
+};
+
+use crate::settings::Settings;
+
+/// The first line: what is compared with what.
+pub fn begin(run: &Run, settings: &Settings, endpoints: &Endpoints) {
+    run.report.info(format!(
+        "source {} at {}, target {} at {}, database {}",
+        settings.source_cluster,
+        endpoint(&endpoints.source),
+        settings.target_cluster,
+        endpoint(&endpoints.target),
+        settings.database
+    ));
+}
+
+/// The positions; `flushed` is what the source has flushed of its WAL.
+pub fn positions(run: &Run, snapshot: &Snapshot, flushed: Option<Lsn>) {
+    let report = &run.report;
+    report.step("CheckingReplication", "Checking replication status...");
+    let (Some(source), Some(target)) = (snapshot.source.answer(), snapshot.target.answer()) else {
+        return;
+    };
+    let (insert, replay) = (source.insert, target.replay);
+    let shown = |lsn: Option<Lsn>| lsn.map_or_else(|| "none".to_owned(), |lsn| lsn.to_string());
+    report.info(format!(
+        "  Zalando LSN: {} inserted, {} flushed",
+        shown(insert),
+        shown(flushed)
+    ));
+    report.info(format!(
+        "  CNPG LSN:    {} replayed, {} received",
+        shown(replay.replay),
+        shown(replay.receive)
+    ));
+    if let Some((insert, replayed)) = insert.zip(replay.replay) {
+        let bytes = insert.bytes_since(replayed);
+        report.info(format!("  Lag:         {bytes} bytes"));
+        report.fact("source_lsn", insert.to_string());
+        report.fact("target_lsn", replayed.to_string());
+        report.fact("lag_bytes", bytes);
+    }
+    report.fact("timeline", source.identity.timeline.0);
+}
+
+/// The data is compared now.
+pub fn data_begins(run: &Run) {
+    run.report
+        .step("ValidatingData", "Validating data consistency...");
+}
+
+/// The data is not compared, and why.
+pub fn data_skipped(run: &Run) {
+    run.report
+        .info("data is compared once replication is as wanted");
+}
+
+/// A line for each finding; one that a person has to act on also becomes an Event.
+pub fn findings(run: &Run, findings: &[Finding]) {
+    for line in lines(findings) {
+        let text = format!("  {}", line.text);
+        match line.event {
+            None => run.report.info(text),
+            Some(reason) => run.report.warning(&reason, text),
+        }
+    }
+}
+
+/// The verdict, when it is good; the bad one is the error that ends the program.
+pub fn end(run: &Run, findings: &[Finding]) {
+    let count = |wanted: fn(&Finding) -> bool| findings.iter().filter(|one| wanted(one)).count();
+    let to_decide = count(|finding| finding.verdict == Verdict::Decide);
+    let missing = count(Finding::blocks);
+    run.report.fact("warnings", to_decide);
+    run.report.fact("missing", missing);
+    match (missing, to_decide) {
+        (0, 0) => run.report.step(
+            "ReadyForCutover",
+            "Replication is healthy and ready for cutover",
+        ),
+        (0, _) => run.report.step(
+            "ReadyForCutover",
+            format!(
+                "Replication is healthy and ready for cutover ({to_decide} findings above to \
+                 decide on)"
+            ),
+        ),
+        _ => run.report.warning(
+            "NotReady",
+            format!("{missing} of {} findings block the cutover", findings.len()),
+        ),
+    }
+}

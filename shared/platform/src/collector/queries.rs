@@ -1,0 +1,109 @@
+//! The SQL of the questions that checks ask a server: each returns one column of text.
+
+use job::error::{Context as _, Result};
+use protocol::{
+    checks::questions::{
+        APPLY_DELAY, ARCHIVING, BASE_BACKUPS, MISSING_ROLES, PREPARED_TRANSACTIONS,
+        SOURCE_HOT_STANDBY, SOURCE_SUPERUSER, TABLESPACES, TARGET_HOT_STANDBY, TARGET_SUPERUSER,
+        WALSENDERS,
+    },
+    snapshot::prechecks::{Answers, Question, Side},
+};
+
+use crate::postgres::Session;
+
+const SUPERUSER: &str = "select rolsuper::text from pg_roles where rolname = current_user";
+
+/// PostgreSQL documentation, *Hot Standby, Administrator's Overview*.
+const HOT_STANDBY: &str = "select name || ' ' || setting from pg_settings
+      where name in ('max_connections', 'max_worker_processes', 'max_wal_senders', \
+    'max_prepared_transactions', 'max_locks_per_transaction') order by name";
+
+/// A question and its SQL.
+const QUERIES: &[(Question, &str)] = &[
+    (SOURCE_SUPERUSER, SUPERUSER),
+    (TARGET_SUPERUSER, SUPERUSER),
+    (SOURCE_HOT_STANDBY, HOT_STANDBY),
+    (TARGET_HOT_STANDBY, HOT_STANDBY),
+    (
+        PREPARED_TRANSACTIONS,
+        "select gid from pg_prepared_xacts order by prepared",
+    ),
+    (
+        BASE_BACKUPS,
+        "select coalesce(nullif(a.application_name, ''), a.usename::text, 'pid ' || p.pid) || ': ' \
+         || p.phase
+           from pg_stat_progress_basebackup p left join pg_stat_activity a using (pid)",
+    ),
+    (
+        TABLESPACES,
+        "select spcname::text from pg_tablespace where spcname not in ('pg_default', 'pg_global') \
+         order by 1",
+    ),
+    (
+        ARCHIVING,
+        "select last_failed_wal from pg_stat_archiver
+          where last_failed_time > coalesce(last_archived_time, '-infinity')
+            and last_failed_wal is not null and current_setting('archive_mode') <> 'off'",
+    ),
+    (
+        MISSING_ROLES,
+        "select w from unnest(array['streaming_replica', 'cnpg_pooler_pgbouncer', \
+         'cnpg_metrics_exporter']) w
+          where not exists (select from pg_roles where rolname = w)",
+    ),
+    (
+        WALSENDERS,
+        "select application_name || ' ' || coalesce(state, 'starting') from pg_stat_replication",
+    ),
+    (
+        APPLY_DELAY,
+        "select current_setting('recovery_min_apply_delay')",
+    ),
+];
+
+/// The answers of one server to all questions for it, asked at the same time.
+pub async fn answers(session: &Session, side: Side) -> Result<Answers> {
+    let asked = QUERIES
+        .iter()
+        .filter(|(question, _)| question.side == side)
+        .map(|(question, sql)| async move {
+            let rows = session.query(*sql, &[]).await;
+            let rows = rows.context(format!("asking for the {}", question.name))?;
+            let texts = rows.iter().map(|row| row.get(0)).collect();
+            Ok::<_, job::error::Error>((*question, texts))
+        });
+    Ok(futures::future::try_join_all(asked)
+        .await?
+        .into_iter()
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use protocol::checks::{CNPG_ROLES, registered};
+
+    use super::*;
+
+    #[test]
+    fn each_question_of_a_check_has_one_query_and_each_query_a_check() {
+        let asked: BTreeSet<Question> = registered()
+            .flat_map(|check| check.questions.iter().copied())
+            .collect();
+        let known: BTreeSet<Question> = QUERIES.iter().map(|(question, _)| *question).collect();
+        assert_eq!(asked, known);
+        assert_eq!(known.len(), QUERIES.len());
+    }
+
+    #[test]
+    fn the_roles_of_cloudnative_pg_are_those_of_the_check() {
+        let sql = QUERIES
+            .iter()
+            .find(|(question, _)| *question == MISSING_ROLES);
+        for role in CNPG_ROLES {
+            assert!(sql.is_some_and(|(_, sql)| sql.contains(role)), "{role}");
+        }
+    }
+}

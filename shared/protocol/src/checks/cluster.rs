@@ -1,0 +1,171 @@
+//! What the target's Cluster must say before a cutover.
+
+#![deny(dead_code)]
+
+use super::Check;
+use crate::{
+    decision::Limits,
+    finding::{Finding, Verdict},
+    snapshot::{Snapshot, kubernetes::ClusterState},
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check::new("replica-mode", replica_mode),
+    Check::new("instances", instances),
+    Check::new("fencing", fencing),
+    Check::new("superuser-password", superuser_password),
+    Check::new("wal-archive", wal_archive),
+];
+
+const APPLY_AGAIN: &str =
+    "apply the manifest that prepare-zalando rendered (ConfigMap <cluster>-cluster-replica)";
+
+/// The Cluster still follows its source.
+pub(super) fn in_replica_mode(cluster: &ClusterState) -> Finding {
+    let finding = |found| Finding::ok("replica-mode", "the Cluster in replica mode", found);
+    if cluster.follows {
+        return finding("in replica mode");
+    }
+    finding("spec.replica.enabled is not true").with(
+        Verdict::Blocker,
+        format!("it has been promoted, or it was never made to follow: {APPLY_AGAIN}"),
+    )
+}
+
+fn replica_mode(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
+    vec![in_replica_mode(&snapshot.cluster)]
+}
+
+/// Exactly one instance, and it is ready: a promotion with two takes three times as long
+/// (docs/operators/cloudnative-pg.md).
+fn instances(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
+    let cluster = &snapshot.cluster;
+    let found = format!(
+        "{} of {} ready, phase {:?}",
+        cluster.ready_instances, cluster.instances, cluster.phase
+    );
+    let finding = Finding::ok("instances", "one, ready", found);
+    vec![match (cluster.ready_instances, cluster.instances) {
+        (0, _) => finding.with(
+            Verdict::NotYet,
+            "wait for the instance; if it does not come, read the log of its pod",
+        ),
+        (_, 1) => finding,
+        _ => finding.with(
+            Verdict::Decide,
+            "a promotion with one instance is quicker; set spec.instances to 1 and add the others \
+             after the cutover",
+        ),
+    }]
+}
+
+/// CloudNativePG may start and promote the instance.
+fn fencing(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
+    let finding = |found: &str| Finding::ok("fencing", "no instance fenced", found);
+    vec![match &snapshot.cluster.fenced {
+        None => finding("no instance fenced"),
+        Some(fenced) => finding(fenced).with(
+            Verdict::Blocker,
+            "remove the annotation cnpg.io/fencedInstances from the Cluster: a fenced instance is \
+             never promoted",
+        ),
+    }]
+}
+
+/// The superuser's password outlives the promotion: the cutover verifies a write with it
+/// afterwards (docs/operators/cloudnative-pg.md).
+fn superuser_password(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
+    let superuser = &snapshot.cluster.superuser;
+    let finding = |found: String| {
+        let wanted = "spec.enableSuperuserAccess with a spec.superuserSecret";
+        Finding::ok("superuser-password", wanted, found)
+    };
+    vec![match (superuser.enabled, &superuser.secret) {
+        (true, Some(secret)) => finding(format!("that of the Secret {secret} is kept")),
+        (true, None) => finding("no superuserSecret: CNPG would make up another password".into())
+            .with(Verdict::Blocker, APPLY_AGAIN),
+        (false, _) => {
+            finding("enableSuperuserAccess is off: CNPG would remove the password".into())
+                .with(Verdict::Blocker, APPLY_AGAIN)
+        }
+    }]
+}
+
+/// Whether there will be a WAL archive.
+fn wal_archive(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
+    let finding = |found| Finding::ok("wal-archive", "one from the promotion on", found);
+    vec![if snapshot.cluster.skip_wal_archiving {
+        finding("none, by cnpg.io/skipWalArchiving").with(
+            Verdict::Decide,
+            "no point-in-time recovery until the annotation is removed after the cutover, which \
+             may restart the target once",
+        )
+    } else {
+        finding("from the promotion on, as the Cluster says")
+    }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        simulation::{limits, look},
+        snapshot::kubernetes::SuperuserAccess,
+    };
+
+    type Judge = fn(&Snapshot, &Limits) -> Vec<Finding>;
+
+    fn ready() -> ClusterState {
+        ClusterState {
+            follows: true,
+            instances: 1,
+            ready_instances: 1,
+            superuser: SuperuserAccess {
+                enabled: true,
+                secret: Some("s".into()),
+            },
+            ..ClusterState::default()
+        }
+    }
+
+    fn verdict(judge: Judge, change: impl FnOnce(&mut ClusterState)) -> Verdict {
+        let mut snapshot = look();
+        snapshot.cluster = ready();
+        change(&mut snapshot.cluster);
+        judge(&snapshot, &limits()).remove(0).verdict
+    }
+
+    #[test]
+    fn a_cluster_that_follows_with_one_ready_instance_passes() {
+        for check in CHECKS {
+            assert_eq!(verdict(check.judge, |_| ()), Verdict::Ok, "{}", check.id);
+        }
+    }
+
+    #[test]
+    fn each_deviation_of_the_cluster_has_its_verdict() {
+        let promoted = verdict(replica_mode, |cluster| cluster.follows = false);
+        assert_eq!(promoted, Verdict::Blocker);
+        let starting = verdict(instances, |cluster| cluster.ready_instances = 0);
+        assert_eq!(starting, Verdict::NotYet);
+        let several = verdict(instances, |cluster| {
+            (cluster.instances, cluster.ready_instances) = (2, 2);
+        });
+        assert_eq!(several, Verdict::Decide);
+        let fenced = verdict(fencing, |cluster| cluster.fenced = Some("[\"*\"]".into()));
+        assert_eq!(fenced, Verdict::Blocker);
+        let skipped = verdict(wal_archive, |cluster| cluster.skip_wal_archiving = true);
+        assert_eq!(skipped, Verdict::Decide);
+    }
+
+    #[test]
+    fn a_superuser_whose_password_would_change_is_a_blocker() {
+        let made_up = verdict(superuser_password, |cluster| {
+            cluster.superuser.secret = None
+        });
+        let removed = verdict(superuser_password, |cluster| {
+            cluster.superuser.enabled = false;
+        });
+        assert_eq!((made_up, removed), (Verdict::Blocker, Verdict::Blocker));
+    }
+}

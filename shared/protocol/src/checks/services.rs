@@ -1,0 +1,245 @@
+//! What must hold for a cutover that repoints the source's Services: the poolers can be paused, the
+//! Services can be repointed, and every client can log in afterwards. Nothing of it matters to a
+//! cutover by the application's ConfigMap.
+
+#![deny(dead_code)]
+
+use super::Check;
+use crate::{
+    decision::Limits,
+    finding::{Finding, Verdict, listed},
+    route::Route,
+    snapshot::{
+        PoolerState, Snapshot,
+        kubernetes::ServiceState,
+        prechecks::{HashComparison, OwnerPassword},
+    },
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check::new("poolers", poolers),
+    Check::new("pool-mode", pool_mode),
+    Check::new("services", services),
+    Check::new("owner-password", owner_password),
+];
+
+/// PostgreSQL's port, on which the target's pods listen.
+const PORT: i32 = 5432;
+
+/// The cutover would repoint the Services.
+fn by_services(snapshot: &Snapshot, limits: &Limits) -> bool {
+    snapshot.prechecks.is_some()
+        && Route::of(limits.route, !snapshot.poolers.is_empty()) == Route::Service
+}
+
+/// Every pod of the poolers answers on its console and serves its clients.
+fn poolers(snapshot: &Snapshot, limits: &Limits) -> Vec<Finding> {
+    if !by_services(snapshot, limits) {
+        return Vec::new();
+    }
+    let finding = |found: String| {
+        let wanted = "every console answers, none is paused";
+        Finding::ok("poolers", wanted, found)
+    };
+    let paused = snapshot.poolers_that(|state| state != PoolerState::Serving);
+    if !paused.is_empty() {
+        return vec![finding(format!("paused: {}", listed(&paused))).with(
+            Verdict::Blocker,
+            "another actor, or a cutover that was stopped, has paused them: run cutover again, or \
+             RESUME on their consoles",
+        )];
+    }
+    let unreachable: Vec<String> = snapshot
+        .poolers
+        .iter()
+        .filter_map(|pooler| Some(format!("{}: {}", pooler.pod, pooler.state.failure()?)))
+        .collect();
+    if !unreachable.is_empty() {
+        return vec![finding(format!("no answer from {}", listed(&unreachable))).with(
+            Verdict::NotYet,
+            "wait for the pods; if they stay unreachable, look at their log and at NetworkPolicies, \
+             or set ROUTE=config",
+        )];
+    }
+    vec![match snapshot.poolers.len() {
+        0 => finding("none: sessions at the source's Services end once".into()),
+        pods => finding(format!(
+            "{pods} pods, none paused: their clients wait and notice nothing else"
+        )),
+    }]
+}
+
+/// How the poolers hand out their connections; the operator's default is transaction.
+fn pool_mode(snapshot: &Snapshot, limits: &Limits) -> Vec<Finding> {
+    let Some(prechecks) = &snapshot.prechecks else {
+        return Vec::new();
+    };
+    if !by_services(snapshot, limits) || snapshot.poolers.is_empty() {
+        return Vec::new();
+    }
+    let mode = prechecks.pool_mode.as_deref().unwrap_or("transaction");
+    let finding = Finding::ok("pool-mode", "transaction", mode);
+    vec![if mode == "transaction" {
+        finding
+    } else {
+        finding.with(
+            Verdict::Decide,
+            "a session pooler is paused only when its clients have left: after PAUSE_MAX_SECONDS \
+             their sessions are ended and they see one error",
+        )
+    }]
+}
+
+/// The Services exist, and their port leads to the target's.
+fn services(snapshot: &Snapshot, limits: &Limits) -> Vec<Finding> {
+    if !by_services(snapshot, limits) {
+        return Vec::new();
+    }
+    let leads = |service: &ServiceState| service.port == Some(PORT);
+    let described = |name: &String| match snapshot.services.get(name) {
+        None => format!("no {name}"),
+        Some(service) if leads(service) => format!("{name} can be repointed"),
+        Some(_) => format!("{name} does not lead to port {PORT} alone"),
+    };
+    let names: Vec<&String> = limits.services.keys().collect();
+    let found: Vec<String> = names.iter().map(|name| described(name)).collect();
+    let finding = Finding::ok(
+        "services",
+        format!("each with one port that leads to {PORT}"),
+        found.join(", "),
+    );
+    // The first is the leader's; without replicas the other may be missing.
+    let first = names.first().and_then(|name| snapshot.services.get(*name));
+    let all_lead = names
+        .iter()
+        .all(|name| snapshot.services.get(*name).is_none_or(leads));
+    vec![if first.is_some() && all_lead {
+        finding
+    } else {
+        finding.with(
+            Verdict::Blocker,
+            "the Service behind the poolers cannot be repointed as it is: set ROUTE=config",
+        )
+    }]
+}
+
+/// The owner's stored hash is the one that CloudNativePG sets at the promotion; otherwise poolers
+/// that know the old one drop every client (docs/operators/zalando.md).
+fn owner_password(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
+    let judge = |password: &OwnerPassword| {
+        let found = match password.comparison {
+            HashComparison::Same => "kept as it is",
+            HashComparison::Different => "it has been set again since prepare-zalando",
+            HashComparison::RoleWithout => "the role has none, or does not exist",
+            HashComparison::SecretMissing => "the Secret cannot be read",
+        };
+        let finding = Finding::ok(
+            "owner-password",
+            "the same in the database and in the Secret of the Cluster's bootstrap",
+            format!("{}: {found}", password.owner),
+        );
+        if password.comparison == HashComparison::Same {
+            return finding;
+        }
+        finding.with(
+            Verdict::Blocker,
+            "run prepare-zalando again: it writes the hash as it is now; the Zalando operator 2.x \
+             salts it again at each sync",
+        )
+    };
+    let password = snapshot.prechecks.as_ref();
+    let password = password.and_then(|asked| asked.owner_password.as_ref());
+    password.map(judge).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        failure::Failure,
+        simulation::{limits, look},
+        snapshot::{PoolerPodState, Reachability, prechecks::Prechecks},
+    };
+
+    fn observed(poolers: Vec<Reachability<PoolerState>>, prechecks: Prechecks) -> Snapshot {
+        let mut snapshot = look();
+        let pod = |state| PoolerPodState {
+            pod: "pg-pooler-1".into(),
+            state,
+        };
+        snapshot.poolers = poolers.into_iter().map(pod).collect();
+        snapshot.prechecks = Some(prechecks);
+        snapshot
+    }
+
+    #[test]
+    fn poolers_answer_and_are_not_paused_by_another_actor() {
+        let judged = |states| {
+            let snapshot = observed(states, Prechecks::default());
+            poolers(&snapshot, &limits()).remove(0).verdict
+        };
+        let up = Reachability::Up;
+        assert_eq!(judged(vec![]), Verdict::Ok);
+        assert_eq!(judged(vec![up(PoolerState::Serving)]), Verdict::Ok);
+        let both = vec![up(PoolerState::Serving), up(PoolerState::Paused)];
+        assert_eq!(judged(both), Verdict::Blocker);
+        let refused = Reachability::Unreachable(Failure::transient("refused"));
+        assert_eq!(judged(vec![refused]), Verdict::NotYet);
+    }
+
+    #[test]
+    fn a_session_pooler_is_for_a_person_to_decide() {
+        let judged = |mode: Option<&str>| {
+            let prechecks = Prechecks {
+                pool_mode: mode.map(str::to_owned),
+                ..Prechecks::default()
+            };
+            let snapshot = observed(vec![Reachability::Up(PoolerState::Serving)], prechecks);
+            pool_mode(&snapshot, &limits()).remove(0).verdict
+        };
+        assert_eq!(judged(None), Verdict::Ok);
+        assert_eq!(judged(Some("session")), Verdict::Decide);
+    }
+
+    #[test]
+    fn services_lead_to_the_targets_port() {
+        let judged = |services: &[(&str, i32)]| {
+            let mut snapshot = observed(vec![], Prechecks::default());
+            let state = |port| ServiceState {
+                port: Some(port),
+                ..ServiceState::default()
+            };
+            snapshot.services = services
+                .iter()
+                .map(|(name, port)| ((*name).to_owned(), state(*port)))
+                .collect::<BTreeMap<_, _>>();
+            super::services(&snapshot, &limits()).remove(0).verdict
+        };
+        assert_eq!(judged(&[("pg", 5432), ("pg-repl", 5432)]), Verdict::Ok);
+        assert_eq!(judged(&[("pg", 5432), ("pg-repl", 6432)]), Verdict::Blocker);
+        assert_eq!(judged(&[("pg", 5432)]), Verdict::Ok);
+        assert_eq!(judged(&[]), Verdict::Blocker);
+    }
+
+    #[test]
+    fn a_hash_that_has_changed_is_a_blocker() {
+        for (stored, secret, verdict) in [
+            (Some("md5a"), Some("md5a"), Verdict::Ok),
+            (Some("md5a"), Some("md5b"), Verdict::Blocker),
+            (None, Some("md5a"), Verdict::Blocker),
+            (Some("md5a"), None, Verdict::Blocker),
+        ] {
+            let prechecks = Prechecks {
+                owner_password: Some(OwnerPassword {
+                    owner: "app".into(),
+                    comparison: HashComparison::of(stored, secret),
+                }),
+                ..Prechecks::default()
+            };
+            let finding = owner_password(&observed(vec![], prechecks), &limits()).remove(0);
+            assert_eq!(finding.verdict, verdict, "{finding}");
+        }
+    }
+}
