@@ -257,7 +257,7 @@ impl LiveWorld {
             }
         };
         reached(&format!("after {}", action.name()), &self.run.report).await;
-        Ok(outcome?)
+        outcome
     }
 }
 
