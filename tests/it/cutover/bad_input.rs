@@ -355,7 +355,10 @@ async fn refuses_paused_poolers(environment: &Environment) {
 
 /// Names that the Role permits and that no object has.
 async fn refuses_missing_objects(environment: &Environment) {
-    let rule = |group: &str, resource: &str, verbs: Value| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+    let rule = |group: &str, resource: &str, verbs: Value| {
+        let (groups, resources) = (json!([group]), json!([resource]));
+        json!({"apiGroups": groups, "resources": resources, "verbs": verbs})
+    };
     let rules = json!([
         rule("acid.zalan.do", "postgresqls", json!(["get"])),
         rule("postgresql.cnpg.io", "clusters", json!(["get"])),
@@ -472,7 +475,7 @@ async fn refuses_under_an_admission_policy(environment: &Environment) {
     promotion_is_accepted(environment, true).await;
 }
 
-/// Waits until the API server accepts the promotion, or refuses it. It polls: there is no event.
+/// Polls until the API server accepts the promotion, or refuses it.
 async fn promotion_is_accepted(environment: &Environment, wanted: bool) {
     let clusters = environment.migration.objects().api(CNPG);
     let params = PatchParams {

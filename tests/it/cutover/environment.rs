@@ -121,7 +121,7 @@ impl Environment {
         self.migration.objects().remove(kind, name).await.unwrap();
     }
 
-    /// Waits until the target's receiver streams, or does not. It polls: there is no event for that.
+    /// Polls until the target's receiver streams, or does not.
     pub async fn streams(&self, wanted: bool) {
         let session = self.target.admin("mastodon").await.unwrap();
         let waits = async {
@@ -177,8 +177,8 @@ impl Environment {
             .unwrap_or_default()
     }
 
-    /// After a finished cutover: the application writes to the target, then all clients stop and the
-    /// ledger is judged.
+    /// After a finished cutover: the application writes to the target, then all clients stop, and
+    /// the ledger is judged.
     pub async fn judged(self) -> Verdict {
         self.migration
             .application

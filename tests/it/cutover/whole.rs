@@ -241,8 +241,8 @@ async fn rolled_back_on_sigterm(environment: &Environment) {
     environment.runs_on_the_source().await;
 }
 
-/// With ROUTE=config. While a cutover is running, rollback refuses and logs how to abort it. Once the
-/// pod is gone, rollback restores everything, including the ConfigMap that a user has edited.
+/// With ROUTE=config. While a cutover is running, rollback refuses and logs how to abort it. Once
+/// the pod is gone, rollback restores everything, including the ConfigMap that a user has edited.
 async fn rolled_back_by_the_config_map(environment: &Environment) {
     let before = environment.snapshot().await;
     let running = environment
