@@ -10,7 +10,8 @@ cd "$(dirname "$0")/.."
 
 # The versions are those that Cargo.toml and the go.mod files ask for.
 rust=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
-go=$(find tests/harness -name go.mod -exec sed -n 's/^go //p' {} + | sort --version-sort | tail -n 1)
+go=$(find tests/harness -name go.mod -exec sed -n 's/^go //p' {} + |
+  sort --version-sort | tail -n 1)
 
 have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
 
@@ -34,7 +35,8 @@ has_go() {
   local version
   have go && version=$(cd / && go env GOVERSION | sed 's/^go//') || return 1
   # From 1.21 on, Go fetches the version that a go.mod asks for, unless it is told not to.
-  at_least "$go" "$version" || { at_least 1.21 "$version" && [[ $(cd / && go env GOTOOLCHAIN) == *auto ]]; }
+  at_least "$go" "$version" ||
+    { at_least 1.21 "$version" && [[ $(cd / && go env GOTOOLCHAIN) == *auto ]]; }
 }
 
 # The static libraries, too: every program is one static binary.
@@ -68,11 +70,13 @@ sys.exit(sys.version_info < (3, 9))') >/dev/null 2>&1; then
 # The locale en_US.UTF-8, or what it is made of.
 has_locale() {
   [[ $(locale -a 2>/dev/null) == *en_US.utf8* ]] ||
-    { have localedef && [ -e /usr/share/i18n/locales/en_US ] && [ -e /usr/share/i18n/charmaps/UTF-8.gz ]; }
+    { have localedef && [ -e /usr/share/i18n/locales/en_US ] &&
+      [ -e /usr/share/i18n/charmaps/UTF-8.gz ]; }
 }
 
 has_certificates() {
-  [ -n "${SSL_CERT_FILE:-}" ] || [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ]
+  [ -n "${SSL_CERT_FILE:-}" ] || [ -e /etc/ssl/certs/ca-certificates.crt ] ||
+    [ -e /etc/pki/tls/certs/ca-bundle.crt ]
 }
 
 # Sets `missing` to what is missing in words, `packages` to the Debian packages that bring it, and
@@ -115,7 +119,8 @@ check
 if [ ${#by_hand[@]} = 0 ] && [ ${#packages[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && have apt-get; then
   echo "installing ${packages[*]}" >&2
   apt-get update -q >&2
-  DEBIAN_FRONTEND=noninteractive apt-get install -q --yes --no-install-recommends "${packages[@]}" >&2
+  DEBIAN_FRONTEND=noninteractive apt-get install -q --yes --no-install-recommends \
+    "${packages[@]}" >&2
   check
 fi
 [ $((${#missing[@]} + ${#by_hand[@]})) = 0 ] || { report; exit 1; }

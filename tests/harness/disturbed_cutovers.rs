@@ -1,6 +1,6 @@
 //! Many real cutovers in one environment, each killed, raced or disturbed differently, and each
-//! judged by the ledger. `make test` covers a fixed set (tests/it/cutover/cuts.rs), `make soak`
-//! adds random ones (tests/soak).
+//! judged by the ledger. `make test` covers a fixed set (tests/it/cutover/disturbed.rs), and
+//! `make soak` adds random ones (tests/soak).
 //!
 //! In reading order: [`failpoints`] at which a cutover can be disturbed, [`fault`]s, the
 //! [`scenario`] of one cutover, its [`runner`] with all pods, how faults are injected ([`inject`]),

@@ -46,7 +46,7 @@ impl StartProbe {
     /// As [`manifests::render`], or a file cannot be written.
     pub async fn new() -> Result<Self> {
         let account = tempfile::tempdir()?;
-        let authority = Authority::root("nobody")?;
+        let authority = Authority::root("another CA")?;
         for (name, text) in [
             ("token", "t"),
             ("namespace", "n"),

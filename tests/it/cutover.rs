@@ -1,8 +1,8 @@
-//! cutover, black box: its promise under load, what it does when it is killed, raced, fought or
-//! misled, and what a bare script does in its stead.
+//! cutover as a black box: no write is lost under load; how it ends when it is killed, when another
+//! program competes with it, and when its input is wrong; and what a script without a fence loses.
 
 mod bad_input;
-mod contenders;
-mod cuts;
+mod conflicting_controllers;
+mod disturbed;
 mod environment;
 mod whole;

@@ -1,5 +1,5 @@
-//! The harness's own kubelet, before anything is concluded from it: a program that tells what it
-//! was given.
+//! Tests of the harness's kubelet, on which other tests rely: it runs a program that prints what
+//! it was given.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,31 +34,34 @@ const LIMIT: Duration = Duration::from_secs(20);
 const NAMESPACE: &str = "mastodon";
 const SUPERUSER: &str = "postgres.mastodon-postgresql.credentials.postgresql.acid.zalan.do";
 
-/// Tells its environment and files, and ends as DRY_RUN says, which stands for anything that a test
-/// wants to tell it.
+/// Prints its environment and files, and ends as DRY_RUN selects; any variable of the step would
+/// do for that.
 const PROBE: &str = r#"#!/bin/sh
 tr '\0' '\n' </proc/$$/environ | sed 's/^/environment: /'
 for file in "$SOURCE_PASSWORD_FILE" "$TARGET_SSLROOTCERT"; do
   [ -e "$file" ] && echo "file: $(stat -c %a "$file") $(cat "$file")" || echo "no file"
 done
 case "$DRY_RUN" in
-  refused) printf 'the last word' >"$TERMINATION_LOG"; exit 3 ;;
+  refused) printf 'the reason' >"$TERMINATION_LOG"; exit 3 ;;
   transient) echo to standard error >&2; exit 1 ;;
   slow) echo ready; while :; do sleep 0.1; done ;;
   deaf) trap '' TERM; echo ready; while :; do sleep 0.1; done ;;
 esac
 "#;
 
-struct Bed {
+struct Environment {
     plane: Arc<ControlPlane>,
     kubelet: Kubelet,
     _programs: tempfile::TempDir,
 }
 
-async fn bed() -> Bed {
+async fn start_environment() -> Environment {
     let plane = Arc::new(ControlPlane::start().await.unwrap());
     manifests::apply_example(&plane).await.unwrap();
-    let secret = |name: &str, data: serde_json::Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
+    let secret = |name: &str, data: serde_json::Value| {
+        let metadata = json!({"name": name});
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data})
+    };
     let secrets = [
         secret(
             SUPERUSER,
@@ -82,32 +85,37 @@ async fn bed() -> Bed {
             .unwrap(),
     );
     let kubelet = Kubelet::with_programs(&plane, &services, NAMESPACE, programs.path().to_owned());
-    Bed {
+    Environment {
         plane,
         kubelet,
         _programs: programs,
     }
 }
 
-fn environment(text: &str) -> std::collections::BTreeMap<&str, &str> {
+fn variables_in(text: &str) -> std::collections::BTreeMap<&str, &str> {
     text.lines()
         .filter_map(|line| line.strip_prefix("environment: ")?.split_once('='))
         .collect()
 }
 
 #[tokio::test]
-async fn a_program_is_given_what_its_manifest_says_and_nothing_else() {
-    let bed = bed().await;
-    let ended = bed.kubelet.step("cutover").run(LIMIT).await.unwrap();
+async fn a_program_gets_what_its_manifest_declares_and_nothing_else() {
+    let environment = start_environment().await;
+    let ended = environment
+        .kubelet
+        .step("cutover")
+        .run(LIMIT)
+        .await
+        .unwrap();
     assert_eq!(
         (ended.exit_code, ended.next),
         (0, Next::Complete),
         "{ended}"
     );
     let text = ended.text();
-    let given = environment(&text);
+    let given = variables_in(&text);
 
-    let maps: Api<ConfigMap> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    let maps: Api<ConfigMap> = Api::namespaced(environment.plane.admin(), NAMESPACE);
     let settings = maps.get("replica-migration").await.unwrap().data.unwrap();
     let mut wanted: BTreeSet<&str> = settings.keys().map(String::as_str).collect();
     wanted.extend([
@@ -141,8 +149,8 @@ async fn a_program_is_given_what_its_manifest_says_and_nothing_else() {
     let ca = std::path::Path::new(given["TARGET_SSLROOTCERT"]);
     assert_eq!(fs::read_dir(ca.parent().unwrap()).unwrap().count(), 1);
 
-    names_lead_to_services_that_come_later(
-        &bed,
+    services_created_later_are_reachable_by_name(
+        &environment,
         given["SOURCE_HOSTADDR"],
         given["TARGET_HOSTADDR"],
     )
@@ -150,7 +158,7 @@ async fn a_program_is_given_what_its_manifest_says_and_nothing_else() {
     assert!(ended.cost.memory_peak_bytes > 0 && ended.elapsed < LIMIT);
     token_is_of_the_service_account(&given).await;
 
-    let jobs: Api<Job> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    let jobs: Api<Job> = Api::namespaced(environment.plane.admin(), NAMESPACE);
     let created = jobs.list(&ListParams::default()).await.unwrap().items;
     let owned: Vec<&Job> = created
         .iter()
@@ -163,26 +171,36 @@ async fn a_program_is_given_what_its_manifest_says_and_nothing_else() {
     );
 }
 
-/// No Service has these names when the pod starts, and then one has.
-async fn names_lead_to_services_that_come_later(bed: &Bed, source: &str, target: &str) {
+/// A Service that is created after the pod's start is reachable by its name.
+async fn services_created_later_are_reachable_by_name(
+    environment: &Environment,
+    source: &str,
+    target: &str,
+) {
     assert_ne!(source, target);
     let refused = TcpStream::connect((target, 5432)).await.unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 
-    let behind = TcpListener::bind((bed.plane.instance().address(99), 5432))
+    let behind = TcpListener::bind((environment.plane.instance().address(99), 5432))
         .await
         .unwrap();
     let ports = json!([{"name": "postgres", "port": 5432}]);
-    let addresses = json!([{"ip": bed.plane.instance().kubernetes_address(99)}]);
-    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "database-rw"}, "spec": {"ports": ports}});
-    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "database-rw"},
-        "subsets": [{"addresses": addresses, "ports": ports}]});
-    bed.plane
+    let addresses = json!([{"ip": environment.plane.instance().kubernetes_address(99)}]);
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "database-rw"},
+        "spec": {"ports": ports},
+    });
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "database-rw"},
+        "subsets": [{"addresses": addresses, "ports": ports}],
+    });
+    environment
+        .plane
         .apply(NAMESPACE, &[service, endpoints])
         .await
         .unwrap();
     let arrives = async {
-        // Which of the two listeners is there first is chance: a client asks again, as the programs
+        // Either of the two listeners may be the first; a client connects again, as the programs
         // do.
         loop {
             let client = TcpStream::connect((target, 5432)).await;
@@ -223,9 +241,9 @@ async fn token_is_of_the_service_account(given: &BTreeMap<&str, &str>) {
 }
 
 #[tokio::test]
-async fn a_pod_ends_as_the_kubelet_and_the_job_controller_tell_it() {
-    let bed = bed().await;
-    let refused = bed
+async fn a_pod_ends_as_the_kubelet_and_the_job_controller_report_it() {
+    let environment = start_environment().await;
+    let refused = environment
         .kubelet
         .step("cutover")
         .env("DRY_RUN", "refused")
@@ -237,11 +255,11 @@ async fn a_pod_ends_as_the_kubelet_and_the_job_controller_tell_it() {
         (3, Next::Failed),
         "{refused}"
     );
-    assert_eq!(refused.termination_message, "the last word");
+    assert_eq!(refused.termination_message, "the reason");
 
     let heard = Arc::new(Mutex::new(Vec::new()));
     let hears = heard.clone();
-    let step = bed
+    let step = environment
         .kubelet
         .step("cutover")
         .env("DRY_RUN", "transient")
@@ -266,7 +284,7 @@ async fn a_pod_ends_as_the_kubelet_and_the_job_controller_tell_it() {
         4
     );
 
-    let running = bed
+    let running = environment
         .kubelet
         .step("cutover")
         .env("DRY_RUN", "slow")
@@ -299,9 +317,9 @@ async fn a_pod_ends_as_the_kubelet_and_the_job_controller_tell_it() {
 }
 
 #[tokio::test]
-async fn a_deleted_pod_is_killed_after_its_grace() {
-    let bed = bed().await;
-    let running = bed
+async fn a_deleted_pod_is_killed_after_its_grace_period() {
+    let environment = start_environment().await;
+    let running = environment
         .kubelet
         .step("cutover")
         .env("DRY_RUN", "slow")
@@ -311,20 +329,20 @@ async fn a_deleted_pod_is_killed_after_its_grace() {
     running.wait_for_line("ready", LIMIT).await.unwrap();
     assert_eq!(running.delete().await.unwrap().exit_code, 143);
 
-    let jobs: Api<Job> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+    let jobs: Api<Job> = Api::namespaced(environment.plane.admin(), NAMESPACE);
     jobs.delete(
         "replica-migration-extract-certs",
         &DeleteParams::background(),
     )
     .await
     .unwrap();
-    let mut job = manifests::example(bed.plane.setup()).unwrap();
+    let mut job = manifests::example(environment.plane.setup()).unwrap();
     job.retain(|object| {
         object["kind"] == "Job" && object["metadata"]["name"] == "replica-migration-extract-certs"
     });
     job[0]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 1.into();
-    bed.plane.apply(NAMESPACE, &job).await.unwrap();
-    let deaf = bed
+    environment.plane.apply(NAMESPACE, &job).await.unwrap();
+    let deaf = environment
         .kubelet
         .step("extract-certs")
         .suspended_job()
@@ -346,14 +364,14 @@ async fn a_deleted_pod_is_killed_after_its_grace() {
 }
 
 #[tokio::test]
-async fn a_missing_source_stops_the_start_unless_it_is_optional() {
-    let bed = bed().await;
-    let secrets: Api<Secret> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+async fn a_missing_secret_or_config_map_prevents_the_start_unless_it_is_optional() {
+    let environment = start_environment().await;
+    let secrets: Api<Secret> = Api::namespaced(environment.plane.admin(), NAMESPACE);
     secrets
         .delete(SUPERUSER, &DeleteParams::default())
         .await
         .unwrap();
-    let ended = bed
+    let ended = environment
         .kubelet
         .step("cutover")
         .without("DRY_RUN")
@@ -366,7 +384,7 @@ async fn a_missing_source_stops_the_start_unless_it_is_optional() {
     );
 
     let cron_jobs: Api<k8s_openapi::api::batch::v1::CronJob> =
-        Api::namespaced(bed.plane.admin(), NAMESPACE);
+        Api::namespaced(environment.plane.admin(), NAMESPACE);
     let volume =
         json!({"name": "superuser", "secret": {"secretName": SUPERUSER, "optional": false}});
     let change =
@@ -379,7 +397,13 @@ async fn a_missing_source_stops_the_start_unless_it_is_optional() {
         )
         .await
         .unwrap();
-    let error = bed.kubelet.step("cutover").start().await.err().unwrap();
+    let error = environment
+        .kubelet
+        .step("cutover")
+        .start()
+        .await
+        .err()
+        .unwrap();
     let wanted = format!(
         "FailedMount: MountVolume.SetUp failed for volume \"superuser\" : secret {SUPERUSER:?} not \
          found"

@@ -91,17 +91,17 @@ async fn every_program_is_a_step_or_the_init_container() {
     assert_eq!(names(), used);
 }
 
-/// Processor time instead of time: another test may be busy beside it.
+/// Measures processor time rather than elapsed time, because other tests run at the same time.
 #[tokio::test]
 async fn a_step_calls_the_api_at_once_and_needs_little_memory() {
-    let (directory, door) = (
+    let (directory, probe) = (
         kubelet::released().await.unwrap(),
         StartProbe::new().await.unwrap(),
     );
     for step in names().iter().filter(|name| *name != "adopt-pgdata") {
         let mut starts: Vec<Start> = Vec::new();
         for _ in 0..STARTS {
-            starts.push(door.start(&directory.join(step), step).await.unwrap());
+            starts.push(probe.start(&directory.join(step), step).await.unwrap());
         }
         starts.sort_by_key(|start| start.processor);
         let median = starts[STARTS / 2];

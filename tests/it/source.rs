@@ -1,4 +1,4 @@
-//! The harness's own source, before anything is concluded from it.
+//! Tests of the harness's source, on which other tests rely.
 
 use std::{
     sync::Arc,
@@ -44,7 +44,7 @@ async fn text(source: &Source, database: &str, query: &str) -> String {
 }
 
 #[tokio::test]
-async fn with_endpoints_it_is_as_spilo_leaves_it_and_switches_over() {
+async fn with_endpoints_it_matches_spilo_and_switches_over() {
     let (plane, source) = start(SourceOptions::default()).await;
     let pods: Api<Pod> = Api::namespaced(plane.admin(), "mastodon");
     let leader = source.leader().await.unwrap().name().to_owned();
@@ -119,7 +119,7 @@ async fn with_endpoints_it_is_as_spilo_leaves_it_and_switches_over() {
 }
 
 #[tokio::test]
-async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_same_timeline() {
+async fn with_configmaps_a_server_stopped_while_paused_restarts_on_the_same_timeline() {
     let options = SourceOptions {
         dcs: Dcs::ConfigMaps,
         hashes: Hashes::Scram,
@@ -150,7 +150,11 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
     let timeline = "select timeline_id::text from pg_control_checkpoint()";
     let before = text(&source, "postgres", timeline).await;
 
-    let block = json!({"pause": true, "postgresql": {"parameters": {"default_transaction_read_only": "on"}}});
+    let parameters = |read_only: Option<&str>| {
+        let setting = json!({"default_transaction_read_only": read_only});
+        json!({"parameters": setting})
+    };
+    let block = json!({"pause": true, "postgresql": parameters(Some("on"))});
     source.patch_configuration(&block).await.unwrap();
     let read_only = "select current_setting('default_transaction_read_only')";
     until("read-only", async || {
@@ -158,19 +162,18 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
     })
     .await;
 
-    // The fence as cutover does it; the answer does not matter, the server is going down under it.
+    // The fence as cutover performs it. The result is ignored, because the server is shutting down.
     let stop =
         "do $$ begin execute format('copy (select 1) to program %L', format('%s/pg_ctl stop \
         -D %s -m fast -W',
         (select setting from pg_config() where name = 'BINDIR'), \
         current_setting('data_directory'))); end $$";
     let client = source.connect_to(leader, "postgres").await.unwrap();
-    assert_eq!(leads_in_its_metrics(leader).await, [1, 1]);
+    assert_eq!(leader_metrics(leader).await, [1, 1]);
     client.batch_execute(stop).await.ok();
     until("the server stopped", async || !leader.postgres_runs()).await;
-    assert_eq!(leads_in_its_metrics(leader).await[1], 0);
-    // Longer than a round of Patroni (loop_wait is 10 s): what it does not do in this time it does
-    // not do.
+    assert_eq!(leader_metrics(leader).await[1], 0);
+    // Longer than a loop of Patroni (loop_wait is 10 s), in which it would have acted.
     let watched = Instant::now();
     let replica = source
         .members()
@@ -206,15 +209,15 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
             .is_ok_and(|now| now.name() == leader.name())
     })
     .await;
-    let undo = json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": null}}});
+    let undo = json!({"pause": null, "postgresql": parameters(None)});
     source.patch_configuration(&undo).await.unwrap();
     until("writable", async || {
         text(&source, "postgres", read_only).await == "off"
     })
     .await;
     source.healthy().await.unwrap();
-    assert_eq!(leads_in_its_metrics(leader).await, [1, 1]);
-    assert_eq!(leads_in_its_metrics(replica).await, [0, 1]);
+    assert_eq!(leader_metrics(leader).await, [1, 1]);
+    assert_eq!(leader_metrics(replica).await, [0, 1]);
     assert_eq!(text(&source, "postgres", timeline).await, before);
 
     let postmaster = std::fs::read_to_string(leader.layout().data.join("postmaster.pid")).unwrap();
@@ -235,8 +238,8 @@ async fn with_configmaps_scram_and_checksums_a_stop_in_pause_is_undone_on_the_sa
 }
 
 /// The two metrics by which the alert SourceAnswersAgain of manifests/components/prometheus-rules
-/// knows a source that leads.
-async fn leads_in_its_metrics(member: &Member) -> [u8; 2] {
+/// detects that the source has a leader.
+async fn leader_metrics(member: &Member) -> [u8; 2] {
     let metrics = rest::get(&format!("{}/metrics", member.rest_url()))
         .await
         .unwrap();
@@ -255,7 +258,7 @@ async fn leads_in_its_metrics(member: &Member) -> [u8; 2] {
 }
 
 #[tokio::test]
-async fn its_operator_follows_the_resource_unless_it_is_frozen() {
+async fn the_operator_follows_the_resource_unless_another_controller_is_named() {
     let (plane, source) = start(SourceOptions::default()).await;
     let source = Arc::new(source);
     let operator = Operator::follow(&plane, Arc::clone(&source)).await.unwrap();
@@ -264,9 +267,10 @@ async fn its_operator_follows_the_resource_unless_it_is_frozen() {
         "select count(*)::text from pg_hba_file_rules where 'streaming_replica' = any (user_name)";
     let before = text(&source, "postgres", timeline).await;
 
+    let parameters = json!({"wal_keep_size": "1GB", "max_connections": "150"});
     change(
         &plane,
-        json!({"spec": {"postgresql": {"parameters": {"wal_keep_size": "1GB", "max_connections": "150"}}}}),
+        json!({"spec": {"postgresql": {"parameters": parameters}}}),
     )
     .await;
     until("the parameters are synced", async || operator.syncs() == 1).await;
@@ -291,7 +295,7 @@ async fn its_operator_follows_the_resource_unless_it_is_frozen() {
     assert_eq!(
         text(&source, "postgres", timeline).await,
         before,
-        "a restart is no failover"
+        "a restart causes no failover"
     );
 
     let pg_hba = [
@@ -300,14 +304,17 @@ async fn its_operator_follows_the_resource_unless_it_is_frozen() {
         "hostssl replication streaming_replica all scram-sha-256",
         "hostssl all all all md5",
     ];
-    let frozen = json!({"metadata": {"annotations": {"acid.zalan.do/controller": "nobody"}}, "spec": {"patroni": {"pg_hba": pg_hba}}});
-    change(&plane, frozen).await;
+    let suspended = json!({
+        "metadata": {"annotations": {"acid.zalan.do/controller": "another-operator"}},
+        "spec": {"patroni": {"pg_hba": pg_hba}},
+    });
+    change(&plane, suspended).await;
     change(
         &plane,
         json!({"metadata": {"annotations": {"acid.zalan.do/controller": null}}}),
     )
     .await;
-    // A later change proves that the earlier ones have been seen, and what they led to.
+    // Once a later change is synced, the operator has handled the earlier ones, too.
     change(
         &plane,
         json!({"spec": {"postgresql": {"parameters": {"wal_keep_size": "2GB"}}}}),
@@ -316,11 +323,9 @@ async fn its_operator_follows_the_resource_unless_it_is_frozen() {
     until("the later change is synced", async || operator.syncs() == 2).await;
     assert_eq!(text(&source, "postgres", lines).await, "0");
 
-    change(
-        &plane,
-        json!({"spec": {"patroni": {"pg_hba": [pg_hba[0], pg_hba[1], pg_hba[2], pg_hba[3], "hostnossl all all all reject"]}}}),
-    )
-    .await;
+    let mut pg_hba = pg_hba.to_vec();
+    pg_hba.push("hostnossl all all all reject");
+    change(&plane, json!({"spec": {"patroni": {"pg_hba": pg_hba}}})).await;
     until("the pods are rolled", async || operator.syncs() == 3).await;
     assert_eq!(text(&source, "postgres", lines).await, "1");
     source
@@ -345,14 +350,14 @@ async fn its_operator_follows_the_resource_unless_it_is_frozen() {
 }
 
 #[tokio::test]
-async fn a_frozen_leader_says_nothing_and_comes_back() {
+async fn a_suspended_leader_does_not_answer_and_continues_once_resumed() {
     let (_plane, source) = start(SourceOptions::default()).await;
     let leader = source.leader().await.unwrap();
     let client = source.connect("postgres").await.unwrap();
     leader.suspend();
     let answer =
         tokio::time::timeout(Duration::from_secs(2), client.query_one("select 1", &[])).await;
-    assert!(answer.is_err(), "a frozen server answered");
+    assert!(answer.is_err(), "a suspended server answered");
     leader.resume();
     client.query_one("select 1", &[]).await.unwrap();
     source.healthy().await.unwrap();
@@ -378,9 +383,9 @@ async fn change(plane: &ControlPlane, patch: serde_json::Value) {
         .unwrap();
 }
 
-async fn until(what: &str, seen: impl AsyncFn() -> bool) {
+async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !seen().await {
+    while !holds().await {
         assert!(Instant::now() < deadline, "not within 60 s: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

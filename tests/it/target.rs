@@ -1,6 +1,5 @@
-//! The harness's own target, before anything is concluded from it: a copy that cannot start, the
-//! cure, promotion with and without the restart, passwords, fences, and the application across all
-//! of it.
+//! Tests of the harness's target, on which other tests rely: a copy that cannot start and its
+//! repair, promotion with and without a restart, passwords, fencing, and the application meanwhile.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,17 +24,17 @@ use tokio::time::{Instant, sleep};
 const NAMESPACE: &str = "mastodon";
 const SOURCE: &str = "mastodon-postgresql";
 const SOON: Duration = Duration::from_secs(30);
-/// The error of a pod that has Patroni's file locations, as a live operator's log had it.
+/// The error of a pod that has Patroni's file locations, as the operator logs it.
 const PATRONIS_HBA: &str = "could not load /home/postgres/pgdata/pgroot/data/pg_hba.conf";
 
-struct Bed {
+struct Environment {
     plane: ControlPlane,
     source: Source,
     services: Arc<Services>,
     target: Target,
 }
 
-impl Bed {
+impl Environment {
     async fn start() -> Self {
         let plane = ControlPlane::start().await.unwrap();
         plane.namespace(NAMESPACE).await.unwrap();
@@ -92,8 +91,7 @@ impl Bed {
             .unwrap();
     }
 
-    /// Without it pg_basebackup waits for the checkpoint that it has asked for, which takes its
-    /// time.
+    /// Ends the spread checkpoint for which pg_basebackup waits.
     async fn checkpoint_the_source(&self, instance: &InstanceHandle) {
         let session = self.source.connect("postgres").await.unwrap();
         let waits = "select exists (select from pg_stat_progress_basebackup)";
@@ -127,20 +125,30 @@ fn cluster(name: &str) -> Value {
     json!({
         "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": name},
         "spec": {
-            "instances": 1, "imageName": "ghcr.io/cloudnative-pg/postgresql:17.6-standard-trixie", "storage": {"size": "1Gi"},
+            "instances": 1, "storage": {"size": "1Gi"},
+            "imageName": "ghcr.io/cloudnative-pg/postgresql:17.6-standard-trixie",
             "smartShutdownTimeout": 1,
-            "bootstrap": {"pg_basebackup": {"source": "zalando", "database": "mastodon", "owner": "mastodon"}},
+            "bootstrap": {"pg_basebackup": {
+                "source": "zalando", "database": "mastodon", "owner": "mastodon",
+            }},
             "replica": {"enabled": true, "source": "zalando"},
             "externalClusters": [{
                 "name": "zalando",
-                "connectionParameters": {"host": format!("{SOURCE}.{NAMESPACE}.svc"), "port": "5432", "user": "standby", "dbname": "postgres", "sslmode": "verify-full"},
-                "password": {"name": format!("standby.{SOURCE}.credentials.postgresql.acid.zalan.do"), "key": "password"},
+                "connectionParameters": {
+                    "host": format!("{SOURCE}.{NAMESPACE}.svc"), "port": "5432",
+                    "user": "standby", "dbname": "postgres", "sslmode": "verify-full",
+                },
+                "password": {
+                    "name": format!("standby.{SOURCE}.credentials.postgresql.acid.zalan.do"),
+                    "key": "password",
+                },
                 "sslRootCert": {"name": format!("{SOURCE}-ca"), "key": "ca.crt"},
             }],
             "postgresql": {
                 "parameters": {
                     "max_connections": "136", "max_worker_processes": "8", "max_wal_senders": "10",
-                    "max_prepared_transactions": "0", "max_locks_per_transaction": "64", "pg_stat_statements.track": "top",
+                    "max_prepared_transactions": "0", "max_locks_per_transaction": "64",
+                    "pg_stat_statements.track": "top",
                 },
                 "pg_hba": ["hostssl replication standby all md5", "hostssl all all all md5"],
             },
@@ -163,33 +171,37 @@ async fn one(session: &tokio_postgres::Client, query: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_of_patronis_directory_is_cured_follows_and_is_promoted() {
-    let bed = Bed::start().await;
-    let instance = a_clone_of_a_wrong_host_asks_for_ever(&bed).await;
-    a_copy_that_names_patronis_files_does_not_start(&bed, &instance).await;
-    the_cure_lets_it_follow(&bed, &instance).await;
-    changed_settings_are_reloaded_and_a_fence_stops_it(&bed, &instance).await;
-    promotion_restarts_it_and_keeps_or_nulls_passwords(&bed, &instance).await;
-    a_killed_server_comes_back(&bed, &instance).await;
+async fn a_copy_of_patronis_directory_is_repaired_streams_and_is_promoted() {
+    let environment = Environment::start().await;
+    let instance = a_clone_of_a_wrong_host_retries_forever(&environment).await;
+    a_copy_that_refers_to_patronis_files_does_not_start(&environment, &instance).await;
+    it_streams_once_it_is_repaired(&environment, &instance).await;
+    changed_settings_are_reloaded_and_a_fence_stops_it(&environment, &instance).await;
+    promotion_restarts_it_and_keeps_or_nulls_passwords(&environment, &instance).await;
+    a_killed_server_is_restarted(&environment, &instance).await;
 }
 
-async fn a_clone_of_a_wrong_host_asks_for_ever(bed: &Bed) -> InstanceHandle {
+async fn a_clone_of_a_wrong_host_retries_forever(environment: &Environment) -> InstanceHandle {
     let stored = one(
-        &bed.source.connect("postgres").await.unwrap(),
+        &environment.source.connect("postgres").await.unwrap(),
         "select rolpassword from pg_authid where rolname = 'mastodon'",
     )
     .await;
-    let owner = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "owner"}, "stringData": {"username": "mastodon", "password": stored}});
+    let owner = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "owner"},
+        "stringData": {"username": "mastodon", "password": stored},
+    });
     let mut database = cluster("database");
     database["spec"]["bootstrap"]["pg_basebackup"]["secret"] = json!({"name": "owner"});
     // The example's host, which no Zalando cluster has.
     database["spec"]["externalClusters"][0]["connectionParameters"]["host"] =
         json!(format!("{SOURCE}-rw.{NAMESPACE}.svc"));
-    bed.plane
+    environment
+        .plane
         .apply(NAMESPACE, &[owner, database.clone()])
         .await
         .unwrap();
-    let instance = bed.target.instance("database", SOON).await.unwrap();
+    let instance = environment.target.instance("database", SOON).await.unwrap();
     instance
         .wait_for_line(
             "DB not available, will retry: failed to connect: hostname resolving error",
@@ -197,11 +209,12 @@ async fn a_clone_of_a_wrong_host_asks_for_ever(bed: &Bed) -> InstanceHandle {
         )
         .await
         .unwrap();
-    bed.target
+    environment
+        .target
         .phase("database", "Setting up primary", SOON)
         .await
         .unwrap();
-    let spec = bed.clusters().get("database").await.unwrap().data["spec"].clone();
+    let spec = environment.clusters().get("database").await.unwrap().data["spec"].clone();
     assert_eq!(
         spec["postgresql"]["parameters"]["archive_mode"], "always",
         "the webhook's defaults"
@@ -210,18 +223,26 @@ async fn a_clone_of_a_wrong_host_asks_for_ever(bed: &Bed) -> InstanceHandle {
         spec["postgresql"]["parameters"]["wal_receiver_timeout"],
         "5s"
     );
-    // Its Job asks with what it has read; correcting the Cluster does not help: a new one does.
-    deletion_takes_everything_with_it(bed).await;
+    // Its Job keeps the host that it has read, so only a new Cluster helps.
+    deletion_removes_everything_of_cloudnativepg(environment).await;
     database["spec"]["externalClusters"][0]["connectionParameters"]["host"] =
         json!(format!("{SOURCE}.{NAMESPACE}.svc"));
-    bed.plane.apply(NAMESPACE, &[database]).await.unwrap();
-    bed.target.instance("database", SOON).await.unwrap()
+    environment
+        .plane
+        .apply(NAMESPACE, &[database])
+        .await
+        .unwrap();
+    environment.target.instance("database", SOON).await.unwrap()
 }
 
-async fn a_copy_that_names_patronis_files_does_not_start(bed: &Bed, instance: &InstanceHandle) {
-    bed.checkpoint_the_source(instance).await;
+async fn a_copy_that_refers_to_patronis_files_does_not_start(
+    environment: &Environment,
+    instance: &InstanceHandle,
+) {
+    environment.checkpoint_the_source(instance).await;
     instance.wait_for_line(PATRONIS_HBA, SOON).await.unwrap();
-    bed.target
+    environment
+        .target
         .phase(
             "database",
             "Waiting for the instances to become active",
@@ -229,39 +250,46 @@ async fn a_copy_that_names_patronis_files_does_not_start(bed: &Bed, instance: &I
         )
         .await
         .unwrap();
-    let pods: Api<Pod> = Api::namespaced(bed.plane.admin(), NAMESPACE);
-    bed.until("the pod is in a crash loop", async || {
-        let status = serde_json::to_value(pods.get("database-1").await.unwrap().status).unwrap();
-        status["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
-    })
-    .await;
+    let pods: Api<Pod> = Api::namespaced(environment.plane.admin(), NAMESPACE);
+    environment
+        .until("the pod is in a crash loop", async || {
+            let status =
+                serde_json::to_value(pods.get("database-1").await.unwrap().status).unwrap();
+            status["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+        })
+        .await;
     assert!(
-        bed.services.resolve("database-rw.mastodon.svc").is_some(),
-        "the name exists, whether somebody answers or not"
+        environment
+            .services
+            .resolve("database-rw.mastodon.svc")
+            .is_some(),
+        "the name resolves even if no server answers"
     );
 }
 
-async fn the_cure_lets_it_follow(bed: &Bed, instance: &InstanceHandle) {
-    bed.change("database", adopt()).await;
-    let pods: Api<Pod> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+async fn it_streams_once_it_is_repaired(environment: &Environment, instance: &InstanceHandle) {
+    environment.change("database", adopt()).await;
+    let pods: Api<Pod> = Api::namespaced(environment.plane.admin(), NAMESPACE);
     pods.delete("database-1", &DeleteParams::default())
         .await
         .unwrap();
-    bed.target
+    environment
+        .target
         .phase("database", "Cluster in healthy state", SOON)
         .await
         .unwrap();
     let session = instance.admin("mastodon").await.unwrap();
-    bed.until("it streams", async || {
-        one(
-            &session,
-            "select count(*)::text from pg_stat_wal_receiver where status = 'streaming'",
-        )
-        .await
-            == "1"
-    })
-    .await;
-    the_monitors_query_tells_how_far_behind_it_is(bed, &session).await;
+    environment
+        .until("it streams", async || {
+            one(
+                &session,
+                "select count(*)::text from pg_stat_wal_receiver where status = 'streaming'",
+            )
+            .await
+                == "1"
+        })
+        .await;
+    the_monitoring_query_returns_its_lag(environment, &session).await;
     for (setting, value) in [
         ("archive_mode", "always"),
         ("primary_slot_name", ""),
@@ -274,11 +302,11 @@ async fn the_cure_lets_it_follow(bed: &Bed, instance: &InstanceHandle) {
             "{setting}"
         );
     }
-    let source = bed.source.connect("postgres").await.unwrap();
+    let source = environment.source.connect("postgres").await.unwrap();
     let standby = "select application_name || ' ' || usename from pg_stat_replication where \
         application_name = 'database'";
     assert_eq!(one(&source, standby).await, "database standby");
-    let status = bed.status("database").await;
+    let status = environment.status("database").await;
     assert_eq!(
         status["systemID"],
         one(
@@ -318,74 +346,86 @@ async fn lag_bytes(session: &tokio_postgres::Client) -> Option<i64> {
     rows.first().map(|row| row.get(0))
 }
 
-async fn the_monitors_query_tells_how_far_behind_it_is(
-    bed: &Bed,
+async fn the_monitoring_query_returns_its_lag(
+    environment: &Environment,
     session: &tokio_postgres::Client,
 ) {
-    bed.until("nothing is behind", async || {
-        lag_bytes(session).await == Some(0)
-    })
-    .await;
+    environment
+        .until("nothing is behind", async || {
+            lag_bytes(session).await == Some(0)
+        })
+        .await;
     session
         .batch_execute("select pg_wal_replay_pause()")
         .await
         .unwrap();
-    let source = bed.source.connect("mastodon").await.unwrap();
+    let source = environment.source.connect("mastodon").await.unwrap();
     source
         .batch_execute("select pg_logical_emit_message(false, 'lag', repeat('x', 100000))")
         .await
         .unwrap();
-    bed.until("100 kB are behind", async || {
-        lag_bytes(session)
-            .await
-            .is_some_and(|bytes| bytes >= 100_000)
-    })
-    .await;
+    environment
+        .until("100 kB are behind", async || {
+            lag_bytes(session)
+                .await
+                .is_some_and(|bytes| bytes >= 100_000)
+        })
+        .await;
     session
         .batch_execute("select pg_wal_replay_resume()")
         .await
         .unwrap();
-    bed.until("nothing is behind again", async || {
-        lag_bytes(session).await == Some(0)
-    })
-    .await;
+    environment
+        .until("nothing is behind again", async || {
+            lag_bytes(session).await == Some(0)
+        })
+        .await;
 }
 
-async fn changed_settings_are_reloaded_and_a_fence_stops_it(bed: &Bed, instance: &InstanceHandle) {
-    bed.change(
-        "database",
-        json!({"spec": {"postgresql": {"parameters": {"work_mem": "7MB"}}}}),
-    )
-    .await;
+async fn changed_settings_are_reloaded_and_a_fence_stops_it(
+    environment: &Environment,
+    instance: &InstanceHandle,
+) {
+    environment
+        .change(
+            "database",
+            json!({"spec": {"postgresql": {"parameters": {"work_mem": "7MB"}}}}),
+        )
+        .await;
     let session = instance.admin("postgres").await.unwrap();
-    bed.until("the setting is in force", async || {
-        one(&session, "select current_setting('work_mem')").await == "7MB"
-    })
-    .await;
+    environment
+        .until("the setting is in force", async || {
+            one(&session, "select current_setting('work_mem')").await == "7MB"
+        })
+        .await;
     let since = one(&session, "select pg_postmaster_start_time()::text").await;
-    bed.change(
-        "database",
-        json!({"metadata": {"annotations": {"cnpg.io/fencedInstances": "[\"*\"]"}}}),
-    )
-    .await;
-    bed.until("the fence holds", async || {
-        instance.admin("postgres").await.is_err()
-    })
-    .await;
+    environment
+        .change(
+            "database",
+            json!({"metadata": {"annotations": {"cnpg.io/fencedInstances": "[\"*\"]"}}}),
+        )
+        .await;
+    environment
+        .until("the fence holds", async || {
+            instance.admin("postgres").await.is_err()
+        })
+        .await;
     assert_eq!(
-        bed.status("database").await["phase"],
+        environment.status("database").await["phase"],
         "Cluster in healthy state",
         "a fence does not show in the phase"
     );
-    bed.change(
-        "database",
-        json!({"metadata": {"annotations": {"cnpg.io/fencedInstances": null}}}),
-    )
-    .await;
-    bed.until("the fence is lifted", async || {
-        instance.admin("postgres").await.is_ok()
-    })
-    .await;
+    environment
+        .change(
+            "database",
+            json!({"metadata": {"annotations": {"cnpg.io/fencedInstances": null}}}),
+        )
+        .await;
+    environment
+        .until("the fence is lifted", async || {
+            instance.admin("postgres").await.is_ok()
+        })
+        .await;
     let session = instance.admin("postgres").await.unwrap();
     assert_ne!(
         one(&session, "select pg_postmaster_start_time()::text").await,
@@ -393,28 +433,31 @@ async fn changed_settings_are_reloaded_and_a_fence_stops_it(bed: &Bed, instance:
     );
 }
 
-/// The target loses its connection, and the source goes on working.
-async fn the_source_goes_on_alone(bed: &Bed, instance: &InstanceHandle) {
+/// The target loses its connection, and the source keeps accepting writes.
+async fn the_source_continues_alone(environment: &Environment, instance: &InstanceHandle) {
     let mut external = cluster("database")["spec"]["externalClusters"].clone();
     external[0]["connectionParameters"]["host"] = json!("gone");
-    bed.change("database", json!({"spec": {"externalClusters": external}}))
+    environment
+        .change("database", json!({"spec": {"externalClusters": external}}))
         .await;
     let session = instance.admin("postgres").await.unwrap();
-    bed.until("it does not stream any more", async || {
-        one(
-            &session,
-            "select count(*)::text from pg_stat_wal_receiver where status = 'streaming'",
-        )
-        .await
-            == "0"
-    })
-    .await;
+    environment
+        .until("it does not stream any more", async || {
+            one(
+                &session,
+                "select count(*)::text from pg_stat_wal_receiver where status = 'streaming'",
+            )
+            .await
+                == "0"
+        })
+        .await;
     assert_eq!(
         lag_bytes(&session).await,
         None,
         "that is for another alert to tell"
     );
-    bed.source
+    environment
+        .source
         .connect("mastodon")
         .await
         .unwrap()
@@ -423,7 +466,10 @@ async fn the_source_goes_on_alone(bed: &Bed, instance: &InstanceHandle) {
         .unwrap();
 }
 
-async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance: &InstanceHandle) {
+async fn promotion_restarts_it_and_keeps_or_nulls_passwords(
+    environment: &Environment,
+    instance: &InstanceHandle,
+) {
     let hash = |session, role: &'static str| async move {
         let session: harness::session::Session = session;
         one(
@@ -435,8 +481,9 @@ async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance:
         .await
     };
     let before = hash(instance.admin("postgres").await.unwrap(), "mastodon").await;
-    the_source_goes_on_alone(bed, instance).await;
-    bed.change("database", json!({"spec": {"replica": {"enabled": false}}}))
+    the_source_continues_alone(environment, instance).await;
+    environment
+        .change("database", json!({"spec": {"replica": {"enabled": false}}}))
         .await;
     let promotion_times = instance.promoted(SOON).await.unwrap();
     let since = |moment: Option<tokio::time::Instant>| {
@@ -472,7 +519,7 @@ async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance:
         "select coalesce(to_regclass('public.late')::text, 'lost')",
     )
     .await;
-    assert_eq!(late, "lost", "nobody asks whether the last WAL has arrived");
+    assert_eq!(late, "lost", "promotion does not wait for the last WAL");
     assert_eq!(
         one(&session, "select current_setting('archive_mode')").await,
         "on"
@@ -486,7 +533,7 @@ async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance:
         .await,
         "1"
     );
-    let status = bed.status("database").await;
+    let status = environment.status("database").await;
     assert_eq!(status["timelineID"], 2);
     assert_eq!(
         status["instancesReportedState"]["database-1"]["isPrimary"],
@@ -506,101 +553,113 @@ async fn promotion_restarts_it_and_keeps_or_nulls_passwords(bed: &Bed, instance:
         "none",
         "enableSuperuserAccess is off"
     );
-    bed.target
+    environment
+        .target
         .phase("database", "Cluster in healthy state", SOON)
         .await
         .unwrap();
     assert_eq!(
-        bed.status("database").await["phaseReason"],
+        environment.status("database").await["phaseReason"],
         "Primary instance restarted in-place"
     );
     assert!(instance.promotion_times().healthy.is_some());
 
-    bed.plane
+    environment
+        .plane
         .apply(NAMESPACE, &[pooler_object("database-pooler-rw", "rw")])
         .await
         .unwrap();
     let session = instance.admin("postgres").await.unwrap();
     let made = "select count(*)::text from pg_proc p, pg_roles r where p.proname = 'user_search' \
         and r.rolname = 'cnpg_pooler_pgbouncer'";
-    bed.until("the pooler's role and function are made", async || {
-        one(&session, made).await == "1"
-    })
-    .await;
+    environment
+        .until("the pooler's role and function are made", async || {
+            one(&session, made).await == "1"
+        })
+        .await;
 }
 
-async fn a_killed_server_comes_back(bed: &Bed, instance: &InstanceHandle) {
+async fn a_killed_server_is_restarted(environment: &Environment, instance: &InstanceHandle) {
     let since = one(
         &instance.admin("postgres").await.unwrap(),
         "select pg_postmaster_start_time()::text",
     )
     .await;
     instance.kill().await;
-    bed.until("it is back", async || {
-        match instance.admin("postgres").await {
-            Ok(session) => one(&session, "select pg_postmaster_start_time()::text").await != since,
-            Err(_) => false,
-        }
-    })
-    .await;
+    environment
+        .until("it is back", async || {
+            match instance.admin("postgres").await {
+                Ok(session) => {
+                    one(&session, "select pg_postmaster_start_time()::text").await != since
+                }
+                Err(_) => false,
+            }
+        })
+        .await;
 }
 
-async fn deletion_takes_everything_with_it(bed: &Bed) {
-    bed.clusters()
+async fn deletion_removes_everything_of_cloudnativepg(environment: &Environment) {
+    environment
+        .clusters()
         .delete("database", &DeleteParams::default())
         .await
         .unwrap();
-    bed.until("the Cluster is gone", async || {
-        bed.target
-            .instance("database", Duration::ZERO)
-            .await
-            .is_err()
-    })
-    .await;
-    let secrets: Api<Secret> = Api::namespaced(bed.plane.admin(), NAMESPACE);
-    bed.until("the name is gone", async || {
-        bed.services.resolve("database-rw").is_none()
-    })
-    .await;
-    bed.until("the Secrets are gone", async || {
-        secrets.get_opt("database-ca").await.unwrap().is_none()
-    })
-    .await;
+    environment
+        .until("the Cluster is gone", async || {
+            environment
+                .target
+                .instance("database", Duration::ZERO)
+                .await
+                .is_err()
+        })
+        .await;
+    let secrets: Api<Secret> = Api::namespaced(environment.plane.admin(), NAMESPACE);
+    environment
+        .until("the name is gone", async || {
+            environment.services.resolve("database-rw").is_none()
+        })
+        .await;
+    environment
+        .until("the Secrets are gone", async || {
+            secrets.get_opt("database-ca").await.unwrap().is_none()
+        })
+        .await;
     assert!(
         secrets.get_opt("owner").await.unwrap().is_some(),
-        "what is not CNPG's stays"
+        "a Secret that CNPG does not own is kept"
     );
 }
 
-/// The application across a cut by hand: source stopped, target promoted without a restart,
-/// ConfigMap changed.
+/// The application during a cutover by hand: the source is stopped, the target promoted without a
+/// restart, and the ConfigMap changed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged_is_lost() {
-    let bed = Bed::start().await;
+async fn the_application_follows_its_config_map_and_no_acknowledged_write_is_lost() {
+    let environment = Environment::start().await;
     let mut database = cluster("database");
     database["metadata"]["annotations"] = adopt()["metadata"]["annotations"].clone();
     database["metadata"]["annotations"]["cnpg.io/skipWalArchiving"] = json!("enabled");
-    // Without a GUC of it CNPG drops the extension, which Zalando's views depend on.
+    // CNPG drops the extension unless one of its parameters is set; Zalando's views depend on it.
     database["spec"]["postgresql"]["parameters"]
         .as_object_mut()
         .unwrap()
         .remove("pg_stat_statements.track");
     database["spec"]["bootstrap"]["pg_basebackup"]["secret"] =
         json!({"name": format!("mastodon.{SOURCE}.credentials.postgresql.acid.zalan.do")});
-    bed.plane
+    environment
+        .plane
         .apply(
             NAMESPACE,
             &[database, pooler_object("database-pooler-rw", "rw")],
         )
         .await
         .unwrap();
-    let instance = bed.target.instance("database", SOON).await.unwrap();
-    bed.checkpoint_the_source(&instance).await;
+    let instance = environment.target.instance("database", SOON).await.unwrap();
+    environment.checkpoint_the_source(&instance).await;
     let (name, upstream) = (format!("{SOURCE}-pooler"), SOURCE);
     let _pooler = Pooler::start(
-        &bed.plane.admin(),
-        bed.plane.instance(),
-        Arc::clone(&bed.services),
+        &environment.plane.admin(),
+        environment.plane.instance(),
+        Arc::clone(&environment.services),
         &name,
         upstream,
         39,
@@ -609,8 +668,8 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
     .unwrap();
     let epoch = Epoch::now();
     let mut application = Application::deploy(
-        bed.plane.admin(),
-        Arc::clone(&bed.services),
+        environment.plane.admin(),
+        Arc::clone(&environment.services),
         Settings::mastodon(NAMESPACE),
         epoch,
     )
@@ -621,22 +680,26 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
         .start_unmanaged_writer("forgotten", SOURCE)
         .await
         .unwrap();
-    bed.target
+    environment
+        .target
         .phase("database", "Cluster in healthy state", SOON)
         .await
         .unwrap();
     application.acknowledges(200, SOON).await.unwrap();
 
-    scale(&bed, 0).await;
-    bed.until("no pod is left", async || no_pods(&bed).await)
+    scale(&environment, 0).await;
+    environment
+        .until("no pod is left", async || no_pods(&environment).await)
         .await;
-    bed.source
+    environment
+        .source
         .patch_configuration(&json!({"pause": true}))
         .await
         .unwrap();
-    bed.source.stop().await.unwrap();
+    environment.source.stop().await.unwrap();
     let fenced = epoch.elapsed();
-    bed.change("database", json!({"spec": {"replica": {"enabled": false}}}))
+    environment
+        .change("database", json!({"spec": {"replica": {"enabled": false}}}))
         .await;
     let promotion_times = instance.promoted(SOON).await.unwrap();
     assert_eq!(
@@ -668,7 +731,7 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
     );
     let config = json!({"data": {"DB_HOST": "database-pooler-rw"}});
     let maps: Api<k8s_openapi::api::core::v1::ConfigMap> =
-        Api::namespaced(bed.plane.admin(), NAMESPACE);
+        Api::namespaced(environment.plane.admin(), NAMESPACE);
     maps.patch(
         "mastodon-database",
         &PatchParams::default(),
@@ -676,14 +739,14 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
     )
     .await
     .unwrap();
-    scale(&bed, 1).await;
+    scale(&environment, 1).await;
     application.acknowledges(100, SOON).await.unwrap();
     let attempts = application.stop().await.unwrap();
 
     let found = rows_of(&instance).await;
     let address = |address: std::net::Ipv4Addr| address.to_string();
     let cut = Topology {
-        source: bed
+        source: environment
             .source
             .members()
             .iter()
@@ -712,13 +775,18 @@ async fn the_application_goes_where_its_config_map_says_and_nothing_acknowledged
 }
 
 fn pooler_object(name: &str, kind: &str) -> Value {
-    json!({"apiVersion": "postgresql.cnpg.io/v1", "kind": "Pooler", "metadata": {"name": name},
-        "spec": {"cluster": {"name": "database"}, "type": kind, "instances": 1, "pgbouncer": {"poolMode": "session"}}})
+    json!({
+        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Pooler", "metadata": {"name": name},
+        "spec": {
+            "cluster": {"name": "database"}, "type": kind, "instances": 1,
+            "pgbouncer": {"poolMode": "session"},
+        },
+    })
 }
 
-async fn scale(bed: &Bed, replicas: u32) {
+async fn scale(environment: &Environment, replicas: u32) {
     let deployments: Api<k8s_openapi::api::apps::v1::Deployment> =
-        Api::namespaced(bed.plane.admin(), NAMESPACE);
+        Api::namespaced(environment.plane.admin(), NAMESPACE);
     for (name, _) in harness::application::DEPLOYMENTS {
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
         deployments
@@ -728,8 +796,8 @@ async fn scale(bed: &Bed, replicas: u32) {
     }
 }
 
-async fn no_pods(bed: &Bed) -> bool {
-    let pods: Api<Pod> = Api::namespaced(bed.plane.admin(), NAMESPACE);
+async fn no_pods(environment: &Environment) -> bool {
+    let pods: Api<Pod> = Api::namespaced(environment.plane.admin(), NAMESPACE);
     let labelled = kube::api::ListParams::default().labels("app.kubernetes.io/part-of=mastodon");
     pods.list(&labelled).await.unwrap().items.is_empty()
 }

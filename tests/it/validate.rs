@@ -1,5 +1,5 @@
-//! validate-replication, black box: its promise, its progress, and every state that must keep a cut
-//! from beginning.
+//! validate-replication as a black box: its result, its progress, and every state that blocks the
+//! cutover.
 
 mod environment;
 
@@ -17,7 +17,7 @@ use harness::{
 use serde_json::{Value, json};
 
 #[track_caller]
-fn ends(ended: &Ended, code: i32, words: &[&str]) {
+fn assert_ended(ended: &Ended, code: i32, words: &[&str]) {
     let text = ended.text();
     assert_eq!(ended.exit_code, code, "\n{text}");
     for word in words {
@@ -28,7 +28,7 @@ fn ends(ended: &Ended, code: i32, words: &[&str]) {
 const READY: &str = "Replication is healthy and ready for cutover";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_target_that_streams_is_ready_and_asking_changes_nothing() {
+async fn a_streaming_target_is_ready_and_the_check_changes_nothing() {
     let (environment, _instance) = Environment::streaming(800).await;
     let before = environment.everything().await;
     for attempt in ["first", "second"] {
@@ -43,7 +43,7 @@ async fn a_target_that_streams_is_ready_and_asking_changes_nothing() {
             READY,
         ];
         words.extend(counts.iter().map(String::as_str));
-        ends(&ended, 0, &words);
+        assert_ended(&ended, 0, &words);
         let word = ended.termination_json();
         assert_eq!(
             (&word["verdict"], &word["missing"], &word["timeline"]),
@@ -80,7 +80,7 @@ async fn a_target_that_streams_is_ready_and_asking_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_are_compared_exactly_while_they_come_and_go() {
+async fn row_counts_are_exact_while_rows_are_inserted_and_deleted() {
     let (environment, instance) = Environment::streaming(4000).await;
     let (begun, stop) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
     let writer = async {
@@ -110,7 +110,7 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
         ended
     };
     let (ended, ()) = tokio::join!(reader, writer);
-    ends(
+    assert_ended(
         &ended,
         0,
         &[
@@ -126,16 +126,15 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
         ended.text()
     );
 
-    // The same standby without some of its rows: a page of the file is gone, as after a fault of a
-    // disk.
+    // The same standby without some of its rows: a page of the file is lost, as by a disk failure.
     let session = environment.source.connect("mastodon").await.unwrap();
     let file: String = session
         .query_one("select pg_relation_filepath('users')", &[])
         .await
         .unwrap()
         .get(0);
-    // A page that is still dirty in memory would be written back and mend the file: the
-    // restartpoint writes them all before.
+    // A page that is still dirty in memory would be written back and repair the file, so a
+    // restartpoint writes all of them first.
     session.batch_execute("checkpoint").await.unwrap();
     let written: String = session
         .query_one("select pg_current_wal_flush_lsn()::text", &[])
@@ -154,7 +153,7 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
         .unwrap();
     file.set_len(8192).unwrap();
     let ended = environment.run_with("KEY_TABLES", "users").await;
-    ends(
+    assert_ended(
         &ended,
         3,
         &[
@@ -165,9 +164,9 @@ async fn rows_are_compared_exactly_while_they_come_and_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clone_is_followed_to_its_end_and_helped_over_the_checkpoint() {
+async fn it_waits_for_the_clone_and_requests_the_checkpoint_that_the_clone_needs() {
     let environment = Environment::without_a_cluster(800).await;
-    ends(
+    assert_ended(
         &environment.run().await,
         2,
         &[
@@ -177,7 +176,7 @@ async fn a_clone_is_followed_to_its_end_and_helped_over_the_checkpoint() {
     );
 
     environment.apply(cluster()).await;
-    // The pod mounts the Secret once, at its start; CNPG makes it a moment after the Cluster.
+    // The pod mounts the Secret once, at its start; CNPG creates it a moment after the Cluster.
     environment.target_authority().await;
     let ended = environment
         .kubelet
@@ -192,8 +191,8 @@ async fn a_clone_is_followed_to_its_end_and_helped_over_the_checkpoint() {
         "the source has written a checkpoint",
         READY,
     ];
-    ends(&ended, 0, &words);
-    // Of five minutes that the spread checkpoint would have taken.
+    assert_ended(&ended, 0, &words);
+    // The spread checkpoint would have taken five minutes.
     assert!(
         ended.elapsed < Duration::from_secs(40),
         "{:?}",
@@ -202,7 +201,7 @@ async fn a_clone_is_followed_to_its_end_and_helped_over_the_checkpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
+async fn a_clone_that_cannot_log_in_is_reported_with_its_likely_cause() {
     let environment = Environment::without_a_cluster(80).await;
     let mut wrong = cluster();
     // The example's host, which no Zalando cluster has.
@@ -220,12 +219,12 @@ async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
         "kubectl logs job/database-1-pgbasebackup",
         "gave up at the deadline",
     ];
-    ends(&ended, 1, &words);
+    assert_ended(&ended, 1, &words);
 
     // As slow as the copy of a large database: 1 MB/s.
     let _copy = environment.slow_base_backup();
     let ended = environment.run_with("VALIDATE_MAX_SECONDS", "23").await;
-    ends(
+    assert_ended(
         &ended,
         1,
         &[
@@ -244,7 +243,7 @@ async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
 
     let running = environment.kubelet.step(STEP).start().await.unwrap();
     running.wait_for_line(" % of ", SOON).await.unwrap();
-    ends(
+    assert_ended(
         &running.delete().await.unwrap(),
         1,
         &["asked to end (SIGTERM)"],
@@ -252,19 +251,19 @@ async fn a_clone_that_cannot_log_in_is_told_with_its_likely_cause() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_that_cannot_start_is_told_with_its_likely_cause() {
+async fn a_copy_that_cannot_start_is_reported_with_its_likely_cause() {
     let environment = Environment::without_a_cluster(80).await;
     let mut unpatched = cluster();
     unpatched["metadata"]["annotations"] = json!({});
     environment.apply(unpatched).await;
     let instance = environment.target.instance(CLUSTER, SOON).await.unwrap();
-    environment.hurry_the_clone().await;
+    environment.speed_up_the_clone().await;
     instance
         .wait_for_line("could not load", SOON)
         .await
         .unwrap();
     let ended = environment.run_with("VALIDATE_MAX_SECONDS", "15").await;
-    ends(
+    assert_ended(
         &ended,
         1,
         &[
@@ -275,20 +274,20 @@ async fn a_copy_that_cannot_start_is_told_with_its_likely_cause() {
     );
 }
 
-/// A state that is made, judged, and undone.
-async fn judged(environment: &Environment, code: i32, words: &[&str]) {
-    ends(&environment.run().await, code, words);
+/// Runs the step; asserts its exit code and texts of its log.
+async fn run_ends(environment: &Environment, code: i32, words: &[&str]) {
+    assert_ended(&environment.run().await, code, words);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
+async fn a_wrong_setting_exits_2_and_is_named_and_changes_nothing() {
     let (environment, _instance) = Environment::streaming(80).await;
     let before = environment.everything().await;
     let (wrong, foreign) = (
         environment.file("password", "wrong"),
         environment.file(
             "ca.crt",
-            Authority::root("somebody else").unwrap().certificate(),
+            Authority::root("another CA").unwrap().certificate(),
         ),
     );
     let missing = environment
@@ -297,7 +296,7 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
         .run(SOON)
         .await
         .unwrap();
-    ends(
+    assert_ended(
         &missing,
         2,
         &[
@@ -324,21 +323,21 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
             "a.b.c",
             "\"a.b.c\" is not table or schema.table",
         ),
-        // A name that the Role does not know cannot even be asked for.
+        // The Role names the objects, so a get of any other name is forbidden.
         (
             "SOURCE_CLUSTER",
-            "nobody",
-            "postgresqls.acid.zalan.do \"nobody\" is forbidden",
+            "absent",
+            "postgresqls.acid.zalan.do \"absent\" is forbidden",
         ),
         (
             "TARGET_CLUSTER",
-            "nobody",
-            "clusters.postgresql.cnpg.io \"nobody\" is forbidden",
+            "absent",
+            "clusters.postgresql.cnpg.io \"absent\" is forbidden",
         ),
         (
             "APPS",
-            "mastodon-web,somebody",
-            "deployments.apps \"somebody\" is forbidden",
+            "mastodon-web,absent",
+            "deployments.apps \"absent\" is forbidden",
         ),
         ("APPS", ",", "found APPS is empty"),
         ("APP_CONFIG_TARGET", "NO_SUCH_KEY=x", "NO_SUCH_KEY=(absent)"),
@@ -366,9 +365,9 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
     ] {
         let ended = environment.run_with(key, value).await;
         assert!(!ended.text().contains("wrong\n"), "a password in the log");
-        ends(&ended, 2, &[words]);
+        assert_ended(&ended, 2, &[words]);
     }
-    // The example's host: it leads nowhere in DNS, and stands in no certificate.
+    // The example's host: it does not resolve, and no certificate covers it.
     let address = environment
         .plane
         .instance()
@@ -378,18 +377,18 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
         .step()
         .env("SOURCE_HOST", &format!("{SOURCE}-rw.{NAMESPACE}.svc"))
         .env("SOURCE_HOSTADDR", &address);
-    ends(
+    assert_ended(
         &misnamed.run(SOON).await.unwrap(),
         2,
         &["certificate verify failed", "hostname mismatch"],
     );
-    let nobody = environment
+    let unused = environment
         .plane
         .instance()
-        .address(environment::NOBODY)
+        .address(environment::UNUSED_HOST)
         .to_string();
-    ends(
-        &environment.run_with("SOURCE_HOSTADDR", &nobody).await,
+    assert_ended(
+        &environment.run_with("SOURCE_HOSTADDR", &unused).await,
         1,
         &[
             "connecting to mastodon-postgresql.mastodon.svc:5432",
@@ -405,7 +404,7 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
     environment
         .patch_role(json!({"rules": environment.rules_without("pods").await}))
         .await;
-    judged(
+    run_ends(
         &environment,
         2,
         &[
@@ -418,7 +417,7 @@ async fn wrong_settings_end_with_2_name_themselves_and_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
+async fn states_that_block_the_cutover_are_reported_with_a_hint() {
     let (environment, instance) = Environment::streaming(80).await;
     let patroni = async |change: Value| {
         environment
@@ -428,19 +427,22 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
             .unwrap();
     };
     patroni(json!({"pause": true})).await;
-    judged(
+    run_ends(
         &environment,
         3,
         &["leader mastodon-postgresql-0, paused", "resume it"],
     )
     .await;
-    let read_only = |value: Value| json!({"pause": null, "postgresql": {"parameters": {"default_transaction_read_only": value}}});
+    let read_only = |value: Value| {
+        let parameters = json!({"default_transaction_read_only": value});
+        json!({"pause": null, "postgresql": {"parameters": parameters}})
+    };
     patroni(read_only(json!("on"))).await;
     let session = environment.source.connect("mastodon").await.unwrap();
     let setting = "select count(*) from pg_settings where name = 'default_transaction_read_only' \
         and reset_val = 'on'";
     until("read-only", async || number(&session, setting).await == 1).await;
-    judged(
+    run_ends(
         &environment,
         3,
         &["source-writable: wanted default_transaction_read_only off at the source, found on"],
@@ -449,8 +451,8 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     patroni(read_only(Value::Null)).await;
     until("writable", async || number(&session, setting).await == 0).await;
 
-    // As on a machine with another C library: the catalog says that text was sorted by an older
-    // one.
+    // As on a machine with another C library: according to the catalog, text was sorted by an older
+    // version.
     let older = "update pg_database set datcollversion = '2.28' where datname = current_database();
         create table by_name (name text not null) partition by range (name)";
     environment
@@ -484,10 +486,10 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         "refresh collation version",
         READY,
     ];
-    judged(&environment, 0, &words).await;
+    run_ends(&environment, 0, &words).await;
 
     at_target(&instance, "select pg_wal_replay_pause()").await;
-    judged(
+    run_ends(
         &environment,
         3,
         &[
@@ -502,7 +504,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         .batch_execute("begin; lock table users")
         .await
         .unwrap();
-    judged(
+    run_ends(
         &environment,
         1,
         &[
@@ -517,7 +519,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     environment
         .patch_cluster(json!({"spec": {"enableSuperuserAccess": false}}))
         .await;
-    judged(&environment, 3, &["CNPG would remove the password"]).await;
+    run_ends(&environment, 3, &["CNPG would remove the password"]).await;
     environment
         .patch_cluster(json!({"spec": {"enableSuperuserAccess": true}}))
         .await;
@@ -528,13 +530,13 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         .patch(
             ("acid.zalan.do", "v1", "postgresql"),
             SOURCE,
-            controller(json!("somebody")),
+            controller(json!("another-operator")),
         )
         .await;
-    judged(
+    run_ends(
         &environment,
         0,
-        &["acid.zalan.do/controller: somebody", READY],
+        &["acid.zalan.do/controller: another-operator", READY],
     )
     .await;
     environment
@@ -552,7 +554,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
             json!({"spec": {"replicas": 0}}),
         )
         .await;
-    judged(
+    run_ends(
         &environment,
         0,
         &["! apps-up:mastodon-web: 1 of 0 ready", READY],
@@ -567,7 +569,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
     environment
         .remove(("apps", "v1", "Deployment"), "mastodon-web")
         .await;
-    judged(
+    run_ends(
         &environment,
         2,
         &[
@@ -580,7 +582,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
 
     environment.follow("nowhere.mastodon.svc").await;
     environment.streams(false).await;
-    judged(
+    run_ends(
         &environment,
         1,
         &[
@@ -593,7 +595,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         .follow(&format!("{SOURCE}.{NAMESPACE}.svc"))
         .await;
     environment.streams(true).await;
-    judged(&environment, 0, &[READY]).await;
+    run_ends(&environment, 0, &[READY]).await;
 
     for (major, version) in [
         (Major::Same, ""),
@@ -619,14 +621,14 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
             "the target was made from another server",
             version,
         ];
-        ends(&step.run(SOON).await.unwrap(), 3, &words);
+        assert_ended(&step.run(SOON).await.unwrap(), 3, &words);
     }
 
     environment
         .patch_cluster(json!({"spec": {"replica": {"enabled": false}}}))
         .await;
     instance.promoted(SOON).await.unwrap();
-    judged(
+    run_ends(
         &environment,
         3,
         &[
@@ -635,14 +637,14 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
         ],
     )
     .await;
-    // As after a cut, when the source does not answer any more.
-    let nobody = environment
+    // As after a cutover, when the source no longer answers.
+    let unused = environment
         .plane
         .instance()
-        .address(environment::NOBODY)
+        .address(environment::UNUSED_HOST)
         .to_string();
-    let ended = environment.run_with("SOURCE_HOSTADDR", &nobody).await;
-    ends(
+    let ended = environment.run_with("SOURCE_HOSTADDR", &unused).await;
+    assert_ended(
         &ended,
         3,
         &[
@@ -652,7 +654,7 @@ async fn states_that_forbid_a_cut_are_named_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_lives_through_a_failover_and_an_api_server_that_goes_away() {
+async fn it_survives_a_failover_and_an_outage_of_the_api_server() {
     let (environment, _instance) = Environment::streaming(80).await;
     environment.follow("nowhere.mastodon.svc").await;
     environment.streams(false).await;
@@ -676,9 +678,9 @@ async fn it_lives_through_a_failover_and_an_api_server_that_goes_away() {
         .follow(&format!("{SOURCE}.{NAMESPACE}.svc"))
         .await;
     let ended = running.wait(Duration::from_secs(120)).await.unwrap();
-    ends(&ended, 0, &["timeline: 2 on both sides", READY]);
+    assert_ended(&ended, 0, &["timeline: 2 on both sides", READY]);
 
-    // Without a leader: its label goes with the Patroni that set it.
+    // Without a leader: Patroni is killed, and its label removed.
     for member in environment.source.members() {
         member.kill_patroni().await.unwrap();
         environment
@@ -689,7 +691,7 @@ async fn it_lives_through_a_failover_and_an_api_server_that_goes_away() {
             )
             .await;
     }
-    judged(
+    run_ends(
         &environment,
         1,
         &["no member with the label spilo-role=master"],

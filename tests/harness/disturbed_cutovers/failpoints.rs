@@ -16,7 +16,7 @@ pub enum Phase {
     /// The source's server is stopped.
     Fenced,
     /// Past the point of no return.
-    PastReturn,
+    PastPointOfNoReturn,
 }
 
 /// Failpoints in the order in which they were first reached.
@@ -68,11 +68,14 @@ impl Failpoints {
                 .unwrap_or(usize::MAX)
         };
         let is_behind = |landmark: &str| index(failpoint) >= index(landmark);
-        match () {
-            () if is_behind("after record Promotion") => Phase::PastReturn,
-            () if is_behind("after Fence") => Phase::Fenced,
-            () if is_behind("after record Blocked") => Phase::Blocked,
-            () => Phase::BeforeBlock,
+        if is_behind("after record Promotion") {
+            Phase::PastPointOfNoReturn
+        } else if is_behind("after Fence") {
+            Phase::Fenced
+        } else if is_behind("after record Blocked") {
+            Phase::Blocked
+        } else {
+            Phase::BeforeBlock
         }
     }
 }
@@ -125,12 +128,12 @@ mod tests {
         );
         assert_eq!(
             failpoints.phase("after record Promotion"),
-            Phase::PastReturn
+            Phase::PastPointOfNoReturn
         );
     }
 
     #[test]
-    fn a_line_that_waits_names_the_same_moment() {
+    fn a_waiting_line_names_the_same_failpoint() {
         let line = format!("x {}", waiting_line(Some("after record Marker")));
         assert_eq!(failpoint_in(&line).as_deref(), Some("after record Marker"));
         assert_eq!(failpoint_in("blocking writes"), None);

@@ -143,10 +143,10 @@ impl Fault {
                 (Phase::BeforeBlock, Phase::Blocked)
             }
             Self::LeaderLost => (Phase::Blocked, Phase::Blocked),
-            Self::SourceStarted => (Phase::Fenced, Phase::PastReturn),
+            Self::SourceStarted => (Phase::Fenced, Phase::PastPointOfNoReturn),
             // A second cutover is only tested at the very start.
             Self::Second => (Phase::BeforeBlock, Phase::BeforeBlock),
-            _ => (Phase::BeforeBlock, Phase::PastReturn),
+            _ => (Phase::BeforeBlock, Phase::PastPointOfNoReturn),
         }
     }
 

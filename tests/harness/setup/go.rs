@@ -23,7 +23,7 @@ pub(super) struct ControlPlane {
     pub(super) kubectl: PathBuf,
 }
 
-/// A module of ours: its go.mod, go.sum and tools.go.
+/// A Go module of this repository: its go.mod, go.sum and tools.go.
 struct Module {
     files: [(&'static str, &'static str); 3],
     /// How long all its programs take together.

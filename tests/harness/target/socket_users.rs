@@ -40,8 +40,8 @@ mod tests {
 
     #[test]
     fn names_are_found_by_number() {
-        let passwd = "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/:/usr/sbin/nologin\n";
-        assert_eq!(name(passwd, 65_534).as_deref(), Some("nobody"));
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nsync:x:65534:65534::/:/usr/sbin/nologin\n";
+        assert_eq!(name(passwd, 65_534).as_deref(), Some("sync"));
         assert_eq!(name(passwd, 7), None);
     }
 }

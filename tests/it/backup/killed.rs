@@ -123,8 +123,8 @@ async fn a_lost_connection_is_not_mistaken_for_the_end_of_a_backup() {
     assert_eq!(environment.names(), WHOLE);
 }
 
-/// Ends the connection that sends the archive. The program is frozen in the meantime, so that it
-/// cannot finish first.
+/// Ends the connection that sends the archive. The program is stopped meanwhile (SIGSTOP), so that
+/// it cannot finish first.
 async fn end_connection(environment: &Environment, running: &RunningPod, killed: bool) {
     running.suspend();
     let session = environment.source.connect("postgres").await.unwrap();

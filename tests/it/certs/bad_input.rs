@@ -151,9 +151,9 @@ async fn a_wrong_secret_is_refused_with_a_hint_and_nothing_changes() {
         ),
         (
             "zalando-streaming-replica",
-            &[("username", "nobody")],
+            &[("username", "absent")],
             2,
-            &["user \"nobody\""],
+            &["user \"absent\""],
         ),
     ];
     for (name, data, code, says) in cases {

@@ -1,6 +1,6 @@
-//! Each ends with its exit code, one line that says what is wrong and what to do, and nothing
-//! changed. Then the negative control: on the same stage a bare script cuts, and the same ledger
-//! sees what it loses.
+//! Invalid input: each case ends with the documented exit code and one line that says what is wrong
+//! and what to do, and changes nothing. Then the negative control: in the same environment a script
+//! without a fence makes the cutover, and the same ledger counts the writes that it loses.
 
 use std::time::Duration;
 
@@ -19,13 +19,16 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::environment::{CNPG, CONFIG_MAP, DEPLOYMENT, Environment, ROLE, SOON, SOURCE, same};
+use super::environment::{
+    CNPG, CONFIG_MAP, DEPLOYMENT, Environment, ROLE, SOON, SOURCE, assert_same,
+};
 
 /// Host number that nothing listens on.
-const NOBODY: u8 = 252;
-const OUR_ROLE: &str = "replica-migration-cutover";
+const UNUSED_HOST: u8 = 252;
+/// The step's Role and ServiceAccount.
+const CUTOVER_ROLE: &str = "replica-migration-cutover";
 
-/// Variables that differ, the exit code, and what the last line must say.
+/// Variables that differ, the exit code, and the text that the last line must contain.
 type Case<'a> = (&'a [(&'a str, Option<&'a str>)], i32, &'a str);
 
 const CASES: &[Case] = &[
@@ -88,21 +91,21 @@ const CASES: &[Case] = &[
         2,
         "NO_SUCH_KEY",
     ),
-    // A name that the Role does not know cannot even be asked for.
+    // The Role names the objects, so a get of any other name is forbidden.
     (
-        &[("SOURCE_CLUSTER", Some("nobody"))],
+        &[("SOURCE_CLUSTER", Some("absent"))],
         2,
-        "postgresqls.acid.zalan.do \"nobody\" is forbidden",
+        "postgresqls.acid.zalan.do \"absent\" is forbidden",
     ),
     (
-        &[("TARGET_CLUSTER", Some("nobody"))],
+        &[("TARGET_CLUSTER", Some("absent"))],
         2,
-        "\"cutover-nobody\" is forbidden",
+        "\"cutover-absent\" is forbidden",
     ),
     (
-        &[("APPS", Some("mastodon-web,somebody"))],
+        &[("APPS", Some("mastodon-web,absent"))],
         2,
-        "deployments.apps \"somebody\" is forbidden",
+        "deployments.apps \"absent\" is forbidden",
     ),
     (&[("APPS", Some(","))], 2, "APPS is empty"),
     (
@@ -111,7 +114,7 @@ const CASES: &[Case] = &[
         "configmaps \"nowhere\" is forbidden",
     ),
     (
-        &[("SOURCE_USER", Some("nobody"))],
+        &[("SOURCE_USER", Some("absent"))],
         2,
         "password authentication failed",
     ),
@@ -133,53 +136,53 @@ const CASES: &[Case] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn is_named_and_changes_nothing_and_a_bare_script_loses_what_the_cutover_keeps() {
+async fn invalid_input_changes_nothing_and_a_script_without_a_fence_loses_writes() {
     let environment = Environment::ready().await;
     let before = environment.snapshot().await;
     for (changes, code, words) in CASES {
         refused(&environment, changes, *code, words).await;
     }
-    of_files_and_addresses(&environment).await;
-    of_other_servers(&environment).await;
-    of_poolers(&environment).await;
-    of_names_that_may_be_asked_for(&environment).await;
-    with_a_receipt(&environment).await;
-    against_a_policy(&environment).await;
-    without_a_verb(&environment).await;
-    without_a_stream(&environment).await;
-    same(&before, &environment.snapshot().await);
+    refuses_wrong_files_and_addresses(&environment).await;
+    refuses_other_servers(&environment).await;
+    refuses_paused_poolers(&environment).await;
+    refuses_missing_objects(&environment).await;
+    refuses_after_an_earlier_receipt(&environment).await;
+    refuses_under_an_admission_policy(&environment).await;
+    refuses_without_a_permission(&environment).await;
+    refuses_without_replication(&environment).await;
+    assert_same(&before, &environment.snapshot().await);
     assert!(environment.fact("started").await.is_null());
     environment.runs_on_the_source().await;
 
-    without_a_leader(&environment).await;
-    bare_script(&environment).await;
+    refuses_without_a_leader(&environment).await;
+    script_without_a_fence(&environment).await;
     refused(&environment, &[], 3, "has been promoted").await;
     let verdict = environment.judged().await;
-    // Pods that are still ending when the script promotes may lose writes as well; the forgotten
-    // writer always does.
-    let forgotten = verdict
+    // Pods that are still ending when the script promotes may lose writes as well; the unmanaged
+    // client always does.
+    let unmanaged = verdict
         .lost
         .iter()
         .filter(|key| key.client.starts_with(UNMANAGED))
         .count();
-    assert!(forgotten > 0, "the ledger cannot see: {verdict:?}");
+    assert!(unmanaged > 0, "the ledger finds no loss: {verdict:?}");
     println!(
-        "the bare script lost {} acknowledged writes, {forgotten} of them the forgotten writer's",
+        "the script lost {} acknowledged writes, {unmanaged} of them the unmanaged client's",
         verdict.lost.len()
     );
 }
 
-/// Ends so, with one line that says what is wrong and what to do.
+/// Asserts the exit code, and that the last line says what is wrong and what to do.
 async fn refused(
     environment: &Environment,
     changes: &[(&str, Option<&str>)],
     code: i32,
     words: &str,
 ) -> Ended {
-    let impatient = environment.by_config().env("CUTOVER_MAX_SECONDS", "2");
+    let launch = environment.by_config().env("CUTOVER_MAX_SECONDS", "2");
     let launch = changes
         .iter()
-        .fold(impatient, |launch, (name, value)| match value {
+        .fold(launch, |launch, (name, value)| match value {
             Some(value) => launch.env(name, value),
             None => launch.without(name),
         });
@@ -188,7 +191,7 @@ async fn refused(
     let last = &ended
         .log
         .last()
-        .unwrap_or_else(|| panic!("{changes:?}: nothing was said"))
+        .unwrap_or_else(|| panic!("{changes:?}: nothing was logged"))
         .text;
     assert!(
         last.contains('✗') && last.contains(words) && last.contains('→'),
@@ -198,7 +201,7 @@ async fn refused(
     ended
 }
 
-async fn of_files_and_addresses(environment: &Environment) {
+async fn refuses_wrong_files_and_addresses(environment: &Environment) {
     let (setup, instance) = (
         environment.migration.plane.setup(),
         environment.migration.plane.instance(),
@@ -212,7 +215,7 @@ async fn of_files_and_addresses(environment: &Environment) {
     let wrong = file("password", "not-the-password");
     let foreign = file(
         "ca.crt",
-        Authority::root("somebody else").unwrap().certificate(),
+        Authority::root("another CA").unwrap().certificate(),
     );
     for key in ["SOURCE_PASSWORD_FILE", "TARGET_PASSWORD_FILE"] {
         let ended = refused(
@@ -278,13 +281,13 @@ async fn of_files_and_addresses(environment: &Environment) {
         ("SOURCE_HOSTADDR", Some(leader.as_str())),
     ];
     refused(environment, &changes, 2, "hostname mismatch").await;
-    let nobody = instance.address(NOBODY).to_string();
+    let unused = instance.address(UNUSED_HOST).to_string();
     for key in ["SOURCE_HOSTADDR", "TARGET_HOSTADDR"] {
-        refused(environment, &[(key, Some(&nobody))], 1, "connecting to").await;
+        refused(environment, &[(key, Some(&unused))], 1, "connecting to").await;
     }
 }
 
-/// The CA of the target as it would be on the day after its last one.
+/// The target's CA certificate, expired.
 async fn expired_ca(environment: &Environment) -> String {
     let secrets: Api<Secret> = Api::namespaced(environment.migration.plane.admin(), NAMESPACE);
     let data = secrets
@@ -297,8 +300,8 @@ async fn expired_ca(environment: &Environment) -> String {
     harness::authority::expired(&text("ca.crt"), &text("ca.key")).unwrap()
 }
 
-/// Servers that do not belong together.
-async fn of_other_servers(environment: &Environment) {
+/// The target is a server of another cluster.
+async fn refuses_other_servers(environment: &Environment) {
     let password = environment.migration.source.credentials().postgres.clone();
     for (major, words) in [
         (Major::Same, "system-identifier: wanted the source's"),
@@ -343,8 +346,8 @@ async fn of_other_servers(environment: &Environment) {
         .unwrap();
 }
 
-/// What stands in the way of the Services only: a pooler that somebody has paused.
-async fn of_poolers(environment: &Environment) {
+/// A user has paused a pooler, which blocks the cutover with ROUTE=service only.
+async fn refuses_paused_poolers(environment: &Environment) {
     let pooler = &environment.migration.poolers[1];
     pooler.console("pause").await.unwrap();
     let words = format!(
@@ -355,9 +358,12 @@ async fn of_poolers(environment: &Environment) {
     pooler.console("resume").await.unwrap();
 }
 
-/// Names that the Role would let pass and that nothing has.
-async fn of_names_that_may_be_asked_for(environment: &Environment) {
-    let rule = |group: &str, resource: &str, verbs: Value| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+/// Names that the Role permits and that no object has.
+async fn refuses_missing_objects(environment: &Environment) {
+    let rule = |group: &str, resource: &str, verbs: Value| {
+        let (groups, resources) = (json!([group]), json!([resource]));
+        json!({"apiGroups": groups, "resources": resources, "verbs": verbs})
+    };
     let rules = json!([
         rule("acid.zalan.do", "postgresqls", json!(["get"])),
         rule("postgresql.cnpg.io", "clusters", json!(["get"])),
@@ -365,11 +371,15 @@ async fn of_names_that_may_be_asked_for(environment: &Environment) {
         rule("", "configmaps", json!(["get", "list"])),
         rule("coordination.k8s.io", "leases", json!(["get", "update"])),
     ]);
-    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "more"}, "rules": rules});
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": {"name": "more"}, "rules": rules,
+    });
     let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "more"},
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": "more"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "more"},
-        "subjects": [{"kind": "ServiceAccount", "name": OUR_ROLE, "namespace": NAMESPACE}],
+        "subjects": [{"kind": "ServiceAccount", "name": CUTOVER_ROLE, "namespace": NAMESPACE}],
     });
     let fixed = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fixed"}, "immutable": true,
@@ -382,12 +392,12 @@ async fn of_names_that_may_be_asked_for(environment: &Environment) {
         .await
         .unwrap();
     for (key, value, words) in [
-        ("SOURCE_CLUSTER", "nobody", "nobody does not exist"),
-        ("TARGET_CLUSTER", "nobody", "nobody does not exist"),
+        ("SOURCE_CLUSTER", "absent", "absent does not exist"),
+        ("TARGET_CLUSTER", "absent", "absent does not exist"),
         (
             "APPS",
-            "mastodon-web,somebody",
-            "apps: wanted all of APPS, found no somebody",
+            "mastodon-web,absent",
+            "apps: wanted all of APPS, found no absent",
         ),
         (
             "APP_CONFIGMAP",
@@ -405,10 +415,12 @@ async fn of_names_that_may_be_asked_for(environment: &Environment) {
         .await;
 }
 
-/// The record of an earlier cut was removed, and what proves it was left.
-async fn with_a_receipt(environment: &Environment) {
+/// The record of an earlier cutover was removed, and its receipt was left.
+async fn refuses_after_an_earlier_receipt(environment: &Environment) {
     let name = "cutover-database-receipt";
-    let receipt = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "immutable": true});
+    let receipt = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "immutable": true,
+    });
     environment
         .migration
         .plane
@@ -425,23 +437,25 @@ async fn with_a_receipt(environment: &Environment) {
     environment.remove(CONFIG_MAP, name).await;
 }
 
-/// What would be met behind the point of no return, with the application stopped, is met before
-/// anything is touched.
-async fn against_a_policy(environment: &Environment) {
+/// A policy that would refuse the promotion is found by a server-side dry run, before any change.
+async fn refuses_under_an_admission_policy(environment: &Environment) {
     let policies: Api<ValidatingAdmissionPolicy> = Api::all(environment.migration.plane.admin());
     let name = "no-promotion-on-fridays";
     let policy = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": name},
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
         "spec": {
-            "matchConstraints": {"resourceRules": [
-                {"apiGroups": ["postgresql.cnpg.io"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["clusters"]},
-            ]},
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": ["postgresql.cnpg.io"], "apiVersions": ["v1"],
+                "operations": ["UPDATE"], "resources": ["clusters"],
+            }]},
             "validations": [{"expression": "object.spec.replica.enabled == true", "message": "not \
                 before monday"}],
         },
     });
     let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
         "spec": {"policyName": name, "validationActions": ["Deny"]},
     });
     environment
@@ -450,12 +464,12 @@ async fn against_a_policy(environment: &Environment) {
         .apply(NAMESPACE, &[policy, binding])
         .await
         .unwrap();
-    promotion_is_let_through(environment, false).await;
+    promotion_is_accepted(environment, false).await;
     let words = "trying what the cut changes at its end: trying to patch Cluster database: \
         kubernetes api: ";
     let words = [words, "not before monday"];
     environment
-        .cut(environment.by_config().env("DRY_RUN", "true"), 3, &words)
+        .run(environment.by_config().env("DRY_RUN", "true"), 3, &words)
         .await;
     let ended = refused(environment, &[], 3, words[0]).await;
     assert!(ended.text().contains(words[1]), "{ended}");
@@ -463,11 +477,11 @@ async fn against_a_policy(environment: &Environment) {
         .delete(name, &DeleteParams::default())
         .await
         .unwrap();
-    promotion_is_let_through(environment, true).await;
+    promotion_is_accepted(environment, true).await;
 }
 
-/// Waits until the API server has taken notice: it offers no event for that.
-async fn promotion_is_let_through(environment: &Environment, wanted: bool) {
+/// Polls until the API server accepts the promotion, or refuses it.
+async fn promotion_is_accepted(environment: &Environment, wanted: bool) {
     let clusters = environment.migration.objects().api(CNPG);
     let params = PatchParams {
         dry_run: true,
@@ -482,9 +496,9 @@ async fn promotion_is_let_through(environment: &Environment, wanted: bool) {
     timeout(SOON, waits).await.unwrap();
 }
 
-/// A verb that is taken away is named by the first look, before the first effect.
-async fn without_a_verb(environment: &Environment) {
-    let rules = environment.object(ROLE, OUR_ROLE).await["rules"].clone();
+/// A missing permission is named by the first observation, before the first effect.
+async fn refuses_without_a_permission(environment: &Environment) {
+    let rules = environment.object(ROLE, CUTOVER_ROLE).await["rules"].clone();
     let pods = "pods is forbidden: User \
         \"system:serviceaccount:mastodon:replica-migration-cutover\" cannot list resource \"pods\"";
     for (resource, words) in [
@@ -497,16 +511,16 @@ async fn without_a_verb(environment: &Environment) {
             .unwrap()
             .retain(|rule| rule["resources"][0] != resource);
         environment
-            .patch(ROLE, OUR_ROLE, json!({"rules": fewer}))
+            .patch(ROLE, CUTOVER_ROLE, json!({"rules": fewer}))
             .await;
         refused(environment, &[], 2, words).await;
     }
     environment
-        .patch(ROLE, OUR_ROLE, json!({"rules": rules}))
+        .patch(ROLE, CUTOVER_ROLE, json!({"rules": rules}))
         .await;
 }
 
-async fn without_a_stream(environment: &Environment) {
+async fn refuses_without_replication(environment: &Environment) {
     let external = environment.object(CNPG, CLUSTER).await["spec"]["externalClusters"].clone();
     let mut astray = external.clone();
     astray[0]["connectionParameters"]["host"] = json!("nowhere.mastodon.svc");
@@ -525,8 +539,8 @@ async fn without_a_stream(environment: &Environment) {
     environment.streams(true).await;
 }
 
-/// Its label goes with the Patroni that set it; the servers go on without.
-async fn without_a_leader(environment: &Environment) {
+/// Patroni is killed and the label of the leader removed; the servers keep running.
+async fn refuses_without_a_leader(environment: &Environment) {
     for member in environment.migration.source.members() {
         member.kill_patroni().await.unwrap();
         environment
@@ -546,9 +560,9 @@ async fn without_a_leader(environment: &Environment) {
     .await;
 }
 
-/// What a naive cutover does: scale to zero, look at the time since the last replayed
-/// transaction, promote, point, scale up. No fence.
-async fn bare_script(environment: &Environment) {
+/// A naive cutover without a fence: scale to zero, check the time since the last replayed
+/// transaction, promote, change the configuration, scale up.
+async fn script_without_a_fence(environment: &Environment) {
     let scale = async |count: Option<u32>| {
         for (name, before) in DEPLOYMENTS {
             environment

@@ -1,5 +1,5 @@
-//! A migration that is ready for its cut, and what can be asked about it: how things stand, what
-//! the record says, what the ledger proves.
+//! A migration that is ready for its cutover: its objects, its record, its state before and after,
+//! and the verdict of the ledger.
 
 use std::time::Duration;
 
@@ -33,14 +33,15 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Everything is done but the cut.
+    /// Everything is done but the cutover.
     pub async fn ready() -> Self {
-        let (migration, epoch) = set().await;
+        let (migration, epoch) = set_up().await;
         let target = migration.until_ready().await.unwrap();
-        Self::of(migration, target, epoch)
+        Self::new(migration, target, epoch)
     }
 
-    pub fn of(migration: Migration, target: InstanceHandle, epoch: Epoch) -> Self {
+    /// An environment of its parts.
+    pub fn new(migration: Migration, target: InstanceHandle, epoch: Epoch) -> Self {
         Self {
             migration,
             target,
@@ -58,15 +59,15 @@ impl Environment {
         self.cutover().env("ROUTE", "config")
     }
 
-    /// A pod of the step that goes back from outside.
+    /// A pod of the step rollback.
     pub fn rollback(&self) -> Launch<'_> {
         self.migration.step("rollback")
     }
 
-    /// Runs the step and demands its exit code and words.
-    pub async fn cut(&self, launch: Launch<'_>, code: i32, words: &[&str]) -> Ended {
+    /// Runs the step and asserts its exit code and texts of its log.
+    pub async fn run(&self, launch: Launch<'_>, code: i32, words: &[&str]) -> Ended {
         let ended = launch.run(SOON).await.unwrap();
-        ends(&ended, code, words);
+        assert_ended(&ended, code, words);
         ended
     }
 
@@ -120,7 +121,7 @@ impl Environment {
         self.migration.objects().remove(kind, name).await.unwrap();
     }
 
-    /// Waits until the target's receiver streams, or does not: it offers no event for that.
+    /// Polls until the target's receiver streams, or does not.
     pub async fn streams(&self, wanted: bool) {
         let session = self.target.admin("mastodon").await.unwrap();
         let waits = async {
@@ -149,12 +150,12 @@ impl Environment {
         tokio::time::timeout(SOON, waits).await.unwrap();
     }
 
-    /// How things stand for everybody but the cutover itself.
+    /// The state of everything but the cutover's own objects.
     pub async fn snapshot(&self) -> Snapshot {
         snapshot::take(&self.migration).await.unwrap()
     }
 
-    /// The application writes, and it is the source that takes it.
+    /// Asserts that the application writes to the source.
     pub async fn runs_on_the_source(&self) {
         let Migration {
             application,
@@ -166,7 +167,7 @@ impl Environment {
             .unwrap();
     }
 
-    /// A fact of the journal; null when it is not there.
+    /// A fact of the record; null if it is not recorded.
     pub async fn fact(&self, key: &str) -> Value {
         self.migration
             .journal()
@@ -176,8 +177,8 @@ impl Environment {
             .unwrap_or_default()
     }
 
-    /// After a finished cut: the application writes on the target, then everybody stops and the
-    /// ledger is judged.
+    /// After a finished cutover: the application writes to the target, then all clients stop, and
+    /// the ledger is judged.
     pub async fn judged(self) -> Verdict {
         self.migration
             .application
@@ -192,7 +193,7 @@ impl Environment {
                 .elapsed()
                 .saturating_sub(Timestamp::now().duration_since(at).unsigned_abs())
         });
-        let cut = self.migration.topology(&self.target, fenced);
+        let topology = self.migration.topology(&self.target, fenced);
         let Migration {
             mut application,
             source,
@@ -202,19 +203,19 @@ impl Environment {
         let (on_target, on_source) = harness::migration::rows(&source, &self.target)
             .await
             .unwrap();
-        let forgotten = |attempt: &&ledger::Attempt| {
+        let unmanaged = |attempt: &&ledger::Attempt| {
             attempt.key.client.starts_with(UNMANAGED)
                 && matches!(attempt.outcome, Outcome::Acknowledged(_))
         };
         assert!(
-            attempts.iter().filter(forgotten).count() > ACTIVE_WRITES,
-            "the forgotten writer was not at work"
+            attempts.iter().filter(unmanaged).count() > ACTIVE_WRITES,
+            "the unmanaged client has not written"
         );
         let verdict = ledger::judge(
             &attempts,
             &on_target,
             &on_source,
-            &cut,
+            &topology,
             Duration::from_millis(500),
         );
         println!(
@@ -231,19 +232,19 @@ impl Environment {
         verdict
     }
 
-    /// As [`Environment::judged`], and every promise was kept.
+    /// As [`Environment::judged`]; asserts that no write is lost or duplicated.
     pub async fn nothing_is_lost(self) {
         assert!(
             !self.fact("finished").await.is_null(),
-            "the cut is not finished"
+            "the cutover is not finished"
         );
         let verdict = self.judged().await;
         assert!(verdict.holds() && verdict.gap.is_some(), "{verdict:?}");
     }
 }
 
-/// Source, application and manifests; no step was run yet.
-pub async fn set() -> (Migration, Epoch) {
+/// Source, application and manifests, before any step.
+pub async fn set_up() -> (Migration, Epoch) {
     let epoch = Epoch::now();
     let migration = Migration::set_up(SourceOptions::default(), epoch, |_| {})
         .await
@@ -251,18 +252,18 @@ pub async fn set() -> (Migration, Epoch) {
     (migration, epoch)
 }
 
-/// The exit code, and words of the log.
+/// Asserts the exit code, and texts of the log.
 #[track_caller]
-pub fn ends(ended: &Ended, code: i32, words: &[&str]) {
+pub fn assert_ended(ended: &Ended, code: i32, words: &[&str]) {
     assert_eq!(ended.exit_code, code, "{ended}");
     for word in words {
         assert!(ended.text().contains(word), "{word:?} is missing: {ended}");
     }
 }
 
-/// The difference of two looks, in words.
+/// Asserts that two snapshots are equal.
 #[track_caller]
-pub fn same(before: &Snapshot, after: &Snapshot) {
+pub fn assert_same(before: &Snapshot, after: &Snapshot) {
     let differences = snapshot::differences(before, after, &[]);
     assert!(differences.is_empty(), "{differences:#?}");
 }

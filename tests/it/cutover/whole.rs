@@ -1,4 +1,4 @@
-//! The whole migration under load, and the permissions that it takes.
+//! The whole migration under load, and the permissions that it needs.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,7 +15,7 @@ use protocol::{
 };
 use serde_json::{Value, json};
 
-use super::environment::{self, Environment, SERVICE, SOON, SOURCE, ends, same};
+use super::environment::{self, Environment, SERVICE, SOON, SOURCE, assert_ended, assert_same};
 
 const STEPS: [&str; 5] = [
     "prepare-zalando",
@@ -24,19 +24,19 @@ const STEPS: [&str; 5] = [
     "cutover",
     "rollback",
 ];
-/// issue: resident memory at most 40 MB.
+/// Resident memory of a program: at most 40 MB.
 const MEMORY_BYTES_MAX: u64 = 40_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
-    let (migration, epoch) = environment::set().await;
+async fn under_load_no_write_is_lost_and_every_granted_permission_is_used() {
+    let (migration, epoch) = environment::set_up().await;
     prepare_with_more_wal(&migration).await;
-    a_client_certificate_was_impossible_once(&migration).await;
+    add_a_secret_without_a_client_certificate(&migration).await;
     let target = migration.until_ready().await.unwrap();
-    let environment = Environment::of(migration, target, epoch);
+    let environment = Environment::new(migration, target, epoch);
 
     dry_run(&environment).await;
-    going_back_on_sigterm(&environment).await;
+    rolled_back_on_sigterm(&environment).await;
     rolled_back_by_the_config_map(&environment).await;
     rolled_back_by_the_services(&environment).await;
     environment
@@ -52,7 +52,7 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
         "POINT OF NO RETURN",
         "DOWNTIME ENDS",
     ];
-    let ended = environment.cut(environment.by_config(), 0, &words).await;
+    let ended = environment.run(environment.by_config(), 0, &words).await;
     assert!(
         ended.cost.memory_peak_bytes < MEMORY_BYTES_MAX,
         "{} bytes resident",
@@ -76,7 +76,7 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
 
     let (before, uses) = (objects(&environment).await, changes(&environment));
     let again = environment
-        .cut(
+        .run(
             environment.by_config(),
             0,
             &["receipt: kubectl get configmap cutover-database-receipt"],
@@ -95,7 +95,7 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
     assert_eq!(changes(&environment), uses);
 
     let late = environment
-        .cut(
+        .run(
             environment.rollback(),
             3,
             &["a rollback is no longer possible: the promotion was recorded at"],
@@ -112,11 +112,11 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
             "start no server of the source",
         ];
         environment
-            .cut(environment.migration.step(step), 3, &words)
+            .run(environment.migration.step(step), 3, &words)
             .await;
     }
 
-    // Everything that the Roles grant was used by now, and nothing was refused.
+    // Everything that the Roles grant has been used by now, and nothing was refused.
     let example = manifests::example(environment.migration.plane.setup()).unwrap();
     let of_steps: Vec<Value> = STEPS
         .iter()
@@ -126,8 +126,8 @@ async fn under_load_nothing_is_lost_and_what_was_granted_was_used() {
     environment.nothing_is_lost().await;
 }
 
-/// The only use of a verb that not every source needs. No operator runs here: Patroni is told in
-/// its stead.
+/// Uses the verb that not every source needs. No operator runs here, so Patroni's configuration is
+/// changed in its place.
 async fn prepare_with_more_wal(migration: &Migration) {
     let preparing = migration
         .step("prepare-zalando")
@@ -148,9 +148,9 @@ async fn prepare_with_more_wal(migration: &Migration) {
     succeeded("prepare-zalando", &preparing.wait(SOON).await.unwrap()).unwrap();
 }
 
-/// Of an earlier run of extract-certs: the Secret has to change its type now, which takes the right
-/// to delete it.
-async fn a_client_certificate_was_impossible_once(migration: &Migration) {
+/// Creates the Secret of an earlier run of extract-certs. Its type has to change, which needs the
+/// permission to delete it.
+async fn add_a_secret_without_a_client_certificate(migration: &Migration) {
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zalando-replication-tls"},
         "type": "Opaque", "stringData": {"reason": "the CA's key was not at hand"},
@@ -158,10 +158,10 @@ async fn a_client_certificate_was_impossible_once(migration: &Migration) {
     migration.plane.apply(NAMESPACE, &[secret]).await.unwrap();
 }
 
-/// It says what it would do, and makes no mutating call, not even for an Event or a Lease.
+/// A dry run logs the plan and makes no mutating call, not even for an Event or a Lease.
 async fn dry_run(environment: &Environment) {
     environment
-        .cut(environment.rollback(), 0, &["no cutover has begun"])
+        .run(environment.rollback(), 0, &["no cutover has begun"])
         .await;
     let before = environment.snapshot().await;
     let words = [
@@ -172,7 +172,7 @@ async fn dry_run(environment: &Environment) {
         "would roll back by itself, where it must, until 8",
     ];
     environment
-        .cut(environment.by_config().env("DRY_RUN", "true"), 0, &words)
+        .run(environment.by_config().env("DRY_RUN", "true"), 0, &words)
         .await;
     let words = [
         "PAUSE at mastodon-postgresql-pooler-0, mastodon-postgresql-pooler-1, \
@@ -181,17 +181,17 @@ async fn dry_run(environment: &Environment) {
          cnpg.io/cluster=database,cnpg.io/instanceRole=primary",
     ];
     environment
-        .cut(environment.cutover().env("DRY_RUN", "true"), 0, &words)
+        .run(environment.cutover().env("DRY_RUN", "true"), 0, &words)
         .await;
-    same(&before, &environment.snapshot().await);
+    assert_same(&before, &environment.snapshot().await);
     assert!(environment.fact("started").await.is_null());
     assert!(
-        of_cutover(environment)
+        uses_of_cutover(environment)
             .iter()
             .any(|one| one.resource == "pods"),
-        "nothing was looked at"
+        "nothing was read"
     );
-    let uses = of_cutover(environment);
+    let uses = uses_of_cutover(environment);
     assert!(uses.iter().all(|one| reads(one) || one.dry_run), "{uses:?}");
     let tried = |resource: &str| {
         uses.iter()
@@ -205,9 +205,9 @@ async fn dry_run(environment: &Environment) {
     );
 }
 
-/// By the Services' way, and somebody has turned one of them in the middle: it leads to the source
-/// again, and nothing that the selector has left behind leads elsewhere.
-async fn going_back_on_sigterm(environment: &Environment) {
+/// With ROUTE=service, and a user has repointed a Service meanwhile: it selects the source again,
+/// and no EndpointSlice of the other selector is left.
+async fn rolled_back_on_sigterm(environment: &Environment) {
     let before = environment.snapshot().await;
     let running = environment
         .cutover()
@@ -227,7 +227,7 @@ async fn going_back_on_sigterm(environment: &Environment) {
     running.terminate();
     running.release_failpoint();
     let ended = running.wait(SOON).await.unwrap();
-    ends(
+    assert_ended(
         &ended,
         3,
         &[
@@ -239,14 +239,14 @@ async fn going_back_on_sigterm(environment: &Environment) {
     );
     assert!(
         environment.slices(SOURCE).await.is_empty(),
-        "a slice leads to the target"
+        "an EndpointSlice has addresses of the target"
     );
-    same(&before, &environment.snapshot().await);
+    assert_same(&before, &environment.snapshot().await);
     environment.runs_on_the_source().await;
 }
 
-/// A cutover that runs keeps it out and is told how to be asked; of one whose pod is gone it puts
-/// everything back, and what somebody has done to the ConfigMap meanwhile.
+/// With ROUTE=config. While a cutover is running, rollback refuses and logs how to abort it. Once
+/// the pod is gone, rollback restores everything, including the ConfigMap that a user has edited.
 async fn rolled_back_by_the_config_map(environment: &Environment) {
     let before = environment.snapshot().await;
     let running = environment
@@ -263,7 +263,7 @@ async fn rolled_back_by_the_config_map(environment: &Environment) {
         "another cutover is running",
         "kubectl annotate cronjob/replica-migration-cutover replica-migration/abort=true",
     ];
-    environment.cut(environment.rollback(), 3, &words).await;
+    environment.run(environment.rollback(), 3, &words).await;
     running.kill();
     running.wait(SOON).await.unwrap();
     environment
@@ -274,7 +274,7 @@ async fn rolled_back_by_the_config_map(environment: &Environment) {
         )
         .await;
     let dry = environment
-        .cut(
+        .run(
             environment.rollback().env("DRY_RUN", "true"),
             0,
             &["can be rolled back"],
@@ -286,16 +286,16 @@ async fn rolled_back_by_the_config_map(environment: &Environment) {
         "repointing the application to the source",
         "runs on the source as before",
     ];
-    environment.cut(environment.rollback(), 0, &words).await;
-    same(&before, &environment.snapshot().await);
+    environment.run(environment.rollback(), 0, &words).await;
+    assert_same(&before, &environment.snapshot().await);
     environment.runs_on_the_source().await;
-    let again = environment.cut(environment.rollback(), 0, &[]).await;
+    let again = environment.run(environment.rollback(), 0, &[]).await;
     assert!(!again.text().contains("rolling back:"), "{again}");
-    same(&before, &environment.snapshot().await);
+    assert_same(&before, &environment.snapshot().await);
 }
 
-/// From as far as there is a way back: the source's server is stopped, the clients wait behind
-/// paused poolers, a Service is turned.
+/// With ROUTE=service, right before the point of no return: the source's server is stopped, clients
+/// wait at paused poolers, and a user has repointed a Service.
 async fn rolled_back_by_the_services(environment: &Environment) {
     let before = environment.snapshot().await;
     let running = environment
@@ -322,17 +322,16 @@ async fn rolled_back_by_the_services(environment: &Environment) {
         "resuming client traffic on the source's poolers",
         "runs on the source as before",
     ];
-    environment.cut(environment.rollback(), 0, &words).await;
+    environment.run(environment.rollback(), 0, &words).await;
     assert!(
         environment.slices(SOURCE).await.is_empty(),
-        "a slice leads to the target"
+        "an EndpointSlice has addresses of the target"
     );
-    same(&before, &environment.snapshot().await);
+    assert_same(&before, &environment.snapshot().await);
     environment.runs_on_the_source().await;
 }
 
-/// The receipt cannot be changed any more, and says what a year later will be asked; the record of
-/// the replica counts is there.
+/// The receipt is immutable and complete, and the replica counts are recorded.
 async fn records(environment: &Environment) {
     let maps: Api<ConfigMap> = Api::namespaced(environment.migration.plane.admin(), NAMESPACE);
     let receipt = maps
@@ -414,16 +413,23 @@ async fn events(environment: &Environment) {
     let reasons: BTreeSet<&str> = of_target
         .filter_map(|event| event.reason.as_deref())
         .collect();
-    let rollback = [FactKind::RollbackStarted, FactKind::RolledBack]
-        .into_iter()
-        .filter_map(FactKind::step)
-        .flat_map(|step| step.events.to_vec());
-    for reason in steps::events().into_iter().chain(rollback) {
+    for reason in [
+        "Started",
+        "WritesBlocked",
+        "RollbackStarted",
+        "RolledBack",
+        "Fenced",
+        "PointOfNoReturn",
+        "Promoted",
+        "Routed",
+        "Serving",
+        "Receipt",
+    ] {
         assert!(reasons.contains(reason), "no Event {reason}: {reasons:?}");
     }
 }
 
-/// What a finished cut leaves, the records included.
+/// The objects after a finished cutover, its records included.
 async fn objects(environment: &Environment) -> Vec<(String, Value)> {
     let mut all = Vec::new();
     for kind in [
@@ -438,8 +444,8 @@ async fn objects(environment: &Environment) -> Vec<(String, Value)> {
                 object["metadata"]["name"].to_string(),
                 object["metadata"].as_object_mut().unwrap(),
             );
-            // The other side's controllers keep writing status; what was written into the object
-            // itself raises its generation.
+            // Other controllers keep writing status; a change of the object itself raises its
+            // generation.
             metadata
                 .retain(|key, _| ["annotations", "labels", "generation"].contains(&key.as_str()));
             all.push((format!("{} {name}", kind.2), object));
@@ -448,15 +454,15 @@ async fn objects(environment: &Environment) -> Vec<(String, Value)> {
     all
 }
 
-fn of_cutover(environment: &Environment) -> BTreeSet<Use> {
+fn uses_of_cutover(environment: &Environment) -> BTreeSet<Use> {
     let mut uses = environment.migration.plane.audit().unwrap();
     uses.retain(|one| one.service_account() == Some("replica-migration-cutover"));
     uses
 }
 
-/// What cutover has changed so far, but for its Lease.
+/// The changes that cutover has made so far, except to its Lease.
 fn changes(environment: &Environment) -> BTreeSet<Use> {
-    let mut uses = of_cutover(environment);
+    let mut uses = uses_of_cutover(environment);
     uses.retain(|one| !reads(one) && one.resource != "leases");
     uses
 }

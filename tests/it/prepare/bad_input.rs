@@ -79,7 +79,7 @@ const CASES: &[Case] = &[
         "connecting to nowhere.mastodon.svc:5432",
     ),
     (
-        &[("SOURCE_USER", Some("nobody"))],
+        &[("SOURCE_USER", Some("absent"))],
         2,
         "password authentication failed",
     ),

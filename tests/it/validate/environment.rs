@@ -1,6 +1,6 @@
-//! What validate-replication finds in its place: the source, the objects of the steps before it,
-//! the application at rest, and the target as far as a test wants it. The steps before it are not
-//! run: their results are written down here.
+//! The environment of validate-replication: the source, the results of the steps before it, an idle
+//! application, and the target as far as a test needs it. The steps before it are not run; their
+//! results are created here.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ pub const STEP: &str = "validate-replication";
 /// Host number of the source's first member, which leads at the start.
 pub const LEADER: u8 = harness::source::FIRST_HOST;
 /// Host number that nothing listens on.
-pub const NOBODY: u8 = 252;
+pub const UNUSED_HOST: u8 = 252;
 /// Longer than anything here takes.
 pub const SOON: Duration = Duration::from_secs(60);
 const APPS: [&str; 6] = [
@@ -98,7 +98,7 @@ impl Environment {
             target,
             kubelet,
         };
-        environment.write_down_the_steps_before().await;
+        environment.create_the_results_of_earlier_steps().await;
         environment
     }
 
@@ -107,7 +107,7 @@ impl Environment {
         let environment = Self::without_a_cluster(rows).await;
         environment.apply(cluster()).await;
         let instance = environment.target.instance(CLUSTER, SOON).await.unwrap();
-        environment.hurry_the_clone().await;
+        environment.speed_up_the_clone().await;
         environment
             .target
             .phase(CLUSTER, "Cluster in healthy state", SOON)
@@ -116,13 +116,17 @@ impl Environment {
         (environment, instance)
     }
 
-    async fn write_down_the_steps_before(&self) {
-        let secret = |name: &str, data: Value| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data});
+    async fn create_the_results_of_earlier_steps(&self) {
+        let secret = |name: &str, data: Value| {
+            let metadata = json!({"name": name});
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data})
+        };
+        let ca = self.source.members()[0].layout().tls.join("ca.crt");
         let superuser =
             json!({"username": "postgres", "password": self.source.credentials().postgres});
         self.apply(secret(
             "zalando-replication-ca",
-            json!({"ca.crt": std::fs::read_to_string(self.source.members()[0].layout().tls.join("ca.crt")).unwrap()}),
+            json!({"ca.crt": std::fs::read_to_string(ca).unwrap()}),
         ))
         .await;
         self.apply(secret("database-superuser-source", superuser))
@@ -142,8 +146,8 @@ impl Environment {
             .unwrap();
     }
 
-    /// A checkpoint at once, for tests that are not about waiting for one.
-    pub async fn hurry_the_clone(&self) {
+    /// Checkpoints the source as soon as a base backup begins, for tests that are not about that.
+    pub async fn speed_up_the_clone(&self) {
         let session = self.source.connect("postgres").await.unwrap();
         until("a base backup begins", async || {
             number(&session, "select count(*) from pg_stat_progress_basebackup").await == 1
@@ -201,8 +205,8 @@ impl Environment {
         .await;
     }
 
-    /// What people have written: every object's spec, data and annotations, without what the
-    /// servers themselves keep moving.
+    /// Every object's spec, data and annotations, without values that the servers change by
+    /// themselves.
     pub async fn everything(&self) -> BTreeMap<String, Value> {
         let kinds = [
             ("", "v1", "ConfigMap"),
@@ -234,7 +238,7 @@ impl Environment {
         all
     }
 
-    /// The step with a short patience, which most tests need.
+    /// The step with a short deadline, which most tests need.
     pub fn step(&self) -> Launch<'_> {
         self.kubelet.step(STEP).env("VALIDATE_MAX_SECONDS", "5")
     }
@@ -291,7 +295,7 @@ impl Environment {
              state = 'streaming'"
         );
         until(&format!("streaming: {wanted}"), async || {
-            // During a failover nobody answers for a moment.
+            // During a failover no server answers for a moment.
             let Ok(session) = self.source.connect("postgres").await else {
                 return false;
             };
@@ -312,7 +316,7 @@ impl Environment {
     }
 }
 
-/// The Cluster as prepare-zalando renders it, in what matters here.
+/// The Cluster as prepare-zalando renders it, as far as it matters here.
 pub fn cluster() -> Value {
     let adopt = json!({
         "name": "adopt-pgdata", "image": "programs", "command": ["/adopt-pgdata"],
@@ -322,22 +326,31 @@ pub fn cluster() -> Value {
     let patch =
         json!([{"op": "add", "path": "/spec/initContainers/-", "value": adopt}]).to_string();
     json!({
-        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": CLUSTER, "annotations": {"cnpg.io/podPatch": patch}},
+        "apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster",
+        "metadata": {"name": CLUSTER, "annotations": {"cnpg.io/podPatch": patch}},
         "spec": {
-            "instances": 1, "imageName": "ghcr.io/cloudnative-pg/postgresql:17.6-standard-trixie", "storage": {"size": "1Gi"},
-            "smartShutdownTimeout": 1, "enableSuperuserAccess": true, "superuserSecret": {"name": "database-superuser-source"},
-            "bootstrap": {"pg_basebackup": {"source": "zalando", "database": "mastodon", "owner": "mastodon"}},
+            "instances": 1, "storage": {"size": "1Gi"},
+            "imageName": "ghcr.io/cloudnative-pg/postgresql:17.6-standard-trixie",
+            "smartShutdownTimeout": 1, "enableSuperuserAccess": true,
+            "superuserSecret": {"name": "database-superuser-source"},
+            "bootstrap": {"pg_basebackup": {
+                "source": "zalando", "database": "mastodon", "owner": "mastodon",
+            }},
             "replica": {"enabled": true, "source": "zalando"},
             "externalClusters": [{
                 "name": "zalando",
-                "connectionParameters": {"host": format!("{SOURCE}.{NAMESPACE}.svc"), "port": "5432", "user": "standby", "dbname": "postgres", "sslmode": "verify-full"},
+                "connectionParameters": {
+                    "host": format!("{SOURCE}.{NAMESPACE}.svc"), "port": "5432",
+                    "user": "standby", "dbname": "postgres", "sslmode": "verify-full",
+                },
                 "password": {"name": secret_name(SOURCE, "standby"), "key": "password"},
                 "sslRootCert": {"name": "zalando-replication-ca", "key": "ca.crt"},
             }],
             "postgresql": {
                 "parameters": {
                     "max_connections": "136", "max_worker_processes": "8", "max_wal_senders": "10",
-                    "max_prepared_transactions": "0", "max_locks_per_transaction": "64", "pg_stat_statements.track": "top",
+                    "max_prepared_transactions": "0", "max_locks_per_transaction": "64",
+                    "pg_stat_statements.track": "top",
                 },
                 "pg_hba": ["hostssl replication standby all md5", "hostssl all all all md5"],
             },
@@ -347,7 +360,10 @@ pub fn cluster() -> Value {
 
 /// The application's ConfigMap, pointing to the source.
 pub fn application_config(name: &str) -> Value {
-    let data = json!({"DB_HOST": "mastodon-postgresql-pooler", "REPLICA_DB_HOST": "mastodon-postgresql-repl", "DB_NAME": "mastodon"});
+    let data = json!({
+        "DB_HOST": "mastodon-postgresql-pooler", "REPLICA_DB_HOST": "mastodon-postgresql-repl",
+        "DB_NAME": "mastodon",
+    });
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
 }
 
@@ -355,8 +371,13 @@ pub fn application_config(name: &str) -> Value {
 pub fn deployment(name: &str) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
-        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "app", "image": "app"}]}}},
+        "spec": {
+            "replicas": 1, "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "app", "image": "app"}]},
+            },
+        },
         "status": {"replicas": 1, "readyReplicas": 1},
     })
 }
@@ -372,7 +393,7 @@ pub async fn at_target(instance: &InstanceHandle, sql: &str) {
     session.batch_execute(sql).await.unwrap();
 }
 
-/// Waits for something that offers no event.
+/// Polls until a condition holds.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waits = async {
         while !holds().await {

@@ -175,7 +175,9 @@ fn figure(report: &Report) -> Result<Markup> {
                     li { span.swatch.wait {} "no write acknowledged" }
                 }
             }
-            div.chart role="img" tabindex="0" aria-label=(described) { (PreEscaped(chart::draw(report)?)) }
+            div.chart role="img" tabindex="0" aria-label=(described) {
+                (PreEscaped(chart::draw(report)?))
+            }
         }
     })
 }

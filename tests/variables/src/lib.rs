@@ -1,9 +1,9 @@
 //! The variables that each program reads, as a table that two tests share.
 //!
 //! A unit test of each program compares `variables.tsv` with its own structs by [`check`], which
-//! asks serde for the fields. A test of `tests/it` compares [`table`] with settings.env and with the
-//! rendered manifests. So neither test reads source text, and no program is linked into the other's
-//! tests.
+//! asks serde for the fields. A test of `tests/it` compares [`table`] with settings.env and with
+//! the rendered manifests. So neither test reads source text, and no program is linked into the
+//! other's tests.
 //!
 //! For tests only; everything here panics instead of returning an error.
 

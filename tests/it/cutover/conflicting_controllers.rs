@@ -1,5 +1,6 @@
-//! Those who would undo the cut: each is found by what it leaves in the objects, kept still, and
-//! given back; one that nobody can pause fights to the end, and gets no write through.
+//! Controllers that would revert the cutover: each is detected by its traces in the objects,
+//! suspended, and resumed. One that cannot be suspended keeps acting until the end, and no write is
+//! lost.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,9 @@ use harness::{
 };
 use serde_json::{Value, json};
 
-use super::environment::{CNPG, CONFIG_MAP, DEPLOYMENT, Environment, SOON, ends, same};
+use super::environment::{
+    CNPG, CONFIG_MAP, DEPLOYMENT, Environment, SOON, assert_ended, assert_same,
+};
 
 const ARGO: &str = "argocd";
 const CRON_JOB: (&str, &str, &str) = ("batch", "v1", "CronJob");
@@ -21,12 +24,12 @@ const HPA: (&str, &str, &str) = ("autoscaling", "v2", "HorizontalPodAutoscaler")
 const RECONCILE: &str = "kustomize.toolkit.fluxcd.io/reconcile";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
+async fn controllers_that_would_revert_the_cutover_are_suspended_and_resumed() {
     let environment = Environment::ready().await;
     conflicting_controllers::install(&environment.migration.plane)
         .await
         .unwrap();
-    appear(&environment).await;
+    create(&environment).await;
     for forbidden in [
         "scaledobjects.keda.sh is forbidden",
         "helmreleases.helm.toolkit.fluxcd.io \"mastodon\" is forbidden",
@@ -36,12 +39,15 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
             forbidden,
             "apply manifests/gitops/argo in Argo CD's namespace",
         ];
-        let ended = environment.cut(environment.by_config(), 2, &words).await;
+        let ended = environment.run(environment.by_config(), 2, &words).await;
         assert!(!ended.text().contains("DOWNTIME"), "{ended}");
     }
     grant(&environment).await;
-    let _acting = start(&environment);
-    let (before, contended_before) = (environment.snapshot().await, contended(&environment).await);
+    let _running = start(&environment);
+    let (before, controllers_before) = (
+        environment.snapshot().await,
+        controllers(&environment).await,
+    );
 
     let running = environment
         .by_config()
@@ -53,8 +59,9 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         .wait_for_line("failpoint before EndSessions: waiting", SOON)
         .await
         .unwrap();
+    let scaled_object = environment.object(SCALED_OBJECT, "web").await;
     assert_eq!(
-        environment.object(SCALED_OBJECT, "web").await["metadata"]["annotations"]["autoscaling.keda.sh/paused"],
+        scaled_object["metadata"]["annotations"]["autoscaling.keda.sh/paused"],
         "true"
     );
     assert_eq!(
@@ -67,13 +74,13 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
     );
     running.terminate();
     running.release_failpoint();
-    ends(
+    assert_ended(
         &running.wait(SOON).await.unwrap(),
         3,
         &["resuming ScaledObject web", "runs on the source as before"],
     );
-    same(&before, &environment.snapshot().await);
-    same(&contended_before, &contended(&environment).await);
+    assert_same(&before, &environment.snapshot().await);
+    assert_same(&controllers_before, &controllers(&environment).await);
     environment.runs_on_the_source().await;
 
     let running = environment
@@ -93,12 +100,12 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         "resuming Cluster database kustomize.toolkit.fluxcd.io/reconcile",
         "runs on the source as before",
     ];
-    environment.cut(environment.rollback(), 0, &words).await;
-    same(&before, &environment.snapshot().await);
-    same(&contended_before, &contended(&environment).await);
+    environment.run(environment.rollback(), 0, &words).await;
+    assert_same(&before, &environment.snapshot().await);
+    assert_same(&controllers_before, &controllers(&environment).await);
     environment.runs_on_the_source().await;
 
-    a_job_that_runs_is_waited_for(&environment).await;
+    waits_for_a_running_job(&environment).await;
     let words = [
         "DOWNTIME ENDS",
         "resuming CronJob nightly suspend",
@@ -106,14 +113,14 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         "ConfigMap mastodon-database kustomize.toolkit.fluxcd.io/reconcile stays suspended, because \
          Flux's Kustomization apps would put",
     ];
-    let ended = environment.cut(environment.by_config(), 0, &words).await;
+    let ended = environment.run(environment.by_config(), 0, &words).await;
     assert!(
         ended
             .text()
             .contains("also scaled by the field manager robot"),
         "{ended}"
     );
-    // What the cut has changed for good, and the mark that keeps Flux from putting it back.
+    // The permanent change, and the annotation that keeps Flux from reverting it.
     let map = environment.object(CONFIG_MAP, "mastodon-database").await;
     assert_eq!(
         (
@@ -122,24 +129,26 @@ async fn who_would_undo_the_cut_is_kept_still_and_given_back() {
         ),
         (&json!("database-pooler-rw"), &json!("disabled"))
     );
-    same(&contended_before, &contended(&environment).await);
-    // Two of one reason, each with its own words.
+    assert_same(&controllers_before, &controllers(&environment).await);
+    // Two Events with the same reason, each with its own note.
     let events = environment.objects(("events.k8s.io", "v1", "Event")).await;
-    let stay = events
+    let permanent = events
         .iter()
         .filter(|event| event["reason"] == "StaysSuspended");
-    let notes: Vec<&str> = stay.filter_map(|event| event["note"].as_str()).collect();
-    let tells = |kind: &str| notes.iter().any(|note| note.starts_with(kind));
+    let notes: Vec<&str> = permanent
+        .filter_map(|event| event["note"].as_str())
+        .collect();
+    let noted = |kind: &str| notes.iter().any(|note| note.starts_with(kind));
     assert_eq!(notes.len(), 2, "{notes:?}");
     assert!(
-        tells("ConfigMap mastodon-database") && tells("Cluster database"),
+        noted("ConfigMap mastodon-database") && noted("Cluster database"),
         "{notes:?}"
     );
     environment.nothing_is_lost().await;
 }
 
-/// Those who contend, and the workloads that they contend for.
-async fn contended(environment: &Environment) -> BTreeMap<String, Value> {
+/// The controllers' objects, and the workloads that they manage.
+async fn controllers(environment: &Environment) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     for (kind, name) in [
         (SCALED_OBJECT, "web"),
@@ -165,14 +174,24 @@ async fn contended(environment: &Environment) -> BTreeMap<String, Value> {
     all
 }
 
-/// The objects of KEDA, Flux, Argo CD and the application's CronJob, and what they leave in those
-/// of the application.
-async fn appear(environment: &Environment) {
+/// Creates the objects of KEDA, Flux, Argo CD and the application's CronJob, and the traces that
+/// these controllers leave in the application's objects.
+async fn create(environment: &Environment) {
     let plane = &environment.migration.plane;
     plane.namespace(ARGO).await.unwrap();
-    let scaled = json!({"kind": "Deployment", "name": "mastodon-web", "apiVersion": "apps/v1"});
-    let object = |kind: (&str, &str, &str), name: &str, spec: Value| json!({"apiVersion": format!("{}/{}", kind.0, kind.1), "kind": kind.2, "metadata": {"name": name}, "spec": spec});
-    let job = json!({"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}});
+    let deployment =
+        |name: &str| json!({"kind": "Deployment", "name": name, "apiVersion": "apps/v1"});
+    let (scaled, streaming) = (deployment("mastodon-web"), deployment("mastodon-streaming"));
+    let object = |kind: (&str, &str, &str), name: &str, spec: Value| {
+        json!({
+            "apiVersion": format!("{}/{}", kind.0, kind.1), "kind": kind.2,
+            "metadata": {"name": name}, "spec": spec,
+        })
+    };
+    let containers = json!([{"name": "c", "image": "i"}]);
+    let job = json!({
+        "template": {"spec": {"restartPolicy": "Never", "containers": containers}},
+    });
     let objects = [
         object(
             SCALED_OBJECT,
@@ -193,7 +212,7 @@ async fn appear(environment: &Environment) {
         object(
             HPA,
             "streaming",
-            json!({"scaleTargetRef": {"kind": "Deployment", "name": "mastodon-streaming", "apiVersion": "apps/v1"}, "maxReplicas": 4}),
+            json!({"scaleTargetRef": streaming, "maxReplicas": 4}),
         ),
     ];
     plane.apply(NAMESPACE, &objects).await.unwrap();
@@ -205,7 +224,10 @@ async fn appear(environment: &Environment) {
     application["metadata"]["namespace"] = ARGO.into();
     plane.apply(ARGO, &[application]).await.unwrap();
     let uid = environment.object(SCALED_OBJECT, "web").await["metadata"]["uid"].clone();
-    let owner = json!([{"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "web", "uid": uid, "controller": true}]);
+    let owner = json!([{
+        "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "web", "uid": uid,
+        "controller": true,
+    }]);
     environment
         .patch(
             HPA,
@@ -213,7 +235,10 @@ async fn appear(environment: &Environment) {
             json!({"metadata": {"ownerReferences": owner}}),
         )
         .await;
-    let flux = json!({"metadata": {"labels": {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"}}});
+    let flux = json!({"metadata": {"labels": {
+        "kustomize.toolkit.fluxcd.io/name": "apps",
+        "kustomize.toolkit.fluxcd.io/namespace": "flux-system",
+    }}});
     environment
         .patch(DEPLOYMENT, "mastodon-sidekiq-default", flux.clone())
         .await;
@@ -221,7 +246,10 @@ async fn appear(environment: &Environment) {
         .patch(CONFIG_MAP, "mastodon-database", flux.clone())
         .await;
     environment.patch(CNPG, CLUSTER, flux).await;
-    let helm = json!({"helm.toolkit.fluxcd.io/name": "mastodon", "helm.toolkit.fluxcd.io/namespace": NAMESPACE});
+    let helm = json!({
+        "helm.toolkit.fluxcd.io/name": "mastodon",
+        "helm.toolkit.fluxcd.io/namespace": NAMESPACE,
+    });
     environment
         .patch(
             DEPLOYMENT,
@@ -229,7 +257,10 @@ async fn appear(environment: &Environment) {
             json!({"metadata": {"labels": helm}}),
         )
         .await;
-    let tracking = json!({"argocd.argoproj.io/tracking-id": "mastodon:apps/Deployment:mastodon/mastodon-sidekiq-background"});
+    let tracking = json!({
+        "argocd.argoproj.io/tracking-id":
+            "mastodon:apps/Deployment:mastodon/mastodon-sidekiq-background",
+    });
     environment
         .patch(
             DEPLOYMENT,
@@ -247,8 +278,8 @@ async fn appear(environment: &Environment) {
         .await;
 }
 
-/// manifests/components/keda, flux and cron-jobs in the overlay, and manifests/gitops/argo in Argo
-/// CD's namespace.
+/// Grants the permissions of manifests/components/keda, flux and cron-jobs, and those of
+/// manifests/gitops/argo in Argo CD's namespace.
 async fn grant(environment: &Environment) {
     let plane = &environment.migration.plane;
     let components = ["keda", "flux", "cron-jobs"];
@@ -262,8 +293,8 @@ async fn grant(environment: &Environment) {
     plane.apply(ARGO, &argo).await.unwrap();
 }
 
-/// Each puts back the replicas of its Deployment, and Flux the ConfigMap, unless it is told not to;
-/// the robot is told nothing.
+/// Starts the controllers. Each restores the replicas of its Deployment, and Flux the ConfigMap,
+/// unless it is suspended; `robot` cannot be suspended.
 fn start(environment: &Environment) -> Vec<RunningController> {
     let in_namespace = |kind, name: &str| (kind, NAMESPACE.to_owned(), name.to_owned());
     let pause_setting = |object, field: &str, paused_value: Value| {
@@ -311,7 +342,9 @@ fn start(environment: &Environment) -> Vec<RunningController> {
             json!("disabled"),
         ),
         object: (CONFIG_MAP, "mastodon-database".into()),
-        desired: json!({"data": {"DB_HOST": "mastodon-postgresql-pooler", "REPLICA_DB_HOST": "mastodon-postgresql-repl"}}),
+        desired: json!({"data": {
+            "DB_HOST": "mastodon-postgresql-pooler", "REPLICA_DB_HOST": "mastodon-postgresql-repl",
+        }}),
     };
     let all = [
         replicas("keda-operator", "mastodon-web", 2, web),
@@ -341,8 +374,8 @@ fn start(environment: &Environment) -> Vec<RunningController> {
         .collect()
 }
 
-/// The CronJob's controller tells of a Job that runs; nothing is blocked before it has ended.
-async fn a_job_that_runs_is_waited_for(environment: &Environment) {
+/// The CronJob's status lists a running Job; writes are blocked only after it has ended.
+async fn waits_for_a_running_job(environment: &Environment) {
     let active = json!([{"kind": "Job", "name": "nightly-1", "namespace": NAMESPACE}]);
     environment
         .patch_status(CRON_JOB, "nightly", json!({"status": {"active": active}}))
@@ -366,7 +399,7 @@ async fn a_job_that_runs_is_waited_for(environment: &Environment) {
         .unwrap();
     running.terminate();
     running.release_failpoint();
-    ends(
+    assert_ended(
         &running.wait(SOON).await.unwrap(),
         3,
         &["ROLLING BACK: asked to end"],

@@ -1,6 +1,7 @@
-//! Many real cuts in two lanes, one for each route and each DCS: killed right before and right
-//! after every effect and every record, asked to end, raced and fought. Nothing acknowledged is
-//! lost, nothing is there twice, and who goes back leaves everything as it was.
+//! Many disturbed cutovers with two workers, one for each route and each DCS. Their pods are killed
+//! right before and right after every effect and every record, or receive SIGTERM; other programs
+//! compete with them. No acknowledged write is lost, none is there twice, and an attempt that rolls
+//! back leaves everything as it was.
 
 use std::time::Duration;
 
@@ -18,30 +19,30 @@ use harness::{
     source::Dcs,
 };
 
-/// Pods that are killed in one cut, each later than the one before.
+/// Pods that are killed in one cutover, each later than the one before.
 const KILLS: usize = 6;
-/// Pods that are asked to end before the point of no return.
+/// Pods that receive SIGTERM before the point of no return.
 const SIGTERMS: usize = 4;
-/// A server that hangs at each moment: longer than the pause between two looks.
+/// A server that hangs at each moment: longer than the pause between two observations.
 const BRIEFLY: Duration = Duration::from_millis(300);
-/// A server that hangs longer than a look waits for it.
+/// A server that hangs for longer than an observation waits for it.
 const LONG: Duration = Duration::from_secs(3);
-/// Longer than the Lease lasts, and than Patroni's own retry.
-const AWAY_SECONDS: u64 = 20;
-/// Blocked, and brought to an end or back. Of both lanes together it must be 60.
-const CUTS_MIN: usize = 30;
+/// Seconds without an API server: longer than the Lease is valid, and than Patroni retries.
+const API_SERVER_DOWN_SECONDS: u64 = 20;
+/// Attempts of each worker that block writes and then finish or roll back; 60 of both together.
+const CUTOVERS_MIN: usize = 30;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn by_the_services_nothing_is_lost_whatever_happens() {
-    Trial::all(Route::Service, Dcs::Endpoints).await;
+async fn with_route_service_no_acknowledged_write_is_lost() {
+    Trial::run_all(Route::Service, Dcs::Endpoints).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn by_the_config_map_nothing_is_lost_whatever_happens() {
-    Trial::all(Route::Config, Dcs::ConfigMaps).await;
+async fn with_route_config_no_acknowledged_write_is_lost() {
+    Trial::run_all(Route::Config, Dcs::ConfigMaps).await;
 }
 
-/// One lane, and what was seen in it.
+/// One worker, and the statistics of its cutovers.
 struct Trial {
     worker: Worker,
     route: Route,
@@ -49,11 +50,12 @@ struct Trial {
     failpoints: Failpoints,
 }
 
-/// What is to happen in one cut, and how some of its pods must end and what they must say.
+/// The disturbances of one cutover, and the exit codes and log texts that some of its pods must
+/// have.
 type Case = (Vec<Disturbance>, Vec<(i32, &'static str)>);
 
 impl Trial {
-    async fn all(route: Route, dcs: Dcs) {
+    async fn run_all(route: Route, dcs: Dcs) {
         let mut worker = Worker::start(dcs).await.unwrap();
         let mut statistics = Statistics::default();
         let (failpoints, undisturbed) = worker.failpoints(route).await.unwrap();
@@ -64,19 +66,19 @@ impl Trial {
             statistics,
             failpoints,
         };
-        trial.killed_at_every_moment().await;
-        trial.killed_on_the_way_back().await;
-        trial.asked_to_end().await;
+        trial.killed_at_every_failpoint().await;
+        trial.rollback_killed_at_every_failpoint().await;
+        trial.terminated().await;
         for (disturbances, ends) in trial.cases() {
             let cutover = trial.cutover(disturbances).await;
             for (code, words) in ends {
-                let so = cutover
+                let found = cutover
                     .pods
                     .iter()
                     .any(|pod| pod.ended.exit_code == code && pod.ended.text().contains(words));
                 assert!(
-                    so,
-                    "no pod ends with {code} and says {words:?}: {}, {:#?}",
+                    found,
+                    "no pod ends with {code} and logs {words:?}: {}, {:#?}",
                     cutover.trace(),
                     cutover.pods
                 );
@@ -84,8 +86,8 @@ impl Trial {
         }
         println!("{}: {}", route.word(), trial.statistics);
         assert!(
-            trial.statistics.cutovers() >= CUTS_MIN,
-            "only {} cuts",
+            trial.statistics.cutovers() >= CUTOVERS_MIN,
+            "only {} cutovers",
             trial.statistics.cutovers()
         );
     }
@@ -94,22 +96,22 @@ impl Trial {
         let scenario = self.worker.scenario(self.route, disturbances);
         let cutover = match self.worker.run(&scenario).await {
             Ok(cutover) => cutover,
-            Err(error) => self.broken(&error),
+            Err(error) => self.fail(&error),
         };
         count(&mut self.statistics, &scenario, &cutover);
         cutover
     }
 
-    /// Keeps what explains it.
-    fn broken(&self, error: &anyhow::Error) -> ! {
+    /// Keeps the logs, and fails the test.
+    fn fail(&self, error: &anyhow::Error) -> ! {
         panic!(
             "{error:?}\n{}",
             self.worker.keep_logs(self.route.word(), error)
         );
     }
 
-    /// SIGKILL at each moment.
-    async fn killed_at_every_moment(&mut self) {
+    /// SIGKILL at each failpoint.
+    async fn killed_at_every_failpoint(&mut self) {
         let Self {
             worker, statistics, ..
         } = self;
@@ -125,26 +127,26 @@ impl Trial {
             )
             .await
         {
-            self.broken(&error);
+            self.fail(&error);
         }
         println!(
-            "killed at all {} moments: {}",
+            "killed at all {} failpoints: {}",
             self.failpoints.all().len(),
             self.failpoints.all().join(", ")
         );
     }
 
-    /// The same for rollback, whose way begins where the way of a cutover can still end so.
-    async fn killed_on_the_way_back(&mut self) {
+    /// SIGKILL at each failpoint of the step rollback.
+    async fn rollback_killed_at_every_failpoint(&mut self) {
         let whole = self.worker.roll_back(self.route, &[]).await.unwrap();
         self.statistics.add_rollbacks(&whole.took);
         let all = whole.failpoints.all();
-        assert!(all.len() > KILLS, "a way back without steps: {all:?}");
+        assert!(all.len() > KILLS, "a rollback without steps: {all:?}");
         let mut left = all.to_vec();
         for kills in chunked(all, KILLS) {
             let rollback = match self.worker.roll_back(self.route, &kills).await {
                 Ok(rollback) => rollback,
-                Err(error) => self.broken(&error),
+                Err(error) => self.fail(&error),
             };
             self.statistics.add_rollbacks(&rollback.took);
             left.retain(|failpoint| !rollback.reached.contains(failpoint));
@@ -161,24 +163,24 @@ impl Trial {
             );
         }
         println!(
-            "rollback killed at all {} moments: {}",
+            "rollback killed at all {} failpoints: {}",
             all.len(),
             all.join(", ")
         );
     }
 
-    /// Before the point of no return it goes back in its grace period; after it it lets the clients
-    /// through before it ends, and the next one does what is left.
-    async fn asked_to_end(&mut self) {
+    /// SIGTERM. Before the point of no return the pod rolls back within its grace period. After it,
+    /// it resumes client traffic before it ends, and the next pod does the rest.
+    async fn terminated(&mut self) {
         let before = self.failpoints.between(Phase::BeforeBlock, Phase::Fenced);
         let after = self
             .failpoints
-            .between(Phase::PastReturn, Phase::PastReturn);
+            .between(Phase::PastPointOfNoReturn, Phase::PastPointOfNoReturn);
         let serving = after
             .iter()
             .position(|failpoint| *failpoint == "after record Serving")
             .unwrap_or_default();
-        // Clients wait at the first one, longer or less long.
+        // Clients are waiting at this failpoint; where differs by route.
         let first = if self.route == Route::Service {
             0
         } else {
@@ -199,7 +201,7 @@ impl Trial {
             assert_eq!(pod.ended.exit_code, 3, "{}: {}", pod.trace, pod.ended);
         }
         for pod in &cutover.pods[rollback..] {
-            // What is left after the downtime may be done at once.
+            // After the downtime, the grace period may be long enough for the rest.
             assert!(
                 [0, 1].contains(&pod.ended.exit_code),
                 "{}: {}",
@@ -216,8 +218,8 @@ impl Trial {
         );
     }
 
-    /// Everything else, at moments that have proved to be interesting, or at each; what both routes
-    /// have in common is shared out.
+    /// All other faults: at failpoints where they matter most, or at each. Cases that both routes
+    /// have in common run with both.
     fn cases(&self) -> Vec<Case> {
         let mut all = common();
         all.extend(match self.route {
@@ -233,8 +235,8 @@ fn count(statistics: &mut Statistics, scenario: &Scenario, cutover: &CutoverRun)
     statistics.add(cutover);
 }
 
-/// Two at once, overtaken, asked to go back from outside; the source's leadership moved; what
-/// cannot catch up.
+/// A second cutover, rollback from outside, another leader of the source, and a target that cannot
+/// catch up.
 fn common() -> Vec<Case> {
     vec![
         (
@@ -350,7 +352,7 @@ fn by_config() -> Vec<Case> {
         (vec![Disturbance::each(Fault::ReadOnlyLifted)], vec![]),
         (
             vec![Disturbance::at(
-                Fault::ApiServerAway(AWAY_SECONDS),
+                Fault::ApiServerAway(API_SERVER_DOWN_SECONDS),
                 "before record Marker",
             )],
             vec![],
