@@ -565,7 +565,7 @@ async fn states_that_block_the_cutover_are_reported_with_a_hint() {
         "✓ handled: ",
         "apps-up:mastodon-web: 1 of 0 ready (accepted)",
     ];
-    ends(&accepted, 0, &words);
+    assert_ended(&accepted, 0, &words);
     environment
         .remove(("apps", "v1", "Deployment"), "mastodon-web")
         .await;

@@ -413,18 +413,11 @@ async fn events(environment: &Environment) {
     let reasons: BTreeSet<&str> = of_target
         .filter_map(|event| event.reason.as_deref())
         .collect();
-    for reason in [
-        "Started",
-        "WritesBlocked",
-        "RollbackStarted",
-        "RolledBack",
-        "Fenced",
-        "PointOfNoReturn",
-        "Promoted",
-        "Routed",
-        "Serving",
-        "Receipt",
-    ] {
+    let rollback = [FactKind::RollbackStarted, FactKind::RolledBack]
+        .into_iter()
+        .filter_map(FactKind::step)
+        .flat_map(|step| step.events.to_vec());
+    for reason in steps::events().into_iter().chain(rollback) {
         assert!(reasons.contains(reason), "no Event {reason}: {reasons:?}");
     }
 }
