@@ -3,7 +3,7 @@
 use job::error::{Context as _, Result};
 use protocol::{
     checks::questions::{
-        APPLY_DELAY, ARCHIVING, BASE_BACKUPS, MISSING_ROLES, PREPARED_TRANSACTIONS,
+        APPLY_DELAY, ARCHIVING, BASE_BACKUPS, LOGICAL_SLOTS, MISSING_ROLES, PREPARED_TRANSACTIONS,
         SOURCE_HOT_STANDBY, SOURCE_SUPERUSER, TABLESPACES, TARGET_HOT_STANDBY, TARGET_SUPERUSER,
         WALSENDERS,
     },
@@ -39,6 +39,10 @@ const QUERIES: &[(Question, &str)] = &[
         TABLESPACES,
         "select spcname::text from pg_tablespace where spcname not in ('pg_default', 'pg_global') \
          order by 1",
+    ),
+    (
+        LOGICAL_SLOTS,
+        "select slot_name::text from pg_replication_slots where slot_type = 'logical' order by 1",
     ),
     (
         ARCHIVING,

@@ -27,6 +27,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("prepared-transactions", prepared_transactions).asking(&[PREPARED_TRANSACTIONS]),
     Check::new("base-backups", base_backups).asking(&[BASE_BACKUPS]),
     Check::new("tablespaces", tablespaces).asking(&[TABLESPACES]),
+    Check::new("logical-slots", logical_slots).asking(&[LOGICAL_SLOTS]),
     Check::new("archiving", archiving).asking(&[ARCHIVING]),
     Check::new("cnpg-roles", cnpg_roles).asking(&[MISSING_ROLES]),
     Check::new("wal-receiver", wal_receiver),
@@ -55,6 +56,8 @@ pub mod questions {
     pub const BASE_BACKUPS: Question = Question::source("base backups");
     /// Tablespaces of the source beside the default ones.
     pub const TABLESPACES: Question = Question::source("tablespaces");
+    /// Logical replication slots of the source, by name.
+    pub const LOGICAL_SLOTS: Question = Question::source("logical slots");
     /// The WAL file that the source's archiver fails at; no row when it does not fail.
     pub const ARCHIVING: Question = Question::source("archiver");
     /// Those of [`CNPG_ROLES`](super::CNPG_ROLES) that the target does not have.
@@ -356,6 +359,29 @@ fn tablespaces(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
         .map(judge)
         .into_iter()
         .collect()
+}
+
+/// No reader depends on a logical slot: a physical copy brings none along, so that its reader has
+/// to start from a new slot on the target (PostgreSQL documentation, *Logical Decoding Concepts*).
+fn logical_slots(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
+    const ID: &str = "logical-slots";
+    let judge = |slots: &[String]| {
+        let wanted = "none at the source";
+        let lost = |slot: &String| {
+            Finding::ok(ID, wanted, "it does not move to the target")
+                .about(slot.as_str())
+                .with(
+                    Verdict::Decide,
+                    "create it on the target after the cutover, and tell its reader how to \
+                     resynchronize; drop it here when no reader uses it",
+                )
+        };
+        match slots {
+            [] => vec![Finding::ok(ID, wanted, "none")],
+            slots => slots.iter().map(lost).collect(),
+        }
+    };
+    snapshot.answer(LOGICAL_SLOTS).map_or_else(Vec::new, judge)
 }
 
 /// The source's own WAL archive works.
@@ -713,6 +739,7 @@ mod tests {
             ),
             (base_backups, BASE_BACKUPS, Verdict::NotYet),
             (tablespaces, TABLESPACES, Verdict::Blocker),
+            (logical_slots, LOGICAL_SLOTS, Verdict::Decide),
             (archiving, ARCHIVING, Verdict::Decide),
             (cnpg_roles, MISSING_ROLES, Verdict::Decide),
         ] {
