@@ -6,147 +6,71 @@ mod databases;
 mod source;
 pub mod target;
 
-use std::fmt;
+use std::cmp::Reverse;
 
-use job::error::Error;
+use job::error::Result;
+use protocol::{
+    checks::{self, prepare::Id},
+    finding::{Finding, Verdict, unless_blocked},
+};
 
 use crate::{facts::Facts, image::Image, settings::Settings};
 
-/// What a finding means for the migration, gravest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
-    /// The migration cannot begin, or would not end well.
-    Blocker,
-    /// The migration can begin; the user decides whether to act on it before the cutover.
-    Decide,
-    /// The rendered manifest or this program takes care of it; the user has nothing to do.
-    Handled,
+/// A finding that stops this program.
+pub fn blocker(
+    id: Id,
+    object: impl Into<String>,
+    found: impl Into<String>,
+    hint: impl Into<String>,
+) -> Finding {
+    finding(id, object, found).with(Verdict::Blocker, hint)
 }
 
-/// One finding, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// Stable name of the check, in kebab-case.
-    pub id: &'static str,
-    /// What the finding is about, such as the name of a database; empty for the source as a whole.
-    pub object: String,
-    /// What it means for the migration.
-    pub verdict: Verdict,
-    /// What was found.
-    pub found: String,
-    /// What to do about it; None when there is nothing to do.
-    pub hint: Option<String>,
+/// A finding that the user decides on.
+pub fn decide(
+    id: Id,
+    object: impl Into<String>,
+    found: impl Into<String>,
+    hint: impl Into<String>,
+) -> Finding {
+    finding(id, object, found).with(Verdict::Decide, hint)
 }
 
-impl Finding {
-    fn new(
-        verdict: Verdict,
-        id: &'static str,
-        object: impl Into<String>,
-        found: impl Into<String>,
-        hint: impl Into<String>,
-    ) -> Self {
-        Self {
-            id,
-            object: object.into(),
-            verdict,
-            found: found.into(),
-            hint: Some(hint.into()).filter(|hint| !hint.is_empty()),
-        }
-    }
-
-    /// A finding that stops this program.
-    pub fn blocker(
-        id: &'static str,
-        object: impl Into<String>,
-        found: impl Into<String>,
-        hint: impl Into<String>,
-    ) -> Self {
-        Self::new(Verdict::Blocker, id, object, found, hint)
-    }
-
-    /// A finding that the user decides on.
-    pub fn decide(
-        id: &'static str,
-        object: impl Into<String>,
-        found: impl Into<String>,
-        hint: impl Into<String>,
-    ) -> Self {
-        Self::new(Verdict::Decide, id, object, found, hint)
-    }
-
-    /// A finding that needs no action; `handled_by` says what takes care of it.
-    pub fn handled(
-        id: &'static str,
-        object: impl Into<String>,
-        found: impl Into<String>,
-        handled_by: impl Into<String>,
-    ) -> Self {
-        Self::new(Verdict::Handled, id, object, found, handled_by)
-    }
-
-    /// `id:object`, or the id alone.
-    pub fn label(&self) -> String {
-        if self.object.is_empty() {
-            self.id.to_owned()
-        } else {
-            format!("{}:{}", self.id, self.object)
-        }
-    }
-
-    /// The id in UpperCamelCase, as the reason of an Event.
-    pub fn event_reason(&self) -> String {
-        let capitalized = |word: &str| {
-            let mut letters = word.chars();
-            letters.next().map_or_else(String::new, |first| {
-                first.to_ascii_uppercase().to_string() + letters.as_str()
-            })
-        };
-        self.id.split('-').map(capitalized).collect()
-    }
-
-    /// The finding as the error that ends this program.
-    pub fn as_error(&self) -> Error {
-        let error = Error::refused(&self.found);
-        match &self.hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
-    }
+/// A finding that needs no action; `handled_by` says what takes care of it.
+pub fn handled(
+    id: Id,
+    object: impl Into<String>,
+    found: impl Into<String>,
+    handled_by: impl Into<String>,
+) -> Finding {
+    finding(id, object, found).with(Verdict::Handled, handled_by)
 }
 
-impl fmt::Display for Finding {
-    /// `found → hint [id:object]`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.found)?;
-        if let Some(hint) = &self.hint {
-            write!(f, " → {hint}")?;
-        }
-        write!(f, " [{}]", self.label())
-    }
+/// `found` is a sentence, which says what is wanted, too.
+fn finding(id: Id, object: impl Into<String>, found: impl Into<String>) -> Finding {
+    Finding::ok(id.into(), "", found).about(object)
 }
 
-/// All findings, blockers first.
+/// All findings, the gravest first; what the user accepts is handled.
 pub fn all(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = [
+    let findings: Vec<Finding> = [
         target::findings(facts, settings, image),
         access::findings(facts, settings),
         source::findings(facts, settings, image),
         databases::findings(facts, settings, image),
     ]
     .concat();
-    findings.sort_by_key(|finding| finding.verdict);
+    let mut findings = checks::accept_decided(findings, &settings.accept.0);
+    findings.sort_by_key(|finding| Reverse(finding.verdict));
     findings
 }
 
-/// The first five names, and the number of the others, so that a message stays one line.
-fn shortened(names: &[impl AsRef<str>]) -> String {
-    const NAMED_MAX: usize = 5;
-    let named: Vec<&str> = names.iter().take(NAMED_MAX).map(AsRef::as_ref).collect();
-    match names.len().saturating_sub(NAMED_MAX) {
-        0 => named.join(", "),
-        more => format!("{} and {more} more", named.join(", ")),
-    }
+/// Refuses if there is a blocker; the error names all blockers, with the hint of the first.
+///
+/// # Errors
+/// Refused.
+pub fn refuse(found: &[Finding]) -> Result<()> {
+    Ok(unless_blocked("replication", found)?)
 }
 
 #[cfg(test)]
@@ -154,7 +78,7 @@ pub(crate) fn labels(facts: &Facts, settings: &Settings) -> Vec<(Verdict, String
     let image = Image::parse(&settings.target_image).unwrap();
     all(facts, settings, &image)
         .into_iter()
-        .map(|finding| (finding.verdict, finding.label()))
+        .map(|finding| (finding.verdict, finding.key()))
         .collect()
 }
 
@@ -195,7 +119,7 @@ mod tests {
         let image = Image::parse(&fixture::settings().target_image).unwrap();
         let found = all(&facts, &fixture::settings(), &image);
         assert_eq!(
-            (found[0].verdict, found[0].label().as_str()),
+            (found[0].verdict, found[0].key().as_str()),
             (Verdict::Blocker, "tablespace:fast")
         );
         for finding in &found {
@@ -205,7 +129,28 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_kebab_case_and_no_two_findings_have_the_same_label() {
+    fn only_blockers_refuse_and_the_hint_is_that_of_the_first() {
+        let checksums = decide(
+            Id::DataChecksums,
+            "",
+            "data checksums are off",
+            "enable them",
+        );
+        let tablespace = blocker(Id::Tablespace, "fast", "tablespace fast exists", "drop it");
+        let user = blocker(Id::SourceUser, "app", "SOURCE_USER is app", "set it");
+        assert!(refuse(std::slice::from_ref(&checksums)).is_ok());
+        let error = refuse(&[checksums, tablespace, user]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "not ready for replication: tablespace:fast: tablespace fast exists; source-user:app: \
+             SOURCE_USER is app"
+        );
+        assert_eq!(error.next_step(), Some("drop it"));
+        assert_eq!(error.kind().code(), 3);
+    }
+
+    #[test]
+    fn no_two_findings_have_the_same_label() {
         let (mut facts, mut settings) = (fixture::facts(), fixture::settings());
         settings.target_image = serde_json::from_value("own/postgresql:17".into()).unwrap();
         facts.auto_conf.insert("work_mem".into(), "1GB".into());
@@ -221,14 +166,6 @@ mod tests {
             .into_iter()
             .map(|(_, label)| label)
             .collect();
-        for label in &found {
-            let id = label.split(':').next().unwrap();
-            assert!(
-                id.bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
-                "{id}"
-            );
-        }
         let all = found.len();
         found.sort_unstable();
         found.dedup();
@@ -236,21 +173,28 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_is_one_line_with_its_label_and_its_id_is_an_event_reason() {
-        let finding = Finding::decide("event-triggers", "app", "1 event trigger", "drop it");
+    fn what_the_user_accepts_is_handled_and_a_blocker_stays_one() {
+        let (mut facts, mut settings) = (fixture::facts(), fixture::settings());
+        facts.server.tablespaces = vec!["fast".into()];
+        settings.accept =
+            serde_json::from_value("collation-version:mastodon,tablespace".into()).unwrap();
+        let image = Image::parse(&settings.target_image).unwrap();
+        let found = all(&facts, &settings, &image);
+        let accepted: Vec<(Verdict, String)> = found
+            .iter()
+            .filter(|finding| finding.accepted)
+            .map(|finding| (finding.verdict, finding.key()))
+            .collect();
         assert_eq!(
-            finding.to_string(),
-            "1 event trigger → drop it [event-triggers:app]"
+            accepted,
+            [(Verdict::Handled, "collation-version:mastodon".to_owned())]
         );
-        assert_eq!(finding.event_reason(), "EventTriggers");
-    }
-
-    #[test]
-    fn a_long_list_is_shortened() {
-        assert_eq!(shortened(&["a", "b"]), "a, b");
-        assert_eq!(
-            shortened(&["1", "2", "3", "4", "5", "6", "7"]),
-            "1, 2, 3, 4, 5 and 2 more"
+        assert_found(&facts, &settings, Verdict::Blocker, "tablespace:fast");
+        assert_found(
+            &facts,
+            &settings,
+            Verdict::Decide,
+            "collation-version:postgres",
         );
     }
 }

@@ -27,6 +27,7 @@
 //! | WAL_KEEP_MB | raise wal_keep_size of the source to this many MB |
 //! | TARGET_IMAGE, TARGET_STORAGE, TARGET_STORAGE_CLASS, ADOPT_IMAGE | values of the manifest |
 //! | ARCHIVE_RESTART | `never` (default): the promotion takes no restart |
+//! | ACCEPT | findings that the user accepts, as `id` or `id:object` |
 //! | DRY_RUN | `true`: report what would be done, print the manifest, change nothing |
 //!
 //! Unless a function says otherwise, its errors are those of the Kubernetes API or of the source's
@@ -77,14 +78,16 @@ async fn prepare(settings: &Settings, run: &Run) -> Result<()> {
         Error::config(format!("TARGET_IMAGE: {reason}"))
             .hint("set it in the ConfigMap replica-migration")
     })?;
-    output::refuse(&run.report, &findings::target::name(settings))?;
+    let found = findings::target::name(settings);
+    output::findings(&run.report, &found);
+    findings::refuse(&found)?;
     record_store::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
 
     let mut observed = observation::observe(run, settings, &connection).await?;
     output::observed(&run.report, &observed.facts);
     let found = findings::all(&observed.facts, settings, &image);
     output::findings(&run.report, &found);
-    output::refuse(&run.report, &found)?;
+    findings::refuse(&found)?;
 
     let required = source_change::required(&observed.facts, settings);
     if settings.dry_run {
@@ -94,7 +97,7 @@ async fn prepare(settings: &Settings, run: &Run) -> Result<()> {
         source_change::apply::apply(run, settings, &observed.source, &required).await?;
         observed = observation::observe(run, settings, &connection).await?;
         let found = findings::all(&observed.facts, settings, &image);
-        output::refuse(&run.report, &found)?;
+        findings::refuse(&found)?;
     }
     carry_out(run, settings, &observed, &image).await
 }

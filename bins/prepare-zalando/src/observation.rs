@@ -24,7 +24,7 @@ use secrecy::SecretString;
 use crate::{
     cnpg_roles,
     facts::{Database, Facts, Login, Password, Pod, Pooler, Resource, Target, Tls},
-    findings::access as access_findings,
+    findings::{self, access as access_findings},
     queries,
     settings::Settings,
     stored_password,
@@ -108,7 +108,7 @@ pub async fn observe(
     let source_tls = source_tls::read(&run.client, &run.namespace, &cr).await?;
     let tls = tls(&source_tls, connection);
     if let Some(blocker) = access_findings::unverified(&tls) {
-        return Err(blocker.as_error());
+        findings::refuse(&[blocker])?;
     }
     let target = target(run, settings).await?;
     let password = read_secret(&connection.password_file)?;

@@ -1,15 +1,11 @@
 //! What a person reads: the findings, the plan of a dry run, and the next step.
 
-use job::{
-    context::Run,
-    error::{Error, Result},
-    report::Reporter,
-};
+use job::{context::Run, error::Result, report::Reporter};
+use protocol::finding::{self, Finding};
 
 use crate::{
     cluster_manifest,
     facts::Facts,
-    findings::{Finding, Verdict},
     image::Image,
     manifest_config_map,
     observation::Observation,
@@ -41,51 +37,14 @@ pub fn observed(report: &Reporter, facts: &Facts) {
     ));
 }
 
-/// Reports the findings that do not stop this program: one line for all that are handled, and a
-/// line and an Event for each that the user decides on.
+/// Reports a line for each finding and one for all that are handled; a finding that the user has to
+/// act on also becomes an Event.
 pub fn findings(report: &Reporter, found: &[Finding]) {
-    let handled: Vec<&Finding> = with_verdict(found, Verdict::Handled).collect();
-    if !handled.is_empty() {
-        report.step("FindingsHandled", folded(&handled));
-    }
-    for finding in with_verdict(found, Verdict::Decide) {
-        report.warning(&finding.event_reason(), finding.to_string());
-    }
-}
-
-fn with_verdict(found: &[Finding], verdict: Verdict) -> impl Iterator<Item = &Finding> {
-    found
-        .iter()
-        .filter(move |finding| finding.verdict == verdict)
-}
-
-fn folded(handled: &[&Finding]) -> String {
-    let all: Vec<String> = handled
-        .iter()
-        .map(|finding| format!("{} [{}]", finding.found, finding.label()))
-        .collect();
-    format!("handled, nothing to do: {}", all.join("; "))
-}
-
-/// Refuses if there is a blocker. A single one becomes the error; several are listed, and the error
-/// names them all.
-///
-/// # Errors
-/// Refused.
-pub fn refuse(report: &Reporter, found: &[Finding]) -> Result<()> {
-    let blockers: Vec<&Finding> = with_verdict(found, Verdict::Blocker).collect();
-    match blockers.as_slice() {
-        [] => Ok(()),
-        [one] => Err(one.as_error()),
-        several => {
-            for finding in several {
-                report.info(format!("✗ {finding}"));
-            }
-            let all: Vec<&str> = several.iter().map(|one| one.found.as_str()).collect();
-            Err(
-                Error::refused(format!("{} blockers: {}", several.len(), all.join("; ")))
-                    .hint("see the hint of each blocker above; nothing was changed"),
-            )
+    for line in finding::lines(found) {
+        let text = format!("  {}", line.text);
+        match line.event {
+            None => report.info(text),
+            Some(reason) => report.warning(&reason, text),
         }
     }
 }
@@ -175,43 +134,4 @@ pub fn ready(run: &Run, settings: &Settings, observed: &Observation) {
     }
     report.info("next: run replica-migration-extract-certs, then read the manifest and apply it:");
     report.info(manifest_config_map::apply_command(&run.namespace, settings));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use job::report::Format;
-
-    #[test]
-    fn handled_findings_are_folded_into_one_line() {
-        let one = Finding::handled("md5-passwords", "", "md5 passwords of app", "");
-        let other = Finding::handled("preloaded-library", "bg_mon", "bg_mon is not preloaded", "");
-        assert_eq!(
-            folded(&[&one, &other]),
-            "handled, nothing to do: md5 passwords of app [md5-passwords]; bg_mon is not preloaded \
-             [preloaded-library:bg_mon]"
-        );
-    }
-
-    #[test]
-    fn only_blockers_refuse_and_one_of_them_keeps_its_hint() {
-        let report = Reporter::new("test", Format::Text);
-        let decide = Finding::decide(
-            "data-checksums",
-            "",
-            "data checksums are off",
-            "enable them",
-        );
-        let blocker = Finding::blocker("tablespace", "fast", "tablespace fast exists", "drop it");
-        assert!(refuse(&report, std::slice::from_ref(&decide)).is_ok());
-        let error = refuse(&report, &[decide, blocker.clone()]).unwrap_err();
-        assert_eq!(error.to_string(), "tablespace fast exists");
-        assert_eq!(error.next_step(), Some("drop it"));
-        let error = refuse(&report, &[blocker.clone(), blocker]).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("2 blockers: tablespace fast exists; ")
-        );
-    }
 }

@@ -2,7 +2,8 @@
 
 use std::str::FromStr;
 
-use job::config::{ArchiveRestart, Name, Text};
+use job::config::{ArchiveRestart, List, Name, Text};
+use protocol::finding::Acceptance;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// The role that the target replicates as.
@@ -29,6 +30,10 @@ impl SourceAuth {
 
 fn default_archive_restart() -> ArchiveRestart {
     ArchiveRestart::Never
+}
+
+fn none() -> List<Acceptance> {
+    List(Vec::new())
 }
 
 /// A Kubernetes quantity of bytes.
@@ -109,6 +114,9 @@ pub struct Settings {
     /// When the restart takes place that turns WAL archiving on; `never` avoids it.
     #[serde(default = "default_archive_restart")]
     pub archive_restart: ArchiveRestart,
+    /// The findings that the user accepts.
+    #[serde(default = "none")]
+    pub accept: List<Acceptance>,
     /// Report what would be done, and change nothing.
     #[serde(default)]
     pub dry_run: bool,

@@ -13,6 +13,7 @@ mod application;
 mod cluster;
 mod controllers;
 mod data;
+pub mod prepare;
 mod servers;
 mod services;
 mod zalando;
@@ -110,6 +111,14 @@ fn judged(
     findings
 }
 
+/// The findings, those that a person decides handled where the user accepts them.
+pub fn accept_decided(findings: Vec<Finding>, accepted: &[Acceptance]) -> Vec<Finding> {
+    let findings = findings.into_iter();
+    findings
+        .map(|finding| accept(finding, false, accepted))
+        .collect()
+}
+
 /// The finding, handled if the user accepts it.
 fn accept(finding: Finding, acceptable: bool, accepted: &[Acceptance]) -> Finding {
     let possible = match finding.verdict {
@@ -129,17 +138,19 @@ fn accept(finding: Finding, acceptable: bool, accepted: &[Acceptance]) -> Findin
 impl FromStr for Acceptance {
     type Err = String;
 
-    /// Reads `id` or `id:object`; an id that no check has is an error that names all ids.
+    /// Reads `id` or `id:object`; an id that neither a check nor a finding of prepare-zalando has is
+    /// an error that names all ids.
     fn from_str(word: &str) -> Result<Self, String> {
         let (id, object) = match word.split_once(':') {
             Some((id, object)) => (id, Some(object.to_owned())),
             None => (word, None),
         };
-        if !registered().any(|check| check.id == id) {
-            let ids: Vec<&str> = registered().map(|check| check.id).collect();
+        let checks = || registered().map(|check| check.id);
+        if !checks().chain(prepare::ids()).any(|known| known == id) {
             return Err(format!(
-                "there is no check {id:?}; the checks are {}",
-                ids.join(", ")
+                "there is no check {id:?}; the checks are {}; those of prepare-zalando are {}",
+                checks().collect::<Vec<_>>().join(", "),
+                prepare::ids().collect::<Vec<_>>().join(", ")
             ));
         }
         Ok(Self {
@@ -171,7 +182,7 @@ mod tests {
                     .chars()
                     .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
         };
-        for id in ids {
+        for id in ids.into_iter().chain(prepare::ids()) {
             assert!(id.split('-').all(part), "{id}");
         }
     }
@@ -222,5 +233,15 @@ mod tests {
         let unknown = "appsup".parse::<Acceptance>().unwrap_err();
         assert!(unknown.starts_with("there is no check \"appsup\"; the checks are superuser, "));
         assert!(unknown.contains("apps-up"), "{unknown}");
+        assert!(unknown.contains("those of prepare-zalando are alter-system, "));
+    }
+
+    #[test]
+    fn every_program_reads_the_ids_of_prepare_zalando() {
+        for id in prepare::ids() {
+            let word = format!("{id}:app");
+            assert_eq!(word.parse::<Acceptance>().unwrap().id, id);
+        }
+        assert!(prepare::ids().any(|id| id == "md5-passwords"));
     }
 }

@@ -17,7 +17,7 @@ pub enum Verdict {
     Decide,
     /// Not yet as wanted; waiting may be enough.
     NotYet,
-    /// It blocks the cutover, and waiting does not help.
+    /// It blocks the cutover, or the replication before it, and waiting does not help.
     Blocker,
 }
 
@@ -30,9 +30,9 @@ pub struct Finding {
     pub object: String,
     /// What it means.
     pub verdict: Verdict,
-    /// What the cutover needs, in words that fit behind "wanted ".
+    /// What is needed, in words that fit behind "wanted "; empty where `found` says it, too.
     pub wanted: String,
-    /// What was observed, in words that fit behind "found ".
+    /// What was observed, in words that fit behind "found "; a sentence where `wanted` is empty.
     pub found: String,
     /// What the user does next; None where there is nothing to do.
     pub hint: Option<String>,
@@ -116,9 +116,9 @@ impl Finding {
 }
 
 impl fmt::Display for Finding {
-    /// `id:object: found`, and for what blocks `id:object: wanted …, found …`.
+    /// `id:object: found`, and for what blocks `id:object: wanted …, found …` if `wanted` is given.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.blocks() {
+        if self.blocks() && !self.wanted.is_empty() {
             write!(
                 f,
                 "{}: wanted {}, found {}",
@@ -163,10 +163,18 @@ pub fn gravest(findings: &[Finding]) -> Option<&Finding> {
 /// Ok when nothing blocks the cutover.
 ///
 /// # Errors
+/// Those of [`unless_blocked`].
+pub fn worst(findings: &[Finding]) -> Result<(), Failure> {
+    unless_blocked("the cutover", findings)
+}
+
+/// Ok when nothing blocks what is to come, such as `the cutover`.
+///
+/// # Errors
 /// By the gravest finding: Refused for a blocker, Config for a wrong setting, Transient when
 /// waiting may help. The message names all blockers, or else everything that is waited for; the
 /// hint is that of the gravest.
-pub fn worst(findings: &[Finding]) -> Result<(), Failure> {
+pub fn unless_blocked(next: &str, findings: &[Finding]) -> Result<(), Failure> {
     let Some(gravest) = gravest(findings) else {
         return Ok(());
     };
@@ -182,7 +190,7 @@ pub fn worst(findings: &[Finding]) -> Result<(), Failure> {
     };
     Err(Failure {
         kind,
-        message: format!("not ready for the cutover: {}", named.join("; ")),
+        message: format!("not ready for {next}: {}", named.join("; ")),
         hint: gravest.hint.clone(),
     })
 }
@@ -257,12 +265,12 @@ fn event_reason(finding: &Finding, before: &[Finding]) -> String {
 }
 
 /// The first few of many, and how many more there are: a message must stay one line.
-pub fn listed(names: &[String]) -> String {
+pub fn listed(names: &[impl AsRef<str>]) -> String {
     const NAMED_MAX: usize = 8;
     let named = names
         .iter()
         .take(NAMED_MAX)
-        .map(String::as_str)
+        .map(AsRef::as_ref)
         .collect::<Vec<_>>()
         .join(", ");
     match names.len().saturating_sub(NAMED_MAX) {
@@ -338,6 +346,23 @@ mod tests {
         assert_eq!(
             events,
             [None, reason("RowCounts"), reason("RowCounts2"), None]
+        );
+    }
+
+    #[test]
+    fn a_finding_whose_text_says_all_is_shown_without_what_was_wanted() {
+        let sentence = Finding::ok("tablespace", "", "tablespace fast cannot be copied")
+            .about("fast")
+            .with(Verdict::Blocker, "drop it");
+        assert_eq!(
+            render(std::slice::from_ref(&sentence)),
+            ["✗ tablespace:fast: tablespace fast cannot be copied → drop it"]
+        );
+        assert_eq!(
+            unless_blocked("replication", &[sentence])
+                .unwrap_err()
+                .message,
+            "not ready for replication: tablespace:fast: tablespace fast cannot be copied"
         );
     }
 

@@ -3,8 +3,12 @@
 
 use job::config::SslMode;
 use platform::kubernetes::zalando;
+use protocol::{
+    checks::prepare::Id,
+    finding::{Finding, listed},
+};
 
-use super::{Finding, shortened};
+use super::{blocker, decide, handled};
 use crate::{
     cnpg_roles,
     facts::{Facts, Login, Password, Tls},
@@ -37,7 +41,7 @@ pub fn unverified(tls: &Tls) -> Option<Finding> {
     let fails = tls.given && tls.sslmode == SslMode::Require && tls.asked != SslMode::Require;
     let hint = "fix the Secrets of spec.tls; or set SOURCE_SSLMODE=require in the ConfigMap \
         replica-migration to continue without verification";
-    fails.then(|| Finding::blocker("tls-unverified", "", tls.reason.clone(), hint))
+    fails.then(|| blocker(Id::TlsUnverified, "", tls.reason.clone(), hint))
 }
 
 fn tls(facts: &Facts) -> Vec<Finding> {
@@ -49,8 +53,8 @@ fn tls(facts: &Facts) -> Vec<Finding> {
     if tls.sslmode == SslMode::VerifyFull {
         vec![]
     } else if tls.asked == tls.sslmode {
-        vec![Finding::handled(
-            "tls-weaker",
+        vec![handled(
+            Id::TlsWeaker,
             "",
             found,
             "as SOURCE_SSLMODE requests",
@@ -60,7 +64,7 @@ fn tls(facts: &Facts) -> Vec<Finding> {
             "set SOURCE_SSLMODE={mode} in the ConfigMap replica-migration for the other steps, or \
              a SOURCE_HOST that the certificate covers"
         );
-        vec![Finding::decide("tls-weaker", "", found, hint)]
+        vec![decide(Id::TlsWeaker, "", found, hint)]
     }
 }
 
@@ -71,8 +75,8 @@ fn role(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         // This program creates streaming_replica.
         return standby
             .then(|| {
-                Finding::blocker(
-                    "replication-role-missing",
+                blocker(
+                    Id::ReplicationRoleMissing,
                     name,
                     format!("the source has no role {name}, which the operator creates"),
                     "let the operator finish a sync of the resource, or use \
@@ -86,16 +90,16 @@ fn role(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     missing.extend((!role.login).then_some("login"));
     missing.extend((!role.replication).then_some("replication"));
     if !missing.is_empty() && standby {
-        return vec![Finding::blocker(
-            "replication-role-attributes",
+        return vec![blocker(
+            Id::ReplicationRoleAttributes,
             name,
             format!("role {name} lacks {}", missing.join(" and ")),
             format!("alter role {name} {}", missing.join(" ")),
         )];
     }
     if role.expired {
-        return vec![Finding::blocker(
-            "replication-role-expired",
+        return vec![blocker(
+            Id::ReplicationRoleExpired,
             name,
             format!("the password of role {name} has expired (VALID UNTIL)"),
             format!("alter role {name} valid until 'infinity'"),
@@ -108,8 +112,8 @@ fn cnpg_roles(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     cnpg_roles::conflicts(&facts.cnpg_roles, settings.source_auth)
         .into_iter()
         .map(|conflict| {
-            Finding::blocker(
-                "cnpg-role-conflict",
+            blocker(
+                Id::CnpgRoleConflict,
                 conflict.object,
                 conflict.found,
                 conflict.hint,
@@ -122,22 +126,22 @@ fn password(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let Login { role, password } = &facts.login;
     let standby = settings.source_auth == SourceAuth::Standby;
     let secret = secret(settings);
-    let blocker = |id, found, hint| vec![Finding::blocker(id, role, found, hint)];
+    let unusable = |id, found, hint| vec![blocker(id, role, found, hint)];
     match password {
         Password::Matches => vec![],
-        Password::Differs => blocker(
-            "replication-password-differs",
+        Password::Differs => unusable(
+            Id::ReplicationPasswordDiffers,
             format!("secret {secret} does not hold the password of role {role}"),
             "if the password was changed by hand, put it into the operator's Secret of that role; \
              a Secret that this program wrote can be deleted",
         ),
-        Password::Unset if standby => blocker(
-            "replication-password-unset",
+        Password::Unset if standby => unusable(
+            Id::ReplicationPasswordUnset,
             format!("role {role} has no password"),
             "let the operator finish a sync of the resource",
         ),
-        Password::NoSecret if standby => blocker(
-            "replication-secret-missing",
+        Password::NoSecret if standby => unusable(
+            Id::ReplicationSecretMissing,
             format!("secret {secret} of role {role} does not exist, or holds no password of it"),
             "let the operator finish a sync of the resource; it creates the Secret",
         ),
@@ -154,12 +158,12 @@ fn hba(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         .filter_map(|rule| Some(format!("line {}: {}", rule.line, rule.error.as_ref()?)))
         .collect();
     if !invalid.is_empty() {
-        return vec![Finding::blocker(
-            "pg-hba-invalid",
+        return vec![blocker(
+            Id::PgHbaInvalid,
             "",
             format!(
                 "the server cannot use its pg_hba.conf ({})",
-                shortened(&invalid)
+                listed(&invalid)
             ),
             "fix spec.patroni.pg_hba of the postgresql resource",
         )];
@@ -174,22 +178,22 @@ fn hba(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         Admission::Admitted(_) => vec![],
         Admission::AdmittedFrom(rule) => {
             let from = rule.address.as_deref().unwrap_or("");
-            vec![Finding::decide(
-                "pg-hba-address",
+            vec![decide(
+                Id::PgHbaAddress,
                 role,
                 format!("pg_hba line {} admits {role} only from {from}", rule.line),
                 "make sure that the target's pods get such addresses",
             )]
         }
-        Admission::Rejected(rule) => vec![Finding::blocker(
-            "pg-hba-rejects",
+        Admission::Rejected(rule) => vec![blocker(
+            Id::PgHbaRejects,
             role,
             format!("pg_hba line {} rejects replication by {role}", rule.line),
             "change spec.patroni.pg_hba of the postgresql resource; that rolls the source's pods",
         )],
         Admission::NoMatch => match settings.source_auth {
-            SourceAuth::Standby => vec![Finding::blocker(
-                "pg-hba-missing",
+            SourceAuth::Standby => vec![blocker(
+                Id::PgHbaMissing,
                 role,
                 format!("pg_hba has no line that admits {role} for replication over TLS"),
                 "add \"hostssl replication standby all md5\" to spec.patroni.pg_hba; that rolls \
@@ -209,8 +213,8 @@ fn md5_against_scram(facts: &Facts, settings: &Settings, rule: &Rule) -> bool {
 }
 
 fn scram_required(role: &str, rule: &Rule) -> Finding {
-    Finding::blocker(
-        "pg-hba-method",
+    blocker(
+        Id::PgHbaMethod,
         role,
         format!(
             "pg_hba line {} requires scram-sha-256 of {role}, whose password is stored as md5",
@@ -224,15 +228,15 @@ fn scram_required(role: &str, rule: &Rule) -> Finding {
 fn rolling_update(facts: &Facts, settings: &Settings) -> Finding {
     let role = facts.login.role.as_str();
     if facts.resource.suspended {
-        Finding::blocker(
-            "operator-suspended",
+        blocker(
+            Id::OperatorSuspended,
             "pg_hba",
             format!("pg_hba must admit {role}, but the operator is suspended for this resource"),
             "remove the annotation acid.zalan.do/controller",
         )
     } else if settings.allow_source_rolling_update {
-        Finding::handled(
-            "rolling-update",
+        handled(
+            Id::RollingUpdate,
             "",
             format!(
                 "the source's pods restart one after the other, because pg_hba must admit {role}"
@@ -240,8 +244,8 @@ fn rolling_update(facts: &Facts, settings: &Settings) -> Finding {
             format!("ALLOW_SOURCE_ROLLING_UPDATE allows it; or {STANDBY_INSTEAD}"),
         )
     } else {
-        Finding::blocker(
-            "rolling-update",
+        blocker(
+            Id::RollingUpdate,
             "",
             format!(
                 "pg_hba must admit {role}, and that change restarts every pod of the source, one \
@@ -267,8 +271,8 @@ fn capacity(facts: &Facts) -> Vec<Finding> {
     let slots = free("max_replication_slots", facts.server.slots);
     let mut found = vec![];
     if senders < SENDERS_NEEDED {
-        found.push(Finding::blocker(
-            "free-wal-senders",
+        found.push(blocker(
+            Id::FreeWalSenders,
             "",
             format!(
                 "{senders} of {} max_wal_senders are free, the copy needs {SENDERS_NEEDED}",
@@ -278,8 +282,8 @@ fn capacity(facts: &Facts) -> Vec<Finding> {
         ));
     }
     if slots < 1 {
-        found.push(Finding::blocker(
-            "free-replication-slots",
+        found.push(blocker(
+            Id::FreeReplicationSlots,
             "",
             format!(
                 "none of {} max_replication_slots is free, and the copy needs one while it runs",
@@ -295,8 +299,8 @@ fn custom_hba(facts: &Facts) -> Vec<Finding> {
     if facts.resource.pg_hba.is_none() {
         return vec![];
     }
-    vec![Finding::decide(
-        "custom-pg-hba",
+    vec![decide(
+        Id::CustomPgHba,
         "",
         "the postgresql resource has a pg_hba list of its own, which the target does not inherit",
         "compare it with spec.postgresql.pg_hba of the manifest and add what applications need",

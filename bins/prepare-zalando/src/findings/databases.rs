@@ -3,7 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{Finding, shortened};
+use protocol::{
+    checks::prepare::Id,
+    finding::{Finding, listed},
+};
+
+use super::{blocker, decide, handled};
 use crate::{
     facts::{Database, Facts},
     image::{Image, SPILO_EXTENSIONS},
@@ -27,8 +32,8 @@ pub(super) fn findings(facts: &Facts, settings: &Settings, image: &Image) -> Vec
 fn owner(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let name = settings.database.as_str();
     let Some(database) = facts.database(name) else {
-        return vec![Finding::blocker(
-            "database-missing",
+        return vec![blocker(
+            Id::DatabaseMissing,
             name,
             format!("the source has no database {name}"),
             "correct DATABASE in the ConfigMap replica-migration",
@@ -38,8 +43,8 @@ fn owner(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     if owner.is_some_and(|role| role.hash.is_some()) {
         return vec![];
     }
-    vec![Finding::decide(
-        "owner-without-password",
+    vec![decide(
+        Id::OwnerWithoutPassword,
         &database.owner,
         format!(
             "role {}, the owner of {name}, has no password, and CloudNativePG sets a random one \
@@ -54,8 +59,8 @@ fn tablespaces(facts: &Facts) -> Vec<Finding> {
     let tablespaces = facts.server.tablespaces.iter();
     tablespaces
         .map(|name| {
-            Finding::blocker(
-                "tablespace",
+            blocker(
+                Id::Tablespace,
                 name,
                 format!("tablespace {name} cannot be copied to the target"),
                 "move its contents to pg_default and drop it",
@@ -72,13 +77,13 @@ fn unlogged(facts: &Facts) -> Vec<Finding> {
     affected
         .map(|database| {
             let (count, names) = &database.unlogged;
-            Finding::decide(
-                "unlogged-tables",
+            decide(
+                Id::UnloggedTables,
                 &database.name,
                 format!(
                     "unlogged tables will be empty at the target: {count} in {} ({})",
                     database.name,
-                    shortened(names)
+                    listed(names)
                 ),
                 "alter table … set logged where their contents matter, or fill them again",
             )
@@ -101,8 +106,8 @@ fn collations(facts: &Facts, image: &Image) -> Vec<Finding> {
         let name = database.name.as_str();
         if database.collated_indexes > 0 && (facts.pod.old_locales || differs(database, image)) {
             let source = collation_source(facts, database);
-            found.push(Finding::decide(
-                "collation-version",
+            found.push(decide(
+                Id::CollationVersion,
                 name,
                 format!(
                     "the source sorts with {source}, the target with {target}; indexes of {name} \
@@ -113,8 +118,8 @@ fn collations(facts: &Facts, image: &Image) -> Vec<Finding> {
             ));
         }
         if database.recorded_version != database.actual_version {
-            found.push(Finding::decide(
-                "collation-version-stale",
+            found.push(decide(
+                Id::CollationVersionStale,
                 name,
                 format!("the collations of the source have changed since {name} was created"),
                 "indexes of the source itself may be wrong already: reindex before the copy",
@@ -161,8 +166,8 @@ fn locales(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding> {
     missing
         .into_iter()
         .map(|locale| {
-            Finding::blocker(
-                "locale-missing",
+            blocker(
+                Id::LocaleMissing,
                 locale,
                 format!(
                     "TARGET_IMAGE {} has no locale {locale}: databases that use it refuse every \
@@ -192,8 +197,8 @@ fn extensions(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding>
     for name in others {
         match image.has_extension(name) {
             Some(true) => {}
-            Some(false) => found.push(Finding::decide(
-                "extension-missing",
+            Some(false) => found.push(decide(
+                Id::ExtensionMissing,
                 name,
                 format!(
                     "TARGET_IMAGE {} lacks the extension {name}, which is installed",
@@ -201,8 +206,8 @@ fn extensions(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding>
                 ),
                 "choose an image that has it, unless its functions are never called",
             )),
-            None => found.push(Finding::decide(
-                "extension-unknown",
+            None => found.push(decide(
+                Id::ExtensionUnknown,
                 name,
                 format!(
                     "the name of TARGET_IMAGE {} does not tell whether it has the extension {name}",
@@ -213,12 +218,12 @@ fn extensions(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding>
         }
     }
     if !spilos.is_empty() {
-        found.push(Finding::handled(
-            "spilo-extensions",
+        found.push(handled(
+            Id::SpiloExtensions,
             "",
             format!(
                 "extensions that only Spilo uses are copied and cannot be called: {}",
-                shortened(&spilos)
+                listed(&spilos)
             ),
             "drop them after the cutover, the views of metric_helpers first",
         ));
@@ -233,8 +238,8 @@ fn cron_jobs(facts: &Facts) -> Vec<Finding> {
         .filter(|database| database.cron_jobs > 0);
     affected
         .map(|database| {
-            Finding::decide(
-                "cron-jobs",
+            decide(
+                Id::CronJobs,
                 &database.name,
                 format!(
                     "{} active jobs of pg_cron in {} stop with the cutover",
@@ -253,12 +258,12 @@ fn event_triggers(facts: &Facts) -> Vec<Finding> {
         .filter(|database| !database.event_triggers.is_empty());
     affected
         .map(|database| {
-            Finding::decide(
-                "event-triggers",
+            decide(
+                Id::EventTriggers,
                 &database.name,
                 format!(
                     "event triggers fire at the target, too: {} in {}",
-                    shortened(&database.event_triggers),
+                    listed(&database.event_triggers),
                     database.name
                 ),
                 "drop those whose library the target lacks: with them no DDL succeeds",

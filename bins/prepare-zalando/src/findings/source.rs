@@ -1,7 +1,12 @@
 //! Findings about how the source runs: its identity, settings that the copy inherits, retained WAL,
 //! libraries and current activity.
 
-use super::{Finding, shortened};
+use protocol::{
+    checks::prepare::Id,
+    finding::{Finding, listed},
+};
+
+use super::{blocker, decide, handled};
 use crate::{
     facts::Facts,
     image::{Image, SPILO_LIBRARIES},
@@ -36,8 +41,8 @@ fn identity(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let mut found = vec![];
     let cluster = facts.setting("cluster_name");
     if cluster != settings.source_cluster.as_str() {
-        found.push(Finding::blocker(
-            "source-host-other-cluster",
+        found.push(blocker(
+            Id::SourceHostOtherCluster,
             facts.host.as_str(),
             format!(
                 "SOURCE_HOST {} leads to a server of cluster {cluster:?}, not of {}",
@@ -48,16 +53,16 @@ fn identity(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     }
     let postgres = facts.role("postgres");
     if !postgres.is_some_and(|role| role.superuser && role.login) {
-        found.push(Finding::blocker(
-            "superuser-missing",
+        found.push(blocker(
+            Id::SuperuserMissing,
             "postgres",
             "the source has no superuser postgres that may log in, and CloudNativePG uses no other",
             "create role postgres superuser login",
         ));
     }
     if facts.user != "postgres" {
-        found.push(Finding::blocker(
-            "source-user",
+        found.push(blocker(
+            Id::SourceUser,
             facts.user.as_str(),
             format!(
                 "SOURCE_USER is {}, but CloudNativePG's superuser is always postgres",
@@ -67,8 +72,8 @@ fn identity(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         ));
     }
     if facts.setting("wal_level") == "minimal" {
-        found.push(Finding::blocker(
-            "wal-level",
+        found.push(blocker(
+            Id::WalLevel,
             "",
             "wal_level is minimal, which allows no replication",
             format!("set wal_level to replica in {RESOURCE}"),
@@ -84,8 +89,8 @@ fn auto_conf(facts: &Facts) -> Vec<Finding> {
     names
         .map(|name| {
             if breaks_the_target(name) {
-                Finding::blocker(
-                    "alter-system",
+                blocker(
+                    Id::AlterSystem,
                     name,
                     format!(
                         "postgresql.auto.conf sets {name}: at the target it would override what \
@@ -94,8 +99,8 @@ fn auto_conf(facts: &Facts) -> Vec<Finding> {
                     format!("alter system reset {name}; then reload"),
                 )
             } else {
-                Finding::decide(
-                    "alter-system",
+                decide(
+                    Id::AlterSystem,
                     name,
                     format!(
                         "postgresql.auto.conf sets {name}: at the target it overrides the \
@@ -127,8 +132,8 @@ fn pending_restarts(facts: &Facts) -> Vec<Finding> {
     });
     pending
         .map(|name| {
-            Finding::blocker(
-                "pending-restart",
+            blocker(
+                Id::PendingRestart,
                 name,
                 format!(
                     "{name} changes at the next restart of the source, and the target would stop \
@@ -156,8 +161,8 @@ fn wal(facts: &Facts, settings: &Settings) -> Vec<Finding> {
             Some(seconds) => format!(", about {} min at the average rate", seconds / 60),
             None => String::new(),
         };
-        found.push(Finding::decide(
-            "wal-keep-size",
+        found.push(decide(
+            Id::WalKeepSize,
             "",
             format!(
                 "wal_keep_size is {kept_mb} MB{lasts}: a target that is disconnected for longer \
@@ -173,8 +178,8 @@ fn wal(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         .wal_keep_mb
         .is_some_and(|wanted| u64::from(wanted) > facts.number("wal_keep_size"));
     if raise && facts.resource.suspended {
-        found.push(Finding::blocker(
-            "operator-suspended",
+        found.push(blocker(
+            Id::OperatorSuspended,
             "wal_keep_size",
             format!(
                 "WAL_KEEP_MB raises wal_keep_size in {RESOURCE}, but the operator is suspended for \
@@ -196,8 +201,8 @@ fn spread_checkpoint(facts: &Facts) -> Vec<Finding> {
         .and_then(|setting| setting.raw.parse().ok())
         .unwrap_or(0.9);
     let seconds = facts.number("checkpoint_timeout") as f64 * completion_target;
-    vec![Finding::handled(
-        "spread-checkpoint",
+    vec![handled(
+        Id::SpreadCheckpoint,
         "",
         format!(
             "the copy begins with a checkpoint that takes up to {seconds:.0} s; to shorten it, run \
@@ -214,16 +219,16 @@ fn patroni(facts: &Facts) -> Vec<Finding> {
     };
     let mut found = vec![];
     if enabled("standby_cluster") {
-        found.push(Finding::blocker(
-            "standby-cluster",
+        found.push(blocker(
+            Id::StandbyCluster,
             "",
             "the source is itself a standby cluster",
             "promote it first: its leader must accept writes",
         ));
     }
     if enabled("synchronous_mode") {
-        found.push(Finding::decide(
-            "synchronous-mode",
+        found.push(decide(
+            Id::SynchronousMode,
             "",
             "synchronous_mode is on: a commit at the source waits for a standby, and at the target \
              for none",
@@ -231,8 +236,8 @@ fn patroni(facts: &Facts) -> Vec<Finding> {
         ));
     }
     if enabled("pause") {
-        found.push(Finding::decide(
-            "patroni-paused",
+        found.push(decide(
+            Id::PatroniPaused,
             "",
             "Patroni is paused: if the leader fails, no other member is promoted",
             "resume it, unless it was paused on purpose",
@@ -246,13 +251,13 @@ fn session_libraries(facts: &Facts, image: &Image) -> Vec<Finding> {
     for (scope, list) in &facts.server.session_libraries {
         let missing = missing_libraries(list, image);
         if !missing.is_empty() {
-            found.push(Finding::blocker(
-                "session-libraries",
+            found.push(blocker(
+                Id::SessionLibraries,
                 scope,
                 format!(
                     "{scope} loads {} into every session, and the target has no such library, so \
                      no login would succeed",
-                    shortened(&missing)
+                    listed(&missing)
                 ),
                 "reset session_preload_libraries and local_preload_libraries there",
             ));
@@ -268,19 +273,19 @@ fn preloaded_libraries(facts: &Facts, image: &Image) -> Vec<Finding> {
         .partition(|name| SPILO_LIBRARIES.contains(&name.as_str()));
     let mut found = vec![];
     if !spilos.is_empty() {
-        found.push(Finding::handled(
-            "spilo-libraries",
+        found.push(handled(
+            Id::SpiloLibraries,
             "",
             format!(
                 "the target does not preload the libraries of Spilo's own configuration: {}",
-                shortened(&spilos)
+                listed(&spilos)
             ),
             "the manifest sets no shared_preload_libraries",
         ));
     }
     found.extend(others.into_iter().map(|name| {
-        Finding::decide(
-            "preloaded-library",
+        decide(
+            Id::PreloadedLibrary,
             &name,
             format!("the source preloads {name}, the target does not"),
             "if the application needs it, choose a TARGET_IMAGE that has it and add it to \
@@ -302,8 +307,8 @@ fn activity(facts: &Facts) -> Vec<Finding> {
     let server = &facts.server;
     let mut found = vec![];
     if server.prepared_transactions > 0 {
-        found.push(Finding::decide(
-            "prepared-transactions",
+        found.push(decide(
+            Id::PreparedTransactions,
             "",
             format!(
                 "{} prepared transactions are open: they are copied, with their locks",
@@ -318,16 +323,16 @@ fn activity(facts: &Facts) -> Vec<Finding> {
             .iter()
             .map(|(role, database, minutes)| format!("{role} in {database} for {minutes} min"))
             .collect();
-        found.push(Finding::decide(
-            "long-transactions",
+        found.push(decide(
+            Id::LongTransactions,
             "",
-            format!("transactions have been open for long: {}", shortened(&each)),
+            format!("transactions have been open for long: {}", listed(&each)),
             "the cutover ends open sessions: schedule such work outside of its window",
         ));
     }
     found.extend(server.logical_slots.iter().map(|slot| {
-        Finding::decide(
-            "logical-slot",
+        decide(
+            Id::LogicalSlot,
             slot,
             format!("logical slot {slot} is not copied"),
             "plan how its consumer starts again at the target",
@@ -340,17 +345,17 @@ fn passwords(facts: &Facts) -> Vec<Finding> {
     let mut found = vec![];
     let md5 = facts.md5_roles();
     if !md5.is_empty() {
-        found.push(Finding::handled(
-            "md5-passwords",
+        found.push(handled(
+            Id::Md5Passwords,
             "",
-            format!("passwords are stored as md5: {}", shortened(&md5)),
+            format!("passwords are stored as md5: {}", listed(&md5)),
             "the manifest's pg_hba accepts them; after the cutover set each password again and \
              remove that line",
         ));
     }
     if facts.setting("password_encryption") == "md5" {
-        found.push(Finding::handled(
-            "password-encryption",
+        found.push(handled(
+            Id::PasswordEncryption,
             "",
             "password_encryption is md5, and the copy inherits it",
             "the manifest sets scram-sha-256",
@@ -363,8 +368,8 @@ fn checksums(facts: &Facts) -> Vec<Finding> {
     if facts.setting("data_checksums") != "off" {
         return vec![];
     }
-    vec![Finding::decide(
-        "data-checksums",
+    vec![decide(
+        Id::DataChecksums,
         "",
         "data checksums are off, and a physical copy cannot enable them",
         "nothing for the migration; pg_checksums --enable on a stopped server enables them, before \

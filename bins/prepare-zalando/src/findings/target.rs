@@ -1,6 +1,8 @@
 //! Findings about the target: its name, its image, its volume, and a Cluster that exists already.
 
-use super::Finding;
+use protocol::{checks::prepare::Id, finding::Finding};
+
+use super::{blocker, decide};
 use crate::{facts::Facts, image::Image, settings::Settings};
 
 /// Longest name of a Cluster that CloudNativePG's webhook accepts
@@ -23,8 +25,8 @@ pub fn name(settings: &Settings) -> Vec<Finding> {
     let hint = "choose another TARGET_CLUSTER in the ConfigMap replica-migration";
     let mut found = vec![];
     if settings.target_cluster == settings.source_cluster {
-        found.push(Finding::blocker(
-            "target-name-collision",
+        found.push(blocker(
+            Id::TargetNameCollision,
             target,
             format!(
                 "TARGET_CLUSTER and SOURCE_CLUSTER are both {target}: pods and Secrets of the two \
@@ -37,8 +39,8 @@ pub fn name(settings: &Settings) -> Vec<Finding> {
         || target.contains('.')
         || !target.starts_with(|c: char| c.is_ascii_lowercase())
     {
-        found.push(Finding::blocker(
-            "target-name-invalid",
+        found.push(blocker(
+            Id::TargetNameInvalid,
             target,
             format!(
                 "TARGET_CLUSTER {target} is not a valid name for a Cluster: it takes at most \
@@ -56,8 +58,8 @@ fn existing(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     };
     let source = facts.server.identity.system_identifier.to_string();
     if !target.system_identifier.is_empty() && target.system_identifier != source {
-        return vec![Finding::blocker(
-            "target-other-data",
+        return vec![blocker(
+            Id::TargetOtherData,
             name,
             format!(
                 "cluster {name} exists and holds other data (system identifier {}, the source has \
@@ -68,8 +70,8 @@ fn existing(facts: &Facts, settings: &Settings) -> Vec<Finding> {
         )];
     }
     if !target.follows || target.timeline.is_some_and(|timeline| timeline > 0) {
-        return vec![Finding::blocker(
-            "target-promoted",
+        return vec![blocker(
+            Id::TargetPromoted,
             name,
             format!(
                 "cluster {name} exists and follows no source: it was promoted, or never was a \
@@ -79,8 +81,8 @@ fn existing(facts: &Facts, settings: &Settings) -> Vec<Finding> {
              TARGET_CLUSTER",
         )];
     }
-    vec![Finding::decide(
-        "target-exists",
+    vec![decide(
+        Id::TargetExists,
         name,
         format!("cluster {name} exists already and follows the source"),
         "compare the manifests before you apply this one again: a change restarts the only \
@@ -91,8 +93,8 @@ fn existing(facts: &Facts, settings: &Settings) -> Vec<Finding> {
 fn version(facts: &Facts, image: &Image, settings: &Settings) -> Vec<Finding> {
     let (version, reference) = (facts.server.identity, settings.target_image.as_str());
     if version.major() != image.major {
-        return vec![Finding::blocker(
-            "major-version",
+        return vec![blocker(
+            Id::MajorVersion,
             "",
             format!(
                 "the source runs PostgreSQL {}, TARGET_IMAGE {reference} has {}",
@@ -104,8 +106,8 @@ fn version(facts: &Facts, image: &Image, settings: &Settings) -> Vec<Finding> {
     }
     let source_minor = version.version % 10_000;
     match image.minor {
-        Some(minor) if minor < source_minor => vec![Finding::decide(
-            "minor-version",
+        Some(minor) if minor < source_minor => vec![decide(
+            Id::MinorVersion,
             "",
             format!(
                 "TARGET_IMAGE {reference} is older than the source's {}.{source_minor}",
@@ -114,8 +116,8 @@ fn version(facts: &Facts, image: &Image, settings: &Settings) -> Vec<Finding> {
             "choose an image of the same or a later minor version",
         )],
         Some(_) => vec![],
-        None => vec![Finding::decide(
-            "image-not-pinned",
+        None => vec![decide(
+            Id::ImageNotPinned,
             "",
             format!(
                 "the tag of TARGET_IMAGE {reference} moves: a recreated pod may get another \
@@ -141,10 +143,10 @@ fn volume(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     if volume.bytes < needed {
         let kept = (needed - data) >> 20;
         let found = format!("{sizes} and keep {kept} MiB of WAL");
-        vec![Finding::blocker("volume-too-small", "", found, hint)]
+        vec![blocker(Id::VolumeTooSmall, "", found, hint)]
     } else if volume.bytes < needed * 2 {
         let found = format!("{sizes}: a repeated clone keeps the files of the first attempt");
-        vec![Finding::decide("volume-tight", "", found, hint)]
+        vec![decide(Id::VolumeTight, "", found, hint)]
     } else {
         vec![]
     }
