@@ -130,7 +130,7 @@ impl LiveWorld {
     fn last(&self) -> Result<&Snapshot> {
         self.last
             .as_ref()
-            .ok_or_else(|| Error::contradiction("an action before the first look"))
+            .ok_or_else(|| Error::manual_intervention("an action before the first look"))
     }
 
     /// The promotion was asked for, and the target was still a standby at the last look.

@@ -98,11 +98,11 @@ fn without_receipt(blocked: bool, rolled_back: bool) -> CutoverState {
 fn parsed(map: ConfigMap) -> Result<Receipt> {
     let journal = map.data.unwrap_or_default().remove("journal.json");
     let journal = journal.ok_or_else(|| {
-        Error::contradiction("it has no journal.json")
+        Error::manual_intervention("it has no journal.json")
             .hint("the ConfigMap was not written by cutover")
     })?;
     serde_json::from_str(&journal).map_err(|error| {
-        Error::contradiction("its journal.json does not have the form that cutover writes")
+        Error::manual_intervention("its journal.json does not have the form that cutover writes")
             .caused_by(error)
             .hint("a receipt is immutable: find out how it was changed before you continue")
     })
@@ -122,7 +122,7 @@ pub mod tests {
         json!({
             "started": {
                 "at": "2026-01-01T00:00:00Z", "source": identity, "leader": "pg-0",
-                "target": identity, "target_owes_restart": true, "replicas": {"web": 2},
+                "target": identity, "target_pending_restart": true, "replicas": {"web": 2},
                 "config": {"name": "c", "values": {}}, "controller": null, "paused": null,
                 "read_only": null,
             },

@@ -1,7 +1,7 @@
 //! What a person reads: the findings, the plan of a dry run, and the next step.
 
 use job::{
-    context::Run,
+    context::JobContext,
     error::{Error, Result},
     report::Reporter,
 };
@@ -95,7 +95,7 @@ pub fn refuse(report: &Reporter, found: &[Finding]) -> Result<()> {
 /// # Errors
 /// Those of [`replication_login::password`] and of rendering, besides the API's.
 pub async fn dry_run(
-    run: &Run,
+    run: &JobContext,
     settings: &Settings,
     observed: &Observation,
     required: &Required,
@@ -158,7 +158,7 @@ fn planned(outcome: Outcome) -> &'static str {
 }
 
 /// Reports success, and the command that applies the manifest.
-pub fn ready(run: &Run, settings: &Settings, observed: &Observation) {
+pub fn ready(run: &JobContext, settings: &Settings, observed: &Observation) {
     let report = &run.report;
     report.fact(
         "system_identifier",

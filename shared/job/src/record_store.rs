@@ -1,4 +1,4 @@
-//! Typed facts in a ConfigMap, a key each, saved by compare-and-swap on its resourceVersion.
+//! Typed facts in a ConfigMap, one key each, saved by compare-and-swap on its resourceVersion.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ use crate::{
     kubernetes::FIELD_MANAGER,
 };
 
-/// A record as it was last read or written. Fields of `T` that are `None` have no key: present
-/// means done.
+/// A record as it was last read or written. A field of `T` that is `None` has no key; a present key
+/// means that its step is done.
 #[derive(Clone, Debug)]
 pub struct StoredRecord<T> {
     name: String,
@@ -26,12 +26,12 @@ pub struct StoredRecord<T> {
     pub facts: T,
 }
 
-/// What became of a save.
+/// The outcome of a save.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Saved {
     /// The API server holds these facts.
     Yes,
-    /// Somebody else wrote since the record was read: read again, then decide again.
+    /// Another writer saved since the record was read: load it again, then decide again.
     Conflict,
 }
 
@@ -39,7 +39,7 @@ impl<T: Serialize + DeserializeOwned + Default> StoredRecord<T> {
     /// Reads the record; a missing ConfigMap is an empty record.
     ///
     /// # Errors
-    /// The API's; Unsafe when a key does not hold what this program would have written.
+    /// Unsafe when a key holds what this program would not have written.
     pub async fn load(client: &Client, namespace: &str, name: &str) -> Result<Self> {
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         match maps.get(name).await {
@@ -49,7 +49,7 @@ impl<T: Serialize + DeserializeOwned + Default> StoredRecord<T> {
                     .map_err(|e| {
                         e.hint(
                             "a key of it was changed by hand or by another version; compare it \
-                            with the documentation before going on",
+                             with the documentation before going on",
                         )
                     })?;
                 Ok(Self {
@@ -67,12 +67,13 @@ impl<T: Serialize + DeserializeOwned + Default> StoredRecord<T> {
         }
     }
 
-    /// Writes `facts` if nobody else has written since this record was read.
+    /// Writes `facts` if no other writer has saved since this record was read.
     ///
-    /// After an error the outcome is unknown (the write may have arrived): load again.
+    /// After an error the outcome is unknown, because the write may have arrived: load the record
+    /// again.
     ///
     /// # Errors
-    /// The API's, other than a conflict.
+    /// A conflict is not an error, but [`Saved::Conflict`].
     pub async fn save(&mut self, client: &Client, namespace: &str, facts: T) -> Result<Saved> {
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         let map = ConfigMap {
@@ -105,41 +106,41 @@ impl<T: Serialize + DeserializeOwned + Default> StoredRecord<T> {
     }
 }
 
-/// For steps that prepare a cut: after one the source stays stopped, and whatever they would say
-/// about it misleads.
+/// Refuses to run a step that prepares a cutover after the cutover has promoted the target: the
+/// source stays stopped then, and the step's findings about it would mislead.
 ///
 /// # Errors
-/// Refused when the promotion of the target is on record; the API's.
-pub async fn refuse_after_cut(client: &Client, namespace: &str, target: &str) -> Result<()> {
+/// Refused when the target's promotion is on record.
+pub async fn refuse_after_cutover(client: &Client, namespace: &str, target: &str) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let name = protocol::record::name(target);
     let record = crate::kubernetes::get(&maps, &name).await?;
-    match record
+    let promoted = record
         .and_then(|record| record.data)
-        .is_some_and(|data| data.contains_key("promotion"))
-    {
-        false => Ok(()),
-        true => Err(Error::refused(format!(
+        .is_some_and(|data| data.contains_key("promotion"));
+    if promoted {
+        return Err(Error::refused(format!(
             "{target} has been promoted by a cutover (ConfigMap {name}): there is nothing left to \
              prepare, and the source must stay stopped"
         ))
         .hint(
             "start no server of the source; if the cutover has not finished, start it again: it \
-            goes on",
-        )),
+             continues",
+        ));
     }
+    Ok(())
 }
 
 fn to_keys<T: Serialize>(facts: &T) -> Result<BTreeMap<String, String>> {
     let Value::Object(fields) = serde_json::to_value(facts)? else {
-        return Err(Error::contradiction("a record must be a struct"));
+        return Err(Error::manual_intervention("a record must be a struct"));
     };
     let keys = fields.into_iter().filter(|(_, value)| !value.is_null());
     Ok(keys.map(|(key, value)| (key, plain(&value))).collect())
 }
 
-/// A text stays plain, so that kubectl get -o yaml reads well, unless it would read as JSON; all
-/// else is JSON.
+/// A string is stored as it is, so that `kubectl get -o yaml` is readable, unless it would be read
+/// back as JSON; every other value is stored as JSON.
 fn plain(value: &Value) -> String {
     match value.as_str() {
         Some(text) if serde_json::from_str::<Value>(text).is_err() => text.to_owned(),
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_survive_the_way_through_text() {
+    fn facts_are_read_back_as_they_were_written() {
         let facts = Facts {
             marker: Some("0/5A2E4F8".into()),
             count: None,
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_key_is_refused() {
+    fn an_unknown_key_is_refused() {
         assert!(from_keys::<Facts>([("phase".to_owned(), "1".to_owned())].into()).is_err());
     }
 }

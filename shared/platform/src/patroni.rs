@@ -95,7 +95,7 @@ pub struct MemberState {
 
 /// GET /health: a member's own, live word about its server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct OwnState {
+pub struct MemberHealth {
     /// running, stopped, starting, stopping, …
     #[serde(default)]
     pub state: String,
@@ -107,7 +107,7 @@ pub struct OwnState {
     pub cluster_unlocked: bool,
 }
 
-impl OwnState {
+impl MemberHealth {
     /// Its server runs, or is about to or has not quite ended, and is no standby.
     ///
     /// A server stopped behind Patroni's back is `unknown` until its next loop (patroni/api.py,
@@ -186,7 +186,7 @@ impl Patroni {
     ///
     /// # Errors
     /// Transient when the member does not answer.
-    pub async fn state(&self, member: &Member) -> Result<OwnState> {
+    pub async fn state(&self, member: &Member) -> Result<MemberHealth> {
         // 503 is part of the answer here: it is the status of a member whose server does not run.
         let doing = format!("patroni of {}: GET /health", member.name);
         let (_, answer) = self

@@ -7,7 +7,7 @@ use kube::{Api, Client, ResourceExt as _, api::ListParams};
 
 use job::pods::Pod;
 use job::{
-    config::{Connection, Name, SslMode, Text},
+    config::{Connection, NonEmptyString, ObjectName, SslMode},
     error::{Context as _, Result},
 };
 
@@ -24,9 +24,9 @@ pub struct PoolerPod {
 }
 
 /// How to log in at the consoles of a cluster's poolers; the address is each pod's own.
-pub fn login(cluster: &Name, user: &Text, password_file: &Path) -> Connection {
+pub fn login(cluster: &ObjectName, user: &NonEmptyString, password_file: &Path) -> Connection {
     Connection {
-        host: Text::from(cluster),
+        host: NonEmptyString::from(cluster),
         hostaddr: None,
         port: PORT,
         user: user.clone(),

@@ -38,12 +38,12 @@ pub struct Given {
     /// The server's certificate and what came with it.
     pub server: Bundle,
     /// Where it stands.
-    pub server_at: Place,
+    pub server_at: SecretKey,
     /// The certificates to trust, completed to their root where the root was at hand; None when
     /// there are none.
     pub ca: Option<Bundle>,
     /// Where they stand.
-    pub ca_at: Place,
+    pub ca_at: SecretKey,
     /// The source's ssl_ca_file, as given: it checks every client certificate that it is shown.
     /// None without `caFile`: then it asks for none.
     pub client_ca: Option<Bundle>,
@@ -55,14 +55,14 @@ pub struct Given {
 
 /// A key of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct SecretKey {
     /// The Secret.
     pub secret: String,
     /// The key in it.
     pub key: String,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "key {} of secret {}", self.key, self.secret)
     }
@@ -147,7 +147,7 @@ fn from_secrets(
         .certificate_file
         .as_deref()
         .filter(|file| !file.is_empty());
-    let server_at = Place {
+    let server_at = SecretKey {
         secret: server.name_any(),
         key: key_of(certificate_file.unwrap_or("tls.crt")).into(),
     };
@@ -155,7 +155,7 @@ fn from_secrets(
     let ca_secret = ca.unwrap_or(server);
     // Without caFile the source has no CA file, but the Secret of a certificate customarily holds
     // its issuer's (cert-manager).
-    let ca_at = Place {
+    let ca_at = SecretKey {
         secret: ca_secret.name_any(),
         key: key_of(ca_file(cr).unwrap_or("ca.crt")).into(),
     };
@@ -184,7 +184,7 @@ fn value<'a>(secret: &'a Secret, key: &str) -> Option<&'a [u8]> {
     (!bytes.is_empty()).then_some(bytes.as_slice())
 }
 
-fn bundle(secret: &Secret, place: &Place) -> Result<Bundle> {
+fn bundle(secret: &Secret, place: &SecretKey) -> Result<Bundle> {
     let pem = value(secret, &place.key).ok_or_else(|| {
         Error::refused(format!("{place} does not exist"))
             .hint("mend spec.tls of the postgresql resource, or the secret that it names")

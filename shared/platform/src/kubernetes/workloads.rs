@@ -16,7 +16,7 @@ use protocol::snapshot::kubernetes::{Kind, Replicas};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
-use job::kubernetes::by_us;
+use job::kubernetes::patch_params;
 use job::{
     config::App,
     error::{Context as _, Error, ErrorKind, Result},
@@ -238,7 +238,7 @@ where
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     Ok(api
-        .patch_scale(name, &by_us(), &Patch::Merge(change))
+        .patch_scale(name, &patch_params(), &Patch::Merge(change))
         .await
         .map(drop)?)
 }

@@ -313,7 +313,7 @@ fn is_damage(notice: &ServerError) -> bool {
 }
 
 fn damaged(said: &ServerError) -> Error {
-    Error::contradiction(format!(
+    Error::manual_intervention(format!(
         "the server has found a damaged page: {}",
         said.message
     ))
