@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use job::config::{ObjectName, optional};
-use platform::postgres::replication::base_backup::{Asked, BY_SERVER, UNCOMPRESSED};
+use platform::postgres::replication::base_backup::{BY_SERVER, CompressionRequest, UNCOMPRESSED};
 use serde::Deserialize;
 
 /// The settings of this program. The connections `SOURCE_*` and `TARGET_*` are read separately.
@@ -89,7 +89,7 @@ pub enum CompressBy {
 
 impl CompressBy {
     /// Compression to request from the server, in order of preference.
-    pub fn requested(self) -> &'static [Asked] {
+    pub fn requested(self) -> &'static [CompressionRequest] {
         match self {
             Self::Server => &BY_SERVER,
             Self::Job => &[UNCOMPRESSED],

@@ -208,7 +208,7 @@ fn facts_of(cr: &Postgresql) -> Resource {
             .as_ref()
             .and_then(|patroni| patroni.pg_hba.clone())
             .filter(|list| !list.is_empty()),
-        suspended: cr.frozen(),
+        suspended: cr.is_suspended(),
         pooler: Pooler {
             mode: asked.mode.unwrap_or(defaults.mode),
             instances: asked.number_of_instances.unwrap_or(defaults.instances),

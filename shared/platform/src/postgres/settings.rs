@@ -1,20 +1,18 @@
-//! Settings of a server that must agree with another's.
+//! Settings that must agree on both servers.
 
 use super::Session;
 use job::error::{Context as _, Result};
 use protocol::snapshot::settings::HotStandby;
 
-/// The five settings that a standby needs as large as its primary's, in force now.
-///
-/// # Errors
-/// The database's.
+/// The five settings in force that must be at least as large on a standby as on its primary
+/// (PostgreSQL documentation, *Hot Standby*, *Administrator's Overview*).
 pub async fn hot_standby(session: &Session) -> Result<HotStandby> {
     let row = session
         .query_one(
-            "select current_setting('max_connections')::int, \
-             current_setting('max_worker_processes')::int,
-                    current_setting('max_wal_senders')::int, \
-             current_setting('max_prepared_transactions')::int,
+            "select current_setting('max_connections')::int,
+                    current_setting('max_worker_processes')::int,
+                    current_setting('max_wal_senders')::int,
+                    current_setting('max_prepared_transactions')::int,
                     current_setting('max_locks_per_transaction')::int",
             &[],
         )
