@@ -23,8 +23,8 @@ use crate::error::{Error, Result};
 use crate::http::{Limits, http_client, request_body};
 
 /// The variable with another directory for token, CA and namespace than the one that the kubelet
-/// mounts (`/var/run/secrets/kubernetes.io/serviceaccount`), for environments in which nothing can be
-/// mounted there.
+/// mounts (`/var/run/secrets/kubernetes.io/serviceaccount`), for environments in which nothing can
+/// be mounted there.
 const DIRECTORY_VARIABLE: &str = "SERVICE_ACCOUNT_DIRECTORY";
 const LIMITS: Limits = Limits {
     connect: Duration::from_secs(5),

@@ -28,8 +28,8 @@ pub fn prefixed<C: DeserializeOwned>(prefix: &str) -> Result<C> {
     read(&variables, prefix)
 }
 
-/// A variable that is not UTF-8 is read with U+FFFD in place of what cannot be decoded. A variable of
-/// another program therefore does no harm, and a setting is neither ignored nor replaced by its
+/// A variable that is not UTF-8 is read with U+FFFD in place of what cannot be decoded. A variable
+/// of another program therefore does no harm, and a setting is neither ignored nor replaced by its
 /// default: its parser, or the use of what it names, fails with an error that contains it.
 fn as_text((name, value): (OsString, OsString)) -> (String, String) {
     let text = |part: OsString| part.to_string_lossy().into_owned();
@@ -222,8 +222,8 @@ pub fn optional<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: fmt::Displa
     }
 }
 
-/// The setting ARCHIVE_RESTART: when CloudNativePG restarts the target because of archive_mode, which
-/// the promotion changes.
+/// The setting ARCHIVE_RESTART: when CloudNativePG restarts the target because of archive_mode,
+/// which the promotion changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArchiveRestart {
@@ -233,7 +233,9 @@ pub enum ArchiveRestart {
     BeforeTraffic,
 }
 
-/// Reads the setting ROUTE; None is `auto`. Use as `#[serde(deserialize_with = "crate::config::route")]`.
+/// Reads the setting ROUTE; None is `auto`.
+///
+/// Use as `#[serde(deserialize_with = "crate::config::route")]`.
 ///
 /// # Errors
 /// Any other text than `auto`, `config` and `service`.

@@ -1,5 +1,5 @@
-//! The error type of all programs: its kind decides the exit code, its message contains the chain of
-//! causes, and its hint says what the operator does next.
+//! The error type of all programs: its kind decides the exit code, its message contains the chain
+//! of causes, and its hint says what the operator does next.
 
 use std::{error::Error as StdError, fmt, process::ExitCode};
 
@@ -160,9 +160,9 @@ impl From<kube::Error> for Error {
             401 => Self::config(format!("kubernetes api: {message}")).hint(
                 "the service account's token is not accepted; does the ServiceAccount still exist?",
             ),
-            // An API server that has just started has not loaded all Roles and answers that the Role
-            // is not found, as it does for a Role that is missing. The two cannot be told apart;
-            // another try costs less than a Job that ends in the middle of the cutover.
+            // An API server that has just started has not loaded all Roles and answers that the
+            // Role is not found, as it does for a Role that is missing. The two cannot be told
+            // apart; another try costs less than a Job that ends in the middle of the cutover.
             403 if message.contains("RBAC: ") && message.contains("not found") => {
                 Self::transient(format!("kubernetes api: {message}"))
                     .hint("if this stays: apply the step's manifests again, its Role is missing")
@@ -205,18 +205,18 @@ pub fn is_conflict(error: &kube::Error) -> bool {
 }
 
 impl From<tokio_postgres::Error> for Error {
-    /// Classifies an error that the server reported by its SQLSTATE ([`classify`]). Of all others, a
-    /// TLS error is Config, and the rest, such as a broken connection, is Transient.
+    /// Classifies an error that the server reported by its SQLSTATE ([`classify`]). Of all others,
+    /// a TLS error is Config, and the rest, such as a broken connection, is Transient.
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             let text = chain(&error);
-            // OpenSSL's text for a chain or a name that does not match, and the client library's for
-            // a server without TLS; waiting fixes neither.
+            // OpenSSL's text for a chain or a name that does not match, and the client library's
+            // for a server without TLS; waiting fixes neither.
             if text.contains("certificate verify failed") || text.contains("does not support TLS") {
                 return Self::config("postgresql: tls")
                     .hint(
-                        "the server's certificate does not fit the CA, the host name or the sslmode; \
-                         run extract-certs, it names the reason",
+                        "the server's certificate does not fit the CA, the host name or the \
+                         sslmode; run extract-certs, it names the reason",
                     )
                     .caused_by(error);
             }
@@ -299,8 +299,8 @@ mod tests {
             let status = kube::core::Status::failure(message, "Forbidden").with_code(403);
             Error::from(kube::Error::Api(Box::new(status))).kind()
         };
-        let missing = "pods is forbidden: User \"u\" cannot list resource \"pods\" in API group \"\" in \
-                       the namespace \"n\"";
+        let missing = "pods is forbidden: User \"u\" cannot list resource \"pods\" in API \
+                       group \"\" in the namespace \"n\"";
         assert_eq!(forbidden(missing), ErrorKind::Config);
         let starting = format!(r#"{missing}: RBAC: role.rbac.authorization.k8s.io "r" not found"#);
         assert_eq!(forbidden(&starting), ErrorKind::Transient);

@@ -1,7 +1,7 @@
 //! The HTTP client for the Kubernetes API, Patroni and buckets: hyper over OpenSSL.
 //!
-//! All of them use one type: hyper is generic over connection and body, and each pair of types would
-//! add another copy of it to a program.
+//! All of them use one type: hyper is generic over connection and body, and each pair of types
+//! would add another copy of it to a program.
 
 use std::time::Duration;
 
@@ -36,7 +36,8 @@ where
 pub struct Limits {
     /// Longest time to establish it, TLS included.
     pub connect: Duration,
-    /// Longest time between two reads or two writes; None where the caller limits the whole request.
+    /// Longest time between two reads or two writes; None where the caller limits the whole
+    /// request.
     pub silence: Option<Duration>,
 }
 
@@ -46,8 +47,8 @@ pub struct Limits {
 /// OpenSSL's, when it cannot set up TLS.
 pub fn http_client(tls: SslConnectorBuilder, limits: Limits) -> Result<Http, ErrorStack> {
     let mut tcp = HttpConnector::new();
-    // hyper divides the time among the addresses of a name, so that one that does not answer does not
-    // use all of it.
+    // hyper divides the time among the addresses of a name, so that one that does not answer does
+    // not use all of it.
     tcp.set_connect_timeout(Some(limits.connect));
     tcp.set_nodelay(true);
     tcp.enforce_http(false);

@@ -92,8 +92,8 @@ where
         .context(format!("patching {} {name}", K::kind(&())))
 }
 
-/// Asks the API server whether it would accept [`merge`]: permissions, schema and admission webhooks
-/// are checked, nothing is stored (Kubernetes documentation, *Server-side dry-run*).
+/// Asks the API server whether it would accept [`merge`]: permissions, schema and admission
+/// webhooks are checked, nothing is stored (Kubernetes documentation, *Server-side dry-run*).
 ///
 /// # Errors
 /// The API server would refuse the patch. A webhook that does not support dry runs is not an error:

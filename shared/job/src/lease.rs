@@ -2,9 +2,9 @@
 //! the reason.
 //!
 //! The Lease alone does not protect data: a pod that was suspended for a while may continue after
-//! another one has taken the Lease. The data of a cutover is protected by the compare-and-swap on the
-//! record; a step without a record calls [`Held::confirm`] before an effect that would harm another
-//! run.
+//! another one has taken the Lease. The data of a cutover is protected by the compare-and-swap on
+//! the record; a step without a record calls [`Held::confirm`] before an effect that would harm
+//! another run.
 
 use std::time::Duration;
 
@@ -61,7 +61,8 @@ pub async fn take(client: &Client, namespace: &str, name: &str, step: &str) -> R
     let holder = format!("{pod}{HOLDER_SEPARATOR}{}", std::process::id());
     let mut last_observed: Option<(Option<MicroTime>, Instant)> = None;
     let mut renewals = 0;
-    // Long enough for the Lease of an ended holder to expire, and for two renewals of a running one.
+    // Long enough for the Lease of an ended holder to expire, and for two renewals of a running
+    // one.
     let deadline = Instant::now() + DURATION * 3;
     wait::until(deadline, POLL, async || {
         let found = get(&api, name).await?;
@@ -113,15 +114,15 @@ pub async fn take(client: &Client, namespace: &str, name: &str, step: &str) -> R
     })
 }
 
-/// Whether the holder's pod has ended by its phase. Clients may be blocked while the next run of the
-/// step waits for the Lease, so it does not wait for an ended pod's Lease to expire.
+/// Whether the holder's pod has ended by its phase. Clients may be blocked while the next run of
+/// the step waits for the Lease, so it does not wait for an ended pod's Lease to expire.
 async fn pod_has_ended(client: &Client, namespace: &str, holder: &str) -> bool {
     let Some((pod, _)) = holder.split_once(HOLDER_SEPARATOR) else {
         return false;
     };
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    // A list, because the Role allows no get. A deleted pod counts as running: its program may still
-    // be ending.
+    // A list, because the Role allows no get. A deleted pod counts as running: its program may
+    // still be ending.
     let list = pods
         .list(&ListParams::default().fields(&format!("metadata.name={pod}")))
         .await;
@@ -132,8 +133,8 @@ async fn pod_has_ended(client: &Client, namespace: &str, holder: &str) -> bool {
 }
 
 impl Held {
-    /// Asks the API server whether this run still holds the Lease. The last renewal does not tell: it
-    /// may be long ago in a pod that was suspended.
+    /// Asks the API server whether this run still holds the Lease. The last renewal does not tell:
+    /// it may be long ago in a pod that was suspended.
     ///
     /// # Errors
     /// Transient when another run holds it, and when the API server does not answer for 30 s.
@@ -158,8 +159,8 @@ impl Held {
         }
     }
 
-    /// Releases the Lease, so that the next run can begin at once. After a failure the next run waits
-    /// for the Lease to expire.
+    /// Releases the Lease, so that the next run can begin at once. After a failure the next run
+    /// waits for the Lease to expire.
     pub async fn release(self) {
         self.renewal.abort();
         if let Ok(Some(lease)) = get(&self.api, &self.name).await

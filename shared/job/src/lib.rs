@@ -9,9 +9,9 @@
 //! 4. [`report`]: the log, the Events and the termination message; [`quantity`] formats sizes and
 //!    times for it.
 //! 5. [`wait`]: the polling loop.
-//! 6. [`http`], [`client`], [`kubernetes`] and [`pods`]: the HTTP client, the Kubernetes API client,
-//!    calls of the API, and the Pod type. `http` lives here and not in `platform`, because the API
-//!    client is built on it; Patroni's client and the bucket's use the same one.
+//! 6. [`http`], [`client`], [`kubernetes`] and [`pods`]: the HTTP client, the Kubernetes API
+//!    client, calls of the API, and the Pod type. `http` lives here and not in `platform`, because
+//!    the API client is built on it; Patroni's client and the bucket's use the same one.
 //! 7. [`record_store`] and [`lease`]: what a Job keeps in the Kubernetes API: its record, and the
 //!    Lease that keeps a second run of the same step out.
 //!

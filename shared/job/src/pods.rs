@@ -1,5 +1,5 @@
-//! Pods, with the fields that the programs read. k8s-openapi's whole type, with every kind of volume,
-//! adds half a megabyte to a program.
+//! Pods, with the fields that the programs read. k8s-openapi's whole type, with every kind of
+//! volume, adds half a megabyte to a program.
 
 use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::Resource;

@@ -1,5 +1,5 @@
-//! What a program reports: a log line per decision, Events on the target Cluster, and the termination
-//! message, which `kubectl describe pod` shows.
+//! What a program reports: a log line per decision, Events on the target Cluster, and the
+//! termination message, which `kubectl describe pod` shows.
 
 use std::{
     io::Write as _,
@@ -31,8 +31,8 @@ enum Queued {
     Flush(tokio::sync::oneshot::Sender<()>),
 }
 
-/// Writes the log and posts Events. Events are posted in the background, so that the work never waits
-/// for them.
+/// Writes the log and posts Events. Events are posted in the background, so that the work never
+/// waits for them.
 pub struct Reporter {
     started: Instant,
     json: bool,
@@ -288,7 +288,8 @@ mod tests {
         assert_eq!(
             written,
             json!({
-                "verdict": "refused", "exit": 3, "error": "no", "next": "do this", "downtime_ms": 12,
+                "verdict": "refused", "exit": 3, "error": "no", "next": "do this",
+                "downtime_ms": 12,
             })
         );
         std::fs::remove_file(&file).unwrap();

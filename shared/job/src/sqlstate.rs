@@ -3,7 +3,8 @@
 
 use protocol::failure::Failure;
 
-/// Returns the failure for an error that a PostgreSQL server reported. Unlisted codes are Transient.
+/// Returns the failure for an error that a PostgreSQL server reported. Unlisted codes are
+/// Transient.
 pub fn classify(sqlstate: &str, message: &str) -> Failure {
     let text = format!("postgresql: {message} (SQLSTATE {sqlstate})");
     match sqlstate {

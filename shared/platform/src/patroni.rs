@@ -1,4 +1,5 @@
-//! Patroni's REST API, and the addresses of its members (patroni.readthedocs.io, *Patroni REST API*).
+//! Patroni's REST API, and the addresses of its members (patroni.readthedocs.io, *Patroni REST
+//! API*).
 
 use std::{net::SocketAddr, sync::OnceLock, time::Duration};
 
@@ -137,8 +138,8 @@ pub struct ClusterView {
 /// A client of the REST API; it keeps connections between calls.
 #[derive(Clone, Default)]
 pub struct Patroni {
-    /// Created by the first call, because OpenSSL reads all public CAs for it, which would delay the
-    /// start of the program.
+    /// Created by the first call, because OpenSSL reads all public CAs for it, which would delay
+    /// the start of the program.
     http: OnceLock<Http>,
 }
 
@@ -164,8 +165,8 @@ impl Patroni {
         )?)
     }
 
-    /// Merges `change` into the dynamic configuration; null removes a key. It takes effect at once on
-    /// all members.
+    /// Merges `change` into the dynamic configuration; null removes a key. It takes effect at once
+    /// on all members.
     ///
     /// # Errors
     /// Transient when the member does not answer; the change may have been made nevertheless.

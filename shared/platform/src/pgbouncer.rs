@@ -1,5 +1,5 @@
-//! The admin console of PgBouncer: a virtual database `pgbouncer` that accepts a few commands by the
-//! simple query protocol (pgbouncer.org, *Usage*, *Admin console*).
+//! The admin console of PgBouncer: a virtual database `pgbouncer` that accepts a few commands by
+//! the simple query protocol (pgbouncer.org, *Usage*, *Admin console*).
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use job::{
 
 /// The virtual database.
 const DATABASE: &str = "pgbouncer";
-/// How long to wait for the answer to PAUSE. The pause stays in force when it takes longer, and after
-/// its session has ended.
+/// How long to wait for the answer to PAUSE. The pause stays in force when it takes longer, and
+/// after its session has ended.
 const PAUSE_ANSWER: Duration = Duration::from_millis(500);
 
 /// Whether a PgBouncer is paused.
@@ -77,8 +77,8 @@ impl Console {
     }
 
     /// For PgBouncer before 1.19, which has no SHOW STATE. KILL of the console's own database is
-    /// always refused and changes nothing; the error names the pause if there is one, because that is
-    /// checked first (src/admin.c, admin_cmd_kill).
+    /// always refused and changes nothing; the error names the pause if there is one, because that
+    /// is checked first (src/admin.c, admin_cmd_kill).
     async fn paused_by_refusal(&self) -> Result<bool> {
         let refusal = self.0.simple_query("kill pgbouncer").await.err();
         let message = refusal
@@ -94,8 +94,8 @@ impl Console {
         }
     }
 
-    /// Pauses: new transactions wait. Returns whether the running ones have ended within 500 ms; the
-    /// pause stays in force if they have not.
+    /// Pauses: new transactions wait. Returns whether the running ones have ended within 500 ms;
+    /// the pause stays in force if they have not.
     pub async fn pause(&self) -> Result<bool> {
         match tokio::time::timeout(PAUSE_ANSWER, self.0.batch_execute("pause")).await {
             Err(_) => Ok(false),

@@ -2,10 +2,10 @@
 //! neither network nor clock. OpenSSL parses and verifies.
 //!
 //! Two clients must accept the same files: libpq (pg_basebackup, WAL receiver;
-//! src/interfaces/libpq/fe-secure-openssl.c) and pgx (the probe of CNPG's clone Job). The rules here
-//! are therefore the stricter ones of the two: the chain ends at a self-signed root that is in the CA
-//! file (libpq sets no X509_V_FLAG_PARTIAL_CHAIN), and only subjectAltName counts (Go ignores the
-//! common name).
+//! src/interfaces/libpq/fe-secure-openssl.c) and pgx (the probe of CNPG's clone Job). The rules
+//! here are therefore the stricter ones of the two: the chain ends at a self-signed root that is in
+//! the CA file (libpq sets no X509_V_FLAG_PARTIAL_CHAIN), and only subjectAltName counts (Go
+//! ignores the common name).
 //!
 //! An error of OpenSSL itself is Refused.
 

@@ -1,5 +1,5 @@
-//! PostgreSQL: sessions with timeouts and TLS, the identity of a server, and the queries to the source
-//! ([`source`]) and to the target ([`target`]).
+//! PostgreSQL: sessions with timeouts and TLS, the identity of a server, and the queries to the
+//! source ([`source`]) and to the target ([`target`]).
 //!
 //! A query returns the error of the server, classified by SQLSTATE ([`job::sqlstate`]).
 
@@ -26,8 +26,8 @@ pub use source::{Source, application_name};
 pub use target::Target;
 pub use tls::ClientCertificate;
 
-/// Longest time for TCP; TCP, TLS and login together get twice as long. A server that takes longer is
-/// not ready for a cutover either.
+/// Longest time for TCP; TCP, TLS and login together get twice as long. A server that takes longer
+/// is not ready for a cutover either.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Statements are short; one that waits for a lock or a failed disk must not prolong the downtime.
 const STATEMENT_TIMEOUT_MS: u32 = 30_000;
@@ -72,8 +72,8 @@ pub async fn connect(
     .await
 }
 
-/// As [`connect`], with credentials in memory instead of in files, for steps that read them from the
-/// Kubernetes API.
+/// As [`connect`], with credentials in memory instead of in files, for steps that read them from
+/// the Kubernetes API.
 ///
 /// # Errors
 /// As [`connect`]; Config when a client certificate and its key do not belong together.
@@ -178,8 +178,8 @@ pub fn lsn(position: PgLsn) -> Lsn {
     Lsn(position.into())
 }
 
-/// Reads the identity of a server. On a standby the timeline is that of the WAL received, or, without
-/// a WAL receiver, of the latest checkpoint; on a primary it is that of the WAL written.
+/// Reads the identity of a server. On a standby the timeline is that of the WAL received, or,
+/// without a WAL receiver, of the latest checkpoint; on a primary it is that of the WAL written.
 pub async fn identity(session: &Session) -> Result<Identity> {
     let row = session
         .query_one(

@@ -1,4 +1,5 @@
-//! The source's Services: which pods they select, and how they are repointed to the target and back.
+//! The source's Services: which pods they select, and how they are repointed to the target and
+//! back.
 
 use std::collections::BTreeMap;
 
@@ -49,9 +50,10 @@ struct EndpointSlice {
 /// Selects the slices that Kubernetes creates for a Service with a selector.
 const BY_SELECTOR: &str = "endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io";
 
-/// The Services that the Zalando operator creates for a cluster, with the selectors that repoint them
-/// to the target: the primary, and any instance that is ready. The target's replicas are created after
-/// the cutover; until then the primary answers reads, too (docs/operators/cloudnative-pg.md#services).
+/// The Services that the Zalando operator creates for a cluster, with the selectors that repoint
+/// them to the target: the primary, and any instance that is ready. The target's replicas are
+/// created after the cutover; until then the primary answers reads, too
+/// (docs/operators/cloudnative-pg.md#services).
 pub fn repointed(source: &str, target: &str) -> BTreeMap<String, Selector> {
     let selector = |key: &str, value: &str| {
         let cluster = ("cnpg.io/cluster".to_owned(), target.to_owned());
@@ -156,7 +158,8 @@ pub async fn try_select(
     job::kubernetes::try_merge(&api, name, json!({"spec": {"selector": selector}})).await
 }
 
-/// Removes the EndpointSlices that a removed selector has left (docs/operators/zalando.md#endpointslices).
+/// Removes the EndpointSlices that a removed selector has left
+/// (docs/operators/zalando.md#endpointslices).
 pub async fn remove_slices(client: &Client, namespace: &str, service: &str) -> Result<()> {
     let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
     // Selected by label: Kubernetes generates their names, so no Role can name them.

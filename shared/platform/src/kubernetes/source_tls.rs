@@ -151,8 +151,8 @@ fn from_secrets(
     };
     let chain = bundle(server, &server_at)?;
     let ca_secret = ca.unwrap_or(server);
-    // Without caFile the source has no CA file, but the Secret of a certificate usually contains the
-    // certificate of its issuer (cert-manager writes it).
+    // Without caFile the source has no CA file, but the Secret of a certificate usually contains
+    // the certificate of its issuer (cert-manager writes it).
     let ca_at = SecretKey {
         secret: ca_secret.name_any(),
         key: key_of(ca_file(cr).unwrap_or("ca.crt")).into(),
@@ -220,8 +220,8 @@ fn own_root(chain: &Bundle) -> Option<Bundle> {
     Some(Bundle::from(root.clone()))
 }
 
-/// A private key of the CA Secret (ca.key, or tls.key as cert-manager writes it), with the certificate
-/// to which it belongs.
+/// A private key of the CA Secret (ca.key, or tls.key as cert-manager writes it), with the
+/// certificate to which it belongs.
 fn signer(secret: &Secret, at_hand: &[X509]) -> Option<Signer> {
     let keys = ["ca.key", "tls.key"]
         .into_iter()
@@ -238,8 +238,8 @@ fn signer(secret: &Secret, at_hand: &[X509]) -> Option<Signer> {
 }
 
 impl SourceTls {
-    /// The strongest sslmode that works for `host`, and the reason. With `require` no CA file may be
-    /// configured: libpq verifies the chain with it, also in `require`.
+    /// The strongest sslmode that works for `host`, and the reason. With `require` no CA file may
+    /// be configured: libpq verifies the chain with it, also in `require`.
     pub fn best_sslmode(&self, host: &str) -> (SslMode, String) {
         let Self::Given(given) = self else {
             return (
@@ -283,8 +283,8 @@ impl SourceTls {
 }
 
 impl Given {
-    /// Verifies by libpq's rules that the server's certificate was valid when it was read and chains
-    /// to the CA. Returns the path from it to the root.
+    /// Verifies by libpq's rules that the server's certificate was valid when it was read and
+    /// chains to the CA. Returns the path from it to the root.
     ///
     /// # Errors
     /// Refused, with the reason and a hint.

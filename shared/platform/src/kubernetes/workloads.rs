@@ -198,8 +198,8 @@ fn workload(kind: Kind, metadata: ObjectMeta, spec: &Spec, status: &Status) -> W
 /// Sets `spec.replicas` of several workloads at once, by the scale subresource, unless they have
 /// changed since they were `observed`.
 ///
-/// The resourceVersion of the observation is part of the request, so that a delayed one cannot stop an
-/// application that another program has started since.
+/// The resourceVersion of the observation is part of the request, so that a delayed one cannot stop
+/// an application that another program has started since.
 ///
 /// # Errors
 /// Also a conflict with another writer; the other workloads may have been scaled nevertheless.
@@ -227,7 +227,8 @@ pub async fn scale(
             };
             scaled.context(format!("scaling {name} to {replicas}"))
         });
-    // Every workload is tried: a conflict at one must not delay the others until the next observation.
+    // Every workload is tried: a conflict at one must not delay the others until the next
+    // observation.
     futures::future::join_all(each).await.into_iter().collect()
 }
 

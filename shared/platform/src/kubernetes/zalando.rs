@@ -150,8 +150,8 @@ pub fn credentials_secret(cluster: &str, role: &str) -> String {
     )
 }
 
-/// Label selector of the members' pods. It does not select the poolers' pods, which have some of the
-/// same labels.
+/// Label selector of the members' pods. It does not select the poolers' pods, which have some of
+/// the same labels.
 pub fn member_selector(cluster: &str) -> String {
     format!("application=spilo,cluster-name={cluster}")
 }

@@ -1,5 +1,5 @@
-//! Verification of chains: whether a certificate chains to a trusted root, and the reason when it does
-//! not.
+//! Verification of chains: whether a certificate chains to a trusted root, and the reason when it
+//! does not.
 
 use std::fmt;
 
@@ -16,8 +16,8 @@ use openssl::{
 
 use super::{Bundle, begins, expires, is_self_signed, issuer, signed_by, subject};
 
-/// OpenSSL's security level in Debian and therefore in CNPG's images: keys of at least 2048 bits, no
-/// SHA-1.
+/// OpenSSL's security level in Debian and therefore in CNPG's images: keys of at least 2048 bits,
+/// no SHA-1.
 const SECURITY_LEVEL: i32 = 2;
 
 /// The use of a certificate for which its chain is verified.
@@ -161,8 +161,8 @@ fn flaw(reason: X509VerifyResult, certificate: &X509Ref) -> Flaw {
     }
 }
 
-/// The chain of issuers of `certificate` that are in `pool`, its direct issuer first; the last one is
-/// the root if `pool` contains it.
+/// The chain of issuers of `certificate` that are in `pool`, its direct issuer first; the last one
+/// is the root if `pool` contains it.
 pub fn issuers(certificate: &X509Ref, pool: &[X509]) -> Vec<X509> {
     let mut path: Vec<X509> = Vec::new();
     // A path is never longer than the pool.

@@ -37,16 +37,16 @@ impl Credentials {
 
 fn authority(connection: &Connection) -> Result<Option<Vec<u8>>> {
     match &connection.sslrootcert {
-        // extract-certs writes no CA file when the server's certificate cannot be checked; `require`
-        // works without one, as in libpq.
+        // extract-certs writes no CA file when the server's certificate cannot be checked;
+        // `require` works without one, as in libpq.
         Some(file) if connection.sslmode == SslMode::Require && !file.exists() => Ok(None),
         Some(file) => Ok(Some(std::fs::read(file).map_err(|e| unreadable(file, e))?)),
         None => Ok(None),
     }
 }
 
-/// As in libpq, no certificate is sent when its file is missing; extract-certs has logged why it could
-/// not make one. A certificate without its key is an error.
+/// As in libpq, no certificate is sent when its file is missing; extract-certs has logged why it
+/// could not make one. A certificate without its key is an error.
 fn client(connection: &Connection) -> Result<Option<ClientCertificate>> {
     let (Some(chain), Some(key)) = (&connection.sslcert, &connection.sslkey) else {
         return Ok(None);

@@ -1,6 +1,6 @@
-//! The replication protocol, as pg_basebackup and a WAL receiver use it. tokio-postgres cannot request
-//! a walsender (startup parameter `replication`), and a login to a database does not show that a
-//! replication login works: they have separate lines in pg_hba.conf.
+//! The replication protocol, as pg_basebackup and a WAL receiver use it. tokio-postgres cannot
+//! request a walsender (startup parameter `replication`), and a login to a database does not show
+//! that a replication login works: they have separate lines in pg_hba.conf.
 //!
 //! postgres-protocol builds and parses the messages, postgres-openssl encrypts the stream; the
 //! commands are those of the PostgreSQL documentation, *Streaming Replication Protocol*. In reading
@@ -55,8 +55,8 @@ pub struct Walsender {
 /// Logs in for replication as a standby does, and reads identity and position of the server.
 ///
 /// # Errors
-/// Config when role, password, certificate or pg_hba.conf do not allow the login; Transient when the
-/// server does not answer.
+/// Config when role, password, certificate or pg_hba.conf do not allow the login; Transient when
+/// the server does not answer.
 pub async fn identify_system(
     connection: &Connection,
     credentials: &Credentials,
@@ -72,8 +72,8 @@ impl Walsender {
     /// Connects and logs in. `application` becomes application_name.
     ///
     /// # Errors
-    /// Config when role, password, certificate or pg_hba.conf do not allow the login; Transient when
-    /// the server does not answer.
+    /// Config when role, password, certificate or pg_hba.conf do not allow the login; Transient
+    /// when the server does not answer.
     pub async fn connect(
         connection: &Connection,
         credentials: &Credentials,

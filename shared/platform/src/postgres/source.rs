@@ -38,14 +38,14 @@ fn client_session(row: &tokio_postgres::Row) -> ClientSession {
     }
 }
 
-/// The application_name of a program's sessions. All have the same prefix, by which a step recognises
-/// the sessions of the others and does not end them.
+/// The application_name of a program's sessions. All have the same prefix, by which a step
+/// recognises the sessions of the others and does not end them.
 pub fn application_name(program: &str) -> String {
     format!("replica-migration-{program}")
 }
 
-/// Selects the sessions of clients: no walsenders or workers, no sessions of these programs, and not
-/// those of Patroni on the Unix socket.
+/// Selects the sessions of clients: no walsenders or workers, no sessions of these programs, and
+/// not those of Patroni on the Unix socket.
 const CLIENTS: &str = "backend_type = 'client backend'
      and pid <> pg_backend_pid()
      and application_name not like 'replica-migration%'
@@ -57,8 +57,8 @@ impl Source {
         identity(self).await
     }
 
-    /// End of the last WAL record inserted, flushed or not. Every acknowledged transaction ends at or
-    /// before it, and the target's replay reaches it even when the source writes nothing more.
+    /// End of the last WAL record inserted, flushed or not. Every acknowledged transaction ends at
+    /// or before it, and the target's replay reaches it even when the source writes nothing more.
     ///
     /// # Errors
     /// Fails on a standby.
@@ -74,11 +74,11 @@ impl Source {
     /// Writes a marker into the WAL and flushes it, so that all WAL before it is sent to the target
     /// at once. Returns the end of the marker.
     ///
-    /// Waiting for [`Source::insert_lsn`] would take longer: WAL that no commit has waited for (hint
-    /// bits set by a reader, with wal_log_hints) is neither flushed nor sent until the walwriter
-    /// wakes up, after up to 5 s, or until the next snapshot of running transactions is logged,
-    /// after up to 15 s. The message changes no data: a read-only transaction may write it, and
-    /// replay ignores it.
+    /// Waiting for [`Source::insert_lsn`] would take longer: WAL that no commit has waited for
+    /// (hint bits set by a reader, with wal_log_hints) is neither flushed nor sent until the
+    /// walwriter wakes up, after up to 5 s, or until the next snapshot of running transactions is
+    /// logged, after up to 15 s. The message changes no data: a read-only transaction may write it,
+    /// and replay ignores it.
     ///
     /// # Errors
     /// Fails on a standby.
@@ -119,7 +119,8 @@ impl Source {
         ))
     }
 
-    /// Runs a checkpoint of at most 10 min, so that the shutdown checkpoint of a later stop is short.
+    /// Runs a checkpoint of at most 10 min, so that the shutdown checkpoint of a later stop is
+    /// short.
     pub async fn checkpoint(&self) -> Result<()> {
         self.batch_execute("set statement_timeout = '10min'; checkpoint; reset statement_timeout")
             .await

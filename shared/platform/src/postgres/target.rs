@@ -89,8 +89,8 @@ impl Target {
         Ok(row.get::<_, i32>(0) as u64)
     }
 
-    /// What shows whether the restart after the promotion is over: archive_mode, the number of settings
-    /// with a pending restart, the postmaster start, and the server's clock.
+    /// What shows whether the restart after the promotion is over: archive_mode, the number of
+    /// settings with a pending restart, the postmaster start, and the server's clock.
     pub async fn running(&self) -> Result<Running> {
         let row = self
             .query_one(

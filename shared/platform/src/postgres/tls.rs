@@ -15,8 +15,8 @@ use job::{
     error::{Error, Result},
 };
 
-/// OpenSSL's security level in Debian and therefore in CNPG's images: keys of at least 2048 bits, no
-/// SHA-1. It does not depend on the OpenSSL of this program.
+/// OpenSSL's security level in Debian and therefore in CNPG's images: keys of at least 2048 bits,
+/// no SHA-1. It does not depend on the OpenSSL of this program.
 const SECURITY_LEVEL: u32 = 2;
 
 /// A client certificate followed by its intermediate CAs, and its key, both PEM: libpq's sslcert
@@ -49,8 +49,8 @@ pub(super) fn connector(mode: SslMode, credentials: &Credentials) -> Result<SslC
                 mode.as_str()
             ))
             .hint(
-                "run extract-certs first; it writes the Secret zalando-replication-ca that this step \
-                 mounts",
+                "run extract-certs first; it writes the Secret zalando-replication-ca that this \
+                 step mounts",
             ));
         }
         (_, Some(pem)) => trust(&mut builder, pem)?,

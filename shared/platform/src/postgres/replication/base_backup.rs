@@ -25,8 +25,8 @@ const NOT_BUILT_IN: &str = "0A000";
 const NO_WORKERS: &str = "22023";
 /// data_corrupted: the backup has failed because of a page with a wrong checksum.
 const DATA_CORRUPTED: &str = "XX001";
-const DAMAGED: &str = "back up another member, whose page may be intact, and compare the two before \
-    anything is deleted; pg_amcheck and pg_checksums show more";
+const DAMAGED: &str = "back up another member, whose page may be intact, and compare the two \
+    before anything is deleted; pg_amcheck and pg_checksums show more";
 
 /// How the server compresses the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -135,8 +135,8 @@ pub struct BaseBackup {
 }
 
 impl Walsender {
-    /// Begins a base backup with the first of the `requested` compressions that the server supports.
-    /// The backup does not contain its WAL ([`super::wal`] explains why).
+    /// Begins a base backup with the first of the `requested` compressions that the server
+    /// supports. The backup does not contain its WAL ([`super::wal`] explains why).
     ///
     /// # Errors
     /// Transient when its checkpoint takes longer than 15 min, or the server supports none of the

@@ -97,7 +97,8 @@ async fn authenticate(wire: &mut Wire<Stream>, user: &str, password: &SecretStri
     }
 }
 
-/// SCRAM-SHA-256 without channel binding; libpq's default, channel_binding=prefer, allows that, too.
+/// SCRAM-SHA-256 without channel binding; libpq's default, channel_binding=prefer, allows that,
+/// too.
 async fn scram(wire: &mut Wire<Stream>, password: &SecretString) -> Result<()> {
     let password = password.expose_secret().as_bytes();
     let mut exchange = ScramSha256::new(password, ChannelBinding::unsupported());

@@ -1,13 +1,13 @@
 //! START_REPLICATION PHYSICAL: streams the WAL that a base backup needs, on a second connection.
 //!
-//! BASE_BACKUP's option `WAL` would append the WAL to the archive, with less code. It is not used, for
-//! three reasons:
-//! - It reads the WAL at the end of the backup, possibly hours later. A busy server may have recycled
-//!   the WAL by then, and the backup would fail. A temporary slot, created before the backup begins,
-//!   keeps the WAL, and the server drops it when the connection ends.
-//! - On a standby it ends with the segment of the minimum recovery point. After a cutover the backup
-//!   must contain the last record that the source has written, which the receipt names; the stream
-//!   continues until that record has arrived.
+//! BASE_BACKUP's option `WAL` would append the WAL to the archive, with less code. It is not used,
+//! for three reasons:
+//! - It reads the WAL at the end of the backup, possibly hours later. A busy server may have
+//!   recycled the WAL by then, and the backup would fail. A temporary slot, created before the
+//!   backup begins, keeps the WAL, and the server drops it when the connection ends.
+//! - On a standby it ends with the segment of the minimum recovery point. After a cutover the
+//!   backup must contain the last record that the source has written, which the receipt names; the
+//!   stream continues until that record has arrived.
 //! - pg_basebackup writes pg_wal.tar beside base.tar by default, and its users expect this layout.
 //!
 //! It needs a second walsender and a free replication slot.
@@ -215,7 +215,8 @@ fn received(mut body: Bytes) -> Result<(Received, bool)> {
     }
 }
 
-/// Standby status update: written, flushed and applied up to `position`; the clock; no reply requested.
+/// Standby status update: written, flushed and applied up to `position`; the clock; no reply
+/// requested.
 fn status(position: Lsn, now: jiff::Timestamp) -> Bytes {
     let mut body = BytesMut::with_capacity(34);
     body.put_u8(b'r');

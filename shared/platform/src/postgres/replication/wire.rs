@@ -12,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use super::ServerError;
 use job::error::{Error, Result};
 
-/// Longest message that is accepted, in bytes. The server sends at most 32 kB of a file or 128 kB of
-/// WAL in one message; rows and notices are shorter.
+/// Longest message that is accepted, in bytes. The server sends at most 32 kB of a file or 128 kB
+/// of WAL in one message; rows and notices are shorter.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Size of the receive buffer in bytes; one allocation holds the data of several messages.
 const INBOX_BYTES: usize = 256 * 1024;
@@ -89,8 +89,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.send().await
     }
 
-    /// Receives the next message. Notices are kept for [`Wire::take_notices`], parameters are ignored,
-    /// and an ErrorResponse becomes [`Failure::Server`].
+    /// Receives the next message. Notices are kept for [`Wire::take_notices`], parameters are
+    /// ignored, and an ErrorResponse becomes [`Failure::Server`].
     ///
     /// Cancellation-safe: no data is lost when the future is dropped.
     pub(super) async fn next(&mut self) -> Result<Message, Failure> {
