@@ -1,10 +1,10 @@
 # All programs in `/` of an image without a shell. `make image` sets the build arguments:
 #
-#   BASE                where the programs go; it needs CA certificates and a passwd, nothing else
+#   BASE                the base image of the programs; it needs CA certificates and a passwd
 #   BUILD_BASE          Debian 12 with Rust; OpenSSL 3.5 of Debian 13 adds 2.7 MB to each program
 #   TARGETARCH          amd64 or arm64, whatever the architecture of this machine
 #   REVISION, VERSION   for the labels
-#   SOURCE_DATE_EPOCH   in seconds; the time of everything in the image
+#   SOURCE_DATE_EPOCH   time of all files in the image, in seconds since 1970
 ARG BASE=gcr.io/distroless/static-debian12:nonroot
 ARG BUILD_BASE=rust:1.95-slim-bookworm
 
@@ -17,21 +17,27 @@ RUN case "${TARGETARCH}" in \
       arm64) gnu=aarch64-linux-gnu ;; \
       *) echo "TARGETARCH=${TARGETARCH} is neither amd64 nor arm64" >&2; exit 1 ;; \
     esac \
- && if [ "$(dpkg --print-architecture)" = "${TARGETARCH}" ]; then compiler=gcc; else compiler="gcc-$(echo ${gnu} | tr _ -)"; fi \
+ && if [ "$(dpkg --print-architecture)" = "${TARGETARCH}" ]; then compiler=gcc; \
+    else compiler="gcc-$(echo ${gnu} | tr _ -)"; fi \
  && dpkg --add-architecture "${TARGETARCH}" \
  && apt-get update \
- && apt-get install --yes --no-install-recommends "${compiler}" "libc6-dev:${TARGETARCH}" "libssl-dev:${TARGETARCH}" \
+ && apt-get install --yes --no-install-recommends \
+    "${compiler}" "libc6-dev:${TARGETARCH}" "libssl-dev:${TARGETARCH}" \
  && rm -rf /var/lib/apt/lists/* \
  && ln -s "/usr/lib/${gnu}" /usr/lib/target \
  && rustup target add "$(echo ${gnu} | sed s/-/-unknown-/)"
 WORKDIR /src
 COPY . .
 ARG SOURCE_DATE_EPOCH=0
-RUN case "${TARGETARCH}" in amd64) target=x86_64-unknown-linux-gnu ;; arm64) target=aarch64-unknown-linux-gnu ;; esac \
+RUN case "${TARGETARCH}" in \
+      amd64) target=x86_64-unknown-linux-gnu ;; \
+      arm64) target=aarch64-unknown-linux-gnu ;; \
+    esac \
  && OPENSSL_LIB_DIR=/usr/lib/target OPENSSL_INCLUDE_DIR=/usr/include CARGO_INCREMENTAL=0 \
     cargo build --locked --release --target "${target}" --workspace --exclude tests --bins \
  && mkdir /programs \
- && find "target/${target}/release" -maxdepth 1 -type f -executable -exec install -m 0755 -t /programs {} + \
+ && find "target/${target}/release" -maxdepth 1 -type f -executable \
+    -exec install -m 0755 -t /programs {} + \
  && find /programs -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} + \
  && rm -rf target \
  && sha256sum /programs/*
@@ -43,7 +49,7 @@ ARG BASE
 ARG REVISION=unknown
 ARG VERSION=unknown
 LABEL org.opencontainers.image.title="replica-migration" \
-      org.opencontainers.image.description="Moves a PostgreSQL cluster from the Zalando operator to CloudNativePG by physical replication" \
+      org.opencontainers.image.description="Moves PostgreSQL from Zalando's operator to CloudNativePG" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \

@@ -1,8 +1,8 @@
-# What people type: `make help`. Nothing needs root; tests/prerequisites.sh lists what must be
+# `make help` lists the targets. Nothing needs root; tests/prerequisites.sh lists what must be
 # installed. Times are those of a machine with two cores.
 
 CARGO ?= cargo
-# docker, podman or buildah, with options of its own for `build`.
+# docker, podman or buildah, and its options for `build`.
 ENGINE ?= docker
 ENGINE_FLAGS ?=
 IMAGE ?= replica-migration:0.1.0
@@ -18,18 +18,20 @@ PROGRAMS := --workspace --exclude tests --bins
 QUICK_SEARCH := SEARCH_FAULTS=1
 # The crates' own tests. Those of the harness start servers.
 UNIT_TESTS := --workspace --exclude tests --lib --bins
-# Outside of the checkout, once per version.
+# Installed outside of the checkout, once per version.
 DENY_VERSION := 0.20.2
 DENY := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/replica-migration/cargo-deny-$(DENY_VERSION)
 # `advisories` needs a network, and its verdict changes from day to day.
 DENY_CHECKS ?= bans licenses sources
 
-.PHONY: help prerequisites setup build release lint docs deny unit check test rehearse soak bench e2e image image-twice clean
-# Cargo and the harness use all cores themselves; what stands first must end first.
+.PHONY: help prerequisites setup build release lint docs deny unit check test rehearse soak bench \
+  e2e image image-twice clean
+# Cargo and the harness use all cores themselves, and prerequisites must end in their order.
 .NOTPARALLEL:
 
 help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1\t/' | expand -t 20
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) \
+	  | sed -E 's/^([a-z0-9-]+):.*## /make \1\t/' | expand -t 20
 
 prerequisites: ## check what must be installed (2 s); as root on Debian, install what is missing
 	@tests/prerequisites.sh
@@ -51,7 +53,8 @@ docs: ## the documentation of all items in target/doc; a broken link is an error
 	$(CARGO) doc --locked --workspace --no-deps --document-private-items
 
 deny: ## licenses, sources and bans of dependencies (seconds; once, 5 min, to build cargo-deny)
-	@[ -x "$(DENY)/bin/cargo-deny" ] || { echo "building cargo-deny $(DENY_VERSION), about 5 minutes on two cores, once"; \
+	@[ -x "$(DENY)/bin/cargo-deny" ] || { \
+	  echo "building cargo-deny $(DENY_VERSION), about 5 minutes on two cores, once"; \
 	  cd / && $(CARGO) install --locked --quiet --root "$(DENY)" cargo-deny@$(DENY_VERSION); }
 	"$(DENY)/bin/cargo-deny" --locked check --hide-inclusion-graph $(DENY_CHECKS)
 
@@ -63,52 +66,68 @@ check: lint unit ## after every change: formatting, clippy, unit tests (under 1 
 test: prerequisites lint docs build setup release ## everything that CI checks (about 50 min)
 	$(CARGO) test --locked --workspace
 
-rehearse: prerequisites build ## the whole migration on this machine, with a report (2 min; the first time, also setup and build)
+rehearse: prerequisites build ## the whole migration here, with a report (2 min when built)
 	$(CARGO) run --locked --package tests --bin rehearse
 
-soak: prerequisites build ## real cutovers, disturbed at each step, then at random (hours); SEED=7 repeats one, CUTOVERS=50 ends after 50, WORKERS=4 run at a time
-	SEED=$(SEED) CUTOVERS=$(CUTOVERS) WORKERS=$(WORKERS) $(CARGO) run --locked --package tests --bin soak
+# SEED=7 repeats one, CUTOVERS=50 ends after 50, WORKERS=4 run at a time.
+soak: prerequisites build ## real cutovers, disturbed at each step, then at random (hours)
+	SEED=$(SEED) CUTOVERS=$(CUTOVERS) WORKERS=$(WORKERS) \
+	  $(CARGO) run --locked --package tests --bin soak
 
 bench: prerequisites release ## the rehearsal's figures, with the release build (about 10 min)
 	$(CARGO) run --locked --release --package tests --bin rehearse -- bench
 
-e2e: ## the whole migration on the cluster of $KUBECONFIG, which has both operators (about 15 min); tests/e2e/main.rs lists its variables
-	@command -v kubectl >/dev/null || { echo "kubectl is missing; install it: https://kubernetes.io/docs/tasks/tools"; exit 1; }
+# tests/e2e/main.rs lists its variables. The cluster has both operators.
+e2e: ## the whole migration on the cluster of $KUBECONFIG (about 15 min)
+	@command -v kubectl >/dev/null || { \
+	  echo "kubectl is missing; install it: https://kubernetes.io/docs/tasks/tools"; exit 1; }
 	$(CARGO) run --locked --package tests --bin e2e
 
-# Of one commit there is one image, byte for byte: it is made of what was committed, and everything
-# in it is as old as the commit.
+# Each build of a commit gives the same image, byte for byte: it contains only what was committed,
+# and all times in it are the commit's.
 COMMIT = $(shell git rev-parse HEAD)
 COMMIT_TIME = $(shell git log -1 --format=%ct)
-# Buildah from 1.41 on (podman from 5.6) refuses it beside --timestamp, also from the environment.
+# Buildah from 1.41 on (podman from 5.6) does not accept it together with --timestamp, not even in
+# the environment.
 unexport SOURCE_DATE_EPOCH
-# An attestation would name the time of the build.
+# An attestation would contain the time of the build.
 FOR_docker = --load --provenance=false --build-arg SOURCE_DATE_EPOCH=$(COMMIT_TIME)
-# Debian 12's does not know by itself what it runs on, and what for.
-FOR_buildah = --timestamp $(COMMIT_TIME) --identity-label=false --build-arg TARGETPLATFORM=linux/$(ARCH) \
+# Debian 12's buildah does not set these two by itself.
+FOR_buildah = --timestamp $(COMMIT_TIME) --identity-label=false \
+  --build-arg TARGETPLATFORM=linux/$(ARCH) \
   --build-arg BUILDPLATFORM=linux/$(if $(filter x86_64,$(shell uname -m)),amd64,arm64)
 FOR_podman = $(FOR_buildah)
 CYCLONEDX = 0.5.9
 
-image: ## the image with all programs, its size, and for each program the list of its crates (about 15 min)
-	@command -v $(ENGINE) >/dev/null || { echo "$(ENGINE) is missing; install it: apt-get install buildah, or name another with ENGINE="; exit 1; }
-	@git diff --quiet HEAD || echo "the image is made of the last commit: what has changed since is not in it"
+# Also prints the size of the image, and lists the crates of each program.
+image: ## the image with all programs (about 15 min)
+	@command -v $(ENGINE) >/dev/null || { \
+	  echo "$(ENGINE) is missing; install it: apt-get install buildah, or name another with ENGINE="; \
+	  exit 1; }
+	@git diff --quiet HEAD \
+	  || echo "the image is built from the last commit; later changes are not in it"
 	rm -rf target/image
 	mkdir -p target/image/context target/image/crates
 	git archive HEAD | tar --extract --directory target/image/context
 	$(ENGINE) build $(ENGINE_FLAGS) $(FOR_$(notdir $(ENGINE))) --platform linux/$(ARCH) \
-	  --build-arg BASE=$(BASE) --build-arg BUILD_BASE=$(BUILD_BASE) --build-arg REVISION=$(COMMIT) --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) \
+	  --build-arg BASE=$(BASE) --build-arg BUILD_BASE=$(BUILD_BASE) \
+	  --build-arg REVISION=$(COMMIT) --build-arg VERSION=$(lastword $(subst :, ,$(IMAGE))) \
 	  --iidfile target/image/digest --tag $(IMAGE) target/image/context
-	$(CARGO) install --quiet --locked --root target/tools --target-dir target/tools/build cargo-cyclonedx@$(CYCLONEDX)
-	cd target/image/context && SOURCE_DATE_EPOCH=$(COMMIT_TIME) ../../tools/bin/cargo-cyclonedx cyclonedx --quiet --format json --spec-version 1.5 \
-	  --describe binaries --no-build-deps --target $(if $(filter arm64,$(ARCH)),aarch64,x86_64)-unknown-linux-gnu
-	sed -i 's|file://$(CURDIR)/target/image/context|file:///src|' target/image/context/bins/*/*_bin.cdx.json
-	for list in target/image/context/bins/*/*_bin.cdx.json; do mv $$list target/image/crates/$$(basename $$list _bin.cdx.json).cdx.json; done
+	$(CARGO) install --quiet --locked --root target/tools --target-dir target/tools/build \
+	  cargo-cyclonedx@$(CYCLONEDX)
+	cd target/image/context && SOURCE_DATE_EPOCH=$(COMMIT_TIME) \
+	  ../../tools/bin/cargo-cyclonedx cyclonedx --quiet --format json --spec-version 1.5 \
+	  --describe binaries --no-build-deps \
+	  --target $(if $(filter arm64,$(ARCH)),aarch64,x86_64)-unknown-linux-gnu
+	sed -i 's|file://$(CURDIR)/target/image/context|file:///src|' \
+	  target/image/context/bins/*/*_bin.cdx.json
+	for list in target/image/context/bins/*/*_bin.cdx.json; do \
+	  mv $$list target/image/crates/$$(basename $$list _bin.cdx.json).cdx.json; done
 	@echo "$(IMAGE) linux/$(ARCH) of $(COMMIT): $$(cat target/image/digest)"
 	@tests/image-size.sh $(ENGINE) $(IMAGE) $$(ls target/image/crates | wc -l)
 	@sha256sum target/image/crates/*
 
-image-twice: ## two builds of the image, which must be the same byte for byte (about 30 min)
+image-twice: ## build the image twice and compare the results byte for byte (about 30 min)
 	rm -rf target/image-before
 	$(MAKE) image ENGINE_FLAGS="$(ENGINE_FLAGS) --no-cache"
 	cp -r target/image target/image-before
@@ -117,5 +136,5 @@ image-twice: ## two builds of the image, which must be the same byte for byte (a
 	cmp target/image-before/digest target/image/digest
 	rm -r target/image-before
 
-clean: ## what was built here; the parts of the harness stay in the user's cache
+clean: ## remove what was built; the parts of the harness stay in the user's cache
 	$(CARGO) clean

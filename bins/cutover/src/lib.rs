@@ -8,7 +8,7 @@ mod receipt;
 pub mod settings;
 
 use job::{
-    context::Run,
+    context::JobContext,
     error::{Error, Result},
     lease,
 };
@@ -37,7 +37,7 @@ const LOGIN: Login = Login {
 /// # Errors
 /// Refused when the application runs on the source as before, Unsafe when manual intervention is required,
 /// Transient when another run goes on.
-pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
+pub async fn cutover(settings: Settings, run: JobContext) -> Result<()> {
     let endpoints = Endpoints::from_environment(&settings.database, LOGIN)?;
     let limits = settings.limits();
     let mut world = LiveWorld::new(run.clone(), settings.clone(), endpoints);
@@ -70,7 +70,7 @@ pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
 ///
 /// # Errors
 /// Refused when that is no longer possible, or a cutover runs; Transient when another run goes on.
-pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
+pub async fn rollback(settings: Settings, run: JobContext) -> Result<()> {
     let endpoints = Endpoints::from_environment(&settings.database, LOGIN)?;
     let limits = settings.limits();
     let mut world = LiveWorld::new(run.clone(), settings.clone(), endpoints).rollback_started();
@@ -112,7 +112,7 @@ pub async fn rollback(settings: Settings, run: Run) -> Result<()> {
 }
 
 /// Looks once and prints the plan; what it asks the API server to change are dry runs there, too.
-async fn dry_run(world: &mut LiveWorld, settings: &Settings, run: &Run) -> Result<()> {
+async fn dry_run(world: &mut LiveWorld, settings: &Settings, run: &JobContext) -> Result<()> {
     let (record, seen) = world.observe().await?;
     if record.started.is_some() {
         let next = decide(&record, &seen, &Health::Ok, &settings.limits());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use job::{
-    context::Run,
+    context::JobContext,
     error::{Error, Result},
     record_store::{Saved, StoredRecord},
 };
@@ -45,7 +45,7 @@ const FAILED_PAUSE: Duration = Duration::from_millis(500);
 
 /// The servers and objects of this migration.
 pub struct LiveWorld {
-    run: Run,
+    run: JobContext,
     settings: Settings,
     limits: Limits,
     collector: Collector,
@@ -59,7 +59,7 @@ pub struct LiveWorld {
 
 impl LiveWorld {
     /// Opens nothing yet: every look reconnects what is missing.
-    pub fn new(run: Run, settings: Settings, endpoints: Endpoints) -> Self {
+    pub fn new(run: JobContext, settings: Settings, endpoints: Endpoints) -> Self {
         let collector = Collector::new(
             run.client.clone(),
             &run.namespace,
@@ -97,7 +97,7 @@ impl LiveWorld {
     fn last(&self) -> Result<&Snapshot> {
         self.collector
             .last()
-            .ok_or_else(|| Error::contradiction("an action before the first look"))
+            .ok_or_else(|| Error::manual_intervention("an action before the first look"))
     }
 
     /// The promotion was asked for, and the target was still a standby at the last look.
@@ -255,7 +255,7 @@ impl World for LiveWorld {
     }
 
     fn stop_asked(&self) -> bool {
-        self.run.stop.asked()
+        self.run.stop.is_requested()
     }
 
     fn direction(&self) -> Direction {

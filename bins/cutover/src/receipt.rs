@@ -58,7 +58,7 @@ fn another(target: &str, receipt: &ConfigMap) -> Error {
         |at| format!("that began at {at:.0}"),
     );
     let name = receipt_of_cut(target);
-    Error::contradiction(format!("the receipt {name} is of another cutover, {began}")).hint(format!(
+    Error::manual_intervention(format!("the receipt {name} is of another cutover, {began}")).hint(format!(
         "keep it (kubectl get configmap {name} -o yaml), delete it, and start the cutover again: \
          it writes the one of this cutover"
     ))

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use job::config::{App, List, Name, Pairs, Text, optional};
+use job::config::{App, CommaList, KeyValues, NonEmptyString, ObjectName, optional};
 use platform::{
     collector::Subject,
     kubernetes::{poolers, services},
@@ -16,24 +16,24 @@ use protocol::decision::Limits;
 #[derive(Clone, Debug, Deserialize)]
 pub struct Settings {
     /// The `postgresql` resource.
-    pub source_cluster: Name,
+    pub source_cluster: ObjectName,
     /// The CNPG Cluster.
-    pub target_cluster: Name,
+    pub target_cluster: ObjectName,
     /// The application's database.
-    pub database: Text,
+    pub database: NonEmptyString,
     /// The application's Deployments and StatefulSets.
-    pub apps: List<App>,
+    pub apps: CommaList<App>,
     /// The application's CronJobs.
-    pub app_cronjobs: List<Name>,
+    pub app_cronjobs: CommaList<ObjectName>,
     /// The application's ConfigMap.
-    pub app_configmap: Name,
+    pub app_configmap: ObjectName,
     /// Its keys and values after the cut, as `KEY=value,KEY=value`.
-    pub app_config_target: Pairs,
+    pub app_config_target: KeyValues,
     /// How the application reaches the target; None: by the Services where the source has poolers.
     #[serde(deserialize_with = "job::config::route")]
     pub route: Option<Route>,
     /// The user of the poolers' consoles.
-    pub pooler_user: Text,
+    pub pooler_user: NonEmptyString,
     /// Its password.
     pub pooler_password_file: PathBuf,
     /// The hash that the Cluster gives its owner at the promotion, as prepare-zalando has written
@@ -43,7 +43,7 @@ pub struct Settings {
     /// Longest wait for transactions that run through the poolers, in seconds.
     pub pause_max_seconds: u64,
     /// Namespace of Argo CD's Applications.
-    pub argocd_namespace: Name,
+    pub argocd_namespace: ObjectName,
     /// Print the plan and change nothing.
     pub dry_run: bool,
     /// Longest time from the block to the point of no return, in seconds.
@@ -52,11 +52,11 @@ pub struct Settings {
     pub lag_bytes_max: u64,
     /// The findings that the user accepts.
     #[serde(default = "none")]
-    pub accept: List<Acceptance>,
+    pub accept: CommaList<Acceptance>,
 }
 
-fn none() -> List<Acceptance> {
-    List(Vec::new())
+fn none() -> CommaList<Acceptance> {
+    CommaList(Vec::new())
 }
 
 impl Settings {
@@ -95,7 +95,7 @@ impl Settings {
 
     /// The source's Services and their selectors after the cut.
     pub fn services(&self) -> BTreeMap<String, Selector> {
-        services::turned(&self.source_cluster, &self.target_cluster)
+        services::repointed(&self.source_cluster, &self.target_cluster)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use job::{
     config::Connection,
-    context::Run,
+    context::JobContext,
     error::{Context as _, Error, ErrorKind, Result},
 };
 use platform::postgres::{
@@ -24,7 +24,7 @@ const DATABASE: &str = "postgres";
 struct Trial<'a> {
     connection: Connection,
     credentials: Credentials,
-    run: &'a Run,
+    run: &'a JobContext,
 }
 
 /// Logs in to a database and as a standby, and returns the certificate that was accepted. The
@@ -36,7 +36,7 @@ struct Trial<'a> {
 /// it does not answer.
 pub(crate) async fn verify(
     config: &Config,
-    run: &Run,
+    run: &JobContext,
     login: &Login,
     server: &ServerCertificate,
     presented: PresentedCertificate,

@@ -43,8 +43,8 @@ use std::{net::IpAddr, process::ExitCode};
 
 use jiff::Timestamp;
 use job::{
-    config::{Name, SslMode, Text, optional},
-    context::{self, Run},
+    config::{NonEmptyString, ObjectName, SslMode, optional},
+    context::{self, JobContext},
     error::Result,
     kubernetes, record_store,
 };
@@ -55,8 +55,8 @@ use server_certificate::Requirements;
 
 #[derive(Deserialize)]
 struct Config {
-    source_cluster: Name,
-    source_host: Text,
+    source_cluster: ObjectName,
+    source_host: NonEmptyString,
     #[serde(default, deserialize_with = "optional")]
     source_hostaddr: Option<IpAddr>,
     #[serde(default = "port")]
@@ -75,13 +75,13 @@ fn cert_min_days() -> u16 {
 }
 
 fn main() -> ExitCode {
-    context::main("extract-certs", async |config: Config, run: Run| {
+    context::main("extract-certs", async |config: Config, run: JobContext| {
         run.until_stopped(extract(&config, &run)).await
     })
 }
 
-async fn extract(config: &Config, run: &Run) -> Result<()> {
-    record_store::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
+async fn extract(config: &Config, run: &JobContext) -> Result<()> {
+    record_store::refuse_after_cutover(&run.client, &run.namespace, &run.target).await?;
     run.report
         .info("extracting the TLS certificates of the source");
     let postgresqls = zalando::postgresqls(&run.client, &run.namespace);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use job::{
-    config::Text,
-    context::Run,
+    config::NonEmptyString,
+    context::JobContext,
     error::{Context as _, Error, Result, is_not_found},
     kubernetes,
 };
@@ -35,7 +35,7 @@ const WATCHED: &str = "cnpg.io/reload";
 
 /// The replication role and its password.
 pub(crate) struct Login {
-    pub(crate) role: Text,
+    pub(crate) role: NonEmptyString,
     pub(crate) password: SecretString,
 }
 
@@ -43,12 +43,12 @@ pub(crate) struct Login {
 ///
 /// # Errors
 /// Refused when prepare-zalando has not written it.
-pub(crate) async fn login(run: &Run) -> Result<Login> {
+pub(crate) async fn login(run: &JobContext) -> Result<Login> {
     let hint = "run prepare-zalando first: it writes this secret";
     let secret = kubernetes::get(&api(run), LOGIN).await?;
     let secret = secret
         .ok_or_else(|| Error::refused(format!("secret {LOGIN} does not exist")).hint(hint))?;
-    let text = |key: &str| -> Result<Text> {
+    let text = |key: &str| -> Result<NonEmptyString> {
         let bytes = secret
             .data
             .as_ref()
@@ -68,7 +68,7 @@ pub(crate) async fn login(run: &Run) -> Result<Login> {
 }
 
 /// Reads the client certificate of an earlier run; None when there is none.
-pub(crate) async fn client_certificate(run: &Run) -> Result<Option<ClientCertificate>> {
+pub(crate) async fn client_certificate(run: &JobContext) -> Result<Option<ClientCertificate>> {
     let Some(secret) = kubernetes::get(&api(run), CLIENT).await? else {
         return Ok(None);
     };
@@ -96,7 +96,7 @@ struct Wanted {
 /// Refused when a Secret of another type, which this program did not create, has to be deleted
 /// first; Transient when another client changes a Secret at the same time.
 pub(crate) async fn write(
-    run: &Run,
+    run: &JobContext,
     ca: std::result::Result<&str, &str>,
     presented: &PresentedCertificate,
 ) -> Result<()> {
@@ -166,7 +166,7 @@ fn secret(name: &str, type_: &str, data: &[(&str, &str)]) -> Secret {
 
 /// Creates the Secret, or replaces its contents.
 async fn put(
-    run: &Run,
+    run: &JobContext,
     Wanted {
         secret,
         content,
@@ -255,6 +255,6 @@ fn extra_keys(written: &Secret, wanted: &Secret) -> Vec<String> {
         .collect()
 }
 
-fn api(run: &Run) -> Api<Secret> {
+fn api(run: &JobContext) -> Api<Secret> {
     Api::namespaced(run.client.clone(), &run.namespace)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use openssl::pkey::{PKey, Private};
 use platform::{
-    kubernetes::source_tls::{Given, Place, Signer},
+    kubernetes::source_tls::{Given, SecretKey, Signer},
     pki::Bundle,
 };
 use rcgen::{
@@ -62,7 +62,7 @@ impl Authority {
 
 /// A source with this certificate and CA, and with the CA key of `signer`.
 pub(crate) fn given(server: &str, ca: &Authority, signer: &Authority) -> Given {
-    let place = |secret: &str, key: &str| Place {
+    let place = |secret: &str, key: &str| SecretKey {
         secret: secret.into(),
         key: key.into(),
     };

@@ -104,7 +104,7 @@ pub fn read_archive<'a>(
                 .hint(
                     "the scratch volume must be writable, and large enough; or set VERIFY=stream",
                 ),
-            _ => Error::contradiction("the archive cannot be read back").caused_by(error),
+            _ => Error::manual_intervention("the archive cannot be read back").caused_by(error),
         },
     })
 }

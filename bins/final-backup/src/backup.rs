@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use job::{
-    context::Run,
+    context::JobContext,
     error::{Error, Result},
     lease::{self, Held},
     quantity::{duration, size},
@@ -27,7 +27,7 @@ use crate::{
 /// that looks like a finished backup is left.
 pub async fn create(
     settings: &Settings,
-    run: &Run,
+    run: &JobContext,
     cutover: &CutoverState,
     storage: &StorageTarget,
 ) -> Result<Complete> {
@@ -53,7 +53,7 @@ pub async fn create(
 /// Refused if it is a backup of something else; Unsafe if its content has changed.
 pub async fn verify_finished(
     settings: &Settings,
-    run: &Run,
+    run: &JobContext,
     cutover: &CutoverState,
     storage: &StorageTarget,
     mut complete: Complete,
@@ -78,7 +78,7 @@ pub async fn verify_finished(
 
 async fn create_under_lease(
     settings: &Settings,
-    run: &Run,
+    run: &JobContext,
     cutover: &CutoverState,
     storage: &StorageTarget,
     held: &Held,
@@ -120,7 +120,7 @@ async fn create_under_lease(
 
 /// Removes what this run has written, unless another run has taken over the Lease because this one
 /// did not renew it.
-async fn clean_up(run: &Run, storage: &StorageTarget, held: &Held) {
+async fn clean_up(run: &JobContext, storage: &StorageTarget, held: &Held) {
     let removed = async {
         held.confirm().await?;
         storage.remove_unfinished().await
@@ -139,7 +139,7 @@ async fn clean_up(run: &Run, storage: &StorageTarget, held: &Held) {
 
 async fn copy_and_verify(
     settings: &Settings,
-    run: &Run,
+    run: &JobContext,
     cutover: &CutoverState,
     storage: &StorageTarget,
     held: &Held,
@@ -201,7 +201,7 @@ fn source_end(settings: &Settings, cutover: &CutoverState) -> Option<Lsn> {
 /// so new WAL means that it was started in the meantime.
 fn ensure_source_unchanged(copied: &Copied, until: Option<Lsn>) -> Result<()> {
     match until {
-        Some(until) if copied.ended.end > until => Err(Error::contradiction(format!(
+        Some(until) if copied.ended.end > until => Err(Error::manual_intervention(format!(
             "the copy ends at {}, and the source's last record at {until}: the source was written \
              to while it was copied",
             copied.ended.end
@@ -215,7 +215,7 @@ fn ensure_source_unchanged(copied: &Copied, until: Option<Lsn>) -> Result<()> {
 fn ensure_same_system(copied: &Copied, state: &ServerState) -> Result<()> {
     match copied.manifest.system_identifier {
         Some(other) if other != state.identity.system_identifier => {
-            Err(Error::contradiction(format!(
+            Err(Error::manual_intervention(format!(
                 "the manifest has the system identifier {other}, and the server reported {}",
                 state.identity.system_identifier
             )))
@@ -230,7 +230,7 @@ fn ensure_same_system(copied: &Copied, state: &ServerState) -> Result<()> {
 /// Unsafe if it differs from what was written.
 async fn verify(
     settings: &Settings,
-    run: &Run,
+    run: &JobContext,
     storage: &StorageTarget,
     backup: &StoredBackup,
 ) -> Result<Verified> {

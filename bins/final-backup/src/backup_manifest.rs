@@ -77,7 +77,7 @@ pub fn compare(manifest: impl Read, mut files: Files) -> Result<Manifest> {
 }
 
 fn differs(problem: &str) -> Error {
-    Error::contradiction(format!("the backup and its manifest differ: {problem}")).hint(
+    Error::manual_intervention(format!("the backup and its manifest differ: {problem}")).hint(
         "this backup cannot be used; find out what changed it, remove it, and take another one",
     )
 }

@@ -6,7 +6,7 @@ use job::{
     quantity::size,
     report::Reporter,
 };
-use platform::postgres::replication::base_backup::{Begun, Compression, Ended};
+use platform::postgres::replication::base_backup::{BackupEnd, BackupStart, Compression};
 use protocol::wal::Lsn;
 use tokio::sync::watch;
 
@@ -23,9 +23,9 @@ use crate::{
 /// A copy that agrees with its backup manifest.
 pub struct Copied {
     /// The server's answer at the beginning.
-    pub begun: Begun,
+    pub begun: BackupStart,
     /// The server's answer at the end.
-    pub ended: Ended,
+    pub ended: BackupEnd,
     /// End of the WAL in pg_wal.tar.
     pub wal_end: Lsn,
     /// The stored archive, WAL and manifest.
@@ -132,7 +132,7 @@ fn tablespaces_refused(tablespaces: &[String]) -> Error {
     )
 }
 
-fn report_begun(begun: &Begun, report: &Reporter) {
+fn report_begun(begun: &BackupStart, report: &Reporter) {
     let compression = match begun.compression {
         Compression::None => "compressed here with zstd".to_owned(),
         other => format!("compressed by the server with {}", other.word()),

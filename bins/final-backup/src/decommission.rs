@@ -9,7 +9,7 @@ mod references;
 mod sessions;
 
 use jiff::Timestamp;
-use job::{context::Run, error::Result};
+use job::{context::JobContext, error::Result};
 
 use crate::{
     complete::Complete,
@@ -26,7 +26,7 @@ use crate::{
 /// Unsafe if the source accepts writes after a cutover.
 pub async fn report(
     settings: &Settings,
-    run: &Run,
+    run: &JobContext,
     cutover: &CutoverState,
     backup: Option<&Complete>,
 ) -> Result<()> {
@@ -69,7 +69,7 @@ pub async fn report(
     Ok(())
 }
 
-fn report_impact(settings: &Settings, run: &Run, snapshot: &observe::Snapshot) {
+fn report_impact(settings: &Settings, run: &JobContext, snapshot: &observe::Snapshot) {
     let report = &run.report;
     let source = settings.source_cluster.as_str();
     if snapshot.resource.is_none() {
@@ -103,7 +103,7 @@ fn report_impact(settings: &Settings, run: &Run, snapshot: &observe::Snapshot) {
 /// Logs what still uses the source. Returns the number of users that would lose something.
 async fn report_uses(
     settings: &Settings,
-    run: &Run,
+    run: &JobContext,
     members: Vec<Member>,
     snapshot: &observe::Snapshot,
 ) -> Result<usize> {
@@ -150,7 +150,7 @@ async fn report_uses(
 }
 
 /// Logs what does not prevent a deletion, but needs attention with it.
-fn report_leftovers(settings: &Settings, run: &Run, snapshot: &observe::Snapshot) {
+fn report_leftovers(settings: &Settings, run: &JobContext, snapshot: &observe::Snapshot) {
     let report = &run.report;
     for reference in &snapshot.uses.bootstrap_only {
         report.info(format!(

@@ -54,7 +54,7 @@ fn classify(entries: &[Entry], complete: Option<&[u8]>, storage: &str) -> Result
         };
     };
     let not_whole = |problem: String| {
-        Error::contradiction(format!("the backup in {storage} is not whole: {problem}"))
+        Error::manual_intervention(format!("the backup in {storage} is not whole: {problem}"))
             .hint(NOT_WHOLE)
     };
     let complete: Complete = serde_json::from_slice(complete)

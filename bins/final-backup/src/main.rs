@@ -53,7 +53,7 @@ use std::process::ExitCode;
 use complete::Complete;
 use existing::Existing;
 use job::{
-    context::{self, Run},
+    context::{self, JobContext},
     error::Result,
 };
 use receipt::CutoverState;
@@ -62,12 +62,13 @@ use settings::Settings;
 use storage::StorageTarget;
 
 fn main() -> ExitCode {
-    context::main("final-backup", async |settings: Settings, run: Run| {
-        final_backup(&settings, &run).await
-    })
+    context::main(
+        "final-backup",
+        async |settings: Settings, run: JobContext| final_backup(&settings, &run).await,
+    )
 }
 
-async fn final_backup(settings: &Settings, run: &Run) -> Result<()> {
+async fn final_backup(settings: &Settings, run: &JobContext) -> Result<()> {
     if settings.dry_run {
         run.report.events_off();
     }
@@ -101,7 +102,7 @@ async fn final_backup(settings: &Settings, run: &Run) -> Result<()> {
 
 async fn inspect(
     settings: &Settings,
-    run: &Run,
+    run: &JobContext,
     storage: &StorageTarget,
 ) -> Result<(CutoverState, Existing)> {
     let cutover = receipt::read(&run.client, &run.namespace, &settings.target_cluster).await?;
@@ -110,7 +111,7 @@ async fn inspect(
 }
 
 /// Adds the backup to the termination message.
-fn report_backup(run: &Run, storage: &StorageTarget, backup: &Complete) {
+fn report_backup(run: &JobContext, storage: &StorageTarget, backup: &Complete) {
     run.report.fact("backup", storage.to_string());
     run.report.fact("from", backup.server.as_str());
     run.report
@@ -121,7 +122,7 @@ fn report_backup(run: &Run, storage: &StorageTarget, backup: &Complete) {
 /// Logs what a run without DRY_RUN would do.
 async fn dry_run(
     settings: &Settings,
-    run: &Run,
+    run: &JobContext,
     cutover: &CutoverState,
     storage: &StorageTarget,
 ) -> Result<()> {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use futures::future::join_all;
 use job::error::Result;
 use kube::Client;
-use platform::patroni::{self, OwnState, Patroni};
+use platform::patroni::{self, MemberHealth, Patroni};
 
 /// A registered Patroni member: one whose pod has a Patroni `status` annotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,18 +18,18 @@ pub struct Member {
     /// Whether its pod has the leader label.
     pub leader: bool,
     /// The state that its Patroni reports; None if Patroni does not answer.
-    pub own: Option<OwnState>,
+    pub own: Option<MemberHealth>,
 }
 
 impl Member {
     /// Whether its server accepts writes, or may do so at any moment.
     pub fn runs_as_primary(&self) -> bool {
-        self.own.as_ref().is_some_and(OwnState::runs_as_primary)
+        self.own.as_ref().is_some_and(MemberHealth::runs_as_primary)
     }
 
     /// Whether its server runs in recovery.
     pub fn runs_as_standby(&self) -> bool {
-        let standby = |own: &OwnState| {
+        let standby = |own: &MemberHealth| {
             matches!(
                 own.role.as_str(),
                 "replica" | "sync_standby" | "quorum_standby" | "standby_leader" | "demoted"
@@ -77,10 +77,10 @@ pub mod tests {
             name: name.into(),
             address: "10.0.0.1:5432".parse().ok(),
             leader,
-            own: Some(OwnState {
+            own: Some(MemberHealth {
                 role: role.into(),
                 state: state.into(),
-                ..OwnState::default()
+                ..MemberHealth::default()
             }),
         }
     }

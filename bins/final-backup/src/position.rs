@@ -15,13 +15,13 @@ pub fn check_source(name: &str, state: &ServerState, receipt: &Receipt) -> Resul
     let (position, end) = (state.position, receipt.promotion.replayed);
     let (timeline, expected) = (state.identity.timeline, receipt.promotion.timeline);
     if !state.in_recovery {
-        return Err(Error::contradiction(format!(
+        return Err(Error::manual_intervention(format!(
             "{name} runs as a primary although the cutover has completed"
         ))
         .hint(SOURCE_STARTED));
     }
     if timeline != expected {
-        return Err(Error::contradiction(format!(
+        return Err(Error::manual_intervention(format!(
             "{name} is on timeline {timeline}, and the source ended on timeline {expected}"
         ))
         .hint(
@@ -30,7 +30,7 @@ pub fn check_source(name: &str, state: &ServerState, receipt: &Receipt) -> Resul
         ));
     }
     if position > end {
-        return Err(Error::contradiction(format!(
+        return Err(Error::manual_intervention(format!(
             "{name} is at {position}, past the end of the source's last record, {end}"
         ))
         .hint(SOURCE_STARTED));
@@ -60,7 +60,7 @@ pub fn check_target(name: &str, state: &ServerState, receipt: &Receipt) -> Resul
         );
     }
     if state.identity.timeline < receipt.promoted.timeline {
-        return Err(Error::contradiction(format!(
+        return Err(Error::manual_intervention(format!(
             "{name} is on timeline {}, and the target was promoted to timeline {}",
             state.identity.timeline, receipt.promoted.timeline
         ))
@@ -77,7 +77,7 @@ fn check_system(name: &str, state: &ServerState, receipt: &Receipt) -> Result<()
     if found == expected {
         return Ok(());
     }
-    Err(Error::contradiction(format!(
+    Err(Error::manual_intervention(format!(
         "{name} has the system identifier {found}, and the receipt has {expected}"
     ))
     .hint(

@@ -8,7 +8,9 @@ use job::{
     error::{Error, Result},
     report::Reporter,
 };
-use platform::postgres::replication::base_backup::{BaseBackup, Begun, Compression, Ended, Part};
+use platform::postgres::replication::base_backup::{
+    BackupEnd, BackupStart, BaseBackup, Compression, Part,
+};
 use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::{MissedTickBehavior, interval},
@@ -29,7 +31,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// A base backup that agrees with its manifest.
 pub struct Received {
     /// The server's answer at the end.
-    pub ended: Ended,
+    pub ended: BackupEnd,
     /// The stored archive.
     pub base: StoredFile,
     /// Compression of the stored archive.
@@ -49,7 +51,7 @@ pub struct Received {
 /// not allow.
 pub async fn receive(
     mut backup: BaseBackup,
-    begun: &Begun,
+    begun: &BackupStart,
     storage: &StorageTarget,
     report: &Reporter,
 ) -> Result<Received> {
@@ -130,7 +132,7 @@ struct Incoming<T> {
     reading: JoinHandle<Result<T>>,
 }
 
-fn incoming_archive(begun: &Begun, storage: &StorageTarget) -> Incoming<Files> {
+fn incoming_archive(begun: &BackupStart, storage: &StorageTarget) -> Incoming<Files> {
     let ((to_storage, to_store), (to_reader, to_read)) = (pipe(), pipe());
     let (compression, storage, bytes) = (begun.compression, storage.clone(), begun.bytes);
     let name = format!("base.tar{}", stored_compression(compression).suffix());

@@ -191,7 +191,7 @@ async fn compare(
         }
     }
     let (Some(mut files), Some(manifest)) = (files, manifest) else {
-        return Err(Error::contradiction(
+        return Err(Error::manual_intervention(
             "the backup has no archive, or no manifest",
         ));
     };
@@ -234,12 +234,14 @@ async fn read_back<T: Send + 'static>(
     };
     let (content, crc, bytes) = outcome.context(format!("reading {}", stored.name))?;
     if *stored != StoredFile::new(&stored.name, bytes, crc) {
-        return Err(
-            Error::contradiction(format!("{} differs from what was written", stored.name)).hint(
-                "the storage returned other data than it was given; take another backup to another \
+        return Err(Error::manual_intervention(format!(
+            "{} differs from what was written",
+            stored.name
+        ))
+        .hint(
+            "the storage returned other data than it was given; take another backup to another \
                  storage",
-            ),
-        );
+        ));
     }
     Ok(content)
 }

@@ -2,26 +2,26 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
-use job::config::{Name, optional};
-use platform::postgres::replication::base_backup::{Asked, BY_SERVER, UNCOMPRESSED};
+use job::config::{ObjectName, optional};
+use platform::postgres::replication::base_backup::{BY_SERVER, CompressionRequest, UNCOMPRESSED};
 use serde::Deserialize;
 
 /// The settings of this program. The connections `SOURCE_*` and `TARGET_*` are read separately.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Settings {
     /// Name of the `postgresql` resource.
-    pub source_cluster: Name,
+    pub source_cluster: ObjectName,
     /// Name of the CloudNativePG Cluster.
-    pub target_cluster: Name,
+    pub target_cluster: ObjectName,
     /// Which side is copied.
     pub from: Side,
     /// The member of the source to copy; selected by state if not set.
     #[serde(default, deserialize_with = "optional")]
-    pub backup_member: Option<Name>,
+    pub backup_member: Option<ObjectName>,
     /// Where backups are stored.
     pub backup_to: Destination,
     /// Folder of this backup in that storage.
-    pub backup_name: Name,
+    pub backup_name: ObjectName,
     /// Which side compresses.
     pub compress_by: CompressBy,
     /// Free space to leave on the volume, in MB.
@@ -89,7 +89,7 @@ pub enum CompressBy {
 
 impl CompressBy {
     /// Compression to request from the server, in order of preference.
-    pub fn requested(self) -> &'static [Asked] {
+    pub fn requested(self) -> &'static [CompressionRequest] {
         match self {
             Self::Server => &BY_SERVER,
             Self::Job => &[UNCOMPRESSED],
@@ -163,9 +163,9 @@ impl<'de> Deserialize<'de> for Destination {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperatorConfig {
     /// Namespace of the object.
-    pub namespace: Name,
+    pub namespace: ObjectName,
     /// Name of the object.
-    pub name: Name,
+    pub name: ObjectName,
 }
 
 impl FromStr for OperatorConfig {

@@ -262,7 +262,7 @@ fn unfinished_files(entries: Vec<Entry>, storage: &impl fmt::Display) -> Result<
 }
 
 fn file_vanished(name: &str) -> Error {
-    Error::contradiction(format!("{name} has vanished"))
+    Error::manual_intervention(format!("{name} has vanished"))
         .hint("find out what removed it; take another backup")
 }
 

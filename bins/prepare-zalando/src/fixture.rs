@@ -1,6 +1,6 @@
 //! Facts for tests: a source as the operator 1.15 and Spilo create it, and an unusual one.
 
-use job::config::{ArchiveRestart, List, SslMode};
+use job::config::{ArchiveRestart, CommaList, SslMode};
 use protocol::wal::{Identity, SystemIdentifier, Timeline};
 use serde_json::json;
 
@@ -27,7 +27,7 @@ pub(crate) fn settings() -> Settings {
         target_storage_class: None,
         adopt_image: serde_json::from_value(json!("registry/replica-migration:1")).unwrap(),
         archive_restart: ArchiveRestart::Never,
-        accept: List(Vec::new()),
+        accept: CommaList(Vec::new()),
         dry_run: false,
     }
 }

@@ -56,7 +56,7 @@ use std::process::ExitCode;
 
 use job::{
     config::{self, Connection},
-    context::{self, Run},
+    context::{self, JobContext},
     error::{Error, Result},
     record_store,
 };
@@ -64,12 +64,15 @@ use job::{
 use crate::{image::Image, observation::Observation, settings::Settings};
 
 fn main() -> ExitCode {
-    context::main("prepare-zalando", async |settings: Settings, run: Run| {
-        run.until_stopped(prepare(&settings, &run)).await
-    })
+    context::main(
+        "prepare-zalando",
+        async |settings: Settings, run: JobContext| {
+            run.until_stopped(prepare(&settings, &run)).await
+        },
+    )
 }
 
-async fn prepare(settings: &Settings, run: &Run) -> Result<()> {
+async fn prepare(settings: &Settings, run: &JobContext) -> Result<()> {
     if settings.dry_run {
         run.report.events_off();
     }
@@ -81,7 +84,7 @@ async fn prepare(settings: &Settings, run: &Run) -> Result<()> {
     let found = findings::target::name(settings);
     output::findings(&run.report, &found);
     findings::refuse(&found)?;
-    record_store::refuse_after_cut(&run.client, &run.namespace, &run.target).await?;
+    record_store::refuse_after_cutover(&run.client, &run.namespace, &run.target).await?;
 
     let mut observed = observation::observe(run, settings, &connection).await?;
     output::observed(&run.report, &observed.facts);
@@ -104,7 +107,7 @@ async fn prepare(settings: &Settings, run: &Run) -> Result<()> {
 
 /// Steps 4 to 7: Secrets, roles, login and manifest.
 async fn carry_out(
-    run: &Run,
+    run: &JobContext,
     settings: &Settings,
     observed: &Observation,
     image: &Image,

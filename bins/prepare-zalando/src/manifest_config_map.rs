@@ -1,6 +1,6 @@
 //! Stores the manifest in a ConfigMap, from which the user applies it.
 
-use job::{context::Run, error::Result, kubernetes};
+use job::{context::JobContext, error::Result, kubernetes};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, api::ObjectMeta};
 use protocol::record::labels;
@@ -8,13 +8,13 @@ use protocol::record::labels;
 use crate::{secrets::Outcome, settings::Settings};
 
 /// What [`write`] would do.
-pub async fn compare(run: &Run, settings: &Settings, text: &str) -> Result<Outcome> {
+pub async fn compare(run: &JobContext, settings: &Settings, text: &str) -> Result<Outcome> {
     let found = kubernetes::get(&maps(run), &settings.manifest_map()).await?;
     Ok(compared(found.as_ref(), settings, text))
 }
 
 /// Creates or changes the ConfigMap, unless it holds this text.
-pub async fn write(run: &Run, settings: &Settings, text: &str) -> Result<Outcome> {
+pub async fn write(run: &JobContext, settings: &Settings, text: &str) -> Result<Outcome> {
     let outcome = compare(run, settings, text).await?;
     if outcome != Outcome::Unchanged {
         let map = ConfigMap {
@@ -41,7 +41,7 @@ pub fn apply_command(namespace: &str, settings: &Settings) -> String {
     )
 }
 
-fn maps(run: &Run) -> Api<ConfigMap> {
+fn maps(run: &JobContext) -> Api<ConfigMap> {
     Api::namespaced(run.client.clone(), &run.namespace)
 }
 

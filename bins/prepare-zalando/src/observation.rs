@@ -4,7 +4,7 @@
 use job::pods::Pod as KubePod;
 use job::{
     config::{Connection, SslMode},
-    context::Run,
+    context::JobContext,
     error::{Context as _, Error, Result},
     kubernetes,
 };
@@ -98,7 +98,7 @@ impl SourceAccess {
 /// Config when a named object does not exist; Refused when the source has no leader, SOURCE_HOST
 /// leads to a standby, the certificate fails verification, or SOURCE_USER is not a superuser.
 pub async fn observe(
-    run: &Run,
+    run: &JobContext,
     settings: &Settings,
     connection: &Connection,
 ) -> Result<Observation> {
@@ -180,7 +180,7 @@ pub async fn observe(
 ///
 /// # Errors
 /// Config when it does not exist.
-pub async fn resource(run: &Run, settings: &Settings) -> Result<Postgresql> {
+pub async fn resource(run: &JobContext, settings: &Settings) -> Result<Postgresql> {
     let name = &settings.source_cluster;
     kubernetes::get(&zalando::postgresqls(&run.client, &run.namespace), name)
         .await?
@@ -208,7 +208,7 @@ fn facts_of(cr: &Postgresql) -> Resource {
             .as_ref()
             .and_then(|patroni| patroni.pg_hba.clone())
             .filter(|list| !list.is_empty()),
-        suspended: cr.frozen(),
+        suspended: cr.is_suspended(),
         pooler: Pooler {
             mode: asked.mode.unwrap_or(defaults.mode),
             instances: asked.number_of_instances.unwrap_or(defaults.instances),
@@ -220,7 +220,7 @@ fn facts_of(cr: &Postgresql) -> Resource {
 }
 
 /// The leader's pod, and the number of members.
-async fn pods(run: &Run, settings: &Settings) -> Result<(Pod, u32)> {
+async fn pods(run: &JobContext, settings: &Settings) -> Result<(Pod, u32)> {
     let pods: Api<KubePod> = Api::namespaced(run.client.clone(), &run.namespace);
     let selector =
         ListParams::default().labels(&zalando::member_selector(&settings.source_cluster));
@@ -255,7 +255,7 @@ async fn pods(run: &Run, settings: &Settings) -> Result<(Pod, u32)> {
     Ok((pod, list.items.len() as u32))
 }
 
-async fn dynamic_configuration(run: &Run, settings: &Settings) -> Result<serde_json::Value> {
+async fn dynamic_configuration(run: &JobContext, settings: &Settings) -> Result<serde_json::Value> {
     let members = patroni::members(&run.client, &run.namespace, &settings.source_cluster).await?;
     let leader = members.first().filter(|member| member.leader);
     let leader = leader.ok_or_else(|| {
@@ -282,7 +282,7 @@ fn tls(source: &SourceTls, connection: &Connection) -> Tls {
     }
 }
 
-async fn target(run: &Run, settings: &Settings) -> Result<Option<Target>> {
+async fn target(run: &JobContext, settings: &Settings) -> Result<Option<Target>> {
     let found = kubernetes::get(
         &cnpg::clusters(&run.client, &run.namespace),
         &settings.target_cluster,
@@ -320,7 +320,10 @@ async fn check_is_leader(source: &Source, access: &SourceAccess) -> Result<()> {
 
 /// Reads the replication role's password; None when the Secret does not exist, belongs to another
 /// role, or holds no password.
-pub async fn replication_password(run: &Run, settings: &Settings) -> Result<Option<SecretString>> {
+pub async fn replication_password(
+    run: &JobContext,
+    settings: &Settings,
+) -> Result<Option<SecretString>> {
     let secrets: Api<Secret> = Api::namespaced(run.client.clone(), &run.namespace);
     let Some(secret) = kubernetes::get(&secrets, &access_findings::secret(settings)).await? else {
         return Ok(None);

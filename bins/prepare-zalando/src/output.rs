@@ -1,6 +1,6 @@
 //! What a person reads: the findings, the plan of a dry run, and the next step.
 
-use job::{context::Run, error::Result, report::Reporter};
+use job::{context::JobContext, error::Result, report::Reporter};
 use protocol::finding::{self, Finding};
 
 use crate::{
@@ -54,7 +54,7 @@ pub fn findings(report: &Reporter, found: &[Finding]) {
 /// # Errors
 /// Those of [`replication_login::password`] and of rendering, besides the API's.
 pub async fn dry_run(
-    run: &Run,
+    run: &JobContext,
     settings: &Settings,
     observed: &Observation,
     required: &Required,
@@ -117,7 +117,7 @@ fn planned(outcome: Outcome) -> &'static str {
 }
 
 /// Reports success, and the command that applies the manifest.
-pub fn ready(run: &Run, settings: &Settings, observed: &Observation) {
+pub fn ready(run: &JobContext, settings: &Settings, observed: &Observation) {
     let report = &run.report;
     report.fact(
         "system_identifier",

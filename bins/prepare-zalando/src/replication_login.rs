@@ -3,7 +3,7 @@
 
 use job::{
     config::Connection,
-    context::Run,
+    context::JobContext,
     error::{Context as _, Error, Result},
 };
 use platform::postgres::{self, Source, replication};
@@ -51,7 +51,7 @@ pub async fn lock(access: &SourceAccess) -> Result<Source> {
 /// # Errors
 /// Refused when the Secret of standby has disappeared; Transient when a password cannot be
 /// generated.
-pub async fn password(run: &Run, settings: &Settings) -> Result<SecretString> {
+pub async fn password(run: &JobContext, settings: &Settings) -> Result<SecretString> {
     match (
         observation::replication_password(run, settings).await?,
         settings.source_auth,
@@ -120,7 +120,7 @@ pub fn plan(
 /// # Errors
 /// Unsafe when something is missing afterwards.
 pub async fn create_roles(
-    run: &Run,
+    run: &JobContext,
     settings: &Settings,
     source: &Source,
     password: &SecretString,
@@ -136,7 +136,7 @@ pub async fn create_roles(
     database::apply(source, &plan).await?;
     let left = missing(settings, source, password).await?;
     if !left.is_empty() {
-        return Err(Error::contradiction(format!(
+        return Err(Error::manual_intervention(format!(
             "after the roles were created, this is still missing: {left:?}"
         ))
         .hint("find out which client changes these roles, stop it, and run this step again"));
@@ -174,7 +174,7 @@ async fn missing(
 /// # Errors
 /// Those of the login; Unsafe when another server answers.
 pub async fn verify(
-    run: &Run,
+    run: &JobContext,
     settings: &Settings,
     access: &SourceAccess,
     source: &Source,
@@ -190,7 +190,7 @@ pub async fn verify(
             .await?;
     let identity = source.identity().await?;
     if answer.system_identifier != identity.system_identifier {
-        return Err(Error::contradiction(format!(
+        return Err(Error::manual_intervention(format!(
             "{} answers with two system identifiers",
             postgres::endpoint(&connection)
         ))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use job::{
-    context::Run,
+    context::JobContext,
     error::{Error, Result},
     kubernetes,
 };
@@ -52,7 +52,7 @@ pub struct Credentials {
 }
 
 /// What [`write`] would do.
-pub async fn compare(run: &Run, wanted: &Credentials) -> Result<Outcome> {
+pub async fn compare(run: &JobContext, wanted: &Credentials) -> Result<Outcome> {
     let found = kubernetes::get(&secrets(run), &wanted.name).await?;
     Ok(compared(found.as_ref(), &data(wanted)))
 }
@@ -61,7 +61,7 @@ pub async fn compare(run: &Run, wanted: &Credentials) -> Result<Outcome> {
 ///
 /// # Errors
 /// Unsafe when the API server holds other contents afterwards.
-pub async fn write(run: &Run, wanted: &Credentials) -> Result<Outcome> {
+pub async fn write(run: &JobContext, wanted: &Credentials) -> Result<Outcome> {
     let (secrets, data) = (secrets(run), data(wanted));
     let found = kubernetes::get(&secrets, &wanted.name).await?;
     let outcome = compared(found.as_ref(), &data);
@@ -88,14 +88,14 @@ pub async fn write(run: &Run, wanted: &Credentials) -> Result<Outcome> {
     if compared(Some(&held), &data) == Outcome::Unchanged {
         return Ok(outcome);
     }
-    Err(Error::contradiction(format!(
+    Err(Error::manual_intervention(format!(
         "secret {} has other contents than were just written",
         wanted.name
     ))
     .hint("find the controller that changes this Secret, stop it, and run this step again"))
 }
 
-fn secrets(run: &Run) -> Api<Secret> {
+fn secrets(run: &JobContext) -> Api<Secret> {
     Api::namespaced(run.client.clone(), &run.namespace)
 }
 

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use job::config::{ArchiveRestart, List, Name, Text};
+use job::config::{ArchiveRestart, CommaList, NonEmptyString, ObjectName};
 use protocol::finding::Acceptance;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -32,8 +32,8 @@ fn default_archive_restart() -> ArchiveRestart {
     ArchiveRestart::Never
 }
 
-fn none() -> List<Acceptance> {
-    List(Vec::new())
+fn none() -> CommaList<Acceptance> {
+    CommaList(Vec::new())
 }
 
 /// A Kubernetes quantity of bytes.
@@ -88,11 +88,11 @@ impl<'de> Deserialize<'de> for Quantity {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Settings {
     /// Name of the `postgresql` resource.
-    pub source_cluster: Name,
+    pub source_cluster: ObjectName,
     /// Name of the Cluster that the manifest describes.
-    pub target_cluster: Name,
+    pub target_cluster: ObjectName,
     /// The application's database.
-    pub database: Text,
+    pub database: NonEmptyString,
     /// The role that the target replicates as.
     #[serde(default)]
     pub source_auth: SourceAuth,
@@ -103,20 +103,20 @@ pub struct Settings {
     #[serde(default, deserialize_with = "job::config::optional")]
     pub wal_keep_mb: Option<u32>,
     /// The PostgreSQL image of the target.
-    pub target_image: Text,
+    pub target_image: NonEmptyString,
     /// Size of the target's volume.
     pub target_storage: Quantity,
     /// Storage class of the volume; None for the Kubernetes cluster's default.
     #[serde(default, deserialize_with = "job::config::optional")]
-    pub target_storage_class: Option<Name>,
+    pub target_storage_class: Option<ObjectName>,
     /// The image that contains `/adopt-pgdata`.
-    pub adopt_image: Text,
+    pub adopt_image: NonEmptyString,
     /// When the restart takes place that turns WAL archiving on; `never` avoids it.
     #[serde(default = "default_archive_restart")]
     pub archive_restart: ArchiveRestart,
     /// The findings that the user accepts.
     #[serde(default = "none")]
-    pub accept: List<Acceptance>,
+    pub accept: CommaList<Acceptance>,
     /// Report what would be done, and change nothing.
     #[serde(default)]
     pub dry_run: bool,

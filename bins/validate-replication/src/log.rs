@@ -1,6 +1,6 @@
 //! What this step logs: the positions of both sides, and a line for each finding.
 
-use job::context::Run;
+use job::context::JobContext;
 use platform::{collector::endpoints::Endpoints, postgres::endpoint};
 use protocol::{
     finding::{Finding, Verdict, lines},
@@ -11,7 +11,7 @@ use protocol::{
 use crate::settings::Settings;
 
 /// The first line: what is compared with what.
-pub fn begin(run: &Run, settings: &Settings, endpoints: &Endpoints) {
+pub fn begin(run: &JobContext, settings: &Settings, endpoints: &Endpoints) {
     run.report.info(format!(
         "source {} at {}, target {} at {}, database {}",
         settings.source_cluster,
@@ -23,7 +23,7 @@ pub fn begin(run: &Run, settings: &Settings, endpoints: &Endpoints) {
 }
 
 /// The positions; `flushed` is what the source has flushed of its WAL.
-pub fn positions(run: &Run, snapshot: &Snapshot, flushed: Option<Lsn>) {
+pub fn positions(run: &JobContext, snapshot: &Snapshot, flushed: Option<Lsn>) {
     let report = &run.report;
     report.step("CheckingReplication", "Checking replication status...");
     let (Some(source), Some(target)) = (snapshot.source.answer(), snapshot.target.answer()) else {
@@ -52,19 +52,19 @@ pub fn positions(run: &Run, snapshot: &Snapshot, flushed: Option<Lsn>) {
 }
 
 /// The data is compared now.
-pub fn data_begins(run: &Run) {
+pub fn data_begins(run: &JobContext) {
     run.report
         .step("ValidatingData", "Validating data consistency...");
 }
 
 /// The data is not compared, and why.
-pub fn data_skipped(run: &Run) {
+pub fn data_skipped(run: &JobContext) {
     run.report
         .info("data is compared once replication is as wanted");
 }
 
 /// A line for each finding; one that a person has to act on also becomes an Event.
-pub fn findings(run: &Run, findings: &[Finding]) {
+pub fn findings(run: &JobContext, findings: &[Finding]) {
     for line in lines(findings) {
         let text = format!("  {}", line.text);
         match line.event {
@@ -75,7 +75,7 @@ pub fn findings(run: &Run, findings: &[Finding]) {
 }
 
 /// The verdict, when it is good; the bad one is the error that ends the program.
-pub fn end(run: &Run, findings: &[Finding]) {
+pub fn end(run: &JobContext, findings: &[Finding]) {
     let count = |wanted: fn(&Finding) -> bool| findings.iter().filter(|one| wanted(one)).count();
     let to_decide = count(|finding| finding.verdict == Verdict::Decide);
     let missing = count(Finding::blocks);

@@ -34,7 +34,7 @@ use std::process::ExitCode;
 
 use data_checks::Sides;
 use job::{
-    context::{self, Run},
+    context::{self, JobContext},
     error::{Error, Result},
 };
 use platform::collector::{
@@ -53,11 +53,13 @@ const LOGIN: Login = Login {
 fn main() -> ExitCode {
     context::main(
         "validate-replication",
-        async |settings: Settings, run: Run| run.until_stopped(validate(&settings, &run)).await,
+        async |settings: Settings, run: JobContext| {
+            run.until_stopped(validate(&settings, &run)).await
+        },
     )
 }
 
-async fn validate(settings: &Settings, run: &Run) -> Result<()> {
+async fn validate(settings: &Settings, run: &JobContext) -> Result<()> {
     let deadline = Instant::now() + settings.validate_max();
     let limits = settings.limits();
     let endpoints = Endpoints::from_environment(&settings.database, LOGIN)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use job::{
     error::{Error, ErrorKind, Result},
-    wait::{Seen, until},
+    wait::{ProbeResult, until},
 };
 use platform::postgres::Target;
 use protocol::{
@@ -89,11 +89,11 @@ pub async fn replayed(target: &Target, lsn: Lsn) -> Result<()> {
         async || {
             let replay = target.replay().await?.replay;
             Ok(match replay {
-                Some(replayed) if replayed >= lsn => Seen::Ready(()),
-                Some(replayed) => Seen::NotYet(format!(
+                Some(replayed) if replayed >= lsn => ProbeResult::Ready(()),
+                Some(replayed) => ProbeResult::NotYet(format!(
                     "the target has replayed {replayed}, wanted is the source's {lsn}"
                 )),
-                None => Seen::NotYet(format!(
+                None => ProbeResult::NotYet(format!(
                     "the target has replayed nothing, wanted is the source's {lsn}"
                 )),
             })

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use job::config::{App, List, Name, Pairs, Text, optional};
+use job::config::{App, CommaList, KeyValues, NonEmptyString, ObjectName, optional};
 use platform::{
     collector::Subject,
     kubernetes::{poolers, services},
@@ -14,29 +14,29 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 pub struct Settings {
     /// The `postgresql` resource.
-    pub source_cluster: Name,
+    pub source_cluster: ObjectName,
     /// The CNPG Cluster.
-    pub target_cluster: Name,
+    pub target_cluster: ObjectName,
     /// The application's database.
-    pub database: Text,
+    pub database: NonEmptyString,
     /// Tables whose rows are compared.
-    pub key_tables: List<TableName>,
+    pub key_tables: CommaList<TableName>,
     /// Most bytes that the target may lag behind.
     pub lag_bytes_max: u64,
     /// Longest wait for the clone to finish, in seconds.
     pub validate_max_seconds: u64,
     /// The application's workloads.
-    pub apps: List<App>,
+    pub apps: CommaList<App>,
     /// The application's ConfigMap.
-    pub app_configmap: Name,
+    pub app_configmap: ObjectName,
     /// Its keys and values after the cut.
-    pub app_config_target: Pairs,
+    pub app_config_target: KeyValues,
     /// How the application will be brought to the target; None: by the Services where the source
     /// has poolers.
     #[serde(deserialize_with = "job::config::route")]
     pub route: Option<Route>,
     /// The user of the poolers' consoles.
-    pub pooler_user: Text,
+    pub pooler_user: NonEmptyString,
     /// Its password.
     pub pooler_password_file: PathBuf,
     /// The hash that the Cluster gives its owner at the promotion.
@@ -44,11 +44,11 @@ pub struct Settings {
     pub owner_hash_file: Option<PathBuf>,
     /// The findings that the user accepts.
     #[serde(default = "none")]
-    pub accept: List<Acceptance>,
+    pub accept: CommaList<Acceptance>,
 }
 
-fn none() -> List<Acceptance> {
-    List(Vec::new())
+fn none() -> CommaList<Acceptance> {
+    CommaList(Vec::new())
 }
 
 impl Settings {
@@ -62,7 +62,7 @@ impl Settings {
         Limits {
             config: self.app_config_target.0.clone(),
             route: self.route,
-            services: services::turned(&self.source_cluster, &self.target_cluster),
+            services: services::repointed(&self.source_cluster, &self.target_cluster),
             lag_bytes_max: self.lag_bytes_max,
             apps: self.apps.0.iter().map(ToString::to_string).collect(),
             app_configmap: self.app_configmap.to_string(),

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use job::pods::{ContainerStatus, Pod};
 use job::{
-    context::Run,
+    context::JobContext,
     error::{Context as _, Error, ErrorKind, Result},
-    wait::{Seen, until},
+    wait::{ProbeResult, until},
 };
 use kube::{Api, ResourceExt as _, api::ListParams};
 use platform::{
@@ -36,7 +36,7 @@ const WAITS_FOR_CHECKPOINT: &str = "waiting for checkpoint to finish";
 /// Config for a wrong login or certificate; Refused when CNPG has given up; Transient at the
 /// deadline, with the likely cause.
 pub async fn wait(
-    run: &Run,
+    run: &JobContext,
     settings: &Settings,
     collector: &Collector,
     source: Source,
@@ -55,7 +55,7 @@ pub async fn wait(
 
 /// What is remembered from one probe to the next.
 struct Watch<'a> {
-    run: &'a Run,
+    run: &'a JobContext,
     settings: &'a Settings,
     collector: &'a Collector,
     begun: Instant,
@@ -70,7 +70,12 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(run: &'a Run, settings: &'a Settings, collector: &'a Collector, source: Source) -> Self {
+    fn new(
+        run: &'a JobContext,
+        settings: &'a Settings,
+        collector: &'a Collector,
+        source: Source,
+    ) -> Self {
         Self {
             run,
             settings,
@@ -91,9 +96,9 @@ impl<'a> Watch<'a> {
         self.collector.endpoints()
     }
 
-    async fn probe(&mut self) -> Result<Seen<Target>> {
+    async fn probe(&mut self) -> Result<ProbeResult<Target>> {
         let refusal = match self.endpoints().target().await {
-            Ok(target) => return Ok(Seen::Ready(target)),
+            Ok(target) => return Ok(ProbeResult::Ready(target)),
             Err(error) if error.kind() == ErrorKind::Transient => error.to_string(),
             Err(error) => return Err(error),
         };
@@ -106,7 +111,7 @@ impl<'a> Watch<'a> {
             // it has read its Roles.
             Err(error) if error.kind() == ErrorKind::Transient || self.looked => {
                 self.run.report.waiting(format!("waiting: {error}"));
-                return Ok(Seen::NotYet(error.to_string()));
+                return Ok(ProbeResult::NotYet(error.to_string()));
             }
             Err(error) => return Err(error),
         };
@@ -129,7 +134,7 @@ impl<'a> Watch<'a> {
                     what
                 }
             };
-        Ok(Seen::NotYet(format!(
+        Ok(ProbeResult::NotYet(format!(
             "the target does not accept connections: {missing}"
         )))
     }
@@ -258,7 +263,7 @@ async fn base_backup(source: &Session) -> Result<Option<BaseBackup>> {
 }
 
 /// The Cluster's pods, the clone Job's among them.
-async fn pods(run: &Run, cluster: &str) -> Result<Vec<PodSeen>> {
+async fn pods(run: &JobContext, cluster: &str) -> Result<Vec<PodSeen>> {
     let api: Api<Pod> = Api::namespaced(run.client.clone(), &run.namespace);
     let list = api
         .list(&ListParams::default().labels(&format!("cnpg.io/cluster={cluster}")))

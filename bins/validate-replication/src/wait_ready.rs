@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use job::{
-    context::Run,
+    context::JobContext,
     error::{ErrorKind, Result},
     quantity::size,
-    wait::{Seen, until},
+    wait::{ProbeResult, until},
 };
 use platform::collector::{Collector, Controllers, Scope};
 use protocol::{
@@ -45,7 +45,7 @@ const SCOPE: Scope<'static> = Scope {
 /// # Errors
 /// Config at once; Transient when no complete observation succeeded in time.
 pub async fn wait(
-    run: &Run,
+    run: &JobContext,
     collector: &mut Collector,
     limits: &Limits,
     deadline: Instant,
@@ -66,15 +66,15 @@ pub async fn wait(
                     && watch.lag.patient() =>
             {
                 run.report.waiting(format!("waiting: {error}"));
-                return Ok(Seen::NotYet(error.to_string()));
+                return Ok(ProbeResult::NotYet(error.to_string()));
             }
             Err(error) => return Err(error),
         };
         let Some(missing) = watch.missing(&snapshot) else {
-            return Ok(Seen::Ready(snapshot));
+            return Ok(ProbeResult::Ready(snapshot));
         };
         last = Some(snapshot);
-        Ok(Seen::NotYet(missing))
+        Ok(ProbeResult::NotYet(missing))
     })
     .await;
     match (outcome, last) {
@@ -95,7 +95,7 @@ async fn observe(collector: &mut Collector, limits: &Limits) -> Result<Snapshot>
 }
 
 struct Watch<'a> {
-    run: &'a Run,
+    run: &'a JobContext,
     limits: &'a Limits,
     lag: Lag,
 }

@@ -1,4 +1,4 @@
-//! The client of a Job's ServiceAccount, by kube's in-cluster configuration.
+//! The Kubernetes API client of a Job's ServiceAccount, by kube's in-cluster configuration.
 //!
 //! Address, namespace and CA are read by kube, and its layers are used below in kube's own order.
 //! TLS and the token are added here and not by `Client::try_from`: that also takes in kubeconfig
@@ -30,16 +30,17 @@ use crate::{
     http::{Limits, http_client, request_body},
 };
 
-/// Names another directory for token, CA and namespace than the one that the kubelet mounts
-/// (`/var/run/secrets/kubernetes.io/serviceaccount`), for places where nothing can be mounted there.
+/// The variable with another directory for token, CA and namespace than the one that the kubelet
+/// mounts (`/var/run/secrets/kubernetes.io/serviceaccount`), for environments in which nothing can
+/// be mounted there.
 const DIRECTORY_VARIABLE: &str = "SERVICE_ACCOUNT_DIRECTORY";
 const LIMITS: Limits = Limits {
     connect: Duration::from_secs(5),
-    // No call of these programs is a watch that stays quiet for longer.
+    // No program uses a watch, which could be silent for longer.
     silence: Some(Duration::from_secs(30)),
 };
 
-/// Returns a client as this Job's ServiceAccount, and the namespace that the Job runs in.
+/// Returns a client for this Job's ServiceAccount, and the namespace in which the Job runs.
 ///
 /// # Errors
 /// Config outside of a pod, or in a pod without a token.
@@ -58,7 +59,7 @@ fn unusable(cause: impl Into<BoxError>) -> Error {
         .hint("run this as a Job of manifests/")
 }
 
-/// What [`Config::incluster`] returns, with the files of another directory.
+/// As [`Config::incluster`], with the files of another directory.
 fn mounted_at(directory: &Path) -> Result<Config> {
     let variable =
         |name: &str| env::var(name).map_err(|error| unusable(format!("{name}: {error}")));

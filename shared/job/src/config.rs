@@ -14,7 +14,7 @@ const WHERE: &str = "set it in the ConfigMap replica-migration (manifests/base/s
 /// Reads the whole environment into a program's settings.
 ///
 /// # Errors
-/// [`Error::config`] that names the variable that is missing or unusable.
+/// Config, with the name of the variable that is missing or unusable.
 pub fn load<C: DeserializeOwned>() -> Result<C> {
     prefixed("")
 }
@@ -22,15 +22,15 @@ pub fn load<C: DeserializeOwned>() -> Result<C> {
 /// Reads the variables that begin with `prefix` (for example `SOURCE_`).
 ///
 /// # Errors
-/// As [`load`], with the prefix put back into the variable's name, which envy leaves out.
+/// As [`load`].
 pub fn prefixed<C: DeserializeOwned>(prefix: &str) -> Result<C> {
     let variables: Vec<_> = std::env::vars_os().map(as_text).collect();
     read(&variables, prefix)
 }
 
-/// A variable that is not UTF-8 is read with U+FFFD in place of what cannot be decoded. So another
-/// program's variable does no harm, and a setting is neither ignored nor replaced by its default:
-/// its parser, or whatever it names, fails and shows it.
+/// A variable that is not UTF-8 is read with U+FFFD in place of what cannot be decoded. A variable
+/// of another program therefore does no harm, and a setting is neither ignored nor replaced by its
+/// default: its parser, or the use of what it names, fails with an error that contains it.
 fn as_text((name, value): (OsString, OsString)) -> (String, String) {
     let text = |part: OsString| part.to_string_lossy().into_owned();
     (text(name), text(value))
@@ -42,17 +42,17 @@ fn read<C: DeserializeOwned>(variables: &[(String, String)], prefix: &str) -> Re
         Err(envy::Error::MissingValue(field)) => {
             format!("the variable {prefix}{} is missing", field.to_uppercase())
         }
-        Err(envy::Error::Custom(said)) => match culprit::<C>(variables, prefix) {
-            Some(name) => format!("the variable {name} cannot be used: {said}"),
-            None => format!("a variable cannot be used: {said}"),
+        Err(envy::Error::Custom(reason)) => match unusable_variable::<C>(variables, prefix) {
+            Some(name) => format!("the variable {name} cannot be used: {reason}"),
+            None => format!("a variable cannot be used: {reason}"),
         },
     };
     Err(Error::config(error).hint(WHERE))
 }
 
-/// The variable that cannot be used, which envy does not tell: alone, a good one only lacks the
-/// others.
-fn culprit<'a, C: DeserializeOwned>(
+/// The variable that cannot be used, which envy's error does not name: read alone, a usable one
+/// fails only because the others are missing.
+fn unusable_variable<'a, C: DeserializeOwned>(
     variables: &'a [(String, String)],
     prefix: &str,
 ) -> Option<&'a str> {
@@ -66,37 +66,37 @@ fn culprit<'a, C: DeserializeOwned>(
         .map(|(name, _)| name.as_str())
 }
 
-/// A text that is not empty: what envy would let pass as "".
+/// A text without white space around it that is not empty; envy accepts "" for a `String`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Text(String);
+pub struct NonEmptyString(String);
 
-impl Text {
-    /// The text itself.
+impl NonEmptyString {
+    /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl From<&Name> for Text {
-    fn from(name: &Name) -> Self {
+impl From<&ObjectName> for NonEmptyString {
+    fn from(name: &ObjectName) -> Self {
         Self(name.to_string())
     }
 }
 
-impl std::ops::Deref for Text {
+impl std::ops::Deref for NonEmptyString {
     type Target = str;
     fn deref(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Display for Text {
+impl fmt::Display for NonEmptyString {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::str::FromStr for Text {
+impl std::str::FromStr for NonEmptyString {
     type Err = &'static str;
     fn from_str(value: &str) -> std::result::Result<Self, Self::Err> {
         match value.trim() {
@@ -106,7 +106,7 @@ impl std::str::FromStr for Text {
     }
 }
 
-impl<'de> Deserialize<'de> for Text {
+impl<'de> Deserialize<'de> for NonEmptyString {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         String::deserialize(deserializer)?
             .parse()
@@ -114,32 +114,32 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// The name of a Kubernetes object: an RFC 1123 subdomain, so that a typing mistake is found before
-/// the first call.
+/// The name of a Kubernetes object: an RFC 1123 subdomain of at most 253 characters. A typing
+/// mistake is found before the first call of the API.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(String);
+pub struct ObjectName(String);
 
-impl Name {
-    /// The name itself.
+impl ObjectName {
+    /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl std::ops::Deref for Name {
+impl std::ops::Deref for ObjectName {
     type Target = str;
     fn deref(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::str::FromStr for Name {
+impl std::str::FromStr for ObjectName {
     type Err = String;
     fn from_str(value: &str) -> std::result::Result<Self, String> {
         let value = value.trim();
@@ -164,7 +164,7 @@ impl std::str::FromStr for Name {
     }
 }
 
-impl<'de> Deserialize<'de> for Name {
+impl<'de> Deserialize<'de> for ObjectName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         String::deserialize(deserializer)?
             .parse()
@@ -172,12 +172,12 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
-/// A word of APPS: a workload by its name, or a label that workloads have.
+/// An entry of the setting APPS: the name of a workload, or a label that workloads carry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum App {
-    /// A Deployment or StatefulSet.
-    Name(Name),
-    /// `key=value`; of several all must hold.
+    /// A Deployment or StatefulSet of this name.
+    Name(ObjectName),
+    /// `key=value`; a workload must carry all labels of APPS.
     Label(String),
 }
 
@@ -205,13 +205,13 @@ impl std::str::FromStr for App {
     }
 }
 
-/// For optional settings that an unset key of the ConfigMap leaves as "": empty is the same as
-/// absent.
+/// Reads an optional setting; "" is the same as absent, because that is what an empty key of the
+/// ConfigMap gives.
 ///
 /// Use as `#[serde(default, deserialize_with = "crate::config::optional")]`.
 ///
 /// # Errors
-/// What the inner type's parser says.
+/// Those of the type's parser.
 pub fn optional<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: fmt::Display>>(
     deserializer: D,
 ) -> std::result::Result<Option<T>, D::Error> {
@@ -222,20 +222,23 @@ pub fn optional<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: fmt::Displa
     }
 }
 
-/// When CloudNativePG restarts the target because of its archive_mode, which the promotion changes.
+/// The setting ARCHIVE_RESTART: when CloudNativePG restarts the target because of archive_mode,
+/// which the promotion changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArchiveRestart {
-    /// Not at all: adopt-pgdata gives the copy the later value from the beginning.
+    /// Not at all: adopt-pgdata writes the later value into the copy before its first start.
     Never,
-    /// After the promotion; the cutover waits for it before it lets clients through.
+    /// After the promotion; the cutover waits for the restart before it resumes client traffic.
     BeforeTraffic,
 }
 
-/// ROUTE: None is `auto`. Use as `#[serde(deserialize_with = "crate::config::route")]`.
+/// Reads the setting ROUTE; None is `auto`.
+///
+/// Use as `#[serde(deserialize_with = "crate::config::route")]`.
 ///
 /// # Errors
-/// Another word.
+/// Any other text than `auto`, `config` and `service`.
 pub fn route<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Option<Route>, D::Error> {
@@ -249,8 +252,8 @@ pub fn route<'de, D: Deserializer<'de>>(
     }
 }
 
-/// How TLS is used; the words of libpq's sslmode. Weaker modes than `require` are not offered:
-/// Spilo refuses them anyway.
+/// How TLS is used, as libpq's sslmode. Modes weaker than `require` are not offered: Spilo's
+/// pg_hba.conf refuses connections without TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SslMode {
@@ -263,7 +266,7 @@ pub enum SslMode {
 }
 
 impl SslMode {
-    /// The word that libpq and the Cluster manifest use.
+    /// The value as libpq and the Cluster manifest write it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Require => "require",
@@ -278,7 +281,7 @@ impl SslMode {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Connection {
     /// Host name: resolved, sent as SNI, and compared with the certificate.
-    pub host: Text,
+    pub host: NonEmptyString,
     /// Address to connect to instead of resolving `host` (libpq's hostaddr).
     #[serde(default, deserialize_with = "optional")]
     pub hostaddr: Option<std::net::IpAddr>,
@@ -287,7 +290,7 @@ pub struct Connection {
     pub port: u16,
     /// Role to log in as.
     #[serde(default = "default_user")]
-    pub user: Text,
+    pub user: NonEmptyString,
     /// File that holds the password, mounted from a Secret.
     pub password_file: PathBuf,
     /// TLS mode.
@@ -307,15 +310,15 @@ fn default_port() -> u16 {
     5432
 }
 
-fn default_user() -> Text {
-    Text("postgres".into())
+fn default_user() -> NonEmptyString {
+    NonEmptyString("postgres".into())
 }
 
-/// Names separated by commas, spaces or line ends, as people write lists into a ConfigMap.
+/// Values separated by commas, spaces, tabs or line ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct List<T>(pub Vec<T>);
+pub struct CommaList<T>(pub Vec<T>);
 
-impl<'de, T: std::str::FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> {
+impl<'de, T: std::str::FromStr<Err: fmt::Display>> Deserialize<'de> for CommaList<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let words = text
@@ -324,15 +327,15 @@ impl<'de, T: std::str::FromStr<Err: fmt::Display>> Deserialize<'de> for List<T> 
         words
             .map(|word| word.parse().map_err(D::Error::custom))
             .collect::<std::result::Result<_, _>>()
-            .map(List)
+            .map(CommaList)
     }
 }
 
-/// Keys and values as `KEY=value,KEY=value`.
+/// Keys and values as `KEY=value,KEY=value`, separated as in [`CommaList`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pairs(pub std::collections::BTreeMap<String, String>);
+pub struct KeyValues(pub std::collections::BTreeMap<String, String>);
 
-impl<'de> Deserialize<'de> for Pairs {
+impl<'de> Deserialize<'de> for KeyValues {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let words = text
@@ -347,7 +350,7 @@ impl<'de> Deserialize<'de> for Pairs {
         words
             .map(pair)
             .collect::<std::result::Result<_, _>>()
-            .map(Pairs)
+            .map(KeyValues)
     }
 }
 
@@ -392,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_is_not_utf8_is_shown_and_does_no_harm_to_others() {
+    fn a_variable_that_is_not_utf8_is_named_and_other_programs_variables_do_no_harm() {
         use std::os::unix::ffi::OsStringExt as _;
         let variables = [("SOURCE_PORT", &b"54\xff32"[..]), ("OTHER", &b"\xfe"[..])]
             .map(|(name, value)| as_text((name.into(), OsString::from_vec(value.to_vec()))));
@@ -406,14 +409,18 @@ mod tests {
 
     #[derive(Deserialize)]
     struct Apps {
-        apps: List<Name>,
+        apps: CommaList<ObjectName>,
     }
 
     #[test]
     fn a_list_takes_commas_and_spaces_and_refuses_what_is_no_name() {
         let apps: Apps = from(&[("APPS", "web, sidekiq\nstreaming")]).unwrap();
         assert_eq!(
-            apps.apps.0.iter().map(Name::as_str).collect::<Vec<_>>(),
+            apps.apps
+                .0
+                .iter()
+                .map(ObjectName::as_str)
+                .collect::<Vec<_>>(),
             ["web", "sidekiq", "streaming"]
         );
         assert!(from::<Apps>(&[("APPS", "Web")]).is_err());
@@ -432,7 +439,7 @@ mod tests {
 
     #[derive(Deserialize)]
     struct Target {
-        app_config_target: Pairs,
+        app_config_target: KeyValues,
     }
 
     #[test]

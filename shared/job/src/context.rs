@@ -1,5 +1,5 @@
-//! What every Job does around its work: environment, runtime, SIGTERM, the last word and the exit
-//! code.
+//! What every Job does before and after its work: settings, Kubernetes client, SIGTERM, termination
+//! message and exit code.
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -12,15 +12,15 @@ use tokio::{
 
 use crate::{
     client,
-    config::{self, Name},
-    error::{Result, exit_code},
+    config::{self, ObjectName},
+    error::{Error, Result, exit_code},
     report::{Format, Reporter},
 };
 
-/// Settings that every Job takes.
+/// Settings that every Job reads.
 #[derive(Clone, Debug, Deserialize)]
 struct Common {
-    target_cluster: Name,
+    target_cluster: ObjectName,
     #[serde(default)]
     log_format: Format,
     #[serde(default = "termination_log")]
@@ -31,32 +31,32 @@ fn termination_log() -> PathBuf {
     "/dev/termination-log".into()
 }
 
-/// What a Job's work is given.
+/// What the work of a Job receives.
 #[derive(Clone)]
-pub struct Run {
+pub struct JobContext {
     /// The Kubernetes API as this Job's ServiceAccount.
     pub client: kube::Client,
     /// The CNPG Cluster.
-    pub target: Name,
+    pub target: ObjectName,
     /// The namespace of this Job, of the source and of the target.
     pub namespace: String,
-    /// The log, the Events and the last word.
+    /// The log, the Events and the termination message.
     pub report: Arc<Reporter>,
-    /// SIGTERM.
-    pub stop: Stop,
+    /// Set by SIGTERM.
+    pub stop: Shutdown,
 }
 
-/// Tells whether the pod has been asked to end.
+/// A request to end, which Kubernetes sends as SIGTERM before it kills a pod.
 #[derive(Clone)]
-pub struct Stop(watch::Receiver<bool>);
+pub struct Shutdown(watch::Receiver<bool>);
 
-impl Stop {
+impl Shutdown {
     /// True once SIGTERM or SIGINT has arrived.
-    pub fn asked(&self) -> bool {
+    pub fn is_requested(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// Returns when SIGTERM or SIGINT arrives; never when the program was not given signals.
+    /// Returns when SIGTERM or SIGINT arrives.
     pub async fn wait(&mut self) {
         if self.0.wait_for(|stop| *stop).await.is_err() {
             std::future::pending::<()>().await;
@@ -72,19 +72,20 @@ impl Stop {
         tokio::spawn(async move {
             tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
             let _ = sender.send(true);
-            // Kept so that waiters never see a closed channel.
+            // Keeps the sender alive, so that waiters never see a closed channel.
             std::future::pending::<()>().await;
         });
         Ok(Self(receiver))
     }
 }
 
-/// Runs a Job's work: the only place that knows exit codes.
+/// Runs a Job: reads its settings, does its work, reports the outcome, and returns the exit code.
 ///
-/// A program that does not look at [`Run::stop`] itself passes through [`Run::until_stopped`].
+/// A program that does not check [`JobContext::stop`] itself runs its work by
+/// [`JobContext::until_stopped`].
 pub fn main<C: DeserializeOwned>(
     program: &'static str,
-    work: impl AsyncFnOnce(C, Run) -> Result<()>,
+    work: impl AsyncFnOnce(C, JobContext) -> Result<()>,
 ) -> ExitCode {
     start_log();
     let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -96,7 +97,7 @@ pub fn main<C: DeserializeOwned>(
     };
     let outcome = runtime.block_on(async {
         let common = config::load::<Common>();
-        let (format, last_word) = common
+        let (format, termination_file) = common
             .as_ref()
             .map_or((Format::Text, termination_log()), |c| {
                 (c.log_format, c.termination_log.clone())
@@ -107,7 +108,7 @@ pub fn main<C: DeserializeOwned>(
             let target = common.target_cluster.clone();
             let (client, namespace) = client::client()?;
             reporter.events_on(client.clone(), subject(&common.target_cluster, &namespace));
-            Ok((own, client, target, namespace, Stop::listen()?))
+            Ok((own, client, target, namespace, Shutdown::listen()?))
         }
         .await;
         let reporter = Arc::new(reporter);
@@ -115,7 +116,7 @@ pub fn main<C: DeserializeOwned>(
             Ok((own, client, target, namespace, stop)) => {
                 work(
                     own,
-                    Run {
+                    JobContext {
                         client,
                         target,
                         namespace,
@@ -127,13 +128,13 @@ pub fn main<C: DeserializeOwned>(
             }
             Err(error) => Err(error),
         };
-        reporter.close(&outcome, &last_word).await;
+        reporter.close(&outcome, &termination_file).await;
         outcome
     });
     exit_code(&outcome)
 }
 
-/// Runs work that needs no Kubernetes API, such as an init container of another pod.
+/// As [`main`], for work that needs no Kubernetes API, such as an init container of another pod.
 pub fn local<C: DeserializeOwned>(
     program: &'static str,
     work: impl FnOnce(C, &Reporter) -> Result<()>,
@@ -147,25 +148,28 @@ pub fn local<C: DeserializeOwned>(
     exit_code(&outcome)
 }
 
-impl Run {
-    /// Ends the work with a Transient error when SIGTERM arrives: right for steps whose every
-    /// effect may be repeated.
+impl JobContext {
+    /// Ends the work with a Transient error when SIGTERM arrives. This is right for steps all of
+    /// whose effects may be repeated.
     ///
     /// # Errors
-    /// Whatever the work returns, or that the pod was asked to end.
+    /// Those of the work; Transient when SIGTERM arrives first.
     pub async fn until_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let mut stop = self.stop.clone();
         tokio::select! {
             outcome = work => outcome,
-            () = stop.wait() => Err(crate::error::Error::transient("asked to end (SIGTERM)").hint("run the step again; it goes on where it can")),
+            () = stop.wait() => Err(
+                Error::transient("asked to end (SIGTERM)")
+                    .hint("run the step again; it continues where it can"),
+            ),
         }
     }
 }
 
 fn start_log() {
-    // The libraries' own words, for those who ask with RUST_LOG; ours go through the Reporter. The
-    // client logs each failure that it also returns: while the API server is away, a line for every
-    // retry.
+    // The logs of libraries, set by RUST_LOG; the program's own log goes through the Reporter. The
+    // Kubernetes client logs each failure that it also returns: a line for every retry while the
+    // API server does not answer.
     env_logger::Builder::from_env(
         env_logger::Env::default().default_filter_or("warn,kube_client=off"),
     )
@@ -173,7 +177,7 @@ fn start_log() {
     .init();
 }
 
-fn subject(cluster: &Name, namespace: &str) -> ObjectReference {
+fn subject(cluster: &ObjectName, namespace: &str) -> ObjectReference {
     ObjectReference {
         api_version: Some("postgresql.cnpg.io/v1".into()),
         kind: Some("Cluster".into()),
@@ -190,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_of_variables_is_right() {
+    fn the_table_of_variables_matches_the_settings() {
         let read = Variables::of::<Common>("");
         variables::check(variables::EVERY_JOB, &read);
     }

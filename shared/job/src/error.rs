@@ -1,5 +1,5 @@
-//! One error for all programs: its kind decides the exit code, its chain explains, its hint says
-//! what to do next.
+//! The error type of all programs: its kind decides the exit code, its message contains the chain
+//! of causes, and its hint says what the operator does next.
 
 use std::{error::Error as StdError, fmt, process::ExitCode};
 
@@ -9,7 +9,7 @@ use protocol::failure::Failure;
 
 type Source = Box<dyn StdError + Send + Sync>;
 
-/// Kind, message, hint and cause. Printed as `doing what: cause: cause`, the hint apart from it.
+/// Kind, message, hint and cause. Displayed as `doing what: cause: cause`, without the hint.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -18,7 +18,7 @@ pub struct Error {
     source: Option<Source>,
 }
 
-/// The result of everything that can fail.
+/// A result with the [`Error`] of these programs.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -30,29 +30,30 @@ impl Error {
             source: None,
         }
     }
-    /// Not yet; another run may succeed.
+    /// An error that another run may not meet, such as a server that does not answer.
     pub fn transient(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Transient, message)
     }
-    /// The environment or a mounted file is wrong.
+    /// A setting, a permission or a mounted file is wrong.
     pub fn config(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Config, message)
     }
-    /// The clusters' state does not allow it.
+    /// The state of the source or of the target does not allow the step.
     pub fn refused(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Refused, message)
     }
-    /// A person must look.
-    pub fn contradiction(message: impl Into<String>) -> Self {
+    /// Manual intervention required: what was observed contradicts itself or the record.
+    pub fn manual_intervention(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsafe, message)
     }
-    /// What the operator does next; the innermost hint wins because it knows most.
+    /// Adds what the operator does next, unless the error has a hint: the innermost one is the most
+    /// specific.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint.get_or_insert(hint.into());
         self
     }
-    /// The error that caused this one.
+    /// Adds the error that caused this one.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Source>) -> Self {
         self.source = Some(source.into());
@@ -64,11 +65,11 @@ impl Error {
         self.kind = kind;
         self
     }
-    /// What it means.
+    /// The kind, which decides the exit code.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
-    /// What to do next, when somebody knew.
+    /// The hint: what the operator does next.
     pub fn next_step(&self) -> Option<&str> {
         self.hint.as_deref()
     }
@@ -87,15 +88,15 @@ impl fmt::Display for Error {
         f.write_str(&self.message)?;
         let mut cause: Option<&(dyn StdError + 'static)> =
             self.source.as_ref().map(|s| s.as_ref() as _);
-        let mut said = self.message.clone();
+        let mut previous = self.message.clone();
         while let Some(error) = cause {
             let text = error.to_string();
             // Many libraries repeat their cause in their own text.
-            if !said.contains(&text) {
+            if !previous.contains(&text) {
                 write!(f, ": {text}")?;
             }
-            said = text;
-            // An Error of ours has printed its whole chain already.
+            previous = text;
+            // The text of an [`Error`] contains its whole chain already.
             cause = if error.is::<Error>() {
                 None
             } else {
@@ -129,9 +130,9 @@ impl From<Error> for Failure {
     }
 }
 
-/// `.context("doing what")` on a result: keeps kind and hint, puts the activity in front.
+/// Adds `.context("doing what")` to results.
 pub trait Context<T> {
-    /// Says what was being done when the error happened.
+    /// Puts what was being done in front of the error's message; keeps kind and hint.
     fn context(self, doing: impl fmt::Display) -> Result<T>;
 }
 
@@ -146,40 +147,35 @@ impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
 }
 
 impl From<kube::Error> for Error {
-    /// Classifies by HTTP status: what a person must change is Config, what time may heal is
-    /// Transient.
+    /// Classifies by HTTP status. Config: 401, 403 and 404, which the operator fixes by changing
+    /// manifests or settings. Refused: 400, 405, 413, 415 and 422, a request that the API server
+    /// does not accept. Transient: every other status, and no answer.
     fn from(error: kube::Error) -> Self {
         let status = match error {
             kube::Error::Api(status) => *status,
             other => return Self::transient("kubernetes api").caused_by(without_status(other)),
         };
-        let said = status.message;
+        let message = status.message;
         match status.code {
-            401 => Self::config(format!("kubernetes api: {said}")).hint(
-                "the service account's token is not accepted; does the ServiceAccount still \
-                    exist?",
+            401 => Self::config(format!("kubernetes api: {message}")).hint(
+                "the service account's token is not accepted; does the ServiceAccount still exist?",
             ),
-            // An API server that has just started does not know all Roles yet and says that ours is
-            // not found; so says one whose Role is really missing, but that is worth another try,
-            // and a Job given up in the middle of a cut is not.
-            403 if said.contains("RBAC: ") && said.contains("not found") => {
-                Self::transient(format!(
-                    "kubernetes api: \
-                {said}"
-                ))
-                .hint("if this stays: apply the step's manifests again, its Role is missing")
+            // An API server that has just started has not loaded all Roles and answers that the
+            // Role is not found, as it does for a Role that is missing. The two cannot be told
+            // apart; another try costs less than a Job that ends in the middle of the cutover.
+            403 if message.contains("RBAC: ") && message.contains("not found") => {
+                Self::transient(format!("kubernetes api: {message}"))
+                    .hint("if this stays: apply the step's manifests again, its Role is missing")
             }
-            403 => Self::config(format!("kubernetes api: {said}")).hint(
-                "the Role of this step lacks the verb named above, or does not name the \
-                    object (resourceNames): apply the step's manifests again; where your object \
-                    has another name, patch the Role as manifests/overlays/example shows",
+            403 => Self::config(format!("kubernetes api: {message}")).hint(
+                "the Role of this step lacks the verb named above, or does not name the object \
+                 (resourceNames): apply the step's manifests again; where your object has another \
+                 name, patch the Role as manifests/overlays/example shows",
             ),
-            404 => Self::config(format!("kubernetes api: {said}")).hint(
-                "check the names in the \
-                ConfigMap replica-migration",
-            ),
-            400 | 405 | 413 | 415 | 422 => Self::refused(format!("kubernetes api: {said}")),
-            _ => Self::transient(format!("kubernetes api: {said}")),
+            404 => Self::config(format!("kubernetes api: {message}"))
+                .hint("check the names in the ConfigMap replica-migration"),
+            400 | 405 | 413 | 415 | 422 => Self::refused(format!("kubernetes api: {message}")),
+            _ => Self::transient(format!("kubernetes api: {message}")),
         }
     }
 }
@@ -200,28 +196,29 @@ fn without_status(error: kube::Error) -> Source {
     }
 }
 
-/// True when the API says that the object does not exist.
+/// True for the status 404: the object, or its resource type, does not exist.
 pub fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-/// True when somebody else wrote first, or the object exists already.
+/// True for the status 409: another writer was first, or the object exists already.
 pub fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 impl From<tokio_postgres::Error> for Error {
-    /// Classifies what the server reported by SQLSTATE, everything else by its text.
+    /// Classifies an error that the server reported by its SQLSTATE ([`classify`]). Of all others,
+    /// a TLS error is Config, and the rest, such as a broken connection, is Transient.
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             let text = chain(&error);
-            // OpenSSL's words for a chain or a name that does not match; waiting does not mend a
-            // certificate.
+            // OpenSSL's text for a chain or a name that does not match, and the client library's
+            // for a server without TLS; waiting fixes neither.
             if text.contains("certificate verify failed") || text.contains("does not support TLS") {
                 return Self::config("postgresql: tls")
                     .hint(
-                        "the server's certificate does not fit \
-                    the CA, the host name or the sslmode; run extract-certs, it names the reason",
+                        "the server's certificate does not fit the CA, the host name or the \
+                         sslmode; run extract-certs, it names the reason",
                     )
                     .caused_by(error);
             }
@@ -250,7 +247,7 @@ impl From<std::io::Error> for Error {
 
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Self {
-        Self::contradiction("unexpected json").caused_by(error)
+        Self::manual_intervention("unexpected json").caused_by(error)
     }
 }
 
@@ -304,7 +301,8 @@ mod tests {
             let status = kube::core::Status::failure(message, "Forbidden").with_code(403);
             Error::from(kube::Error::Api(Box::new(status))).kind()
         };
-        let missing = r#"pods is forbidden: User "u" cannot list resource "pods" in API group "" in the namespace "n""#;
+        let missing = "pods is forbidden: User \"u\" cannot list resource \"pods\" in API \
+                       group \"\" in the namespace \"n\"";
         assert_eq!(forbidden(missing), ErrorKind::Config);
         let starting = format!(r#"{missing}: RBAC: role.rbac.authorization.k8s.io "r" not found"#);
         assert_eq!(forbidden(&starting), ErrorKind::Transient);

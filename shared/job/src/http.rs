@@ -1,8 +1,7 @@
-//! The HTTP client of these programs: hyper over OpenSSL, towards the Kubernetes API, Patroni and
-//! buckets.
+//! The HTTP client for the Kubernetes API, Patroni and buckets: hyper over OpenSSL.
 //!
-//! One type for all of them: hyper is generic over connection and body, and each pair would be
-//! another copy of it in a program.
+//! All of them use one type: hyper is generic over connection and body, and each pair of types
+//! would add another copy of it to a program.
 
 use std::time::Duration;
 
@@ -18,13 +17,13 @@ use hyper_util::{
 use openssl::{error::ErrorStack, ssl::SslConnectorBuilder};
 use tower::BoxError;
 
-/// Makes requests, over TLS where the URL says so; keeps connections between them.
+/// An HTTP client that uses TLS for https URLs and keeps connections between requests.
 pub type Http = Client<TimeoutConnector<HttpsConnector<HttpConnector>>, Body>;
 
 /// The body of a request.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
-/// Any body as a request takes it.
+/// Converts a body into the one that [`Http`] takes.
 pub fn request_body<B>(body: B) -> Body
 where
     B: AnyBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
@@ -32,22 +31,24 @@ where
     body.map_err(Into::into).boxed_unsync()
 }
 
-/// Longest times of a connection.
+/// Timeouts of a connection.
 #[derive(Clone, Copy)]
 pub struct Limits {
-    /// Until it stands, TLS included.
+    /// Longest time to establish it, TLS included.
     pub connect: Duration,
-    /// Between two reads or two writes; none where the caller has a limit of its own.
+    /// Longest time between two reads or two writes; None where the caller limits the whole
+    /// request.
     pub silence: Option<Duration>,
 }
 
-/// A client that trusts as `tls` says.
+/// Returns a client that verifies servers as `tls` is configured.
 ///
 /// # Errors
-/// OpenSSL's.
+/// OpenSSL's, when it cannot set up TLS.
 pub fn http_client(tls: SslConnectorBuilder, limits: Limits) -> Result<Http, ErrorStack> {
     let mut tcp = HttpConnector::new();
-    // Shared out among the addresses of a name, so that one that is dead does not take all of it.
+    // hyper divides the time among the addresses of a name, so that one that does not answer does
+    // not use all of it.
     tcp.set_connect_timeout(Some(limits.connect));
     tcp.set_nodelay(true);
     tcp.enforce_http(false);

@@ -1,21 +1,22 @@
-//! The Kubernetes API: the client, how we apply and patch, and the few fields of each resource that
-//! are read or written.
+//! Calls of the Kubernetes API: read, apply, patch, and try a patch. The errors of these functions
+//! are the API's, with kind and name of the object in front.
 
 use kube::{
     Api, Resource,
     api::{Patch, PatchParams},
+    core::Status,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::{Context as _, Error, Result, is_not_found};
 
-/// The field manager of everything that the programs write.
+/// The field manager of all writes of these programs.
 pub const FIELD_MANAGER: &str = "replica-migration";
 
 /// Reads one object; None when it does not exist.
 ///
 /// # Errors
-/// The API's, with the object's kind and name.
+/// Config when the API server does not know the resource type.
 pub async fn get<K>(api: &Api<K>, name: &str) -> Result<Option<K>>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
@@ -34,23 +35,23 @@ where
     }
 }
 
-/// Reads an object that a setting names.
+/// Reads an object that the setting `setting` names.
 ///
 /// # Errors
-/// As [`get`]; Config with the setting to correct when the object does not exist.
+/// Config when the object does not exist, with the setting to correct; as [`get`].
 pub async fn required<K>(api: &Api<K>, name: &str, setting: &str) -> Result<K>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
     get(api, name).await?.ok_or_else(|| {
-        missing(api, name).hint(format!(
+        missing_object(api, name).hint(format!(
             "correct {setting} in the ConfigMap replica-migration"
         ))
     })
 }
 
 /// The error for an object that does not exist; the caller adds the hint.
-pub fn missing<K: Resource<DynamicType = ()>>(api: &Api<K>, name: &str) -> Error {
+pub fn missing_object<K: Resource<DynamicType = ()>>(api: &Api<K>, name: &str) -> Error {
     Error::config(format!(
         "the {} {name} does not exist in namespace {}",
         K::kind(&()),
@@ -59,14 +60,15 @@ pub fn missing<K: Resource<DynamicType = ()>>(api: &Api<K>, name: &str) -> Error
 }
 
 fn is_unknown_type(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 404 && status.details.as_ref().is_none_or(|d| d.name.is_empty()))
+    let names_no_object = |status: &Status| {
+        let details = status.details.as_ref();
+        details.is_none_or(|details| details.name.is_empty())
+    };
+    matches!(error, kube::Error::Api(status) if status.code == 404 && names_no_object(status))
 }
 
-/// Creates or updates an object that is ours, by server-side apply: the same call twice changes
+/// Creates or updates an object of these programs by server-side apply. Repeating a call changes
 /// nothing.
-///
-/// # Errors
-/// The API's, with the object's kind and name.
 pub async fn apply<K>(api: &Api<K>, name: &str, object: &K) -> Result<K>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
@@ -80,31 +82,29 @@ where
     .context(format!("applying {} {name}", K::kind(&())))
 }
 
-/// Changes single fields of somebody else's object by a JSON merge patch.
-///
-/// # Errors
-/// The API's, with the object's kind and name.
+/// Changes single fields of an object that another program manages, by a JSON merge patch.
 pub async fn merge<K>(api: &Api<K>, name: &str, change: serde_json::Value) -> Result<K>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
-    api.patch(name, &by_us(), &Patch::Merge(&change))
+    api.patch(name, &patch_params(), &Patch::Merge(&change))
         .await
         .context(format!("patching {} {name}", K::kind(&())))
 }
 
-/// Asks whether [`merge`] would be let through, by permissions, schema and admission webhooks;
-/// nothing is kept (*Server-side dry run*).
+/// Asks the API server whether it would accept [`merge`]: permissions, schema and admission
+/// webhooks are checked, nothing is stored (Kubernetes documentation, *Server-side dry-run*).
 ///
 /// # Errors
-/// The API's. A webhook that takes part in no dry run is no error: nothing is known then.
+/// The API server would refuse the patch. A webhook that does not support dry runs is not an error:
+/// whether it would accept the patch is then unknown.
 pub async fn try_merge<K>(api: &Api<K>, name: &str, change: serde_json::Value) -> Result<()>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
     let params = PatchParams {
         dry_run: true,
-        ..by_us()
+        ..patch_params()
     };
     match api.patch(name, &params, &Patch::Merge(&change)).await {
         Err(kube::Error::Api(status)) if status.message.contains("does not support dry run") => {
@@ -116,8 +116,8 @@ where
     }
 }
 
-/// For a patch in the name of these programs.
-pub fn by_us() -> PatchParams {
+/// Parameters of a patch by [`FIELD_MANAGER`].
+pub fn patch_params() -> PatchParams {
     PatchParams {
         field_manager: Some(FIELD_MANAGER.into()),
         ..PatchParams::default()

@@ -1,8 +1,10 @@
-//! One run of a step at a time: a Lease, so that a second one is refused at once and in words.
+//! A Lease that lets one run of a step work at a time: a second one is refused within seconds, with
+//! the reason.
 //!
-//! It is a courtesy and no guard: a pod that was stopped for a while may wake up as a second one.
-//! What protects the data of a cutover is the compare-and-swap on the record; who has no record
-//! asks [`Held::confirm`] before an effect that would harm another one.
+//! The Lease alone does not protect data: a pod that was suspended for a while may continue after
+//! another one has taken the Lease. The data of a cutover is protected by the compare-and-swap on
+//! the record; a step without a record calls [`Held::confirm`] before an effect that would harm
+//! another run.
 
 use std::time::Duration;
 
@@ -19,20 +21,20 @@ use tokio::time::Instant;
 
 use crate::{
     error::{Context as _, Error, Result, is_conflict},
-    wait::{self, Seen},
+    wait::{self, ProbeResult},
 };
 use crate::{kubernetes::get, pods::Pod};
 use protocol::record::labels;
 
-/// How long a holder that no longer renews keeps others out, unless its pod is known to have ended.
+/// How long a Lease that is no longer renewed keeps others out, unless its holder's pod has ended.
 const DURATION: Duration = Duration::from_secs(6);
 const RENEWAL: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(250);
-/// An API server that is away comes back within it, or what was asked for can wait.
-const ANSWER: Duration = Duration::from_secs(30);
+/// How long [`Held::confirm`] waits for an API server that does not answer.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Between the pod's name and the process id in a holder's name.
-const OF_POD: &str = "/";
+/// Separates the pod's name and the process id in a holder's name.
+const HOLDER_SEPARATOR: &str = "/";
 
 /// A held Lease; renewed in the background until it is released.
 pub struct Held {
@@ -48,18 +50,19 @@ impl Drop for Held {
     }
 }
 
-/// Takes the Lease: at once when it is free or its holder's pod has ended, else when the holder no
-/// longer renews it. `step` is what another holder is, for people.
+/// Takes the Lease: at once when it is free or its holder's pod has ended, otherwise 6 s after its
+/// last renewal. `step` names the step in the error.
 ///
 /// # Errors
-/// Refused while another one renews it.
+/// Refused when another run of the step renews the Lease.
 pub async fn take(client: &Client, namespace: &str, name: &str, step: &str) -> Result<Held> {
     let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| "local".into());
-    let holder = format!("{pod}{OF_POD}{}", std::process::id());
-    let mut last_seen: Option<(Option<MicroTime>, Instant)> = None;
+    let holder = format!("{pod}{HOLDER_SEPARATOR}{}", std::process::id());
+    let mut last_observed: Option<(Option<MicroTime>, Instant)> = None;
     let mut renewals = 0;
-    // Long enough to see a dead holder's Lease run out, and a living one's renewed twice.
+    // Long enough for the Lease of an ended holder to expire, and for two renewals of a running
+    // one.
     let deadline = Instant::now() + DURATION * 3;
     wait::until(deadline, POLL, async || {
         let found = get(&api, name).await?;
@@ -71,14 +74,14 @@ pub async fn take(client: &Client, namespace: &str, name: &str, step: &str) -> R
             .holder_identity
             .clone()
             .filter(|other| !other.is_empty())
-            && !ended(client, namespace, &other).await
+            && !pod_has_ended(client, namespace, &other).await
         {
-            // As in client-go, only the own clock counts: the holder is dead when nothing moved for
-            // the duration.
-            let moved = last_seen
+            // As in client-go, only this program's clock counts: the Lease has expired when its
+            // renewal time has not changed for the duration.
+            let renewed_since = last_observed
                 .as_ref()
                 .is_none_or(|(renewed, _)| *renewed != spec.renew_time);
-            if moved && last_seen.is_some() {
+            if renewed_since && last_observed.is_some() {
                 renewals += 1;
             }
             if renewals >= 2 {
@@ -86,14 +89,16 @@ pub async fn take(client: &Client, namespace: &str, name: &str, step: &str) -> R
                     "another {step} is running: {other}"
                 )));
             }
-            if moved {
-                last_seen = Some((spec.renew_time.clone(), Instant::now()));
+            if renewed_since {
+                last_observed = Some((spec.renew_time.clone(), Instant::now()));
             }
-            if last_seen
+            if last_observed
                 .as_ref()
                 .is_some_and(|(_, since)| since.elapsed() < DURATION)
             {
-                return Ok(Seen::NotYet(format!("the lease {name} is held by {other}")));
+                return Ok(ProbeResult::NotYet(format!(
+                    "the lease {name} is held by {other}"
+                )));
             }
         }
         write(&api, name, found, &holder).await
@@ -109,15 +114,15 @@ pub async fn take(client: &Client, namespace: &str, name: &str, step: &str) -> R
     })
 }
 
-/// Clients wait while a successor waits: a pod that has ended, as Kubernetes tells, holds nothing
-/// any more.
-async fn ended(client: &Client, namespace: &str, holder: &str) -> bool {
-    let Some((pod, _)) = holder.split_once(OF_POD) else {
+/// Whether the holder's pod has ended by its phase. Clients may be blocked while the next run of
+/// the step waits for the Lease, so it does not wait for an ended pod's Lease to expire.
+async fn pod_has_ended(client: &Client, namespace: &str, holder: &str) -> bool {
+    let Some((pod, _)) = holder.split_once(HOLDER_SEPARATOR) else {
         return false;
     };
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    // Listed, because that is what the Role allows. One that was deleted says nothing: its program
-    // may still be ending.
+    // A list, because the Role allows no get. A deleted pod counts as running: its program may
+    // still be ending.
     let list = pods
         .list(&ListParams::default().fields(&format!("metadata.name={pod}")))
         .await;
@@ -128,16 +133,18 @@ async fn ended(client: &Client, namespace: &str, holder: &str) -> bool {
 }
 
 impl Held {
-    /// Asks the API server whether this one still holds it: what the renewal saw last is old for a
-    /// pod that has just woken up.
+    /// Asks the API server whether this run still holds the Lease. The last renewal does not tell:
+    /// it may be long ago in a pod that was suspended.
     ///
     /// # Errors
-    /// Transient when another one does, and when nobody answers for [`ANSWER`].
+    /// Transient when another run holds it, and when the API server does not answer for 30 s.
     pub async fn confirm(&self) -> Result<()> {
-        let holder = wait::until(Instant::now() + ANSWER, RENEWAL, async || {
+        let holder = wait::until(Instant::now() + CONFIRM_TIMEOUT, RENEWAL, async || {
             Ok(match get(&self.api, &self.name).await {
-                Ok(lease) => Seen::Ready(lease.as_ref().and_then(held_by).map(str::to_owned)),
-                Err(error) => Seen::NotYet(error.to_string()),
+                Ok(lease) => {
+                    ProbeResult::Ready(lease.as_ref().and_then(held_by).map(str::to_owned))
+                }
+                Err(error) => ProbeResult::NotYet(error.to_string()),
             })
         });
         match holder
@@ -146,19 +153,19 @@ impl Held {
         {
             Some(holder) if holder == self.holder => Ok(()),
             _ => Err(
-                Error::transient("another one has taken over while this one was held up")
+                Error::transient("another run has taken over while this one was suspended")
                     .hint("run the step again"),
             ),
         }
     }
 
-    /// Lets the next one begin at once.
+    /// Releases the Lease, so that the next run can begin at once. After a failure the next run
+    /// waits for the Lease to expire.
     pub async fn release(self) {
         self.renewal.abort();
         if let Ok(Some(lease)) = get(&self.api, &self.name).await
             && held_by(&lease) == Some(&self.holder)
         {
-            // A failure only means that the next one waits for the Lease to run out.
             let _ = write(&self.api, &self.name, Some(lease), "").await;
         }
     }
@@ -168,7 +175,7 @@ fn held_by(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref()
 }
 
-/// Ends when another one holds it.
+/// Renews the Lease until another run holds it.
 async fn renew(api: Api<Lease>, name: String, holder: String) {
     loop {
         tokio::time::sleep(RENEWAL).await;
@@ -176,7 +183,7 @@ async fn renew(api: Api<Lease>, name: String, holder: String) {
             Ok(Some(lease)) if held_by(&lease) == Some(&holder) => {
                 drop(write(&api, &name, Some(lease), &holder).await)
             }
-            // An API server that is away is not another holder.
+            // An API server that does not answer does not prove another holder.
             Err(_) => {}
             Ok(_) => return,
         }
@@ -188,7 +195,7 @@ async fn write(
     name: &str,
     found: Option<Lease>,
     holder: &str,
-) -> Result<Seen<()>> {
+) -> Result<ProbeResult<()>> {
     let exists = found.is_some();
     let mut lease = found.unwrap_or_default();
     lease.metadata.name = Some(name.to_owned());
@@ -206,9 +213,9 @@ async fn write(
         api.create(&params, &lease).await
     };
     match answer {
-        Ok(_) => Ok(Seen::Ready(())),
+        Ok(_) => Ok(ProbeResult::Ready(())),
         Err(error) if is_conflict(&error) => {
-            Ok(Seen::NotYet("the lease has just been taken".into()))
+            Ok(ProbeResult::NotYet("the lease has just been taken".into()))
         }
         Err(error) => Err(error).context(format!("writing the lease {name}")),
     }

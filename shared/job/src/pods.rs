@@ -1,5 +1,5 @@
-//! Pods, as far as anybody here reads them. Their whole type, with every kind of volume, is half a
-//! megabyte of program.
+//! Pods, with the fields that the programs read. k8s-openapi's whole type, with every kind of
+//! volume, adds half a megabyte to a program.
 
 use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::Resource;
@@ -12,17 +12,17 @@ use serde::Deserialize;
 pub struct Pod {
     /// Name, labels, annotations.
     pub metadata: ObjectMeta,
-    /// What was asked for.
+    /// The requested state.
     pub spec: PodSpec,
-    /// What became of it.
+    /// The observed state.
     pub status: PodStatus,
 }
 
-/// What was asked for.
+/// `spec` of a pod.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct PodSpec {
-    /// In their order; init containers are apart.
+    /// The containers in their order, without init containers.
     pub containers: Vec<Container>,
 }
 
@@ -32,9 +32,9 @@ pub struct PodSpec {
 pub struct Container {
     /// Unique in the pod.
     pub name: String,
-    /// Its variables, as they were written.
+    /// Environment variables, as the manifest has them.
     pub env: Vec<Variable>,
-    /// Where it listens, as far as that was told.
+    /// Ports that the manifest declares.
     pub ports: Vec<Port>,
     /// Requests and limits.
     pub resources: Option<serde_json::Value>,
@@ -44,34 +44,34 @@ pub struct Container {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Port {
-    /// Its number.
+    /// Number of the port in the container.
     pub container_port: i32,
 }
 
-/// A variable with a value; one that comes from elsewhere has none here.
+/// An environment variable.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Variable {
     /// Its name.
     pub name: String,
-    /// Its value.
+    /// The value; None for one that comes from another object (`valueFrom`).
     pub value: Option<String>,
 }
 
-/// What became of a pod.
+/// `status` of a pod.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodStatus {
     /// Pending, Running, Succeeded, Failed or Unknown.
     pub phase: String,
-    /// Its address, once it has one.
+    /// The pod's address, once it has one.
     #[serde(rename = "podIP")]
     pub pod_ip: Option<String>,
-    /// Whether it has a node, is ready, and the like.
+    /// Conditions such as PodScheduled and Ready.
     pub conditions: Vec<PodCondition>,
-    /// Of the containers that run before the others.
+    /// Status of the init containers.
     pub init_container_statuses: Vec<ContainerStatus>,
-    /// Of the others.
+    /// Status of the other containers.
     pub container_statuses: Vec<ContainerStatus>,
 }
 
@@ -83,21 +83,21 @@ pub struct PodCondition {
     pub reason: Option<String>,
 }
 
-/// What a container is doing.
+/// Status of a container.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ContainerStatus {
     /// Unique in the pod.
     pub name: String,
-    /// At most one of its fields is there.
+    /// Whether it waits, runs or has ended.
     pub state: ContainerState,
 }
 
-/// What a container is doing.
+/// State of a container; only `waiting` is read.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ContainerState {
-    /// It does not run yet.
+    /// Set while the container does not run yet.
     pub waiting: Option<Waiting>,
 }
 
@@ -110,7 +110,7 @@ pub struct Waiting {
 }
 
 impl Pod {
-    /// The container of a name.
+    /// The container with this name.
     pub fn container(&self, name: &str) -> Option<&Container> {
         self.spec
             .containers
@@ -120,7 +120,7 @@ impl Pod {
 }
 
 impl Container {
-    /// The value that was written for a variable.
+    /// The value that the manifest gives to `variable`.
     pub fn value(&self, variable: &str) -> Option<&str> {
         let found = self.env.iter().find(|one| one.name == variable)?;
         found.value.as_deref()

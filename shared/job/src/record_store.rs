@@ -74,7 +74,8 @@ impl StoredRecord {
     /// Writes `facts` if no other program has written since this record was read, and `state` into
     /// the annotation [`STATE_ANNOTATION`].
     ///
-    /// After an error the outcome is unknown (the write may have arrived): load again.
+    /// After an error the outcome is unknown, because the write may have arrived: load the record
+    /// again.
     ///
     /// # Errors
     /// Those of the API, other than a conflict.
@@ -124,7 +125,7 @@ impl StoredRecord {
 ///
 /// # Errors
 /// Refused when the promotion of the target is on record.
-pub async fn refuse_after_cut(client: &Client, namespace: &str, target: &str) -> Result<()> {
+pub async fn refuse_after_cutover(client: &Client, namespace: &str, target: &str) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let name = protocol::record::name(target);
     let record = crate::kubernetes::get(&maps, &name).await?;

@@ -1,5 +1,5 @@
-//! What a person sees: a log line per decision, an Event on the target Cluster, and one last word
-//! for `kubectl describe`.
+//! What a program reports: a log line per decision, Events on the target Cluster, and the
+//! termination message, which `kubectl describe pod` shows.
 
 use std::{
     io::Write as _,
@@ -20,10 +20,10 @@ use crate::error::{Error, Result};
 /// Longest note the API accepts in an Event (events.k8s.io/v1: "Maximal length of the note is
 /// 1kB").
 const NOTE_BYTES_MAX: usize = 1024;
-/// The kubelet keeps this much of a termination message (kubernetes.io, *Determine the Reason for
-/// Pod Failure*).
-const LAST_WORD_BYTES_MAX: usize = 4096;
-/// How long the end of a program waits for its Events.
+/// Longest termination message that the kubelet keeps (kubernetes.io, *Determine the Reason for Pod
+/// Failure*).
+const TERMINATION_MESSAGE_BYTES_MAX: usize = 4096;
+/// How long a program that ends waits until its Events are posted.
 const EVENTS_FLUSH: Duration = Duration::from_secs(2);
 
 enum Queued {
@@ -31,21 +31,21 @@ enum Queued {
     Flush(tokio::sync::oneshot::Sender<()>),
 }
 
-/// Says what happens, in the order in which it happens. Events go out beside the work, never in its
-/// way.
+/// Writes the log and posts Events. Events are posted in the background, so that the work never
+/// waits for them.
 pub struct Reporter {
     started: Instant,
     json: bool,
     program: &'static str,
     queue: Option<mpsc::UnboundedSender<Queued>>,
-    /// A dry run changes nothing, not even the list of Events.
+    /// Set by a dry run, which does not even create Events.
     events_off: AtomicBool,
     facts: Mutex<Map<String, Value>>,
     last_waiting: Mutex<Option<String>>,
 }
 
 impl Reporter {
-    /// A reporter that writes to standard output only; `json` is the setting LOG_FORMAT=json.
+    /// Returns a reporter that only writes the log, to standard output.
     pub fn new(program: &'static str, format: Format) -> Self {
         Self {
             started: Instant::now(),
@@ -58,26 +58,26 @@ impl Reporter {
         }
     }
 
-    /// From now on steps also become Events on `subject`, posted by a task that ends with the
-    /// reporter.
+    /// Turns Events on: from now on steps and warnings are also posted on `subject`, by a task that
+    /// ends with the reporter.
     pub fn events_on(&mut self, client: kube::Client, subject: ObjectReference) -> JoinHandle<()> {
         let (sender, mut queue) = mpsc::unbounded_channel();
         self.queue = Some(sender);
         let program = self.program;
         tokio::spawn(async move {
-            let mut said = false;
+            let mut failure_logged = false;
             while let Some(item) = queue.recv().await {
                 match item {
                     Queued::Event(event) => {
-                        // A recorder that remembers would count a second Event of the same reason
-                        // at the first one, and lose its note.
+                        // One recorder for all would count a second Event of the same reason as a
+                        // repetition of the first one, and lose its note.
                         let recorder = Recorder::new(client.clone(), program.into());
                         if let Err(error) = recorder.publish(&event, &subject).await
-                            && !std::mem::replace(&mut said, true)
+                            && !std::mem::replace(&mut failure_logged, true)
                         {
-                            // Said once: an Event is a courtesy, the log is the record.
+                            // Logged once: the log contains everything that Events do.
                             log::warn!(
-                                "an event cannot be posted, the log goes on: {}",
+                                "an event cannot be posted, the log continues: {}",
                                 Error::from(error)
                             );
                         }
@@ -88,7 +88,7 @@ impl Reporter {
         })
     }
 
-    /// From now on the log is all, as in a dry run.
+    /// Turns Events off, as in a dry run.
     pub fn events_off(&self) {
         self.events_off.store(true, Ordering::Relaxed);
     }
@@ -101,7 +101,13 @@ impl Reporter {
             writeln!(
                 out,
                 "{}",
-                json!({"time": now.to_string(), "elapsed_ms": elapsed.as_millis() as u64, "program": self.program, "kind": mark_word(mark), "message": text})
+                json!({
+                    "time": now.to_string(),
+                    "elapsed_ms": elapsed.as_millis() as u64,
+                    "program": self.program,
+                    "kind": line_kind(mark),
+                    "message": text,
+                })
             )
         } else {
             let seconds = elapsed.as_secs();
@@ -113,7 +119,7 @@ impl Reporter {
                 elapsed.subsec_millis()
             )
         };
-        // Nobody reads the log any more; the work goes on all the same.
+        // A closed standard output does not end the work.
         let _ = written.and_then(|()| out.flush());
     }
 
@@ -123,7 +129,7 @@ impl Reporter {
             .as_ref()
             .filter(|_| !self.events_off.load(Ordering::Relaxed))
         {
-            let note = cut(note, NOTE_BYTES_MAX);
+            let note = truncated(note, NOTE_BYTES_MAX);
             let event = Event {
                 type_,
                 reason: reason.into(),
@@ -135,25 +141,25 @@ impl Reporter {
         }
     }
 
-    /// A decision carried out: a line and an Event. `reason` is the Event's reason in
+    /// Reports a step that is done, by a log line and an Event. `reason` is the Event's reason, in
     /// UpperCamelCase.
     pub fn step(&self, reason: &str, text: impl AsRef<str>) {
         self.line("✓", text.as_ref());
         self.event(EventType::Normal, reason, text.as_ref());
     }
 
-    /// About to do something that takes a while or matters: a line only.
+    /// Logs what is about to be done, or a detail.
     pub fn info(&self, text: impl AsRef<str>) {
         self.line("·", text.as_ref());
     }
 
-    /// Something that the operator should know and may act on.
+    /// Warns of something that the operator may act on, by a log line and an Event.
     pub fn warning(&self, reason: &str, text: impl AsRef<str>) {
         self.line("!", text.as_ref());
         self.event(EventType::Warning, reason, text.as_ref());
     }
 
-    /// What is being waited for; said again only when it changes.
+    /// Logs what is being waited for; repeated only when it changes.
     pub fn waiting(&self, text: impl AsRef<str>) {
         let mut last = self.last_waiting.lock().expect("no panic while holding it");
         if last.as_deref() != Some(text.as_ref()) {
@@ -162,12 +168,12 @@ impl Reporter {
         }
     }
 
-    /// A number that moves: always a line; the caller keeps it to one every ten seconds.
+    /// Logs the progress of a long operation; the caller limits it to a line every ten seconds.
     pub fn progress(&self, text: impl AsRef<str>) {
         self.line("…", text.as_ref());
     }
 
-    /// A fact for the termination message, such as the downtime in ms.
+    /// Adds a fact to the termination message, such as the downtime in ms.
     pub fn fact(&self, key: &str, value: impl Into<Value>) {
         self.facts
             .lock()
@@ -175,28 +181,29 @@ impl Reporter {
             .insert(key.into(), value.into());
     }
 
-    /// The last line, and the termination message: verdict first, then the facts.
+    /// Writes the last log line, the Event of a failure, and the termination message: a JSON object
+    /// with the verdict, then the facts.
     pub async fn close(&self, outcome: &Result<()>, termination_log: &std::path::Path) {
-        let mut last = Map::new();
+        let mut message = Map::new();
         match outcome {
             Ok(()) => {
-                last.insert("verdict".into(), "done".into());
+                message.insert("verdict".into(), "done".into());
                 self.line("✓", "done");
             }
             Err(error) => {
-                last.insert("verdict".into(), error.kind().word().into());
-                last.insert("exit".into(), error.kind().code().into());
-                last.insert("error".into(), error.to_string().into());
+                message.insert("verdict".into(), error.kind().word().into());
+                message.insert("exit".into(), error.kind().code().into());
+                message.insert("error".into(), error.to_string().into());
                 let mut text = error.to_string();
                 if let Some(hint) = error.next_step() {
-                    last.insert("next".into(), hint.into());
+                    message.insert("next".into(), hint.into());
                     text = format!("{text} → {hint}");
                 }
                 self.line("✗", &text);
                 self.event(EventType::Warning, "Failed", &text);
             }
         }
-        last.extend(
+        message.extend(
             self.facts
                 .lock()
                 .expect("no panic while holding it")
@@ -205,7 +212,10 @@ impl Reporter {
         if termination_log.exists() {
             let _ = std::fs::write(
                 termination_log,
-                cut(&Value::Object(last).to_string(), LAST_WORD_BYTES_MAX),
+                truncated(
+                    &Value::Object(message).to_string(),
+                    TERMINATION_MESSAGE_BYTES_MAX,
+                ),
             );
         }
         self.flush().await;
@@ -225,14 +235,14 @@ impl Reporter {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// For a person who follows it: elapsed time first.
+    /// A line with the elapsed time, a mark and the text.
     #[default]
     Text,
-    /// A JSON object a line, for machines.
+    /// A JSON object per line.
     Json,
 }
 
-fn mark_word(mark: &str) -> &'static str {
+fn line_kind(mark: &str) -> &'static str {
     match mark {
         "✓" => "step",
         "!" => "warning",
@@ -242,7 +252,7 @@ fn mark_word(mark: &str) -> &'static str {
     }
 }
 
-fn cut(text: &str, bytes_max: usize) -> String {
+fn truncated(text: &str, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return text.to_owned();
     }
@@ -259,24 +269,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_note_is_cut_at_a_character_and_stays_within_the_limit() {
-        let note = cut(&"ä".repeat(1000), NOTE_BYTES_MAX);
+    fn a_long_note_is_truncated_between_characters_and_stays_within_the_limit() {
+        let note = truncated(&"ä".repeat(1000), NOTE_BYTES_MAX);
         assert!(note.len() <= NOTE_BYTES_MAX && note.ends_with('…'));
     }
 
     #[tokio::test]
-    async fn the_last_word_names_verdict_and_next_step() {
-        let file = std::env::temp_dir().join(format!("last-word-{}", std::process::id()));
+    async fn the_termination_message_has_verdict_and_next_step() {
+        let file = std::env::temp_dir().join(format!("termination-message-{}", std::process::id()));
         std::fs::write(&file, "").unwrap();
         let reporter = Reporter::new("test", Format::Text);
         reporter.fact("downtime_ms", 12);
         reporter
             .close(&Err(Error::refused("no").hint("do this")), &file)
             .await;
-        let said: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let written: Value =
+            serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
         assert_eq!(
-            said,
-            json!({"verdict": "refused", "exit": 3, "error": "no", "next": "do this", "downtime_ms": 12})
+            written,
+            json!({
+                "verdict": "refused", "exit": 3, "error": "no", "next": "do this",
+                "downtime_ms": 12,
+            })
         );
         std::fs::remove_file(&file).unwrap();
     }

@@ -1,43 +1,44 @@
-//! What a PostgreSQL error means, by its SQLSTATE (PostgreSQL documentation, appendix A). One table
-//! for SQL sessions and for the replication protocol.
+//! The kind and the hint of an error that a PostgreSQL server reported, by its SQLSTATE (PostgreSQL
+//! documentation, appendix A), for SQL sessions and for the replication protocol.
 
 use protocol::failure::Failure;
 
-/// The failure behind an error that a PostgreSQL server reported.
+/// Returns the failure for an error that a PostgreSQL server reported. Unlisted codes are
+/// Transient.
 pub fn classify(sqlstate: &str, message: &str) -> Failure {
-    let said = format!("postgresql: {message} (SQLSTATE {sqlstate})");
+    let text = format!("postgresql: {message} (SQLSTATE {sqlstate})");
     match sqlstate {
         // invalid_password
         "28P01" => {
-            Failure::config(said).hint("the mounted Secret does not hold this role's password")
+            Failure::config(text).hint("the mounted Secret does not hold this role's password")
         }
         // invalid_authorization_specification
-        "28000" => Failure::config(said).hint(
+        "28000" => Failure::config(text).hint(
             "the server's pg_hba has no line that admits this role from here, or the role lacks \
              LOGIN or, for a backup, REPLICATION",
         ),
         // invalid_catalog_name
         "3D000" => {
-            Failure::config(said).hint("check the database name in the ConfigMap replica-migration")
+            Failure::config(text).hint("check the database name in the ConfigMap replica-migration")
         }
         // insufficient_privilege
-        "42501" => Failure::config(said)
+        "42501" => Failure::config(text)
             .hint("the role lacks a privilege; for a backup it needs REPLICATION"),
         // Syntax error or access rule violation.
-        code if code.starts_with("42") => Failure::config(said),
+        code if code.starts_with("42") => Failure::config(text),
         // too_many_connections
-        "53300" => Failure::transient(said).hint(
+        "53300" => Failure::transient(text).hint(
             "the server has no free connection (max_connections; see pg_stat_activity), or for a \
              backup no free walsender (max_wal_senders; see pg_stat_replication)",
         ),
         // configuration_limit_exceeded
-        "53400" => Failure::transient(said).hint(
-            "the server has no free replication slot (max_replication_slots); who holds them: \
-             pg_replication_slots",
+        "53400" => Failure::transient(text).hint(
+            "the server has no free replication slot (max_replication_slots; see \
+             pg_replication_slots)",
         ),
         // 57P03 cannot_connect_now, 57P01 admin_shutdown, 55P03 lock_not_available, 57014
         // query_canceled …
-        _ => Failure::transient(said),
+        _ => Failure::transient(text),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The only polling loop. Every wait has a deadline, an interval, and a word for what is missing.
+//! The polling loop of all programs. Every wait has a deadline, an interval, and a text that says
+//! what is missing.
 
 use std::time::Duration;
 
@@ -6,34 +7,33 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, Result};
 
-/// What a probe saw.
+/// The result of one probe.
 #[derive(Debug)]
-pub enum Seen<T> {
-    /// What was waited for.
+pub enum ProbeResult<T> {
+    /// The value that was waited for.
     Ready(T),
-    /// What is still missing, in words that fit behind "waiting: ".
+    /// What is still missing, as a text that can follow "waiting: ".
     NotYet(String),
 }
 
-/// Probes until it is ready or the deadline is over; the last thing that was missing is the error's
-/// message.
+/// Repeats `probe` every `interval` until it is ready or `deadline` has passed.
 ///
 /// # Errors
-/// Whatever the probe returns as an error, at once; [`Error::transient`] at the deadline.
+/// Those of the probe, at once; Transient at the deadline, with the last thing that was missing.
 pub async fn until<T>(
     deadline: Instant,
     interval: Duration,
-    mut probe: impl AsyncFnMut() -> Result<Seen<T>>,
+    mut probe: impl AsyncFnMut() -> Result<ProbeResult<T>>,
 ) -> Result<T> {
     loop {
         match probe().await? {
-            Seen::Ready(value) => return Ok(value),
-            Seen::NotYet(missing) if Instant::now() >= deadline => {
+            ProbeResult::Ready(value) => return Ok(value),
+            ProbeResult::NotYet(missing) if Instant::now() >= deadline => {
                 return Err(Error::transient(format!(
                     "gave up at the deadline: {missing}"
                 )));
             }
-            Seen::NotYet(_) => {
+            ProbeResult::NotYet(_) => {
                 sleep(interval.min(deadline.saturating_duration_since(Instant::now()))).await
             }
         }
@@ -48,7 +48,7 @@ mod tests {
     async fn the_deadline_names_what_was_missing() {
         let deadline = Instant::now() + Duration::from_secs(3);
         let error = until::<()>(deadline, Duration::from_secs(1), async || {
-            Ok(Seen::NotYet("replay at 0/1".into()))
+            Ok(ProbeResult::NotYet("replay at 0/1".into()))
         })
         .await
         .unwrap_err();

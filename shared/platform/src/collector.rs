@@ -18,7 +18,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use jiff::Timestamp;
 use job::{
-    config::{App, Connection, Name},
+    config::{App, Connection, ObjectName},
     error::{Error, ErrorKind, Result},
     kubernetes,
 };
@@ -59,17 +59,17 @@ use session::{Connect, Line, limited};
 #[derive(Clone, Debug)]
 pub struct Subject {
     /// The `postgresql` resource.
-    pub source_cluster: Name,
+    pub source_cluster: ObjectName,
     /// The CloudNativePG Cluster.
-    pub target_cluster: Name,
+    pub target_cluster: ObjectName,
     /// The application's workloads.
     pub apps: Vec<App>,
     /// The application's CronJobs.
-    pub cron_jobs: Vec<Name>,
+    pub cron_jobs: Vec<ObjectName>,
     /// The application's ConfigMap.
-    pub app_configmap: Name,
+    pub app_configmap: ObjectName,
     /// Namespace of Argo CD's Applications; None where other controllers are not looked for.
-    pub argocd_namespace: Option<Name>,
+    pub argocd_namespace: Option<ObjectName>,
     /// How to log in at the consoles of the old poolers.
     pub consoles: Connection,
     /// The hash that the Cluster gives its owner at the promotion, as prepare-zalando has written
@@ -530,7 +530,7 @@ async fn resources(
     )
 }
 
-async fn existing<K>(api: &kube::Api<K>, name: &Name, hint: &str) -> Result<K>
+async fn existing<K>(api: &kube::Api<K>, name: &ObjectName, hint: &str) -> Result<K>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {

@@ -1,4 +1,5 @@
-//! The few fields of each resource that are read or written.
+//! The resources of both operators and of Kubernetes, each with the fields that are read or
+//! written. The types of k8s-openapi with all fields would make the programs larger.
 
 pub mod cnpg;
 pub mod poolers;

@@ -1,4 +1,5 @@
-//! Patroni's REST API, and where its members are (patroni.readthedocs.io, *Patroni REST API*).
+//! Patroni's REST API, and the addresses of its members (patroni.readthedocs.io, *Patroni REST
+//! API*).
 
 use std::{net::SocketAddr, sync::OnceLock, time::Duration};
 
@@ -15,31 +16,28 @@ use job::error::{Context as _, Error, Result};
 use job::http::{Http, Limits, http_client, request_body};
 use job::pods::Pod;
 
-/// Longest answer to wait for; POST /restart answers when the server is up again.
+/// Longest time of a call; POST /restart answers when the server runs again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const LIMITS: Limits = Limits {
     connect: Duration::from_secs(2),
-    // CALL_TIMEOUT ends a whole call.
+    // CALL_TIMEOUT limits the whole call.
     silence: None,
 };
 
-/// A member as its pod tells of it.
+/// A member of the source, as its pod's annotations and labels describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Name of pod and member.
+    /// Name of the pod and of the member.
     pub name: String,
     /// `scheme://host:port` of its REST API.
     pub api: String,
-    /// Where its server listens, when Patroni was told an address and no name.
+    /// Address of its server; None when Patroni has a name instead of an address.
     pub server: Option<SocketAddr>,
-    /// Holds the leader label (`spilo-role=master`).
+    /// Its pod has the leader's label (`spilo-role=master`).
     pub leader: bool,
 }
 
-/// The members that have introduced themselves, the leader first.
-///
-/// # Errors
-/// The API's.
+/// The members whose pods have Patroni's annotation, the leader first.
 pub async fn members(client: &Client, namespace: &str, cluster: &str) -> Result<Vec<Member>> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let list = pods
@@ -52,8 +50,8 @@ pub async fn members(client: &Client, namespace: &str, cluster: &str) -> Result<
 }
 
 fn member(pod: &Pod) -> Option<Member> {
-    // Patroni writes its own view into the pod's annotation `status`; its addresses are its own to
-    // say.
+    // Patroni writes its addresses into the pod's annotation `status`. They are used instead of the
+    // pod's address, because they are where it is configured to be reached.
     let status: Value = serde_json::from_str(pod.annotations().get("status")?).ok()?;
     let api = status
         .get("api_url")?
@@ -84,34 +82,34 @@ fn server(url: &str) -> Option<SocketAddr> {
 pub struct MemberState {
     /// Member name.
     pub name: String,
-    /// leader, standby_leader, replica, sync_standby, …
+    /// `leader`, `standby_leader`, `replica`, `sync_standby`, …
     pub role: String,
-    /// running, streaming, stopped, starting, …
+    /// `running`, `streaming`, `stopped`, `starting`, …
     pub state: String,
-    /// Timeline, when its server runs.
+    /// Timeline, while its server runs.
     #[serde(default)]
     pub timeline: Option<Value>,
 }
 
-/// GET /health: a member's own, live word about its server.
+/// The answer of GET /health: the state of a member's server at the time of the call.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct OwnState {
-    /// running, stopped, starting, stopping, …
+pub struct MemberHealth {
+    /// `running`, `stopped`, `starting`, `stopping`, …
     #[serde(default)]
     pub state: String,
-    /// primary (4.x; master before), replica, demoted, …
+    /// `primary` (`master` before 4.0), `replica`, `demoted`, …
     #[serde(default)]
     pub role: String,
-    /// Nobody holds the leader lock, as far as it knows.
+    /// No member holds the leader lock, as far as this one knows.
     #[serde(default)]
     pub cluster_unlocked: bool,
 }
 
-impl OwnState {
-    /// Its server runs, or is about to or has not quite ended, and is no standby.
+impl MemberHealth {
+    /// Returns true when its server runs, starts or has not ended yet, and is not a standby.
     ///
-    /// A server stopped behind Patroni's back is `unknown` until its next loop (patroni/api.py,
-    /// get_postgresql_status).
+    /// A server that was not stopped by Patroni is `unknown` until Patroni's next loop
+    /// (patroni/api.py, get_postgresql_status).
     pub fn runs_as_primary(&self) -> bool {
         matches!(self.role.as_str(), "primary" | "master" | "promoted")
             && matches!(
@@ -120,28 +118,28 @@ impl OwnState {
             )
     }
 
-    /// Its server is on its way to run.
+    /// Returns true while its server starts.
     pub fn starts(&self) -> bool {
         matches!(self.state.as_str(), "starting" | "restarting")
     }
 }
 
-/// GET /cluster.
+/// The answer of GET /cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ClusterView {
     /// All members.
     #[serde(default)]
     pub members: Vec<MemberState>,
-    /// Automatic failover is switched off.
+    /// Patroni is paused: automatic failover is off.
     #[serde(default)]
     pub pause: bool,
 }
 
-/// Calls Patroni; keeps connections between calls.
+/// A client of the REST API; it keeps connections between calls.
 #[derive(Clone, Default)]
 pub struct Patroni {
-    /// Made by the first call: OpenSSL reads all the CAs that everybody trusts for it, which no
-    /// start should wait for.
+    /// Created by the first call, because OpenSSL reads all public CAs for it, which would delay
+    /// the start of the program.
     http: OnceLock<Http>,
 }
 
@@ -150,14 +148,14 @@ impl Patroni {
         if let Some(http) = self.http.get() {
             return Ok(http);
         }
-        let made =
+        let created =
             SslConnector::builder(SslMethod::tls_client()).and_then(|tls| http_client(tls, LIMITS));
-        let made =
-            made.map_err(|error| Error::config("setting up calls to patroni").caused_by(error))?;
-        Ok(self.http.get_or_init(|| made))
+        let created = created
+            .map_err(|error| Error::config("setting up calls to patroni").caused_by(error))?;
+        Ok(self.http.get_or_init(|| created))
     }
 
-    /// The dynamic configuration.
+    /// Reads the dynamic configuration.
     ///
     /// # Errors
     /// Transient when the member does not answer.
@@ -167,27 +165,26 @@ impl Patroni {
         )?)
     }
 
-    /// Merges into the dynamic configuration; null removes a key. Takes effect at once on all
-    /// members.
+    /// Merges `change` into the dynamic configuration; null removes a key. It takes effect at once
+    /// on all members.
     ///
     /// # Errors
-    /// Transient when the member does not answer; the change may have been made all the same.
+    /// Transient when the member does not answer; the change may have been made nevertheless.
     pub async fn patch_config(&self, member: &Member, change: &Value) -> Result<()> {
         self.call(member, Method::PATCH, "/config", Some(change))
             .await
             .map(drop)
     }
 
-    /// What a member says of its own server; it asks the server for each answer.
+    /// Reads the state of a member's server, which the member queries for each answer.
     ///
-    /// GET /health and not GET /patroni, which has the same body: that one asks a server that is
-    /// down again and again, for seconds, before it answers (patroni/api.py 4.0.4,
-    /// `get_postgresql_status(retry)`).
+    /// It calls GET /health. GET /patroni has the same body, but retries for seconds before it
+    /// answers when the server is down (patroni/api.py 4.0.4, `get_postgresql_status(retry)`).
     ///
     /// # Errors
     /// Transient when the member does not answer.
-    pub async fn state(&self, member: &Member) -> Result<OwnState> {
-        // 503 is part of the answer here: it is the status of a member whose server does not run.
+    pub async fn state(&self, member: &Member) -> Result<MemberHealth> {
+        // 503 is an answer, too: the status of a member whose server does not run.
         let doing = format!("patroni of {}: GET /health", member.name);
         let (_, answer) = self
             .exchange(member, Method::GET, "/health", None, &doing)
@@ -195,7 +192,7 @@ impl Patroni {
         serde_json::from_slice(&answer).map_err(|error| Error::transient(doing).caused_by(error))
     }
 
-    /// What this member knows of all members.
+    /// Reads the state of all members as this one knows it.
     ///
     /// # Errors
     /// Transient when the member does not answer.
@@ -205,7 +202,7 @@ impl Patroni {
         )?)
     }
 
-    /// Starts the member's server, also one that was stopped while paused
+    /// Starts the member's server, also when it was stopped while Patroni is paused
     /// (docs/operators/zalando.md#starting-a-stopped-member).
     ///
     /// # Errors
@@ -233,8 +230,8 @@ impl Patroni {
         if status == StatusCode::OK {
             return Ok(answer);
         }
-        let said = String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned();
-        Err(Error::transient(format!("{doing}: {status}: {said}")))
+        let text = String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned();
+        Err(Error::transient(format!("{doing}: {status}: {text}")))
     }
 
     async fn exchange(
@@ -283,10 +280,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_member_is_where_patroni_says_it_is() {
+    fn a_members_addresses_are_those_of_patronis_annotation() {
+        let status = serde_json::json!({
+            "conn_url": "postgres://127.0.0.2:5432/postgres",
+            "api_url": "http://127.0.0.2:8008/patroni",
+            "role": "primary",
+        });
         let pod: Pod = serde_json::from_value(serde_json::json!({
             "metadata": {"name": "pg-0", "labels": {"spilo-role": "master"},
-                "annotations": {"status": r#"{"conn_url":"postgres://127.0.0.2:5432/postgres","api_url":"http://127.0.0.2:8008/patroni","role":"primary"}"#}},
+                "annotations": {"status": status.to_string()}},
             "status": {"podIP": "10.0.0.2"}
         }))
         .unwrap();

@@ -1,4 +1,4 @@
-//! The admin console of a PgBouncer: a virtual database `pgbouncer` that knows a few commands and
+//! The admin console of PgBouncer: a virtual database `pgbouncer` that accepts a few commands by
 //! the simple query protocol (pgbouncer.org, *Usage*, *Admin console*).
 
 use std::time::Duration;
@@ -14,28 +14,28 @@ use job::{
 
 /// The virtual database.
 const DATABASE: &str = "pgbouncer";
-/// How long a PAUSE is waited for; it stays in force when it takes longer, and also when its
-/// session ends.
+/// How long to wait for the answer to PAUSE. The pause stays in force when it takes longer, and
+/// after its session has ended.
 const PAUSE_ANSWER: Duration = Duration::from_millis(500);
 
-/// Whether clients are let through.
+/// Whether a PgBouncer is paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
-    /// PAUSE was told, and holds back every new transaction.
+    /// PAUSE is in force: new transactions wait.
     pub paused: bool,
-    /// Server connections that exist; a PAUSE is complete when there are none.
+    /// Number of server connections; a pause is complete when there are none.
     pub servers: u64,
 }
 
-/// An open console.
+/// An open session at the console.
 pub struct Console(Session);
 
 impl Console {
-    /// Logs in at one pod's own address. Its certificate is made by itself and names no address, so
-    /// it is not checked.
+    /// Logs in at the address of one pod. The certificate is not checked: the pod has signed it
+    /// itself, and it names no address.
     ///
     /// # Errors
-    /// As [`super::connect`].
+    /// As [`crate::postgres::connect`]; Config when the pooler does not accept the login.
     pub async fn open(
         connection: &Connection,
         password: SecretString,
@@ -47,7 +47,7 @@ impl Console {
             client: None,
         };
         let opened = open(connection, &credentials, DATABASE, application, None).await;
-        opened.map(Self).map_err(refused)
+        opened.map(Self).map_err(classified)
     }
 
     /// True when the session has ended.
@@ -55,10 +55,7 @@ impl Console {
         self.0.is_closed()
     }
 
-    /// Whether clients are let through.
-    ///
-    /// # Errors
-    /// The console's.
+    /// Reads whether it is paused.
     pub async fn state(&self) -> Result<State> {
         let (paused, servers) = futures::try_join!(self.paused(), self.0.rows("show servers"))?;
         Ok(State {
@@ -79,58 +76,55 @@ impl Console {
         }
     }
 
-    /// Before 1.19 there is no SHOW STATE. KILL of the console's own database is refused in any
-    /// case and changes nothing, and the pause is the first reason for it that is looked at
-    /// (src/admin.c, admin_cmd_kill).
+    /// For PgBouncer before 1.19, which has no SHOW STATE. KILL of the console's own database is
+    /// always refused and changes nothing; the error names the pause if there is one, because that
+    /// is checked first (src/admin.c, admin_cmd_kill).
     async fn paused_by_refusal(&self) -> Result<bool> {
         let refusal = self.0.simple_query("kill pgbouncer").await.err();
-        let said = refusal
+        let message = refusal
             .as_ref()
             .and_then(|error| error.as_db_error())
             .map(|error| error.message().to_owned());
-        match said {
+        match message {
             Some(text) if text.contains("already suspended/paused") => Ok(true),
             Some(text) if text.contains("cannot kill admin db") => Ok(false),
             _ => Err(Error::transient(
-                "a pooler does not say whether it is paused",
+                "a pooler does not report whether it is paused",
             )),
         }
     }
 
-    /// Holds back new transactions; returns whether all that ran have ended by now. It stays in
-    /// force also when not.
-    ///
-    /// # Errors
-    /// The console's.
+    /// Pauses: new transactions wait. Returns whether the running ones have ended within 500 ms;
+    /// the pause stays in force if they have not.
     pub async fn pause(&self) -> Result<bool> {
         match tokio::time::timeout(PAUSE_ANSWER, self.0.batch_execute("pause")).await {
             Err(_) => Ok(false),
             Ok(Ok(())) => Ok(true),
-            Ok(Err(error)) if says(&error, "already suspended/paused") => Ok(false),
+            Ok(Err(error)) if contains(&error, "already suspended/paused") => Ok(false),
             Ok(Err(error)) => Err(error).context("pausing a pooler"),
         }
     }
 
-    /// Lets clients through again; nothing happens when they are let through already.
-    ///
-    /// # Errors
-    /// The console's.
+    /// Resumes client traffic. A pooler that is not paused stays as it is.
     pub async fn resume(&self) -> Result<()> {
         match self.0.batch_execute("resume").await {
-            Err(error) if !says(&error, "not paused") => Err(error).context("resuming a pooler"),
+            Err(error) if !contains(&error, "not paused") => {
+                Err(error).context("resuming a pooler")
+            }
             _ => Ok(()),
         }
     }
 }
 
 /// PgBouncer refuses a login with 08P01 (protocol violation), whatever the reason.
-fn refused(error: Error) -> Error {
-    match error.to_string().contains("authentication failed") {
-        true => error.of_kind(ErrorKind::Config).hint(
+fn classified(error: Error) -> Error {
+    if error.to_string().contains("authentication failed") {
+        error.of_kind(ErrorKind::Config).hint(
             "the mounted Secret does not hold the password of the poolers' console; check \
-                POOLER_USER, or set ROUTE=config",
-        ),
-        false => error,
+             POOLER_USER, or set ROUTE=config",
+        )
+    } else {
+        error
     }
 }
 
@@ -162,8 +156,8 @@ fn unknown_command(error: &DbError) -> bool {
     error.message().contains("command")
 }
 
-fn says(error: &tokio_postgres::Error, words: &str) -> bool {
+fn contains(error: &tokio_postgres::Error, text: &str) -> bool {
     error
         .as_db_error()
-        .is_some_and(|error| error.message().contains(words))
+        .is_some_and(|error| error.message().contains(text))
 }

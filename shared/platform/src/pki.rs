@@ -1,11 +1,13 @@
-//! Certificates as libpq judges them: chains, dates and names. Pure: no network, no clock, openssl
-//! parses and verifies.
+//! Certificates as libpq verifies them: chains, dates and names. The functions are pure: they use
+//! neither network nor clock. OpenSSL parses and verifies.
 //!
-//! Two clients must be content with the same files: libpq (pg_basebackup, WAL receiver;
-//! src/interfaces/libpq/fe-secure-openssl.c) and pgx (the probe of CNPG's clone Job). So the rules
-//! here are the stricter of the two: the chain ends at a self-signed root that is in the CA file
-//! (libpq sets no X509_V_FLAG_PARTIAL_CHAIN), and only subjectAltName counts (Go ignores the common
-//! name).
+//! Two clients must accept the same files: libpq (pg_basebackup, WAL receiver;
+//! src/interfaces/libpq/fe-secure-openssl.c) and pgx (the probe of CNPG's clone Job). The rules
+//! here are therefore the stricter ones of the two: the chain ends at a self-signed root that is in
+//! the CA file (libpq sets no X509_V_FLAG_PARTIAL_CHAIN), and only subjectAltName counts (Go
+//! ignores the common name).
+//!
+//! An error of OpenSSL itself is Refused.
 
 #[cfg(test)]
 pub(crate) mod authority;
@@ -25,17 +27,17 @@ pub use chain::{Flaw, Purpose, issuers, verify};
 
 use job::error::{Error, Result};
 
-/// Certificates of one PEM text, in their order. Never empty.
+/// The certificates of one PEM file in their order, at least one.
 #[derive(Clone, Debug)]
 pub struct Bundle {
     certificates: Vec<X509>,
 }
 
 impl Bundle {
-    /// Reads PEM; other blocks, such as a key in the same file, are passed over by openssl.
+    /// Parses PEM; other blocks, such as a key in the same file, are ignored.
     ///
     /// # Errors
-    /// Refused when nothing in it is a certificate.
+    /// Refused when it contains no certificate.
     pub fn parse(pem: &[u8]) -> Result<Self> {
         let certificates =
             X509::stack_from_pem(pem).map_err(|e| Error::refused("it is not PEM").caused_by(e))?;
@@ -45,20 +47,17 @@ impl Bundle {
         Ok(Self { certificates })
     }
 
-    /// The first certificate: in a server's or client's file its own.
+    /// The first certificate; in a server's or a client's file it is the server's or the client's.
     pub fn leaf(&self) -> &X509Ref {
         &self.certificates[0]
     }
 
-    /// All of them, in the order of the file.
+    /// All certificates, in the order of the file.
     pub fn certificates(&self) -> &[X509] {
         &self.certificates
     }
 
-    /// The same certificates as PEM, without anything else that the file held.
-    ///
-    /// # Errors
-    /// OpenSSL's.
+    /// The certificates as PEM, without other blocks of the file.
     pub fn to_pem(&self) -> Result<String> {
         let mut text = String::new();
         for certificate in &self.certificates {
@@ -69,7 +68,7 @@ impl Bundle {
         Ok(text)
     }
 
-    /// These and those of `others` that are not among them yet.
+    /// These certificates, followed by those of `others` that are not among them.
     #[must_use]
     pub fn joined(&self, others: &[X509]) -> Self {
         let mut certificates = self.certificates.clone();
@@ -82,7 +81,7 @@ impl Bundle {
         Self { certificates }
     }
 
-    /// The one that expires first, and when.
+    /// The certificate that expires first, and when it does.
     pub fn first_to_expire(&self) -> (&X509Ref, Timestamp) {
         self.certificates
             .iter()
@@ -120,15 +119,15 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
-/// Whether sslmode verify-full accepts `certificate` for `host`.
+/// Returns true when sslmode verify-full accepts `certificate` for `host`.
 pub fn covers(certificate: &X509Ref, host: &str) -> bool {
     names(certificate)
         .iter()
         .any(|name| name_matches(name, host))
 }
 
-/// libpq's rule (fe-secure-common.c): equal without regard to case, or `*.` in front stands for
-/// exactly one label.
+/// libpq's rule (fe-secure-common.c): the names are equal without regard to case, or `*.` at the
+/// beginning stands for exactly one label.
 fn name_matches(name: &str, host: &str) -> bool {
     if let (Ok(name), Ok(host)) = (name.parse::<IpAddr>(), host.parse::<IpAddr>()) {
         return name == host;
@@ -144,17 +143,17 @@ fn name_matches(name: &str, host: &str) -> bool {
     }
 }
 
-/// notAfter.
+/// The end of a certificate's validity (notAfter).
 pub fn expires(certificate: &X509Ref) -> Timestamp {
     timestamp(certificate.not_after())
 }
 
-/// notBefore.
+/// The beginning of a certificate's validity (notBefore).
 pub fn begins(certificate: &X509Ref) -> Timestamp {
     timestamp(certificate.not_before())
 }
 
-/// A date beyond what can be told is as good as never.
+/// Converts a date; one beyond the range of [`Timestamp`] becomes its last value.
 fn timestamp(time: &Asn1TimeRef) -> Timestamp {
     let since_epoch = Asn1Time::from_unix(0).and_then(|epoch| epoch.diff(time));
     since_epoch
@@ -164,12 +163,12 @@ fn timestamp(time: &Asn1TimeRef) -> Timestamp {
         .unwrap_or(Timestamp::MAX)
 }
 
-/// Signed by its own key: a root, or a self-signed server certificate.
+/// Returns true when it is signed by its own key: a root, or a self-signed server certificate.
 pub fn is_self_signed(certificate: &X509Ref) -> bool {
     signed_by(certificate, certificate)
 }
 
-/// Whether `issuer`'s key signed `certificate`; whether it was allowed to is for [`verify`] to say.
+/// Returns true when `issuer`'s key has signed `certificate`; [`verify`] checks whether it may.
 pub fn signed_by(certificate: &X509Ref, issuer: &X509Ref) -> bool {
     let named = certificate
         .issuer_name()
@@ -245,17 +244,17 @@ mod tests {
     }
 
     #[test]
-    fn a_common_name_alone_covers_nothing_because_pgx_does_not_look_at_it() {
+    fn a_common_name_alone_covers_nothing_because_pgx_ignores_it() {
         let (pem, _) = Authority::root("ca", (-1, 100)).server(&[], (-1, 90));
         assert_eq!(
             common_name(bundle(&[&pem]).leaf()).as_deref(),
-            Some("nobody")
+            Some("client")
         );
-        assert!(!covers(bundle(&[&pem]).leaf(), "nobody"));
+        assert!(!covers(bundle(&[&pem]).leaf(), "client"));
     }
 
     #[test]
-    fn dates_and_subjects_are_told() {
+    fn dates_and_subjects_are_read() {
         let ca = Authority::root("ca", (-1, 100));
         let (pem, _) = ca.server(&["db"], (-1, 90));
         let both = bundle(&[&ca.pem, &pem]);
@@ -268,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_in_the_same_file_is_passed_over_and_not_handed_on() {
+    fn a_key_in_the_same_file_is_ignored_and_not_written() {
         let (pem, key) = self_signed(&["db"], (-1, 90));
         let read = bundle(&[&key, &pem]);
         assert_eq!(read.certificates().len(), 1);

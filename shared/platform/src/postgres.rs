@@ -1,4 +1,7 @@
-//! PostgreSQL: connections with limits and TLS, who a server is, and the two sides as types.
+//! PostgreSQL: sessions with timeouts and TLS, the identity of a server, and the queries to the
+//! source ([`source`]) and to the target ([`target`]).
+//!
+//! A query returns the error of the server, classified by SQLSTATE ([`job::sqlstate`]).
 
 mod credentials;
 pub mod replication;
@@ -22,13 +25,14 @@ pub use source::{Source, application_name};
 pub use target::Target;
 pub use tls::ClientCertificate;
 
-/// TCP and login together; a server that takes longer is not ready for a cut either.
+/// Longest time for TCP; TCP, TLS and login together get twice as long. A server that takes longer
+/// is not ready for a cutover either.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// No statement of ours is slow; what waits for a lock or a dead disk must not hold the window.
+/// Statements are short; one that waits for a lock or a failed disk must not prolong the downtime.
 const STATEMENT_TIMEOUT_MS: u32 = 30_000;
 const LOCK_TIMEOUT_MS: u32 = 5_000;
 
-/// An open session. Its task ends with it.
+/// An open session; dropping it closes the connection.
 pub struct Session {
     client: tokio_postgres::Client,
     task: tokio::task::JoinHandle<()>,
@@ -47,7 +51,8 @@ impl std::ops::Deref for Session {
     }
 }
 
-/// Opens a session to `database` as the connection says; `application` becomes application_name.
+/// Opens a session to `database` with the files that the connection names; `application` becomes
+/// application_name. Statements end after 30 s, waits for a lock after 5 s.
 ///
 /// # Errors
 /// Config for a wrong password, file, certificate or pg_hba; Transient for a server that does not
@@ -66,8 +71,8 @@ pub async fn connect(
     .await
 }
 
-/// As [`connect`], with the credentials at hand instead of in files (for steps that read them by
-/// API).
+/// As [`connect`], with credentials in memory instead of in files, for steps that read them from
+/// the Kubernetes API.
 ///
 /// # Errors
 /// As [`connect`]; Config when a client certificate and its key do not belong together.
@@ -82,16 +87,16 @@ pub async fn connect_with(
         credentials,
         database,
         application,
-        Some(&limits()),
+        Some(&session_options()),
     )
     .await
 }
 
-/// What every session of ours at a server begins with.
-fn limits() -> String {
+/// The options with which every session begins.
+fn session_options() -> String {
     format!(
-        "-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS} -c \
-         search_path=pg_catalog"
+        "-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS} \
+         -c search_path=pg_catalog"
     )
 }
 
@@ -131,8 +136,8 @@ pub(crate) async fn open(
         endpoint(connection),
         connection.user
     );
-    // connect_timeout of the library covers TCP only; a server that accepts and says nothing is
-    // covered here.
+    // The library's connect_timeout covers TCP only; this one also covers a server that accepts the
+    // connection and sends nothing.
     let (client, task) = tokio::time::timeout(CONNECT_TIMEOUT * 2, config.connect(tls))
         .await
         .map_err(|_| Error::transient("no answer within 10 s"))
@@ -146,7 +151,7 @@ pub(crate) async fn open(
     Ok(Session { client, task })
 }
 
-/// `host:port`, with the address when it is given.
+/// Formats a connection as `host:port`, with the address when there is one.
 pub fn endpoint(connection: &Connection) -> String {
     match connection.hostaddr {
         Some(address) => format!("{}:{} ({address})", connection.host, connection.port),
@@ -154,7 +159,7 @@ pub fn endpoint(connection: &Connection) -> String {
     }
 }
 
-/// Reads a mounted Secret, without the line end that editors leave.
+/// Reads a mounted Secret, without a line end at its end.
 ///
 /// # Errors
 /// Config when it is missing or empty; the content is never part of the message.
@@ -167,26 +172,24 @@ pub fn read_secret(file: &std::path::Path) -> Result<SecretString> {
     Ok(text.into())
 }
 
-/// A position as the client library reads it.
+/// Converts a position of the client library.
 pub fn lsn(position: PgLsn) -> Lsn {
     Lsn(position.into())
 }
 
-/// Reads a server's identity. On a standby the timeline is that of the WAL received, on a primary
-/// that of the WAL written.
-///
-/// # Errors
-/// The database's.
+/// Reads the identity of a server. On a standby the timeline is that of the WAL received, or,
+/// without a WAL receiver, of the latest checkpoint; on a primary it is that of the WAL written.
 pub async fn identity(session: &Session) -> Result<Identity> {
     let row = session
         .query_one(
             "select system_identifier,
-                    case when pg_is_in_recovery()
-                         then coalesce((select received_tli from pg_stat_wal_receiver where pid is \
-             not null),
-                                       (select timeline_id from pg_control_checkpoint()))
-                         else ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, \
-             8))::bit(32)::int
+                    case when pg_is_in_recovery() then coalesce(
+                           (select received_tli from pg_stat_wal_receiver where pid is not null),
+                           (select timeline_id from pg_control_checkpoint()))
+                    else (
+                      -- The timeline is the first eight digits of a WAL file's name.
+                      'x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)
+                    )::bit(32)::int
                     end,
                     current_setting('server_version_num')::int
                from pg_control_system()",
@@ -201,10 +204,7 @@ pub async fn identity(session: &Session) -> Result<Identity> {
     })
 }
 
-/// True while the server is a standby.
-///
-/// # Errors
-/// The database's.
+/// Returns true while the server is a standby.
 pub async fn in_recovery(session: &Session) -> Result<bool> {
     Ok(session
         .query_one("select pg_is_in_recovery()", &[])

@@ -1,8 +1,8 @@
-//! Sizes and times as a person reads them.
+//! Sizes and times as text for logs and reports.
 
 use std::time::Duration;
 
-/// `40.2 GB`, `800.0 MB`, `12 kB`, `96 bytes`; powers of ten, as disks are sold.
+/// Formats a number of bytes: `40.2 GB`, `800.0 MB`, `12 kB`, `96 bytes`. Units are powers of ten.
 pub fn size(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} bytes"),
@@ -12,7 +12,8 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// `45 s`, `3 min 20 s`, `2 h 5 min`.
+/// Formats a time, rounded down to seconds or, from an hour on, to minutes: `45 s`, `3 min 20 s`,
+/// `2 h 5 min`.
 pub fn duration(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..60 => format!("{seconds} s"),

@@ -427,7 +427,7 @@ async fn damaged_page(environment: &Environment) {
     let words = [
         "the server has found a damaged page: checksum verification failed in file",
         "block 3",
-        "copy from another member",
+        "back up another member",
     ];
     refused(environment, environment.step(), 4, &words).await;
     // The other member's page is whole.

@@ -1,6 +1,6 @@
 //! Who asks the cutover to end: the pod's SIGTERM, an annotation, or a key of the record.
 
-use job::{context::Run, error::Result, kubernetes};
+use job::{context::JobContext, error::Result, kubernetes};
 use k8s_openapi::{api::batch::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Resource, ResourceExt as _};
 use serde::Deserialize;
@@ -23,8 +23,8 @@ pub const ANNOTATION: &str = "replica-migration/abort";
 ///
 /// # Errors
 /// The API's.
-pub async fn asked(run: &Run, record: &Record) -> Result<Option<AbortRequest>> {
-    if run.stop.asked() {
+pub async fn asked(run: &JobContext, record: &Record) -> Result<Option<AbortRequest>> {
+    if run.stop.is_requested() {
         return Ok(Some(AbortRequest::Sigterm));
     }
     if record.abort.is_some() {

@@ -123,7 +123,7 @@ impl LiveWorld {
             .iter()
             .find(|suspension| suspension.key() == key)
         else {
-            return Err(Error::contradiction(format!("{key} is not recorded")));
+            return Err(Error::manual_intervention(format!("{key} is not recorded")));
         };
         let standing = self.last()?.standing(suspension);
         let Some(version) = standing.and_then(|standing| standing.version.as_deref()) else {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use job::{
-    context::Run,
+    context::JobContext,
     error::{Context as _, Result},
     kubernetes,
 };
@@ -63,7 +63,7 @@ pub struct Uses {
 }
 
 /// Reads the snapshot.
-pub async fn observe(settings: &Settings, run: &Run) -> Result<Snapshot> {
+pub async fn observe(settings: &Settings, run: &JobContext) -> Result<Snapshot> {
     let source = settings.source_cluster.as_str();
     let names = SourceNames::new(source, &run.namespace);
     let resource =
@@ -87,7 +87,7 @@ pub async fn observe(settings: &Settings, run: &Run) -> Result<Snapshot> {
 
 /// Reads the objects of the source, and collects the references of other objects of these kinds.
 async fn read_inventory(
-    run: &Run,
+    run: &JobContext,
     source: &str,
     names: &SourceNames,
     uses: &mut Uses,
@@ -142,7 +142,7 @@ async fn read_inventory(
 
 /// Visits every object of a kind in the namespace. Objects are read as JSON, because the complete
 /// types would add megabytes to the program.
-async fn for_each<K>(run: &Run, mut visit: impl FnMut(DynamicObject)) -> Result<()>
+async fn for_each<K>(run: &JobContext, mut visit: impl FnMut(DynamicObject)) -> Result<()>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
@@ -150,7 +150,7 @@ where
 }
 
 async fn for_each_of(
-    run: &Run,
+    run: &JobContext,
     kind: &ApiResource,
     visit: &mut dyn FnMut(DynamicObject),
 ) -> Result<()> {
@@ -257,7 +257,7 @@ impl Uses {
     async fn add_target(
         &mut self,
         settings: &Settings,
-        run: &Run,
+        run: &JobContext,
         names: &SourceNames,
     ) -> Result<()> {
         let kind = |kind: &str| {
@@ -312,7 +312,7 @@ async fn operator(client: &Client, config: Option<&OperatorConfig>) -> OperatorS
     }
 }
 
-async fn validated(run: &Run, target: &str) -> Result<Option<Validated>> {
+async fn validated(run: &JobContext, target: &str) -> Result<Option<Validated>> {
     let maps: Api<ConfigMap> = Api::namespaced(run.client.clone(), &run.namespace);
     let data: Option<BTreeMap<String, String>> =
         kubernetes::get(&maps, &format!("validate-cnpg-{target}"))

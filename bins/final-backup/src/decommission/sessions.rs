@@ -1,7 +1,7 @@
 //! Lists the client sessions that the source still has.
 
 use job::{
-    config::{self, Connection, Text},
+    config::{self, Connection, NonEmptyString},
     error::{Error, Result},
 };
 use platform::postgres::{application_name, connect};
@@ -31,7 +31,7 @@ pub async fn list(members: Vec<Member>) -> Result<Vec<Sessions>> {
             continue;
         };
         let mut connection = config::prefixed::<Connection>("SOURCE_")?;
-        connection.user = "standby".parse::<Text>().map_err(Error::config)?;
+        connection.user = "standby".parse::<NonEmptyString>().map_err(Error::config)?;
         (connection.hostaddr, connection.port) = (Some(address.ip()), address.port());
         for description in sessions_at(&connection).await? {
             all.push(Sessions {

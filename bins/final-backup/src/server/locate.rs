@@ -1,8 +1,8 @@
 //! Finds the server to copy, logs in to it, and checks that its position is the expected one.
 
 use job::{
-    config::{self, Connection, Text},
-    context::Run,
+    config::{self, Connection, NonEmptyString},
+    context::JobContext,
     error::{Context as _, Error, Result},
 };
 use platform::postgres::{Credentials, endpoint};
@@ -24,7 +24,7 @@ const ROLE: &str = "standby";
 /// Refused or Unsafe if it must not be copied; Config if the login fails.
 pub async fn locate(
     settings: &Settings,
-    run: &Run,
+    run: &JobContext,
     cutover: &CutoverState,
 ) -> Result<(Server, ServerState)> {
     let server = match settings.from {
@@ -80,7 +80,11 @@ fn verified_position(from: Side, server: &Server, state: &ServerState) -> String
     }
 }
 
-async fn source_server(settings: &Settings, run: &Run, cutover: &CutoverState) -> Result<Server> {
+async fn source_server(
+    settings: &Settings,
+    run: &JobContext,
+    cutover: &CutoverState,
+) -> Result<Server> {
     let members = members::list(&run.client, &run.namespace, &settings.source_cluster).await?;
     for member in &members {
         run.report.info(member.describe());
@@ -111,7 +115,7 @@ fn target_server(cutover: &CutoverState) -> Result<Server> {
 }
 
 fn log_in(name: String, mut connection: Connection) -> Result<Server> {
-    connection.user = ROLE.parse::<Text>().map_err(Error::config)?;
+    connection.user = ROLE.parse::<NonEmptyString>().map_err(Error::config)?;
     Ok(Server {
         name,
         credentials: Credentials::of(&connection)?,

@@ -64,7 +64,7 @@ fn requested_member<'a>(requested: &str, members: &'a [Member]) -> Result<&'a Me
 pub fn ensure_fenced(cutover: &CutoverState, members: &[Member]) -> Result<()> {
     match members.iter().find(|member| member.runs_as_primary()) {
         Some(primary) if matches!(cutover, CutoverState::Completed(_)) => {
-            Err(Error::contradiction(format!(
+            Err(Error::manual_intervention(format!(
                 "{} runs as a primary although the cutover has completed",
                 primary.name
             ))

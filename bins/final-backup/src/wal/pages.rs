@@ -73,7 +73,7 @@ impl PageChecker {
             return Ok(());
         }
         let (address, expected) = (Lsn(address), Lsn(expected));
-        Err(Error::contradiction(format!(
+        Err(Error::manual_intervention(format!(
             "the wal is damaged: the page at {expected} has the address {address} in its header"
         ))
         .hint("copy another member; this one cannot be recovered past that page"))

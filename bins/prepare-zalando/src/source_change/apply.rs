@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use job::pods::Pod;
 use job::{
-    context::Run,
+    context::JobContext,
     error::{Context as _, Error, ErrorKind, Result},
     kubernetes,
-    wait::{Seen, until},
+    wait::{ProbeResult, until},
 };
 use kube::{Api, api::ListParams};
 use platform::{
@@ -37,7 +37,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// # Errors
 /// Transient when the source does not have them in time.
 pub async fn apply(
-    run: &Run,
+    run: &JobContext,
     settings: &Settings,
     access: &SourceAccess,
     required: &Required,
@@ -67,7 +67,7 @@ pub async fn apply(
     };
     until(Instant::now() + limit, INTERVAL, async || {
         let missing = match missing(run, settings, access, required).await {
-            Ok(None) => return Ok(Seen::Ready(())),
+            Ok(None) => return Ok(ProbeResult::Ready(())),
             Ok(Some(missing)) => missing,
             // While pods are recreated, the leader is unreachable at times.
             Err(error) if error.kind() == ErrorKind::Transient => error.to_string(),
@@ -75,7 +75,7 @@ pub async fn apply(
         };
         run.report
             .waiting(format!("waiting for the operator: {missing}"));
-        Ok(Seen::NotYet(missing))
+        Ok(ProbeResult::NotYet(missing))
     })
     .await
     .map_err(|error| {
@@ -106,7 +106,7 @@ fn describe(required: &Required) -> String {
 }
 
 async fn missing(
-    run: &Run,
+    run: &JobContext,
     settings: &Settings,
     access: &SourceAccess,
     required: &Required,
@@ -132,7 +132,11 @@ async fn missing(
 
 /// Describes which members do not run with the change yet. The operator passes pg_hba to the pods
 /// in an environment variable, so a pod's specification shows whether it has the change.
-async fn missing_members(run: &Run, settings: &Settings, role: &str) -> Result<Option<String>> {
+async fn missing_members(
+    run: &JobContext,
+    settings: &Settings,
+    role: &str,
+) -> Result<Option<String>> {
     let wanted = observation::resource(run, settings)
         .await?
         .spec

@@ -2,7 +2,7 @@
 
 use job::{
     error::{Context as _, Error, ErrorKind, Result, is_conflict, is_not_found},
-    kubernetes::by_us,
+    kubernetes::patch_params,
 };
 use kube::{
     Api, Client,
@@ -101,7 +101,7 @@ impl Where<'_> {
         let patch = Patch::Merge(suspension.patch(value, version));
         match self
             .api(&suspension.object)
-            .patch(&suspension.object.name, &by_us(), &patch)
+            .patch(&suspension.object.name, &patch_params(), &patch)
             .await
         {
             Ok(_) => Ok(()),

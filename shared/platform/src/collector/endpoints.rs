@@ -1,7 +1,7 @@
 //! Where both servers are, and how this program logs in there.
 
 use job::{
-    config::{Connection, Text, prefixed},
+    config::{Connection, NonEmptyString, prefixed},
     error::Result,
 };
 
@@ -38,7 +38,7 @@ pub struct Endpoints {
     /// The Service of the target's primary, or designated primary.
     pub target: Connection,
     /// The application's database.
-    pub database: Text,
+    pub database: NonEmptyString,
     /// How this program logs in.
     pub login: Login,
 }
@@ -48,7 +48,7 @@ impl Endpoints {
     ///
     /// # Errors
     /// Config for a missing or unusable variable.
-    pub fn from_environment(database: &Text, login: Login) -> Result<Self> {
+    pub fn from_environment(database: &NonEmptyString, login: Login) -> Result<Self> {
         Ok(Self {
             source: prefixed("SOURCE_")?,
             target: prefixed("TARGET_")?,

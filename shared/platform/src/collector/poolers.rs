@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use job::{
-    config::{Connection, Text},
+    config::{Connection, NonEmptyString},
     error::Result,
 };
 use protocol::snapshot::{PoolerPodState, PoolerState};
@@ -40,7 +40,7 @@ impl Poolers {
         &mut self,
         pods: &[PoolerPod],
     ) -> Vec<(String, Result<PoolerState>)> {
-        let none: Text = "pgbouncer".parse().expect("a name that is not empty");
+        let none: NonEmptyString = "pgbouncer".parse().expect("a name that is not empty");
         self.lines
             .retain(|name, _| pods.iter().any(|pod| pod.name == *name));
         for pod in pods {

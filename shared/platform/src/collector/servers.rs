@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use job::{
-    config::{Connection, Name, SslMode, Text},
+    config::{Connection, NonEmptyString, ObjectName, SslMode},
     error::{Error, Result},
 };
 use kube::Client;
@@ -96,7 +96,7 @@ async fn answers(session: &postgres::Session, side: Side, asked: bool) -> Result
 pub async fn behind_service(
     service: &Connection,
     target: &Connection,
-    database: &Text,
+    database: &NonEmptyString,
     login: Login,
 ) -> Result<ServiceAnswer> {
     let mut at = target.clone();
@@ -120,7 +120,7 @@ pub async fn patroni(
     patroni: &Patroni,
     client: &Client,
     namespace: &str,
-    cluster: &Name,
+    cluster: &ObjectName,
 ) -> Result<(PatroniState, Vec<Member>)> {
     let members = patroni::members(client, namespace, cluster).await?;
     let Some(first) = members.first() else {

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use job::{
-    config::{Connection, Text},
+    config::{Connection, NonEmptyString},
     error::{Error, Result},
 };
 use protocol::failure::Failure;
@@ -24,7 +24,7 @@ pub trait Connect: Sized + Send + 'static {
     /// Opens it.
     fn dial(
         at: Connection,
-        database: Text,
+        database: NonEmptyString,
         login: Login,
     ) -> impl Future<Output = Result<Self>> + Send;
     /// It has ended.
@@ -32,7 +32,7 @@ pub trait Connect: Sized + Send + 'static {
 }
 
 impl Connect for Source {
-    async fn dial(at: Connection, database: Text, login: Login) -> Result<Self> {
+    async fn dial(at: Connection, database: NonEmptyString, login: Login) -> Result<Self> {
         login.connect(&at, &database).await.map(Self)
     }
 
@@ -42,7 +42,7 @@ impl Connect for Source {
 }
 
 impl Connect for Target {
-    async fn dial(at: Connection, database: Text, login: Login) -> Result<Self> {
+    async fn dial(at: Connection, database: NonEmptyString, login: Login) -> Result<Self> {
         login.connect(&at, &database).await.map(Self)
     }
 
@@ -52,7 +52,7 @@ impl Connect for Target {
 }
 
 impl Connect for Console {
-    async fn dial(at: Connection, _: Text, login: Login) -> Result<Self> {
+    async fn dial(at: Connection, _: NonEmptyString, login: Login) -> Result<Self> {
         let password = postgres::read_secret(&at.password_file)?;
         Self::open(&at, password, login.application).await
     }
@@ -65,7 +65,7 @@ impl Connect for Console {
 /// The way to one server.
 pub struct Line<T> {
     at: Connection,
-    database: Text,
+    database: NonEmptyString,
     login: Login,
     session: Option<T>,
     opening: Option<JoinHandle<Result<T>>>,
@@ -75,7 +75,7 @@ pub struct Line<T> {
 
 impl<T: Connect> Line<T> {
     /// Nothing is opened yet.
-    pub fn new(at: Connection, database: &Text, login: Login) -> Self {
+    pub fn new(at: Connection, database: &NonEmptyString, login: Login) -> Self {
         Self {
             at,
             database: database.clone(),

@@ -1,4 +1,4 @@
-//! CloudNativePG's Cluster: only the fields that we read or write
+//! CloudNativePG's Cluster, with the fields that the programs read or write
 //! (docs/operators/cloudnative-pg.md#cluster-fields).
 
 use std::collections::BTreeMap;
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use job::error::Result;
 use protocol::snapshot::kubernetes::{ClusterState, SuperuserAccess};
 
-/// The part of `spec` that the steps look at; the manifest itself is rendered by prepare-zalando as
-/// text for people.
+/// The part of `spec` that the programs read. prepare-zalando renders the manifest from a text
+/// template.
 #[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize)]
 #[kube(
     group = "postgresql.cnpg.io",
@@ -23,25 +23,26 @@ use protocol::snapshot::kubernetes::{ClusterState, SuperuserAccess};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterSpec {
-    /// Number of instances wanted.
+    /// Requested number of instances.
     #[serde(default)]
     pub instances: u32,
-    /// Replica mode: `enabled: false` is the promotion.
+    /// Replica mode; setting `enabled: false` promotes the Cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica: Option<ReplicaMode>,
-    /// Where the data came from.
+    /// Origin of the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap: Option<Bootstrap>,
-    /// How to reach the source.
+    /// Connections to other servers, the source among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub external_clusters: Vec<ExternalCluster>,
-    /// PostgreSQL's own settings.
+    /// Settings of PostgreSQL.
     #[serde(default)]
     pub postgresql: PostgresConfiguration,
-    /// False: the superuser's password is removed at the promotion.
+    /// When it is false, the promotion removes the superuser's password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enable_superuser_access: Option<bool>,
-    /// Secret with the superuser's password; without it CNPG makes up another one at the promotion.
+    /// Secret with the superuser's password; without it CNPG generates another password at the
+    /// promotion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superuser_secret: Option<SecretName>,
 }
@@ -56,7 +57,7 @@ pub struct SecretName {
 /// `spec.bootstrap`, whose keys are not in camelCase.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Bootstrap {
-    /// A physical copy.
+    /// Bootstrap by a physical copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pg_basebackup: Option<PgBaseBackup>,
 }
@@ -73,10 +74,10 @@ pub struct PgBaseBackup {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaMode {
-    /// Name of the external cluster that is followed.
+    /// Name of the external cluster that the Cluster follows.
     #[serde(default)]
     pub source: String,
-    /// True while following.
+    /// True while the Cluster follows the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
 }
@@ -87,7 +88,7 @@ pub struct ReplicaMode {
 pub struct ExternalCluster {
     /// Its name.
     pub name: String,
-    /// libpq parameters: host, port, user, sslmode, …
+    /// Connection parameters of libpq: host, port, user, sslmode, …
     #[serde(default)]
     pub connection_parameters: BTreeMap<String, String>,
 }
@@ -96,38 +97,38 @@ pub struct ExternalCluster {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PostgresConfiguration {
-    /// GUCs, all texts.
+    /// Names and values of settings, all as text.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
 }
 
-/// The part of `status` that the steps look at. CNPG's phase says nothing about replication
+/// The part of `status` that the programs read. CNPG's phase says nothing about replication
 /// (docs/operators/cloudnative-pg.md#phase).
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterStatus {
-    /// For people.
+    /// CNPG's description of its state, for logs.
     #[serde(default)]
     pub phase: String,
-    /// For people.
+    /// The reason for the phase, for logs.
     #[serde(default)]
     pub phase_reason: String,
     /// Pod of the primary, or of the designated primary.
     #[serde(default)]
     pub current_primary: String,
-    /// Instances that are ready.
+    /// Number of instances that are ready.
     #[serde(default)]
     pub ready_instances: u32,
-    /// system_identifier of the data.
+    /// System identifier of the data, as text.
     #[serde(default, rename = "systemID")]
     pub system_id: String,
-    /// Empty until a promotion.
+    /// Timeline; None until a promotion.
     #[serde(default, rename = "timelineID")]
     pub timeline_id: Option<u32>,
 }
 
 impl Cluster {
-    /// True while the Cluster follows a source.
+    /// Returns true while the Cluster follows a source.
     pub fn follows(&self) -> bool {
         self.spec
             .replica
@@ -145,7 +146,7 @@ impl Cluster {
         copied.unwrap_or_default().owner
     }
 
-    /// What the checks before a cutover judge.
+    /// The state that the checks before a cutover read.
     pub fn state(&self) -> ClusterState {
         let annotation = |name: &str| self.annotations().get(name);
         let status = self.status.clone().unwrap_or_default();
@@ -164,7 +165,7 @@ impl Cluster {
         }
     }
 
-    /// What becomes of the superuser's login at the promotion.
+    /// The settings that decide whether the superuser can log in after the promotion.
     fn superuser(&self) -> SuperuserAccess {
         SuperuserAccess {
             enabled: self.spec.enable_superuser_access == Some(true),
@@ -177,26 +178,20 @@ impl Cluster {
     }
 }
 
-/// Clusters of a namespace.
+/// The API of a namespace's Clusters.
 pub fn clusters(client: &Client, namespace: &str) -> Api<Cluster> {
     Api::namespaced(client.clone(), namespace)
 }
 
-/// Asks CNPG to promote the designated primary. CNPG does not check that the source's last WAL has
-/// arrived: the caller has proved it.
-///
-/// # Errors
-/// The API's.
+/// Requests the promotion of the designated primary. CNPG does not check that the source's last WAL
+/// has arrived; the caller must have verified it.
 pub async fn promote(clusters: &Api<Cluster>, name: &str) -> Result<()> {
     job::kubernetes::merge(clusters, name, promotion())
         .await
         .map(drop)
 }
 
-/// Asks whether [`promote`] would be let through.
-///
-/// # Errors
-/// The API's.
+/// Asks the API server whether it would accept [`promote`]; nothing changes.
 pub async fn try_promote(clusters: &Api<Cluster>, name: &str) -> Result<()> {
     job::kubernetes::try_merge(clusters, name, promotion()).await
 }

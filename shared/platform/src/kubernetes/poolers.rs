@@ -7,31 +7,31 @@ use kube::{Api, Client, ResourceExt as _, api::ListParams};
 
 use job::pods::Pod;
 use job::{
-    config::{Connection, Name, SslMode, Text},
+    config::{Connection, NonEmptyString, ObjectName, SslMode},
     error::{Context as _, Result},
 };
 
-/// PgBouncer's port when its container names none.
+/// PgBouncer's port when its container declares none.
 const PORT: u16 = 5432;
 
 /// A pod of a pooler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolerPod {
-    /// Its name.
+    /// Name of the pod.
     pub name: String,
-    /// Where its PgBouncer listens; None until it has an address.
+    /// Address of its PgBouncer; None until the pod has an address.
     pub address: Option<SocketAddr>,
 }
 
-/// How to log in at the consoles of a cluster's poolers; the address is each pod's own.
-pub fn login(cluster: &Name, user: &Text, password_file: &Path) -> Connection {
+/// The connection to the consoles of a cluster's poolers; the caller sets the address of each pod.
+pub fn login(cluster: &ObjectName, user: &NonEmptyString, password_file: &Path) -> Connection {
     Connection {
-        host: Text::from(cluster),
+        host: NonEmptyString::from(cluster),
         hostaddr: None,
         port: PORT,
         user: user.clone(),
         password_file: password_file.to_owned(),
-        // Its certificate is made by the pod itself, or names a Service.
+        // The pod has signed its certificate itself, or the certificate names a Service.
         sslmode: SslMode::Require,
         sslrootcert: None,
         sslcert: None,
@@ -39,13 +39,10 @@ pub fn login(cluster: &Name, user: &Text, password_file: &Path) -> Connection {
     }
 }
 
-/// The pods of the poolers of a cluster that run and are not about to end.
-///
-/// # Errors
-/// The API's.
+/// The pods of a cluster's poolers that run and are not being deleted.
 pub async fn pods(client: &Client, namespace: &str, cluster: &str) -> Result<Vec<PoolerPod>> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    // The members' pods carry cluster-name, too, and these carry spilo-role as well.
+    // `application` tells them apart from the members' pods, which have cluster-name, too.
     let labels = format!("application=db-connection-pooler,cluster-name={cluster}");
     let list = api.list(&ListParams::default().labels(&labels)).await;
     let list = list.context("listing the poolers of the source")?;
@@ -79,7 +76,9 @@ mod tests {
     fn pod(status: serde_json::Value) -> Pod {
         serde_json::from_value(serde_json::json!({
             "metadata": {"name": "pg-pooler-5d9"},
-            "spec": {"containers": [{"name": "connection-pooler", "ports": [{"containerPort": 5432}]}]},
+            "spec": {"containers": [
+                {"name": "connection-pooler", "ports": [{"containerPort": 5432}]},
+            ]},
             "status": status,
         }))
         .unwrap()

@@ -1,4 +1,5 @@
-//! Where the source's Services lead, and how they are turned to the target and back.
+//! The source's Services: which pods they select, and how they are repointed to the target and
+//! back.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ use serde_json::json;
 
 use job::error::{Context as _, Error, Result};
 
-/// A Service, as far as it is read here; the whole types make the programs larger.
+/// A Service, with the fields that are read.
 #[derive(Clone, Debug, Default, Deserialize, Resource)]
 #[resource(inherit = "v1::Service")]
 #[serde(default)]
@@ -39,20 +40,21 @@ struct Port {
     target_port: Option<IntOrString>,
 }
 
-/// An EndpointSlice, of which only the name matters here.
+/// An EndpointSlice, of which only the name is read.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = "discovery::v1::EndpointSlice")]
 struct EndpointSlice {
     metadata: ObjectMeta,
 }
 
-/// The slices that Kubernetes makes for a Service with a selector.
+/// Selects the slices that Kubernetes creates for a Service with a selector.
 const BY_SELECTOR: &str = "endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io";
 
-/// The Services that the Zalando operator makes for a cluster, and what shall stand behind them:
-/// the new primary, and any instance that answers. Replicas come later, and until then reads go to
-/// the primary, too (docs/operators/cloudnative-pg.md#services).
-pub fn turned(source: &str, target: &str) -> BTreeMap<String, Selector> {
+/// The Services that the Zalando operator creates for a cluster, with the selectors that repoint
+/// them to the target: the primary, and any instance that is ready. The target's replicas are
+/// created after the cutover; until then the primary answers reads, too
+/// (docs/operators/cloudnative-pg.md#services).
+pub fn repointed(source: &str, target: &str) -> BTreeMap<String, Selector> {
     let selector = |key: &str, value: &str| {
         let cluster = ("cnpg.io/cluster".to_owned(), target.to_owned());
         Selector::from([cluster, (key.to_owned(), value.to_owned())])
@@ -69,10 +71,8 @@ pub fn turned(source: &str, target: &str) -> BTreeMap<String, Selector> {
     ])
 }
 
-/// Reads these Services; one that does not exist is not in the answer.
-///
-/// # Errors
-/// The API's.
+/// Reads the Services of these names; one that does not exist is missing in the result. With
+/// `with_leftovers`, the EndpointSlices that a removed selector has left are read, too.
 pub async fn read(
     client: &Client,
     namespace: &str,
@@ -86,11 +86,11 @@ pub async fn read(
             let Some(service) = job::kubernetes::get(api, name).await? else {
                 return Ok(None);
             };
-            let mut seen = seen(&service);
-            if with_leftovers && seen.selector.is_none() {
-                seen.leftovers = slices(client, namespace, name).await?;
+            let mut state = state(&service);
+            if with_leftovers && state.selector.is_none() {
+                state.leftovers = slices(client, namespace, name).await?;
             }
-            Ok::<_, Error>(Some((name.clone(), seen)))
+            Ok::<_, Error>(Some((name.clone(), state)))
         }
     });
     Ok(futures::future::try_join_all(each)
@@ -100,11 +100,11 @@ pub async fn read(
         .collect())
 }
 
-fn seen(service: &Service) -> ServiceState {
+fn state(service: &Service) -> ServiceState {
     let target = |port: &Port| match &port.target_port {
         None => Some(port.port),
         Some(IntOrString::Int(number)) => Some(*number),
-        // CloudNativePG's name for its port, and Zalando's.
+        // Both operators give their port this name.
         Some(IntOrString::String(name)) if name == "postgresql" => Some(5432),
         Some(IntOrString::String(_)) => None,
     };
@@ -118,10 +118,7 @@ fn seen(service: &Service) -> ServiceState {
     }
 }
 
-/// Gives a Service this selector, and no other label of the one before.
-///
-/// # Errors
-/// The API's.
+/// Replaces the selector of a Service; None removes it.
 pub async fn select(
     client: &Client,
     namespace: &str,
@@ -134,26 +131,23 @@ pub async fn select(
         .await
         .context(format!("reading Service {name}"))?;
     let before = before.spec.selector;
-    // In a merge patch null removes: the whole selector, or each label that the new one has not.
+    // In a merge patch null removes the whole selector, or each label that is not in the new one.
     let labels = selector.map(|wanted| {
-        let gone = before
+        let removed = before
             .keys()
             .filter(|key| !wanted.contains_key(*key))
             .map(|key| (key.clone(), None));
-        let there = wanted
+        let kept = wanted
             .iter()
             .map(|(key, value)| (key.clone(), Some(value.clone())));
-        gone.chain(there).collect::<BTreeMap<_, Option<String>>>()
+        removed.chain(kept).collect::<BTreeMap<_, Option<String>>>()
     });
     job::kubernetes::merge(&api, name, json!({"spec": {"selector": labels}}))
         .await
         .map(drop)
 }
 
-/// Asks whether [`select`] would be let through.
-///
-/// # Errors
-/// The API's.
+/// Asks the API server whether it would accept [`select`]; nothing changes.
 pub async fn try_select(
     client: &Client,
     namespace: &str,
@@ -164,15 +158,13 @@ pub async fn try_select(
     job::kubernetes::try_merge(&api, name, json!({"spec": {"selector": selector}})).await
 }
 
-/// Removes what a selector has left behind (docs/operators/zalando.md#endpointslices).
-///
-/// # Errors
-/// The API's.
+/// Removes the EndpointSlices that a removed selector has left
+/// (docs/operators/zalando.md#endpointslices).
 pub async fn remove_slices(client: &Client, namespace: &str, service: &str) -> Result<()> {
     let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
-    // By label: their names are made up by Kubernetes, so no Role can name them.
+    // Selected by label: Kubernetes generates their names, so no Role can name them.
     let removed = api
-        .delete_collection(&DeleteParams::default(), &of_service(service))
+        .delete_collection(&DeleteParams::default(), &slices_of(service))
         .await;
     removed
         .context(format!("removing the EndpointSlices of {service}"))
@@ -181,12 +173,12 @@ pub async fn remove_slices(client: &Client, namespace: &str, service: &str) -> R
 
 async fn slices(client: &Client, namespace: &str, service: &str) -> Result<Vec<String>> {
     let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
-    let list = api.list(&of_service(service)).await;
+    let list = api.list(&slices_of(service)).await;
     let list = list.context(format!("listing the EndpointSlices of {service}"))?;
     Ok(list.iter().map(ResourceExt::name_any).collect())
 }
 
-fn of_service(service: &str) -> ListParams {
+fn slices_of(service: &str) -> ListParams {
     ListParams::default().labels(&format!(
         "kubernetes.io/service-name={service},{BY_SELECTOR}"
     ))

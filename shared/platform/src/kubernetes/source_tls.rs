@@ -1,5 +1,5 @@
-//! What the source shows and trusts over TLS: the Secrets that the CR really names, and what
-//! follows from them.
+//! TLS of the source: its certificate and its CA, from the Secrets that the `postgresql` resource
+//! names, and the strongest sslmode that works with them.
 //!
 //! The operator mounts `spec.tls.secretName` at /tls and, only when `caFile` is set, `caSecretName`
 //! at /tlsca (postgres-operator pkg/cluster/k8sres.go, generateTlsMounts). Without `spec.tls` Spilo
@@ -22,11 +22,10 @@ use job::{
     error::{Context as _, Error, Result},
 };
 
-/// How the source presents itself. Every judgement on it is a pure function of what was read, and
-/// of when.
+/// The TLS configuration of the source. Its methods are pure functions of what was read, and when.
 #[derive(Clone, Debug)]
 pub enum SourceTls {
-    /// No `spec.tls`: each pod has a certificate of its own that nobody can check.
+    /// No `spec.tls`: each pod has a self-signed certificate, which no client can verify.
     SelfSigned,
     /// `spec.tls` names a certificate.
     Given(Box<Given>),
@@ -37,17 +36,17 @@ pub enum SourceTls {
 pub struct Given {
     /// The server's certificate and what came with it.
     pub server: Bundle,
-    /// Where it stands.
-    pub server_at: Place,
-    /// The certificates to trust, completed to their root where the root was at hand; None when
+    /// Secret and key of the certificate.
+    pub server_at: SecretKey,
+    /// The CA certificates, completed to their root if one of the Secrets contains it; None when
     /// there are none.
     pub ca: Option<Bundle>,
-    /// Where they stand.
-    pub ca_at: Place,
-    /// The source's ssl_ca_file, as given: it checks every client certificate that it is shown.
-    /// None without `caFile`: then it asks for none.
+    /// Secret and key of the CA certificates.
+    pub ca_at: SecretKey,
+    /// The source's ssl_ca_file, unchanged: the source verifies every client certificate with it.
+    /// None without `caFile`: the source then requests no client certificate.
     pub client_ca: Option<Bundle>,
-    /// A CA that can sign, when its private key lies in the CA Secret.
+    /// The CA with its private key, when the CA Secret contains it.
     pub signer: Option<Signer>,
     /// When this was read.
     pub read_at: Timestamp,
@@ -55,23 +54,23 @@ pub struct Given {
 
 /// A key of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct SecretKey {
     /// The Secret.
     pub secret: String,
     /// The key in it.
     pub key: String,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "key {} of secret {}", self.key, self.secret)
     }
 }
 
-/// A CA with its private key. Its Debug does not tell the key.
+/// A CA with its private key. Its Debug text does not contain the key.
 #[derive(Clone)]
 pub struct Signer {
-    /// Its certificate, and the intermediate CAs between it and the root.
+    /// Its certificate, followed by the intermediate CAs between it and the root.
     pub chain: Bundle,
     /// Its private key.
     pub key: PKey<Private>,
@@ -83,11 +82,10 @@ impl fmt::Debug for Signer {
     }
 }
 
-/// Reads the Secrets that the CR names.
+/// Reads the Secrets that the `postgresql` resource names.
 ///
 /// # Errors
-/// The API's; Refused when a Secret, or a key in it, is named but missing, or is not what its name
-/// says.
+/// Refused when a Secret or a key of it that is named does not exist, or contains no certificate.
 pub async fn read(client: &Client, namespace: &str, cr: &Postgresql) -> Result<SourceTls> {
     let Some(tls) = cr
         .spec
@@ -118,7 +116,7 @@ async fn named(secrets: &Api<Secret>, name: &str, field: &str, cr: &Postgresql) 
             "secret {name} does not exist, but spec.tls.{field} of postgresql {} names it",
             cr.name_any()
         ))
-        .hint("mend spec.tls of the postgresql resource, or create the secret that it names")
+        .hint("correct spec.tls of the postgresql resource, or create the secret that it names")
     })
 }
 
@@ -131,7 +129,7 @@ fn ca_file(cr: &Postgresql) -> Option<&str> {
         .filter(|file| !file.is_empty())
 }
 
-/// A file of spec.tls is a key of its Secret, or that key below the mount point.
+/// The key of a Secret that a file of spec.tls names, either as the key or as a path to it.
 fn key_of(file: &str) -> &str {
     file.rsplit('/').next().unwrap_or(file)
 }
@@ -147,22 +145,20 @@ fn from_secrets(
         .certificate_file
         .as_deref()
         .filter(|file| !file.is_empty());
-    let server_at = Place {
+    let server_at = SecretKey {
         secret: server.name_any(),
         key: key_of(certificate_file.unwrap_or("tls.crt")).into(),
     };
     let chain = bundle(server, &server_at)?;
     let ca_secret = ca.unwrap_or(server);
-    // Without caFile the source has no CA file, but the Secret of a certificate customarily holds
-    // its issuer's (cert-manager).
-    let ca_at = Place {
+    // Without caFile the source has no CA file, but the Secret of a certificate usually contains
+    // the certificate of its issuer (cert-manager writes it).
+    let ca_at = SecretKey {
         secret: ca_secret.name_any(),
         key: key_of(ca_file(cr).unwrap_or("ca.crt")).into(),
     };
-    let stated = match ca_file(cr).is_some() || value(ca_secret, &ca_at.key).is_some() {
-        true => Some(bundle(ca_secret, &ca_at)?),
-        false => None,
-    };
+    let has_ca = ca_file(cr).is_some() || value(ca_secret, &ca_at.key).is_some();
+    let stated = has_ca.then(|| bundle(ca_secret, &ca_at)).transpose()?;
     let at_hand = at_hand(&chain, stated.as_ref(), [server, ca_secret]);
     let ca = match &stated {
         Some(stated) => Some(completed(stated, &at_hand)),
@@ -184,15 +180,15 @@ fn value<'a>(secret: &'a Secret, key: &str) -> Option<&'a [u8]> {
     (!bytes.is_empty()).then_some(bytes.as_slice())
 }
 
-fn bundle(secret: &Secret, place: &Place) -> Result<Bundle> {
-    let pem = value(secret, &place.key).ok_or_else(|| {
-        Error::refused(format!("{place} does not exist"))
-            .hint("mend spec.tls of the postgresql resource, or the secret that it names")
+fn bundle(secret: &Secret, at: &SecretKey) -> Result<Bundle> {
+    let pem = value(secret, &at.key).ok_or_else(|| {
+        Error::refused(format!("{at} does not exist"))
+            .hint("correct spec.tls of the postgresql resource, or the secret that it names")
     })?;
-    Bundle::parse(pem).context(format!("reading {place}"))
+    Bundle::parse(pem).context(format!("reading {at}"))
 }
 
-/// All certificates of the Secrets: they may complete a chain, or belong to a key.
+/// All certificates of the Secrets, which may complete a chain or belong to a key.
 fn at_hand(chain: &Bundle, stated: Option<&Bundle>, secrets: [&Secret; 2]) -> Vec<X509> {
     let more = secrets
         .into_iter()
@@ -205,8 +201,7 @@ fn at_hand(chain: &Bundle, stated: Option<&Bundle>, secrets: [&Secret; 2]) -> Ve
     all.flat_map(Bundle::certificates).cloned().collect()
 }
 
-/// `ca` as given, and the issuers that lead from it to a root: libpq accepts a chain only with its
-/// root.
+/// `ca`, followed by the issuers up to its root: libpq accepts a chain only with its root.
 fn completed(ca: &Bundle, at_hand: &[X509]) -> Bundle {
     let issuers: Vec<X509> = ca
         .certificates()
@@ -216,7 +211,7 @@ fn completed(ca: &Bundle, at_hand: &[X509]) -> Bundle {
     ca.joined(&issuers)
 }
 
-/// The root at the end of the server's own file, or its self-signed certificate.
+/// The root in the server's file, or the server's self-signed certificate.
 fn own_root(chain: &Bundle) -> Option<Bundle> {
     let root = chain
         .certificates()
@@ -225,8 +220,8 @@ fn own_root(chain: &Bundle) -> Option<Bundle> {
     Some(Bundle::from(root.clone()))
 }
 
-/// A private key of the CA Secret (tls.key as cert-manager writes it, or ca.key), and the
-/// certificate that it belongs to.
+/// A private key of the CA Secret (ca.key, or tls.key as cert-manager writes it), with the
+/// certificate to which it belongs.
 fn signer(secret: &Secret, at_hand: &[X509]) -> Option<Signer> {
     let keys = ["ca.key", "tls.key"]
         .into_iter()
@@ -243,8 +238,8 @@ fn signer(secret: &Secret, at_hand: &[X509]) -> Option<Signer> {
 }
 
 impl SourceTls {
-    /// The strongest sslmode that works for `host`, and why. Only when it is not `require` may a CA
-    /// file be given: libpq checks the chain in `require`, too, as soon as there is one.
+    /// The strongest sslmode that works for `host`, and the reason. With `require` no CA file may
+    /// be configured: libpq verifies the chain with it, also in `require`.
     pub fn best_sslmode(&self, host: &str) -> (SslMode, String) {
         let Self::Given(given) = self else {
             return (
@@ -260,31 +255,23 @@ impl SourceTls {
                 format!("the server's certificate cannot be checked: {error}"),
             );
         }
-        let names = given.names().join(", ");
-        match given.covers(host) {
-            true => (
+        if given.covers(host) {
+            let authority = &given.ca_at;
+            return (
                 SslMode::VerifyFull,
-                format!(
-                    "the server's certificate chains to {} and covers {host}",
-                    given.ca_at
-                ),
-            ),
-            false if names.is_empty() => (
-                SslMode::VerifyCa,
-                format!("the server's certificate covers no name at all, and so not {host}"),
-            ),
-            false => (
-                SslMode::VerifyCa,
-                format!("the server's certificate does not cover {host}; it covers {names}"),
-            ),
+                format!("the server's certificate chains to {authority} and covers {host}"),
+            );
         }
+        let names = given.names().join(", ");
+        let reason = if names.is_empty() {
+            format!("the server's certificate covers no name, and so not {host}")
+        } else {
+            format!("the server's certificate does not cover {host}; it covers {names}")
+        };
+        (SslMode::VerifyCa, reason)
     }
 
-    /// The CA file for clients, as PEM; None when the server's certificate cannot be checked with
-    /// it.
-    ///
-    /// # Errors
-    /// OpenSSL's.
+    /// The CA file for clients, as PEM; None when the server's certificate does not chain to it.
     pub fn ca_pem(&self) -> Result<Option<String>> {
         match self {
             Self::Given(given) if given.verified().is_ok() => {
@@ -296,11 +283,11 @@ impl SourceTls {
 }
 
 impl Given {
-    /// Whether the server's certificate is valid now and chains to the CA, by libpq's rules; the
-    /// path from it to its root.
+    /// Verifies by libpq's rules that the server's certificate was valid when it was read and
+    /// chains to the CA. Returns the path from it to the root.
     ///
     /// # Errors
-    /// Refused, with the reason and what to do about it.
+    /// Refused, with the reason and a hint.
     pub fn verified(&self) -> Result<Bundle> {
         let Some(ca) = &self.ca else {
             return Err(Error::refused(format!(
@@ -308,8 +295,8 @@ impl Given {
                 self.ca_at, self.server_at
             ))
             .hint(
-                "name the CA in spec.tls of the postgresql resource (caFile, caSecretName), or \
-                set SOURCE_SSLMODE=require",
+                "name the CA in spec.tls of the postgresql resource (caFile, caSecretName), or set \
+                 SOURCE_SSLMODE=require",
             ));
         };
         pki::verify(&self.server, ca, Purpose::Server, self.read_at).map_err(|flaw| {
@@ -323,7 +310,7 @@ impl Given {
     fn next_step(&self, flaw: &Flaw) -> String {
         match flaw {
             Flaw::Expired { .. } | Flaw::NotYetValid { .. } => {
-                "renew the certificate in its secret; spilo takes it up within five minutes".into()
+                "renew the certificate in its secret; Spilo loads it within five minutes".into()
             }
             Flaw::NoRoot { .. } => format!("append the root's certificate to {}", self.ca_at),
             Flaw::Foreign { issuer, .. } => format!(
@@ -331,7 +318,7 @@ impl Given {
                  spec.tls",
                 self.ca_at
             ),
-            Flaw::Other { .. } => "have the source's certificate issued anew".into(),
+            Flaw::Other { .. } => "have the source's certificate issued again".into(),
         }
     }
 
@@ -340,7 +327,7 @@ impl Given {
         pki::names(self.server.leaf())
     }
 
-    /// Whether sslmode verify-full accepts the certificate for `host`.
+    /// Returns true when sslmode verify-full accepts the certificate for `host`.
     pub fn covers(&self, host: &str) -> bool {
         pki::covers(self.server.leaf(), host)
     }
@@ -359,7 +346,13 @@ mod tests {
     const HOST: &str = "mastodon-postgresql.mastodon.svc";
 
     fn cr(tls: serde_json::Value) -> Postgresql {
-        serde_json::from_value(json!({"apiVersion": "acid.zalan.do/v1", "kind": "postgresql", "metadata": {"name": "mastodon-postgresql"}, "spec": {"tls": tls}})).unwrap()
+        serde_json::from_value(json!({
+            "apiVersion": "acid.zalan.do/v1",
+            "kind": "postgresql",
+            "metadata": {"name": "mastodon-postgresql"},
+            "spec": {"tls": tls},
+        }))
+        .unwrap()
     }
 
     fn secret(name: &str, data: &[(&str, &str)]) -> Secret {
@@ -391,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_scenario_is_verify_full_and_can_sign_clients() {
+    fn a_ca_with_its_key_gives_verify_full_and_can_sign_clients() {
         let root = Authority::root("root", LONG);
         let between = root.below("between", LONG);
         let (leaf, _) = between.server(&[HOST], LONG);
@@ -417,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn an_intermediate_ca_is_completed_with_the_root_that_lies_beside_it() {
+    fn an_intermediate_ca_is_completed_with_the_root_of_the_other_secret() {
         let root = Authority::root("root", LONG);
         let between = root.below("between", LONG);
         let (leaf, _) = between.server(&[HOST], LONG);
@@ -443,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn another_host_gets_verify_ca_and_is_told_the_names() {
+    fn another_host_gets_verify_ca_and_the_names_are_listed() {
         let root = Authority::root("root", LONG);
         let (leaf, _) = root.server(&["elsewhere", "else.where"], LONG);
         let (mode, why) = judged(with_ca(&[("ca.crt", &root.pem)], &[("tls.crt", &leaf)]).unwrap());
@@ -470,8 +463,8 @@ mod tests {
         ] {
             let tls =
                 SourceTls::Given(with_ca(&[("ca.crt", &ca.pem)], &[("tls.crt", server)]).unwrap());
-            let (mode, said) = tls.best_sslmode(HOST);
-            assert!(mode == SslMode::Require && said.contains(why), "{said}");
+            let (mode, reason) = tls.best_sslmode(HOST);
+            assert!(mode == SslMode::Require && reason.contains(why), "{reason}");
             assert_eq!(tls.ca_pem().unwrap(), None);
         }
         assert_eq!(SourceTls::SelfSigned.best_sslmode(HOST).0, SslMode::Require);

@@ -1,5 +1,5 @@
-//! The application: its Deployments and StatefulSets by name or label, their wanted and ready
-//! replicas, and the ConfigMap that tells them where the database is.
+//! The application: its Deployments and StatefulSets by name or label, their requested and ready
+//! replicas, and the ConfigMap with the address of its database.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use protocol::snapshot::kubernetes::{Kind, Replicas};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
-use job::kubernetes::by_us;
+use job::kubernetes::patch_params;
 use job::{
     config::App,
     error::{Context as _, Error, ErrorKind, Result},
 };
 
-/// A Deployment without the pods that it describes: their whole type is half a megabyte of program.
+/// A Deployment without its pod template, whose whole type adds half a megabyte to a program.
 #[derive(Clone, Debug, Default, Deserialize, Resource)]
 #[resource(inherit = "v1::Deployment")]
 #[serde(default)]
@@ -32,7 +32,7 @@ struct Deployment {
     status: Status,
 }
 
-/// A StatefulSet in the same way.
+/// A StatefulSet without its pod template.
 #[derive(Clone, Debug, Default, Deserialize, Resource)]
 #[resource(inherit = "v1::StatefulSet")]
 #[serde(default)]
@@ -59,16 +59,16 @@ struct Status {
 /// One of the application's Deployments or StatefulSets.
 #[derive(Clone, Debug)]
 pub struct Workload {
-    /// How many pods.
+    /// Requested, existing and ready pods.
     pub replicas: Replicas,
-    /// Who says what about it.
+    /// Labels, annotations and owners.
     pub metadata: ObjectMeta,
 }
 
-/// The application's workloads by name, and what APPS names that is not there.
+/// Finds the application's workloads, by name; also returns the entries of APPS that match nothing.
 ///
 /// # Errors
-/// The API's; Config for two of one name.
+/// Config for a Deployment and a StatefulSet of the same name.
 pub async fn find(
     client: &Client,
     namespace: &str,
@@ -97,12 +97,11 @@ pub async fn find(
             .is_some_and(|other| other.replicas.kind != kind)
         {
             return Err(Error::config(format!(
-                "both a Deployment and a StatefulSet are called \
-                {name}"
+                "both a Deployment and a StatefulSet are called {name}"
             ))
             .hint(
-                "select them by a label of one of the two, or rename one: the record knows \
-                    them by name",
+                "select them by a label of one of the two, or rename one: the record knows them \
+                 by name",
             ));
         }
     }
@@ -112,7 +111,7 @@ pub async fn find(
     Ok((found, missing))
 }
 
-/// All label words of APPS together.
+/// The label selector of all labels in APPS; None without labels.
 pub fn selector(apps: &[App]) -> Option<String> {
     let words = apps.iter().filter_map(|app| match app {
         App::Label(label) => Some(label.as_str()),
@@ -129,12 +128,12 @@ async fn by_name(
 ) -> Result<(String, Option<Workload>)> {
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     if let Some(found) = job::kubernetes::get(&deployments, name).await? {
-        return Ok((name.to_owned(), Some(of_deployment(found))));
+        return Ok((name.to_owned(), Some(from_deployment(found))));
     }
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
     match job::kubernetes::get(&sets, name).await {
-        Ok(found) => Ok((name.to_owned(), found.map(of_set))),
-        // Most applications have none, and then the Role does not speak of them.
+        Ok(found) => Ok((name.to_owned(), found.map(from_stateful_set))),
+        // Most applications have no StatefulSets, and the Role does not allow to read them then.
         Err(error) if error.kind() == ErrorKind::Config => Ok((name.to_owned(), None)),
         Err(error) => Err(error),
     }
@@ -150,8 +149,8 @@ async fn by_labels(client: &Client, namespace: &str, apps: &[App]) -> Result<Vec
     )?;
     Ok(deployments
         .into_iter()
-        .map(of_deployment)
-        .chain(sets.into_iter().map(of_set))
+        .map(from_deployment)
+        .chain(sets.into_iter().map(from_stateful_set))
         .collect())
 }
 
@@ -169,11 +168,11 @@ where
         .items)
 }
 
-fn of_deployment(found: Deployment) -> Workload {
+fn from_deployment(found: Deployment) -> Workload {
     workload(Kind::Deployment, found.metadata, &found.spec, &found.status)
 }
 
-fn of_set(found: StatefulSet) -> Workload {
+fn from_stateful_set(found: StatefulSet) -> Workload {
     workload(
         Kind::StatefulSet,
         found.metadata,
@@ -196,34 +195,40 @@ fn workload(kind: Kind, metadata: ObjectMeta, spec: &Spec, status: &Status) -> W
     }
 }
 
-/// Sets `spec.replicas` of many workloads at once, through the scale subresource only, where they
-/// still are as `seen`.
+/// Sets `spec.replicas` of several workloads at once, by the scale subresource, unless they have
+/// changed since they were `observed`.
 ///
-/// The version makes a scaling that comes late harmless: it must not stop an application that
-/// another has started since.
+/// The resourceVersion of the observation is part of the request, so that a delayed one cannot stop
+/// an application that another program has started since.
 ///
 /// # Errors
-/// The API's, a conflict among them; some may have been scaled all the same.
+/// Also a conflict with another writer; the other workloads may have been scaled nevertheless.
 pub async fn scale(
     client: &Client,
     namespace: &str,
     wanted: &BTreeMap<String, i32>,
-    seen: &BTreeMap<String, Replicas>,
+    observed: &BTreeMap<String, Replicas>,
 ) -> Result<()> {
-    let moving = wanted
+    let known = wanted
         .iter()
-        .filter_map(|(name, replicas)| Some((name, replicas, seen.get(name)?)));
-    let each = moving
-        .filter(|(_, replicas, seen)| seen.wanted != **replicas)
-        .map(|(name, replicas, seen)| async move {
-            let change = json!({"metadata": {"resourceVersion": seen.version}, "spec": {"replicas": replicas}});
-            let scaled = match seen.kind {
+        .filter_map(|(name, replicas)| Some((name, replicas, observed.get(name)?)));
+    let each = known
+        .filter(|(_, replicas, before)| before.wanted != **replicas)
+        .map(|(name, replicas, before)| async move {
+            let change = json!({
+                "metadata": {"resourceVersion": before.version},
+                "spec": {"replicas": replicas},
+            });
+            let scaled = match before.kind {
                 Kind::Deployment => scale_one::<Deployment>(client, namespace, name, &change).await,
-                Kind::StatefulSet => scale_one::<StatefulSet>(client, namespace, name, &change).await,
+                Kind::StatefulSet => {
+                    scale_one::<StatefulSet>(client, namespace, name, &change).await
+                }
             };
             scaled.context(format!("scaling {name} to {replicas}"))
         });
-    // All of them are tried: one that moved must not keep the others waiting for the next look.
+    // Every workload is tried: a conflict at one must not delay the others until the next
+    // observation.
     futures::future::join_all(each).await.into_iter().collect()
 }
 
@@ -238,30 +243,32 @@ where
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     Ok(api
-        .patch_scale(name, &by_us(), &Patch::Merge(change))
+        .patch_scale(name, &patch_params(), &Patch::Merge(change))
         .await
         .map(drop)?)
 }
 
-/// A ConfigMap that can be pointed elsewhere.
+/// Returns the ConfigMap if it can be changed.
 ///
 /// # Errors
-/// Config for one that is immutable: past the point of no return that would be too late to learn.
+/// Config for an immutable one, which must be found before the point of no return.
 pub fn changeable(map: ConfigMap) -> Result<ConfigMap> {
     match map.immutable {
         Some(true) => Err(Error::config(format!(
-            "the ConfigMap {} is immutable: the cut cannot change it",
+            "the ConfigMap {} is immutable: the cutover cannot change it",
             map.name_any()
         ))
-        .hint("make it anew without `immutable`, or cut by the Services (ROUTE=service)")),
+        .hint(
+            "create it again without `immutable`, or repoint the Services instead (ROUTE=service)",
+        )),
         _ => Ok(map),
     }
 }
 
-/// Finds the application's ConfigMap, also when kustomize has put a hash behind its name.
+/// Finds the application's ConfigMap, also when kustomize has appended a hash to its name.
 ///
 /// # Errors
-/// Config when there is none, or more than one that could be it.
+/// Config when no ConfigMap matches, or more than one.
 pub async fn find_config(client: &Client, namespace: &str, name: &str) -> Result<ConfigMap> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     if let Some(map) = job::kubernetes::get(&api, name).await? {
@@ -293,7 +300,7 @@ pub async fn find_config(client: &Client, namespace: &str, name: &str) -> Result
     }
 }
 
-/// `name-` and kustomize's ten characters (its hash uses only these letters and digits).
+/// `name-` and ten characters of kustomize's hash, which has only these letters and digits.
 fn is_hashed(found: &str, name: &str) -> bool {
     found
         .strip_prefix(name)

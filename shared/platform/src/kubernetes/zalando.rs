@@ -1,4 +1,4 @@
-//! Zalando's `postgresql` resource and the names that its operator gives to things
+//! Zalando's `postgresql` resource, and the names and labels that its operator gives to objects
 //! (docs/operators/zalando.md#the-postgresql-resource,
 //! docs/operators/zalando.md#objects-and-labels).
 
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use job::error::Result;
 
-/// The part of `spec` that the steps look at.
+/// The part of `spec` that the programs read.
 #[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize)]
 #[kube(
     group = "acid.zalan.do",
@@ -25,22 +25,22 @@ use job::error::Result;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PostgresqlSpec {
-    /// Members wanted.
+    /// Requested number of members.
     #[serde(default)]
     pub number_of_instances: u32,
     /// Version and parameters.
     #[serde(default)]
     pub postgresql: PostgresqlParam,
-    /// TLS Secrets, when they are given.
+    /// Secrets with the certificate and the CA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
     /// Patroni's settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patroni: Option<PatroniSpec>,
-    /// Roles to their flags.
+    /// Roles and their flags.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub users: BTreeMap<String, Option<Vec<String>>>,
-    /// Database to owner.
+    /// Databases and their owners.
     #[serde(default)]
     pub databases: BTreeMap<String, String>,
     /// Pooler in front of the leader.
@@ -49,7 +49,7 @@ pub struct PostgresqlSpec {
     /// Pooler in front of the standbys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enable_replica_connection_pooler: Option<bool>,
-    /// How both poolers run; what is absent is the operator's default.
+    /// Settings of both poolers; for an absent one the operator's default holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_pooler: Option<ConnectionPooler>,
 }
@@ -58,13 +58,13 @@ pub struct PostgresqlSpec {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionPooler {
-    /// session or transaction.
+    /// `session` or `transaction`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
-    /// Pods of each pooler.
+    /// Number of pods of each pooler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number_of_instances: Option<u32>,
-    /// Server connections of all pods of a pooler together.
+    /// Largest number of server connections of all pods of a pooler together.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -79,7 +79,7 @@ pub struct PostgresqlParam {
     /// Major version, as text.
     #[serde(default)]
     pub version: String,
-    /// GUCs, all texts.
+    /// Names and values of settings, all as text.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<String, String>,
 }
@@ -112,29 +112,26 @@ pub struct PatroniSpec {
 /// `status`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct PostgresqlStatus {
-    /// Running, Updating, … ; may be stale.
+    /// `Running`, `Updating`, …; may be stale.
     #[serde(default, rename = "PostgresClusterStatus")]
     pub cluster_status: String,
 }
 
-/// The `postgresql` resources of a namespace.
+/// The API of a namespace's `postgresql` resources.
 pub fn postgresqls(client: &Client, namespace: &str) -> Api<Postgresql> {
     Api::namespaced(client.clone(), namespace)
 }
 
 impl Postgresql {
-    /// The operator leaves this resource alone.
-    pub fn frozen(&self) -> bool {
+    /// Returns true while the operator is suspended for this resource.
+    pub fn is_suspended(&self) -> bool {
         self.annotations()
             .get(CONTROLLER)
             .is_some_and(|value| value == SUSPENDED)
     }
 }
 
-/// Freezes the operator for this resource, or puts back what the annotation was before.
-///
-/// # Errors
-/// The API's.
+/// Sets the annotation by which the operator is suspended for this resource; None removes it.
 pub async fn set_controller(api: &Api<Postgresql>, name: &str, value: Option<&str>) -> Result<()> {
     job::kubernetes::merge(
         api,
@@ -145,7 +142,7 @@ pub async fn set_controller(api: &Api<Postgresql>, name: &str, value: Option<&st
     .map(drop)
 }
 
-/// Name of the Secret that the operator makes for a role.
+/// Name of the Secret that the operator creates for a role.
 pub fn credentials_secret(cluster: &str, role: &str) -> String {
     format!(
         "{}.{cluster}.credentials.postgresql.acid.zalan.do",
@@ -153,7 +150,8 @@ pub fn credentials_secret(cluster: &str, role: &str) -> String {
     )
 }
 
-/// Selects the members' pods and not the poolers', which carry some of the same labels.
+/// Label selector of the members' pods. It does not select the poolers' pods, which have some of
+/// the same labels.
 pub fn member_selector(cluster: &str) -> String {
     format!("application=spilo,cluster-name={cluster}")
 }

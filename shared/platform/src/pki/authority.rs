@@ -1,4 +1,4 @@
-//! Certificates for tests.
+//! A CA that issues certificates for tests.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use rcgen::{
 
 use super::Bundle;
 
-/// A CA.
+/// A CA that can sign.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// Its certificate, PEM.
@@ -19,7 +19,7 @@ pub(crate) struct Authority {
     pub(crate) key: String,
 }
 
-/// From and until when, in days from now.
+/// Beginning and end of validity, in days from now.
 pub(crate) type Days = (i64, i64);
 
 impl Authority {
@@ -51,7 +51,7 @@ impl Authority {
         names: &[&str],
         days: Days,
     ) -> (String, String) {
-        let (mut params, key) = named(names.first().unwrap_or(&"nobody"), names, days);
+        let (mut params, key) = named(names.first().unwrap_or(&"client"), names, days);
         params.extended_key_usages = vec![purpose];
         (
             params.signed_by(&key, &self.issuer).unwrap().pem(),
@@ -64,7 +64,7 @@ impl Authority {
     }
 }
 
-/// A server certificate that signed itself, and its key.
+/// A self-signed server certificate and its key, PEM.
 pub(crate) fn self_signed(names: &[&str], days: Days) -> (String, String) {
     let (params, key) = named(names[0], names, days);
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
@@ -80,9 +80,10 @@ pub(crate) fn in_days(days: i64) -> Timestamp {
 
 fn at(days: i64) -> SystemTime {
     let distance = Duration::from_secs(days.unsigned_abs() * 86_400);
-    match days < 0 {
-        true => SystemTime::now() - distance,
-        false => SystemTime::now() + distance,
+    if days < 0 {
+        SystemTime::now() - distance
+    } else {
+        SystemTime::now() + distance
     }
 }
 

@@ -1,5 +1,5 @@
-//! Chains: whether one leads from a certificate to a root that is trusted, and what is wrong with
-//! it when it does not.
+//! Verification of chains: whether a certificate chains to a trusted root, and the reason when it
+//! does not.
 
 use std::fmt;
 
@@ -16,52 +16,54 @@ use openssl::{
 
 use super::{Bundle, begins, expires, is_self_signed, issuer, signed_by, subject};
 
-/// OpenSSL's security level in Debian, and so in CNPG's images: keys of 2048 bits, no SHA-1.
+/// OpenSSL's security level in Debian and therefore in CNPG's images: keys of at least 2048 bits,
+/// no SHA-1.
 const SECURITY_LEVEL: i32 = 2;
 
-/// What a certificate is used for when its chain is verified.
+/// The use of a certificate for which its chain is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// A server shows it (serverAuth).
+    /// Authentication of a server (serverAuth).
     Server,
-    /// A client shows it (clientAuth).
+    /// Authentication of a client (clientAuth).
     Client,
 }
 
-/// Why a chain is not accepted.
+/// The reason why a chain is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flaw {
-    /// A certificate of the chain has ended.
+    /// A certificate of the chain has expired.
     Expired {
         /// Its subject.
         subject: String,
-        /// When it ended.
+        /// When it expired.
         at: Timestamp,
     },
-    /// A certificate of the chain begins in the future.
+    /// A certificate of the chain is not valid yet.
     NotYetValid {
         /// Its subject.
         subject: String,
-        /// When it begins.
+        /// When its validity begins.
         at: Timestamp,
     },
-    /// The CA file leads to this certificate and holds no issuer of it; libpq wants the root.
+    /// The chain ends at this certificate of the CA file, whose issuer is missing; libpq needs the
+    /// root.
     NoRoot {
         /// The subject whose issuer is missing.
         subject: String,
     },
-    /// Nothing in the CA file has signed it, or what the server sends along with it.
+    /// No certificate of the CA file has signed it, or an intermediate CA that the server sends.
     Foreign {
-        /// The subject that nobody known has signed.
+        /// The subject whose issuer is unknown.
         subject: String,
-        /// Who has, by its own word.
+        /// The issuer that it names.
         issuer: String,
     },
-    /// Anything else, in OpenSSL's words.
+    /// Any other reason, as OpenSSL describes it.
     Other {
-        /// The certificate that it is about.
+        /// Subject of the certificate.
         subject: String,
-        /// What is wrong with it.
+        /// OpenSSL's text.
         reason: String,
     },
 }
@@ -88,18 +90,18 @@ impl fmt::Display for Flaw {
 
 impl std::error::Error for Flaw {}
 
-/// Whether `chain`'s first certificate is valid at `now` for `purpose`, with the rest of it as help
-/// and `anchors` as the CA file. Returns the path from it to the root.
+/// Verifies that the first certificate of `chain` is valid at `now` for `purpose`, with the rest of
+/// `chain` as intermediate CAs and `anchors` as the CA file. Returns the path from it to the root.
 ///
 /// # Errors
-/// The first flaw that OpenSSL finds.
+/// The first flaw that OpenSSL reports.
 pub fn verify(
     chain: &Bundle,
     anchors: &Bundle,
     purpose: Purpose,
     now: Timestamp,
 ) -> std::result::Result<Bundle, Flaw> {
-    let ran = || -> std::result::Result<_, ErrorStack> {
+    let verification = || -> std::result::Result<_, ErrorStack> {
         let store = store(anchors, purpose, now)?;
         let mut untrusted = Stack::new()?;
         for certificate in &chain.certificates[1..] {
@@ -121,7 +123,7 @@ pub fn verify(
         subject: subject(chain.leaf()),
         reason,
     };
-    match ran().map_err(|error| about_leaf(error.to_string()))? {
+    match verification().map_err(|error| about_leaf(error.to_string()))? {
         (X509VerifyResult::OK, _, certificates) if !certificates.is_empty() => {
             Ok(Bundle { certificates })
         }
@@ -130,7 +132,7 @@ pub fn verify(
     }
 }
 
-/// OpenSSL's codes (x509_vfy.h).
+/// Translates OpenSSL's codes (x509_vfy.h).
 fn flaw(reason: X509VerifyResult, certificate: &X509Ref) -> Flaw {
     const ISSUER_OF_A_CA_MISSING: i32 = 2;
     const NOT_YET_VALID: i32 = 9;
@@ -159,8 +161,8 @@ fn flaw(reason: X509VerifyResult, certificate: &X509Ref) -> Flaw {
     }
 }
 
-/// The issuers of `certificate` that are in `pool`, from its own upwards; the last is the root when
-/// it is there.
+/// The chain of issuers of `certificate` that are in `pool`, its direct issuer first; the last one
+/// is the root if `pool` contains it.
 pub fn issuers(certificate: &X509Ref, pool: &[X509]) -> Vec<X509> {
     let mut path: Vec<X509> = Vec::new();
     // A path is never longer than the pool.
@@ -218,7 +220,7 @@ mod tests {
         .unwrap_err()
     }
 
-    /// The same table was seen with psql 17.10 against a server of the same version.
+    /// psql 17.10 behaves in the same way with a server of the same version.
     #[test]
     fn the_root_must_be_in_the_ca_file_and_the_intermediate_in_either() {
         let root = Authority::root("root", LONG);
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_ca_and_a_self_signed_server_are_told_apart_from_their_own() {
+    fn a_foreign_ca_and_a_foreign_self_signed_server_are_refused() {
         let (root, other) = (
             Authority::root("root", LONG),
             Authority::root("other", LONG),
@@ -298,13 +300,13 @@ mod tests {
             Authority::root("ended", (-10, -1)),
         );
         let (leaf, _) = root.server(&["db"], (-10, -1));
-        assert!(
-            matches!(flaw(&[&leaf], &[&root.pem]), Flaw::Expired { subject, .. } if subject == "CN=db")
-        );
+        let expired = |leaf: &str, ca: &str, name: &str| {
+            let flaw = flaw(&[leaf], &[ca]);
+            matches!(flaw, Flaw::Expired { subject, .. } if subject == name)
+        };
+        assert!(expired(&leaf, &root.pem, "CN=db"));
         let (leaf, _) = ended.server(&["db"], LONG);
-        assert!(
-            matches!(flaw(&[&leaf], &[&ended.pem]), Flaw::Expired { subject, .. } if subject == "CN=ended")
-        );
+        assert!(expired(&leaf, &ended.pem, "CN=ended"));
         let (leaf, _) = root.server(&["db"], (1, 10));
         assert!(matches!(
             flaw(&[&leaf], &[&root.pem]),

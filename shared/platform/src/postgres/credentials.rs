@@ -1,5 +1,4 @@
-//! What a login is made of, beside where it leads: libpq's password, sslrootcert, sslcert and
-//! sslkey.
+//! Credentials of a login: libpq's password, sslrootcert, sslcert and sslkey.
 
 use std::path::Path;
 
@@ -14,16 +13,16 @@ use job::{
 /// Password and certificates of one login.
 #[derive(Clone)]
 pub struct Credentials {
-    /// Of the role.
+    /// Password of the role.
     pub password: SecretString,
-    /// What the server's certificate is checked against, PEM; None when it is not checked.
+    /// CA certificates for the server's certificate, PEM; None when it is not checked.
     pub ca: Option<Vec<u8>>,
-    /// What is shown to a server that asks for it.
+    /// Certificate for a server that requests one.
     pub client: Option<ClientCertificate>,
 }
 
 impl Credentials {
-    /// Those in the files that the connection names.
+    /// Reads the files that the connection names.
     ///
     /// # Errors
     /// Config for a file that cannot be read.
@@ -38,16 +37,16 @@ impl Credentials {
 
 fn authority(connection: &Connection) -> Result<Option<Vec<u8>>> {
     match &connection.sslrootcert {
-        // Without a certificate that can be checked there is no CA file, and `require` does
-        // without, as in libpq.
+        // extract-certs writes no CA file when the server's certificate cannot be checked;
+        // `require` works without one, as in libpq.
         Some(file) if connection.sslmode == SslMode::Require && !file.exists() => Ok(None),
         Some(file) => Ok(Some(std::fs::read(file).map_err(|e| unreadable(file, e))?)),
         None => Ok(None),
     }
 }
 
-/// As in libpq, no certificate is shown when the file is missing: extract-certs says why it could
-/// make none. One without its key is an error.
+/// As in libpq, no certificate is sent when its file is missing; extract-certs has logged why it
+/// could not make one. A certificate without its key is an error.
 fn client(connection: &Connection) -> Result<Option<ClientCertificate>> {
     let (Some(chain), Some(key)) = (&connection.sslcert, &connection.sslkey) else {
         return Ok(None);

@@ -1,10 +1,10 @@
-//! The replication protocol, as pg_basebackup and a WAL receiver speak it. tokio-postgres cannot
-//! ask for a walsender (startup parameter `replication`), and a login to a database says nothing
-//! about it: pg_hba.conf treats the two apart.
+//! The replication protocol, as pg_basebackup and a WAL receiver use it. tokio-postgres cannot
+//! request a walsender (startup parameter `replication`), and a login to a database does not show
+//! that a replication login works: they have separate lines in pg_hba.conf.
 //!
 //! postgres-protocol builds and parses the messages, postgres-openssl encrypts the stream; the
 //! commands are those of the PostgreSQL documentation, *Streaming Replication Protocol*. In reading
-//! order: [`login`] and the messages below it ([`wire`]), here the commands with a plain answer,
+//! order: [`login`] and the messages below it ([`wire`]), here the commands that answer with rows,
 //! then [`base_backup`] and [`wal`], which answer with a stream.
 
 pub mod base_backup;
@@ -32,15 +32,15 @@ use protocol::wal::{Lsn, SystemIdentifier, Timeline};
 use server_error::ServerError;
 use wire::{Failure, Wire, unexpected};
 
-/// No command with a plain answer takes longer.
+/// Longest time of a command that answers with rows.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What IDENTIFY_SYSTEM answers.
+/// The answer of IDENTIFY_SYSTEM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Who the server is.
+    /// System identifier of the server.
     pub system_identifier: SystemIdentifier,
-    /// Timeline that it writes, or follows.
+    /// Timeline that it writes or, as a standby, follows.
     pub timeline: Timeline,
     /// End of its WAL: flushed on a primary; received or replayed, whichever is later, on a
     /// standby.
@@ -52,11 +52,11 @@ pub struct Walsender {
     wire: Wire<login::Stream>,
 }
 
-/// Logs in as a walsender would be asked for by a standby, and asks who the server is.
+/// Logs in for replication as a standby does, and reads identity and position of the server.
 ///
 /// # Errors
-/// Config for a role, password, certificate or pg_hba that does not let it in; Transient for a
-/// server that does not answer.
+/// Config when role, password, certificate or pg_hba.conf do not allow the login; Transient when
+/// the server does not answer.
 pub async fn identify_system(
     connection: &Connection,
     credentials: &Credentials,
@@ -69,11 +69,11 @@ pub async fn identify_system(
 }
 
 impl Walsender {
-    /// Connects, logs in, and is ready for a command. `application` becomes application_name.
+    /// Connects and logs in. `application` becomes application_name.
     ///
     /// # Errors
-    /// Config for a role, password, certificate or pg_hba that does not let it in; Transient for a
-    /// server that does not answer.
+    /// Config when role, password, certificate or pg_hba.conf do not allow the login; Transient
+    /// when the server does not answer.
     pub async fn connect(
         connection: &Connection,
         credentials: &Credentials,
@@ -96,27 +96,27 @@ impl Walsender {
         Ok(Self { wire })
     }
 
-    /// Says good-bye. Best effort: the server notices a closed connection, too.
+    /// Ends the session. Errors are ignored: the server also notices a closed connection.
     pub async fn close(mut self) {
         frontend::terminate(self.wire.outbox());
         let _ = self.wire.send().await;
     }
 
-    /// Who the server is, and where it stands.
+    /// Reads identity and position of the server.
     ///
     /// # Errors
-    /// Transient when it does not answer, or with something else.
+    /// Transient when the server does not answer, or its answer cannot be read.
     pub async fn identify_system(&mut self) -> Result<Answer> {
         let rows = self
             .rows("IDENTIFY_SYSTEM")
             .await
-            .context("asking who the server is")?;
+            .context("asking for the identity of the server")?;
         rows.first()
             .and_then(answer)
-            .ok_or_else(|| Error::transient("IDENTIFY_SYSTEM was answered with something else"))
+            .ok_or_else(|| Error::transient("the answer to IDENTIFY_SYSTEM cannot be read"))
     }
 
-    /// The value of a setting, as SHOW prints it.
+    /// Reads the value of a setting, as SHOW prints it.
     ///
     /// # Errors
     /// Config for a setting that does not exist.
@@ -125,12 +125,12 @@ impl Walsender {
             .rows(&format!("SHOW {setting}"))
             .await
             .context(format!("reading {setting}"))?;
-        rows.first().and_then(|row| row.text(0)).ok_or_else(|| {
-            Error::transient(format!("SHOW {setting} was answered with something else"))
-        })
+        rows.first()
+            .and_then(|row| row.text(0))
+            .ok_or_else(|| Error::transient(format!("the answer to SHOW {setting} cannot be read")))
     }
 
-    /// A command that answers with rows.
+    /// Runs a command that answers with rows.
     async fn rows(&mut self, command: &str) -> Result<Vec<Row>> {
         let answer = timeout(ANSWER_TIMEOUT, async {
             self.wire.query(command).await?;
@@ -154,7 +154,7 @@ impl Walsender {
     }
 }
 
-/// A row as it came: texts, or bytes where the protocol says so.
+/// A row of an answer; its values are text, or bytes where the protocol defines them so.
 struct Row(Vec<Option<Bytes>>);
 
 impl Row {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_identify_system_is_read_and_a_broken_one_is_not() {
+    fn a_row_of_identify_system_is_read_and_an_invalid_one_is_not() {
         let mut whole = row(&["7500000000000000123", "3", "0/5A2E4F8"]);
         whole.0.push(None);
         let wanted = Answer {

@@ -1,4 +1,4 @@
-//! What is asked of the source, the server that is left.
+//! Queries to the source, the server that clients use until the cutover.
 
 use std::ops::Deref;
 
@@ -22,11 +22,11 @@ impl Deref for Source {
 }
 
 /// The columns of [`client_session`].
-const SESSION: &str =
-    "pid, coalesce(usename::text, '') as role, coalesce(application_name, '') as \
-    application,
-     host(client_addr) as address, extract(epoch from clock_timestamp() - xact_start)::bigint as \
-    transaction_s";
+const SESSION: &str = "pid,
+     coalesce(usename::text, '') as role,
+     coalesce(application_name, '') as application,
+     host(client_addr) as address,
+     extract(epoch from clock_timestamp() - xact_start)::bigint as transaction_s";
 
 fn client_session(row: &tokio_postgres::Row) -> ClientSession {
     ClientSession {
@@ -38,31 +38,30 @@ fn client_session(row: &tokio_postgres::Row) -> ClientSession {
     }
 }
 
-/// The application_name of a program's sessions: all begin alike, so that no step ends another's.
+/// The application_name of a program's sessions. All have the same prefix, by which a step
+/// recognises the sessions of the others and does not end them.
 pub fn application_name(program: &str) -> String {
     format!("replica-migration-{program}")
 }
 
-/// Who clients are: not walsenders or workers, not ours, not Patroni's own sessions on the Unix
-/// socket.
-const CLIENTS: &str = "backend_type = 'client backend' and pid <> pg_backend_pid() and \
-    application_name not like 'replica-migration%'
+/// Selects the sessions of clients: no walsenders or workers, no sessions of these programs, and
+/// not those of Patroni on the Unix socket.
+const CLIENTS: &str = "backend_type = 'client backend'
+     and pid <> pg_backend_pid()
+     and application_name not like 'replica-migration%'
      and not (client_addr is null and application_name like 'Patroni%')";
 
 impl Source {
     /// System identifier, timeline and version.
-    ///
-    /// # Errors
-    /// The database's.
     pub async fn identity(&self) -> Result<Identity> {
         identity(self).await
     }
 
-    /// End of the last WAL record inserted, flushed or not: nothing that was acknowledged lies
-    /// behind it, and the target's replay reaches it also when the source writes nothing more.
+    /// End of the last WAL record inserted, flushed or not. Every acknowledged transaction ends at
+    /// or before it, and the target's replay reaches it even when the source writes nothing more.
     ///
     /// # Errors
-    /// The database's; it fails on a standby.
+    /// Fails on a standby.
     pub async fn insert_lsn(&self) -> Result<Lsn> {
         Ok(lsn(self
             .query_one("select pg_current_wal_insert_lsn()", &[])
@@ -72,17 +71,17 @@ impl Source {
         .last_record_end())
     }
 
-    /// Writes a marker into the WAL and flushes it: everything before it is on its way to the
-    /// target at once.
+    /// Writes a marker into the WAL and flushes it, so that all WAL before it is sent to the target
+    /// at once. Returns the end of the marker.
     ///
-    /// [`Source::insert_lsn`] alone is no mark to wait for: WAL that no commit has waited for (hint
-    /// bits set by a reader, with wal_log_hints) stays unflushed, and so unsent, until the
-    /// walwriter wakes up, after up to 5 s when it slept, or until the next snapshot of running
-    /// transactions, after up to 15 s. The message is no change of data: it is allowed in a
-    /// read-only transaction, and replaying it does nothing.
+    /// Waiting for [`Source::insert_lsn`] would take longer: WAL that no commit has waited for
+    /// (hint bits set by a reader, with wal_log_hints) is neither flushed nor sent until the
+    /// walwriter wakes up, after up to 5 s, or until the next snapshot of running transactions is
+    /// logged, after up to 15 s. The message changes no data: a read-only transaction may write it,
+    /// and replay ignores it.
     ///
     /// # Errors
-    /// The database's; it fails on a standby.
+    /// Fails on a standby.
     pub async fn marker(&self) -> Result<Lsn> {
         let row = self
             .query_one(
@@ -94,9 +93,6 @@ impl Source {
     }
 
     /// Whether new transactions are read-only unless they ask otherwise.
-    ///
-    /// # Errors
-    /// The database's.
     pub async fn read_only_by_default(&self) -> Result<bool> {
         let row = self
             .query_one(
@@ -123,11 +119,8 @@ impl Source {
             .get(0))
     }
 
-    /// When this incarnation of the server started, in microseconds since 1970 by its own clock:
-    /// two starts never have the same.
-    ///
-    /// # Errors
-    /// The database's.
+    /// When the postmaster started, in microseconds since 1970 by the server's clock. It identifies
+    /// one run of the server.
     pub async fn postmaster_start(&self) -> Result<PostmasterStart> {
         let row = self
             .query_one(
@@ -140,20 +133,15 @@ impl Source {
         ))
     }
 
-    /// A fast checkpoint, so that the one of a later stop is short.
-    ///
-    /// # Errors
-    /// The database's.
+    /// Runs a checkpoint of at most 10 min, so that the shutdown checkpoint of a later stop is
+    /// short.
     pub async fn checkpoint(&self) -> Result<()> {
         self.batch_execute("set statement_timeout = '10min'; checkpoint; reset statement_timeout")
             .await
             .context("checkpoint on the source")
     }
 
-    /// The client sessions open now.
-    ///
-    /// # Errors
-    /// The database's.
+    /// The client sessions that are open.
     pub async fn client_sessions(&self) -> Result<Vec<ClientSession>> {
         let sql = format!("select {SESSION} from pg_stat_activity where {CLIENTS} order by pid");
         let rows = self
@@ -163,10 +151,7 @@ impl Source {
         Ok(rows.iter().map(client_session).collect())
     }
 
-    /// The stored hash of a role's password; None when it has none, or there is no such role.
-    ///
-    /// # Errors
-    /// The database's.
+    /// The stored hash of a role's password; None when it has none, or the role does not exist.
     pub async fn password_hash(&self, role: &str) -> Result<Option<SecretString>> {
         let row = self
             .query_opt(
@@ -180,17 +165,14 @@ impl Source {
             .map(SecretString::from))
     }
 
-    /// Ends the client sessions open now; returns those that were told to end.
-    ///
-    /// # Errors
-    /// The database's.
+    /// Ends the open client sessions; returns those to which the server has sent the signal.
     pub async fn end_client_sessions(&self) -> Result<Vec<ClientSession>> {
-        // Listed first, and ended outside the filter: a planner may call what stands in a WHERE for
-        // rows that others would remove.
+        // The filter is materialized first: the planner may call a function in WHERE also for rows
+        // that other conditions would remove.
         let sql = format!(
             "with clients as materialized (select {SESSION} from pg_stat_activity where {CLIENTS})
-             select pid, role, application, address, transaction_s, pg_terminate_backend(pid) from \
-             clients"
+             select pid, role, application, address, transaction_s, pg_terminate_backend(pid)
+               from clients"
         );
         let rows = self
             .query(&sql, &[])
@@ -203,12 +185,12 @@ impl Source {
             .collect())
     }
 
-    /// Stops the server cleanly from inside: `pg_ctl stop` as the server's own user, so that no
-    /// pods/exec is needed.
+    /// Requests a fast shutdown: the server itself runs `pg_ctl stop`, so that no pods/exec is
+    /// needed.
     ///
-    /// The statement may answer, or fail because its own server ends: both mean that it was heard
-    /// (docs/operators/zalando.md#stopping-the-server). Whether the server is down is for the
-    /// caller to observe.
+    /// The statement may succeed, or fail because its server ends: in both cases the request has
+    /// arrived (docs/operators/zalando.md#stopping-the-server). The caller observes whether the
+    /// server is down.
     ///
     /// # Errors
     /// Config when the role may not run programs; Transient when the connection broke before the
@@ -216,8 +198,8 @@ impl Source {
     pub async fn stop_server(&self) -> Result<()> {
         let row = self
             .query_one(
-                "select (select setting from pg_config where name = 'BINDIR'), \
-                 current_setting('data_directory')",
+                "select (select setting from pg_config where name = 'BINDIR'),
+                        current_setting('data_directory')",
                 &[],
             )
             .await
@@ -234,8 +216,8 @@ impl Source {
             .await
         {
             Ok(()) => Ok(()),
-            // 57P01 admin_shutdown: the stop has reached our own session; 38000: the program's
-            // child was ended by it.
+            // 57P01 admin_shutdown: the shutdown has ended this session; 38000: it has ended the
+            // child process of COPY.
             Err(error)
                 if error.is_closed()
                     || error

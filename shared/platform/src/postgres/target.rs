@@ -1,4 +1,4 @@
-//! What is asked of the target, the server that is entered.
+//! Queries to the target, the server that clients use after the cutover.
 
 use std::ops::Deref;
 
@@ -23,32 +23,27 @@ impl Deref for Target {
 
 impl Target {
     /// System identifier, timeline and version.
-    ///
-    /// # Errors
-    /// The database's.
     pub async fn identity(&self) -> Result<Identity> {
         identity(self).await
     }
 
     /// True while it is a standby.
-    ///
-    /// # Errors
-    /// The database's.
     pub async fn in_recovery(&self) -> Result<bool> {
         in_recovery(self).await
     }
 
-    /// Where it stands in the source's WAL.
-    ///
-    /// # Errors
-    /// The database's.
+    /// The positions in the source's WAL up to which it has received and replayed, and whether it
+    /// streams or its replay is paused.
     pub async fn replay(&self) -> Result<Replay> {
         let row = self
             .query_one(
-                "select pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(),
+                "select pg_last_wal_receive_lsn(),
+                        pg_last_wal_replay_lsn(),
                         exists (select from pg_stat_wal_receiver where status = 'streaming'),
-                        case when pg_is_in_recovery() then pg_get_wal_replay_pause_state() <> 'not \
-                 paused' else false end",
+                        case when pg_is_in_recovery()
+                             then pg_get_wal_replay_pause_state() <> 'not paused'
+                             else false
+                        end",
                 &[],
             )
             .await
@@ -61,21 +56,15 @@ impl Target {
         })
     }
 
-    /// A checkpoint; on a standby a restartpoint, which brings pg_control up to the last checkpoint
-    /// record replayed.
-    ///
-    /// # Errors
-    /// The database's.
+    /// Runs a checkpoint of at most 10 min; on a standby it is a restartpoint, which updates
+    /// pg_control to the last checkpoint record replayed.
     pub async fn checkpoint(&self) -> Result<()> {
         self.batch_execute("set statement_timeout = '10min'; checkpoint; reset statement_timeout")
             .await
             .context("checkpoint on the target")
     }
 
-    /// The latest checkpoint that pg_control knows.
-    ///
-    /// # Errors
-    /// The database's.
+    /// The latest checkpoint in pg_control.
     pub async fn control_checkpoint(&self) -> Result<ControlCheckpoint> {
         let row = self
             .query_one(
@@ -91,10 +80,7 @@ impl Target {
         })
     }
 
-    /// Bytes of a WAL segment; fixed at initdb.
-    ///
-    /// # Errors
-    /// The database's.
+    /// Size of a WAL segment in bytes, which initdb has set.
     pub async fn wal_segment_bytes(&self) -> Result<u64> {
         let row = self
             .query_one("select bytes_per_wal_segment from pg_control_init()", &[])
@@ -103,17 +89,15 @@ impl Target {
         Ok(row.get::<_, i32>(0) as u64)
     }
 
-    /// Whether the restart that CNPG owes a new primary is over.
-    ///
-    /// # Errors
-    /// The database's.
+    /// What shows whether the restart after the promotion is over: archive_mode, the number of
+    /// settings with a pending restart, the postmaster start, and the server's clock.
     pub async fn running(&self) -> Result<Running> {
         let row = self
             .query_one(
-                "select current_setting('archive_mode'), (select count(*) from pg_settings where \
-                 pending_restart),
-                        (extract(epoch from pg_postmaster_start_time()) * 1000)::bigint, \
-                 (extract(epoch from clock_timestamp()) * 1000)::bigint",
+                "select current_setting('archive_mode'),
+                        (select count(*) from pg_settings where pending_restart),
+                        (extract(epoch from pg_postmaster_start_time()) * 1000)::bigint,
+                        (extract(epoch from clock_timestamp()) * 1000)::bigint",
                 &[],
             )
             .await
@@ -129,18 +113,20 @@ impl Target {
         })
     }
 
-    /// Proves that a transaction can be written, flushed and read back, and leaves nothing behind.
+    /// Verifies that a transaction can be written and flushed. It leaves no object behind.
     ///
     /// # Errors
-    /// The database's, for example 25006 when the server is still read-only.
+    /// SQLSTATE 25006 while the server is read-only.
     pub async fn verify_write(&self) -> Result<()> {
-        // A transactional message is WAL that must be flushed before the commit returns; it is no
-        // object that could be left behind.
+        // The WAL of a transactional message must be flushed before the commit returns, and replay
+        // ignores it.
         self.batch_execute(
-            "begin read write; set local synchronous_commit = on;
-             select pg_logical_emit_message(true, 'replica-migration', 'write proved'); commit",
+            "begin read write;
+             set local synchronous_commit = on;
+             select pg_logical_emit_message(true, 'replica-migration', 'write verified');
+             commit",
         )
         .await
-        .context("proving a write on the target")
+        .context("verifying a write on the target")
     }
 }

@@ -15,8 +15,8 @@ use job::{
     error::{Error, Result},
 };
 
-/// Debian's, and so that of CNPG's images, whatever this program was linked with: keys of 2048
-/// bits, no SHA-1.
+/// OpenSSL's security level in Debian and therefore in CNPG's images: keys of at least 2048 bits,
+/// no SHA-1. It does not depend on the OpenSSL of this program.
 const SECURITY_LEVEL: u32 = 2;
 
 /// A client certificate followed by its intermediate CAs, and its key, both PEM: libpq's sslcert
@@ -29,10 +29,9 @@ pub struct ClientCertificate {
     pub key: SecretString,
 }
 
-/// A connector with libpq's strictness. Whether the host name is checked is set per session.
+/// Returns a connector that verifies as libpq does. The check of the host name is set per session.
 ///
-/// - `require` without a CA file checks nothing; *with* one it checks the chain, as libpq does
-///   since there were CA files.
+/// - `require` without a CA file checks nothing; with one it checks the chain, as `verify-ca` does.
 /// - The CA file must hold the root: libpq sets no X509_V_FLAG_PARTIAL_CHAIN, an intermediate CA
 ///   alone is refused.
 /// - TLS 1.2 at least, libpq's default of ssl_min_protocol_version.
@@ -50,19 +49,19 @@ pub(super) fn connector(mode: SslMode, credentials: &Credentials) -> Result<SslC
                 mode.as_str()
             ))
             .hint(
-                "run extract-certs first; it writes the Secret zalando-replication-ca that \
-                    this step mounts",
+                "run extract-certs first; it writes the Secret zalando-replication-ca that this \
+                 step mounts",
             ));
         }
         (_, Some(pem)) => trust(&mut builder, pem)?,
     }
     if let Some(client) = &credentials.client {
-        show(&mut builder, client)?;
+        set_client_certificate(&mut builder, client)?;
     }
     Ok(builder.build())
 }
 
-/// Replaces the machine's own roots, which the connector begins with.
+/// Replaces the roots of the machine, which the connector trusts by default.
 fn trust(builder: &mut SslConnectorBuilder, pem: &[u8]) -> Result<()> {
     let mut store = X509StoreBuilder::new().map_err(failed)?;
     let bundle =
@@ -75,7 +74,10 @@ fn trust(builder: &mut SslConnectorBuilder, pem: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn show(builder: &mut SslConnectorBuilder, client: &ClientCertificate) -> Result<()> {
+fn set_client_certificate(
+    builder: &mut SslConnectorBuilder,
+    client: &ClientCertificate,
+) -> Result<()> {
     let mut chain = X509::stack_from_pem(client.chain.as_bytes())
         .map_err(failed)?
         .into_iter();
@@ -119,7 +121,7 @@ mod tests {
         connector(mode, &credentials)
     }
 
-    /// A real handshake with a server that sends `chain`; what the client makes of it.
+    /// A handshake with a server that sends `chain`; whether the client accepts it.
     fn handshake(
         chain: &[&str],
         key: &str,
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn only_verify_full_looks_at_the_name() {
+    fn only_verify_full_checks_the_name() {
         let root = Authority::root("root", LONG);
         let (leaf, key) = root.server(&["elsewhere"], LONG);
         let trusting = |mode| towards(mode, Some(&root.pem), None);
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_said_before_anybody_connects() {
+    fn unusable_credentials_are_refused_before_a_connection() {
         let (own, _) = self_signed(&["db"], LONG);
         let (_, other_key) = self_signed(&["db"], LONG);
         assert!(towards(SslMode::VerifyCa, None, None).is_err());

@@ -13,65 +13,65 @@ use super::{
 use job::error::{Context as _, Error, Result};
 use protocol::wal::{Lsn, Timeline};
 
-/// The checkpoint before it begins: fast, and still as long as the disk needs for all dirty pages.
+/// Longest time of the checkpoint before the backup, which writes all dirty pages.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(900);
-/// The server reads without a pause: it is silent for so long only when its disk or the network
-/// hangs.
+/// Longest time without a message. The server reads and sends without pauses, so a longer silence
+/// means that its disk or the network does not respond.
 const SILENCE: Duration = Duration::from_secs(120);
-/// feature_not_supported: how a server answers that was built without a compression.
+/// feature_not_supported: the server was built without the requested compression.
 const NOT_BUILT_IN: &str = "0A000";
-/// invalid_parameter_value: how one answers whose zstd was built without threads
+/// invalid_parameter_value: the server's zstd library was built without threads
 /// (bbsink_zstd_begin_backup in basebackup_zstd.c).
 const NO_WORKERS: &str = "22023";
-/// data_corrupted: how a backup ends in which a page's checksum was wrong.
+/// data_corrupted: the backup has failed because of a page with a wrong checksum.
 const DATA_CORRUPTED: &str = "XX001";
-const DAMAGED: &str = "copy from another member, whose page may be whole, and compare the two \
-    before anything is deleted; pg_amcheck and pg_checksums tell more";
+const DAMAGED: &str = "back up another member, whose page may be intact, and compare the two \
+    before anything is deleted; pg_amcheck and pg_checksums show more";
 
 /// How the server compresses the archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// Fast, and by far the best ratio for its time.
+    /// zstd: fast, with the best ratio for its time.
     Zstd,
-    /// Faster, and larger.
+    /// lz4: faster, with a lower ratio.
     Lz4,
-    /// Everywhere.
+    /// gzip: supported by every server.
     Gzip,
-    /// The server cannot compress.
+    /// No compression.
     None,
 }
 
-/// What a server is asked for.
+/// A requested compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// How it compresses.
+pub struct CompressionRequest {
+    /// Compression of the archive.
     pub compression: Compression,
-    /// Threads that compress, beside the walsender that reads and sends meanwhile; 0: that does
-    /// both in turn.
+    /// Number of threads that compress while the walsender reads and sends; with 0 the walsender
+    /// does all of it.
     pub workers: u8,
 }
 
-/// What a server may have, in the order in which it is asked.
-pub const BY_SERVER: [Asked; 5] = [
-    asked(Compression::Zstd, 1),
-    asked(Compression::Zstd, 0),
-    asked(Compression::Lz4, 0),
-    asked(Compression::Gzip, 0),
+/// The compressions to request, in this order, until the server accepts one.
+pub const BY_SERVER: [CompressionRequest; 5] = [
+    request(Compression::Zstd, 1),
+    request(Compression::Zstd, 0),
+    request(Compression::Lz4, 0),
+    request(Compression::Gzip, 0),
     UNCOMPRESSED,
 ];
-/// The bytes as they are.
-pub const UNCOMPRESSED: Asked = asked(Compression::None, 0);
+/// Request for an archive without compression.
+pub const UNCOMPRESSED: CompressionRequest = request(Compression::None, 0);
 
-const fn asked(compression: Compression, workers: u8) -> Asked {
-    Asked {
+const fn request(compression: Compression, workers: u8) -> CompressionRequest {
+    CompressionRequest {
         compression,
         workers,
     }
 }
 
-impl Asked {
-    /// The server cannot do it, and is to be asked for the next.
+impl CompressionRequest {
+    /// Returns true when the error means that the server does not support this compression.
     fn is_refused_by(self, error: &ServerError) -> bool {
         (error.code == NOT_BUILT_IN && self.compression != Compression::None)
             || (error.code == NO_WORKERS && self.workers > 0)
@@ -79,7 +79,7 @@ impl Asked {
 }
 
 impl Compression {
-    /// PostgreSQL's word.
+    /// The name in PostgreSQL's option COMPRESSION.
     pub fn word(self) -> &'static str {
         match self {
             Self::Zstd => "zstd",
@@ -89,7 +89,7 @@ impl Compression {
         }
     }
 
-    /// What follows `base.tar` in the name of the file.
+    /// The suffix of the file name after `base.tar`.
     pub fn suffix(self) -> &'static str {
         match self {
             Self::Zstd => ".zst",
@@ -100,53 +100,54 @@ impl Compression {
     }
 }
 
-/// What the server says when it begins.
+/// What the server reports at the beginning of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Begun {
-    /// Where a recovery of this backup begins.
+pub struct BackupStart {
+    /// Position at which recovery of the backup begins.
     pub start: Lsn,
-    /// The timeline of that.
+    /// Timeline of `start`.
     pub timeline: Timeline,
-    /// Directories of tablespaces other than the two that lie in the data directory.
+    /// Directories of tablespaces other than pg_default and pg_global.
     pub tablespaces: Vec<String>,
-    /// Size of everything, as it lies on the server's disk: an estimate, files may grow.
+    /// Estimated size of the files in bytes; they may grow during the backup.
     pub bytes: u64,
-    /// How the archive is compressed.
+    /// Compression of the archive.
     pub compression: Compression,
 }
 
 /// One message of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Another archive begins; its name, for example `base.tar.zst`.
+    /// An archive with this name begins, for example `base.tar.zst`.
     Archive(String),
     /// The manifest begins.
     Manifest,
-    /// Content of what has begun.
+    /// Content of the archive or the manifest that has begun.
     Data(Bytes),
-    /// So many bytes of the data directory have been read.
+    /// Number of bytes of the data directory that the server has read.
     Progress(u64),
 }
 
-/// A base backup under way.
+/// A running base backup.
 pub struct BaseBackup {
     walsender: Walsender,
     warnings: Vec<String>,
 }
 
 impl Walsender {
-    /// Begins a base backup with the first of these that the server can do. Its WAL is not in it:
-    /// [`super::wal`] says why.
+    /// Begins a base backup with the first of the `requested` compressions that the server
+    /// supports. The backup does not contain its WAL ([`super::wal`] explains why).
     ///
     /// # Errors
-    /// Transient when the server does not come to it.
+    /// Transient when its checkpoint takes longer than 15 min, or the server supports none of the
+    /// compressions.
     pub async fn base_backup(
         mut self,
         label: &str,
-        wanted: &[Asked],
-    ) -> Result<(BaseBackup, Begun)> {
-        for &asked in wanted {
-            match timeout(CHECKPOINT_TIMEOUT, self.begin(label, asked)).await {
+        requested: &[CompressionRequest],
+    ) -> Result<(BaseBackup, BackupStart)> {
+        for &request in requested {
+            match timeout(CHECKPOINT_TIMEOUT, self.begin(label, request)).await {
                 Err(_) => {
                     return Err(Error::transient(
                         "the checkpoint before the backup did not end within 15 min",
@@ -159,8 +160,8 @@ impl Walsender {
                     };
                     return Ok((backup, begun));
                 }
-                // Asked before anything has begun: nothing is lost.
-                Ok(Err(Failure::Server(error))) if asked.is_refused_by(&error) => {
+                // The server refuses before it begins anything.
+                Ok(Err(Failure::Server(error))) if request.is_refused_by(&error) => {
                     self.wire.until_ready().await.map_err(Error::from)?;
                 }
                 Ok(Err(failure)) => {
@@ -169,19 +170,23 @@ impl Walsender {
             }
         }
         Err(Error::transient(
-            "the server has none of the compressions that are wanted",
+            "the server supports none of the requested compressions",
         ))
     }
 
-    async fn begin(&mut self, label: &str, asked: Asked) -> Result<Begun, Failure> {
-        self.wire.query(&command(label, asked)).await?;
+    async fn begin(
+        &mut self,
+        label: &str,
+        request: CompressionRequest,
+    ) -> Result<BackupStart, Failure> {
+        self.wire.query(&command(label, request)).await?;
         let position = self.result_set().await?;
         let tablespaces = self.result_set().await?;
         let Message::CopyOutResponse(_) = self.wire.next().await? else {
             return Err(unexpected().into());
         };
         let (start, timeline) = position_of(&position)?;
-        Ok(Begun {
+        Ok(BackupStart {
             start,
             timeline,
             tablespaces: tablespaces.iter().filter_map(|row| row.text(1)).collect(),
@@ -190,11 +195,11 @@ impl Walsender {
                 .filter_map(|row| row.parsed::<u64>(2))
                 .sum::<u64>()
                 * 1024,
-            compression: asked.compression,
+            compression: request.compression,
         })
     }
 
-    /// Rows up to the end of their command; more may follow.
+    /// Reads the rows of one result set; another one may follow.
     async fn result_set(&mut self) -> Result<Vec<Row>, Failure> {
         let mut rows = Vec::new();
         loop {
@@ -208,11 +213,11 @@ impl Walsender {
     }
 }
 
-/// The manifest is what everything is compared with; no wait for the archiver, because the WAL
-/// comes by another way.
-fn command(label: &str, asked: Asked) -> String {
+/// The command. Everything is verified by the manifest; the server does not wait for its archiver,
+/// because the WAL is streamed separately.
+fn command(label: &str, request: CompressionRequest) -> String {
     let label = label.replace('\'', "''");
-    let compressed = match (asked.compression, asked.workers) {
+    let compressed = match (request.compression, request.workers) {
         (Compression::None, _) => String::new(),
         (other, 0) => format!(", COMPRESSION '{}'", other.word()),
         (other, workers) => format!(
@@ -230,24 +235,24 @@ fn position_of(rows: &[Row]) -> Result<(Lsn, Timeline)> {
     let read = |row: &Row| Some((row.parsed(0)?, Timeline(row.parsed(1)?)));
     rows.first()
         .and_then(read)
-        .ok_or_else(|| Error::transient("BASE_BACKUP was answered with something else"))
+        .ok_or_else(|| Error::transient("the answer to BASE_BACKUP cannot be read"))
 }
 
-/// How a base backup ended.
+/// What the server reports at the end of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// A recovery must come as far as this.
+pub struct BackupEnd {
+    /// Position that recovery must reach.
     pub end: Lsn,
-    /// The timeline of that.
+    /// Timeline of `end`.
     pub timeline: Timeline,
 }
 
 impl BaseBackup {
-    /// The next part; None after the last one. May be dropped at any moment: nothing is lost.
+    /// Returns the next part; None after the last one. Cancellation-safe: no data is lost when the
+    /// future is dropped.
     ///
     /// # Errors
-    /// Unsafe when the server has found a damaged page; Transient when the connection is of no use
-    /// any more.
+    /// Unsafe when the server has found a damaged page; Transient when the connection has failed.
     pub async fn next(&mut self) -> Result<Option<Part>> {
         let message = self.message().await.map_err(failed)?;
         for notice in self.walsender.wire.take_notices() {
@@ -263,22 +268,22 @@ impl BaseBackup {
         }
     }
 
-    /// What the server has remarked since this was asked before, in its own words.
+    /// Returns the server's warnings since the last call.
     pub fn take_warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
     }
 
-    /// The server's last word, after the last part.
+    /// Reads the end of the backup, after the last part.
     ///
     /// # Errors
     /// Unsafe when the server has found a damaged page; Transient when the backup has failed for
     /// another reason.
-    pub async fn end(mut self) -> Result<Ended> {
+    pub async fn end(mut self) -> Result<BackupEnd> {
         let ended = async {
             let position = timeout(SILENCE, self.walsender.result_set())
                 .await
                 .map_err(silent)??;
-            // Only now does it say whether all pages were whole.
+            // The server reports damaged pages only at the end.
             loop {
                 match self.message().await? {
                     Message::CommandComplete(_) => {}
@@ -289,7 +294,7 @@ impl BaseBackup {
         };
         let (end, timeline) = position_of(&ended.await.map_err(failed)?)?;
         self.walsender.close().await;
-        Ok(Ended { end, timeline })
+        Ok(BackupEnd { end, timeline })
     }
 
     async fn message(&mut self) -> Result<Message, Failure> {
@@ -307,15 +312,15 @@ fn silent(_: tokio::time::error::Elapsed) -> Failure {
     .into()
 }
 
-/// The server checks each page that it reads, warns of a wrong one, and goes on.
+/// The server verifies each page that it reads; it warns of a wrong one and continues.
 fn is_damage(notice: &ServerError) -> bool {
     notice.severity == "WARNING" && notice.message.contains("checksum verification failed")
 }
 
-fn damaged(said: &ServerError) -> Error {
-    Error::contradiction(format!(
+fn damaged(reported: &ServerError) -> Error {
+    Error::manual_intervention(format!(
         "the server has found a damaged page: {}",
-        said.message
+        reported.message
     ))
     .hint(DAMAGED)
 }
@@ -327,25 +332,25 @@ fn failed(failure: Failure) -> Error {
     }
 }
 
-/// The body of a CopyData message: a kind, then what belongs to it.
+/// Parses the body of a CopyData message: a byte for the kind, then the data.
 fn part(mut body: Bytes) -> Result<Part> {
-    let strange =
+    let unknown =
         || Error::transient("the server sent a part of a backup of a kind that is not known");
     if body.is_empty() {
-        return Err(strange());
+        return Err(unknown());
     }
     match body.get_u8() {
         b'd' => Ok(Part::Data(body)),
         b'p' => body
             .try_get_u64()
             .map(Part::Progress)
-            .map_err(|_| strange()),
+            .map_err(|_| unknown()),
         b'm' => Ok(Part::Manifest),
         b'n' => {
             let name = body.split(|byte| *byte == 0).next().unwrap_or_default();
             Ok(Part::Archive(String::from_utf8_lossy(name).into_owned()))
         }
-        _ => Err(strange()),
+        _ => Err(unknown()),
     }
 }
 
@@ -357,7 +362,7 @@ mod tests {
     #[test]
     fn a_label_cannot_end_the_command() {
         assert_eq!(
-            command("it's", asked(Compression::Zstd, 0)),
+            command("it's", request(Compression::Zstd, 0)),
             "BASE_BACKUP (LABEL 'it''s', PROGRESS, CHECKPOINT 'fast', WAIT 0, MANIFEST 'yes', \
              MANIFEST_CHECKSUMS 'CRC32C', COMPRESSION 'zstd')"
         );
@@ -369,10 +374,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_cannot_do_is_asked_for_in_another_way() {
-        let refused = |asked: Asked, code: &str| {
+    fn an_unsupported_compression_is_replaced_by_the_next() {
+        let refused = |request: CompressionRequest, code: &str| {
             let code = code.into();
-            asked.is_refused_by(&ServerError {
+            request.is_refused_by(&ServerError {
                 code,
                 ..ServerError::default()
             })
@@ -388,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_told_apart_by_their_first_byte() {
+    fn the_first_byte_of_a_message_is_the_kind_of_part() {
         let read = |bytes: &'static [u8]| part(Bytes::from_static(bytes));
         assert_eq!(
             read(b"nbase.tar.zst\0\0").unwrap(),
@@ -406,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_page_is_for_a_person_to_look_at_and_another_warning_is_not() {
+    fn a_damaged_page_requires_manual_intervention_and_another_warning_does_not() {
         let notice = |message: &str| ServerError {
             severity: "WARNING".into(),
             message: message.into(),
@@ -419,10 +424,10 @@ mod tests {
         assert!(is_damage(&damage));
         assert_eq!(damaged(&damage).kind(), ErrorKind::Unsafe);
         assert!(!is_damage(&notice("skipping special file \"./socket\"")));
-        let last_word = ServerError {
+        let failure = ServerError {
             code: DATA_CORRUPTED.into(),
             ..ServerError::default()
         };
-        assert_eq!(failed(Failure::Server(last_word)).kind(), ErrorKind::Unsafe);
+        assert_eq!(failed(Failure::Server(failure)).kind(), ErrorKind::Unsafe);
     }
 }

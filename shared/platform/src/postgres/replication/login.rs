@@ -1,4 +1,4 @@
-//! From a TCP connection to a walsender that waits for a command: TLS, startup, password.
+//! The login of a replication session: TCP, TLS, startup message and password.
 
 use postgres_openssl::{MakeTlsConnector, TlsStream};
 use postgres_protocol::{
@@ -24,8 +24,8 @@ use job::{
 
 pub(super) type Stream = TlsStream<BufReader<TcpStream>>;
 
-/// Read from the socket at once. The server makes records of 8 kB (PQ_SEND_BUFFER_SIZE), and
-/// OpenSSL would ask the kernel for the header of each, and then for its body.
+/// Size of the read buffer of the socket in bytes. The server sends TLS records of 8 kB
+/// (PQ_SEND_BUFFER_SIZE); without a buffer OpenSSL makes two system calls for each.
 const SOCKET_BYTES: usize = 128 * 1024;
 
 pub(super) async fn login(
@@ -66,7 +66,7 @@ async fn encrypted(connection: &Connection, credentials: &Credentials) -> Result
     let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
         Error::config("tls handshake").caused_by(cause).hint(
             "the server's certificate does not fit the CA, the host name or the sslmode; run \
-                extract-certs, it names the reason",
+             extract-certs, it names the reason",
         )
     };
     let tls = MakeTlsConnect::<BufReader<TcpStream>>::make_tls_connect(&mut make, &connection.host)
@@ -90,15 +90,15 @@ async fn authenticate(wire: &mut Wire<Stream>, user: &str, password: &SecretStri
             Message::AuthenticationSasl(_) => scram(wire, password).await?,
             _ => {
                 return Err(Error::config(
-                    "the server asks for another authentication than a password hashed by md5 or \
-                     SCRAM",
+                    "the server requests another authentication than md5 or SCRAM-SHA-256",
                 ));
             }
         }
     }
 }
 
-/// SCRAM without channel binding, which `require` and a checked certificate do not need.
+/// SCRAM-SHA-256 without channel binding; libpq's default, channel_binding=prefer, allows that,
+/// too.
 async fn scram(wire: &mut Wire<Stream>, password: &SecretString) -> Result<()> {
     let password = password.expose_secret().as_bytes();
     let mut exchange = ScramSha256::new(password, ChannelBinding::unsupported());

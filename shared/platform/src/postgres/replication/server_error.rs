@@ -1,4 +1,4 @@
-//! What the server says is wrong: errors and warnings, by their fields (PostgreSQL documentation,
+//! Errors and warnings of the server, by their fields (PostgreSQL documentation,
 //! *Error and Notice Message Fields*).
 
 use std::fmt;
@@ -13,9 +13,9 @@ use job::{error::Error, sqlstate::classify};
 pub(super) struct ServerError {
     /// SQLSTATE.
     pub(super) code: String,
-    /// WARNING, ERROR, …; never translated.
+    /// `WARNING`, `ERROR`, …; never translated.
     pub(super) severity: String,
-    /// In words, in the server's language.
+    /// The text, in the language of the server's lc_messages.
     pub(super) message: String,
 }
 
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_server_keeps_its_words_and_says_what_to_do() {
+    fn an_error_of_the_server_keeps_its_text_and_gets_a_hint() {
         let error =
             read(b"SFATAL\0VFATAL\0C28000\0Mno pg_hba.conf entry for replication connection\0\0");
         assert_eq!(error.severity, "FATAL");

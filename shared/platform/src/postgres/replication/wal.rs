@@ -1,17 +1,16 @@
-//! START_REPLICATION PHYSICAL: the WAL that a base backup needs, on a second connection beside it.
+//! START_REPLICATION PHYSICAL: streams the WAL that a base backup needs, on a second connection.
 //!
-//! BASE_BACKUP's own option `WAL` would append it to the archive, with less code here. It is not
-//! used, because
-//! - it reads the WAL at the end: on a busy server, hours later, what is needed may be recycled by
-//!   then, and the backup is lost. A temporary slot, made before the backup begins, keeps it, and
-//!   ends with the connection, however that ends;
-//! - of a standby it ends with the segment of the minimum recovery point. After a cut the backup
-//!   must reach the very last record that the source has ever written, which the receipt names: a
-//!   stream goes on until it has come;
-//! - pg_wal.tar beside base.tar is what pg_basebackup leaves by default, and what its readers
-//!   expect.
+//! BASE_BACKUP's option `WAL` would append the WAL to the archive, with less code. It is not used,
+//! for three reasons:
+//! - It reads the WAL at the end of the backup, possibly hours later. A busy server may have
+//!   recycled the WAL by then, and the backup would fail. A temporary slot, created before the
+//!   backup begins, keeps the WAL, and the server drops it when the connection ends.
+//! - On a standby it ends with the segment of the minimum recovery point. After a cutover the
+//!   backup must contain the last record that the source has written, which the receipt names; the
+//!   stream continues until that record has arrived.
+//! - pg_basebackup writes pg_wal.tar beside base.tar by default, and its users expect this layout.
 //!
-//! It costs a second walsender, and a free replication slot.
+//! It needs a second walsender and a free replication slot.
 
 use std::time::Duration;
 
@@ -29,61 +28,63 @@ use super::{
 use job::error::{Context as _, Error, Result};
 use protocol::wal::{Lsn, Timeline};
 
-/// An idle walsender sends a keepalive after half of wal_sender_timeout, a minute by default.
+/// Longest time without a message. An idle walsender sends a keepalive after half of
+/// wal_sender_timeout, which is one minute by default.
 const SILENCE: Duration = Duration::from_secs(120);
-/// Seconds from 1970 to 2000, where PostgreSQL's clock begins.
+/// Seconds from 1970 to 2000, the beginning of PostgreSQL's timestamps.
 const EPOCH_SECONDS: i64 = 946_684_800;
 
-/// What the stream brings.
+/// A message of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Received {
     /// WAL from a position on.
     Wal {
-        /// Where it begins.
+        /// Position of the first byte.
         start: Lsn,
-        /// It as it is.
+        /// The WAL.
         bytes: Bytes,
     },
-    /// Nothing new.
+    /// No new WAL.
     Keepalive,
-    /// The server has followed a promotion: this timeline has ended.
+    /// The timeline has ended: the server follows another one after a promotion.
     TimelineEnded,
 }
 
 /// A stream of WAL.
 pub struct WalStream {
     walsender: Walsender,
-    /// End of what has been confirmed.
+    /// End of the confirmed WAL.
     confirmed: Lsn,
 }
 
-/// A file in pg_wal that tells where the timelines before this one ended.
+/// A timeline history file: the ends of the timelines before this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
-    /// For example `00000002.history`.
+    /// Name of the file, for example `00000002.history`.
     pub name: String,
-    /// Its content.
+    /// Content of the file.
     pub content: Bytes,
 }
 
 impl Walsender {
-    /// Makes a slot that keeps WAL from the last checkpoint on, until this connection ends.
+    /// Creates a slot that keeps WAL from the last checkpoint on; the server drops it when this
+    /// connection ends.
     ///
     /// # Errors
-    /// Transient when there is no free slot.
+    /// Transient when the server has no free slot.
     pub async fn temporary_slot(&mut self, name: &str) -> Result<()> {
         self.rows(&format!(
             "CREATE_REPLICATION_SLOT \"{name}\" TEMPORARY PHYSICAL (RESERVE_WAL)"
         ))
         .await
-        .context("making a temporary replication slot")
+        .context("creating a temporary replication slot")
         .map(drop)
     }
 
-    /// The history of a timeline; the first one has none.
+    /// Reads the history file of a timeline; None for the first one, which has none.
     ///
     /// # Errors
-    /// Transient when the server does not have it.
+    /// Transient when the server does not have the file.
     pub async fn timeline_history(&mut self, timeline: Timeline) -> Result<Option<History>> {
         if timeline.0 <= 1 {
             return Ok(None);
@@ -101,13 +102,13 @@ impl Walsender {
         });
         history
             .map(Some)
-            .ok_or_else(|| Error::transient(format!("{doing}: answered with something else")))
+            .ok_or_else(|| Error::transient(format!("{doing}: the answer cannot be read")))
     }
 
-    /// Streams from `start` on; what has been confirmed the slot gives up.
+    /// Streams WAL from `start` on. The slot releases WAL as soon as it is confirmed.
     ///
     /// # Errors
-    /// Transient when the WAL is not there any more.
+    /// Transient when the server no longer has the WAL.
     pub async fn stream_wal(
         mut self,
         slot: &str,
@@ -138,10 +139,10 @@ impl Walsender {
 }
 
 impl WalStream {
-    /// What comes next. May be dropped at any moment: nothing is lost.
+    /// Returns the next message. Cancellation-safe: no data is lost when the future is dropped.
     ///
     /// # Errors
-    /// Transient when the connection is of no use any more.
+    /// Transient when the connection has failed.
     pub async fn next(&mut self) -> Result<Received> {
         let message = timeout(SILENCE, self.walsender.wire.next())
             .await
@@ -159,10 +160,10 @@ impl WalStream {
         }
     }
 
-    /// Tells the server that everything up to here is safe.
+    /// Confirms to the server that all WAL before `position` is stored.
     ///
     /// # Errors
-    /// Transient when the connection is of no use any more.
+    /// Transient when the connection has failed.
     pub async fn confirm(&mut self, position: Lsn) -> Result<()> {
         self.confirmed = position;
         CopyData::new(status(position, jiff::Timestamp::now()))?
@@ -170,7 +171,7 @@ impl WalStream {
         Ok(self.walsender.wire.send().await?)
     }
 
-    /// Ends it; the slot ends with the connection.
+    /// Ends stream and connection; the server drops the temporary slot.
     pub async fn stop(mut self) {
         frontend::copy_done(self.walsender.wire.outbox());
         let _ = self.walsender.wire.send().await;
@@ -186,26 +187,26 @@ fn silent(_: tokio::time::error::Elapsed) -> Failure {
     .into()
 }
 
-/// What is in a message, and whether the server wants an answer at once.
+/// Parses a message; the flag is true when the server requests a reply at once.
 fn received(mut body: Bytes) -> Result<(Received, bool)> {
-    let strange = |_| Error::transient("the server sent wal of a kind that is not known");
-    match body.try_get_u8().map_err(strange)? {
+    let unknown = |_| Error::transient("the server sent wal of a kind that is not known");
+    match body.try_get_u8().map_err(unknown)? {
         b'w' => {
-            let start = body.try_get_u64().map_err(strange)?;
-            // End of the WAL there, and the server's clock.
+            let start = body.try_get_u64().map_err(unknown)?;
+            // The end of the server's WAL and its clock, which are not used.
             body.try_get_u64()
                 .and_then(|_| body.try_get_u64())
-                .map_err(strange)?;
+                .map_err(unknown)?;
             let start = Lsn(start);
             Ok((Received::Wal { start, bytes: body }, false))
         }
         b'k' => {
             body.try_get_u64()
                 .and_then(|_| body.try_get_u64())
-                .map_err(strange)?;
+                .map_err(unknown)?;
             Ok((
                 Received::Keepalive,
-                body.try_get_u8().map_err(strange)? == 1,
+                body.try_get_u8().map_err(unknown)? == 1,
             ))
         }
         _ => Err(Error::transient(
@@ -214,7 +215,8 @@ fn received(mut body: Bytes) -> Result<(Received, bool)> {
     }
 }
 
-/// Standby status update: written, flushed, applied, the clock, no answer wanted.
+/// Standby status update: written, flushed and applied up to `position`; the clock; no reply
+/// requested.
 fn status(position: Lsn, now: jiff::Timestamp) -> Bytes {
     let mut body = BytesMut::with_capacity(34);
     body.put_u8(b'r');
@@ -231,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wal_and_keepalives_are_told_apart() {
+    fn wal_and_keepalives_are_parsed() {
         let header = [&[b'w'][..], &0x1_0000_0000_u64.to_be_bytes(), &[0; 16]].concat();
         let message = Bytes::from([&header[..], b"wal"].concat());
         let wal = Received::Wal {
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_says_where_and_when_by_the_servers_clock() {
+    fn a_status_has_position_and_time_since_2000() {
         let body = status(
             "0/10".parse().unwrap(),
             "2000-01-01T00:00:01Z".parse().unwrap(),

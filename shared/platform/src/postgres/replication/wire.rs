@@ -1,5 +1,4 @@
-//! Messages over a stream: postgres-protocol builds and parses them, here they are sent and
-//! received.
+//! Sends and receives the messages of the protocol, which postgres-protocol builds and parses.
 
 use std::collections::VecDeque;
 
@@ -13,22 +12,21 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use super::ServerError;
 use job::error::{Error, Result};
 
-/// The server sends at most 32 kB of a file or 128 kB of WAL in one message; a row or a notice is
-/// shorter.
+/// Longest message that is accepted, in bytes. The server sends at most 32 kB of a file or 128 kB
+/// of WAL in one message; rows and notices are shorter.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
-/// Read from the stream at once; one allocation holds the data of several messages.
+/// Size of the receive buffer in bytes; one allocation holds the data of several messages.
 const INBOX_BYTES: usize = 256 * 1024;
-/// Warnings that are kept until somebody takes them.
+/// Longest list of notices that are kept until [`Wire::take_notices`].
 const NOTICES_MAX: usize = 100;
-/// CopyBothResponse has the body of CopyOutResponse, and postgres-protocol knows only that one.
+/// CopyBothResponse, which has the body of CopyOutResponse; postgres-protocol parses only that one.
 const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
 
-/// Why a message did not come.
+/// The reason why no message was received.
 pub(super) enum Failure {
-    /// The server has refused the command, and is ready for another one after
-    /// [`Wire::until_ready`].
+    /// The server has refused the command; after [`Wire::until_ready`] it accepts another one.
     Server(ServerError),
-    /// The connection is of no use any more.
+    /// The connection has failed.
     Broken(Error),
 }
 
@@ -75,7 +73,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Where the functions of [`frontend`] write; [`Wire::send`] sends it.
+    /// The send buffer, to which the functions of [`frontend`] write; [`Wire::send`] sends it.
     pub(super) fn outbox(&mut self) -> &mut BytesMut {
         &mut self.outbox
     }
@@ -91,10 +89,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.send().await
     }
 
-    /// The next message that is neither a notice, which is kept, nor a parameter; an error of the
-    /// server is an error here.
+    /// Receives the next message. Notices are kept for [`Wire::take_notices`], parameters are
+    /// ignored, and an ErrorResponse becomes [`Failure::Server`].
     ///
-    /// May be dropped at any moment: nothing is lost.
+    /// Cancellation-safe: no data is lost when the future is dropped.
     pub(super) async fn next(&mut self) -> Result<Message, Failure> {
         loop {
             match self.whole_message()? {
@@ -116,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     fn whole_message(&mut self) -> Result<Option<Message>, Failure> {
         if let Some(header) = Header::parse(&self.inbox)? {
             if usize::try_from(header.len()).is_ok_and(|bytes| bytes > MESSAGE_BYTES_MAX) {
-                return Err(Error::transient("the server's answer is too long to be one").into());
+                return Err(Error::transient("the server sent a message that is too long").into());
             }
             if header.tag() == COPY_BOTH_RESPONSE_TAG {
                 self.inbox[0] = backend::COPY_OUT_RESPONSE_TAG;
@@ -135,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Passes over what is left of the answer to a command, so that another one can be sent.
+    /// Ignores the rest of the answer to a command, so that another one can be sent.
     pub(super) async fn until_ready(&mut self) -> Result<(), Failure> {
         loop {
             match self.next().await {
@@ -146,14 +144,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// What the server has remarked so far and nobody has taken yet.
+    /// Removes and returns the notices that have been received since the last call.
     pub(super) fn take_notices(&mut self) -> impl Iterator<Item = ServerError> {
         std::mem::take(&mut self.notices).into_iter()
     }
 }
 
 pub(super) fn unexpected() -> Error {
-    Error::transient("the server sent a message where none of its kind was expected")
+    Error::transient("the server sent an unexpected message")
 }
 
 #[cfg(test)]
@@ -175,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn parameters_are_passed_over_and_notices_are_kept() {
+    async fn parameters_are_ignored_and_notices_are_kept() {
         let bytes = [
             message(b'S', b"a\0b\0"),
             message(b'N', b"SWARNUNG\0VWARNING\0C01000\0Mkaputt\0\0"),
@@ -192,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn copy_in_both_directions_begins_like_a_copy_out() {
+    async fn copy_both_is_parsed_like_copy_out() {
         let mut wire = received(&message(b'W', &[0, 0, 0])).await;
         assert!(matches!(wire.next().await, Ok(Message::CopyOutResponse(_))));
     }
@@ -212,15 +210,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_in_the_middle_and_a_length_that_cannot_be_are_told_apart() {
-        let said = async |bytes: &[u8]| match received(bytes).await.next().await {
+    async fn an_incomplete_message_and_an_impossible_length_are_different_errors() {
+        let error = async |bytes: &[u8]| match received(bytes).await.next().await {
             Err(Failure::Broken(error)) => error.to_string(),
             _ => panic!("nothing whole was sent"),
         };
-        assert_eq!(said(b"d\0\0").await, "the server has closed the connection");
         assert_eq!(
-            said(b"d\x7f\0\0\0").await,
-            "the server's answer is too long to be one"
+            error(b"d\0\0").await,
+            "the server has closed the connection"
+        );
+        assert_eq!(
+            error(b"d\x7f\0\0\0").await,
+            "the server sent a message that is too long"
         );
     }
 }
