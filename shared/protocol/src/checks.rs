@@ -25,15 +25,8 @@ use crate::{
     snapshot::{Snapshot, kubernetes::ClusterState, prechecks::Question},
 };
 
+pub use servers::questions;
 pub use servers::{CNPG_ROLES, MAJOR, REPLAY_LAG};
-/// The questions to the servers, for the collector that asks them.
-pub mod questions {
-    pub use super::servers::{
-        APPLY_DELAY, ARCHIVING, BASE_BACKUPS, MISSING_ROLES, PREPARED_TRANSACTIONS,
-        SOURCE_HOT_STANDBY, SOURCE_SUPERUSER, TABLESPACES, TARGET_HOT_STANDBY, TARGET_SUPERUSER,
-        WALSENDERS,
-    };
-}
 
 /// A check: a row of the list.
 pub struct Check {

@@ -9,9 +9,10 @@ use super::Check;
 use crate::{
     decision::Limits,
     finding::{Finding, Verdict, listed},
-    snapshot::{Snapshot, SourceState, TargetState, prechecks::Question},
+    snapshot::{Snapshot, SourceState, TargetState},
     wal::Identity,
 };
+use questions::*;
 
 pub(super) const CHECKS: &[Check] = &[
     Check::new("superuser", superuser).asking(&[SOURCE_SUPERUSER, TARGET_SUPERUSER]),
@@ -36,28 +37,33 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("restart-after-promotion", restart_after_promotion),
 ];
 
-/// Whether the role of SOURCE_USER is a superuser: `true` or `false`.
-pub const SOURCE_SUPERUSER: Question = Question::source("superuser");
-/// Whether the role of TARGET_USER is a superuser: `true` or `false`.
-pub const TARGET_SUPERUSER: Question = Question::target("superuser");
-/// The source's settings that a standby needs as large, as `name value`.
-pub const SOURCE_HOT_STANDBY: Question = Question::source("hot-standby settings");
-/// The same of the target.
-pub const TARGET_HOT_STANDBY: Question = Question::target("hot-standby settings");
-/// Prepared transactions of the source, by name.
-pub const PREPARED_TRANSACTIONS: Question = Question::source("prepared transactions");
-/// Base backups that the source is sending.
-pub const BASE_BACKUPS: Question = Question::source("base backups");
-/// Tablespaces of the source beside the default ones.
-pub const TABLESPACES: Question = Question::source("tablespaces");
-/// The WAL file that the source's archiver fails at; no row when it does not fail.
-pub const ARCHIVING: Question = Question::source("archiver");
-/// Those of [`CNPG_ROLES`] that the target does not have.
-pub const MISSING_ROLES: Question = Question::target("missing roles");
-/// The source's walsenders, as `application_name state`.
-pub const WALSENDERS: Question = Question::source("walsenders");
-/// recovery_min_apply_delay of the target.
-pub const APPLY_DELAY: Question = Question::target("recovery_min_apply_delay");
+/// The questions of these checks; `platform::collector` holds their SQL.
+pub mod questions {
+    use crate::snapshot::prechecks::Question;
+
+    /// Whether the role of SOURCE_USER is a superuser: `true` or `false`.
+    pub const SOURCE_SUPERUSER: Question = Question::source("superuser");
+    /// Whether the role of TARGET_USER is a superuser: `true` or `false`.
+    pub const TARGET_SUPERUSER: Question = Question::target("superuser");
+    /// The source's settings that a standby needs as large, as `name value`.
+    pub const SOURCE_HOT_STANDBY: Question = Question::source("hot-standby settings");
+    /// The same of the target.
+    pub const TARGET_HOT_STANDBY: Question = Question::target("hot-standby settings");
+    /// Prepared transactions of the source, by name.
+    pub const PREPARED_TRANSACTIONS: Question = Question::source("prepared transactions");
+    /// Base backups that the source is sending.
+    pub const BASE_BACKUPS: Question = Question::source("base backups");
+    /// Tablespaces of the source beside the default ones.
+    pub const TABLESPACES: Question = Question::source("tablespaces");
+    /// The WAL file that the source's archiver fails at; no row when it does not fail.
+    pub const ARCHIVING: Question = Question::source("archiver");
+    /// Those of [`CNPG_ROLES`](super::CNPG_ROLES) that the target does not have.
+    pub const MISSING_ROLES: Question = Question::target("missing roles");
+    /// The source's walsenders, as `application_name state`.
+    pub const WALSENDERS: Question = Question::source("walsenders");
+    /// recovery_min_apply_delay of the target.
+    pub const APPLY_DELAY: Question = Question::target("recovery_min_apply_delay");
+}
 
 /// The major version that the migration is made and tested for.
 pub const MAJOR: u32 = 17;
