@@ -294,7 +294,7 @@ async fn a_pod_ends_as_the_kubelet_and_the_job_controller_report_it() {
     running.wait_for_line("ready", LIMIT).await.unwrap();
     assert!(
         running
-            .wait_for_line("what it never says", Duration::from_millis(50))
+            .wait_for_line("a text that it never logs", Duration::from_millis(50))
             .await
             .is_err()
     );
@@ -308,11 +308,11 @@ async fn a_pod_ends_as_the_kubelet_and_the_job_controller_report_it() {
     );
     assert!(
         running
-            .wait_for_line("what it never says", LIMIT)
+            .wait_for_line("a text that it never logs", LIMIT)
             .await
             .unwrap_err()
             .to_string()
-            .contains("ended without saying")
+            .contains("ended without logging")
     );
 }
 

@@ -648,7 +648,8 @@ async fn states_that_block_the_cutover_are_reported_with_a_hint() {
         &ended,
         3,
         &[
-            "replica-mode: wanted the Cluster in replica mode, found spec.replica.enabled is not true",
+            "replica-mode: wanted the Cluster in replica mode, found spec.replica.enabled is not \
+             true",
         ],
     );
 }

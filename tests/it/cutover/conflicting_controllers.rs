@@ -110,8 +110,8 @@ async fn controllers_that_would_revert_the_cutover_are_suspended_and_resumed() {
         "DOWNTIME ENDS",
         "resuming CronJob nightly suspend",
         "resuming HelmRelease mastodon/mastodon suspend",
-        "ConfigMap mastodon-database kustomize.toolkit.fluxcd.io/reconcile stays suspended, because \
-         Flux's Kustomization apps would put",
+        "ConfigMap mastodon-database kustomize.toolkit.fluxcd.io/reconcile stays suspended, \
+         because Flux's Kustomization apps would put",
     ];
     let ended = environment.run(environment.by_config(), 0, &words).await;
     assert!(
