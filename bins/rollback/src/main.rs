@@ -6,8 +6,8 @@
 //! that no longer runs: its pod was evicted, its Job deleted.
 //!
 //! **Promise** when it exits 0: the application runs on the source as before, and everything that
-//! the cutover had changed is as it was. Exit 3: that is no longer possible, and the last line names
-//! the way on; or a cutover still runs.
+//! the cutover had changed is as it was. Exit 3: that is no longer possible, and the last line says
+//! how to go on; or a cutover still runs.
 //!
 //! **Steps** (`shared/protocol/src/rollback.rs` decides which one is next): read the record; start
 //! the source's server if it was stopped; lift the block; repoint Services, poolers and the
