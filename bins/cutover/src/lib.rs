@@ -31,7 +31,8 @@ use protocol::{
 /// Moves the application from the source to the target, or goes on where an earlier run ended.
 ///
 /// # Errors
-/// Refused when the application runs on the source as before, Unsafe when manual intervention is required,
+/// Refused when the application runs on the source as before, Unsafe when manual intervention is
+/// required,
 /// Transient when another run goes on.
 pub async fn cutover(settings: Settings, run: Run) -> Result<()> {
     let (source, target): (Connection, Connection) = (prefixed("SOURCE_")?, prefixed("TARGET_")?);

@@ -80,7 +80,7 @@ pub struct LiveWorld {
     direction: Direction,
     /// For the names of clients.
     pods: Pods,
-    /// That it is too late to go back was said.
+    /// The log has said that it is too late to roll back.
     told_too_late: bool,
 }
 
@@ -298,7 +298,7 @@ impl World for LiveWorld {
 }
 
 /// A server whose volume hangs takes a statement and never answers; SIGTERM, an abort and the
-/// deadline are heeded between effects.
+/// deadline are honoured between effects.
 fn effect_max(action: &Action) -> Duration {
     match action {
         // Clients are served meanwhile, and its statements have a limit of their own on each side.

@@ -61,8 +61,8 @@ pub enum PollInterval {
     Failed,
 }
 
-/// Looks or effects that may fail in a row, [`PollInterval::Failed`] apart (0.5 s): the API server may be
-/// away for some minutes.
+/// Observations or effects that may fail in a row, [`PollInterval::Failed`] apart (0.5 s): the API
+/// server may be away for some minutes.
 const FAILURES_MAX: u32 = 600;
 /// The same for errors that a person must mend, such as a missing verb.
 const LASTING_FAILURES_MAX: u32 = 30;
