@@ -35,7 +35,8 @@ const LOGIN: Login = Login {
 /// Moves the application from the source to the target, or goes on where an earlier run ended.
 ///
 /// # Errors
-/// Refused when the application runs on the source as before, Unsafe when manual intervention is required,
+/// Refused when the application runs on the source as before, Unsafe when manual intervention is
+/// required,
 /// Transient when another run goes on.
 pub async fn cutover(settings: Settings, run: JobContext) -> Result<()> {
     let endpoints = Endpoints::from_environment(&settings.database, LOGIN)?;

@@ -264,7 +264,7 @@ impl World for LiveWorld {
 }
 
 /// A server whose volume hangs takes a statement and never answers; SIGTERM, an abort and the
-/// deadline are heeded between effects.
+/// deadline are honoured between effects.
 fn effect_max(action: &Action) -> Duration {
     match action {
         // Clients are served meanwhile, and its statements have a limit of their own on each side.

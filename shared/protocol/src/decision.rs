@@ -71,8 +71,8 @@ pub enum Action {
     /// PAUSE at every pod of the old poolers that lets clients through: they wait from here on. The
     /// downtime begins.
     PausePoolers,
-    /// [`Action::ReapplyBlock`], and by [`Route::Config`](crate::route::Route::Config) the application to
-    /// 0 in parallel: the downtime begins.
+    /// [`Action::ReapplyBlock`], and by [`Route::Config`](crate::route::Route::Config) the
+    /// application to 0 in parallel: the downtime begins.
     BlockWrites,
     /// End the client sessions of the source, read its position, and record both.
     EndSessions,

@@ -1,6 +1,11 @@
 //! The loop: look, decide, act, look again. It knows no order of things (that is `decide`) and no
 //! servers (that is a [`World`]).
 
+#![allow(
+    clippy::result_large_err,
+    reason = "a run ends once, and why it ends is carried whole"
+)]
+
 use std::time::Duration;
 
 use crate::{
@@ -62,8 +67,8 @@ pub enum PollInterval {
     Failed,
 }
 
-/// Looks or effects that may fail in a row, [`PollInterval::Failed`] apart (0.5 s): the API server may be
-/// away for some minutes.
+/// Observations or effects that may fail in a row, [`PollInterval::Failed`] apart (0.5 s): the API
+/// server may be away for some minutes.
 const FAILURES_MAX: u32 = 600;
 /// The same for errors that a person must mend, such as a missing verb.
 const LASTING_FAILURES_MAX: u32 = 30;
