@@ -1,16 +1,15 @@
-//! Past the point of no return: only forward.
-
-use crate::route::Route;
+//! The steps past the point of no return. From here on the cutover only moves forward.
 
 use crate::{
-    cutover as forward,
+    cutover,
     decision::{Action, Decision, Limits},
     reason::Wait,
     record::{Fact, Promoted, Promotion, Record, Start},
+    route::Route,
     snapshot::{PoolerState, Reachability, Snapshot, TargetState},
 };
 
-/// The next step after the promotion was recorded.
+/// The next step once the promotion is recorded.
 pub fn after(
     record: &Record,
     start: &Start,
@@ -30,23 +29,23 @@ pub fn after(
     if let Some(source) = seen.source.answer()
         && source.primary
     {
-        // Somebody started it: it must not serve anybody ever again.
+        // Another actor has started the fenced source, which must not serve clients again.
         return Decision::Do(Action::Fence(source.postmaster_start));
     }
     if seen.cluster.follows {
         return Decision::Do(Action::Promote);
     }
     if record.routed.is_none()
-        && let Some(step) = forward::pause(start, seen, false)
+        && let Some(step) = cutover::pause(start, seen, false)
     {
         return step;
     }
-    // Kubernetes takes its time to turn a Service, and the paused poolers let nobody through
-    // meanwhile.
+    // A changed Service takes effect after a delay. The paused poolers hold all clients back
+    // until then.
     let held_back = !seen.poolers.is_empty();
     if start.route == Route::Service
         && (held_back || record.promoted.is_some())
-        && !turned(seen, limits)
+        && !services_repointed(seen, limits)
     {
         return Decision::Do(Action::RepointServices);
     }
@@ -60,7 +59,7 @@ pub fn after(
     step.unwrap_or_else(|| settle(record, start, seen))
 }
 
-/// Primary, restarted, and a write proved.
+/// Waits until the target is a primary and has restarted, then verifies a write.
 fn primary(promotion: &Promotion, start: &Start, seen: &Snapshot) -> Decision {
     let target = match &seen.target {
         Reachability::Up(target) => target,
@@ -71,25 +70,25 @@ fn primary(promotion: &Promotion, start: &Start, seen: &Snapshot) -> Decision {
     if target.in_recovery {
         return Decision::Wait(Wait::TargetPromoting);
     }
-    match restart_owed(target, promotion, start.target_pending_restart) {
+    match pending_restart(target, promotion, start.target_pending_restart) {
         Some(missing) => Decision::Wait(missing),
         None => Decision::Do(Action::VerifyWrite),
     }
 }
 
-/// What is missing from "CNPG's restart of the new primary is over"; its phase does not tell
-/// (docs/operators/cloudnative-pg.md#phase).
-fn restart_owed(target: &TargetState, promotion: &Promotion, owed: bool) -> Option<Wait> {
+/// What to wait for until CNPG has restarted the new primary; None when the restart is over. The
+/// phase of the Cluster does not show it (docs/operators/cloudnative-pg.md#phase).
+fn pending_restart(target: &TargetState, promotion: &Promotion, expected: bool) -> Option<Wait> {
     if target.running.pending_restart_after_promotion() || target.running.pending_restart > 0 {
         return Some(Wait::TargetPendingRestart);
     }
-    if owed && target.running.postmaster_start <= promotion.target_clock {
+    if expected && target.running.postmaster_start <= promotion.target_clock {
         return Some(Wait::TargetRestartNotObserved);
     }
     None
 }
 
-/// The application's ConfigMap, then its pods. None when they serve.
+/// Repoints the application's ConfigMap, then replaces its pods. None when they serve.
 fn by_config(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) -> Option<Decision> {
     if record.serving.is_some() {
         // Another cutover has scaled it down late.
@@ -97,18 +96,18 @@ fn by_config(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) -
             .idle(&start.replicas)
             .then_some(Decision::Do(Action::ScaleUp));
     }
-    let there = limits.config.iter().all(|(key, value)| {
+    let repointed = limits.config.iter().all(|(key, value)| {
         seen.config
             .values
             .get(key)
             .is_some_and(|now| now.as_ref() == Some(value))
     });
-    if !there {
+    if !repointed {
         return Some(Decision::Do(Action::RepointConfig));
     }
     if record.routed.is_none() {
-        // A pod that started before the ConfigMap was changed would stay with the source for as
-        // long as it lives.
+        // A pod that started before the ConfigMap was changed would use the source for its whole
+        // lifetime.
         return Some(match (seen.emptied(), seen.living()) {
             (false, _) => Decision::Do(Action::ScaleDown),
             (true, Some(living)) => Decision::Wait(living),
@@ -124,15 +123,16 @@ fn by_config(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) -
     })
 }
 
-/// The Services lead to the target, then the poolers go on. None when they do.
+/// Waits until the Services lead to the target, then resumes the poolers. None when both are done.
 fn by_service(record: &Record, promoted: &Promoted, seen: &Snapshot) -> Option<Decision> {
     if record.routed.is_none() {
-        // One login of a pooler that fails costs its server_login_retry: seconds.
-        let open = seen
+        // A pooler whose login fails waits for its server_login_retry, several seconds, before it
+        // tries again.
+        let repointed = seen
             .service_answer
             .answer()
-            .is_some_and(|door| door.primary && door.identity.timeline == promoted.timeline);
-        return Some(if open {
+            .is_some_and(|answer| answer.primary && answer.identity.timeline == promoted.timeline);
+        return Some(if repointed {
             Decision::Record(Fact::Routed(seen.now))
         } else {
             Decision::Wait(Wait::ServiceNotRepointed(
@@ -158,15 +158,15 @@ fn by_service(record: &Record, promoted: &Promoted, seen: &Snapshot) -> Option<D
 }
 
 /// Every Service of the source that exists leads to the target.
-fn turned(seen: &Snapshot, limits: &Limits) -> bool {
+fn services_repointed(seen: &Snapshot, limits: &Limits) -> bool {
     let wanted = |name: &String| limits.services.get(name);
     seen.services.iter().all(|(name, service)| {
         wanted(name).is_none_or(|wanted| service.selector.as_ref() == Some(wanted))
     })
 }
 
-/// The downtime is over: who was paused goes on, who still reads from the source is sent away, and
-/// the receipt is written.
+/// After the downtime: resumes the suspended controllers, ends the sessions that still read from
+/// the source, and writes the receipt.
 fn settle(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
     if let Some(suspension) = seen.unlike(start, |suspension| !suspension.permanent) {
         return Decision::Do(Action::ResumeController(suspension.key()));

@@ -1,16 +1,16 @@
-//! From the start to the point of no return.
-
-use crate::{checks, finding, route::Route};
+//! The steps from the start to the point of no return.
 
 use crate::{
+    checks,
     decision::{Action, Decision, Limits},
-    proof,
+    finding, proof,
     reason::Wait,
     record::{Fact, Fenced, Promotion, Record, Start},
+    route::Route,
     snapshot::{PoolerState, Reachability, Snapshot},
 };
 
-/// The next step before the point of no return, while there is no reason to go back.
+/// The next step before the point of no return, while there is no reason to roll back.
 pub fn before(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) -> Decision {
     if let Some(suspension) = seen.unsuspended(start, |_| true) {
         return Decision::Do(Action::SuspendController(suspension.key()));
@@ -39,8 +39,8 @@ pub fn before(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) 
     fence(record, start, seen)
 }
 
-/// Clients of the old poolers wait: those that are let through again, too. A transaction that does
-/// not end in time is ended by the block.
+/// Pauses the old poolers, also those that another actor has resumed: their clients wait. The block
+/// ends a transaction that does not end in time.
 pub fn pause(start: &Start, seen: &Snapshot, patient: bool) -> Option<Decision> {
     if start.route == Route::Config {
         return None;

@@ -1,36 +1,34 @@
-//! The order of things, and nothing else: facts and one look in, one decision out. No clock, no
-//! I/O.
+//! The order of the steps: a pure function from the record and one snapshot to the next decision,
+//! without a clock and without I/O.
 //!
-//! Every action may be repeated and may happen late. What must be undone one day is recorded before
-//! it is done; what is irreversible happens only after its proof is recorded. docs/protocol.md
-//! describes the protocol. Here are the beginning and the ends; the course is in `forward` (to the
-//! point of no return), `after` (from there on) and `back`.
+//! Every action may be repeated and may happen late. Whatever a rollback has to undo is recorded
+//! before it is done; an irreversible action happens only after its proof is recorded.
+//! docs/protocol.md describes the protocol. This module decides the start and the ends. The steps
+//! between them are in [`cutover`] (up to the point of no return), [`completion`] (past it) and
+//! [`rollback`].
 
 use crate::{
-    checks,
+    checks, completion, cutover,
+    decision::{Action, Decision, Limits},
     failure::Failure,
     finding::{self, Verdict},
+    reason::{Contradiction, Refusal, Wait},
+    record::{Fact, Record, RollbackStarted, Start},
+    rollback,
     route::Route,
+    snapshot::{PoolerState, Reachability, Snapshot},
     wal::Timeline,
 };
 
-use crate::{
-    completion as after, cutover as forward,
-    decision::{Action, Decision, Limits},
-    reason::{Contradiction, Refusal, Wait},
-    record::{Fact, Record, RollbackStarted, Start},
-    rollback as back,
-    snapshot::{PoolerState, Reachability, Snapshot},
-};
-
-/// Whether this program can do its work.
+/// Whether this program is able to do its work.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Health {
-    /// It can, as far as it knows.
+    /// No permanent failure is known.
     #[default]
     Ok,
-    /// Its observations or effects keep failing, and waiting does not help: nobody must be left
-    /// blocked because of, say, a missing verb. Past the point of no return this changes nothing.
+    /// Its observations or effects keep failing, for example because of a missing verb, and waiting
+    /// does not help. Before the point of no return the cutover then rolls back, so that no client
+    /// stays blocked; past it this changes nothing.
     Failing(Failure),
 }
 
@@ -44,37 +42,37 @@ impl Health {
     }
 }
 
-/// The next decision.
+/// The next decision that follows from the record and the latest snapshot.
 pub fn decide(record: &Record, seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
     let Some(start) = &record.started else {
         return begin(seen, health, limits);
     };
     if record.finished.is_some() {
-        return late(start, seen).unwrap_or(Decision::Done);
+        return undo_late_action(start, seen).unwrap_or(Decision::Done);
     }
     if record.rolled_back.is_some() {
-        return back::restore(record, start, seen)
+        return rollback::restore(record, start, seen)
             .unwrap_or_else(|| Decision::Refuse(rolled_back(record, health)));
     }
     if let Some(contradiction) = contradiction(record, start, seen) {
         return Decision::Alarm(contradiction);
     }
     if let Some(promotion) = &record.promotion {
-        return after::after(record, start, promotion, seen, limits);
+        return completion::after(record, start, promotion, seen, limits);
     }
     if record.rollback_started.is_some() {
-        return back::back(record, start, seen);
+        return rollback::back(record, start, seen);
     }
-    match back::why(record, start, seen, health, limits) {
+    match rollback::why(record, start, seen, health, limits) {
         Some(reason) => Decision::Record(Fact::RollbackStarted(RollbackStarted {
             at: seen.now,
             reason: reason.to_string(),
         })),
-        None => forward::before(record, start, seen, limits),
+        None => cutover::before(record, start, seen, limits),
     }
 }
 
-/// Nothing is recorded yet: either everything is as it must be, or nothing is touched.
+/// Before the start is recorded: the cutover begins only when all checks pass.
 fn begin(seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
     if let Some(request) = &seen.abort {
         return Decision::Refuse(Refusal::AbortedBeforeStart(request.clone()));
@@ -126,7 +124,7 @@ fn begin(seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
     })))
 }
 
-/// The end of a cutover that has rolled back, with what this program itself failed at.
+/// The end of a cutover that has rolled back, with this program's own failure, if there is one.
 fn rolled_back(record: &Record, health: &Health) -> Refusal {
     let reason = record
         .rollback_started
@@ -138,15 +136,16 @@ fn rolled_back(record: &Record, health: &Health) -> Refusal {
     }
 }
 
-/// The way of ROUTE, or by the Services where the source has poolers, because then no client need
-/// notice.
+/// The route that ROUTE selects. Without that setting it is the Services if the source has poolers,
+/// because then clients only wait.
 pub fn route(limits: &Limits, seen: &Snapshot) -> Route {
     Route::of(limits.route, !seen.poolers.is_empty())
 }
 
-/// After a finished cut: what another cutover has done late, on the sight of a cut that was not
-/// finished. It would leave the application without pods, or its clients waiting for ever.
-fn late(start: &Start, seen: &Snapshot) -> Option<Decision> {
+/// Undoes a late action of another cutover run, which acted on a snapshot from before the cutover
+/// was finished. That action would leave the application without pods, or its clients waiting
+/// forever.
+fn undo_late_action(start: &Start, seen: &Snapshot) -> Option<Decision> {
     let held_back = !seen
         .poolers_that(|state| state != PoolerState::Serving)
         .is_empty();
@@ -158,7 +157,7 @@ fn late(start: &Start, seen: &Snapshot) -> Option<Decision> {
     }
 }
 
-/// What the record and the sight cannot both be true of.
+/// The contradiction between the record and the snapshot, if there is one.
 fn contradiction(record: &Record, start: &Start, seen: &Snapshot) -> Option<Contradiction> {
     if let Some(source) = seen.source.answer()
         && source.identity.system_identifier != start.source.system_identifier

@@ -1,38 +1,35 @@
-//! What can be decided, and what can be done about it.
+//! The decisions, the actions that they order, and the settings that they depend on.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
-
-use crate::{
-    finding::{Acceptance, Finding},
-    route::Route,
-    snapshot::{kubernetes::Selector, source::PostmasterStart},
-};
 
 use strum::{EnumDiscriminants, IntoStaticStr, VariantArray};
 
 use crate::{
+    finding::{Acceptance, Finding},
     reason::{Contradiction, Refusal, Wait},
     record::Fact,
+    route::Route,
+    snapshot::{kubernetes::Selector, source::PostmasterStart},
 };
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    /// Record this, by compare-and-swap, and look again.
+    /// Record this by compare-and-swap, then observe again.
     Record(Fact),
-    /// Do this, and look again.
+    /// Perform this, then observe again.
     Do(Action),
-    /// Look again after a pause: this is still missing.
+    /// Observe again after a pause: this is still missing.
     Wait(Wait),
-    /// The end before the beginning: this stands against a cut, and waiting does not help. Exit 2
-    /// or 3.
+    /// End before the start: this finding blocks the cutover, and waiting does not help. Exit code
+    /// 2 or 3.
     NotReady(Finding),
-    /// The end without a cut: nothing irreversible was done, and nothing is left changed. Exit 3,
-    /// or that of the failure that came before the start.
+    /// End without a cutover: nothing irreversible was done, and every change was undone. Exit code
+    /// 3, or that of the failure that came before the start.
     Refuse(Refusal),
-    /// A person must look: this contradicts the record. Exit 4.
+    /// Manual intervention required: this contradicts the record. Exit code 4.
     Alarm(Contradiction),
-    /// The end: the application runs on the target. Exit 0.
+    /// End: the application runs on the target. Exit code 0.
     Done,
 }
 
@@ -57,59 +54,59 @@ impl fmt::Display for Decision {
 #[strum_discriminants(
     name(ActionKind),
     derive(Hash, VariantArray, IntoStaticStr),
-    doc = "The actions without what they act on."
+    doc = "The actions without their data."
 )]
 pub enum Action {
-    /// Set a recorded field so that its owner leaves the cut alone.
+    /// Set a recorded field so that its controller does not interfere with the cutover.
     SuspendController(String),
-    /// Put a recorded field back.
+    /// Restore the original value of a recorded field.
     ResumeController(String),
-    /// CHECKPOINT on the source, restartpoint on the target; then record that.
+    /// CHECKPOINT on the source and a restartpoint on the target; then record both.
     Checkpoint,
     /// One PATCH of Patroni: pause and read-only.
     ReapplyBlock,
-    /// PAUSE at every pod of the old poolers that lets clients through: they wait from here on. The
-    /// downtime begins.
+    /// PAUSE at every serving pod of the old poolers: clients wait from here on. The downtime
+    /// begins.
     PausePoolers,
-    /// [`Action::ReapplyBlock`], and by [`Route::Config`](crate::route::Route::Config) the
-    /// application to 0 in parallel: the downtime begins.
+    /// [`Action::ReapplyBlock`], and with [`Route::Config`] scale the application to 0 in parallel:
+    /// the downtime begins.
     BlockWrites,
-    /// End the client sessions of the source, read its position, and record both.
+    /// End the client sessions of the source and read its position; then record both.
     EndSessions,
-    /// Stop this run of the source's server cleanly, by SQL.
+    /// Stop the source's server cleanly, by SQL, if its postmaster start is still this one.
     Fence(PostmasterStart),
-    /// Restartpoint on the target, so that its pg_control tells which checkpoint it has replayed.
+    /// Restartpoint on the target, so that its pg_control shows which checkpoint it has replayed.
     Restartpoint,
-    /// `spec.replica.enabled: false`.
+    /// Promote the target: set `spec.replica.enabled: false`.
     Promote,
-    /// Prove a write on the target.
+    /// Verify a write on the target.
     VerifyWrite,
     /// Point the application's ConfigMap to the target.
     RepointConfig,
-    /// The application to 0 again: somebody has started it with its old configuration.
+    /// Scale the application to 0 again: another actor started it with its old configuration.
     ScaleDown,
-    /// Turn the source's Services to the target.
+    /// Repoint the source's Services to the target.
     RepointServices,
     /// RESUME at every pod of the old poolers that is paused.
     ResumePoolers,
     /// End the sessions that still read from the source's standbys.
     EndReaders,
-    /// The recorded replica counts.
+    /// Restore the recorded replica counts.
     ScaleUp,
     /// Write the receipt.
     WriteReceipt,
-    /// Back: start the source's stopped server, while Patroni is still paused.
+    /// Rollback: start the source's stopped server while Patroni is still paused.
     RestartSource,
-    /// Back: lift pause and read-only, as they were.
+    /// Rollback: restore Patroni's pause and read-only settings.
     UnblockWrites,
-    /// Back: point the application's ConfigMap to the source again.
+    /// Rollback: point the application's ConfigMap to the source again.
     RestoreConfig,
-    /// Back: the source's Services as they were.
+    /// Rollback: restore the selectors of the source's Services.
     RestoreServices,
 }
 
 impl Action {
-    /// Its name, without what it acts on.
+    /// Its name, without its data.
     pub fn name(&self) -> &'static str {
         self.into()
     }
@@ -126,7 +123,7 @@ impl ActionKind {
 }
 
 impl fmt::Display for Action {
-    /// Its name, and the field that it is about.
+    /// Its name, and the field that it changes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         match self {
@@ -141,15 +138,15 @@ impl fmt::Display for Action {
 pub struct Limits {
     /// CUTOVER_MAX_SECONDS, from the block to the point of no return.
     pub cutover_max: Duration,
-    /// PAUSE_MAX_SECONDS: so long the block waits for transactions that run through the poolers.
+    /// PAUSE_MAX_SECONDS: how long the block waits for transactions that run through the poolers.
     pub pause_max: Duration,
-    /// APP_CONFIG_TARGET: the application's ConfigMap as it shall be.
+    /// APP_CONFIG_TARGET: the keys and values of the application's ConfigMap for the target.
     pub config: BTreeMap<String, String>,
-    /// ROUTE; None: by the Services where the source has poolers.
+    /// ROUTE; None: the Services if the source has poolers.
     pub route: Option<Route>,
-    /// The source's Services and their selectors as they shall be.
+    /// The source's Services with their selectors for the target.
     pub services: BTreeMap<String, Selector>,
-    /// LAG_BYTES_MAX: at most so many bytes of WAL that the target has not replayed.
+    /// LAG_BYTES_MAX: bytes of WAL that the target may not have replayed yet, at most.
     pub lag_bytes_max: u64,
     /// APPS: the words that select the application's workloads.
     pub apps: Vec<String>,

@@ -1,113 +1,110 @@
-//! The loop: look, decide, act, look again. It knows no order of things (that is `decide`) and no
-//! servers (that is a [`World`]).
+//! The loop that observes, decides and acts. The order of the steps is in
+//! [`decide`](crate::decide); access to servers and to the API is in a [`World`].
 
 #![allow(
     clippy::result_large_err,
-    reason = "a run ends once, and why it ends is carried whole"
+    reason = "a run returns its error once, with all of its data"
 )]
 
 use std::time::Duration;
 
 use crate::{
     checks,
-    failure::{ErrorKind, Failure},
-    finding::worst,
-};
-
-use crate::{
     decide::{Health, decide},
     decision::{Action, Decision, Limits},
+    failure::{ErrorKind, Failure},
+    finding::worst,
     reason::{Contradiction, Stopped, Wait},
     record::{Fact, Record, Start},
-    rollback::{self as back, RollbackAvailability},
+    rollback::{RollbackAvailability, rollback_availability},
     snapshot::Snapshot,
 };
 
 /// Everything outside the program. Two implementations: `LiveWorld`, and `Model` in the tests.
 #[allow(
     async_fn_in_trait,
-    reason = "both worlds run on one thread, so that no bound on the futures is missing"
+    reason = "both worlds run on one thread, so the futures need no bounds"
 )]
 pub trait World {
-    /// Reads the record, and looks at everything.
+    /// Reads the record and takes a snapshot of both sides.
     async fn observe(&mut self) -> Result<(Record, Snapshot), Failure>;
-    /// What must succeed before the start is recorded: the changes that come past the point of no
-    /// return are tried as server-side dry runs, and the replica counts are copied to where a
-    /// person finds them. It may be repeated, and it changes nothing that a rollback would have to
-    /// restore; no decision depends on it, so it is no action of the protocol.
+    /// Does what must succeed before the start is recorded: tries the changes past the point of no
+    /// return as server-side dry runs, and copies the replica counts to where an administrator
+    /// finds them. It may be repeated, and it changes nothing that a rollback has to restore. No
+    /// decision depends on it, so it is not an action of the protocol.
     async fn prepare_start(&mut self, start: &Start) -> Result<(), Failure>;
     /// Adds a fact to the record as it was last read or written, and returns the record. None:
-    /// somebody else wrote first; look again.
+    /// another writer came first, and the caller has to observe again.
     async fn record(&mut self, fact: Fact) -> Result<Option<Record>, Failure>;
-    /// Performs an action; returns the fact that it leaves, if that cannot be observed.
+    /// Performs an action. Returns the fact to record, if its result cannot be observed.
     async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>, Failure>;
-    /// Waits before the next look, and says for what.
-    async fn pause(&mut self, missing: &Wait, pace: PollInterval);
-    /// SIGTERM has arrived.
+    /// Waits before the next observation, and reports for what.
+    async fn pause(&mut self, missing: &Wait, interval: PollInterval);
+    /// Whether SIGTERM was received.
     fn stop_asked(&self) -> bool;
-    /// Where to.
+    /// The direction of this program.
     fn direction(&self) -> Direction;
 }
 
-/// Where a program is going.
+/// Which side a program moves the application to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// To the target; back only when it must.
+    /// To the target, with a rollback if that is necessary.
     Forward,
-    /// Back to the source, and never forward.
+    /// To the source only.
     Back,
 }
 
-/// How soon to look again.
+/// How soon to observe again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollInterval {
-    /// Something is on its way.
+    /// A change is in progress.
     Close,
-    /// A look or an effect failed.
+    /// An observation or an effect failed.
     Failed,
 }
 
-/// Observations or effects that may fail in a row, [`PollInterval::Failed`] apart (0.5 s): the API
-/// server may be away for some minutes.
+/// How many observations or effects may fail in a row, [`PollInterval::Failed`] (0.5 s) apart: the
+/// API server may be unavailable for some minutes.
 const FAILURES_MAX: u32 = 600;
-/// The same for errors that a person must mend, such as a missing verb.
+/// The same for errors that only an administrator can fix, such as a missing verb.
 const LASTING_FAILURES_MAX: u32 = 30;
-/// Failures in a row that are retried at once.
+/// How many failures in a row are retried at once.
 const QUICK_RETRIES: u32 = 5;
-/// Past the point of no return clients wait for the end, and the next pod starts only after the
-/// Job's back-off: one that is asked to end still lets them through, if that takes no longer than
-/// this. Its pod has ten times as much for its end (manifests/base).
+/// How long a program that received SIGTERM past the point of no return still tries to resume
+/// client traffic. Clients wait for that, and the next pod starts only after the Job's back-off.
+/// The pod's termination grace period is ten times as long (manifests/base).
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
-/// An effect that has not shown after so many times is waited for like anything else.
+/// After this number of repetitions without a visible effect, an action is reported as a wait.
 const REPEATS: u32 = 50;
-/// Looks in all: no run is endless, whatever the world does.
-const LOOKS_MAX: u32 = 100_000;
+/// The most observations of one run, so that every run ends.
+const OBSERVATIONS_MAX: u32 = 100_000;
 
-/// Drives the cut to one of its ends.
+/// Drives the cutover, or its rollback, to an end.
 ///
 /// # Errors
-/// Why it has come to another end.
+/// The reason why the application does not run on the target.
 pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stopped> {
     let mut failures = Failures::default();
-    let mut first_look: Option<jiff::Timestamp> = None;
+    let mut first_observation: Option<jiff::Timestamp> = None;
     let mut asked_at: Option<jiff::Timestamp> = None;
     let mut health = Health::Ok;
     let mut past_point_of_no_return = false;
     let mut repeated = Repeated::default();
-    for _ in 0..LOOKS_MAX {
+    for _ in 0..OBSERVATIONS_MAX {
         let (record, seen) = match world.observe().await {
-            Ok(look) => look,
+            Ok(observed) => observed,
             Err(failure) => {
                 failures.add(&failure);
-                let failure = past(past_point_of_no_return, failure);
-                give_up(failure, failures, first_look.is_some(), world).await?;
+                let failure = refused_too_late(past_point_of_no_return, failure);
+                give_up(failure, failures, first_observation.is_some(), world).await?;
                 continue;
             }
         };
         past_point_of_no_return |= record.past_point_of_no_return();
         let waited = seen
             .now
-            .duration_since(*first_look.get_or_insert(seen.now))
+            .duration_since(*first_observation.get_or_insert(seen.now))
             .unsigned_abs();
         if record.past_point_of_no_return() && record.finished.is_none() && world.stop_asked() {
             let asked = seen
@@ -119,13 +116,13 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
             }
         }
         if world.direction() == Direction::Back
-            && let RollbackAvailability::TooLate(refusal) = back::rollback_availability(&record)
+            && let RollbackAvailability::TooLate(refusal) = rollback_availability(&record)
         {
             return Err(Stopped::Refused(refusal));
         }
         let untouched = record.started.is_none();
         let outcome = match follow(world, record, &seen, &health, limits).await {
-            Ok(Next::Look(action)) => {
+            Ok(Next::Observe(action)) => {
                 if let Some(wait) = repeated.ineffective(action) {
                     check_deadline(untouched, waited, limits, &wait)?;
                     world.pause(&wait, PollInterval::Close).await;
@@ -147,7 +144,7 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
                 health = Health::Failing(failure.clone());
             }
             give_up(
-                past(past_point_of_no_return, failure),
+                refused_too_late(past_point_of_no_return, failure),
                 failures,
                 true,
                 world,
@@ -160,16 +157,16 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
     Err(Stopped::TooManyObservations)
 }
 
-/// What follows a look.
+/// What follows an observation.
 enum Next {
-    /// After this effect, if there was one.
-    Look(Option<Action>),
+    /// Observe again, after this action if there was one.
+    Observe(Option<Action>),
     Pause(Wait),
     End(Result<(), Stopped>),
 }
 
-/// Decides and acts on one look. What is recorded leads to the next decision at once: its effect is
-/// as safe on this look as on a stale one, and clients are waiting.
+/// Decides and acts on one snapshot. A recorded fact leads to the next decision at once, because
+/// clients are waiting and every action is safe on a stale snapshot.
 async fn follow(
     world: &mut impl World,
     mut record: Record,
@@ -189,29 +186,28 @@ async fn follow(
                 if let Some(fact) = world.perform(&action, start).await? {
                     world.record(fact).await?;
                 }
-                return Ok(Next::Look(Some(action)));
+                return Ok(Next::Observe(Some(action)));
             }
             Decision::Wait(wait) => return Ok(Next::Pause(wait)),
-            // Another cutover may have acted since: only a look that is newer than the record may
-            // be the last.
-            _ if !fresh => return Ok(Next::Look(None)),
+            // Another cutover run may have acted since, so the run ends only on a snapshot that is
+            // newer than the record.
+            _ if !fresh => return Ok(Next::Observe(None)),
             end => return Ok(Next::End(ended(end, seen, limits))),
         };
         fresh = false;
         if let Fact::Started(start) = &fact {
             world.prepare_start(start).await?;
         }
-        // Each fact is recorded once, so this comes to an end: a decision is never to record what
-        // is recorded.
+        // Each fact is recorded once, and no decision records the same fact again: the loop ends.
         match world.record(fact).await? {
             Some(recorded) if recorded != record => record = recorded,
-            _ => return Ok(Next::Look(None)),
+            _ => return Ok(Next::Observe(None)),
         }
     }
 }
 
-/// The same effect again and again, because what it is to change does not: somebody else changes it
-/// back, or a look cannot show it.
+/// Counts repetitions of the same action. An action repeats without end if another actor reverts
+/// its effect, or if no observation can show the effect.
 #[derive(Default)]
 struct Repeated {
     action: Option<Action>,
@@ -219,7 +215,7 @@ struct Repeated {
 }
 
 impl Repeated {
-    /// What is done in vain, after [`REPEATS`].
+    /// The wait to report when an action was repeated more than [`REPEATS`] times.
     fn ineffective(&mut self, action: Option<Action>) -> Option<Wait> {
         if action.is_none() || action != self.action {
             *self = Self { action, times: 0 };
@@ -232,16 +228,16 @@ impl Repeated {
     }
 }
 
-/// What cannot be refused any more is for a person to look at: "nothing irreversible was done" is
-/// no longer true.
-fn past(past_point_of_no_return: bool, failure: Failure) -> Failure {
+/// Makes a refusal past the point of no return a failure that requires manual intervention:
+/// "nothing irreversible was done" is no longer true there.
+fn refused_too_late(past_point_of_no_return: bool, failure: Failure) -> Failure {
     match failure.kind {
         ErrorKind::Refused if past_point_of_no_return => failure.of_kind(ErrorKind::Unsafe),
         _ => failure,
     }
 }
 
-/// The four ends.
+/// The run's result for each of the four ends.
 fn ended(end: Decision, seen: &Snapshot, limits: &Limits) -> Result<(), Stopped> {
     match end {
         Decision::NotReady(_) => worst(&checks::all(seen, limits)).map_err(Stopped::NotReady),
@@ -251,8 +247,8 @@ fn ended(end: Decision, seen: &Snapshot, limits: &Limits) -> Result<(), Stopped>
     }
 }
 
-/// Failures in a row. A lasting one between others may pass, too: an API server that has just come
-/// back forbids what it will allow.
+/// Counts failures in a row. Even a lasting failure may pass: an API server that has just restarted
+/// can forbid what it allows later.
 #[derive(Clone, Copy, Debug, Default)]
 struct Failures {
     any: u32,
@@ -270,31 +266,35 @@ impl Failures {
     }
 }
 
-/// A failed look or effect is repeated after a pause; what a person must mend ends the program at
-/// once while nothing was touched.
+/// Pauses before a failed observation or effect is repeated. An error that only an administrator
+/// can fix ends the program at once if it comes before the first snapshot.
 async fn give_up(
     failure: Failure,
     failures: Failures,
-    has_looked: bool,
+    has_observed: bool,
     world: &mut impl World,
 ) -> Result<(), Stopped> {
-    let lasting_max = if has_looked { LASTING_FAILURES_MAX } else { 0 };
+    let lasting_max = if has_observed {
+        LASTING_FAILURES_MAX
+    } else {
+        0
+    };
     if failures.any <= FAILURES_MAX && failures.lasting <= lasting_max {
-        // What moves under a look, such as a server that is just ending, is often over at the next
-        // one.
-        let pace = if failures.any <= QUICK_RETRIES {
+        // A transition during an observation, such as a server that is shutting down, is often over
+        // at the next one.
+        let interval = if failures.any <= QUICK_RETRIES {
             PollInterval::Close
         } else {
             PollInterval::Failed
         };
-        world.pause(&Wait::Failed(failure), pace).await;
+        world.pause(&Wait::Failed(failure), interval).await;
         return Ok(());
     }
     Err(Stopped::Failed(failure))
 }
 
-/// Before anything was changed and past the point of no return a wait has no other end; in between
-/// `decide` goes back by itself.
+/// Ends a wait that takes too long. Between the start and the point of no return `decide` rolls
+/// back by itself; before and after, and during a rollback, only this ends the wait.
 fn check_deadline(
     untouched: bool,
     waited: Duration,
@@ -304,7 +304,8 @@ fn check_deadline(
     if untouched && waited >= limits.cutover_max {
         return Err(Stopped::NotReadyInTime(wait.clone()));
     }
-    // Past the return and on the way back the person must learn of it, and a rerun waits on.
+    // Past the point of no return and during a rollback: the failure is reported, and a rerun
+    // continues to wait.
     if waited >= limits.cutover_max * 10 {
         return Err(Stopped::WaitedTooLong(wait.clone()));
     }

@@ -1,11 +1,11 @@
 //! The protocol of a cutover, without a server, a clock or an input or output of its own.
 //!
 //! In reading order: positions and identities ([`wal`]), what is observed ([`snapshot`]) and judged
-//! ([`checks`], each with its [`finding`]s), what is recorded ([`record`], [`receipt`]), what follows from both ([`decide`], with
-//! its parts [`cutover`], [`completion`], [`rollback`] and [`proof`]), how each step is reported and
-//! where it leads ([`steps`]), the controllers that would revert a cutover ([`controllers`]), and
-//! the loop that observes, decides and acts ([`driver`]). The tests search the interleavings that
-//! the protocol can meet (`simulation`).
+//! ([`checks`], each with its [`finding`]s), what is recorded ([`record`], [`receipt`]), what
+//! follows from both ([`decide`], with its parts [`cutover`], [`completion`], [`rollback`] and
+//! [`proof`]), how each step is reported and where it leads ([`steps`]), the controllers that would
+//! revert the cutover ([`controllers`]), and the loop that observes, decides and acts ([`driver`]).
+//! The tests search the interleavings that the protocol can meet (`simulation`).
 
 pub mod checks;
 pub mod completion;

@@ -9,12 +9,13 @@ mod wait;
 
 use std::fmt;
 
+use jiff::Timestamp;
+use strum::{EnumDiscriminants, EnumIter, IntoStaticStr};
+
 use crate::{
     failure::{ErrorKind, Failure},
     wal::{SystemIdentifier, Timeline},
 };
-use jiff::Timestamp;
-use strum::{EnumDiscriminants, EnumIter, IntoStaticStr};
 
 pub use stopped::Stopped;
 pub use wait::{Server, ServerFailure, SourcePrimary, UnreadyPods, Wait, WaitKind};
@@ -60,7 +61,7 @@ impl fmt::Display for AbortRequest {
 #[strum_discriminants(name(RollbackReasonKind), derive(Hash, EnumIter, IntoStaticStr))]
 #[strum_discriminants(doc = "The kinds of [`RollbackReason`].")]
 pub enum RollbackReason {
-    /// Somebody asked for it.
+    /// An [`AbortRequest`] was observed.
     AbortRequested(AbortRequest),
     /// An observation or an effect keeps failing, and waiting does not help.
     PermanentFailure(Failure),
@@ -106,7 +107,8 @@ impl fmt::Display for RollbackReason {
                 "the source failed over: timeline {timeline} instead of {recorded}"
             ),
             Self::LeaderDemoted => f.write_str(
-                "patroni has made the source's leader a standby, and elects none while it is paused",
+                "patroni has made the source's leader a standby, and elects none while it is \
+                 paused",
             ),
             Self::LeaderChanged { leader, recorded } => write!(
                 f,

@@ -1,6 +1,5 @@
-//! The way back before the point of no return: why it is taken, and its order.
+//! The rollback before the point of no return: its reasons and the order of its steps.
 
-use crate::{route::Route, snapshot::kubernetes::ServiceState};
 use jiff::SignedDuration;
 
 use crate::{
@@ -8,21 +7,22 @@ use crate::{
     decision::{Action, Decision, Limits},
     reason::{Progress, Refusal, RollbackReason, Since, Wait},
     record::{Fact, Record, Start},
-    snapshot::{PatroniState, PoolerState, Snapshot},
+    route::Route,
+    snapshot::{PatroniState, PoolerState, Snapshot, kubernetes::ServiceState},
 };
 
-/// Whether there is a way back, by the record alone.
+/// Whether a rollback is possible, by the record alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RollbackAvailability {
     /// No cutover has begun: the application runs on the source.
     Nothing,
-    /// A cutover has begun and has not come to the point of no return.
+    /// A cutover has begun and has not reached the point of no return.
     Possible,
-    /// The promotion is recorded: why there is no way back, and what there is instead.
+    /// The promotion is recorded: why a rollback is no longer possible.
     TooLate(Refusal),
 }
 
-/// Judges the record.
+/// Whether a rollback is possible according to this record.
 pub fn rollback_availability(record: &Record) -> RollbackAvailability {
     if record.started.is_none() {
         return RollbackAvailability::Nothing;
@@ -41,14 +41,14 @@ pub fn rollback_availability(record: &Record) -> RollbackAvailability {
     })
 }
 
-/// Patroni's own loop comes every loop_wait, 10 s in Spilo; what it has not done after this time it
-/// will not do.
+/// How long to wait for Patroni's loop, which runs every loop_wait (10 s in Spilo). A change that
+/// it has not made after this time is not expected any more.
 const LOOP_MAX: SignedDuration = SignedDuration::from_secs(20);
-/// So long Patroni itself lets a leader recover before it elects another one
+/// How long Patroni itself lets a leader recover before it elects another one
 /// (primary_start_timeout).
 const STARTING_MAX: SignedDuration = SignedDuration::from_secs(300);
 
-/// Why to go back now, if there is a reason.
+/// The reason to roll back now, if there is one.
 pub fn why(
     record: &Record,
     start: &Start,
@@ -104,7 +104,7 @@ pub fn why(
     })
 }
 
-/// Undoes what was done, in the order in which the application gets its database back soonest.
+/// The next step of the rollback. The order gives the application its database back soonest.
 pub fn back(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
     if let Some(step) = restore(record, start, seen) {
         return step;
@@ -117,10 +117,10 @@ pub fn back(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
     }
 }
 
-/// The next thing that is not as it was. Asked also after the return: another cutover may have
-/// acted late, on old sight.
+/// The next change that is still to be undone. Also asked after the rollback: another cutover run
+/// may have acted late, on a stale snapshot.
 pub fn restore(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
-    // Before the block nothing was touched but the fields that keep others still.
+    // Before the block only the fields that suspend controllers were changed.
     if record.blocked.is_some()
         && let Some(step) = reopen(record, start, seen)
     {
@@ -130,7 +130,7 @@ pub fn restore(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decisi
     Some(Decision::Do(Action::ResumeController(suspension.key())))
 }
 
-/// The source's server, then its writes, then what leads to it, then the application.
+/// Restores the source's server, then its writes, then the route to it and the application.
 fn reopen(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
     let Some(patroni) = seen.patroni.answer() else {
         let failure = seen.patroni.failure().cloned();
@@ -139,7 +139,7 @@ fn reopen(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
     let waited = waited(record, seen);
     if seen.source.answer().is_none()
         && patroni.paused == Some(true)
-        && let Some(step) = silent(patroni, start, waited)
+        && let Some(step) = unreachable_source(patroni, start, waited)
     {
         return Some(step);
     }
@@ -153,9 +153,8 @@ fn reopen(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
     }
     match seen.source.answer() {
         Some(source) if source.primary && !source.read_only => {}
-        // A change that comes while Patroni starts a server is never compared with it
-        // (reload_config in Patroni's postgresql/config.py): what was lifted stays in force until
-        // the next start.
+        // Patroni never applies a change that arrives while it starts a server (reload_config in
+        // Patroni's postgresql/config.py): a lifted block stays in force until the next start.
         Some(source)
             if source.primary
                 && start.read_only.as_deref() != Some("on")
@@ -169,32 +168,36 @@ fn reopen(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
     }
     match start.route {
         Route::Config => application(start, seen),
-        Route::Service => doors(start, seen),
+        Route::Service => services_and_poolers(start, seen),
     }
 }
 
-/// Since the way back began; since this run of the server, if that began later.
+/// Time since the rollback began, or since the postmaster started if that was later.
 fn waited(record: &Record, seen: &Snapshot) -> SignedDuration {
     let began = record
         .rollback_started
         .as_ref()
         .map_or(seen.now, |back| back.at);
-    let run = seen
+    let started = seen
         .source
         .answer()
         .and_then(|source| source.postmaster_start.began());
     seen.now
-        .duration_since(run.map_or(began, |run| began.max(run)))
+        .duration_since(started.map_or(began, |started| began.max(started)))
 }
 
-/// What a server needs that does not answer while Patroni is paused; None when only an election is
-/// left.
+/// The next step for a server that does not answer while Patroni is paused; None when only an
+/// election can help.
 ///
-/// While paused nobody else is promoted, so a restart brings the same server back on the same
-/// timeline. Not one that Patroni has demoted without its DCS: a standby that is restarted is a
-/// standby. Not one whose node is lost either. For these the pause is lifted, and in the election
-/// nobody takes part who is behind another (_is_healthiest_node in Patroni's ha.py).
-fn silent(patroni: &PatroniState, start: &Start, waited: SignedDuration) -> Option<Decision> {
+/// A paused Patroni promotes no other member, so a restart brings the same server back on the same
+/// timeline. A restart does not help a server that Patroni has demoted without its DCS, because it
+/// stays a standby, or one whose node is lost. For these the pause is lifted, and Patroni elects a
+/// leader; a member that is behind another one cannot win (_is_healthiest_node in Patroni's ha.py).
+fn unreachable_source(
+    patroni: &PatroniState,
+    start: &Start,
+    waited: SignedDuration,
+) -> Option<Decision> {
     if patroni.primaries.is_empty() {
         if patroni.answering.contains(&start.leader) {
             return Some(Decision::Do(Action::RestartSource));
@@ -203,14 +206,15 @@ fn silent(patroni: &PatroniState, start: &Start, waited: SignedDuration) -> Opti
         return (waited < LOOP_MAX)
             .then_some(Decision::Wait(Wait::RollbackLeaderUnreachable { leader }));
     }
-    // Patroni ends a server that starts, when its pause is lifted and the leader lock is not held.
+    // When the pause is lifted and the leader lock is not held, Patroni stops a server that is
+    // starting.
     (patroni.starting && waited < STARTING_MAX)
         .then_some(Decision::Wait(Wait::RollbackSourceStarting))
 }
 
-/// What Patroni's loop has not come to yet. Without the leader lock a lifted pause begins a race
-/// for it, and what the lock's new holder has not received is lost; a block that comes to the
-/// server late comes after it was lifted, to clients that were let in.
+/// What Patroni's loop has still to do before the block is lifted. If the pause is lifted while the
+/// leader lock is not held, the members race for it, and data that the new leader has not received
+/// is lost. A block that reaches the server only after it was lifted would stop resumed clients.
 fn unsettled(patroni: &PatroniState, seen: &Snapshot) -> Option<Wait> {
     if patroni.unlocked {
         return Some(Wait::RollbackLeaderLockNotHeld);
@@ -222,6 +226,7 @@ fn unsettled(patroni: &PatroniState, seen: &Snapshot) -> Option<Wait> {
     (open && patroni.read_only.as_deref() == Some("on")).then_some(Wait::RollbackBlockNotApplied)
 }
 
+/// Restores the application's ConfigMap, then its replicas.
 fn application(start: &Start, seen: &Snapshot) -> Option<Decision> {
     // Other keys may have been added to the settings since.
     let as_before = |(key, before): (&String, &Option<String>)| {
@@ -234,13 +239,13 @@ fn application(start: &Start, seen: &Snapshot) -> Option<Decision> {
         .then_some(Decision::Do(Action::ScaleUp))
 }
 
-/// The Services, should somebody have turned them, then the poolers.
-fn doors(start: &Start, seen: &Snapshot) -> Option<Decision> {
-    let moved = |(name, now): (&String, &ServiceState)| {
+/// Restores the Services, if another actor has repointed them, then resumes the poolers.
+fn services_and_poolers(start: &Start, seen: &Snapshot) -> Option<Decision> {
+    let changed = |(name, now): (&String, &ServiceState)| {
         let before = start.services.get(name);
         before.is_some_and(|before| *before != now.selector) || !now.leftovers.is_empty()
     };
-    if seen.services.iter().any(moved) {
+    if seen.services.iter().any(changed) {
         return Some(Decision::Do(Action::RestoreServices));
     }
     if !seen
@@ -255,17 +260,18 @@ fn doors(start: &Start, seen: &Snapshot) -> Option<Decision> {
 
 #[cfg(test)]
 mod tests {
-    use crate::{failure::Failure, snapshot::source::PostmasterStart, wal::Timeline};
     use jiff::Timestamp;
 
     use super::*;
     use crate::{
-        record::{Fact, Promotion, RollbackStarted},
+        failure::Failure,
+        record::{Promotion, RollbackStarted},
         simulation::{limits, look, started},
-        snapshot::Reachability,
+        snapshot::{Reachability, source::PostmasterStart},
+        wal::Timeline,
     };
 
-    /// What a look shows while the source is blocked and its server runs.
+    /// A snapshot of a source that is blocked and whose server runs.
     fn blocked(change: impl FnOnce(&mut PatroniState, &mut bool)) -> Snapshot {
         let mut seen = look();
         if let (Reachability::Up(patroni), Reachability::Up(source)) =
@@ -278,7 +284,7 @@ mod tests {
         seen
     }
 
-    /// A block and the way back from it, both at once.
+    /// A record of a block and of a rollback that began at the same time.
     fn rollback_started(at: Timestamp) -> Record {
         let reason = "a test".into();
         started()
@@ -287,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pause_is_lifted_when_patronis_loop_has_come_or_is_overdue() {
+    fn the_pause_is_lifted_when_patronis_loop_has_run_or_is_overdue() {
         let begun = rollback_started(look().now);
         let next = |seen: &Snapshot| back(&begun, begun.started.as_ref().unwrap(), seen);
         let unblocks = |seen: &Snapshot| next(seen) == Decision::Do(Action::UnblockWrites);
@@ -389,7 +395,7 @@ mod tests {
             back(&begun, start, &seen),
             Decision::Do(Action::RestartSource)
         );
-        // Just started again: its own time counts.
+        // After a restart the wait counts from the postmaster start.
         if let Reachability::Up(source) = &mut seen.source {
             source.postmaster_start = PostmasterStart(seen.now.as_microsecond());
         }
@@ -397,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_back_ends_with_the_recorded_promotion() {
+    fn rollback_is_possible_until_the_promotion_is_recorded() {
         let (none, begun) = (Record::default(), started());
         assert_eq!(rollback_availability(&none), RollbackAvailability::Nothing);
         assert_eq!(

@@ -1,24 +1,30 @@
 //! A search over every interleaving that the protocol can meet: the real `decide` against a small
 //! world, breadth first.
 //!
-//! Two drivers (two pods), each acting on sight that may be stale; crashes between look and effect
-//! and in the middle of one; effects whose answer is lost; clients that write whenever they are
-//! let, one of them around the read-only default; a block lifted by hand; the source's operator
-//! restarting a server unless frozen; a failover and a switchover of the source; the stream to the
-//! target cut; Patroni taking its leader lock late, and demoting its leader without a DCS; a
-//! promotion that takes its time and the restart after it; the deadline; an abort; an autoscaler,
-//! and somebody who heeds no pause, starting the application; old poolers resumed by somebody or
-//! restarted; Services turned, half turned, turned back; a controller that comes late to what was
-//! scaled. Each disturbance happens once at most, at any moment, and so many of them together.
+//! Two drivers (two pods) act on snapshots that may be stale. The disturbances:
 //!
-//! After every step: S1 never two servers that accept writes; S2 every acknowledged write is on the
+//! - Drivers: a crash between snapshot and effect or in the middle of an effect; an effect whose
+//!   answer is lost; the deadline; an abort.
+//! - Clients write whenever the source accepts writes; one overrides the read-only default.
+//! - Source: an administrator lifts the block; the operator restarts a server unless it is
+//!   suspended; a failover; a switchover; Patroni demotes its leader without a DCS.
+//! - Target: the stream to it breaks.
+//! - Application: an autoscaler, or a client that ignores its suspension, starts it.
+//! - Poolers and Services: an old pooler is resumed by hand or restarted; the Services are
+//!   repointed halfway, or restored by hand.
+//!
+//! Further steps happen by themselves, at any later moment: Patroni takes its leader lock, a
+//! promotion and the restart after it end, a controller reconciles what was scaled. Each
+//! disturbance happens at most once, at any moment, and a search has a budget of disturbances.
+//!
+//! After every step: S1 two servers never both accept writes; S2 every acknowledged write is on the
 //! surviving side; S3 before the point of no return an end leaves the source serving and everything
-//! restored; S4 after it nothing reopens the source, and an end is a whole cut; S5 nothing is
-//! changed that was not recorded first; S7 clients are let through only to a primary whose restart
-//! is over; S8 no pooler stays paused at an end; S9 a pause is lifted only where the leader holds
-//! its lock. Then, with disturbances off, every state reaches an end. (S6, a dry run changes
-//! nothing, holds by construction: it calls `observe` and nothing else; tests/it/cutover sees that
-//! in the API server's audit log.)
+//! restored; S4 after it nothing reopens the source, and an end is a complete cutover; S5 nothing
+//! is changed that was not recorded first; S7 client traffic is resumed only to a primary whose
+//! restart is over; S8 no pooler stays paused at an end; S9 a pause is lifted only where the leader
+//! holds its lock. Then, with disturbances off, every state reaches an end. (S6, a dry run changes
+//! nothing, holds by construction: it calls `observe` and nothing else; tests/it/cutover asserts
+//! that in the API server's audit log.)
 
 mod driven;
 mod effects;
@@ -34,11 +40,11 @@ use invariants::Invariant;
 use mutants::Mutant;
 use search::search;
 
-/// Every journal that an undisturbed cut leaves on its way, by the Services and by the ConfigMap,
-/// in their order; for other tests.
+/// Every journal that an undisturbed cutover writes, on the Service route and on the ConfigMap
+/// route, in the order of writing; for other tests.
 pub fn every_journal() -> Vec<crate::record::Record> {
     let records = [Route::Service, Route::Config].map(driven::records);
-    // Both routes have the same facts; what differs is told for one beside the other.
+    // Both routes have the same facts, so the journals of the two routes alternate.
     let [by_service, by_config] = records;
     let mut all = Vec::new();
     let mut others = by_service.into_iter();
@@ -50,12 +56,12 @@ pub fn every_journal() -> Vec<crate::record::Record> {
     all
 }
 
-/// What a look shows before anything has happened, for other tests.
+/// A snapshot from before anything has happened, for other tests.
 pub fn look() -> crate::snapshot::Snapshot {
-    world::World::new(Route::Service, 0).look()
+    world::World::new(Route::Service, 0).snapshot()
 }
 
-/// The limits of a cut in that world, for other tests.
+/// The limits of a cutover in that world, for other tests.
 pub fn limits() -> crate::decision::Limits {
     world::World::new(Route::Service, 0).limits()
 }
@@ -66,7 +72,7 @@ pub fn started() -> crate::record::Record {
     let record = world.recorded();
     match crate::decide::decide(
         &record,
-        &world.look(),
+        &world.snapshot(),
         &crate::decide::Health::Ok,
         &world.limits(),
     ) {
@@ -75,11 +81,11 @@ pub fn started() -> crate::record::Record {
     }
 }
 
-/// Disturbances of one search together.
+/// Disturbances that one search may combine.
 #[cfg(test)]
 const FAULT_BUDGET: u8 = 2;
 
-/// `FAULT_BUDGET`, or fewer for a quick look: `SEARCH_FAULTS=1`, as `make check` sets it.
+/// `FAULT_BUDGET`, or fewer for a quick search: `make check` sets `SEARCH_FAULTS=1`.
 #[cfg(test)]
 fn fault_budget() -> u8 {
     std::env::var("SEARCH_FAULTS").map_or(FAULT_BUDGET, |text| {
@@ -102,12 +108,12 @@ fn no_interleaving_breaks_an_invariant() {
     }
     assert!(
         states >= 100_000 || budget < FAULT_BUDGET,
-        "the search saw only {states} states"
+        "the search reached only {states} states"
     );
 }
 
-/// A search that cannot fail proves nothing: without each guard it must find a trace, and the
-/// invariant that the guard protects.
+/// A search that cannot fail proves nothing: with any one guard removed it must find a trace that
+/// breaks an invariant which the guard protects.
 #[test]
 fn without_any_guard_the_search_finds_what_breaks() {
     use Invariant::{Progress, S1, S2, S3, S4, S5, S7, S8, S9};
@@ -115,24 +121,24 @@ fn without_any_guard_the_search_finds_what_breaks() {
         (Mutant::NoFence, &[S1, S2][..]),
         (Mutant::NoCatchUp, &[S2]),
         (Mutant::NoCompareAndSwap, &[S1, S2, S3, S4, S5]),
-        (Mutant::NoFrozenOperator, &[S1, S2, S4]),
-        (Mutant::NoFrozenScaler, &[S4]),
+        (Mutant::NoOperatorSuspension, &[S1, S2, S4]),
+        (Mutant::NoScalerSuspension, &[S4]),
         (Mutant::NoWaitForPods, &[S4]),
         (Mutant::NoVersions, &[S3, S4]),
         (Mutant::NoRecordOfTheFence, &[S5]),
         (Mutant::NoRecordOfThePromotion, &[S5]),
-        (Mutant::NoRecordOfTheReturn, &[S1, S2, S3, S5]),
+        (Mutant::NoRecordOfTheRollback, &[S1, S2, S3, S5]),
         (Mutant::NoRestartWait, &[S7, S4]),
-        (Mutant::NoDoor, &[S7]),
-        (Mutant::NoResumeOnReturn, &[S8]),
+        (Mutant::NoServiceWait, &[S7]),
+        (Mutant::NoResumeOnRollback, &[S8]),
         (Mutant::NoLateResume, &[S8]),
         (Mutant::NoLeaderLock, &[S9]),
         (Mutant::NoElection, &[Progress]),
-        (Mutant::NoReturnAtTheDeadline, &[Progress]),
+        (Mutant::NoRollbackAtTheDeadline, &[Progress]),
     ] {
         for route in mutant.routes() {
-            // As few disturbances as it takes: the trace is the shorter, and most searches the
-            // smaller.
+            // Begin with few disturbances: that gives the shortest trace, and most searches stay
+            // small.
             let broken = (0..=FAULT_BUDGET)
                 .find_map(|disturbances| search(mutant, *route, disturbances).broken);
             let broken = broken

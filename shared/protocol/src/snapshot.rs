@@ -13,8 +13,13 @@ pub mod target;
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use crate::{
+    controllers::suspension::{Suspension, SuspensionState},
     failure::Failure,
+    reason::{AbortRequest, Server, ServerFailure, SourcePrimary, UnreadyPods, Wait},
+    record::{AppConfig, Start},
     snapshot::{
         data::DataComparison,
         kubernetes::{ClusterState, Replicas, ServiceState},
@@ -23,13 +28,6 @@ use crate::{
         target::{ControlCheckpoint, Replay, Running},
     },
     wal::{Identity, Lsn},
-};
-use jiff::Timestamp;
-
-use crate::{
-    controllers::suspension::{Suspension, SuspensionState},
-    reason::{AbortRequest, Server, ServerFailure, SourcePrimary, UnreadyPods, Wait},
-    record::{AppConfig, Start},
 };
 
 /// One observation of both sides.
@@ -41,8 +39,8 @@ pub struct Snapshot {
     pub source: Reachability<SourceState>,
     /// Patroni, by its REST API.
     pub patroni: Reachability<PatroniState>,
-    /// Before the start: everybody who would undo the cut. After it: the recorded ones, as they
-    /// stand.
+    /// The fields that suspend controllers. Before the start: those of all controllers that would
+    /// undo the cutover. After it: the recorded ones with their current values.
     pub suspensions: Vec<SuspensionState>,
     /// Jobs of the application's CronJobs that still run.
     pub jobs: Vec<String>,
@@ -54,7 +52,7 @@ pub struct Snapshot {
     pub services: BTreeMap<String, ServiceState>,
     /// The pods of the old poolers.
     pub poolers: Vec<PoolerPodState>,
-    /// Clients that were seen at the source after its sessions were ended, so far.
+    /// Clients that were observed at the source after its sessions were ended, so far.
     pub reconnected: Vec<String>,
     /// The server that answers behind the source's Service; asked only while that is waited for.
     pub service_answer: Reachability<ServiceAnswer>,
@@ -67,7 +65,7 @@ pub struct Snapshot {
     pub prechecks: Option<Prechecks>,
     /// The data of both sides, where it was compared.
     pub data: Option<DataComparison>,
-    /// Somebody wants it stopped: SIGTERM or the abort annotation.
+    /// The request to abort, if there is one, such as SIGTERM or the abort annotation.
     pub abort: Option<AbortRequest>,
 }
 
@@ -101,7 +99,7 @@ impl<T> Reachability<T> {
 /// The source by SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceState {
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
     /// It is not in recovery.
     pub primary: bool,
@@ -148,7 +146,7 @@ pub struct PoolerPodState {
 /// What a pooler does with its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PoolerState {
-    /// It lets them through.
+    /// It serves them.
     Serving,
     /// New transactions wait; these many server connections are still busy.
     Pausing(u64),
@@ -156,10 +154,10 @@ pub enum PoolerState {
     Paused,
 }
 
-/// Who answers behind the source's Service.
+/// The server that answers behind the source's Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceAnswer {
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
     /// It is not in recovery.
     pub primary: bool,
@@ -168,7 +166,7 @@ pub struct ServiceAnswer {
 /// The target by SQL.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TargetState {
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
     /// It is a standby.
     pub in_recovery: bool,
@@ -183,8 +181,8 @@ pub struct TargetState {
 }
 
 impl Snapshot {
-    /// Some workload that had pods is scaled to 0, as the block leaves it. Another actor has set any
-    /// other number.
+    /// Some workload that had pods is scaled to 0, as the block leaves it. Any other number was set
+    /// by another actor.
     pub fn idle(&self, replicas: &BTreeMap<String, i32>) -> bool {
         // One that was deleted meanwhile is not restored.
         let at_zero = |name: &String| self.apps.get(name).is_some_and(|app| app.wanted == 0);

@@ -55,11 +55,13 @@ fn poolers(snapshot: &Snapshot, limits: &Limits) -> Vec<Finding> {
         .filter_map(|pooler| Some(format!("{}: {}", pooler.pod, pooler.state.failure()?)))
         .collect();
     if !unreachable.is_empty() {
-        return vec![finding(format!("no answer from {}", listed(&unreachable))).with(
-            Verdict::NotYet,
-            "wait for the pods; if they stay unreachable, look at their log and at NetworkPolicies, \
-             or set ROUTE=config",
-        )];
+        return vec![
+            finding(format!("no answer from {}", listed(&unreachable))).with(
+                Verdict::NotYet,
+                "wait for the pods; if they stay unreachable, look at their log and at \
+             NetworkPolicies, or set ROUTE=config",
+            ),
+        ];
     }
     vec![match snapshot.poolers.len() {
         0 => finding("none: sessions at the source's Services end once".into()),

@@ -1,5 +1,5 @@
-//! Who owns what the cut changes, judged from the objects themselves: labels, annotations, owner
-//! references, managedFields, and the autoscalers that name them.
+//! Which controllers own the objects that the cutover changes, judged from the objects themselves:
+//! labels, annotations, owner references, managedFields, and the autoscalers that name them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,8 @@ const FLUX_RELEASE: (&str, &str) = (
 const ARGO_TRACKING: &str = "argocd.argoproj.io/tracking-id";
 const ARGO_LABELS: [&str; 2] = ["argocd.argoproj.io/instance", "app.kubernetes.io/instance"];
 const ARGO_MANAGERS: [&str; 2] = ["argocd-controller", "argocd-application-controller"];
-/// Field managers of spec.replicas that are people, ourselves, or dealt with by what they own.
+/// Field managers of spec.replicas that are command-line tools, this program, or controllers that
+/// are detected by the objects that they own.
 const KNOWN_MANAGERS: [&str; 9] = [
     "replica-migration",
     "kubectl",
@@ -33,7 +34,7 @@ const KNOWN_MANAGERS: [&str; 9] = [
     "argocd",
 ];
 
-/// The part of an object's `metadata` that tells which controllers manage it.
+/// The part of an object's `metadata` that shows which controllers manage it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
@@ -70,14 +71,14 @@ pub struct ManagedFields {
     pub fields_v1: Value,
 }
 
-/// An object that the cut changes.
+/// An object that the cutover changes.
 #[derive(Clone, Debug)]
 pub struct ChangedObject {
-    /// Which.
+    /// The object.
     pub object: Object,
-    /// Who says what about it.
+    /// Its metadata.
     pub metadata: Metadata,
-    /// The change is not taken back after the cut.
+    /// The change is permanent: it is not reverted after the cutover.
     pub for_good: bool,
 }
 
@@ -100,26 +101,26 @@ impl ChangedObject {
 pub struct Owner {
     /// A HelmRelease or an Application.
     pub object: Object,
-    /// It manages something that the cut changes for good.
+    /// It manages an object that the cutover changes permanently.
     pub for_good: bool,
-    /// The objects of ours that it manages.
+    /// The changed objects that it manages.
     pub manages: Vec<String>,
 }
 
-/// The HelmReleases and Applications that manage these objects. `argo_namespace`: where
-/// Applications are unless they say otherwise.
+/// The HelmReleases and Applications that manage these objects. `argo_namespace`: the
+/// namespace of Applications that name no other.
 pub fn owners(changed: &[ChangedObject], argo_namespace: &str) -> Vec<Owner> {
     let named: BTreeSet<Object> = changed
         .iter()
         .filter_map(|one| owner(one, argo_namespace))
         .collect();
     let with_all = |object: Object| {
-        let of = |one: &&ChangedObject| owner(one, argo_namespace).as_ref() == Some(&object);
+        let owned = |one: &&ChangedObject| owner(one, argo_namespace).as_ref() == Some(&object);
         Owner {
-            for_good: changed.iter().filter(of).any(|one| one.for_good),
+            for_good: changed.iter().filter(owned).any(|one| one.for_good),
             manages: changed
                 .iter()
-                .filter(of)
+                .filter(owned)
                 .map(|one| one.object.to_string())
                 .collect(),
             object,
@@ -173,8 +174,8 @@ fn owner(changed: &ChangedObject, argo_namespace: &str) -> Option<Object> {
     )
 }
 
-/// What a Flux Kustomization must leave alone: it is told at the object itself, which takes no
-/// right on the Kustomization.
+/// The annotations by which a Flux Kustomization leaves these objects alone. They are set on the
+/// objects themselves, which requires no permission on the Kustomization.
 pub fn flux(changed: &[ChangedObject]) -> Vec<Suspension> {
     let managed = changed
         .iter()
@@ -197,8 +198,8 @@ pub fn flux(changed: &[ChangedObject]) -> Vec<Suspension> {
         .collect()
 }
 
-/// What must be paused of an owner that was read; None when it does not put anything back by
-/// itself.
+/// The field that pauses this owner, from the object as it was read; None when the owner reverts
+/// nothing by itself.
 pub fn pause(owner: &Owner, found: &Value) -> Option<Suspension> {
     let object = owner.object.clone();
     let why = format!("{object} would put back {}", owner.manages.join(", "));
@@ -252,7 +253,7 @@ pub fn keda(scaled_objects: &[Value], workloads: &[Object]) -> Vec<Suspension> {
         .collect()
 }
 
-/// The workloads that KEDA scales, by the autoscalers that it makes for them.
+/// The workloads that KEDA scales, found by the autoscalers that it creates for them.
 pub fn keda_scales(autoscalers: &[Value], workloads: &[Object]) -> Vec<String> {
     let by_keda = |scaler: &&Value| {
         let owners = scaler["metadata"]["ownerReferences"]
@@ -267,10 +268,10 @@ pub fn keda_scales(autoscalers: &[Value], workloads: &[Object]) -> Vec<String> {
         .iter()
         .filter(by_keda)
         .map(|scaler| &scaler["spec"]["scaleTargetRef"]["name"]);
-    let ours = targets
+    let scaled = targets
         .filter_map(Value::as_str)
         .filter(|name| workloads.iter().any(|one| one.name == *name));
-    ours.map(str::to_owned).collect()
+    scaled.map(str::to_owned).collect()
 }
 
 /// A CronJob of the application, which would start writers.
@@ -282,7 +283,7 @@ pub fn cron_job(found: &Value) -> Suspension {
         .because(format!("the CronJob {name} would start pods that write"))
 }
 
-/// The workloads whose replicas others set, too, who cannot be paused from here.
+/// The workloads whose replicas are also set by controllers that this program cannot pause.
 pub fn replica_owners(changed: &[ChangedObject], workloads: &[Object]) -> Vec<ReplicaOwners> {
     let scaled = changed.iter().filter(|one| workloads.contains(&one.object));
     scaled
@@ -294,8 +295,8 @@ pub fn replica_owners(changed: &[ChangedObject], workloads: &[Object]) -> Vec<Re
         .collect()
 }
 
-/// The autoscalers of these workloads that no other controller owns. They leave alone what has 0
-/// replicas.
+/// The autoscalers of these workloads that no other controller owns. They ignore a workload
+/// with 0 replicas.
 pub fn autoscalers(autoscalers: &[Value], workloads: &[Object]) -> Vec<String> {
     let scales = |scaler: &&Value| {
         let target = &scaler["spec"]["scaleTargetRef"];
@@ -311,7 +312,7 @@ pub fn autoscalers(autoscalers: &[Value], workloads: &[Object]) -> Vec<String> {
         .collect()
 }
 
-/// Controllers by owner reference, and field managers of `spec.replicas` that nobody knows.
+/// Controllers by owner reference, and unknown field managers of `spec.replicas`.
 fn unknown_managers(one: &ChangedObject) -> Vec<String> {
     let references = one.metadata.owner_references.iter();
     let controllers = references
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_nobody_manages_has_no_owner() {
+    fn an_object_that_no_controller_manages_has_no_owner() {
         let plain = [deployment(
             json!({"labels": {"app.kubernetes.io/instance": "shop"}}),
         )];
@@ -362,15 +363,21 @@ mod tests {
     }
 
     #[test]
-    fn flux_is_told_at_the_object_and_stays_told_where_the_change_stays() {
+    fn flux_is_suspended_at_the_object_and_permanently_where_the_change_is_permanent() {
         let labels = json!({"labels": {FLUX_KUSTOMIZATION: "apps"}});
-        let told = flux(&[deployment(labels.clone()), config(labels)]);
-        assert_eq!(told[0].field, ["metadata", "annotations", FLUX_RECONCILE]);
-        assert_eq!((told[0].permanent, told[1].permanent), (false, true));
+        let suspensions = flux(&[deployment(labels.clone()), config(labels)]);
+        assert_eq!(
+            suspensions[0].field,
+            ["metadata", "annotations", FLUX_RECONCILE]
+        );
+        assert_eq!(
+            (suspensions[0].permanent, suspensions[1].permanent),
+            (false, true)
+        );
     }
 
     #[test]
-    fn a_release_and_an_application_are_found_by_what_they_leave() {
+    fn a_release_and_an_application_are_found_by_their_labels_and_annotations() {
         let by_helm = json!({"labels": {FLUX_RELEASE.0: "shop", FLUX_RELEASE.1: "flux-system"}});
         let tracked = json!({"annotations": {ARGO_TRACKING: "shop:apps/Deployment:ns/web"}});
         let elsewhere = json!({"annotations": {ARGO_TRACKING: "team_shop:apps/Deployment:ns/web"}});
@@ -435,7 +442,12 @@ mod tests {
 
     #[test]
     fn keda_is_paused_where_it_scales_one_of_the_workloads() {
-        let scaled = |name: &str, target: &str| json!({"metadata": {"name": name}, "spec": {"scaleTargetRef": {"name": target}}});
+        let scaled = |name: &str, target: &str| {
+            json!({
+                "metadata": {"name": name},
+                "spec": {"scaleTargetRef": {"name": target}},
+            })
+        };
         let web = deployment(json!({})).object;
         let paused = keda(&[scaled("ours", "web"), scaled("theirs", "other")], &[web]);
         assert_eq!(
@@ -447,10 +459,19 @@ mod tests {
     #[test]
     fn unknown_owners_of_replicas_and_autoscalers_are_named() {
         let metadata = json!({
-            "ownerReferences": [{"apiVersion": "v1", "kind": "Mastodon", "name": "m", "uid": "1", "controller": true}],
+            "ownerReferences": [{
+                "apiVersion": "v1",
+                "kind": "Mastodon",
+                "name": "m",
+                "uid": "1",
+                "controller": true,
+            }],
             "managedFields": [
                 {"manager": "robot", "fieldsV1": {"f:spec": {"f:replicas": {}}}},
-                {"manager": "kubectl-client-side-apply", "fieldsV1": {"f:spec": {"f:replicas": {}}}},
+                {
+                    "manager": "kubectl-client-side-apply",
+                    "fieldsV1": {"f:spec": {"f:replicas": {}}},
+                },
                 {"manager": "labeller", "fieldsV1": {"f:metadata": {}}},
             ],
         });
@@ -462,7 +483,10 @@ mod tests {
             } else {
                 json!([])
             };
-            json!({"metadata": {"name": "web", "ownerReferences": owners}, "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "web"}}})
+            json!({
+                "metadata": {"name": "web", "ownerReferences": owners},
+                "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "web"}},
+            })
         };
         let found = replica_owners(&changed, std::slice::from_ref(&web));
         assert_eq!(found[0].workload, "Deployment web");

@@ -1,6 +1,6 @@
-//! What would undo the cut by itself while it runs, and the one field of each that keeps it still.
+//! The controllers that would undo the cutover while it runs, and the one field that suspends each.
 //!
-//! | who | the field | as documented by |
+//! | controller | field | documented by |
 //! |---|---|---|
 //! | the Zalando operator | annotation `acid.zalan.do/controller` of the `postgresql` resource | docs/operators/zalando.md#suspending-the-operator |
 //! | KEDA | annotation `autoscaling.keda.sh/paused` of the ScaledObject | KEDA, *Pause autoscaling* |
@@ -9,7 +9,7 @@
 //! | Argo CD | `spec.syncPolicy.automated.selfHeal` of the Application | Argo CD, *Automated Sync Policy* |
 //! | the application's CronJobs | `spec.suspend` | Kubernetes |
 //!
-//! A HorizontalPodAutoscaler needs none: it leaves alone what stands at 0 replicas. KEDA's
+//! A HorizontalPodAutoscaler needs none: it ignores a workload with 0 replicas. KEDA's
 //! `paused-replicas` is not used, because it would scale the application down by itself, before the
 //! block.
 
@@ -18,11 +18,12 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// The CR's annotation that tells which operator owns it; any foreign value freezes ours
+/// The annotation of the `postgresql` resource that names the operator that owns it. Any other
+/// value suspends the source's operator
 /// (docs/operators/zalando.md#suspending-the-operator).
 pub const CONTROLLER: &str = "acid.zalan.do/controller";
 
-/// What we write there.
+/// The value that this program writes to [`CONTROLLER`].
 pub const SUSPENDED: &str = "frozen-by-replica-migration";
 
 /// An object by its type and name.
@@ -75,24 +76,24 @@ impl fmt::Display for Object {
     }
 }
 
-/// A field that keeps somebody from acting, and what it was before.
+/// A field that suspends a controller, with its original value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Suspension {
-    /// Whose field it is.
+    /// The object that has the field.
     pub object: Object,
     /// The keys that lead to it.
     pub field: Vec<String>,
-    /// What it must be while the cut runs.
+    /// Its value while the cutover runs.
     #[serde(alias = "frozen")]
     pub suspended: Value,
-    /// What it was; null: absent.
+    /// Its original value; null: absent.
     #[serde(alias = "was")]
     pub original: Value,
-    /// It stays so after the cut, because its owner would undo what the cut has changed for good.
+    /// It stays after the cutover, because the controller would undo a permanent change.
     #[serde(alias = "stays")]
     pub permanent: bool,
-    /// What would happen without, in words.
+    /// What would happen without the suspension.
     pub why: String,
 }
 
@@ -131,21 +132,21 @@ impl Suspension {
         }
     }
 
-    /// It is not lifted after the cut.
+    /// Keeps the suspension after the cutover.
     #[must_use]
     pub fn permanently(mut self) -> Self {
         self.permanent = true;
         self
     }
 
-    /// What would happen without.
+    /// Says what would happen without the suspension.
     #[must_use]
     pub fn because(mut self, why: impl Into<String>) -> Self {
         self.why = why.into();
         self
     }
 
-    /// Names the field among all: the same before, during and after.
+    /// The name of the suspension, which stays the same before, during and after the cutover.
     pub fn key(&self) -> String {
         format!(
             "{} {}",
@@ -174,7 +175,7 @@ impl Suspension {
         patch
     }
 
-    /// How a person gives it the value that it had.
+    /// The command by which an administrator restores the original value.
     pub fn by_hand(&self, namespace: &str) -> String {
         let patch = self
             .field
@@ -191,22 +192,22 @@ impl Suspension {
     }
 }
 
-/// A recorded or needed freeze, as its object stands now.
+/// A recorded or required suspension with the current state of its object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SuspensionState {
-    /// The field; `was` is what it is now.
+    /// The field; `original` is its current value.
     pub now: Suspension,
     /// The object's resourceVersion; None when it is gone.
     pub version: Option<String>,
 }
 
 impl SuspensionState {
-    /// It acts no more, or there is nobody left who could.
+    /// The controller is suspended, or its object is gone.
     pub fn is_suspended(&self) -> bool {
         self.version.is_none() || self.now.original == self.now.suspended
     }
 
-    /// It is as it was recorded, or there is nothing to be put back.
+    /// The field has its recorded value, or its object is gone.
     pub fn as_recorded(&self, recorded: &Suspension) -> bool {
         self.version.is_none() || self.now.original == recorded.original
     }
@@ -228,11 +229,14 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_changes_one_field_of_the_version_that_was_seen() {
+    fn a_patch_changes_one_field_of_the_observed_version() {
         let patch = paused(None).patch(&json!("true"), "7");
         assert_eq!(
             patch,
-            json!({"metadata": {"annotations": {"autoscaling.keda.sh/paused": "true"}, "resourceVersion": "7"}})
+            json!({"metadata": {
+                "annotations": {"autoscaling.keda.sh/paused": "true"},
+                "resourceVersion": "7",
+            }})
         );
         let suspend = Suspension::field(
             paused(None).object,
@@ -247,14 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_read_where_it_is_and_is_null_where_it_is_not() {
+    fn a_missing_field_is_read_as_null() {
         let object = json!({"metadata": {"annotations": {"autoscaling.keda.sh/paused": "false"}}});
         assert_eq!(paused(None).read(&object), json!("false"));
         assert_eq!(paused(None).read(&json!({"metadata": {}})), Value::Null);
     }
 
     #[test]
-    fn what_is_gone_is_neither_to_be_frozen_nor_to_be_put_back() {
+    fn an_object_that_is_gone_is_neither_suspended_nor_restored() {
         let now = |was, version: Option<&str>| SuspensionState {
             now: paused(was),
             version: version.map(str::to_owned),

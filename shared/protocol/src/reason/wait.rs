@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use crate::{failure::Failure, finding::Finding, wal::Lsn};
 use strum::{EnumDiscriminants, EnumIter, IntoStaticStr};
+
+use crate::{failure::Failure, finding::Finding, wal::Lsn};
 
 /// What is missing for the next step.
 #[derive(Clone, Debug, PartialEq, Eq, EnumDiscriminants)]

@@ -1,5 +1,5 @@
-//! The real `drive` over the small world, alone: from its start to its end, and with an effect that
-//! it is not allowed.
+//! A single real `drive` over the small world: from its start to its end, and with an effect that
+//! the API server forbids.
 
 use std::{
     pin::pin,
@@ -19,13 +19,13 @@ use crate::{
 
 struct Driven {
     world: Small,
-    /// Writes may not be blocked, beyond half of it.
+    /// The API server forbids blocking writes; the first half of that effect takes place.
     forbidden: bool,
     records: Vec<Record>,
     /// The actions since the last fact.
     actions: Vec<ActionKind>,
     /// Each fact with the actions before it.
-    course: Vec<(FactKind, Vec<ActionKind>)>,
+    facts: Vec<(FactKind, Vec<ActionKind>)>,
 }
 
 impl Driven {
@@ -35,17 +35,17 @@ impl Driven {
             forbidden,
             records: vec![Record::default()],
             actions: Vec::new(),
-            course: Vec::new(),
+            facts: Vec::new(),
         }
     }
 }
 
 impl World for Driven {
     async fn observe(&mut self) -> Result<(Record, Snapshot), Failure> {
-        while let Some((_, next)) = self.world.course().into_iter().next() {
+        while let Some((_, next)) = self.world.spontaneous_transitions().into_iter().next() {
             self.world = next;
         }
-        Ok((self.world.recorded(), self.world.look()))
+        Ok((self.world.recorded(), self.world.snapshot()))
     }
 
     async fn prepare_start(&mut self, _start: &Start) -> Result<(), Failure> {
@@ -54,7 +54,7 @@ impl World for Driven {
 
     async fn record(&mut self, fact: Fact) -> Result<Option<Record>, Failure> {
         let actions = std::mem::take(&mut self.actions);
-        self.course.push((fact.kind(), actions));
+        self.facts.push((fact.kind(), actions));
         self.world.record(fact, self.world.version, true);
         self.records.push(self.world.recorded());
         Ok(Some(self.world.recorded()))
@@ -81,12 +81,12 @@ impl World for Driven {
     }
 }
 
-/// What the API server answers to a Role that lacks a verb.
+/// The API server's answer when the Role lacks a verb.
 fn forbidden() -> Failure {
     Failure::config("deployments.apps is forbidden").hint("apply the step's manifests again")
 }
 
-/// The journals of a cut that nothing disturbs.
+/// The journals of an undisturbed cutover.
 pub fn records(route: Route) -> Vec<Record> {
     let mut driven = Driven::new(route, false);
     let limits = driven.world.limits();
@@ -94,15 +94,15 @@ pub fn records(route: Route) -> Vec<Record> {
     driven.records
 }
 
-/// Each fact of a cutover that nothing disturbs, with the actions before it.
+/// Each fact of an undisturbed cutover, with the actions before it.
 pub fn course(route: Route) -> Vec<(FactKind, Vec<ActionKind>)> {
     let mut driven = Driven::new(route, false);
     let limits = driven.world.limits();
     complete(drive(&mut driven, &limits)).unwrap();
-    driven.course
+    driven.facts
 }
 
-/// The result of work that waits for nothing, as this world's does.
+/// The result of a future that is ready at once, as each of this world is.
 fn complete<T>(work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -112,18 +112,18 @@ fn complete<T>(work: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn undisturbed_it_comes_to_the_cut_on_both_routes() {
+fn undisturbed_cutover_completes_on_both_routes() {
     for route in [Route::Config, Route::Service] {
         let mut driven = Driven::new(route, false);
         let limits = driven.world.limits();
         complete(drive(&mut driven, &limits)).unwrap();
-        assert_eq!(driven.world.cut(), None);
+        assert_eq!(driven.world.broken_after_cutover(), None);
         assert_eq!(driven.world.broken(), None);
     }
 }
 
 #[test]
-fn what_it_may_not_do_in_the_block_makes_it_go_back_and_leaves_nobody_blocked() {
+fn forbidden_block_is_rolled_back_and_leaves_no_client_blocked() {
     let mut driven = Driven::new(Route::Config, true);
     let limits = driven.world.limits();
     let stopped = complete(drive(&mut driven, &limits)).unwrap_err();
@@ -132,5 +132,5 @@ fn what_it_may_not_do_in_the_block_makes_it_go_back_and_leaves_nobody_blocked() 
         failure: Some(forbidden()),
     };
     assert_eq!(stopped, Stopped::Refused(refusal));
-    assert_eq!(driven.world.restored(), None);
+    assert_eq!(driven.world.broken_without_cutover(), None);
 }

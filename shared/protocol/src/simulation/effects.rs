@@ -12,7 +12,7 @@ use crate::{
     record::{Fact, Marker, Promoted, Readers, Record, Start},
 };
 
-/// The versions that a driver's writes carry: those of its look.
+/// The versions that a driver's writes carry: those of its snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Versions {
     pub apps: u8,
@@ -21,7 +21,7 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// As they are now.
+    /// The current versions.
     pub fn of(world: &World) -> Self {
         Self {
             apps: world.scaled.version,
@@ -32,12 +32,12 @@ impl Versions {
 }
 
 impl World {
-    /// An effect; returns the fact that it leaves.
+    /// Performs an action; returns the fact that its result records.
     pub fn perform(
         &mut self,
         action: &Action,
         start: &Start,
-        seen: Option<Versions>,
+        observed: Option<Versions>,
     ) -> Option<Fact> {
         self.recorded_first(action);
         match action {
@@ -45,15 +45,15 @@ impl World {
                 key,
                 start,
                 matches!(action, Action::SuspendController(_)),
-                seen,
+                observed,
             ),
             Action::Checkpoint => return Some(Fact::Checkpointed(at(0))),
-            Action::PausePoolers => self.held_back = true,
+            Action::PausePoolers => self.pooler_paused = true,
             Action::ReapplyBlock => (self.paused, self.read_only) = (true, true),
             Action::BlockWrites => {
                 (self.paused, self.read_only) = (true, true);
                 if self.route == Route::Config {
-                    self.scale(false, seen);
+                    self.scale(false, observed);
                 }
             }
             Action::EndSessions if self.serves() => {
@@ -63,7 +63,9 @@ impl World {
                     sessions_ended: Vec::new(),
                 }));
             }
-            Action::Fence(run) if self.source_up && run.0 == i64::from(self.postmaster_start) => {
+            Action::Fence(postmaster_start)
+                if self.source_up && postmaster_start.0 == i64::from(self.postmaster_start) =>
+            {
                 if !self.standby {
                     self.wal.push(Wal::Shutdown);
                 }
@@ -87,13 +89,13 @@ impl World {
             Action::VerifyWrite => {}
             Action::RepointConfig => self.routed = true,
             Action::RestoreConfig => self.routed = false,
-            Action::ScaleDown => self.scale(false, seen),
-            Action::ScaleUp => self.scale(true, seen),
-            Action::RepointServices => self.turned = 2,
-            Action::RestoreServices => self.turned = 0,
+            Action::ScaleDown => self.scale(false, observed),
+            Action::ScaleUp => self.scale(true, observed),
+            Action::RepointServices => self.repointed = 2,
+            Action::RestoreServices => self.repointed = 0,
             Action::ResumePoolers => {
-                self.traffic(self.led);
-                self.held_back = false;
+                self.resume_traffic(self.service_at_target);
+                self.pooler_paused = false;
             }
             Action::EndReaders => {
                 return Some(Fact::Readers(Readers {
@@ -136,24 +138,24 @@ impl World {
             _ => record.started.is_some(),
         };
         if !recorded {
-            self.wrong
+            self.violation
                 .get_or_insert((Invariant::S5, "an effect came before its record"));
         }
     }
 
-    /// S4: after the point of no return nobody of ours reopens the source.
+    /// S4: after the point of no return no driver reopens the source.
     fn reopened(&mut self) {
         if self.recorded().past_point_of_no_return() {
-            self.wrong.get_or_insert((
+            self.violation.get_or_insert((
                 Invariant::S4,
                 "the source is reopened after the point of no return",
             ));
         }
     }
 
-    /// S9: the pause is lifted when the primary that runs is the leader's; after a while it is,
-    /// whatever Patroni says. Between a look and the effect no order of steps helps against a lock
-    /// that goes, so this is asked of drivers that see what is.
+    /// S9: the pause is lifted only when the running primary holds the leader lock, or after the
+    /// time that Patroni needs for it. No order of steps protects against a lock that is lost
+    /// between a snapshot and the effect, so only drivers with a current snapshot are checked.
     pub fn led_by_its_leader(&mut self, action: &Action) {
         let now = at(i64::from(self.clock) * 1_000);
         let just_now = self
@@ -161,57 +163,62 @@ impl World {
             .rollback_started
             .is_some_and(|back| back.at == now);
         if *action == Action::UnblockWrites && just_now && !self.locked && !self.standby {
-            self.wrong.get_or_insert((
+            self.violation.get_or_insert((
                 Invariant::S9,
-                "the pause is lifted while nobody holds the leader lock",
+                "the pause is lifted while no member holds the leader lock",
             ));
         }
     }
 
-    /// S7: clients are let through to the target only when its restart is over.
-    fn traffic(&mut self, to_target: bool) {
+    /// S7: client traffic is resumed to the target only when its restart is over.
+    fn resume_traffic(&mut self, to_target: bool) {
         if to_target && !(self.primary && self.restarted) {
-            self.wrong.get_or_insert((
+            self.violation.get_or_insert((
                 Invariant::S7,
-                "traffic is let through to a target that is no restarted primary",
+                "client traffic is resumed to a target that is no restarted primary",
             ));
         }
         if !to_target && self.recorded().past_point_of_no_return() {
-            self.wrong.get_or_insert((
+            self.violation.get_or_insert((
                 Invariant::S7,
-                "traffic is let through to the source that was left",
+                "client traffic is resumed to the source after the point of no return",
             ));
         }
     }
 
-    fn set_field(&mut self, key: &str, start: &Start, frozen: bool, seen: Option<Versions>) {
+    fn set_field(&mut self, key: &str, start: &Start, suspend: bool, observed: Option<Versions>) {
         let recorded = start
             .suspensions
             .iter()
             .find(|suspension: &&Suspension| suspension.key() == key);
         let set = recorded
-            .is_some_and(|suspension| frozen || suspension.original == suspension.suspended);
+            .is_some_and(|suspension| suspend || suspension.original == suspension.suspended);
         let operator = key.starts_with("postgresql");
-        let (object, version) = match operator {
-            true => (&mut self.operator, seen.map(|seen| seen.operator)),
-            false => (&mut self.scaler, seen.map(|seen| seen.scaler)),
+        let (object, version) = if operator {
+            (
+                &mut self.operator,
+                observed.map(|versions| versions.operator),
+            )
+        } else {
+            (&mut self.scaler, observed.map(|versions| versions.scaler))
         };
         object.write(set, version);
     }
 
-    fn scale(&mut self, up: bool, seen: Option<Versions>) {
+    fn scale(&mut self, up: bool, observed: Option<Versions>) {
         let before = self.scaled;
-        self.scaled.write(up, seen.map(|seen| seen.apps));
+        self.scaled
+            .write(up, observed.map(|versions| versions.apps));
         if before != self.scaled {
             self.followed = false;
             if up {
-                self.traffic(self.routed);
+                self.resume_traffic(self.routed);
             }
         }
     }
 
-    /// Who runs the application's pods comes to it. What was asked for and taken back meanwhile has
-    /// never been.
+    /// The controller of the application's pods reconciles them. It never acts on a scale that was
+    /// requested and taken back before.
     pub fn follow(&mut self) {
         self.followed = true;
         if self.pods != self.scaled.set {
@@ -220,7 +227,7 @@ impl World {
         }
     }
 
-    /// Somebody else scales the application up.
+    /// An actor other than the drivers scales the application up.
     pub fn scaled_up_by_others(&mut self) {
         let Versioned { version, .. } = self.scaled;
         self.scaled = Versioned {
@@ -238,8 +245,8 @@ impl World {
 
     /// The first invariant that does not hold.
     pub fn broken(&self) -> Option<Broken> {
-        if let Some(wrong) = self.wrong {
-            return Some(Broken::new(wrong.0, wrong.1));
+        if let Some((invariant, how)) = self.violation {
+            return Some(Broken::new(invariant, how));
         }
         if self.primary && self.serves() && !self.read_only {
             return Some(Broken::new(
@@ -270,15 +277,15 @@ impl World {
         None
     }
 
-    /// What must hold when a driver has ended without a cut.
-    pub fn restored(&self) -> Option<Broken> {
-        if self.held_back {
+    /// The invariant that does not hold when a driver has ended without a cutover.
+    pub fn broken_without_cutover(&self) -> Option<Broken> {
+        if self.pooler_paused {
             return Some(Broken::new(
                 Invariant::S8,
-                format!("an end without a cut leaves a pooler paused: {self:?}"),
+                format!("an end without a cutover leaves a pooler paused: {self:?}"),
             ));
         }
-        // Before the block Patroni's election is nobody's but Patroni's.
+        // Before the block a driver does not wait for an election of Patroni.
         let elected = !self.standby || !self.has(|record| record.blocked.is_some());
         let source = self.source_up
             && elected
@@ -286,33 +293,33 @@ impl World {
             && !self.read_only
             && !self.operator.set
             && !self.scaler.set;
-        let ok = source && self.scaled.set && !self.routed && self.turned == 0;
+        let ok = source && self.scaled.set && !self.routed && self.repointed == 0;
         (!ok).then(|| {
             Broken::new(
                 Invariant::S3,
-                format!("an end without a cut leaves {self:?}"),
+                format!("an end without a cutover leaves {self:?}"),
             )
         })
     }
 
-    /// What must hold when a driver says that the cut is done.
-    pub fn cut(&self) -> Option<Broken> {
-        if self.held_back {
+    /// The invariant that does not hold when a driver reports a complete cutover.
+    pub fn broken_after_cutover(&self) -> Option<Broken> {
+        if self.pooler_paused {
             return Some(Broken::new(
                 Invariant::S8,
-                format!("a finished cut leaves a pooler paused: {self:?}"),
+                format!("a complete cutover leaves a pooler paused: {self:?}"),
             ));
         }
         let target = self.primary && self.restarted && self.target_wrote;
         let application = match self.route {
             Route::Config => self.routed && self.scaled.set && !self.old_pods,
-            Route::Service => self.turned == 2 && self.led,
+            Route::Service => self.repointed == 2 && self.service_at_target,
         };
         let ok = target && application && !self.source_up && self.operator.set && !self.scaler.set;
-        (!ok).then(|| Broken::new(Invariant::S4, format!("a finished cut leaves {self:?}")))
+        (!ok).then(|| Broken::new(Invariant::S4, format!("a complete cutover leaves {self:?}")))
     }
 
-    /// Whether the record has come so far.
+    /// Whether the record satisfies a condition.
     pub fn has(&self, fact: impl Fn(&Record) -> bool) -> bool {
         fact(&self.recorded())
     }

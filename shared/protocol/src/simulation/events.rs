@@ -1,52 +1,52 @@
-//! What happens without the drivers: the course of things, and disturbances, each of which happens
-//! once at most.
+//! What happens without the drivers: spontaneous transitions, and disturbances, each of which
+//! happens at most once.
 
 use crate::route::Route;
 
 use super::world::{Wal, World};
 
 const WRITES_MAX: usize = 2;
-/// Patroni starts a stopped server again and again while nobody pauses it; so often is enough to
-/// see what that breaks.
+/// Patroni starts a stopped server again and again while it is not paused; this number of starts is
+/// enough to find what that breaks.
 const STARTS_MAX: u8 = 3;
 
-/// What disturbs. The number is its bit.
+/// A disturbance. Its discriminant is its bit in `World::happened`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disturbance {
     Write,
     StubbornWrite,
-    Lift,
+    BlockLifted,
     Operator,
     Failover,
     Switchover,
     Demotion,
-    Cut,
+    StreamBroken,
     Crash,
     HalfDone,
     LostAnswer,
     Deadline,
     Abort,
     Scaler,
-    Stranger,
+    UnrelatedScaleUp,
     Resume,
     PoolerRestart,
-    TurnedBack,
+    ServicesRestored,
 }
 
 impl World {
-    /// Whether this may happen, as far as the number of disturbances goes.
+    /// Whether the fault budget allows this disturbance and it has not happened yet.
     pub fn may(&self, disturbance: Disturbance) -> bool {
-        self.fuel > 0 && self.happened & (1 << disturbance as u32) == 0
+        self.fault_budget > 0 && self.happened & (1 << disturbance as u32) == 0
     }
 
-    /// It has happened.
-    pub fn spend(&mut self, disturbance: Disturbance) {
-        self.fuel -= 1;
+    /// Marks the disturbance as happened and takes it from the fault budget.
+    pub fn consume(&mut self, disturbance: Disturbance) {
+        self.fault_budget -= 1;
         self.happened |= 1 << disturbance as u32;
     }
 
-    /// What happens by itself, sooner or later.
-    pub fn course(&self) -> Vec<(&'static str, Self)> {
+    /// The transitions that happen by themselves, sooner or later.
+    pub fn spontaneous_transitions(&self) -> Vec<(&'static str, Self)> {
         let mut next = Vec::new();
         let mut add = |name: &'static str, possible: bool, change: &dyn Fn(&mut Self)| {
             if possible {
@@ -89,8 +89,8 @@ impl World {
         );
         add(
             "kubernetes follows the Service",
-            self.led != (self.turned > 0),
-            &|w| w.led = w.turned > 0,
+            self.service_at_target != (self.repointed > 0),
+            &|w| w.service_at_target = w.repointed > 0,
         );
         add(
             "kubernetes follows the number of pods",
@@ -105,14 +105,14 @@ impl World {
         next
     }
 
-    /// What disturbs.
+    /// The disturbances that may happen now.
     pub fn disturbances(&self) -> Vec<(&'static str, Self)> {
         let mut next = Vec::new();
         let mut add =
             |disturbance, name: &'static str, possible: bool, change: &dyn Fn(&mut Self)| {
                 if possible && self.may(disturbance) {
                     let mut world = self.clone();
-                    world.spend(disturbance);
+                    world.consume(disturbance);
                     change(&mut world);
                     next.push((name, world));
                 }
@@ -131,11 +131,11 @@ impl World {
             open && self.read_only,
             &|w| w.wal.push(Wal::Write),
         );
-        // Once the server is stopped, lifting the pause starts it: no order of steps helps against
-        // that hand (docs/protocol.md#what-the-search-cannot-exclude).
+        // Once the server is stopped, lifting the pause starts it, and no order of steps protects
+        // against that (docs/protocol.md#what-the-search-cannot-exclude).
         add(
-            Disturbance::Lift,
-            "somebody lifts the block",
+            Disturbance::BlockLifted,
+            "an administrator lifts the block",
             self.paused && self.source_up,
             &|w| {
                 (w.paused, w.read_only) = (false, false);
@@ -159,7 +159,7 @@ impl World {
         );
         add(
             Disturbance::Switchover,
-            "somebody switches the source over",
+            "an administrator switches the source over",
             unpaused,
             &|w| {
                 w.wal.push(Wal::Shutdown);
@@ -178,8 +178,8 @@ impl World {
             },
         );
         add(
-            Disturbance::Cut,
-            "the stream to the target is cut",
+            Disturbance::StreamBroken,
+            "the stream to the target breaks",
             self.connected,
             &|w| w.connected = false,
         );
@@ -201,31 +201,31 @@ impl World {
             &World::scaled_up_by_others,
         );
         add(
-            Disturbance::Stranger,
-            "somebody starts the application",
+            Disturbance::UnrelatedScaleUp,
+            "an unrelated client starts the application",
             config && !self.scaled.set,
             &World::scaled_up_by_others,
         );
         add(
             Disturbance::Resume,
-            "somebody resumes the pooler",
-            self.held_back,
-            &|w| w.held_back = false,
+            "an administrator resumes the pooler",
+            self.pooler_paused,
+            &|w| w.pooler_paused = false,
         );
         add(
             Disturbance::PoolerRestart,
             "the pooler's pod is restarted",
-            self.held_back,
-            &|w| w.held_back = false,
+            self.pooler_paused,
+            &|w| w.pooler_paused = false,
         );
-        // Between a look at the Service and the word to the poolers no order of steps helps against
-        // that hand.
-        let turned = self.turned > 0 && !self.has(|record| record.promoted.is_some());
+        // No order of steps protects against a change of the Services between a snapshot of them
+        // and the command to the poolers.
+        let repointed = self.repointed > 0 && !self.has(|record| record.promoted.is_some());
         add(
-            Disturbance::TurnedBack,
-            "somebody turns the Services back",
-            turned,
-            &|w| w.turned = 0,
+            Disturbance::ServicesRestored,
+            "an administrator restores the Services",
+            repointed,
+            &|w| w.repointed = 0,
         );
         next
     }

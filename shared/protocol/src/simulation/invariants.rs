@@ -5,7 +5,7 @@ use std::fmt;
 /// An invariant of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Invariant {
-    /// Never do two servers accept writes.
+    /// Two servers never both accept writes.
     S1,
     /// Every acknowledged write is on the surviving side.
     S2,
@@ -15,7 +15,7 @@ pub enum Invariant {
     S4,
     /// Nothing is changed that was not recorded first.
     S5,
-    /// Clients are resumed only on a primary whose restart is over.
+    /// Client traffic is resumed only to a primary whose restart is over.
     S7,
     /// No pooler stays paused at an end.
     S8,
@@ -28,7 +28,7 @@ pub enum Invariant {
 /// An invariant that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
-    /// Which.
+    /// The invariant.
     pub invariant: Invariant,
     /// What breaks it; after a search with the trace that leads to it.
     pub how: String,

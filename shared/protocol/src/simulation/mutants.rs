@@ -1,4 +1,4 @@
-//! Guards taken away, one each: a search that cannot fail proves nothing.
+//! The protocol with one guard removed: a search that cannot fail proves nothing.
 
 use crate::{controllers::suspension::SUSPENDED, route::Route};
 use serde_json::json;
@@ -13,10 +13,10 @@ use crate::{
     snapshot::{Reachability, Snapshot},
 };
 
-/// A guard taken away.
+/// The guard that is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
-    /// All guards are there.
+    /// All guards are in place.
     None,
     /// The source is not stopped before the promotion.
     NoFence,
@@ -24,70 +24,70 @@ pub enum Mutant {
     NoCatchUp,
     /// Two drivers overwrite each other's records.
     NoCompareAndSwap,
-    /// The Zalando operator is not kept still.
-    NoFrozenOperator,
-    /// The autoscaler is not kept still, and nobody looks whether pods came up with the old
+    /// The Zalando operator is not suspended.
+    NoOperatorSuspension,
+    /// The autoscaler is not suspended, and no driver checks whether pods came up with the old
     /// configuration.
-    NoFrozenScaler,
-    /// Pods that were scaled down are taken to be told to end.
+    NoScalerSuspension,
+    /// Pods are taken to be gone as soon as the application is scaled down.
     NoWaitForPods,
-    /// What was scaled or frozen by others since the look is overwritten.
+    /// Scaling and suspension by other actors since the snapshot are overwritten.
     NoVersions,
-    /// The source is stopped before that is recorded.
+    /// The source is stopped before the fence is recorded.
     NoRecordOfTheFence,
-    /// The target is promoted before that is recorded.
+    /// The target is promoted before the promotion is recorded.
     NoRecordOfThePromotion,
-    /// The way back begins before that is recorded.
-    NoRecordOfTheReturn,
-    /// Clients are let through to a primary that will be restarted.
+    /// The rollback begins before it is recorded.
+    NoRecordOfTheRollback,
+    /// Client traffic is resumed to a primary that will be restarted.
     NoRestartWait,
-    /// Clients are let through before the Service leads to the target.
-    NoDoor,
-    /// On the way back the poolers are forgotten.
-    NoResumeOnReturn,
-    /// After a finished cut nobody looks whether another cutover paused the poolers late.
+    /// Client traffic is resumed before the Service routes to the target.
+    NoServiceWait,
+    /// The rollback does not resume the poolers.
+    NoResumeOnRollback,
+    /// After completion no driver resumes poolers that another driver paused late.
     NoLateResume,
-    /// On the way back the pause is lifted as soon as the server runs.
+    /// The rollback lifts the pause as soon as the server runs.
     NoLeaderLock,
-    /// On the way back a server that Patroni has demoted is restarted again and again.
+    /// The rollback restarts a server that Patroni has demoted, again and again.
     NoElection,
-    /// Nothing goes back at the deadline.
-    NoReturnAtTheDeadline,
+    /// No driver rolls back at the deadline.
+    NoRollbackAtTheDeadline,
 }
 
 impl Mutant {
-    /// What the driver believes to see.
-    pub fn blinded(self, mut seen: Snapshot, first: &World) -> Snapshot {
+    /// The snapshot that a driver without this guard acts on.
+    pub fn without_guard(self, mut snapshot: Snapshot, first: &World) -> Snapshot {
         match self {
-            Self::NoFrozenOperator => seen.suspensions[0].now.original = json!(SUSPENDED),
-            Self::NoFrozenScaler => seen.suspensions.truncate(1),
-            Self::NoWaitForPods => seen.apps.values_mut().for_each(|app| {
+            Self::NoOperatorSuspension => snapshot.suspensions[0].now.original = json!(SUSPENDED),
+            Self::NoScalerSuspension => snapshot.suspensions.truncate(1),
+            Self::NoWaitForPods => snapshot.apps.values_mut().for_each(|app| {
                 (app.ready, app.existing, app.followed) = (app.wanted, app.wanted, true);
             }),
             Self::NoRestartWait => {
-                if let Reachability::Up(target) = &mut seen.target {
+                if let Reachability::Up(target) = &mut snapshot.target {
                     target.running.archive_mode = "on".into();
-                    target.running.postmaster_start = seen.now;
-                    target.running.now = seen.now - jiff::SignedDuration::from_secs(1);
+                    target.running.postmaster_start = snapshot.now;
+                    target.running.now = snapshot.now - jiff::SignedDuration::from_secs(1);
                 }
             }
-            Self::NoReturnAtTheDeadline => seen.now = first.look().now,
+            Self::NoRollbackAtTheDeadline => snapshot.now = first.snapshot().now,
             _ => {}
         }
-        seen
+        snapshot
     }
 
-    /// What the driver decides.
-    pub fn decide(self, record: &Record, seen: &Snapshot, world: &World) -> Decision {
+    /// The decision of a driver without this guard.
+    pub fn decide(self, record: &Record, snapshot: &Snapshot, world: &World) -> Decision {
         let limits = world.limits();
-        let decision = decide(record, seen, &Health::Ok, &limits);
+        let decision = decide(record, snapshot, &Health::Ok, &limits);
         let Some(start) = &record.started else {
             return decision;
         };
         let promotion = || {
-            let target = seen.target.answer()?;
+            let target = snapshot.target.answer()?;
             Some(Decision::Record(Fact::Promotion(Promotion {
-                at: seen.now,
+                at: snapshot.now,
                 shutdown_checkpoint: target.control.checkpoint,
                 replayed: target.replay.replay?,
                 timeline: start.source.timeline,
@@ -101,37 +101,40 @@ impl Mutant {
                 promotion()
             }
             (Self::NoCatchUp, Decision::Do(Action::Restartpoint)) => promotion(),
-            (Self::NoFrozenScaler, Decision::Do(Action::ScaleDown)) => {
-                Some(Decision::Record(Fact::Routed(seen.now)))
+            (Self::NoScalerSuspension, Decision::Do(Action::ScaleDown)) => {
+                Some(Decision::Record(Fact::Routed(snapshot.now)))
             }
             (Self::NoRecordOfTheFence, Decision::Record(Fact::Fenced(fenced))) => {
                 Some(Decision::Do(Action::Fence(fenced.postmaster_start)))
             }
             (Self::NoRecordOfThePromotion, Decision::Record(Fact::Promotion(_)))
-                if seen.cluster.follows =>
+                if snapshot.cluster.follows =>
             {
                 Some(Decision::Do(Action::Promote))
             }
-            (Self::NoRecordOfTheReturn, Decision::Record(Fact::RollbackStarted(_))) => {
-                Some(back(record, start, seen))
+            (Self::NoRecordOfTheRollback, Decision::Record(Fact::RollbackStarted(_))) => {
+                Some(back(record, start, snapshot))
             }
-            (Self::NoDoor, Decision::Wait(Wait::ServiceNotRepointed(_))) => {
-                Some(Decision::Record(Fact::Routed(seen.now)))
+            (Self::NoServiceWait, Decision::Wait(Wait::ServiceNotRepointed(_))) => {
+                Some(Decision::Record(Fact::Routed(snapshot.now)))
             }
             (
                 Self::NoLeaderLock,
                 Decision::Wait(Wait::RollbackLeaderLockNotHeld | Wait::RollbackBlockNotApplied),
             ) => Some(Decision::Do(Action::UnblockWrites)),
             (Self::NoElection, Decision::Do(Action::UnblockWrites))
-                if seen.source.answer().is_some_and(|source| !source.primary) =>
+                if snapshot
+                    .source
+                    .answer()
+                    .is_some_and(|source| !source.primary) =>
             {
                 Some(Decision::Do(Action::RestartSource))
             }
-            (Self::NoResumeOnReturn, Decision::Do(Action::ResumePoolers))
+            (Self::NoResumeOnRollback, Decision::Do(Action::ResumePoolers))
                 if record.rollback_started.is_some() =>
             {
                 Some(match &record.rolled_back {
-                    None => Decision::Record(Fact::RolledBack(seen.now)),
+                    None => Decision::Record(Fact::RolledBack(snapshot.now)),
                     Some(_) => Decision::Refuse(Refusal::RolledBack {
                         reason: String::new(),
                         failure: None,
@@ -148,11 +151,13 @@ impl Mutant {
         instead.unwrap_or(decision)
     }
 
-    /// The routes on which this guard has something to do.
+    /// The routes on which this guard matters.
     pub fn routes(self) -> &'static [Route] {
         match self {
-            Self::NoFrozenScaler | Self::NoWaitForPods | Self::NoVersions => &[Route::Config],
-            Self::NoDoor | Self::NoResumeOnReturn | Self::NoLateResume => &[Route::Service],
+            Self::NoScalerSuspension | Self::NoWaitForPods | Self::NoVersions => &[Route::Config],
+            Self::NoServiceWait | Self::NoResumeOnRollback | Self::NoLateResume => {
+                &[Route::Service]
+            }
             _ => &[Route::Config, Route::Service],
         }
     }

@@ -16,38 +16,38 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// Rounds of one driver alone that must be enough to come to an end.
+/// Rounds in which a single driver must reach an end.
 const ROUNDS_MAX: usize = 200;
 
-/// More than any search of these tests takes: one that does not end must not take the machine's
-/// memory.
+/// More states than any search of these tests reaches: a search that does not end must not exhaust
+/// the memory of the machine.
 const STATES_MAX: usize = 5_000_000;
 
-/// What a search saw.
+/// The result of a search.
 pub struct Found {
     pub states: usize,
     pub ends: usize,
-    /// The invariant that does not hold, with the shortest trace to where it does not.
+    /// The invariant that does not hold, with the shortest trace that breaks it.
     pub broken: Option<Broken>,
 }
 
-/// A driver between its look and its effect.
+/// A driver between its snapshot and its effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Driver {
-    /// Will look next.
+    /// Takes a snapshot next.
     Ready,
-    /// Is about to act on what it saw.
-    Decided(Reachability),
-    /// Has come to an end.
+    /// Is about to act on what it observed.
+    Decided(Observed),
+    /// Has ended.
     Ended,
 }
 
-/// What a driver goes by: numbers of the record and the look, and the versions that its writes
+/// What a driver acts on: the numbers of its record and snapshot, and the versions that its writes
 /// carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Reachability {
+struct Observed {
     record: usize,
-    look: usize,
+    snapshot: usize,
     read: u32,
     versions: Versions,
 }
@@ -58,9 +58,9 @@ struct State {
     drivers: [Driver; 2],
 }
 
-/// Something that can happen, and what comes of it.
+/// A step that can happen, and the state after it.
 struct Step {
-    /// In words, for the trace.
+    /// Its description, for the trace.
     text: String,
     /// A driver has observed and waits.
     waits: bool,
@@ -79,17 +79,17 @@ impl Step {
 
 struct Search {
     mutant: Mutant,
-    looks: Vec<Snapshot>,
+    snapshots: Vec<Snapshot>,
     numbers: HashMap<World, usize>,
     decisions: HashMap<(usize, usize), Decision>,
     parents: Vec<(usize, String)>,
     states: Vec<State>,
     known: HashSet<State>,
-    /// Worlds from which a driver alone has been seen to reach an end.
+    /// Worlds from which a single driver is known to reach an end.
     ending: HashSet<World>,
 }
 
-/// Searches everything that can happen with so many disturbances.
+/// Searches everything that can happen with at most `disturbances` disturbances.
 pub fn search(mutant: Mutant, route: Route, disturbances: u8) -> Found {
     let first = State {
         world: World::new(route, disturbances),
@@ -97,7 +97,7 @@ pub fn search(mutant: Mutant, route: Route, disturbances: u8) -> Found {
     };
     let mut search = Search {
         mutant,
-        looks: Vec::new(),
+        snapshots: Vec::new(),
         numbers: HashMap::new(),
         decisions: HashMap::new(),
         parents: vec![(0, String::new())],
@@ -110,7 +110,7 @@ pub fn search(mutant: Mutant, route: Route, disturbances: u8) -> Found {
     while let Some(index) = queue.pop_front() {
         assert!(
             search.states.len() < STATES_MAX,
-            "{mutant:?} on {route:?} does not come to an end"
+            "{mutant:?} on {route:?} does not end"
         );
         let state = search.states[index].clone();
         for Step { text, next, .. } in search.steps(&state) {
@@ -121,7 +121,7 @@ pub fn search(mutant: Mutant, route: Route, disturbances: u8) -> Found {
             if let Some(broken) = next.world.broken() {
                 return search.failed(ends, index, &text, &broken);
             }
-            // The two are alike: which of them is where makes no difference.
+            // The two drivers are interchangeable.
             next.drivers.sort_unstable();
             if !search.known.contains(&next) {
                 ends += usize::from(next.drivers.iter().all(|driver| *driver == Driver::Ended));
@@ -133,8 +133,8 @@ pub fn search(mutant: Mutant, route: Route, disturbances: u8) -> Found {
         }
     }
     for index in 0..search.states.len() {
-        if let Err(broken) = search.comes_to_an_end(index) {
-            return search.failed(ends, index, "then nothing disturbs any more", &broken);
+        if let Err(broken) = search.reaches_an_end(index) {
+            return search.failed(ends, index, "from here on without disturbances", &broken);
         }
     }
     Found {
@@ -168,14 +168,14 @@ impl Search {
         }
     }
 
-    /// Everything that can happen next; an end that breaks a promise is an error.
+    /// Everything that can happen next; an end that breaks an invariant is an error.
     fn steps(&mut self, state: &State) -> Vec<Step> {
-        let happens = state
+        let transitions = state
             .world
-            .course()
+            .spontaneous_transitions()
             .into_iter()
             .chain(state.world.disturbances());
-        let mut next: Vec<Step> = happens
+        let mut next: Vec<Step> = transitions
             .map(|(name, world)| {
                 let drivers = state.drivers;
                 Step::new(name.to_owned(), State { world, drivers })
@@ -189,27 +189,27 @@ impl Search {
 
     fn driver_steps(&mut self, state: &State, driver: usize) -> Vec<Step> {
         let name = ["first", "second"][driver];
-        let sight = match state.drivers[driver] {
+        let observed = match state.drivers[driver] {
             Driver::Ended => return Vec::new(),
             Driver::Ready => {
-                let (decision, next) = self.look(state, driver);
+                let (decision, next) = self.observe(state, driver);
                 return vec![Step {
-                    text: format!("the {name} cutover looks and decides: {decision}"),
+                    text: format!("the {name} cutover observes and decides: {decision}"),
                     waits: matches!(decision, Decision::Wait(_)),
                     next,
                 }];
             }
-            Driver::Decided(sight) => sight,
+            Driver::Decided(observed) => observed,
         };
-        let decision = self.decision(&state.world, sight);
+        let decision = self.decision(&state.world, observed);
         let doing = &decision;
         let mut next = vec![Step::new(
             format!("the {name} cutover acts: {doing}"),
-            self.act(state, driver, sight, true),
+            self.act(state, driver, observed, true),
         )];
         if state.world.may(Disturbance::LostAnswer) {
-            let mut lost = self.act(state, driver, sight, false);
-            lost.world.spend(Disturbance::LostAnswer);
+            let mut lost = self.act(state, driver, observed, false);
+            lost.world.consume(Disturbance::LostAnswer);
             next.push(Step::new(
                 format!("the {name} cutover acts and the answer is lost: {doing}"),
                 lost,
@@ -218,7 +218,7 @@ impl Search {
         if state.world.may(Disturbance::Crash) {
             let mut crashed = state.clone();
             crashed.drivers[driver] = Driver::Ready;
-            crashed.world.spend(Disturbance::Crash);
+            crashed.world.consume(Disturbance::Crash);
             next.push(Step::new(
                 format!("the {name} cutover is killed before it acts, and started again"),
                 crashed,
@@ -229,12 +229,12 @@ impl Search {
             Decision::Do(Action::RepointServices | Action::RestoreServices)
         ) && state.world.may(Disturbance::HalfDone)
         {
-            let mut half = self.act(state, driver, sight, false);
-            half.world.turned = match half.world.turned {
-                0 => state.world.turned.min(1),
-                _ => state.world.turned.max(1),
+            let mut half = self.act(state, driver, observed, false);
+            half.world.repointed = match half.world.repointed {
+                0 => state.world.repointed.min(1),
+                _ => state.world.repointed.max(1),
             };
-            half.world.spend(Disturbance::HalfDone);
+            half.world.consume(Disturbance::HalfDone);
             next.push(Step::new(
                 format!("the {name} cutover is killed in the middle of it: {doing}"),
                 half,
@@ -243,31 +243,39 @@ impl Search {
         next
     }
 
-    fn look(&mut self, state: &State, driver: usize) -> (Decision, Result<State, Broken>) {
+    fn observe(&mut self, state: &State, driver: usize) -> (Decision, Result<State, Broken>) {
         let world = &state.world;
-        let look = match self.numbers.get(&world.visible()) {
-            Some(look) => *look,
+        let snapshot = match self.numbers.get(&world.visible()) {
+            Some(snapshot) => *snapshot,
             None => {
-                self.looks
-                    .push(self.mutant.blinded(world.look(), &self.states[0].world));
-                self.numbers.insert(world.visible(), self.looks.len() - 1);
-                self.looks.len() - 1
+                self.snapshots.push(
+                    self.mutant
+                        .without_guard(world.snapshot(), &self.states[0].world),
+                );
+                self.numbers
+                    .insert(world.visible(), self.snapshots.len() - 1);
+                self.snapshots.len() - 1
             }
         };
-        let sight = Reachability {
+        let observed = Observed {
             record: world.record,
-            look,
+            snapshot,
             read: world.version,
             versions: Versions::of(world),
         };
-        let decision = self.decision(world, sight);
+        let decision = self.decision(world, observed);
         let mut next = state.clone();
         let broken = match &decision {
-            Decision::Done => next.world.cut().filter(|_| alone(&next, driver)),
+            Decision::Done => next
+                .world
+                .broken_after_cutover()
+                .filter(|_| alone(&next, driver)),
             Decision::Refuse(_) | Decision::NotReady(_)
                 if world.has(|record| record.started.is_some()) =>
             {
-                next.world.restored().filter(|_| alone(&next, driver))
+                next.world
+                    .broken_without_cutover()
+                    .filter(|_| alone(&next, driver))
             }
             _ => None,
         };
@@ -276,51 +284,57 @@ impl Search {
                 Driver::Ended
             }
             Decision::Wait(_) => Driver::Ready,
-            Decision::Record(_) | Decision::Do(_) => Driver::Decided(sight),
+            Decision::Record(_) | Decision::Do(_) => Driver::Decided(observed),
         };
         (decision, broken.map_or(Ok(next), Err))
     }
 
-    fn decision(&mut self, world: &World, sight: Reachability) -> Decision {
-        let (mutant, looks) = (self.mutant, &self.looks);
-        let decide = || mutant.decide(&World::journal_of(sight.record), &looks[sight.look], world);
+    fn decision(&mut self, world: &World, observed: Observed) -> Decision {
+        let (mutant, snapshots) = (self.mutant, &self.snapshots);
+        let decide = || {
+            mutant.decide(
+                &World::journal_of(observed.record),
+                &snapshots[observed.snapshot],
+                world,
+            )
+        };
         self.decisions
-            .entry((sight.record, sight.look))
+            .entry((observed.record, observed.snapshot))
             .or_insert_with(decide)
             .clone()
     }
 
-    /// As `drive::follow`: what was recorded leads to the next decision on the same look, an effect
-    /// to a new look.
-    fn act(&mut self, state: &State, driver: usize, sight: Reachability, answered: bool) -> State {
+    /// Like `drive`: after a recorded fact the driver decides again on the same snapshot, after an
+    /// effect it takes a new snapshot.
+    fn act(&mut self, state: &State, driver: usize, observed: Observed, answered: bool) -> State {
         let mut next = state.clone();
         let checked = self.mutant != Mutant::NoCompareAndSwap;
         next.drivers[driver] = Driver::Ready;
-        match self.decision(&state.world, sight) {
+        match self.decision(&state.world, observed) {
             Decision::Record(fact) => {
-                let written = next.world.record(fact, sight.read, checked);
-                let after = Reachability {
+                let written = next.world.record(fact, observed.read, checked);
+                let after = Observed {
                     record: next.world.record,
                     read: next.world.version,
-                    ..sight
+                    ..observed
                 };
-                let goes_on =
+                let continues =
                     |decision: Decision| matches!(decision, Decision::Record(_) | Decision::Do(_));
-                if written && answered && goes_on(self.decision(&state.world, after)) {
+                if written && answered && continues(self.decision(&state.world, after)) {
                     next.drivers[driver] = Driver::Decided(after);
                 }
             }
             Decision::Do(action) => {
-                let start = World::journal_of(sight.record).started;
-                if self.numbers.get(&state.world.visible()) == Some(&sight.look) {
+                let start = World::journal_of(observed.record).started;
+                if self.numbers.get(&state.world.visible()) == Some(&observed.snapshot) {
                     next.world.led_by_its_leader(&action);
                 }
-                let versions = (self.mutant != Mutant::NoVersions).then_some(sight.versions);
+                let versions = (self.mutant != Mutant::NoVersions).then_some(observed.versions);
                 let left = start
                     .and_then(|start| next.world.perform(&action, &start, versions))
                     .filter(|_| answered);
                 if let Some(fact) = left {
-                    next.world.record(fact, sight.read, checked);
+                    next.world.record(fact, observed.read, checked);
                 }
             }
             _ => {}
@@ -328,17 +342,17 @@ impl Search {
         next
     }
 
-    /// From here on nothing disturbs and one driver runs alone: it must come to an end.
-    fn comes_to_an_end(&mut self, index: usize) -> Result<(), Broken> {
+    /// Checks that a single driver reaches an end when nothing disturbs it.
+    fn reaches_an_end(&mut self, index: usize) -> Result<(), Broken> {
         let mut state = self.states[index].clone();
         if state.drivers.iter().all(|driver| *driver == Driver::Ended) {
             return Ok(());
         }
-        state.world.fuel = 0;
+        state.world.fault_budget = 0;
         state.drivers = [Driver::Ready, Driver::Ended];
         let (mut trail, mut worlds, mut waited) = (Vec::new(), Vec::new(), false);
         for _ in 0..ROUNDS_MAX {
-            while let Some((_, world)) = state.world.course().into_iter().next() {
+            while let Some((_, world)) = state.world.spontaneous_transitions().into_iter().next() {
                 state.world = world;
             }
             let ready = state.drivers[0] == Driver::Ready;
@@ -354,7 +368,7 @@ impl Search {
                 worlds.push(state.world.clone());
             }
             state = step.next?;
-            // Time passes while one waits, or tries the same thing again and again.
+            // Time passes while the driver waits or retries the same action.
             let first_wait = step.waits && !waited;
             waited |= step.waits;
             state.world.clock += u8::from(first_wait || trail.len() % 60 == 59);
@@ -368,8 +382,8 @@ impl Search {
     }
 }
 
-/// Nobody else is in the middle of something: what another driver is about to do is not this one's
-/// end.
+/// Whether the other driver has ended. The invariants of an end apply only then, because the other
+/// driver may still change the state.
 fn alone(state: &State, driver: usize) -> bool {
     matches!(state.drivers[1 - driver], Driver::Ended)
 }

@@ -1,4 +1,4 @@
-//! The small world: what is true in it, and what a look shows.
+//! The small world: its state, and the snapshot of it that a driver takes.
 
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
@@ -31,16 +31,16 @@ use crate::{
 /// A WAL record. Each takes 120 bytes here, so that positions are exact and none crosses a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wal {
-    /// A commit that its client was told of.
+    /// A commit that was acknowledged to its client.
     Write,
-    /// A clean stop.
+    /// The checkpoint of a clean stop.
     Shutdown,
 }
 
 const FIRST: u64 = 0x100_0028;
 const RECORD_BYTES: u64 = 120;
 
-/// An object that others change, too, with the version that a late write must carry.
+/// An object that other actors change, too, with the version that a write must carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Versioned {
     pub set: bool,
@@ -48,32 +48,33 @@ pub struct Versioned {
 }
 
 impl Versioned {
-    /// A write of somebody who saw `seen`; a stale one is refused.
-    pub fn write(&mut self, set: bool, seen: Option<u8>) {
-        if seen.is_none_or(|seen| seen == self.version) && self.set != set {
+    /// A write by an actor that observed the version `observed`; a stale one is refused.
+    pub fn write(&mut self, set: bool, observed: Option<u8>) {
+        if observed.is_none_or(|version| version == self.version) && self.set != set {
             (self.set, self.version) = (set, self.version + 1);
         }
     }
 }
 
-/// Everything that is true.
+/// The state of the world.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World {
-    /// Number of the journal in the table of all journals seen, and its resourceVersion.
+    /// Number of the journal in `JOURNALS`.
     pub record: usize,
+    /// The resourceVersion of the journal.
     pub version: u32,
     pub route: Route,
     pub wal: Vec<Wal>,
     pub source_up: bool,
-    /// Its server is a standby: Patroni has lost its DCS and demoted its leader. Only an election
-    /// makes it a primary again.
+    /// The source's server is a standby: Patroni has lost its DCS and demoted its leader. Only an
+    /// election makes it a primary again.
     pub standby: bool,
     pub postmaster_start: u8,
     pub timeline: u32,
     pub paused: bool,
     pub read_only: bool,
-    /// The server that runs holds the leader lock: Patroni gives it up for a stopped one, and takes
-    /// it again when its loop comes.
+    /// The running server holds the leader lock: Patroni releases the lock of a stopped server and
+    /// takes it again in its next loop.
     pub locked: bool,
     /// The Zalando operator's annotation.
     pub operator: Versioned,
@@ -86,30 +87,31 @@ pub struct World {
     pub primary: bool,
     pub restarted: bool,
     pub target_wrote: bool,
-    /// The application's pods are wanted.
+    /// The application is scaled up; its pods follow later.
     pub scaled: Versioned,
-    /// They are there; those who run them come to it when they do.
+    /// The application's pods exist.
     pub pods: bool,
-    /// Those who run them have seen what is wanted.
+    /// The controller of the pods has observed the current scale.
     pub followed: bool,
-    /// They have read a ConfigMap that leads to the source.
+    /// The pods have read a ConfigMap that names the source.
     pub old_pods: bool,
-    /// The ConfigMap leads to the target.
+    /// The ConfigMap names the target.
     pub routed: bool,
-    /// The old pooler holds its clients back.
-    pub held_back: bool,
-    /// So many of the two Services have the target's selector; the first one is the leader's.
-    pub turned: u8,
-    /// Kubernetes leads its traffic to the target.
-    pub led: bool,
-    /// How often a time as long as the deadline has passed.
+    /// The old pooler is paused.
+    pub pooler_paused: bool,
+    /// How many of the two Services have the target's selector; the leader's Service is the first.
+    pub repointed: u8,
+    /// Kubernetes routes the traffic of the leader's Service to the target.
+    pub service_at_target: bool,
+    /// How many times the duration of the deadline has passed.
     pub clock: u8,
     pub aborted: bool,
-    /// Disturbances that may still happen, and those that have.
-    pub fuel: u8,
+    /// How many disturbances may still happen.
+    pub fault_budget: u8,
+    /// The disturbances that have happened, one bit each.
     pub happened: u32,
     /// The invariant that an effect has broken.
-    pub wrong: Option<(Invariant, &'static str)>,
+    pub violation: Option<(Invariant, &'static str)>,
 }
 
 thread_local! {
@@ -137,7 +139,7 @@ pub fn start_of(record: usize) -> Lsn {
     Lsn(FIRST + record as u64 * RECORD_BYTES)
 }
 
-/// What keeps the autoscaler still.
+/// The autoscaler's suspension.
 pub fn scaler() -> Suspension {
     let object = Object::of(
         "keda.sh",
@@ -149,7 +151,7 @@ pub fn scaler() -> Suspension {
     Suspension::annotation(object, "autoscaling.keda.sh/paused", "true", None)
 }
 
-/// The two Services after the cut.
+/// The selectors of the two Services after the cutover.
 pub fn selectors() -> BTreeMap<String, Selector> {
     let target = Selector::from([("cnpg.io/cluster".to_owned(), "target".to_owned())]);
     BTreeMap::from([
@@ -159,8 +161,8 @@ pub fn selectors() -> BTreeMap<String, Selector> {
 }
 
 impl World {
-    /// Before the cut: clients may write, everything serves.
-    pub fn new(route: Route, fuel: u8) -> Self {
+    /// Before the cutover: clients may write, everything serves.
+    pub fn new(route: Route, fault_budget: u8) -> Self {
         Self {
             record: number_of(Record::default()),
             version: 0,
@@ -190,14 +192,14 @@ impl World {
             followed: true,
             old_pods: true,
             routed: false,
-            held_back: false,
-            turned: 0,
-            led: false,
+            pooler_paused: false,
+            repointed: 0,
+            service_at_target: false,
             clock: 0,
             aborted: false,
-            fuel,
+            fault_budget,
             happened: 0,
-            wrong: None,
+            violation: None,
         }
     }
 
@@ -214,23 +216,23 @@ impl World {
         self.source_up && !self.standby
     }
 
-    /// The part of the world that a look shows: what is the same in two of these is the same in
-    /// their looks.
+    /// The part of the world that a snapshot shows: two worlds whose visible parts are equal have
+    /// equal snapshots.
     pub fn visible(&self) -> Self {
         Self {
             record: 0,
             version: 0,
-            fuel: 0,
+            fault_budget: 0,
             happened: 0,
             target_wrote: false,
             old_pods: false,
-            wrong: None,
+            violation: None,
             ..self.clone()
         }
     }
 
-    /// A look at everything, as `LiveWorld` would have it.
-    pub fn look(&self) -> Snapshot {
+    /// The snapshot that `LiveWorld` would take of this world.
+    pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             now: at(i64::from(self.clock) * 1_000),
             source: if self.source_up {
@@ -255,7 +257,7 @@ impl World {
                 } else {
                     Vec::new()
                 },
-                // Only a primary is asked who holds the lock.
+                // Only a primary is asked for the holder of the lock.
                 unlocked: self.serves() && !self.locked,
                 starting: false,
                 answering: vec!["a".into(), "b".into()],
@@ -281,7 +283,7 @@ impl World {
     }
 
     fn suspensions(&self) -> Vec<SuspensionState> {
-        let standing = |suspension: Suspension, object: Versioned| SuspensionState {
+        let state_of = |suspension: Suspension, object: Versioned| SuspensionState {
             now: Suspension {
                 original: if object.set {
                     suspension.suspended.clone()
@@ -292,12 +294,12 @@ impl World {
             },
             version: Some(object.version.to_string()),
         };
-        let mut all = vec![standing(
+        let mut all = vec![state_of(
             Suspension::zalando_operator("pg", Some(SUSPENDED)),
             self.operator,
         )];
         if self.route == Route::Config {
-            all.push(standing(scaler(), self.scaler));
+            all.push(state_of(scaler(), self.scaler));
         }
         all
     }
@@ -306,19 +308,19 @@ impl World {
         if self.route == Route::Config {
             return BTreeMap::new();
         }
-        let turned = |(number, (name, selector))| {
-            let seen = ServiceState {
-                selector: (self.turned > number).then_some(selector),
+        let state_of = |(number, (name, selector))| {
+            let state = ServiceState {
+                selector: (self.repointed > number).then_some(selector),
                 port: Some(5432),
                 leftovers: Vec::new(),
             };
-            (name, seen)
+            (name, state)
         };
-        (0..).zip(selectors()).map(turned).collect()
+        (0..).zip(selectors()).map(state_of).collect()
     }
 
     fn poolers(&self) -> Vec<PoolerPodState> {
-        let state = if self.held_back {
+        let state = if self.pooler_paused {
             PoolerState::Paused
         } else {
             PoolerState::Serving
@@ -334,14 +336,15 @@ impl World {
         }
     }
 
-    /// A new primary that is about to be restarted still answers.
+    /// The answer of the server behind the Service; a new primary answers until its restart.
     fn service_answer(&self) -> Reachability<ServiceAnswer> {
-        match self.led {
-            false => Reachability::Unreachable(refused()),
-            true => Reachability::Up(ServiceAnswer {
+        if self.service_at_target {
+            Reachability::Up(ServiceAnswer {
                 identity: identity(self.target_timeline()),
                 primary: self.primary,
-            }),
+            })
+        } else {
+            Reachability::Unreachable(refused())
         }
     }
 
@@ -366,7 +369,8 @@ impl World {
     }
 
     fn target(&self) -> TargetState {
-        // A shutdown checkpoint has redo = itself; before any, pg_control tells of an online one.
+        // The redo of a shutdown checkpoint is the checkpoint itself; before the first one,
+        // pg_control holds an online checkpoint.
         let control = match self.control {
             Some(record) => ControlCheckpoint {
                 checkpoint: start_of(record),
@@ -420,7 +424,7 @@ impl World {
         }
     }
 
-    /// Compare-and-swap, as the API server does it.
+    /// The API server's compare-and-swap; returns whether the fact was written.
     pub fn record(&mut self, fact: Fact, read: u32, checked: bool) -> bool {
         if checked && read != self.version {
             return false;

@@ -1,4 +1,4 @@
-//! What the target shows of itself by SQL.
+//! The state that the target reports by SQL.
 
 use jiff::Timestamp;
 
@@ -14,7 +14,7 @@ pub struct Replay {
     pub replay: Option<Lsn>,
     /// The WAL receiver is streaming now.
     pub streaming: bool,
-    /// Somebody has called pg_wal_replay_pause().
+    /// The replay was paused with pg_wal_replay_pause().
     pub paused: bool,
 }
 
@@ -29,7 +29,7 @@ pub struct ControlCheckpoint {
     pub timeline: Timeline,
 }
 
-/// What tells that CNPG's restart after a promotion is over.
+/// The settings and times that show whether CNPG's restart after a promotion is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
     /// archive_mode in force.
