@@ -15,6 +15,9 @@ pub fn before(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) 
     if let Some(suspension) = seen.unsuspended(start, |_| true) {
         return Decision::Do(Action::SuspendController(suspension.key()));
     }
+    if record.suspended.is_none() {
+        return Decision::Record(Fact::Suspended(seen.now));
+    }
     if record.checkpointed.is_none() {
         return Decision::Do(Action::Checkpoint);
     }

@@ -45,6 +45,8 @@ pub struct Record {
     pub schema: u32,
     /// The state before anything was changed.
     pub started: Option<Start>,
+    /// The controllers that would revert the cutover were suspended.
+    pub suspended: Option<Timestamp>,
     /// Checkpoints were taken on both sides, so that those in the downtime are short.
     pub checkpointed: Option<Timestamp>,
     /// Writes at the source are about to be blocked: the downtime begins, and the deadline runs.
@@ -85,6 +87,7 @@ impl Default for Record {
         Self {
             schema: SCHEMA,
             started: None,
+            suspended: None,
             checkpointed: None,
             blocked: None,
             marker: None,
@@ -121,6 +124,8 @@ fn any_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Err
 pub enum Fact {
     /// See [`Record::started`].
     Started(Box<Start>),
+    /// See [`Record::suspended`].
+    Suspended(Timestamp),
     /// See [`Record::checkpointed`].
     Checkpointed(Timestamp),
     /// See [`Record::blocked`].
@@ -176,6 +181,7 @@ impl Record {
     pub fn instant(&self, fact: FactKind) -> Option<Timestamp> {
         match fact {
             FactKind::Started => self.started.as_ref().map(|start| start.at),
+            FactKind::Suspended => self.suspended,
             FactKind::Checkpointed => self.checkpointed,
             FactKind::Blocked => self.blocked,
             FactKind::Marker => self.marker.as_ref().map(|marker| marker.at),
@@ -204,6 +210,7 @@ impl Record {
         let mut next = self.clone();
         match fact {
             Fact::Started(start) => (next.started, next.schema) = (Some(*start), SCHEMA),
+            Fact::Suspended(at) => next.suspended = Some(at),
             Fact::Checkpointed(at) => next.checkpointed = Some(at),
             Fact::Blocked(at) => next.blocked = Some(at),
             Fact::Marker(marker) => next.marker = Some(marker),

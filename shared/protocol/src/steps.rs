@@ -80,21 +80,35 @@ impl FactKind {
                 resume: Resume::Either,
                 milestone: None,
             },
+            Self::Suspended => Step {
+                key: "suspended",
+                actions: &[Do::SuspendController],
+                plan: &[PlanLine {
+                    headline: "suspend the controllers that would revert the cutover",
+                    applies: |_| true,
+                    data: |plan| plan.suspensions.clone(),
+                }],
+                events: &["Suspended"],
+                always: true,
+                log: |_| {
+                    vec![Line::step(
+                        "Suspended",
+                        "the controllers that would revert the cutover are suspended",
+                    )]
+                },
+                state: "controllers suspended",
+                then: |_| CONTROLLERS_SUSPENDED,
+                resume: Resume::Either,
+                milestone: None,
+            },
             Self::Checkpointed => Step {
                 key: "checkpointed",
-                actions: &[Do::SuspendController, Do::Checkpoint],
-                plan: &[
-                    PlanLine {
-                        headline: "suspend the controllers that would revert the cutover",
-                        applies: |_| true,
-                        data: |plan| plan.suspensions.clone(),
-                    },
-                    PlanLine {
-                        headline: "checkpoint both sides, so that those in the downtime are short",
-                        applies: |_| true,
-                        data: |_| String::new(),
-                    },
-                ],
+                actions: &[Do::Checkpoint],
+                plan: &[PlanLine {
+                    headline: "checkpoint both sides, so that those in the downtime are short",
+                    applies: |_| true,
+                    data: |_| String::new(),
+                }],
                 events: &["Checkpointed"],
                 always: true,
                 log: |_| {

@@ -68,6 +68,7 @@ fn start() -> Start {
 pub fn complete() -> Record {
     [
         Fact::Started(Box::new(start())),
+        Fact::Suspended(at(0)),
         Fact::Checkpointed(at(0)),
         Fact::Blocked(at(1)),
         Fact::Marker(Marker {
@@ -181,6 +182,8 @@ fn a_finished_or_rolled_back_record_of_each_schema_is_read() {
     ] {
         let record = Record {
             schema,
+            // Schema 1 did not record it.
+            suspended: complete().suspended.filter(|_| schema > 1),
             ..complete()
         };
         assert_eq!(Record::parse(&finished), Ok(record));
