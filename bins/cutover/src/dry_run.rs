@@ -3,7 +3,7 @@
 use protocol::{
     checks, decide,
     finding::{listed, render},
-    record::receipt_name as receipt_of_cut,
+    record::receipt_name,
     route::Route,
     snapshot::Snapshot,
     steps::{self, Plan},
@@ -12,9 +12,9 @@ use protocol::{
 use crate::settings::Settings;
 
 /// The lines of the plan.
-pub fn lines(seen: &Snapshot, settings: &Settings) -> Vec<String> {
-    let findings = render(&checks::all(seen, &settings.limits()));
-    let steps = steps::plan(&plan(seen, settings));
+pub fn lines(snapshot: &Snapshot, settings: &Settings) -> Vec<String> {
+    let findings = render(&checks::all(snapshot, &settings.limits()));
+    let steps = steps::plan(&plan(snapshot, settings));
     findings
         .into_iter()
         .chain(steps.into_iter().map(|line| format!("would {line}")))
@@ -22,32 +22,32 @@ pub fn lines(seen: &Snapshot, settings: &Settings) -> Vec<String> {
 }
 
 /// The names and numbers of the plan.
-fn plan(seen: &Snapshot, settings: &Settings) -> Plan {
-    let route = decide::route(&settings.limits(), seen);
-    let patroni = seen.patroni.answer();
+fn plan(snapshot: &Snapshot, settings: &Settings) -> Plan {
+    let route = decide::route(&settings.limits(), snapshot);
+    let patroni = snapshot.patroni.answer();
     let leader = patroni.and_then(|patroni| patroni.leader.clone());
-    let source = seen.source.answer();
-    let target = seen.target.answer();
+    let source = snapshot.source.answer();
+    let target = snapshot.target.answer();
     Plan {
         source: settings.source_cluster.to_string(),
         target: settings.target_cluster.to_string(),
         route,
         leader: leader.unwrap_or_else(|| "(none)".into()),
-        replicas: counts(seen),
-        suspensions: suspensions(seen),
-        poolers: poolers(seen),
+        replicas: counts(snapshot),
+        suspensions: suspensions(snapshot),
+        poolers: poolers(snapshot),
         sessions: source.map_or(0, |source| source.clients.len()),
         // Only a target that archives while it follows is restarted.
         target_pending_restart: target
             .is_some_and(|target| target.running.pending_restart_after_promotion()),
-        repoint: repoint(seen, settings, route),
-        receipt: receipt_of_cut(&settings.target_cluster),
+        repoint: repoint(snapshot, settings, route),
+        receipt: receipt_name(&settings.target_cluster),
         block_max_seconds: settings.cutover_max_seconds,
     }
 }
 
-fn counts(seen: &Snapshot) -> String {
-    let counts: Vec<String> = seen
+fn counts(snapshot: &Snapshot) -> String {
+    let counts: Vec<String> = snapshot
         .apps
         .iter()
         .map(|(name, app)| format!("{name} {}", app.wanted))
@@ -55,8 +55,8 @@ fn counts(seen: &Snapshot) -> String {
     counts.join(", ")
 }
 
-fn suspensions(seen: &Snapshot) -> String {
-    let fields = seen.suspensions.iter().map(|standing| {
+fn suspensions(snapshot: &Snapshot) -> String {
+    let fields = snapshot.suspensions.iter().map(|standing| {
         let permanent = if standing.now.permanent {
             " (permanently)"
         } else {
@@ -67,8 +67,8 @@ fn suspensions(seen: &Snapshot) -> String {
     fields.collect::<Vec<_>>().join(", ")
 }
 
-fn poolers(seen: &Snapshot) -> String {
-    let pods: Vec<String> = seen
+fn poolers(snapshot: &Snapshot) -> String {
+    let pods: Vec<String> = snapshot
         .poolers
         .iter()
         .map(|pooler| pooler.pod.clone())
@@ -80,11 +80,11 @@ fn poolers(seen: &Snapshot) -> String {
     }
 }
 
-fn repoint(seen: &Snapshot, settings: &Settings, route: Route) -> String {
+fn repoint(snapshot: &Snapshot, settings: &Settings, route: Route) -> String {
     match route {
         Route::Config => {
             let changes = settings.app_config_target.0.iter().map(|(key, value)| {
-                let now = seen.config.values.get(key).cloned().flatten();
+                let now = snapshot.config.values.get(key).cloned().flatten();
                 format!(
                     "{key} {} → {value}",
                     now.unwrap_or_else(|| "(absent)".into())
@@ -92,7 +92,7 @@ fn repoint(seen: &Snapshot, settings: &Settings, route: Route) -> String {
             });
             format!(
                 "{}: {}",
-                seen.config.name,
+                snapshot.config.name,
                 changes.collect::<Vec<_>>().join(", ")
             )
         }
@@ -100,7 +100,7 @@ fn repoint(seen: &Snapshot, settings: &Settings, route: Route) -> String {
             let services = settings.services();
             let repointed = services
                 .iter()
-                .filter(|(name, _)| seen.services.contains_key(*name))
+                .filter(|(name, _)| snapshot.services.contains_key(*name))
                 .map(|(name, selector)| {
                     let labels: Vec<String> = selector
                         .iter()

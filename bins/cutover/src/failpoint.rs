@@ -1,7 +1,7 @@
-//! Moments at which a test may do its worst: `FAILPOINT="before Block"` makes a program wait there,
-//! the first time, until it is sent SIGUSR1; `FAILPOINT=each` makes it wait at every moment, and
-//! `FAILPOINT=*` makes it name each one that it passes. Only in builds with debug assertions;
-//! released programs hold none of it.
+//! Moments at which a test may inject a fault: `FAILPOINT="before Block"` makes a program wait
+//! there, the first time, until it is sent SIGUSR1; `FAILPOINT=each` makes it wait at every moment,
+//! and `FAILPOINT=*` makes it name each one that it passes. Only in builds with debug assertions;
+//! released programs do not contain it.
 
 use job::report::Reporter;
 
@@ -22,6 +22,6 @@ pub async fn reached(moment: &str, report: &Reporter) {
     }
 }
 
-/// Nothing.
+/// Does nothing in a release build.
 #[cfg(not(debug_assertions))]
 pub async fn reached(_moment: &str, _report: &Reporter) {}

@@ -1,4 +1,4 @@
-//! The cutover and the rollback on real servers: what they are told ([`settings`]), the ways in
+//! The cutover and the rollback on real servers: their settings ([`settings`]), their entry points
 //! (here), and the world that the protocol drives (`live`).
 
 mod dry_run;
@@ -13,18 +13,20 @@ use job::{
     lease,
 };
 use platform::collector::endpoints::{Endpoints, Login};
-use protocol::{checks, failure::Failure, finding};
+use protocol::{
+    checks,
+    decide::{Health, decide},
+    driver::{World as _, drive},
+    failure::Failure,
+    finding,
+    reason::{Refusal, Stopped},
+    rollback::{RollbackAvailability, rollback_availability},
+    steps,
+};
 
 use crate::{
     live::{LiveWorld, abort},
     settings::Settings,
-};
-use protocol::{
-    decide::{Health, decide},
-    driver::{self as drive, World as _},
-    reason::{Refusal, Stopped},
-    rollback::{self as back, RollbackAvailability},
-    steps,
 };
 
 const LOGIN: Login = Login {
@@ -32,12 +34,11 @@ const LOGIN: Login = Login {
     read_only: false,
 };
 
-/// Moves the application from the source to the target, or goes on where an earlier run ended.
+/// Moves the application from the source to the target, or continues where an earlier run ended.
 ///
 /// # Errors
 /// Refused when the application runs on the source as before, Unsafe when manual intervention is
-/// required,
-/// Transient when another run goes on.
+/// required, Transient when another run is active.
 pub async fn cutover(settings: Settings, run: JobContext) -> Result<()> {
     let endpoints = Endpoints::from_environment(&settings.database, LOGIN)?;
     let limits = settings.limits();
@@ -50,9 +51,7 @@ pub async fn cutover(settings: Settings, run: JobContext) -> Result<()> {
         lease.map_err(|error| error.hint("follow its log; this one has changed nothing"))?;
     let outcome = async {
         world.start_over_after_rollback().await?;
-        drive::drive(&mut world, &limits)
-            .await
-            .map_err(Failure::from)?;
+        drive(&mut world, &limits).await.map_err(Failure::from)?;
         world.log_end();
         Ok(())
     }
@@ -70,12 +69,13 @@ pub async fn cutover(settings: Settings, run: JobContext) -> Result<()> {
 /// Brings the application back to the source, from outside, when no cutover runs any more.
 ///
 /// # Errors
-/// Refused when that is no longer possible, or a cutover runs; Transient when another run goes on.
+/// Refused when that is no longer possible, or a cutover runs; Transient when another
+/// run is active.
 pub async fn rollback(settings: Settings, run: JobContext) -> Result<()> {
     let endpoints = Endpoints::from_environment(&settings.database, LOGIN)?;
     let limits = settings.limits();
     let mut world = LiveWorld::new(run.clone(), settings.clone(), endpoints).rollback_started();
-    match back::rollback_availability(&world.record().await?) {
+    match rollback_availability(&world.record().await?) {
         RollbackAvailability::TooLate(refusal) => {
             return Err(Failure::from(Stopped::Refused(refusal)).into());
         }
@@ -102,7 +102,7 @@ pub async fn rollback(settings: Settings, run: JobContext) -> Result<()> {
                 abort::ANNOTATION
             ))
         })?;
-    let outcome = drive::drive(&mut world, &limits).await;
+    let outcome = drive(&mut world, &limits).await;
     lease.release().await;
     match outcome {
         // A cutover that has rolled back is refused; a rollback has done what it was asked for.
@@ -112,21 +112,21 @@ pub async fn rollback(settings: Settings, run: JobContext) -> Result<()> {
     }
 }
 
-/// Looks once and prints the plan; what it asks the API server to change are dry runs there, too.
+/// Observes once and logs the plan. Its requests to the API server are dry runs there, too.
 async fn dry_run(world: &mut LiveWorld, settings: &Settings, run: &JobContext) -> Result<()> {
-    let (record, seen) = world.observe().await?;
+    let (record, snapshot) = world.observe().await?;
     if record.started.is_some() {
-        let next = decide(&record, &seen, &Health::Ok, &settings.limits());
+        let next = decide(&record, &snapshot, &Health::Ok, &settings.limits());
         run.report.info(format!(
             "a cutover has begun; the next decision would be: {next}"
         ));
         return Ok(());
     }
-    for line in dry_run::lines(&seen, settings) {
+    for line in dry_run::lines(&snapshot, settings) {
         run.report.info(line);
     }
-    let possible = match finding::worst(&checks::all(&seen, &settings.limits())) {
-        Ok(()) => world.try_late_changes().await,
+    let possible = match finding::worst(&checks::all(&snapshot, &settings.limits())) {
+        Ok(()) => world.check_late_changes().await,
         Err(failure) => Err(failure.into()),
     };
     possible.map_err(|error: Error| {

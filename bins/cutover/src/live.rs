@@ -18,29 +18,30 @@ use platform::{
     collector::{Collector, endpoints::Endpoints, session::limited},
     kubernetes::cnpg::{self, Cluster},
 };
-use protocol::{failure::Failure, record::name as of_cut};
-use tokio::time::{Instant, sleep, timeout};
-
-use crate::{failpoint::reached, receipt, settings::Settings};
 use protocol::{
     decision::{Action, Limits},
     driver::{Direction, PollInterval, World},
+    failure::Failure,
     reason::Wait,
-    record::{Fact, Record, Start},
+    record::{self, Fact, Record, Start},
     snapshot::Snapshot,
     steps,
 };
+use tokio::time::{Instant, sleep, timeout};
 
-/// Between looks while something is on its way: short, because clients wait.
+use crate::{failpoint::reached, receipt, settings::Settings};
+
+/// Pause between observations while a change is under way: short, because clients wait.
 const CLOSE_PAUSE: Duration = Duration::from_millis(20);
-/// Longest pause between looks while the target promotes, and how often it is asked meanwhile.
+/// Longest pause between observations while the target promotion_runs.
 const PROMOTION_PAUSE: Duration = Duration::from_millis(200);
+/// Interval at which the target alone is asked during that pause.
 const PROMOTION_POLL: Duration = Duration::from_millis(10);
-/// More than any single call waits; what is safe to repeat goes on where it was.
+/// Limit of one action: longer than any single call waits. An action that is cut off is repeated.
 const EFFECT_MAX: Duration = Duration::from_secs(30);
-/// Twice the limit of a checkpoint.
+/// Limit of the action that checkpoints both sides: twice the limit of one checkpoint.
 const CHECKPOINTS_MAX: Duration = Duration::from_secs(1200);
-/// After a failure.
+/// Pause after a failed observation or action.
 const FAILED_PAUSE: Duration = Duration::from_millis(500);
 
 /// The servers and objects of this migration.
@@ -50,15 +51,15 @@ pub struct LiveWorld {
     limits: Limits,
     collector: Collector,
     clusters: kube::Api<Cluster>,
-    /// As last read; None until the first look.
+    /// As last read; None until the first observation.
     record: Option<StoredRecord>,
     direction: Direction,
-    /// That it is too late to go back was said.
-    told_too_late: bool,
+    /// The warning that it is too late to roll back has been logged.
+    late_abort_logged: bool,
 }
 
 impl LiveWorld {
-    /// Opens nothing yet: every look reconnects what is missing.
+    /// Opens nothing yet: every observation reconnects what is missing.
     pub fn new(run: JobContext, settings: Settings, endpoints: Endpoints) -> Self {
         let collector = Collector::new(
             run.client.clone(),
@@ -72,13 +73,13 @@ impl LiveWorld {
             collector,
             record: None,
             direction: Direction::Forward,
-            told_too_late: false,
+            late_abort_logged: false,
             run,
             settings,
         }
     }
 
-    /// For a program that never goes forward.
+    /// The same world for the rollback, which never continues the cutover.
     #[must_use]
     pub fn rollback_started(mut self) -> Self {
         self.direction = Direction::Back;
@@ -88,20 +89,20 @@ impl LiveWorld {
     /// The record as it is now.
     ///
     /// # Errors
-    /// The API's; Unsafe for one that cannot be read.
+    /// Unsafe for a record that cannot be parsed.
     pub async fn record(&self) -> Result<Record> {
         self.load().await.map(|record| record.facts)
     }
 
-    /// The last look.
+    /// The last snapshot.
     fn last(&self) -> Result<&Snapshot> {
         self.collector
             .last()
-            .ok_or_else(|| Error::manual_intervention("an action before the first look"))
+            .ok_or_else(|| Error::manual_intervention("an action before the first observation"))
     }
 
-    /// The promotion was asked for, and the target was still a standby at the last look.
-    fn promotes(&self) -> bool {
+    /// The promotion was requested, and the target was still a standby in the last snapshot.
+    fn promotion_runs(&self) -> bool {
         let asked = self
             .record
             .as_ref()
@@ -116,8 +117,8 @@ impl LiveWorld {
         asked && self.collector.last().is_some_and(standby)
     }
 
-    /// Asks the target alone, and not for long: a look at everything takes time from the promotion,
-    /// and sees its end later.
+    /// Asks the target alone, for at most [`PROMOTION_PAUSE`]: a complete observation slows the
+    /// promotion down and notices its end later.
     async fn until_promoted(&self) {
         let until = Instant::now() + PROMOTION_PAUSE;
         while Instant::now() < until {
@@ -134,15 +135,15 @@ impl LiveWorld {
 
     /// Name of the ConfigMap that holds the journal.
     pub fn record_name(&self) -> String {
-        of_cut(&self.settings.target_cluster)
+        record::name(&self.settings.target_cluster)
     }
 
     async fn load(&self) -> Result<StoredRecord> {
         StoredRecord::load(&self.run.client, &self.run.namespace, &self.record_name()).await
     }
 
-    /// A rolled-back attempt is over: a new run starts from scratch. Anything else goes on where it
-    /// stands.
+    /// Empties the record of an attempt that was rolled back, so that this run starts from scratch.
+    /// Any other attempt continues where it stands.
     pub async fn start_over_after_rollback(&mut self) -> Result<()> {
         let mut record = self.load().await?;
         if record.facts.rolled_back.is_some() && !self.settings.dry_run {
@@ -176,8 +177,8 @@ impl LiveWorld {
 
     /// Writes the record with one more fact, and logs it.
     async fn save(&mut self, fact: Fact) -> Result<Option<Record>> {
-        // Taken, so that after an error, when it is unknown whether the write arrived, only a new
-        // look goes on.
+        // Taken: after an error it is unknown whether the write arrived, and only a new observation
+        // may continue.
         let Some(mut record) = self.record.take() else {
             return Ok(None);
         };
@@ -199,7 +200,7 @@ impl LiveWorld {
             Saved::Conflict => {
                 self.run.report.warning(
                     "Conflict",
-                    "another cutover has written to the record; looking again",
+                    "another cutover has written to the record; observing again",
                 );
                 Ok(None)
             }
@@ -213,7 +214,7 @@ impl LiveWorld {
         let outcome = match timeout(effect_max(action), self.act(action, start)).await {
             Ok(outcome) => outcome,
             Err(_) => {
-                // What was asked is still on its way in these sessions.
+                // The statement may still run in these sessions.
                 self.collector.source.forget();
                 self.collector.target.forget();
                 Err(Error::transient(format!(
@@ -229,11 +230,11 @@ impl LiveWorld {
 
 impl World for LiveWorld {
     async fn observe(&mut self) -> Result<(Record, Snapshot), Failure> {
-        Ok(self.look().await?)
+        Ok(self.observe_both_sides().await?)
     }
 
     async fn prepare_start(&mut self, start: &Start) -> Result<(), Failure> {
-        self.try_late_changes().await?;
+        self.check_late_changes().await?;
         Ok(self.save_replica_counts(start).await?)
     }
 
@@ -245,10 +246,10 @@ impl World for LiveWorld {
         Ok(self.carry_out(action, start).await?)
     }
 
-    async fn pause(&mut self, missing: &Wait, pace: PollInterval) {
+    async fn pause(&mut self, missing: &Wait, interval: PollInterval) {
         self.run.report.waiting(missing.to_string());
-        match pace {
-            PollInterval::Close if self.promotes() => self.until_promoted().await,
+        match interval {
+            PollInterval::Close if self.promotion_runs() => self.until_promoted().await,
             PollInterval::Close => sleep(CLOSE_PAUSE).await,
             PollInterval::Failed => sleep(FAILED_PAUSE).await,
         }
@@ -263,11 +264,11 @@ impl World for LiveWorld {
     }
 }
 
-/// A server whose volume hangs takes a statement and never answers; SIGTERM, an abort and the
-/// deadline are honoured between effects.
+/// The limit of an action. A server whose volume hangs accepts a statement and never answers, and
+/// SIGTERM, an abort and the deadline are honoured only between actions.
 fn effect_max(action: &Action) -> Duration {
     match action {
-        // Clients are served meanwhile, and its statements have a limit of their own on each side.
+        // Clients are served meanwhile, and each statement has its own limit.
         Action::Checkpoint => CHECKPOINTS_MAX,
         _ => EFFECT_MAX,
     }

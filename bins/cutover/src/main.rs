@@ -20,7 +20,7 @@
 //! 12. end the sessions at the source's standbys
 //! 13. resume the suspended controllers and write the receipt
 //!
-//! Until 8 it rolls back where it must. A second run goes on where the first one ended.
+//! Until 8 it rolls back where it must. A second run continues where the first one ended.
 //!
 //! **Variables**: `settings.rs`, and the connections `SOURCE_*` and `TARGET_*`.
 

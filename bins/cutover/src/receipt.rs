@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client, api::PostParams};
 use protocol::{
     receipt::{Receipt, data},
-    record::{Record, Start, labels, receipt_name as receipt_of_cut},
+    record::{Record, Start, labels, receipt_name},
 };
 
 /// The program, as the receipt names it.
@@ -32,13 +32,15 @@ pub async fn write(
         data: Some(data(start, record, PROGRAM)),
         ..ConfigMap::default()
     };
-    map.metadata.name = Some(receipt_of_cut(target));
+    map.metadata.name = Some(receipt_name(target));
     map.metadata.labels = Some(labels());
     match maps.create(&PostParams::default(), &map).await {
         Ok(_) => Ok(()),
         Err(error) if is_conflict(&error) => {
-            match kubernetes::get(&maps, &receipt_of_cut(target)).await? {
-                Some(there) if began_at(&there) != Some(start.at) => Err(another(target, &there)),
+            match kubernetes::get(&maps, &receipt_name(target)).await? {
+                Some(existing) if began_at(&existing) != Some(start.at) => {
+                    Err(another(target, &existing))
+                }
                 _ => Ok(()),
             }
         }
@@ -46,7 +48,7 @@ pub async fn write(
     }
 }
 
-/// When the cutover began that a receipt is of.
+/// When the cutover of a receipt began.
 fn began_at(receipt: &ConfigMap) -> Option<Timestamp> {
     let receipt = Receipt::parse(receipt.data.as_ref()?).ok()?;
     Some(receipt.started.at)
@@ -57,22 +59,25 @@ fn another(target: &str, receipt: &ConfigMap) -> Error {
         || "whose start is unknown".to_owned(),
         |at| format!("that began at {at:.0}"),
     );
-    let name = receipt_of_cut(target);
-    Error::manual_intervention(format!("the receipt {name} is of another cutover, {began}")).hint(format!(
+    let name = receipt_name(target);
+    Error::manual_intervention(format!(
+        "the receipt {name} is of another cutover, {began}"
+    ))
+    .hint(format!(
         "keep it (kubectl get configmap {name} -o yaml), delete it, and start the cutover again: \
          it writes the one of this cutover"
     ))
 }
 
-/// A receipt without a record: the cluster was cut over before, and is being prepared for another
-/// cutover.
+/// Checks that no receipt exists yet. One without a record is left from an earlier cutover of this
+/// cluster, which is now prepared for another one.
 ///
 /// # Errors
-/// Refused when there is one.
+/// Refused when a receipt exists.
 pub async fn none_yet(client: &Client, namespace: &str, target: &str) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    match kubernetes::get(&maps, &receipt_of_cut(target)).await? {
-        Some(there) => Err(another(target, &there).of_kind(ErrorKind::Refused)),
+    match kubernetes::get(&maps, &receipt_name(target)).await? {
+        Some(existing) => Err(another(target, &existing).of_kind(ErrorKind::Refused)),
         None => Ok(()),
     }
 }

@@ -7,12 +7,12 @@ use platform::{
     collector::Subject,
     kubernetes::{poolers, services},
 };
-use protocol::{finding::Acceptance, route::Route, snapshot::kubernetes::Selector};
+use protocol::{
+    decision::Limits, finding::Acceptance, route::Route, snapshot::kubernetes::Selector,
+};
 use serde::Deserialize;
 
-use protocol::decision::Limits;
-
-/// What the cutover is told. `SOURCE_*` and `TARGET_*` connections are read beside it.
+/// The settings of the cutover. `SOURCE_*` and `TARGET_*` connections are read beside it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Settings {
     /// The `postgresql` resource.
@@ -27,7 +27,7 @@ pub struct Settings {
     pub app_cronjobs: CommaList<ObjectName>,
     /// The application's ConfigMap.
     pub app_configmap: ObjectName,
-    /// Its keys and values after the cut, as `KEY=value,KEY=value`.
+    /// Its keys and values after the cutover, as `KEY=value,KEY=value`.
     pub app_config_target: KeyValues,
     /// How the application reaches the target; None: by the Services where the source has poolers.
     #[serde(deserialize_with = "job::config::route")]
@@ -93,7 +93,7 @@ impl Settings {
         }
     }
 
-    /// The source's Services and their selectors after the cut.
+    /// The source's Services and their selectors after the cutover.
     pub fn services(&self) -> BTreeMap<String, Selector> {
         services::repointed(&self.source_cluster, &self.target_cluster)
     }

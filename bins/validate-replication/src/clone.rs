@@ -1,8 +1,8 @@
-//! How far the target is on its way to a server that answers, told from what the source, the
-//! Cluster and its pods show.
+//! The stage that the clone of the target has reached, derived from what the source, the Cluster
+//! and its pods show.
 //!
-//! CNPG says nothing itself when a clone cannot begin: its Job asks for ever and the phase stays
-//! the same (docs/operators/cloudnative-pg.md#clone-job). So the likely cause is named here.
+//! CNPG reports nothing when a clone cannot begin: its Job retries for ever and the phase stays the
+//! same (docs/operators/cloudnative-pg.md#clone-job). So the likely cause is named here.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const SETTING_UP: &str = "Setting up primary";
 /// A row of pg_stat_progress_basebackup at the source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BaseBackup {
-    /// `phase`, PostgreSQL's own words.
+    /// `phase`, as PostgreSQL words it.
     pub phase: String,
     /// `backup_total`; None before it is estimated, or when the estimate is switched off.
     pub bytes_total: Option<u64>,
@@ -26,21 +26,21 @@ pub struct BaseBackup {
 
 /// A pod of the Cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PodSeen {
+pub struct PodState {
     /// Its name.
     pub name: String,
     /// It belongs to the clone's Job (label cnpg.io/jobRole=pgbasebackup).
     pub clones: bool,
     /// `status.phase`.
     pub phase: String,
-    /// First container that waits for something graver than its start: its name and the reason,
+    /// First container that waits for something other than its start: its name and the reason,
     /// such as CrashLoopBackOff.
     pub stuck: Option<(String, String)>,
 }
 
-/// One look at a target that does not answer yet.
+/// What was observed of a target that does not answer yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CloneSeen {
+pub struct CloneState {
     /// The Cluster's phase and reason.
     pub phase: String,
     /// The Cluster's phaseReason.
@@ -48,65 +48,65 @@ pub struct CloneSeen {
     /// The Cluster has the annotation cnpg.io/podPatch.
     pub patched: bool,
     /// Its pods.
-    pub pods: Vec<PodSeen>,
+    pub pods: Vec<PodState>,
     /// The base backup that the source is giving, the youngest if there are several.
     pub backup: Option<BaseBackup>,
     /// Name of the clone's Job.
     pub job: String,
-    /// How long it has been so ([`CloneSeen::knocks`]).
-    pub knocking: Duration,
+    /// How long the Job has been connecting ([`CloneState::is_connecting`]).
+    pub connecting: Duration,
     /// Why the target could not be connected to.
     pub refusal: String,
 }
 
-/// What that look means.
+/// The stage of a clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// CNPG has given up; waiting does not help.
     GivenUp(String),
     /// The copy is being made.
     Copying(BaseBackup),
-    /// Something stands in the way that somebody must look at, although a later attempt may
-    /// succeed.
+    /// The clone does not advance and probably needs manual intervention, although a later attempt
+    /// may succeed.
     Stuck {
-        /// What is seen.
+        /// What was observed.
         what: String,
         /// The likely cause and its cure.
         cure: String,
     },
-    /// On its way.
-    Coming(String),
+    /// The clone has not begun yet.
+    Pending(String),
 }
 
-/// Tells the stage; the gravest that applies.
-pub fn stage(seen: &CloneSeen) -> Stage {
-    if seen.phase.contains("unrecoverable") {
-        return Stage::GivenUp(format!("phase {:?}: {}", seen.phase, seen.phase_reason));
+/// The stage of the clone; the gravest that applies.
+pub fn stage(state: &CloneState) -> Stage {
+    if state.phase.contains("unrecoverable") {
+        return Stage::GivenUp(format!("phase {:?}: {}", state.phase, state.phase_reason));
     }
-    if let Some(backup) = &seen.backup {
+    if let Some(backup) = &state.backup {
         return Stage::Copying(backup.clone());
     }
-    if let Some((pod, (container, reason))) = seen
+    if let Some((pod, (container, reason))) = state
         .pods
         .iter()
         .find_map(|pod| Some((pod, pod.stuck.as_ref()?)))
     {
         return Stage::Stuck {
             what: format!("pod {}, container {container}: {reason}", pod.name),
-            cure: cure(seen, container, reason),
+            cure: cure(state, container, reason),
         };
     }
-    if !seen.knocks() {
-        return Stage::Coming(format!("phase {:?}, {}", seen.phase, seen.refusal));
+    if !state.is_connecting() {
+        return Stage::Pending(format!("phase {:?}, {}", state.phase, state.refusal));
     }
-    let job = &seen.job;
-    if seen.knocking < Duration::from_secs(LOGIN_SECONDS_MAX) {
-        return Stage::Coming(format!("the Job {job} logs in to the source"));
+    let job = &state.job;
+    if state.connecting < Duration::from_secs(LOGIN_SECONDS_MAX) {
+        return Stage::Pending(format!("the Job {job} logs in to the source"));
     }
     Stage::Stuck {
         what: format!(
             "the Job {job} has not begun to copy for {} s",
-            seen.knocking.as_secs()
+            state.connecting.as_secs()
         ),
         cure: format!(
             "it repeats \"DB not available, will retry\" for ever when it cannot log in: kubectl \
@@ -117,9 +117,9 @@ pub fn stage(seen: &CloneSeen) -> Stage {
     }
 }
 
-impl CloneSeen {
-    /// The clone's pod runs, or cannot be seen, and the source gives no base backup.
-    pub fn knocks(&self) -> bool {
+impl CloneState {
+    /// The clone's pod runs, or cannot be observed, and the source gives no base backup.
+    pub fn is_connecting(&self) -> bool {
         let runs = self
             .pods
             .iter()
@@ -129,9 +129,9 @@ impl CloneSeen {
     }
 }
 
-fn cure(seen: &CloneSeen, container: &str, reason: &str) -> String {
+fn cure(state: &CloneState, container: &str, reason: &str) -> String {
     match reason {
-        "CrashLoopBackOff" | "Error" if !seen.patched => {
+        "CrashLoopBackOff" | "Error" if !state.patched => {
             "the Cluster lacks the annotation cnpg.io/podPatch: PostgreSQL cannot start with \
              Patroni's hba_file and ident_file; apply the manifest of prepare-zalando again"
                 .into()
@@ -150,7 +150,7 @@ fn cure(seen: &CloneSeen, container: &str, reason: &str) -> String {
     }
 }
 
-/// Whether an answer of the target means that it will never let us in, and what to do then.
+/// What to do about a refusal of the target that waiting cannot change; None for any other refusal.
 pub fn permanent_error(refusal: &str) -> Option<&'static str> {
     refusal.contains("locale is incompatible").then_some(
         "the target's image has not the locale of the database: set TARGET_IMAGE to a standard \
@@ -158,16 +158,16 @@ pub fn permanent_error(refusal: &str) -> Option<&'static str> {
     )
 }
 
-/// Rate and time left, from one line to the next.
+/// Computes the rate and the time left, from one line to the next.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PollInterval {
+pub struct CopyProgress {
     first: Option<(Duration, u64)>,
     last: Option<(Duration, u64)>,
 }
 
-impl PollInterval {
-    /// The line for a backup seen at `at` (since any fixed instant): percent, MB/s since the line
-    /// before, time left at the mean rate.
+impl CopyProgress {
+    /// The line for a backup observed at `at` (since any fixed instant): percent, MB/s since the
+    /// line before, time left at the mean rate.
     pub fn line(&mut self, at: Duration, backup: &BaseBackup) -> String {
         if backup.phase != "streaming database files" {
             *self = Self::default();
@@ -217,9 +217,9 @@ fn rate(from: (Duration, u64), to: (Duration, u64)) -> f64 {
 mod tests {
     use super::*;
 
-    fn pod(clones: bool, stuck: Option<(&str, &str)>) -> PodSeen {
+    fn pod(clones: bool, stuck: Option<(&str, &str)>) -> PodState {
         let stuck = stuck.map(|(container, reason)| (container.to_owned(), reason.to_owned()));
-        PodSeen {
+        PodState {
             name: "database-1".into(),
             clones,
             phase: "Running".into(),
@@ -227,12 +227,12 @@ mod tests {
         }
     }
 
-    fn seen() -> CloneSeen {
-        CloneSeen {
+    fn observed() -> CloneState {
+        CloneState {
             phase: SETTING_UP.into(),
             job: "database-1-pgbasebackup".into(),
             refusal: "connection refused".into(),
-            ..CloneSeen::default()
+            ..CloneState::default()
         }
     }
 
@@ -244,52 +244,52 @@ mod tests {
         }
     }
 
-    fn cure_of(seen: &CloneSeen) -> String {
-        match stage(seen) {
+    fn cure_of(state: &CloneState) -> String {
+        match stage(state) {
             Stage::Stuck { cure, .. } => cure,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn a_clone_that_knocks_for_long_is_stuck_and_a_young_one_is_coming() {
-        let young = CloneSeen {
+    fn a_clone_that_connects_for_long_is_stuck_and_a_young_one_is_pending() {
+        let young = CloneState {
             pods: vec![pod(true, None)],
-            knocking: Duration::from_secs(29),
-            ..seen()
+            connecting: Duration::from_secs(29),
+            ..observed()
         };
         assert_eq!(
             stage(&young),
-            Stage::Coming("the Job database-1-pgbasebackup logs in to the source".into())
+            Stage::Pending("the Job database-1-pgbasebackup logs in to the source".into())
         );
         assert!(
-            cure_of(&CloneSeen {
-                knocking: Duration::from_secs(30),
+            cure_of(&CloneState {
+                connecting: Duration::from_secs(30),
                 ..young.clone()
             })
             .contains("will retry")
         );
-        // Without the right to see pods, or before there is one, the phase has to do.
-        let unseen = CloneSeen {
+        // Without permission to list pods, or before there is one, only the phase is known.
+        let unseen = CloneState {
             pods: vec![],
-            knocking: Duration::from_secs(31),
-            ..seen()
+            connecting: Duration::from_secs(31),
+            ..observed()
         };
         assert!(cure_of(&unseen).contains("job/database-1-pgbasebackup"));
-        let pulling = PodSeen {
+        let pulling = PodState {
             phase: "Pending".into(),
             ..pod(true, None)
         };
         assert!(
-            !CloneSeen {
+            !CloneState {
                 pods: vec![pulling],
-                ..seen()
+                ..observed()
             }
-            .knocks()
+            .is_connecting()
         );
-        // As soon as the source gives a backup, whatever the clock says.
-        let copying = CloneSeen {
-            knocking: Duration::from_secs(99),
+        // A backup at the source counts, however long the Job has been connecting.
+        let copying = CloneState {
+            connecting: Duration::from_secs(99),
             backup: Some(streaming(1)),
             ..young
         };
@@ -298,21 +298,21 @@ mod tests {
 
     #[test]
     fn a_crash_loop_without_the_patch_names_the_patch() {
-        let crashing = CloneSeen {
+        let crashing = CloneState {
             pods: vec![pod(false, Some(("postgres", "CrashLoopBackOff")))],
-            ..seen()
+            ..observed()
         };
         assert!(cure_of(&crashing).contains("cnpg.io/podPatch"));
         assert!(
-            cure_of(&CloneSeen {
+            cure_of(&CloneState {
                 patched: true,
                 ..crashing
             })
             .contains("adopt-pgdata")
         );
-        let image = CloneSeen {
+        let image = CloneState {
             pods: vec![pod(false, Some(("adopt-pgdata", "ImagePullBackOff")))],
-            ..seen()
+            ..observed()
         };
         assert!(cure_of(&image).contains("ADOPT_IMAGE"));
     }
@@ -321,16 +321,19 @@ mod tests {
     fn what_cnpg_calls_unrecoverable_is_given_up() {
         let phase = "Cluster is unrecoverable and needs manual intervention".to_owned();
         assert!(matches!(
-            stage(&CloneSeen { phase, ..seen() }),
+            stage(&CloneState {
+                phase,
+                ..observed()
+            }),
             Stage::GivenUp(_)
         ));
-        let waiting = CloneSeen {
+        let waiting = CloneState {
             phase: "Waiting for the instances to become active".into(),
-            ..seen()
+            ..observed()
         };
         assert_eq!(
             stage(&waiting),
-            Stage::Coming(
+            Stage::Pending(
                 "phase \"Waiting for the instances to become active\", connection refused".into()
             )
         );
@@ -342,28 +345,28 @@ mod tests {
     }
 
     #[test]
-    fn the_line_tells_percent_rate_and_time_left() {
-        let mut pace = PollInterval::default();
+    fn the_line_shows_percent_rate_and_time_left() {
+        let mut progress = CopyProgress::default();
         let at = Duration::from_secs;
         assert_eq!(
-            pace.line(at(100), &streaming(0)),
+            progress.line(at(100), &streaming(0)),
             "the clone: 0 % of 1.0 GB, 0.0 MB/s, time left not known yet"
         );
         assert_eq!(
-            pace.line(at(110), &streaming(200_000_000)),
+            progress.line(at(110), &streaming(200_000_000)),
             "the clone: 20 % of 1.0 GB, 20.0 MB/s, about 40 s left"
         );
         // 30 MB/s in the last ten seconds, 25 MB/s in the mean.
         assert_eq!(
-            pace.line(at(120), &streaming(500_000_000)),
+            progress.line(at(120), &streaming(500_000_000)),
             "the clone: 50 % of 1.0 GB, 30.0 MB/s, about 20 s left"
         );
         assert_eq!(
-            pace.line(at(130), &streaming(1_200_000_000)),
+            progress.line(at(130), &streaming(1_200_000_000)),
             "the clone: 100 % of 1.0 GB, 70.0 MB/s, finishing"
         );
         assert_eq!(
-            pace.line(
+            progress.line(
                 at(140),
                 &BaseBackup {
                     bytes_total: None,
@@ -375,17 +378,17 @@ mod tests {
     }
 
     #[test]
-    fn another_phase_is_said_in_postgresqls_words_and_starts_the_clock_anew() {
-        let mut pace = PollInterval::default();
-        pace.line(Duration::from_secs(1), &streaming(5));
+    fn another_phase_is_logged_as_postgresql_words_it_and_restarts_the_clock() {
+        let mut progress = CopyProgress::default();
+        progress.line(Duration::from_secs(1), &streaming(5));
         let waiting = BaseBackup {
             phase: "waiting for checkpoint to finish".into(),
             ..BaseBackup::default()
         };
         assert_eq!(
-            pace.line(Duration::from_secs(2), &waiting),
+            progress.line(Duration::from_secs(2), &waiting),
             "the clone: waiting for checkpoint to finish"
         );
-        assert!(pace.first.is_none());
+        assert!(progress.first.is_none());
     }
 }

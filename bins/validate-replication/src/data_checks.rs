@@ -1,4 +1,4 @@
-//! Compares the data of both sides: the replay's movement, the order of text, the rows.
+//! Compares the data of both sessions: the replay's movement, the order of text, the rows.
 
 use std::time::Duration;
 
@@ -14,35 +14,35 @@ use tokio::time::{Instant, sleep};
 
 use crate::{collations, row_counts, settings::Settings};
 
-/// Long enough to see a busy source write.
+/// How long the source's writes are measured.
 const WATCHED: Duration = Duration::from_secs(1);
 
-/// The sessions to both sides.
+/// The sessions to both sessions.
 #[derive(Clone, Copy)]
-pub struct Sides<'a> {
+pub struct Sessions<'a> {
     /// The source's leader.
     pub source: &'a Source,
     /// The target's designated primary.
     pub target: &'a Target,
 }
 
-/// Compares what both sides hold.
-pub async fn compare(settings: &Settings, sides: Sides<'_>) -> Result<DataComparison> {
+/// Compares what both sessions hold.
+pub async fn compare(settings: &Settings, sessions: Sessions<'_>) -> Result<DataComparison> {
     Ok(DataComparison {
-        replay: replay(sides).await?,
-        collations: sorting(&settings.database, sides).await?,
-        tables: row_counts::compare(sides, &settings.key_tables.0).await?,
+        replay: replay(sessions).await?,
+        collations: sorting(&settings.database, sessions).await?,
+        tables: row_counts::compare(sessions, &settings.key_tables.0).await?,
     })
 }
 
-async fn replay(sides: Sides<'_>) -> Result<ReplayProgress> {
+async fn replay(sessions: Sessions<'_>) -> Result<ReplayProgress> {
     let begun = Instant::now();
-    let before = flush_lsn(sides.source).await?;
-    // A rate needs a while to be seen in; this waits for nothing.
+    let before = flush_lsn(sessions.source).await?;
+    // The rate is measured over this time; the sleep waits for no event.
     sleep(WATCHED).await;
-    let after = flush_lsn(sides.source).await?;
+    let after = flush_lsn(sessions.source).await?;
     let within = begun.elapsed();
-    match row_counts::replayed(sides.target, before).await {
+    match row_counts::replayed(sessions.target, before).await {
         // A replay that stands still is a finding; the others are still reported.
         Err(error) if error.kind() == ErrorKind::Transient => {}
         outcome => outcome?,
@@ -50,13 +50,13 @@ async fn replay(sides: Sides<'_>) -> Result<ReplayProgress> {
     Ok(ReplayProgress {
         source: before,
         bytes: after.bytes_since(before),
-        replayed: sides.target.replay().await?.replay,
+        replayed: sessions.target.replay().await?.replay,
         within,
     })
 }
 
-async fn sorting(database: &str, sides: Sides<'_>) -> Result<CollationComparison> {
-    let (source, target): (&Session, &Session) = (sides.source, sides.target);
+async fn sorting(database: &str, sessions: Sessions<'_>) -> Result<CollationComparison> {
+    let (source, target): (&Session, &Session) = (sessions.source, sessions.target);
     let (of_source, of_target) =
         futures::try_join!(collations::sorting(source), collations::sorting(target))?;
     let differing = differing(database, &of_source, &of_target);

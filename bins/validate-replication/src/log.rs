@@ -10,7 +10,7 @@ use protocol::{
 
 use crate::settings::Settings;
 
-/// The first line: what is compared with what.
+/// Logs what is compared with what.
 pub fn begin(run: &JobContext, settings: &Settings, endpoints: &Endpoints) {
     run.report.info(format!(
         "source {} at {}, target {} at {}, database {}",
@@ -22,7 +22,7 @@ pub fn begin(run: &JobContext, settings: &Settings, endpoints: &Endpoints) {
     ));
 }
 
-/// The positions; `flushed` is what the source has flushed of its WAL.
+/// Logs the positions; `flushed` is what the source has flushed of its WAL.
 pub fn positions(run: &JobContext, snapshot: &Snapshot, flushed: Option<Lsn>) {
     let report = &run.report;
     report.step("CheckingReplication", "Checking replication status...");
@@ -51,19 +51,19 @@ pub fn positions(run: &JobContext, snapshot: &Snapshot, flushed: Option<Lsn>) {
     report.fact("timeline", source.identity.timeline.0);
 }
 
-/// The data is compared now.
+/// Logs that the data is compared now.
 pub fn data_begins(run: &JobContext) {
     run.report
         .step("ValidatingData", "Validating data consistency...");
 }
 
-/// The data is not compared, and why.
+/// Logs that the data is not compared, and why.
 pub fn data_skipped(run: &JobContext) {
     run.report
         .info("data is compared once replication is as wanted");
 }
 
-/// A line for each finding; one that a person has to act on also becomes an Event.
+/// Logs a line for each finding; one that requires an operator's action also becomes an Event.
 pub fn findings(run: &JobContext, findings: &[Finding]) {
     for line in lines(findings) {
         let text = format!("  {}", line.text);
@@ -74,9 +74,9 @@ pub fn findings(run: &JobContext, findings: &[Finding]) {
     }
 }
 
-/// The verdict, when it is good; the bad one is the error that ends the program.
+/// Logs the verdict; where findings block the cutover, the program also ends with an error.
 pub fn end(run: &JobContext, findings: &[Finding]) {
-    let count = |wanted: fn(&Finding) -> bool| findings.iter().filter(|one| wanted(one)).count();
+    let count = |matches: fn(&Finding) -> bool| findings.iter().filter(|one| matches(one)).count();
     let to_decide = count(|finding| finding.verdict == Verdict::Decide);
     let missing = count(Finding::blocks);
     run.report.fact("warnings", to_decide);

@@ -4,14 +4,14 @@
 //! **Promise** when it exits 0: system identifier, timeline and version agree, the target streams
 //! from the source's leader and lags at most `LAG_BYTES_MAX` behind, the rows of `KEY_TABLES` have
 //! arrived, and nothing is left that cutover would refuse for. Exit 1: not yet at the deadline; 2:
-//! a setting, Secret or permission is wrong; 3: the cut must not begin.
+//! a setting, Secret or permission is wrong; 3: the cutover must not begin.
 //!
 //! **Steps**
 //! 1. find the `postgresql` resource and the Cluster, and connect to the source
 //! 2. while the target does not answer: show how far the clone is (`wait_clone.rs`, `clone.rs`), at
 //!    most `VALIDATE_MAX_SECONDS`
 //! 3. observe both servers and all objects (`platform::collector`), judge (`protocol::checks`), and
-//!    wait for what comes right by itself (`wait_ready.rs`)
+//!    wait for what settles by itself (`wait_ready.rs`)
 //! 4. watch the replay follow the source and compare collations (`data_checks.rs`) and row counts
 //!    (`row_counts.rs`)
 //! 5. list everything that blocks a cutover
@@ -32,7 +32,7 @@ mod wait_ready;
 
 use std::process::ExitCode;
 
-use data_checks::Sides;
+use data_checks::Sessions;
 use job::{
     context::{self, JobContext},
     error::{Error, Result},
@@ -66,8 +66,8 @@ async fn validate(settings: &Settings, run: &JobContext) -> Result<()> {
     let (client, subject) = (run.client.clone(), settings.subject());
     let mut collector = Collector::new(client, &run.namespace, subject, endpoints);
     let (_, cluster) = collector.resources().await?;
-    // After a cutover the source is down for good: that the target has been promoted says more than
-    // that nothing answers.
+    // After a cutover the source is down for good: that the target has been promoted is the
+    // more helpful error.
     let following = || worst(&[checks::replica_mode(&cluster.state())]);
     let source = collector
         .endpoints()
@@ -91,8 +91,8 @@ async fn validate(settings: &Settings, run: &JobContext) -> Result<()> {
 
     if replication.is_ok() {
         log::data_begins(run);
-        let sides = Sides { source, target };
-        snapshot.data = Some(data_checks::compare(settings, sides).await?);
+        let sessions = Sessions { source, target };
+        snapshot.data = Some(data_checks::compare(settings, sessions).await?);
         log::findings(run, &checks::data(&snapshot, &limits));
     } else {
         log::data_skipped(run);

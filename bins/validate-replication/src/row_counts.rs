@@ -1,5 +1,5 @@
 //! The three counts of each table, at positions where they are comparable
-//! (`protocol/src/checks/data/row_counts.rs` says what they prove).
+//! (`shared/protocol/src/checks/data/row_counts.rs` explains what they prove).
 
 mod query;
 
@@ -16,32 +16,32 @@ use protocol::{
 };
 use tokio::time::Instant;
 
-use crate::{data_checks::Sides, settings::TableName};
+use crate::{data_checks::Sessions, settings::TableName};
 
-/// Longest count of one table on one side.
+/// Longest count of one table on one side, in seconds.
 const COUNT_SECONDS_MAX: u64 = 600;
 /// Longest wait for the target to replay the position of a snapshot; its lag was small a moment
 /// ago.
 const REPLAY_SECONDS_MAX: u64 = 60;
-/// Longest wait for the source to show a deletion that the target shows already.
+/// Longest wait for the source to show a deletion that the target shows already, in seconds.
 const ANOMALY_SECONDS_MAX: u64 = 10;
 const POLL: Duration = Duration::from_millis(100);
 
 /// Counts the rows of every table named in KEY_TABLES.
-pub async fn compare(sides: Sides<'_>, tables: &[TableName]) -> Result<Vec<TableComparison>> {
+pub async fn compare(sessions: Sessions<'_>, tables: &[TableName]) -> Result<Vec<TableComparison>> {
     if tables.is_empty() {
         return Ok(Vec::new());
     }
     let longer = format!("set statement_timeout = '{COUNT_SECONDS_MAX}s'");
     futures::try_join!(
-        sides.source.batch_execute(&longer),
-        sides.target.batch_execute(&longer)
+        sessions.source.batch_execute(&longer),
+        sessions.target.batch_execute(&longer)
     )?;
     let mut compared = Vec::with_capacity(tables.len());
     for name in tables {
-        let candidates = query::candidates(sides.source, name).await?;
+        let candidates = query::candidates(sessions.source, name).await?;
         let counts = match resolve(&candidates) {
-            Ok(table) => match counted(sides, table).await {
+            Ok(table) => match counted(sessions, table).await {
                 Ok(counts) => Ok(counts),
                 // A table that is locked or too large must not hide what the others show.
                 Err(error) if error.kind() == ErrorKind::Transient => {
@@ -60,20 +60,20 @@ pub async fn compare(sides: Sides<'_>, tables: &[TableName]) -> Result<Vec<Table
 }
 
 /// The chain of three counts.
-async fn counted(sides: Sides<'_>, table: &Candidate) -> Result<RowCounts> {
-    let (xid, lsn) = query::begin_snapshot(sides.source).await?;
-    let first = query::count(sides.source, &table.quoted, xid).await;
-    // Ended at once: an old snapshot keeps vacuum from its work.
-    sides.source.batch_execute("rollback").await?;
-    replayed(sides.target, lsn).await?;
+async fn counted(sessions: Sessions<'_>, table: &Candidate) -> Result<RowCounts> {
+    let (xid, lsn) = query::begin_snapshot(sessions.source).await?;
+    let first = query::count(sessions.source, &table.quoted, xid).await;
+    // Ended at once: an old snapshot prevents vacuum from removing dead rows.
+    sessions.source.batch_execute("rollback").await?;
+    replayed(sessions.target, lsn).await?;
     let mut counted = RowCounts {
         first: first?,
-        target: at_target(sides.target, &table.quoted, xid).await?,
+        target: at_target(sessions.target, &table.quoted, xid).await?,
         again: Count::default(),
     };
     let deadline = Instant::now() + Duration::from_secs(ANOMALY_SECONDS_MAX);
     loop {
-        counted.again = query::count(sides.source, &table.quoted, xid).await?;
+        counted.again = query::count(sessions.source, &table.quoted, xid).await?;
         if !counted.target_is_ahead() || Instant::now() >= deadline {
             return Ok(counted);
         }
@@ -102,8 +102,8 @@ pub async fn replayed(target: &Target, lsn: Lsn) -> Result<()> {
     .await
 }
 
-/// A count on a standby may be ended by the replay that it stands in the way of (SQLSTATE 40001);
-/// then it is asked again.
+/// Counts at the target. Replay may cancel a query on a standby that conflicts with it (SQLSTATE
+/// 40001); the count is then repeated.
 async fn at_target(target: &Target, quoted: &str, xid: i64) -> Result<Count> {
     const ATTEMPTS: u32 = 3;
     let mut last = Error::transient("not counted");
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_means_one_table_or_says_why_not() {
+    fn a_name_resolves_to_one_table_or_a_reason() {
         let table = |schema| candidate(schema, 'r', 'p');
         let resolved = |candidates: &[Candidate]| resolve(candidates).map(|c| c.schema.clone());
         assert_eq!(resolved(&[table("app")]), Ok("app".into()));

@@ -10,7 +10,7 @@ use platform::{
 use protocol::{decision::Limits, finding::Acceptance, route::Route};
 use serde::Deserialize;
 
-/// What this step is told. The connections `SOURCE_*` and `TARGET_*` are read beside it.
+/// The settings of this step. The connections `SOURCE_*` and `TARGET_*` are read beside it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Settings {
     /// The `postgresql` resource.
@@ -29,7 +29,7 @@ pub struct Settings {
     pub apps: CommaList<App>,
     /// The application's ConfigMap.
     pub app_configmap: ObjectName,
-    /// Its keys and values after the cut.
+    /// Its keys and values after the cutover.
     pub app_config_target: KeyValues,
     /// How the application will be brought to the target; None: by the Services where the source
     /// has poolers.

@@ -1,12 +1,12 @@
-//! The wait for a target that accepts connections: what it shows meanwhile, and the one effect of
+//! The wait for a target that accepts connections: what is logged meanwhile, and the only effect of
 //! this step, a CHECKPOINT.
 
 use std::time::Duration;
 
-use job::pods::{ContainerStatus, Pod};
 use job::{
     context::JobContext,
     error::{Context as _, Error, ErrorKind, Result},
+    pods::{ContainerStatus, Pod},
     wait::{ProbeResult, until},
 };
 use kube::{Api, ResourceExt as _, api::ListParams};
@@ -17,20 +17,20 @@ use platform::{
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
-    clone::{self, BaseBackup, CloneSeen, PodSeen, PollInterval, Stage},
+    clone::{self, BaseBackup, CloneState, CopyProgress, PodState, Stage},
     settings::Settings,
 };
 
 /// The annotation by which adopt-pgdata gets into the instance pods.
 const POD_PATCH: &str = "cnpg.io/podPatch";
 const POLL: Duration = Duration::from_secs(1);
-/// One line of progress in so long, and one for each phase.
+/// Interval between two lines of progress; each new phase also gets one.
 const LINE: Duration = Duration::from_secs(10);
-/// A spread checkpoint takes minutes (checkpoint_completion_target of checkpoint_timeout); ours is
-/// fast.
+/// The phase in which a CHECKPOINT helps: a spread checkpoint takes minutes
+/// (checkpoint_completion_target of checkpoint_timeout), a requested one is fast.
 const WAITS_FOR_CHECKPOINT: &str = "waiting for checkpoint to finish";
 
-/// Connects to the target; while it does not answer, says how far the clone is.
+/// Connects to the target; while it does not answer, logs how far the clone is.
 ///
 /// # Errors
 /// Config for a wrong login or certificate; Refused when CNPG has given up; Transient at the
@@ -61,10 +61,10 @@ struct Watch<'a> {
     begun: Instant,
     source: Option<Source>,
     checkpoint: Option<JoinHandle<Result<()>>>,
-    knocking_since: Option<Instant>,
-    looked: bool,
-    pace: PollInterval,
-    said: Option<(Instant, String)>,
+    connecting_since: Option<Instant>,
+    observed: bool,
+    progress: CopyProgress,
+    logged: Option<(Instant, String)>,
     warned: Vec<String>,
     cure: Option<String>,
 }
@@ -83,10 +83,10 @@ impl<'a> Watch<'a> {
             begun: Instant::now(),
             source: Some(source),
             checkpoint: None,
-            knocking_since: None,
-            looked: false,
-            pace: PollInterval::default(),
-            said: None,
+            connecting_since: None,
+            observed: false,
+            progress: CopyProgress::default(),
+            logged: None,
             warned: Vec::new(),
             cure: None,
         }
@@ -105,19 +105,19 @@ impl<'a> Watch<'a> {
         if let Some(cure) = clone::permanent_error(&refusal) {
             return Err(Error::refused(refusal).hint(cure));
         }
-        let seen = match self.observe(refusal.clone()).await {
-            Ok(seen) => seen,
-            // What was allowed a moment ago will be again: an API server that starts refuses until
-            // it has read its Roles.
-            Err(error) if error.kind() == ErrorKind::Transient || self.looked => {
+        let state = match self.observe(refusal.clone()).await {
+            Ok(state) => state,
+            // A permission that was granted a moment ago is not missing: an API server that starts
+            // refuses requests until it has read its Roles.
+            Err(error) if error.kind() == ErrorKind::Transient || self.observed => {
                 self.run.report.waiting(format!("waiting: {error}"));
                 return Ok(ProbeResult::NotYet(error.to_string()));
             }
             Err(error) => return Err(error),
         };
-        self.looked = true;
+        self.observed = true;
         let missing =
-            match clone::stage(&seen) {
+            match clone::stage(&state) {
                 Stage::GivenUp(what) => {
                     return Err(Error::refused(format!("the target cannot be cloned: {what}"))
                     .hint("read the log of its pods, delete the Cluster, fix the cause, and apply \
@@ -125,9 +125,9 @@ impl<'a> Watch<'a> {
                 }
                 Stage::Copying(backup) => self.copying(&backup).await,
                 Stage::Stuck { what, cure } => self.stuck(what, cure),
-                // A crash loop looks well between two crashes: its cause stays said until the copy
-                // begins.
-                Stage::Coming(what) => {
+                // A container in a crash loop runs between two crashes: the cause is kept until the
+                // copy begins.
+                Stage::Pending(what) => {
                     self.run
                         .report
                         .waiting(format!("waiting for the target: {what}"));
@@ -140,32 +140,32 @@ impl<'a> Watch<'a> {
     }
 
     /// Observes the Cluster, its pods and the source.
-    async fn observe(&mut self, refusal: String) -> Result<CloneSeen> {
+    async fn observe(&mut self, refusal: String) -> Result<CloneState> {
         let ((_, cluster), pods) = futures::try_join!(
             self.collector.resources(),
             pods(self.run, &self.settings.target_cluster)
         )?;
         let status = cluster.status.clone().unwrap_or_default();
         let backup = self.backup().await;
-        let mut seen = CloneSeen {
+        let mut state = CloneState {
             phase: status.phase,
             phase_reason: status.phase_reason,
             patched: cluster.annotations().contains_key(POD_PATCH),
             pods,
             backup,
             job: format!("{}-1-pgbasebackup", self.settings.target_cluster),
-            knocking: Duration::ZERO,
+            connecting: Duration::ZERO,
             refusal,
         };
-        if seen.knocks() {
-            seen.knocking = self
-                .knocking_since
+        if state.is_connecting() {
+            state.connecting = self
+                .connecting_since
                 .get_or_insert_with(Instant::now)
                 .elapsed();
         } else {
-            self.knocking_since = None;
+            self.connecting_since = None;
         }
-        Ok(seen)
+        Ok(state)
     }
 
     /// The base backup at the source; a source that fails over meanwhile is asked again at the next
@@ -189,22 +189,23 @@ impl<'a> Watch<'a> {
             self.checkpoint_once().await;
         }
         let due = |(at, phase): &(Instant, String)| at.elapsed() >= LINE || *phase != backup.phase;
-        if self.said.as_ref().is_none_or(due) {
-            self.said = Some((Instant::now(), backup.phase.clone()));
-            let line = self.pace.line(self.begun.elapsed(), backup);
+        if self.logged.as_ref().is_none_or(due) {
+            self.logged = Some((Instant::now(), backup.phase.clone()));
+            let line = self.progress.line(self.begun.elapsed(), backup);
             self.run.report.progress(line);
         }
         format!("the clone is being made ({})", backup.phase)
     }
 
-    /// Beside the work, in a session of its own: it may take as long as the source's disks need.
+    /// Requests a checkpoint in a session of its own, beside the wait: it may take as long as the
+    /// source's disks need.
     async fn checkpoint_once(&mut self) {
         if self.checkpoint.is_some() {
             return;
         }
         self.run.report.info(
             "the clone waits for the source's next checkpoint, which takes minutes; asking \
-                the source for one now (CHECKPOINT)",
+             the source for one now (CHECKPOINT)",
         );
         let (report, session) = (self.run.report.clone(), self.endpoints().source().await);
         self.checkpoint = Some(tokio::spawn(async move {
@@ -216,7 +217,7 @@ impl<'a> Watch<'a> {
                 Ok(()) => report.step("Checkpoint", "the source has written a checkpoint"),
                 Err(error) => report.warning(
                     "CheckpointFailed",
-                    format!("{error}; the clone goes on when the source's own checkpoint is done"),
+                    format!("{error}; the clone continues after the source's own checkpoint"),
                 ),
             }
             outcome
@@ -225,7 +226,7 @@ impl<'a> Watch<'a> {
 
     fn stuck(&mut self, what: String, cure: String) -> String {
         if !self.warned.contains(&cure) {
-            // Events with the same reason are taken for one that is repeated.
+            // Kubernetes counts Events with the same reason as one that is repeated.
             let reason = format!("CloneStuck{}", self.warned.len() + 1);
             self.run.report.warning(&reason, format!("{what} → {cure}"));
             self.warned.push(cure.clone());
@@ -263,16 +264,16 @@ async fn base_backup(source: &Session) -> Result<Option<BaseBackup>> {
 }
 
 /// The Cluster's pods, the clone Job's among them.
-async fn pods(run: &JobContext, cluster: &str) -> Result<Vec<PodSeen>> {
+async fn pods(run: &JobContext, cluster: &str) -> Result<Vec<PodState>> {
     let api: Api<Pod> = Api::namespaced(run.client.clone(), &run.namespace);
     let list = api
         .list(&ListParams::default().labels(&format!("cnpg.io/cluster={cluster}")))
         .await
         .context("listing the target's pods")?;
-    Ok(list.iter().map(pod_seen).collect())
+    Ok(list.iter().map(pod_state).collect())
 }
 
-fn pod_seen(pod: &Pod) -> PodSeen {
+fn pod_state(pod: &Pod) -> PodState {
     let status = &pod.status;
     let containers = status
         .init_container_statuses
@@ -282,7 +283,7 @@ fn pod_seen(pod: &Pod) -> PodSeen {
         .conditions
         .iter()
         .find(|condition| condition.reason.as_deref() == Some("Unschedulable"));
-    PodSeen {
+    PodState {
         name: pod.name_any(),
         clones: pod
             .labels()
@@ -296,7 +297,8 @@ fn pod_seen(pod: &Pod) -> PodSeen {
     }
 }
 
-/// A container that waits for its turn is not stuck.
+/// The name of a container that cannot start, and the reason; one that waits for its turn is not
+/// stuck.
 fn stuck(container: &ContainerStatus) -> Option<(String, String)> {
     let reason = container.state.waiting.as_ref()?.reason.clone()?;
     (!matches!(reason.as_str(), "ContainerCreating" | "PodInitializing"))
@@ -308,33 +310,42 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn seen(status: serde_json::Value) -> PodSeen {
-        pod_seen(
+    fn pod_with(status: serde_json::Value) -> PodState {
+        pod_state(
             &serde_json::from_value(json!({"metadata": {"name": "database-1"}, "status": status}))
                 .unwrap(),
         )
     }
 
     #[test]
-    fn the_first_container_that_cannot_go_on_is_named() {
-        let waiting = |name: &str, reason: &str| json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 3, "state": {"waiting": {"reason": reason}}});
-        let pod = seen(json!({"phase": "Pending",
-            "initContainerStatuses": [waiting("adopt-pgdata", "CrashLoopBackOff")], "containerStatuses": [waiting("postgres", "PodInitializing")]}));
+    fn the_first_container_that_cannot_start_is_named() {
+        let waiting = |name: &str, reason: &str| {
+            json!({
+                "name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 3,
+                "state": {"waiting": {"reason": reason}},
+            })
+        };
+        let pod = pod_with(json!({
+            "phase": "Pending",
+            "initContainerStatuses": [waiting("adopt-pgdata", "CrashLoopBackOff")],
+            "containerStatuses": [waiting("postgres", "PodInitializing")],
+        }));
         assert_eq!(
             pod.stuck,
             Some(("adopt-pgdata".into(), "CrashLoopBackOff".into()))
         );
         assert_eq!(
-            seen(json!({"containerStatuses": [waiting("postgres", "ContainerCreating")]})).stuck,
+            pod_with(json!({"containerStatuses": [waiting("postgres", "ContainerCreating")]}))
+                .stuck,
             None
         );
     }
 
     #[test]
     fn a_pod_without_a_node_is_stuck() {
-        let pod = seen(
-            json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}),
-        );
+        let condition =
+            json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable"});
+        let pod = pod_with(json!({"phase": "Pending", "conditions": [condition]}));
         assert_eq!(pod.stuck, Some(("-".into(), "Unschedulable".into())));
     }
 }

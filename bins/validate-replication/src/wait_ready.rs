@@ -1,5 +1,5 @@
-//! The wait until nothing is left that waiting could help: a standby that has just started catches
-//! up first.
+//! The wait until no finding can settle by itself: a standby that has just started catches up
+//! first.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ use tokio::time::Instant;
 
 const POLL: Duration = Duration::from_millis(500);
 const LINE: Duration = Duration::from_secs(10);
-/// What has not come right by itself in this time, and is not a lag that falls, will not.
+/// Longest wait for a finding to settle by itself, while the lag does not fall, in seconds.
 const SETTLE_SECONDS_MAX: u64 = 120;
 
-/// What this step observes: no controller beside the Zalando operator, which its Role does not
-/// speak of, and no names of clients.
+/// What this step observes: no controller beside the Zalando operator, because its Role does not
+/// permit that, and no names of clients.
 const SCOPE: Scope<'static> = Scope {
     start: None,
     untouched: true,
@@ -39,8 +39,7 @@ const SCOPE: Scope<'static> = Scope {
     prechecks: true,
 };
 
-/// Observes until no finding can be helped by waiting, or the time is over; returns the last
-/// snapshot.
+/// Observes until no finding can settle by itself, or the time is over; returns the last snapshot.
 ///
 /// # Errors
 /// Config at once; Transient when no complete observation succeeded in time.
@@ -59,11 +58,11 @@ pub async fn wait(
     let outcome = until(deadline, POLL, async || {
         let snapshot = match observe(collector, limits).await {
             Ok(snapshot) => snapshot,
-            // What was allowed a moment ago will be again: an API server that starts refuses until
-            // it has read its Roles.
+            // A permission that was granted a moment ago is not missing: an API server that starts
+            // refuses requests until it has read its Roles.
             Err(error)
                 if (error.kind() == ErrorKind::Transient || last.is_some())
-                    && watch.lag.patient() =>
+                    && watch.lag.may_settle() =>
             {
                 run.report.waiting(format!("waiting: {error}"));
                 return Ok(ProbeResult::NotYet(error.to_string()));
@@ -78,13 +77,14 @@ pub async fn wait(
     })
     .await;
     match (outcome, last) {
-        // At the deadline the last snapshot is worth more than the fact that it was the last.
+        // At the deadline the findings of the last snapshot say more than the timeout.
         (Err(error), Some(snapshot)) if error.kind() == ErrorKind::Transient => Ok(snapshot),
         (outcome, _) => outcome,
     }
 }
 
-/// Both servers must answer here: nothing can be judged of one that does not.
+/// One snapshot in which both servers answer; an error otherwise, because a server that does not
+/// answer cannot be judged.
 async fn observe(collector: &mut Collector, limits: &Limits) -> Result<Snapshot> {
     let snapshot = collector.observe(&SCOPE, limits).await?;
     let failure = snapshot.source.failure().or(snapshot.target.failure());
@@ -120,18 +120,20 @@ impl Watch<'_> {
         let replayed = target.and_then(|target| target.replay.replay);
         if worst(&lags).is_err()
             && let Some((insert, replayed)) = insert.zip(replayed)
-            && let Some(line) = self.lag.seen(Instant::now(), insert.bytes_since(replayed))
+            && let Some(line) = self
+                .lag
+                .record(Instant::now(), insert.bytes_since(replayed))
         {
             self.run.report.progress(line);
         }
-        self.lag.patient().then(|| waitable.to_string())
+        self.lag.may_settle().then(|| waitable.to_string())
     }
 }
 
-/// How a lag develops: as long as it falls, patience lasts.
+/// How a lag develops: the wait continues while it falls.
 struct Lag {
     least: Option<u64>,
-    last_gain: Instant,
+    last_decrease: Instant,
     line: Option<(Instant, u64)>,
 }
 
@@ -139,20 +141,21 @@ impl Lag {
     fn new(now: Instant) -> Self {
         Self {
             least: None,
-            last_gain: now,
+            last_decrease: now,
             line: None,
         }
     }
 
-    fn patient(&self) -> bool {
-        self.last_gain.elapsed() < Duration::from_secs(SETTLE_SECONDS_MAX)
+    /// The lag has fallen to a new minimum within the last [`SETTLE_SECONDS_MAX`].
+    fn may_settle(&self) -> bool {
+        self.last_decrease.elapsed() < Duration::from_secs(SETTLE_SECONDS_MAX)
     }
 
-    /// Takes note of a lag in bytes; a line every ten seconds.
-    fn seen(&mut self, now: Instant, behind: u64) -> Option<String> {
+    /// Records a lag in bytes; returns a line every ten seconds.
+    fn record(&mut self, now: Instant, behind: u64) -> Option<String> {
         if self.least.is_none_or(|least| behind < least) {
             self.least = Some(behind);
-            self.last_gain = now;
+            self.last_decrease = now;
         }
         let Some((at, before)) = self.line else {
             self.line = Some((now, behind));
@@ -181,28 +184,28 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn patience_lasts_as_long_as_the_lag_falls() {
+    async fn the_wait_continues_while_the_lag_falls() {
         let mut lag = Lag::new(Instant::now());
         assert_eq!(
-            lag.seen(Instant::now(), 500_000_000).unwrap(),
+            lag.record(Instant::now(), 500_000_000).unwrap(),
             "the target catches up: 500.0 MB behind"
         );
         tokio::time::advance(Duration::from_secs(10)).await;
         assert_eq!(
-            lag.seen(Instant::now(), 400_000_000).unwrap(),
+            lag.record(Instant::now(), 400_000_000).unwrap(),
             "the target catches up: 400.0 MB behind, 10.0 MB/s faster than the source writes, \
              about 40 s left"
         );
         tokio::time::advance(Duration::from_secs(119)).await;
-        assert!(lag.patient());
+        assert!(lag.may_settle());
         assert!(
-            lag.seen(Instant::now(), 450_000_000)
+            lag.record(Instant::now(), 450_000_000)
                 .unwrap()
                 .ends_with("not getting closer")
         );
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(!lag.patient());
-        assert_eq!(lag.seen(Instant::now(), 399_000_000), None);
-        assert!(lag.patient());
+        assert!(!lag.may_settle());
+        assert_eq!(lag.record(Instant::now(), 399_000_000), None);
+        assert!(lag.may_settle());
     }
 }

@@ -106,12 +106,12 @@ pub struct Scope<'a> {
     pub leftovers: bool,
     /// The old poolers.
     pub poolers: bool,
-    /// Which server answers behind the source's Service.
+    /// The server that answers behind the source's Service.
     pub service_answer: bool,
     /// The names of clients at the source: read beforehand, so that they are known when clients
     /// wait.
     pub client_names: bool,
-    /// The client sessions were ended: each client seen now has come back.
+    /// The client sessions were ended: each client observed now has reconnected.
     pub sessions_ended: bool,
     /// What only the checks need.
     pub prechecks: bool,
@@ -204,7 +204,7 @@ impl Collector {
         let (client, namespace, subject) = (&self.client, self.namespace.as_str(), &self.subject);
         let cluster = &subject.source_cluster;
         let (endpoints, login) = (&self.endpoints, self.endpoints.login);
-        let (source, target, patroni, poolers, services, service_answer, objects, application) = futures::join!(
+        let observed = futures::join!(
             ask(&mut self.source, async |source| {
                 servers::source(source, login, scope.prechecks).await
             }),
@@ -237,6 +237,8 @@ impl Collector {
                 }
             },
         );
+        let (source, target, patroni, poolers, services, service_answer, objects, application) =
+            observed;
         let ((postgresql, cluster), mut application, poolers) = (objects?, application?, poolers?);
         let (patroni, members) = match patroni {
             Ok((patroni, members)) => (Reachability::Up(patroni), members),
@@ -450,7 +452,7 @@ async fn when<T: Default>(asked: bool, question: impl Future<Output = Result<T>>
     }
 }
 
-/// A server that does not answer is part of the observation; what a person must fix (a password, a
+/// A server that does not answer is part of the observation; a wrong setting (a password, a
 /// certificate) is an error while nothing is touched.
 fn reachable<S: Connect, T>(
     asked: Result<T>,
@@ -492,7 +494,7 @@ fn pooler_states(
     asked.into_iter().map(state).collect()
 }
 
-/// A missing permission is never mere silence.
+/// A missing permission is an error, any other failure makes the server unreachable.
 fn unreachable(error: Error) -> Result<Failure> {
     match error.kind() {
         ErrorKind::Config => Err(error),

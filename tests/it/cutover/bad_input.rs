@@ -465,14 +465,14 @@ async fn refuses_under_an_admission_policy(environment: &Environment) {
         .await
         .unwrap();
     promotion_is_accepted(environment, false).await;
-    let words = "trying what the cut changes at its end: trying to patch Cluster database: \
-        kubernetes api: ";
-    let words = [words, "not before monday"];
+    let error = "checking that the late changes of the cutover would be admitted: trying to patch \
+        Cluster database: kubernetes api: ";
+    let expected = [error, "not before monday"];
     environment
-        .run(environment.by_config().env("DRY_RUN", "true"), 3, &words)
+        .run(environment.by_config().env("DRY_RUN", "true"), 3, &expected)
         .await;
-    let ended = refused(environment, &[], 3, words[0]).await;
-    assert!(ended.text().contains(words[1]), "{ended}");
+    let ended = refused(environment, &[], 3, expected[0]).await;
+    assert!(ended.text().contains(expected[1]), "{ended}");
     policies
         .delete(name, &DeleteParams::default())
         .await
@@ -555,7 +555,7 @@ async fn refuses_without_a_leader(environment: &Environment) {
         environment,
         &[],
         1,
-        "no member with the label spilo-role=master",
+        "patroni: wanted a leader whose REST API answers, not paused",
     )
     .await;
 }

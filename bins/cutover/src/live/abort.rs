@@ -1,11 +1,10 @@
-//! Who asks the cutover to end: the pod's SIGTERM, an annotation, or a key of the record.
+//! Requests to abort the cutover: the pod's SIGTERM, an annotation, or a key of the record.
 
 use job::{context::JobContext, error::Result, kubernetes};
 use k8s_openapi::{api::batch::v1, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Resource, ResourceExt as _};
-use serde::Deserialize;
-
 use protocol::{reason::AbortRequest, record::Record};
+use serde::Deserialize;
 
 /// A CronJob, of which only the annotations matter here.
 #[derive(Clone, Debug, Deserialize, Resource)]
@@ -14,16 +13,13 @@ struct CronJob {
     metadata: ObjectMeta,
 }
 
-/// The object that a person annotates.
+/// The CronJob that an operator annotates to abort the cutover.
 pub const CRON_JOB: &str = "replica-migration-cutover";
 /// The annotation; any value but `false` counts.
 pub const ANNOTATION: &str = "replica-migration/abort";
 
-/// The reason to go back, if somebody asks for that.
-///
-/// # Errors
-/// The API's.
-pub async fn asked(run: &JobContext, record: &Record) -> Result<Option<AbortRequest>> {
+/// The request to abort, if there is one. Errors are those of the API server.
+pub async fn request(run: &JobContext, record: &Record) -> Result<Option<AbortRequest>> {
     if run.stop.is_requested() {
         return Ok(Some(AbortRequest::Sigterm));
     }

@@ -1,5 +1,6 @@
-//! What comes behind the point of no return is tried before anything is touched: a policy that
-//! forbids it, or a webhook that is away, would be met there with the application stopped.
+//! Checks that the API server would admit the changes behind the point of no return, before
+//! anything is changed: a policy that forbids one of them, or a webhook that is unreachable, would
+//! otherwise show itself while the application is stopped.
 
 use job::{
     error::{Context as _, Result},
@@ -8,24 +9,23 @@ use job::{
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use platform::kubernetes::{cnpg, services};
-use protocol::route::Route;
+use protocol::{decide, route::Route};
 use serde_json::json;
 
 use super::LiveWorld;
-use protocol::decide;
 
 impl LiveWorld {
-    /// Asks the API server for the late changes as dry runs.
+    /// Sends the late changes to the API server as dry runs.
     ///
     /// # Errors
-    /// What would have stopped the cut.
-    pub async fn try_late_changes(&self) -> Result<()> {
-        self.tried()
+    /// The error that would have stopped the cutover.
+    pub async fn check_late_changes(&self) -> Result<()> {
+        self.dry_run_late_changes()
             .await
-            .context("trying what the cut changes at its end")
+            .context("checking that the late changes of the cutover would be admitted")
     }
 
-    async fn tried(&self) -> Result<()> {
+    async fn dry_run_late_changes(&self) -> Result<()> {
         let (client, namespace) = (&self.run.client, &self.run.namespace);
         cnpg::try_promote(&self.clusters, &self.settings.target_cluster).await?;
         match decide::route(&self.settings.limits(), self.last()?) {
@@ -35,15 +35,14 @@ impl LiveWorld {
                 kubernetes::try_merge(&maps, &self.last()?.config.name, change).await?;
             }
             Route::Service => {
-                for (name, selector) in self.turned()? {
+                for (name, selector) in self.repointed_services()? {
                     services::try_select(client, namespace, &name, &selector).await?;
                 }
             }
         }
-        self.run.report.info(
-            "the promotion and the change of route would be let through: the API server was \
-                asked, and kept nothing",
-        );
+        self.run
+            .report
+            .info("dry runs show that the API server admits the promotion and the change of route");
         Ok(())
     }
 }

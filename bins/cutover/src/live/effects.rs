@@ -1,4 +1,4 @@
-//! The effects, one short function each.
+//! The effects of the cutover, one short function each.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,7 +18,9 @@ use platform::{
     postgres::Source,
 };
 use protocol::{
-    record::labels,
+    controllers::suspension::Suspension,
+    decision::Action,
+    record::{Fact, Marker, Promoted, Readers, Start, labels},
     route::Route,
     snapshot::{kubernetes::Selector, source::PostmasterStart},
 };
@@ -26,13 +28,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{LiveWorld, now};
-use protocol::{
-    controllers::suspension::Suspension,
-    decision::Action,
-    record::{Fact, Marker, Promoted, Readers, Start},
-};
 
-/// So long restartpoints are repeated before the next look.
+/// How long restartpoints are repeated before the next observation.
 const RESTARTPOINTS: Duration = Duration::from_millis(200);
 const RESTARTPOINT_PAUSE: Duration = Duration::from_millis(5);
 
@@ -50,13 +47,13 @@ impl LiveWorld {
             }
             Action::Checkpoint => return self.checkpoint().await.map(Some),
             Action::PausePoolers => {
-                let seen = self.last()?.poolers.clone();
-                self.collector.poolers.pause(&seen).await?;
+                let observed = self.last()?.poolers.clone();
+                self.collector.poolers.pause(&observed).await?;
             }
-            Action::ReapplyBlock => self.hold().await?,
-            Action::BlockWrites => self.block(start).await?,
+            Action::ReapplyBlock => self.patch_block().await?,
+            Action::BlockWrites => self.block_writes(start).await?,
             Action::EndSessions => return self.end_sessions().await.map(Some),
-            Action::Fence(postmaster_start) => self.stop(*postmaster_start).await?,
+            Action::Fence(postmaster_start) => self.fence(*postmaster_start).await?,
             Action::Restartpoint => self.restartpoint().await?,
             Action::Promote => cnpg::promote(&self.clusters, &self.settings.target_cluster).await?,
             Action::VerifyWrite => return self.verify_write().await.map(Some),
@@ -66,10 +63,10 @@ impl LiveWorld {
             }
             Action::RestoreConfig => self.point_to(start, &start.config.values).await?,
             Action::ScaleDown => self.scale(&nothing(start)).await?,
-            Action::ScaleUp => self.scale(&self.idle(start)?).await?,
+            Action::ScaleUp => self.scale(&self.scaled_to_zero(start)?).await?,
             Action::RepointServices => {
-                let turned = self.turned()?;
-                let each = turned.iter().map(|(name, selector)| {
+                let services = self.repointed_services()?;
+                let each = services.iter().map(|(name, selector)| {
                     services::select(&client, &namespace, name, Some(selector))
                 });
                 futures::future::try_join_all(each).await?;
@@ -84,8 +81,8 @@ impl LiveWorld {
                 }
             }
             Action::ResumePoolers => {
-                let seen = self.last()?.poolers.clone();
-                self.collector.poolers.resume(&seen).await?;
+                let observed = self.last()?.poolers.clone();
+                self.collector.poolers.resume(&observed).await?;
             }
             Action::EndReaders => return Ok(Some(Fact::Readers(self.end_readers().await))),
             Action::WriteReceipt => return self.write_receipt(start).await.map(Some),
@@ -96,22 +93,22 @@ impl LiveWorld {
                     .await?
             }
             Action::UnblockWrites => {
-                let change = json!({"pause": start.paused, "postgresql": {"parameters": {"default_transaction_read_only": start.read_only}}});
+                let change = patroni_config(start.paused, start.read_only.as_deref());
                 self.patch_patroni(&change).await?;
             }
         }
         Ok(None)
     }
 
-    /// The Services that there are, with what shall stand behind them.
-    pub(super) fn turned(&self) -> Result<BTreeMap<String, Selector>> {
-        let there = &self.last()?.services;
-        let mut turned = self.settings.services();
-        turned.retain(|name, _| there.contains_key(name));
-        Ok(turned)
+    /// The existing Services of the source and their selectors after the cutover.
+    pub(super) fn repointed_services(&self) -> Result<BTreeMap<String, Selector>> {
+        let existing = &self.last()?.services;
+        let mut selectors = self.settings.services();
+        selectors.retain(|name, _| existing.contains_key(name));
+        Ok(selectors)
     }
 
-    /// Gives a recorded field a value, if its object still is as it was seen.
+    /// Sets a recorded field, unless its object has changed since it was observed.
     async fn set_field(
         &self,
         start: &Start,
@@ -129,15 +126,16 @@ impl LiveWorld {
         let Some(version) = standing.and_then(|standing| standing.version.as_deref()) else {
             return Ok(());
         };
-        let place = Where {
+        let namespace = Where {
             client: &self.run.client,
             namespace: &self.run.namespace,
         };
-        place.set(suspension, &value(suspension), version).await
+        namespace.set(suspension, &value(suspension), version).await
     }
 
-    /// The recorded counts of what stands at 0; any other number is somebody else's wish.
-    fn idle(&self, start: &Start) -> Result<BTreeMap<String, i32>> {
+    /// The recorded counts of the workloads that are scaled to 0; any other number was requested by
+    /// another actor and stays.
+    fn scaled_to_zero(&self, start: &Start) -> Result<BTreeMap<String, i32>> {
         let apps = &self.last()?.apps;
         let at_zero = |name: &String| apps.get(name).is_some_and(|app| app.wanted == 0);
         let idle = start.replicas.iter().filter(|(name, _)| at_zero(name));
@@ -160,18 +158,18 @@ impl LiveWorld {
         Ok(Fact::Checkpointed(now()))
     }
 
-    async fn hold(&self) -> Result<()> {
-        self.patch_patroni(&json!({"pause": true, "postgresql": {"parameters": {"default_transaction_read_only": "on"}}}))
+    async fn patch_block(&self) -> Result<()> {
+        self.patch_patroni(&patroni_config(Some(true), Some("on")))
             .await
     }
 
-    async fn block(&self, start: &Start) -> Result<()> {
+    async fn block_writes(&self, start: &Start) -> Result<()> {
         if start.route == Route::Service {
-            return self.hold().await;
+            return self.patch_block().await;
         }
         let nothing = nothing(start);
-        let (held, scaled) = futures::join!(self.hold(), self.scale(&nothing));
-        held.and(scaled)
+        let (blocked, scaled) = futures::join!(self.patch_block(), self.scale(&nothing));
+        blocked.and(scaled)
     }
 
     async fn end_sessions(&mut self) -> Result<Fact> {
@@ -189,20 +187,20 @@ impl LiveWorld {
         }))
     }
 
-    /// Stops the run of the server that was decided on. The session ends with that run, so a late
-    /// stop cannot hit another.
-    async fn stop(&self, postmaster_start: PostmasterStart) -> Result<()> {
+    /// Stops the server if its postmaster start is the one that was decided on. The session ends
+    /// with the server, so a late stop cannot hit a server that was started again.
+    async fn fence(&self, postmaster_start: PostmasterStart) -> Result<()> {
         let source = self.collector.source.session()?;
         match source.postmaster_start().await {
             Ok(running) if running == postmaster_start => source.stop_server().await,
-            // Another run, or this one is ending already: the next look tells.
+            // The server was started again or is stopping: the next observation shows which.
             _ => Ok(()),
         }
     }
 
-    /// Again and again for a moment: asking the target alone is quicker than a look at everything,
-    /// which must follow in any case. What is waited for is a shutdown checkpoint behind the
-    /// source's position; what it proves is for `decide`.
+    /// Repeats restartpoints for at most [`RESTARTPOINTS`], until the target has the shutdown
+    /// checkpoint behind the source's position: asking the target alone is quicker than a complete
+    /// observation. `decide` judges the outcome from the next snapshot.
     async fn restartpoint(&self) -> Result<()> {
         let target = self.collector.target.session()?;
         let fenced = self
@@ -222,8 +220,8 @@ impl LiveWorld {
         }
     }
 
-    /// The source's standbys go on answering reads with what will be ever older: their sessions are
-    /// ended, as far as they can be reached, and come back through the turned Service.
+    /// Ends the sessions at the source's standbys that can be reached, because these standbys would
+    /// answer reads with outdated data. The clients reconnect through the repointed Service.
     async fn end_readers(&mut self) -> Readers {
         let endpoints = self.collector.endpoints();
         let each = self.collector.members.iter().map(|member| async move {
@@ -272,9 +270,9 @@ impl LiveWorld {
             .map(drop)
     }
 
-    async fn patch_patroni(&self, change: &serde_json::Value) -> Result<()> {
-        let mut last = Error::transient("no member of the source has introduced itself");
-        // Any member takes the change for all of them; the leader comes first.
+    async fn patch_patroni(&self, change: &Value) -> Result<()> {
+        let mut last = Error::transient("no member of the source is known");
+        // Any member accepts the change for all of them; the leader comes first.
         for member in &self.collector.members {
             match self.collector.patroni.patch_config(member, change).await {
                 Ok(()) => return Ok(()),
@@ -292,8 +290,8 @@ impl LiveWorld {
             .ok_or_else(|| Error::transient(format!("the member {name} has no pod")))
     }
 
-    /// The ConfigMap `cutover-replica-counts`, from which an operator can restore the
-    /// counts by hand.
+    /// Writes the ConfigMap `cutover-replica-counts`, from which an operator can restore the counts
+    /// by hand.
     pub(super) async fn save_replica_counts(&self, start: &Start) -> Result<()> {
         let maps: Api<ConfigMap> = Api::namespaced(self.run.client.clone(), &self.run.namespace);
         let mut map = ConfigMap::default();
@@ -311,6 +309,15 @@ impl LiveWorld {
             .context("recording the replica counts")
             .map(drop)
     }
+}
+
+/// The change of Patroni's configuration that sets its pause and whether writes are blocked; None
+/// removes the setting.
+fn patroni_config(pause: Option<bool>, read_only: Option<&str>) -> Value {
+    json!({
+        "pause": pause,
+        "postgresql": {"parameters": {"default_transaction_read_only": read_only}},
+    })
 }
 
 fn nothing(start: &Start) -> BTreeMap<String, i32> {

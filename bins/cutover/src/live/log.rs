@@ -3,18 +3,15 @@
 use job::error::Result;
 use protocol::{
     checks,
+    decision::Action,
     finding::{Verdict, listed, render},
-    record::receipt_name as receipt_of_cut,
+    record::{Fact, FactKind, Record, Start, receipt_name},
+    snapshot::Snapshot,
+    steps::{self, Line, Progress},
 };
 
 use super::{LiveWorld, now};
 use crate::receipt;
-use protocol::{
-    decision::Action,
-    record::{Fact, FactKind, Record, Start},
-    snapshot::Snapshot,
-    steps::{self, Line, Progress},
-};
 
 impl LiveWorld {
     /// Logs an action before it is performed.
@@ -43,7 +40,7 @@ impl LiveWorld {
         }
     }
 
-    /// The end of a finished cutover, also of one that an earlier run has finished.
+    /// Logs the end of a finished cutover, also of one that an earlier run has finished.
     pub fn log_end(&self) {
         let Some(record) = self.record.as_ref().map(|record| &record.facts) else {
             return;
@@ -63,13 +60,13 @@ impl LiveWorld {
 
     fn receipt(&self) -> String {
         let (name, namespace) = (
-            receipt_of_cut(&self.settings.target_cluster),
+            receipt_name(&self.settings.target_cluster),
             &self.run.namespace,
         );
         format!("receipt: kubectl get configmap {name} -n {namespace} -o yaml")
     }
 
-    /// What does not block the cutover, but should be known before it.
+    /// Logs the findings that do not block the cutover, but should be known before it.
     fn log_findings(&self) {
         let last = self.collector.last();
         let mut findings = last.map_or_else(Vec::new, |last| checks::all(last, &self.limits));
@@ -79,8 +76,8 @@ impl LiveWorld {
         }
     }
 
-    /// Clients that reconnected to the source after their sessions were ended: their writes are
-    /// refused.
+    /// Logs the clients that reconnected to the source after their sessions were ended: their
+    /// writes are refused.
     pub(super) fn log_reconnected(&self, before: &[String], now: &[String]) {
         let new: Vec<String> = now
             .iter()
@@ -94,14 +91,14 @@ impl LiveWorld {
         }
     }
 
-    /// An abort that comes too late is answered, once.
-    pub(super) fn log_late_abort(&mut self, record: &Record, seen: &Snapshot) {
-        if let Some(why) = seen
+    /// Logs once that an abort comes too late.
+    pub(super) fn log_late_abort(&mut self, record: &Record, snapshot: &Snapshot) {
+        if let Some(why) = snapshot
             .abort
             .as_ref()
-            .filter(|_| record.past_point_of_no_return() && !self.told_too_late)
+            .filter(|_| record.past_point_of_no_return() && !self.late_abort_logged)
         {
-            self.told_too_late = true;
+            self.late_abort_logged = true;
             self.run.report.warning(
                 "TooLateToRollBack",
                 format!(
@@ -112,14 +109,14 @@ impl LiveWorld {
         }
     }
 
-    /// The fields that stay suspended, because their controllers would revert the cutover, and how
-    /// they are resumed one day.
+    /// Logs the fields that stay suspended, because their controllers would revert the cutover, and
+    /// how they are resumed later.
     fn log_permanent(&self, start: &Start) {
-        let ours = start
+        let permanent = start
             .suspensions
             .iter()
             .filter(|suspension| suspension.permanent && suspension.object.kind != "postgresql");
-        for suspension in ours {
+        for suspension in permanent {
             self.run.report.warning(
                 "StaysSuspended",
                 format!(
@@ -132,7 +129,7 @@ impl LiveWorld {
         }
     }
 
-    /// The receipt, immutable; a rerun finds it written.
+    /// Writes the receipt, which is immutable; a second run finds it written.
     pub(super) async fn write_receipt(&self, start: &Start) -> Result<Fact> {
         let record = self
             .record

@@ -1,5 +1,4 @@
-//! One observation: the record, then both sides and whether a person asks for an abort, all at the
-//! same time.
+//! One observation: the record, then both sides and the requests to abort, all at the same time.
 
 use job::error::Result;
 use platform::collector::{Controllers, Scope};
@@ -9,7 +8,8 @@ use protocol::{
 
 use super::{LiveWorld, abort};
 
-/// What is asked for. While clients wait, what changes no decision is not asked: each call is time.
+/// What is asked for. While clients wait, only what a decision needs is asked: each call takes
+/// time.
 fn scope(record: &Record, wanted: Option<Route>) -> Scope<'_> {
     let start = record.started.as_ref();
     let route = start.map(|start| start.route);
@@ -19,7 +19,7 @@ fn scope(record: &Record, wanted: Option<Route>) -> Scope<'_> {
     Scope {
         start,
         untouched: record.blocked.is_none(),
-        // By the Services nothing of it is changed, once its counts are recorded.
+        // With ROUTE=service the application is not changed once its counts are recorded.
         application: !resting && route != Some(Route::Service),
         controllers: match start {
             None => Controllers::Conflicting,
@@ -38,7 +38,7 @@ fn scope(record: &Record, wanted: Option<Route>) -> Scope<'_> {
 
 impl LiveWorld {
     /// Reads the record and observes both sides.
-    pub(super) async fn look(&mut self) -> Result<(Record, Snapshot)> {
+    pub(super) async fn observe_both_sides(&mut self) -> Result<(Record, Snapshot)> {
         let stored = self.load().await?;
         let record = stored.facts.clone();
         let before = self.collector.last();
@@ -46,7 +46,7 @@ impl LiveWorld {
         let scope = scope(&record, self.settings.route);
         let (observed, abort) = futures::join!(
             self.collector.observe(&scope, &self.limits),
-            abort::asked(&self.run, &record)
+            abort::request(&self.run, &record)
         );
         let mut snapshot = observed?;
         snapshot.abort = match self.direction {

@@ -82,8 +82,8 @@ impl Application {
                 for_good: true,
             });
         }
-        // What was recorded must be seen to come back, and what the settings say by now to be
-        // there.
+        // The recorded keys show whether a rollback is complete, those of the settings whether the
+        // application points to the target.
         let recorded = start.iter().flat_map(|start| start.config.values.keys());
         let keys: BTreeSet<&String> = limits.config.keys().chain(recorded).collect();
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Client sessions in the words of those who have to find them: pod, role and application name.
+//! Names of client sessions by which an operator finds them: pod, role and application name.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use job::pods::Pod;
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
 use protocol::snapshot::source::ClientSession;
 
-/// Pods by their address, read when an address is met that none of them has.
+/// Pods by their address, read again when an address is unknown.
 #[derive(Default)]
 pub struct Pods(BTreeMap<String, String>);
 
@@ -19,13 +19,13 @@ impl Pods {
         namespace: &str,
         sessions: &[ClientSession],
     ) -> Vec<String> {
-        let strange = |session: &ClientSession| {
+        let unknown = |session: &ClientSession| {
             session
                 .address
                 .as_ref()
                 .is_some_and(|address| !self.0.contains_key(address))
         };
-        if sessions.iter().any(strange) {
+        if sessions.iter().any(unknown) {
             self.read(client, namespace, sessions).await;
         }
         sessions.iter().map(|session| self.name(session)).collect()
@@ -33,7 +33,7 @@ impl Pods {
 
     async fn read(&mut self, client: &Client, namespace: &str, sessions: &[ClientSession]) {
         let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        // Names are a courtesy: without them the addresses are said.
+        // The names are optional: without them the addresses are reported.
         if let Ok(list) = api.list(&ListParams::default()).await {
             let address = |pod: &Pod| Some((pod.status.pod_ip.clone()?, pod.name_any()));
             self.0.extend(list.iter().filter_map(address));

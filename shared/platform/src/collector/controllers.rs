@@ -1,4 +1,5 @@
 //! Reads and sets the fields that suspend other controllers, whatever kind of object they are in.
+//! Errors are those of the API server unless a function states others.
 
 use job::{
     error::{Context as _, Error, ErrorKind, Result, is_conflict, is_not_found},
@@ -8,8 +9,6 @@ use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch},
 };
-use serde_json::Value;
-
 use protocol::{
     controllers::{
         detection::{self, ChangedObject, Owner},
@@ -17,6 +16,7 @@ use protocol::{
     },
     snapshot::prechecks::{ConflictingControllers, UnreadableOwner},
 };
+use serde_json::Value;
 
 /// What is looked for in one namespace.
 pub struct Where<'a> {
@@ -78,9 +78,6 @@ impl Where<'_> {
     }
 
     /// How these fields stand now, and the Jobs of the application that run.
-    ///
-    /// # Errors
-    /// The API's.
     pub async fn read(
         &self,
         suspensions: impl Iterator<Item = &Suspension>,
@@ -92,11 +89,11 @@ impl Where<'_> {
         Ok((standing, jobs.concat()))
     }
 
-    /// Gives a field this value where its object still is as it was seen: a write that comes late
-    /// must not hit what has moved.
+    /// Sets a field of an object at the version that was observed: a late write must not overwrite
+    /// a newer change.
     ///
     /// # Errors
-    /// The API's; Transient when it has moved.
+    /// Transient when the object has changed since.
     pub async fn set(&self, suspension: &Suspension, value: &Value, version: &str) -> Result<()> {
         let patch = Patch::Merge(suspension.patch(value, version));
         match self
@@ -114,11 +111,11 @@ impl Where<'_> {
     }
 
     /// The fields that suspend the controllers that would revert a change of these objects, as they
-    /// stand, and the controllers that cannot be suspended. `cron_jobs` are names, `labels` selects more of
-    /// them.
+    /// stand, and the controllers that cannot be suspended. `cron_jobs` are names, `labels` selects
+    /// more of them.
     ///
     /// # Errors
-    /// The API's; Config for a CronJob that does not exist.
+    /// Config for a CronJob that does not exist.
     pub async fn find(
         &self,
         changed: &[ChangedObject],

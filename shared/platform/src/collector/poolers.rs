@@ -58,10 +58,10 @@ impl Poolers {
         futures::future::join_all(each).await
     }
 
-    /// PAUSE at every pod that lets clients through.
-    pub async fn pause(&mut self, seen: &[PoolerPodState]) -> Result<()> {
+    /// Sends PAUSE to every pod that serves clients.
+    pub async fn pause(&mut self, observed: &[PoolerPodState]) -> Result<()> {
         let each = self
-            .meant(seen, |state| state == PoolerState::Serving)
+            .lines_of(observed, |state| state == PoolerState::Serving)
             .map(|line| async move {
                 // A console that still waits for the end of a transaction answers nothing else: the
                 // next observation opens another.
@@ -73,29 +73,29 @@ impl Poolers {
         futures::future::join_all(each).await.into_iter().collect()
     }
 
-    /// RESUME at every pod that holds clients back.
-    pub async fn resume(&mut self, seen: &[PoolerPodState]) -> Result<()> {
+    /// Sends RESUME to every pod that is paused or pausing.
+    pub async fn resume(&mut self, observed: &[PoolerPodState]) -> Result<()> {
         let each = self
-            .meant(seen, |state| state != PoolerState::Serving)
+            .lines_of(observed, |state| state != PoolerState::Serving)
             .map(|line| async move { line.session()?.resume().await });
         futures::future::join_all(each).await.into_iter().collect()
     }
 
-    fn meant(
+    fn lines_of(
         &mut self,
-        seen: &[PoolerPodState],
-        is: impl Fn(PoolerState) -> bool,
+        observed: &[PoolerPodState],
+        in_state: impl Fn(PoolerState) -> bool,
     ) -> impl Iterator<Item = &mut Line<Console>> {
-        let is_meant = move |pod: &str| {
-            let states = seen
+        let matches = move |pod: &str| {
+            let states = observed
                 .iter()
                 .filter(|pooler| pooler.pod == pod)
                 .filter_map(|pooler| pooler.state.answer());
-            states.copied().any(&is)
+            states.copied().any(&in_state)
         };
         self.lines
             .iter_mut()
-            .filter(move |(pod, _)| is_meant(pod))
+            .filter(move |(pod, _)| matches(pod))
             .map(|(_, line)| line)
     }
 }

@@ -91,8 +91,9 @@ async fn answers(session: &postgres::Session, side: Side, asked: bool) -> Result
     }
 }
 
-/// Who answers behind the source's Service: each time a new connection, because an old one stays
-/// where it is. It shows the target's certificate, which does not know this name.
+/// The server that answers behind the source's Service. Each call opens a new connection, because
+/// an existing one stays at its server. The target's certificate does not contain the Service's
+/// name.
 pub async fn behind_service(
     service: &Connection,
     target: &Connection,
@@ -115,7 +116,7 @@ pub async fn behind_service(
     .await
 }
 
-/// Patroni, by every member's own word.
+/// The state of Patroni as every member reports it.
 pub async fn patroni(
     patroni: &Patroni,
     client: &Client,
@@ -124,14 +125,12 @@ pub async fn patroni(
 ) -> Result<(PatroniState, Vec<Member>)> {
     let members = patroni::members(client, namespace, cluster).await?;
     let Some(first) = members.first() else {
-        return Err(Error::transient(format!(
-            "no member of {cluster} has introduced itself"
-        )));
+        return Err(Error::transient(format!("no member of {cluster} is known")));
     };
     let states = futures::future::join_all(members.iter().map(|member| patroni.state(member)));
     let (config, states) = futures::join!(config_of_any(patroni, &members, first), states);
     let config = config?;
-    let mut seen = PatroniState {
+    let mut observed = PatroniState {
         paused: config.get("pause").and_then(Value::as_bool),
         read_only: config
             .pointer("/postgresql/parameters/default_transaction_read_only")
@@ -152,17 +151,17 @@ pub async fn patroni(
     };
     for (member, state) in members.iter().zip(states) {
         let Ok(state) = state else {
-            seen.silent.push(member.name.clone());
+            observed.silent.push(member.name.clone());
             continue;
         };
-        seen.answering.push(member.name.clone());
+        observed.answering.push(member.name.clone());
         if state.runs_as_primary() {
-            seen.primaries.push(member.name.clone());
-            seen.unlocked |= state.cluster_unlocked;
-            seen.starting |= state.starts();
+            observed.primaries.push(member.name.clone());
+            observed.unlocked |= state.cluster_unlocked;
+            observed.starting |= state.starts();
         }
     }
-    Ok((seen, members))
+    Ok((observed, members))
 }
 
 /// Every member answers for the whole cluster's configuration; one may be down.

@@ -62,7 +62,7 @@ impl Connect for Console {
     }
 }
 
-/// The way to one server.
+/// The connection to one server, opened on demand.
 pub struct Line<T> {
     at: Connection,
     database: NonEmptyString,
@@ -95,13 +95,13 @@ impl<T: Connect> Line<T> {
         }
     }
 
-    /// Sees to it that the session is open or being opened; says why it is not open.
+    /// Returns the session, opening it where it is not open.
     ///
     /// Only the first attempt at an address is waited for. A server that is stopping or starting
-    /// keeps a new session waiting for long, and everything else has been seen by then.
+    /// keeps a new session waiting for long, and the rest of the observation is complete by then.
     ///
     /// # Errors
-    /// Those of opening it.
+    /// The reason why the session is not open.
     pub async fn open(&mut self) -> Result<&T> {
         self.session.take_if(|session| session.ended());
         if self.session.is_none() {
