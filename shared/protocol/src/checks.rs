@@ -145,8 +145,8 @@ fn accept(finding: Finding, acceptable: bool, accepted: &[Acceptance]) -> Findin
 impl FromStr for Acceptance {
     type Err = String;
 
-    /// Reads `id` or `id:object`; an id that neither a check nor a finding of prepare-zalando has is
-    /// an error that names all ids.
+    /// Reads `id` or `id:object`; an id that neither a check nor a finding of prepare-zalando has
+    /// is an error that names all ids.
     fn from_str(word: &str) -> Result<Self, String> {
         let (id, object) = match word.split_once(':') {
             Some((id, object)) => (id, Some(object.to_owned())),

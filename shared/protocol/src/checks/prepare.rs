@@ -1,6 +1,6 @@
 //! The ids of prepare-zalando's findings. That program judges the source before a target exists, so
-//! its checks are not in the list of all checks; but ACCEPT is one setting for all programs, so each
-//! of them knows these ids.
+//! its checks are not in the list of all checks; but ACCEPT is one setting for all programs, and
+//! each of them knows these ids.
 
 use strum::{IntoStaticStr, VariantArray};
 
