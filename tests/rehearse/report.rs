@@ -1,5 +1,5 @@
-//! The result of a rehearsal, shown as a page for a change request ([`page`]) and as lines for the
-//! terminal ([`verdict_lines`]).
+//! The result of a rehearsal, shown as a page for a change request (module `page`) and as lines for
+//! the terminal ([`verdict_lines`]).
 //!
 //! Pure: no clock, no cluster. All instants are on the ledger's axis: durations since the run's
 //! epoch.

@@ -30,7 +30,7 @@ use crate::{
 };
 
 const LOGIN: Login = Login {
-    application: "replica-migration cutover",
+    program: "cutover",
     read_only: false,
 };
 

@@ -7,7 +7,7 @@ use protocol::record::labels;
 
 use crate::{secrets::Outcome, settings::Settings};
 
-/// What [`write`] would do.
+/// What [`write()`] would do.
 pub async fn compare(run: &JobContext, settings: &Settings, text: &str) -> Result<Outcome> {
     let found = kubernetes::get(&maps(run), &settings.manifest_map()).await?;
     Ok(compared(found.as_ref(), settings, text))

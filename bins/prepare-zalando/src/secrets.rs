@@ -51,7 +51,7 @@ pub struct Credentials {
     pub password: SecretString,
 }
 
-/// What [`write`] would do.
+/// What [`write()`] would do.
 pub async fn compare(run: &JobContext, wanted: &Credentials) -> Result<Outcome> {
     let found = kubernetes::get(&secrets(run), &wanted.name).await?;
     Ok(compared(found.as_ref(), &data(wanted)))

@@ -46,7 +46,7 @@ use settings::Settings;
 use tokio::time::Instant;
 
 const LOGIN: Login = Login {
-    application: "replica-migration validate-replication",
+    program: "validate-replication",
     read_only: true,
 };
 

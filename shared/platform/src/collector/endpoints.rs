@@ -10,9 +10,9 @@ use crate::postgres::{self, Session, Source, Target};
 /// How a program logs in.
 #[derive(Clone, Copy, Debug)]
 pub struct Login {
-    /// application_name of its sessions; begins with
-    /// [`APPLICATION_PREFIX`](crate::postgres::source::APPLICATION_PREFIX).
-    pub application: &'static str,
+    /// The program; its sessions have the [`application_name`](crate::postgres::application_name)
+    /// of it.
+    pub program: &'static str,
     /// No statement of its sessions may write. (CHECKPOINT is no write in this sense.)
     pub read_only: bool,
 }
@@ -20,7 +20,8 @@ pub struct Login {
 impl Login {
     /// Opens a session.
     pub async fn connect(self, at: &Connection, database: &str) -> Result<Session> {
-        let session = postgres::connect(at, database, self.application).await?;
+        let session =
+            postgres::connect(at, database, &postgres::application_name(self.program)).await?;
         if self.read_only {
             session
                 .batch_execute("set session characteristics as transaction read only")

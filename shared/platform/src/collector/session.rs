@@ -54,7 +54,7 @@ impl Connect for Target {
 impl Connect for Console {
     async fn dial(at: Connection, _: NonEmptyString, login: Login) -> Result<Self> {
         let password = postgres::read_secret(&at.password_file)?;
-        Self::open(&at, password, login.application).await
+        Self::open(&at, password, &postgres::application_name(login.program)).await
     }
 
     fn ended(&self) -> bool {
