@@ -169,7 +169,10 @@ async fn it_waits_for_the_clone_and_requests_the_checkpoint_that_the_clone_needs
     assert_ended(
         &environment.run().await,
         2,
-        &["the Cluster database does not exist", "apply the manifest"],
+        &[
+            "the Cluster database does not exist in namespace mastodon",
+            "apply the manifest",
+        ],
     );
 
     environment.apply(cluster()).await;

@@ -536,7 +536,6 @@ async fn existing<K>(api: &kube::Api<K>, name: &ObjectName, hint: &str) -> Resul
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
-    kubernetes::get(api, name).await?.ok_or_else(|| {
-        Error::config(format!("the {} {name} does not exist", K::kind(&()))).hint(hint)
-    })
+    let found = kubernetes::get(api, name).await?;
+    found.ok_or_else(|| kubernetes::missing_object(api, name).hint(hint))
 }
