@@ -135,6 +135,8 @@ pub struct Collector {
     pub members: Vec<Member>,
     /// For the names of clients.
     pub pods: Pods,
+    /// Where the Service of the source's leader listens, as last observed.
+    service: Option<SocketAddr>,
     last: Option<Snapshot>,
 }
 
@@ -157,6 +159,7 @@ impl Collector {
             patroni: Patroni::default(),
             members: Vec::new(),
             pods: Pods::default(),
+            service: None,
             last: None,
             client,
             namespace: namespace.to_owned(),
@@ -224,8 +227,10 @@ impl Collector {
                 if !scope.service_answer {
                     return Err(Error::transient("it was not asked"));
                 }
-                let (service, target) = (&endpoints.source, &endpoints.target);
-                servers::behind_service(service, target, &endpoints.database, login).await
+                // The Service that is repointed, which SOURCE_HOST need not be.
+                let service = (cluster, self.service);
+                servers::behind_service(service, &endpoints.target, &endpoints.database, login)
+                    .await
             },
             resources(client, namespace, subject),
             async {
@@ -240,6 +245,9 @@ impl Collector {
         let (source, target, patroni, poolers, services, service_answer, objects, application) =
             observed;
         let ((postgresql, cluster), mut application, poolers) = (objects?, application?, poolers?);
+        let services = services?;
+        let leader = services.get(subject.source_cluster.as_str());
+        self.service = leader.and_then(|service| service.address).or(self.service);
         let (patroni, members) = match patroni {
             Ok((patroni, members)) => (Reachability::Up(patroni), members),
             Err(error) => (Reachability::Unreachable(unreachable(error)?), Vec::new()),
@@ -261,7 +269,7 @@ impl Collector {
             cluster: cluster.state(),
             suspensions: Vec::new(),
             jobs: Vec::new(),
-            services: services?,
+            services,
             poolers,
             reconnected: Vec::new(),
             service_answer: service_answer.map_or_else(

@@ -311,6 +311,7 @@ impl World {
         let state_of = |(number, (name, selector))| {
             let state = ServiceState {
                 selector: (self.repointed > number).then_some(selector),
+                address: None,
                 port: Some(5432),
                 leftovers: Vec::new(),
             };
