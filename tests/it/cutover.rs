@@ -5,4 +5,5 @@ mod bad_input;
 mod conflicting_controllers;
 mod disturbed;
 mod environment;
+mod reach;
 mod whole;

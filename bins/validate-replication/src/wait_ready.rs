@@ -33,6 +33,7 @@ const SCOPE: Scope<'static> = Scope {
     services: true,
     leftovers: false,
     poolers: true,
+    traffic: false,
     service_answer: false,
     client_names: false,
     sessions_ended: false,

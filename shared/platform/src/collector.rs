@@ -33,7 +33,7 @@ use protocol::{
     record::Start,
     route::Route,
     snapshot::{
-        PoolerPodState, PoolerState, Reachability, Snapshot,
+        PoolerPodState, Reachability, Snapshot,
         prechecks::{ConflictingControllers, HashComparison, OwnerPassword, Prechecks},
     },
 };
@@ -52,7 +52,7 @@ use application::Application;
 use clients::Pods;
 use controllers::Where;
 use endpoints::Endpoints;
-use poolers::Poolers;
+use poolers::{Answer, Asked, Poolers};
 use session::{Connect, Line, limited};
 
 /// What is migrated.
@@ -106,6 +106,8 @@ pub struct Scope<'a> {
     pub leftovers: bool,
     /// The old poolers.
     pub poolers: bool,
+    /// Whether the old poolers reach the server behind them, once they are resumed.
+    pub traffic: bool,
     /// The server that answers behind the source's Service.
     pub service_answer: bool,
     /// The names of clients at the source: read beforehand, so that they are known when clients
@@ -207,6 +209,9 @@ impl Collector {
         let (client, namespace, subject) = (&self.client, self.namespace.as_str(), &self.subject);
         let cluster = &subject.source_cluster;
         let (endpoints, login) = (&self.endpoints, self.endpoints.login);
+        let asked = Asked {
+            traffic: scope.traffic.then_some(&endpoints.database),
+        };
         let observed = futures::join!(
             ask(&mut self.source, async |source| {
                 servers::source(source, login, scope.prechecks).await
@@ -217,7 +222,7 @@ impl Collector {
             servers::patroni(&self.patroni, client, namespace, cluster),
             when(scope.poolers, async {
                 let pods = pooler_pods::pods(client, namespace, cluster).await?;
-                Ok(self.poolers.observe(&pods).await)
+                Ok(self.poolers.observe(&pods, asked).await)
             }),
             when(scope.services, async {
                 let names: Vec<String> = limits.services.keys().cloned().collect();
@@ -488,16 +493,19 @@ fn split<T, A: Default>(asked: Reachability<(T, A)>) -> (Reachability<T>, A) {
 /// As [`reachable`]: a console that refuses the password is a wrong setting, one that does not
 /// answer is part of the observation.
 fn pooler_states(
-    asked: Vec<(String, Result<PoolerState>)>,
+    asked: Vec<(String, Result<Answer>)>,
     untouched: bool,
 ) -> Result<Vec<PoolerPodState>> {
-    let state = |(pod, state): (String, Result<PoolerState>)| {
-        let state = match state {
-            Ok(state) => Reachability::Up(state),
-            Err(error) if untouched && error.kind() == ErrorKind::Config => return Err(error),
-            Err(error) => Reachability::Unreachable(error.into()),
-        };
-        Ok(PoolerPodState { pod, state })
+    let state = |(pod, answer): (String, Result<Answer>)| match answer {
+        Ok(answer) => Ok(PoolerPodState {
+            traffic: answer.traffic,
+            ..PoolerPodState::new(pod, Reachability::Up(answer.state))
+        }),
+        Err(error) if untouched && error.kind() == ErrorKind::Config => Err(error),
+        Err(error) => Ok(PoolerPodState::new(
+            pod,
+            Reachability::Unreachable(error.into()),
+        )),
     };
     asked.into_iter().map(state).collect()
 }

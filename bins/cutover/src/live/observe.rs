@@ -29,6 +29,7 @@ fn scope(record: &Record, wanted: Option<Route>) -> Scope<'_> {
         services: service && (record.blocked.is_none() || rollback || record.promotion.is_some()),
         leftovers: rollback,
         poolers: service,
+        traffic: record.routed.is_some() && record.serving.is_none(),
         service_answer: service && record.promoted.is_some() && record.routed.is_none(),
         client_names: true,
         sessions_ended: record.marker.is_some(),
