@@ -9,6 +9,7 @@ pub mod application;
 pub mod clients;
 pub mod controllers;
 pub mod endpoints;
+mod network;
 pub mod poolers;
 pub mod queries;
 mod servers;
@@ -30,11 +31,13 @@ use protocol::{
     },
     decision::Limits,
     failure::Failure,
+    network::{LabelSelector, Network},
     record::Start,
     route::Route,
     snapshot::{
         PoolerPodState, Reachability, Snapshot,
         prechecks::{ConflictingControllers, HashComparison, OwnerPassword, Prechecks},
+        source::ClientSession,
     },
 };
 use secrecy::ExposeSecret as _;
@@ -147,6 +150,10 @@ struct Objects<'a> {
     postgresql: &'a Postgresql,
     cluster: &'a Cluster,
     changed: &'a [ChangedObject],
+    /// The selectors of the application's pods.
+    application: &'a [LabelSelector],
+    /// Client sessions at the source's leader.
+    sessions: &'a [ClientSession],
     route: Route,
 }
 
@@ -293,11 +300,17 @@ impl Collector {
             postgresql: &postgresql,
             cluster: &cluster,
             changed: &application.changed,
+            application: &application.selectors,
+            sessions: snapshot
+                .source
+                .answer()
+                .map_or(&[], |source| &source.clients),
             route,
         };
-        let (controllers, owner_password) = futures::try_join!(
+        let (controllers, owner_password, network) = futures::try_join!(
             self.controllers(scope, &objects),
-            self.owner_password(scope, &objects)
+            self.owner_password(scope, &objects),
+            self.network(scope, &objects)
         )?;
         (snapshot.suspensions, snapshot.jobs) = (controllers.0, controllers.1);
         snapshot.prechecks = scope.prechecks.then(|| Prechecks {
@@ -312,6 +325,7 @@ impl Collector {
                 Vec::new()
             },
             config_failure,
+            network,
             controllers: controllers.2,
         });
         snapshot.now = Timestamp::now();
@@ -401,6 +415,21 @@ impl Collector {
         place
             .find(&changed, argo, &cron_jobs, labels.as_deref())
             .await
+    }
+
+    /// The NetworkPolicies and the pods that they are about.
+    async fn network(&self, scope: &Scope<'_>, objects: &Objects<'_>) -> Result<Option<Network>> {
+        if !scope.prechecks {
+            return Ok(None);
+        }
+        let known = network::Known {
+            source: &self.subject.source_cluster,
+            target: &self.subject.target_cluster,
+            application: objects.application,
+            sessions: objects.sessions,
+        };
+        let found = network::observe(&self.client, &self.namespace, &known).await?;
+        Ok(Some(found))
     }
 
     /// The owner's stored hash compared with that of the Secret, where the route needs it.

@@ -14,7 +14,8 @@ use crate::{
 const USUAL_MAX: SignedDuration = SignedDuration::from_secs(2);
 /// How long one pool is waited for whose pooler reaches the target: what keeps it waiting then is a
 /// matter of its database or role, and may be older than the cutover. A failed login costs
-/// server_login_retry, 5 s in the operator's poolers (docs/operators/zalando.md#connection-poolers).
+/// server_login_retry, 5 s in the operator's poolers
+/// (docs/operators/zalando.md#connection-poolers).
 const ONE_POOL_MAX: SignedDuration = SignedDuration::from_secs(10);
 
 /// The poolers that have not shown yet that they serve their clients from the target, given when

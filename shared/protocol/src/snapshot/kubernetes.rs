@@ -11,8 +11,8 @@ pub struct ServiceState {
     /// Its selector; None: another controller writes its Endpoints, as Patroni does for the
     /// leader.
     pub selector: Option<Selector>,
-    /// Where clients reach it: its cluster IP and its port. None for a headless Service, and for one
-    /// with several ports.
+    /// Where clients reach it: its cluster IP and its port. None for a headless Service, and for
+    /// one with several ports.
     pub address: Option<SocketAddr>,
     /// The port that its pods must listen on, by its target port or its name; None where it has
     /// other ports than PostgreSQL's.

@@ -68,8 +68,8 @@ impl LoginThrough {
         running.map(|running| running.database.as_str())
     }
 
-    /// Whether a login to this database through the pooler has succeeded just now. With `waited` its
-    /// answer is waited for, for [`ANSWER_MAX`] at most; without, a later call has it.
+    /// Whether a login to this database through the pooler has succeeded just now. With `waited`
+    /// its answer is waited for, for [`ANSWER_MAX`] at most; without, a later call has it.
     pub(super) async fn succeeds(&mut self, database: &str, waited: bool) -> bool {
         let due = self
             .started
