@@ -123,7 +123,8 @@ pub struct Collector {
     namespace: String,
     subject: Subject,
     endpoints: Endpoints,
-    /// The source's leader: by its Service until the start, by its own address from then on.
+    /// The source's leader: by its Service until the start, only by its own address from then on,
+    /// because the cutover repoints the Service.
     pub source: Line<Source>,
     /// The target.
     pub target: Line<Target>,
