@@ -29,8 +29,15 @@ pub fn after(
     if let Some(source) = seen.source.answer()
         && source.primary
     {
+        // On a later timeline it could be the target, until that answers for itself: a contradiction
+        // stops the cutover then.
+        if source.identity.timeline > promotion.timeline
+            && let Reachability::Unreachable(failure) = &seen.target
+        {
+            return Decision::Wait(Wait::TargetPromotingOrRestarting(failure.clone()));
+        }
         // Another actor has started the fenced source, which must not serve clients again.
-        return Decision::Do(Action::Fence(source.postmaster_start));
+        return Decision::Do(Action::Fence(source.run()));
     }
     if seen.cluster.follows {
         return Decision::Do(Action::Promote);
@@ -131,7 +138,7 @@ fn by_service(record: &Record, promoted: &Promoted, seen: &Snapshot) -> Option<D
         let repointed = seen
             .service_answer
             .answer()
-            .is_some_and(|answer| answer.primary && answer.identity.timeline == promoted.timeline);
+            .is_some_and(|answer| answer.primary && answer.identity.timeline >= promoted.timeline);
         return Some(if repointed {
             Decision::Record(Fact::Routed(seen.now))
         } else {

@@ -98,7 +98,7 @@ fn stop(record: &Record, seen: &Snapshot) -> Option<Decision> {
         .as_ref()
         .is_some_and(|fenced| fenced.postmaster_start == source.postmaster_start)
     {
-        return Some(Decision::Do(Action::Fence(source.postmaster_start)));
+        return Some(Decision::Do(Action::Fence(source.run())));
     }
     Some(Decision::Record(Fact::Fenced(Fenced {
         at: seen.now,

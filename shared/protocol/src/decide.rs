@@ -17,7 +17,6 @@ use crate::{
     rollback,
     route::Route,
     snapshot::{PoolerState, Reachability, Snapshot},
-    wal::Timeline,
 };
 
 /// Whether this program is able to do its work.
@@ -175,12 +174,17 @@ fn contradiction(record: &Record, start: &Start, seen: &Snapshot) -> Option<Cont
         });
     }
     let promotion = record.promotion.as_ref()?;
-    let expected = Timeline(promotion.timeline.0 + 1);
-    if !target.in_recovery && target.identity.timeline != expected {
-        return Some(Contradiction::TargetOnWrongTimeline {
-            found: target.identity.timeline,
-            expected,
-        });
+    if let Some(source) = seen.source.answer()
+        && target.answers_as(source)
+    {
+        return Some(Contradiction::TargetAnswersAsSource);
     }
-    None
+    // The proof is about the instance that was observed; what was promoted may be another one.
+    let proved = (promotion.timeline, promotion.replayed);
+    let left = target.left(promotion.timeline);
+    (!target.in_recovery && left != Some(proved.1)).then_some(Contradiction::PromotedElsewhere {
+        timeline: target.identity.timeline,
+        left,
+        proved: proved.1,
+    })
 }

@@ -9,7 +9,7 @@ use crate::{
     reason::{Contradiction, Refusal, Wait},
     record::Fact,
     route::Route,
-    snapshot::{kubernetes::Selector, source::PostmasterStart},
+    snapshot::{kubernetes::Selector, source::ServerRun},
 };
 
 /// What to do next.
@@ -73,8 +73,8 @@ pub enum Action {
     BlockWrites,
     /// End the client sessions of the source and read its position; then record both.
     EndSessions,
-    /// Stop the source's server cleanly, by SQL, if its postmaster start is still this one.
-    Fence(PostmasterStart),
+    /// Stop the source's server cleanly, by SQL, if it is still this run on this timeline.
+    Fence(ServerRun),
     /// Restartpoint on the target, so that its pg_control shows which checkpoint it has replayed.
     Restartpoint,
     /// Promote the target: set `spec.replica.enabled: false`.

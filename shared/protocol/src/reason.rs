@@ -14,7 +14,7 @@ use strum::{EnumDiscriminants, EnumIter, IntoStaticStr};
 
 use crate::{
     failure::{ErrorKind, Failure},
-    wal::{SystemIdentifier, Timeline},
+    wal::{Lsn, SystemIdentifier, Timeline},
 };
 
 pub use stopped::Stopped;
@@ -256,13 +256,17 @@ pub enum Contradiction {
         /// Its identifier at the start.
         recorded: SystemIdentifier,
     },
-    /// The promoted target is not on the timeline that its promotion begins.
-    TargetOnWrongTimeline {
-        /// Its timeline.
-        found: Timeline,
-        /// The timeline of the promotion, plus one.
-        expected: Timeline,
+    /// The timeline of the promoted target did not begin where the source ended.
+    PromotedElsewhere {
+        /// The target's timeline.
+        timeline: Timeline,
+        /// Where it left the source's timeline; None when its history does not contain that one.
+        left: Option<Lsn>,
+        /// Where the source ended, as it was proved before the promotion.
+        proved: Lsn,
     },
+    /// The server that answers at the address of a member of the source is the target.
+    TargetAnswersAsSource,
     /// An effect was decided on before the start was recorded.
     EffectBeforeStart,
 }
@@ -270,8 +274,17 @@ pub enum Contradiction {
 impl Contradiction {
     /// What the operator does next.
     pub fn hint(self) -> &'static str {
-        "change nothing by hand before the record cutover-<cluster> and both servers have been \
-         compared"
+        match self {
+            Self::PromotedElsewhere { .. } => {
+                "do not resume client traffic: another instance than the observed one was promoted, \
+                 and the stopped source may hold writes that the target does not; compare both \
+                 servers first (docs/operations.md#exit-code-4)"
+            }
+            _ => {
+                "change nothing by hand before the record cutover-<cluster> and both servers have \
+                 been compared"
+            }
+        }
     }
 }
 
@@ -286,11 +299,26 @@ impl fmt::Display for Contradiction {
                 f,
                 "the target's system identifier is {found}, the record says {recorded}"
             ),
-            Self::TargetOnWrongTimeline { found, expected } => write!(
+            Self::PromotedElsewhere {
+                timeline,
+                left: Some(left),
+                proved,
+            } => write!(
                 f,
-                "the target is on timeline {found}, its promotion should have begun timeline \
-                 {expected}"
+                "the target's timeline {timeline} began at {left}, the source ended at {proved}"
             ),
+            Self::PromotedElsewhere {
+                timeline,
+                left: None,
+                proved,
+            } => write!(
+                f,
+                "the target's timeline {timeline} did not begin on the source's, which ended at \
+                 {proved}"
+            ),
+            Self::TargetAnswersAsSource => {
+                f.write_str("the target answers at the address of a member of the source")
+            }
             Self::EffectBeforeStart => f.write_str("an action before the start was recorded"),
         }
     }
@@ -350,10 +378,12 @@ mod tests {
         vec![
             Contradiction::SourceReplaced { found, recorded },
             Contradiction::TargetReplaced { found, recorded },
-            Contradiction::TargetOnWrongTimeline {
-                found: Timeline(1),
-                expected: Timeline(2),
+            Contradiction::PromotedElsewhere {
+                timeline: Timeline(2),
+                left: Some(Lsn(1)),
+                proved: Lsn(2),
             },
+            Contradiction::TargetAnswersAsSource,
             Contradiction::EffectBeforeStart,
         ]
     }

@@ -24,10 +24,10 @@ use crate::{
         data::DataComparison,
         kubernetes::{ClusterState, Replicas, ServiceState},
         prechecks::{Prechecks, Question},
-        source::{ClientSession, PostmasterStart},
+        source::{ClientSession, PostmasterStart, ServerRun},
         target::{ControlCheckpoint, Replay, Running},
     },
-    wal::{Identity, Lsn},
+    wal::{Identity, Lsn, Switch, Timeline},
 };
 
 /// One observation of both sides.
@@ -178,6 +178,36 @@ pub struct TargetState {
     pub running: Running,
     /// Bytes of a WAL segment.
     pub segment_bytes: u64,
+    /// The timelines before its own one and where each was left; read of a primary only.
+    pub history: Vec<Switch>,
+}
+
+impl SourceState {
+    /// This run of its server, on its timeline.
+    pub fn run(&self) -> ServerRun {
+        ServerRun {
+            timeline: self.identity.timeline,
+            postmaster_start: self.postmaster_start,
+        }
+    }
+}
+
+impl TargetState {
+    /// Whether a server that answers as the source is this target. A physical copy has the source's
+    /// system identifier, but no two servers start at the same microsecond.
+    pub fn answers_as(&self, source: &SourceState) -> bool {
+        Some(self.running.postmaster_start) == source.postmaster_start.began()
+            && self.identity == source.identity
+    }
+
+    /// Where the history of its timeline left this one; None when it did not.
+    pub fn left(&self, timeline: Timeline) -> Option<Lsn> {
+        let switch = self
+            .history
+            .iter()
+            .find(|switch| switch.timeline == timeline);
+        switch.map(|switch| switch.at)
+    }
 }
 
 impl Snapshot {

@@ -22,7 +22,7 @@ use protocol::{
     decision::Action,
     record::{Fact, Marker, Promoted, Readers, Start, labels},
     route::Route,
-    snapshot::{kubernetes::Selector, source::PostmasterStart},
+    snapshot::{kubernetes::Selector, source::ServerRun},
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -53,7 +53,7 @@ impl LiveWorld {
             Action::ReapplyBlock => self.patch_block().await?,
             Action::BlockWrites => self.block_writes(start).await?,
             Action::EndSessions => return self.end_sessions().await.map(Some),
-            Action::Fence(postmaster_start) => self.fence(*postmaster_start).await?,
+            Action::Fence(run) => self.fence(*run).await?,
             Action::Restartpoint => self.restartpoint().await?,
             Action::Promote => cnpg::promote(&self.clusters, &self.settings.target_cluster).await?,
             Action::VerifyWrite => return self.verify_write().await.map(Some),
@@ -187,12 +187,17 @@ impl LiveWorld {
         }))
     }
 
-    /// Stops the server if its postmaster start is the one that was decided on. The session ends
-    /// with the server, so a late stop cannot hit a server that was started again.
-    async fn fence(&self, postmaster_start: PostmasterStart) -> Result<()> {
+    /// Stops the server if it is the run on the timeline that was decided on. The session ends with
+    /// the server, so a late stop cannot hit a server that was started again.
+    async fn fence(&self, run: ServerRun) -> Result<()> {
         let source = self.collector.source.session()?;
-        match source.postmaster_start().await {
-            Ok(running) if running == postmaster_start => source.stop_server().await,
+        match futures::try_join!(source.postmaster_start(), source.identity()) {
+            Ok((postmaster_start, identity))
+                if (postmaster_start, identity.timeline)
+                    == (run.postmaster_start, run.timeline) =>
+            {
+                source.stop_server().await
+            }
             // The server was started again or is stopping: the next observation shows which.
             _ => Ok(()),
         }

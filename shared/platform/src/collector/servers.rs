@@ -63,12 +63,13 @@ pub async fn source(
 pub async fn target(target: &Target, prechecks: bool) -> Result<(TargetState, Answers)> {
     // Control first, replay after it: were replay read first, it could be older than the checkpoint
     // it is compared with.
-    let (control, identity, in_recovery, running, segment_bytes, answers) = futures::try_join!(
+    let (control, identity, in_recovery, running, segment_bytes, history, answers) = futures::try_join!(
         target.control_checkpoint(),
         target.identity(),
         target.in_recovery(),
         target.running(),
         target.wal_segment_bytes(),
+        target.history(),
         answers(target, Side::Target, prechecks)
     )?;
     let replay = target.replay().await?;
@@ -79,6 +80,7 @@ pub async fn target(target: &Target, prechecks: bool) -> Result<(TargetState, An
         control,
         running,
         segment_bytes,
+        history,
     };
     Ok((state, answers))
 }

@@ -31,12 +31,18 @@ pub enum Disturbance {
     Resume,
     PoolerRestart,
     ServicesRestored,
+    OtherInstance,
 }
 
 impl World {
     /// Whether the fault budget allows this disturbance and it has not happened yet.
     pub fn may(&self, disturbance: Disturbance) -> bool {
-        self.fault_budget > 0 && self.happened & (1 << disturbance as u32) == 0
+        self.fault_budget > 0 && !self.has_happened(disturbance)
+    }
+
+    /// Whether this disturbance has happened.
+    pub fn has_happened(&self, disturbance: Disturbance) -> bool {
+        self.happened & (1 << disturbance as u32) != 0
     }
 
     /// Marks the disturbance as happened and takes it from the fault budget.
@@ -217,6 +223,12 @@ impl World {
             "the pooler's pod is restarted",
             self.pooler_paused,
             &|w| w.pooler_paused = false,
+        );
+        add(
+            Disturbance::OtherInstance,
+            "an instance of the target that lacks the last records is promoted",
+            !self.follows && !self.primary && self.replayed > 1,
+            &|w| (w.replayed, w.primary) = (w.replayed - 2, true),
         );
         // No order of steps protects against a change of the Services between a snapshot of them
         // and the command to the poolers.

@@ -10,7 +10,8 @@ use crate::{
     reason::{Refusal, Wait},
     record::{Fact, Promotion, Record},
     rollback::back,
-    snapshot::{Reachability, Snapshot},
+    snapshot::{Reachability, Snapshot, source::ServerRun},
+    wal::Switch,
 };
 
 /// The guard that is removed.
@@ -53,6 +54,8 @@ pub enum Mutant {
     NoElection,
     /// No driver rolls back at the deadline.
     NoRollbackAtTheDeadline,
+    /// The history of the promoted timeline is not compared with the proof.
+    NoHistory,
 }
 
 impl Mutant {
@@ -80,6 +83,8 @@ impl Mutant {
     /// The decision of a driver without this guard.
     pub fn decide(self, record: &Record, snapshot: &Snapshot, world: &World) -> Decision {
         let limits = world.limits();
+        let proved = self.with_proved_history(record, snapshot);
+        let snapshot = proved.as_ref().unwrap_or(snapshot);
         let decision = decide(record, snapshot, &Health::Ok, &limits);
         let Some(start) = &record.started else {
             return decision;
@@ -105,7 +110,10 @@ impl Mutant {
                 Some(Decision::Record(Fact::Routed(snapshot.now)))
             }
             (Self::NoRecordOfTheFence, Decision::Record(Fact::Fenced(fenced))) => {
-                Some(Decision::Do(Action::Fence(fenced.postmaster_start)))
+                Some(Decision::Do(Action::Fence(ServerRun {
+                    timeline: start.source.timeline,
+                    postmaster_start: fenced.postmaster_start,
+                })))
             }
             (Self::NoRecordOfThePromotion, Decision::Record(Fact::Promotion(_)))
                 if snapshot.cluster.follows =>
@@ -149,6 +157,22 @@ impl Mutant {
             _ => None,
         };
         instead.unwrap_or(decision)
+    }
+
+    /// The snapshot in which the target's timeline began where the record says that it must.
+    fn with_proved_history(self, record: &Record, snapshot: &Snapshot) -> Option<Snapshot> {
+        let promotion = record
+            .promotion
+            .as_ref()
+            .filter(|_| self == Self::NoHistory)?;
+        let mut snapshot = snapshot.clone();
+        if let Reachability::Up(target) = &mut snapshot.target {
+            target.history = vec![Switch {
+                timeline: promotion.timeline,
+                at: promotion.replayed,
+            }];
+        }
+        Some(snapshot)
     }
 
     /// The routes on which this guard matters.

@@ -11,7 +11,7 @@ use crate::{
         source::PostmasterStart,
         target::{ControlCheckpoint, Replay, Running},
     },
-    wal::{Identity, Lsn, SystemIdentifier, Timeline},
+    wal::{Identity, Lsn, Switch, SystemIdentifier, Timeline},
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -401,7 +401,17 @@ impl World {
                 now: at(0),
             },
             segment_bytes: 16 << 20,
+            history: self.history(),
         }
+    }
+
+    /// A promotion leaves the source's timeline where the replay stands.
+    fn history(&self) -> Vec<Switch> {
+        let switch = || Switch {
+            timeline: Timeline(self.timeline),
+            at: start_of(self.replayed),
+        };
+        self.primary.then(switch).into_iter().collect()
     }
 
     fn config(&self) -> AppConfig {
