@@ -116,7 +116,7 @@ pub async fn rollback(settings: Settings, run: JobContext) -> Result<()> {
 async fn dry_run(world: &mut LiveWorld, settings: &Settings, run: &JobContext) -> Result<()> {
     let (record, snapshot) = world.observe().await?;
     if record.started.is_some() {
-        let next = decide(&record, &snapshot, &Health::Ok, &settings.limits());
+        let next = decide(&record, &snapshot, &Health::default(), &settings.limits());
         run.report.info(format!(
             "a cutover has begun; the next decision would be: {next}"
         ));

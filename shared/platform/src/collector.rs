@@ -96,6 +96,8 @@ pub struct Scope<'a> {
     /// Nothing is blocked yet: a wrong password or certificate is an error, where later it is part
     /// of the observation.
     pub untouched: bool,
+    /// The state of each member by its own Patroni; otherwise any one's answer is enough.
+    pub each_member: bool,
     /// The application's workloads and its ConfigMap.
     pub application: bool,
     /// Controllers beside the Zalando operator.
@@ -212,7 +214,7 @@ impl Collector {
             ask(&mut self.target, async |target| {
                 servers::target(target, scope.prechecks).await
             }),
-            servers::patroni(&self.patroni, client, namespace, cluster),
+            servers::patroni(&self.patroni, client, namespace, cluster, scope.each_member),
             when(scope.poolers, async {
                 let pods = pooler_pods::pods(client, namespace, cluster).await?;
                 Ok(self.poolers.observe(&pods).await)

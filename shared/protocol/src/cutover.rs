@@ -4,6 +4,7 @@ use crate::{
     checks,
     decision::{Action, Decision, Limits},
     finding, proof,
+    quantity::elapsed,
     reason::Wait,
     record::{Fact, Fenced, Promotion, Record, Start},
     route::Route,
@@ -31,7 +32,7 @@ pub fn before(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) 
             }),
         };
     };
-    let waited = seen.now.duration_since(blocked).unsigned_abs();
+    let waited = elapsed(blocked, seen.now);
     let patient = record.marker.is_none() && waited < limits.pause_max;
     if let Some(step) = pause(start, seen, patient) {
         return step;

@@ -7,38 +7,29 @@
 //! between them are in [`cutover`] (up to the point of no return), [`completion`] (past it) and
 //! [`rollback`].
 
+use jiff::Timestamp;
+
 use crate::{
     checks, completion, cutover,
     decision::{Action, Decision, Limits},
     failure::Failure,
     finding::{self, Verdict},
-    reason::{Contradiction, Refusal, Wait},
+    reason::{Contradiction, Refusal, Wait, WaitKind},
     record::{Fact, Record, RollbackStarted, Start},
     rollback,
     route::Route,
     snapshot::{PoolerState, Reachability, Snapshot},
 };
 
-/// Whether this program is able to do its work.
+/// Whether this program is able to do its work, as its driver has seen it so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Health {
-    /// No permanent failure is known.
-    #[default]
-    Ok,
+pub struct Health {
     /// Its observations or effects keep failing, for example because of a missing verb, and waiting
     /// does not help. Before the point of no return the cutover then rolls back, so that no client
     /// stays blocked; past it this changes nothing.
-    Failing(Failure),
-}
-
-impl Health {
-    /// The failure, if there is one.
-    pub fn failure(&self) -> Option<&Failure> {
-        match self {
-            Self::Ok => None,
-            Self::Failing(failure) => Some(failure),
-        }
-    }
+    pub failure: Option<Failure>,
+    /// What the last observations have waited for without an interruption, and since when.
+    pub waiting: Option<(WaitKind, Timestamp)>,
 }
 
 /// The next decision that follows from the record and the latest snapshot.
@@ -76,7 +67,7 @@ fn begin(seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
     if let Some(request) = &seen.abort {
         return Decision::Refuse(Refusal::AbortedBeforeStart(request.clone()));
     }
-    if let Some(failure) = health.failure() {
+    if let Some(failure) = &health.failure {
         return Decision::Refuse(Refusal::FailingBeforeStart(failure.clone()));
     }
     let findings = checks::all(seen, limits);
@@ -131,7 +122,7 @@ fn rolled_back(record: &Record, health: &Health) -> Refusal {
         .map(|back| back.reason.clone());
     Refusal::RolledBack {
         reason: reason.unwrap_or_default(),
-        failure: health.failure().cloned(),
+        failure: health.failure.clone(),
     }
 }
 

@@ -138,6 +138,8 @@ impl fmt::Display for Action {
 pub struct Limits {
     /// CUTOVER_MAX_SECONDS, from the block to the point of no return.
     pub cutover_max: Duration,
+    /// FENCE_MAX_SECONDS, from the request to stop the source until its clean stop is proved.
+    pub fence_max: Duration,
     /// PAUSE_MAX_SECONDS: how long the block waits for transactions that run through the poolers.
     pub pause_max: Duration,
     /// APP_CONFIG_TARGET: the keys and values of the application's ConfigMap for the target.

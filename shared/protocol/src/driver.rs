@@ -14,7 +14,8 @@ use crate::{
     decision::{Action, Decision, Limits},
     failure::{ErrorKind, Failure},
     finding::worst,
-    reason::{Contradiction, Stopped, Wait},
+    quantity::elapsed,
+    reason::{Contradiction, Stopped, Wait, WaitKind},
     record::{Fact, Record, Start},
     rollback::{RollbackAvailability, rollback_availability},
     snapshot::Snapshot,
@@ -88,7 +89,7 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
     let mut failures = Failures::default();
     let mut first_observation: Option<jiff::Timestamp> = None;
     let mut asked_at: Option<jiff::Timestamp> = None;
-    let mut health = Health::Ok;
+    let mut health = Health::default();
     let mut past_point_of_no_return = false;
     let mut repeated = Repeated::default();
     for _ in 0..OBSERVATIONS_MAX {
@@ -102,15 +103,9 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
             }
         };
         past_point_of_no_return |= record.past_point_of_no_return();
-        let waited = seen
-            .now
-            .duration_since(*first_observation.get_or_insert(seen.now))
-            .unsigned_abs();
+        let waited = elapsed(*first_observation.get_or_insert(seen.now), seen.now);
         if record.past_point_of_no_return() && record.finished.is_none() && world.stop_asked() {
-            let asked = seen
-                .now
-                .duration_since(*asked_at.get_or_insert(seen.now))
-                .unsigned_abs();
+            let asked = elapsed(*asked_at.get_or_insert(seen.now), seen.now);
             if record.serving.is_some() || asked >= SHUTDOWN_GRACE {
                 return Err(Stopped::Terminated);
             }
@@ -123,6 +118,7 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
         let untouched = record.started.is_none();
         let outcome = match follow(world, record, &seen, &health, limits).await {
             Ok(Next::Observe(action)) => {
+                health.waiting = None;
                 if let Some(wait) = repeated.ineffective(action) {
                     check_deadline(untouched, waited, limits, &wait)?;
                     world.pause(&wait, PollInterval::Close).await;
@@ -130,6 +126,10 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
                 Ok(())
             }
             Ok(Next::Pause(wait)) => {
+                let kind = WaitKind::from(&wait);
+                if health.waiting.is_none_or(|(before, _)| before != kind) {
+                    health.waiting = Some((kind, seen.now));
+                }
                 repeated = Repeated::default();
                 check_deadline(untouched, waited, limits, &wait)?;
                 world.pause(&wait, PollInterval::Close).await;
@@ -140,8 +140,8 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
         };
         if let Err(failure) = outcome {
             failures.add(&failure);
-            if failures.lasting > QUICK_RETRIES && health == Health::Ok {
-                health = Health::Failing(failure.clone());
+            if failures.lasting > QUICK_RETRIES && health.failure.is_none() {
+                health.failure = Some(failure.clone());
             }
             give_up(
                 refused_too_late(past_point_of_no_return, failure),

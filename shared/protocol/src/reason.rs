@@ -85,6 +85,20 @@ pub enum RollbackReason {
     },
     /// Another actor has promoted the target.
     TargetPromoted,
+    /// A server that the next step needs does not answer any more.
+    ServerLost {
+        /// The server.
+        server: Server,
+        /// Seconds since it answered last.
+        seconds: u64,
+    },
+    /// The clean stop of the source was not proved in time.
+    NotFencedInTime {
+        /// Seconds since the fence was recorded.
+        seconds: u64,
+        /// Members whose Patroni does not say whether their server runs.
+        unreachable: Vec<String>,
+    },
     /// The point of no return was not reached in time.
     DeadlineExceeded {
         /// What the time is counted from.
@@ -115,6 +129,31 @@ impl fmt::Display for RollbackReason {
                 "the source failed over: the leader is {leader}, it was {recorded}"
             ),
             Self::TargetPromoted => f.write_str("the target was promoted by another actor"),
+            Self::ServerLost { server, seconds } => {
+                let server: &str = server.into();
+                write!(
+                    f,
+                    "the {server} has not answered for {seconds} s while clients wait"
+                )
+            }
+            Self::NotFencedInTime {
+                seconds,
+                unreachable,
+            } => {
+                write!(
+                    f,
+                    "the clean stop of the source was not proved within {seconds} s \
+                     (FENCE_MAX_SECONDS)"
+                )?;
+                if unreachable.is_empty() {
+                    return Ok(());
+                }
+                write!(
+                    f,
+                    ": {} does not say whether its server runs",
+                    unreachable.join(", ")
+                )
+            }
             Self::DeadlineExceeded { since, seconds } => {
                 let since: &str = since.into();
                 write!(
@@ -351,6 +390,14 @@ mod tests {
                 recorded: "a".into(),
             },
             RollbackReason::TargetPromoted,
+            RollbackReason::ServerLost {
+                server: Server::Source,
+                seconds: 5,
+            },
+            RollbackReason::NotFencedInTime {
+                seconds: 15,
+                unreachable: vec!["b".into()],
+            },
             RollbackReason::DeadlineExceeded {
                 since: Since::Block,
                 seconds: 300,

@@ -1,11 +1,14 @@
 //! The rollback before the point of no return: its reasons and the order of its steps.
 
+use std::time::Duration;
+
 use jiff::SignedDuration;
 
 use crate::{
     decide::Health,
     decision::{Action, Decision, Limits},
-    reason::{Progress, Refusal, RollbackReason, Since, Wait},
+    quantity::elapsed,
+    reason::{Progress, Refusal, RollbackReason, Server, Since, Wait, WaitKind},
     record::{Fact, Record, Start},
     route::Route,
     snapshot::{PatroniState, PoolerState, Snapshot, kubernetes::ServiceState},
@@ -48,6 +51,10 @@ const LOOP_MAX: SignedDuration = SignedDuration::from_secs(20);
 /// (primary_start_timeout).
 const STARTING_MAX: SignedDuration = SignedDuration::from_secs(300);
 
+/// How long a server may be unreachable while clients wait: longer than one observation waits for
+/// it, and shorter than an unpaused Patroni would need to replace it.
+const UNREACHABLE_MAX: Duration = Duration::from_secs(5);
+
 /// The reason to roll back now, if there is one.
 pub fn why(
     record: &Record,
@@ -59,7 +66,7 @@ pub fn why(
     if let Some(request) = &seen.abort {
         return Some(RollbackReason::AbortRequested(request.clone()));
     }
-    if let Some(failure) = health.failure() {
+    if let Some(failure) = &health.failure {
         return Some(RollbackReason::PermanentFailure(failure.clone()));
     }
     if !seen.cluster.follows {
@@ -93,13 +100,48 @@ pub fn why(
     {
         return Some(RollbackReason::TargetPromoted);
     }
+    if let Some(reason) = futile(record, seen, health, limits) {
+        return Some(reason);
+    }
     let (since, began) = match record.blocked {
         Some(blocked) => (Since::Block, blocked),
         None => (Since::Start, start.at),
     };
-    let elapsed = seen.now.duration_since(began).unsigned_abs();
+    let elapsed = elapsed(began, seen.now);
     (elapsed >= limits.cutover_max).then_some(RollbackReason::DeadlineExceeded {
         since,
+        seconds: elapsed.as_secs(),
+    })
+}
+
+/// Why waiting is futile while clients wait: a server that the next step needs is gone, or the
+/// source's server does not end. Patroni is paused and starts or replaces none of them.
+fn futile(
+    record: &Record,
+    seen: &Snapshot,
+    health: &Health,
+    limits: &Limits,
+) -> Option<RollbackReason> {
+    record.blocked?;
+    if let Some(fenced) = &record.fenced {
+        let elapsed = elapsed(fenced.at, seen.now);
+        return (elapsed >= limits.fence_max).then(|| RollbackReason::NotFencedInTime {
+            seconds: elapsed.as_secs(),
+            unreachable: seen
+                .patroni
+                .answer()
+                .map_or_else(Vec::new, |it| it.silent.clone()),
+        });
+    }
+    let (kind, since) = health.waiting?;
+    let server = match kind {
+        WaitKind::SourceUnreachable | WaitKind::SourceGone => Server::Source,
+        WaitKind::TargetUnreachable => Server::Target,
+        _ => return None,
+    };
+    let elapsed = elapsed(since, seen.now);
+    (elapsed >= UNREACHABLE_MAX).then_some(RollbackReason::ServerLost {
+        server,
         seconds: elapsed.as_secs(),
     })
 }
@@ -181,7 +223,9 @@ fn waited(record: &Record, seen: &Snapshot) -> SignedDuration {
     let started = seen
         .source
         .answer()
-        .and_then(|source| source.postmaster_start.began());
+        .and_then(|source| source.postmaster_start.began())
+        // By the source's clock, which may be ahead.
+        .map(|started| started.min(seen.now));
     seen.now
         .duration_since(started.map_or(began, |started| began.max(started)))
 }
@@ -317,7 +361,7 @@ mod tests {
         let begun = started().with(Fact::Blocked(seen.now));
         let start = begun.started.as_ref().unwrap();
         assert_eq!(
-            why(&begun, start, &seen, &Health::Ok, &limits()),
+            why(&begun, start, &seen, &Health::default(), &limits()),
             None,
             "it is a primary"
         );
@@ -325,7 +369,7 @@ mod tests {
             source.primary = false;
         }
         assert_eq!(
-            why(&begun, start, &seen, &Health::Ok, &limits()),
+            why(&begun, start, &seen, &Health::default(), &limits()),
             Some(RollbackReason::LeaderDemoted)
         );
         assert_eq!(

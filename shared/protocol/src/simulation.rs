@@ -73,7 +73,7 @@ pub fn started() -> crate::record::Record {
     match crate::decide::decide(
         &record,
         &world.snapshot(),
-        &crate::decide::Health::Ok,
+        &crate::decide::Health::default(),
         &world.limits(),
     ) {
         crate::decision::Decision::Record(fact) => record.with(fact),

@@ -19,6 +19,8 @@ fn scope(record: &Record, wanted: Option<Route>) -> Scope<'_> {
     Scope {
         start,
         untouched: record.blocked.is_none(),
+        // Past the point of no return only Patroni's configuration matters.
+        each_member: record.promotion.is_none(),
         // With ROUTE=service the application is not changed once its counts are recorded.
         application: !resting && route != Some(Route::Service),
         controllers: match start {

@@ -118,19 +118,24 @@ pub async fn behind_service(
     .await
 }
 
-/// The state of Patroni as every member reports it.
+/// The state of Patroni: its configuration, and its servers where each member is asked for its own.
 pub async fn patroni(
     patroni: &Patroni,
     client: &Client,
     namespace: &str,
     cluster: &ObjectName,
+    each_member: bool,
 ) -> Result<(PatroniState, Vec<Member>)> {
     let members = patroni::members(client, namespace, cluster).await?;
-    let Some(first) = members.first() else {
+    if members.is_empty() {
         return Err(Error::transient(format!("no member of {cluster} is known")));
-    };
-    let states = futures::future::join_all(members.iter().map(|member| patroni.state(member)));
-    let (config, states) = futures::join!(config_of_any(patroni, &members, first), states);
+    }
+    let asked = members.iter().filter(|_| each_member);
+    let states = asked.map(|member| limited(patroni.state(member)));
+    let (config, states) = futures::join!(
+        config_of_any(patroni, &members),
+        futures::future::join_all(states)
+    );
     let config = config?;
     let mut observed = PatroniState {
         paused: config.get("pause").and_then(Value::as_bool),
@@ -166,14 +171,11 @@ pub async fn patroni(
     Ok((observed, members))
 }
 
-/// Every member answers for the whole cluster's configuration; one may be down.
-async fn config_of_any(patroni: &Patroni, members: &[Member], first: &Member) -> Result<Value> {
-    let mut answer = patroni.config(first).await;
-    for member in members.iter().skip(1) {
-        if answer.is_ok() {
-            break;
-        }
-        answer = patroni.config(member).await;
-    }
-    answer
+/// Every member answers for the whole cluster's configuration: the first answer counts, because
+/// one of them may hang.
+async fn config_of_any(patroni: &Patroni, members: &[Member]) -> Result<Value> {
+    let asked = members
+        .iter()
+        .map(|member| Box::pin(patroni.config(member)));
+    limited(async { Ok(futures::future::select_ok(asked).await?.0) }).await
 }

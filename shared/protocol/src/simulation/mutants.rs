@@ -85,7 +85,7 @@ impl Mutant {
         let limits = world.limits();
         let proved = self.with_proved_history(record, snapshot);
         let snapshot = proved.as_ref().unwrap_or(snapshot);
-        let decision = decide(record, snapshot, &Health::Ok, &limits);
+        let decision = decide(record, snapshot, &Health::default(), &limits);
         let Some(start) = &record.started else {
             return decision;
         };

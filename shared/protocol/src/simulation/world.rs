@@ -426,6 +426,7 @@ impl World {
     pub fn limits(&self) -> Limits {
         Limits {
             cutover_max: Duration::from_secs(100),
+            fence_max: Duration::from_secs(50),
             pause_max: Duration::from_secs(10),
             config: BTreeMap::from([("DB_HOST".to_owned(), "target".to_owned())]),
             route: Some(self.route),
