@@ -11,7 +11,7 @@ pub mod controllers;
 pub mod endpoints;
 pub mod poolers;
 pub mod queries;
-mod servers;
+pub mod servers;
 pub mod session;
 
 use std::{net::SocketAddr, path::PathBuf};

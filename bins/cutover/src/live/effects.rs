@@ -11,6 +11,7 @@ use kube::{Api, ResourceExt as _};
 use platform::{
     collector::{
         controllers::Where,
+        servers::config_of_any,
         session::{Connect as _, limited},
     },
     kubernetes::{cnpg, services, workloads},
@@ -196,11 +197,28 @@ impl LiveWorld {
                 if (postmaster_start, identity.timeline)
                     == (run.postmaster_start, run.timeline) =>
             {
-                source.stop_server().await
+                if !self.still_paused().await {
+                    // Another program has rolled back meanwhile: clients use this server.
+                    return Ok(());
+                }
+                let ended = source.end_walsenders(&self.settings.target_cluster).await?;
+                if ended > 0 {
+                    self.run.report.info(format!(
+                        "ended {ended} walsenders of logical slots or standbys that do not answer"
+                    ));
+                }
+                source.stop_server(self.limits.fence_max).await
             }
             // The server was started again or is stopping: the next observation shows which.
             _ => Ok(()),
         }
+    }
+
+    /// Whether Patroni is paused, by the first member that answers. Asked immediately before the
+    /// server is stopped.
+    async fn still_paused(&self) -> bool {
+        let config = config_of_any(&self.collector.patroni, &self.collector.members).await;
+        config.is_ok_and(|config| config.get("pause").and_then(Value::as_bool) == Some(true))
     }
 
     /// Repeats restartpoints for at most [`RESTARTPOINTS`], until the target has the shutdown

@@ -173,7 +173,7 @@ pub async fn patroni(
 
 /// Every member answers for the whole cluster's configuration: the first answer counts, because
 /// one of them may hang.
-async fn config_of_any(patroni: &Patroni, members: &[Member]) -> Result<Value> {
+pub async fn config_of_any(patroni: &Patroni, members: &[Member]) -> Result<Value> {
     let asked = members
         .iter()
         .map(|member| Box::pin(patroni.config(member)));

@@ -1,6 +1,6 @@
 //! Queries to the source, the server that clients use until the cutover.
 
-use std::ops::Deref;
+use std::{ops::Deref, time::Duration};
 
 use secrecy::SecretString;
 
@@ -37,6 +37,12 @@ fn client_session(row: &tokio_postgres::Row) -> ClientSession {
         transaction_seconds: row.get(4),
     }
 }
+
+/// A standby that has not answered for this long hangs: a walreceiver answers every 10 s by default
+/// (wal_receiver_status_interval).
+pub const STALLED_SECONDS: u32 = 15;
+/// How long to wait for the end of one walsender.
+const WALSENDER_END_MS: u32 = 500;
 
 /// The application_name of a program's sessions. All have the same prefix, by which a step
 /// recognises the sessions of the others and does not end them.
@@ -185,8 +191,35 @@ impl Source {
             .collect())
     }
 
+    /// Ends the walsenders that could hold up a clean stop, and returns how many there were.
+    ///
+    /// A server that stops waits until each walsender has sent all WAL and its reader has confirmed
+    /// it. A reader of a logical slot may never confirm; one that hangs is waited for until
+    /// wal_sender_timeout (WalSndDone in PostgreSQL's walsender.c). The target and the standbys that
+    /// answer are left alone.
+    pub async fn end_walsenders(&self, target: &str) -> Result<u64> {
+        let sql = format!(
+            "with hindering as materialized (
+                 select active_pid as pid from pg_replication_slots
+                  where slot_type = 'logical' and active_pid is not null
+                 union
+                 select pid from pg_stat_replication
+                  where application_name <> $1
+                    and reply_time < clock_timestamp() - interval '{STALLED_SECONDS} s')
+             select count(*) filter (where pg_terminate_backend(pid, {WALSENDER_END_MS}))
+               from hindering"
+        );
+        let row = self.query_one(&sql, &[&target]).await;
+        let ended: i64 = row
+            .context("ending the walsenders that hold up a stop of the source")?
+            .get(0);
+        Ok(ended.unsigned_abs())
+    }
+
     /// Requests a fast shutdown: the server itself runs `pg_ctl stop`, so that no pods/exec is
-    /// needed.
+    /// needed. A server that does not end within `limit` is stopped by an immediate shutdown, which
+    /// leaves no shutdown checkpoint: without it Patroni could not start the server again, because
+    /// it waits for the old one's end without a limit.
     ///
     /// The statement may succeed, or fail because its server ends: in both cases the request has
     /// arrived (docs/operators/zalando.md#stopping-the-server). The caller observes whether the
@@ -195,7 +228,7 @@ impl Source {
     /// # Errors
     /// Config when the role may not run programs; Transient when the connection broke before the
     /// answer.
-    pub async fn stop_server(&self) -> Result<()> {
+    pub async fn stop_server(&self, limit: Duration) -> Result<()> {
         let row = self
             .query_one(
                 "select (select setting from pg_config where name = 'BINDIR'),
@@ -205,11 +238,7 @@ impl Source {
             .await
             .context("asking where the source's pg_ctl and data are")?;
         let (bindir, data): (String, String) = (row.get(0), row.get(1));
-        let command = format!(
-            "{} stop -D {} -m fast -W",
-            shell_quoted(&format!("{bindir}/pg_ctl")),
-            shell_quoted(&data)
-        );
+        let command = stop_command(&bindir, &data, limit);
         let literal = command.replace('\'', "''");
         match self
             .batch_execute(&format!("copy (select 1) to program '{literal}'"))
@@ -229,6 +258,35 @@ impl Source {
             Err(error) => Err(Error::from(error)).context("stopping the source"),
         }
     }
+}
+
+/// Ends a server that has not ended after `$3` seconds. One that has shut down and only waits for
+/// its WAL archiver gets four times as long, because its archive would lack the last segments.
+/// `$1`: the directory of the programs, `$2`: the data directory.
+const LIMIT_OF_STOP: &str = "\
+    postmaster() { sed -n \"1p;3p\" \"$2/postmaster.pid\" 2>/dev/null; }; \
+    lives() { [ \"$(postmaster \"$@\")\" = \"$was\" ] && [ -d \"/proc/${was%%[!0-9]*}\" ]; }; \
+    state() { LC_ALL=C \"$1/pg_controldata\" \"$2\" | sed -n \"s/^Database cluster state: *//p\"; }; \
+    was=$(postmaster \"$@\"); seconds=0; \
+    while [ -n \"$was\" ] && lives \"$@\"; do \
+      if [ $seconds -ge $((4 * $3)) ] || \
+         { [ $seconds -ge $3 ] && [ \"$(state \"$@\")\" != \"shut down\" ]; }; \
+      then kill -QUIT \"${was%%[!0-9]*}\"; exit; fi; \
+      sleep 1; seconds=$((seconds + 1)); \
+    done";
+
+/// The command that stops a server. The limit runs in a session of its own, so that the signal that
+/// ends this server's processes does not reach it, and it watches one run of the postmaster: a
+/// server that is started later has another process and start time in postmaster.pid.
+fn stop_command(bindir: &str, data: &str, limit: Duration) -> String {
+    let (programs, data) = (shell_quoted(bindir), shell_quoted(data));
+    format!(
+        "setsid sh -c {} sh {programs} {data} {} </dev/null >/dev/null 2>&1 & \
+         {} stop -D {data} -m fast -W",
+        shell_quoted(LIMIT_OF_STOP),
+        limit.as_secs(),
+        shell_quoted(&format!("{bindir}/pg_ctl"))
+    )
 }
 
 fn shell_quoted(text: &str) -> String {
