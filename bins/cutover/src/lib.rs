@@ -19,7 +19,7 @@ use protocol::{
     driver::{World as _, drive},
     failure::Failure,
     finding,
-    reason::{Refusal, Stopped},
+    reason::{Contradiction, Refusal, Stopped},
     rollback::{RollbackAvailability, rollback_availability},
     steps,
 };
@@ -80,6 +80,9 @@ pub async fn rollback(settings: Settings, run: JobContext) -> Result<()> {
             return Err(Failure::from(Stopped::Refused(refusal)).into());
         }
         RollbackAvailability::Nothing => {
+            if world.operator_is_suspended().await? {
+                return Err(Failure::from(Contradiction::MarksWithoutRecord).into());
+            }
             run.report
                 .info("no cutover has begun: the application runs on the source");
             return Ok(());

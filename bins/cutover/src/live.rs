@@ -14,11 +14,13 @@ use job::{
     error::{Error, Result},
     record_store::{Saved, StoredRecord},
 };
+use kube::ResourceExt as _;
 use platform::{
     collector::{Collector, endpoints::Endpoints, session::limited},
     kubernetes::cnpg::{self, Cluster},
 };
 use protocol::{
+    controllers::suspension::{CONTROLLER, SUSPENDED},
     decision::{Action, Limits},
     driver::{Direction, PollInterval, World},
     failure::Failure,
@@ -84,6 +86,16 @@ impl LiveWorld {
     pub fn rollback_started(mut self) -> Self {
         self.direction = Direction::Back;
         self
+    }
+
+    /// The Zalando operator is suspended by a cutover, this one or another.
+    ///
+    /// # Errors
+    /// Config when the source or the target does not exist.
+    pub async fn operator_is_suspended(&self) -> Result<bool> {
+        let (postgresql, _) = self.collector.resources().await?;
+        let value = postgresql.annotations().get(CONTROLLER);
+        Ok(value.map(String::as_str) == Some(SUSPENDED))
     }
 
     /// The record as it is now.

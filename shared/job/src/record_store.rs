@@ -20,6 +20,10 @@ use crate::{
 /// The annotation that holds one sentence on where the cutover stands.
 pub const STATE_ANNOTATION: &str = "replica-migration/state";
 
+/// Keeps the record while a cutover is under way: a deletion waits until it has ended, and reading
+/// and writing work meanwhile. docs/operations.md#a-lost-record says how to remove it by hand.
+pub const FINALIZER: &str = "replica-migration/cutover-under-way";
+
 /// The record as it was last read or written.
 #[derive(Clone, Debug)]
 pub struct StoredRecord {
@@ -28,6 +32,10 @@ pub struct StoredRecord {
     version: Option<String>,
     /// Those of others are kept.
     annotations: BTreeMap<String, String>,
+    /// Those of others are kept.
+    finalizers: Vec<String>,
+    /// An actor has asked for its deletion, which waits for [`FINALIZER`].
+    pub deletion_requested: bool,
     /// The facts.
     pub facts: Record,
 }
@@ -58,6 +66,8 @@ impl StoredRecord {
                     name: name.into(),
                     version: map.metadata.resource_version,
                     annotations: map.metadata.annotations.unwrap_or_default(),
+                    finalizers: map.metadata.finalizers.unwrap_or_default(),
+                    deletion_requested: map.metadata.deletion_timestamp.is_some(),
                     facts,
                 })
             }
@@ -65,6 +75,8 @@ impl StoredRecord {
                 name: name.into(),
                 version: None,
                 annotations: BTreeMap::new(),
+                finalizers: Vec::new(),
+                deletion_requested: false,
                 facts: Record::default(),
             }),
             Err(error) => Err(error).context(format!("reading the record {name}")),
@@ -89,12 +101,18 @@ impl StoredRecord {
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         let mut annotations = self.annotations.clone();
         annotations.insert(STATE_ANNOTATION.to_owned(), state);
+        let mut finalizers = self.finalizers.clone();
+        finalizers.retain(|finalizer| finalizer != FINALIZER);
+        if facts.under_way() {
+            finalizers.push(FINALIZER.to_owned());
+        }
         let map = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
                 resource_version: self.version.clone(),
                 labels: Some(protocol::record::labels()),
                 annotations: Some(annotations.clone()),
+                finalizers: Some(finalizers.clone()),
                 ..ObjectMeta::default()
             },
             data: Some(facts.keys()),
@@ -111,7 +129,7 @@ impl StoredRecord {
         match answer {
             Ok(written) => {
                 self.version = written.metadata.resource_version;
-                (self.annotations, self.facts) = (annotations, facts);
+                (self.annotations, self.finalizers, self.facts) = (annotations, finalizers, facts);
                 Ok(Saved::Yes)
             }
             Err(error) if is_conflict(&error) => Ok(Saved::Conflict),

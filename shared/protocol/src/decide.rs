@@ -10,7 +10,9 @@
 use jiff::Timestamp;
 
 use crate::{
-    checks, completion, cutover,
+    checks, completion,
+    controllers::suspension::SUSPENDED,
+    cutover,
     decision::{Action, Decision, Limits},
     failure::Failure,
     finding::{self, Verdict},
@@ -69,6 +71,13 @@ fn begin(seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
     }
     if let Some(failure) = &health.failure {
         return Decision::Refuse(Refusal::FailingBeforeStart(failure.clone()));
+    }
+    let suspended_by = seen
+        .prechecks
+        .as_ref()
+        .and_then(|asked| asked.operator.as_deref());
+    if suspended_by == Some(SUSPENDED) {
+        return Decision::Alarm(Contradiction::MarksWithoutRecord);
     }
     let findings = checks::all(seen, limits);
     if let Some(finding) = finding::gravest(&findings) {

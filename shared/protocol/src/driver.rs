@@ -16,7 +16,7 @@ use crate::{
     finding::worst,
     quantity::elapsed,
     reason::{Contradiction, Stopped, Wait, WaitKind},
-    record::{Fact, Record, Start},
+    record::{Fact, FactKind, Record, Start},
     rollback::{RollbackAvailability, rollback_availability},
     snapshot::Snapshot,
 };
@@ -91,6 +91,7 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
     let mut asked_at: Option<jiff::Timestamp> = None;
     let mut health = Health::default();
     let mut past_point_of_no_return = false;
+    let mut known: Option<Record> = None;
     let mut repeated = Repeated::default();
     for _ in 0..OBSERVATIONS_MAX {
         let (record, seen) = match world.observe().await {
@@ -101,6 +102,10 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
                 give_up(failure, failures, first_observation.is_some(), world).await?;
                 continue;
             }
+        };
+        let record = match remembered(&mut known, record) {
+            Ok(record) => record,
+            Err(lost) => return Err(Stopped::Contradiction(lost)),
         };
         past_point_of_no_return |= record.past_point_of_no_return();
         let waited = elapsed(*first_observation.get_or_insert(seen.now), seen.now);
@@ -116,7 +121,7 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
             return Err(Stopped::Refused(refusal));
         }
         let untouched = record.started.is_none();
-        let outcome = match follow(world, record, &seen, &health, limits).await {
+        let outcome = match follow(world, record, &seen, &health, limits, &mut known).await {
             Ok(Next::Observe(action)) => {
                 health.waiting = None;
                 if let Some(wait) = repeated.ineffective(action) {
@@ -157,6 +162,21 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
     Err(Stopped::TooManyObservations)
 }
 
+/// The record as observed, or as known before if it was removed after its end.
+///
+/// # Errors
+/// It was removed before.
+fn remembered(known: &mut Option<Record>, record: Record) -> Result<Record, Contradiction> {
+    match known {
+        Some(before) if record.started.is_none() && before.under_way() => {
+            let last = before.last().unwrap_or(FactKind::Started);
+            Err(Contradiction::RecordLost { last })
+        }
+        Some(before) if record.started.is_none() && before.started.is_some() => Ok(before.clone()),
+        _ => Ok(known.insert(record).clone()),
+    }
+}
+
 /// What follows an observation.
 enum Next {
     /// Observe again, after this action if there was one.
@@ -173,6 +193,7 @@ async fn follow(
     seen: &Snapshot,
     health: &Health,
     limits: &Limits,
+    known: &mut Option<Record>,
 ) -> Result<Next, Failure> {
     let mut fresh = true;
     loop {
@@ -183,8 +204,10 @@ async fn follow(
                 let Some(start) = &record.started else {
                     return Err(Contradiction::EffectBeforeStart.into());
                 };
-                if let Some(fact) = world.perform(&action, start).await? {
-                    world.record(fact).await?;
+                if let Some(fact) = world.perform(&action, start).await?
+                    && let Some(recorded) = world.record(fact).await?
+                {
+                    *known = Some(recorded);
                 }
                 return Ok(Next::Observe(Some(action)));
             }
@@ -200,7 +223,10 @@ async fn follow(
         }
         // Each fact is recorded once, and no decision records the same fact again: the loop ends.
         match world.record(fact).await? {
-            Some(recorded) if recorded != record => record = recorded,
+            Some(recorded) if recorded != record => {
+                *known = Some(recorded.clone());
+                record = recorded;
+            }
             _ => return Ok(Next::Observe(None)),
         }
     }

@@ -14,6 +14,7 @@ use strum::{EnumDiscriminants, EnumIter, IntoStaticStr};
 
 use crate::{
     failure::{ErrorKind, Failure},
+    record::FactKind,
     wal::{Lsn, SystemIdentifier, Timeline},
 };
 
@@ -308,6 +309,13 @@ pub enum Contradiction {
     TargetAnswersAsSource,
     /// An effect was decided on before the start was recorded.
     EffectBeforeStart,
+    /// The record was removed while the cutover was under way.
+    RecordLost {
+        /// Its last fact.
+        last: FactKind,
+    },
+    /// The Zalando operator is suspended by a cutover, and no cutover is on record.
+    MarksWithoutRecord,
 }
 
 impl Contradiction {
@@ -318,6 +326,10 @@ impl Contradiction {
                 "do not resume client traffic: another instance than the observed one was promoted, \
                  and the stopped source may hold writes that the target does not; compare both \
                  servers first (docs/operations.md#exit-code-4)"
+            }
+            Self::RecordLost { .. } | Self::MarksWithoutRecord => {
+                "if another namespace or target has the record, use that; otherwise undo by hand \
+                 what the cutover may have changed (docs/operations.md#a-lost-record)"
             }
             _ => {
                 "change nothing by hand before the record cutover-<cluster> and both servers have \
@@ -359,6 +371,16 @@ impl fmt::Display for Contradiction {
                 f.write_str("the target answers at the address of a member of the source")
             }
             Self::EffectBeforeStart => f.write_str("an action before the start was recorded"),
+            Self::RecordLost { last } => {
+                let key = last.step().map_or("nothing", |step| step.key);
+                write!(
+                    f,
+                    "the record was removed while the cutover was under way (recorded last: {key})"
+                )
+            }
+            Self::MarksWithoutRecord => f.write_str(
+                "the operator of the source is suspended by a cutover, and no cutover is on record",
+            ),
         }
     }
 }
@@ -432,6 +454,10 @@ mod tests {
             },
             Contradiction::TargetAnswersAsSource,
             Contradiction::EffectBeforeStart,
+            Contradiction::RecordLost {
+                last: FactKind::Blocked,
+            },
+            Contradiction::MarksWithoutRecord,
         ]
     }
 

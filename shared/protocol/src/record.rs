@@ -172,6 +172,11 @@ impl FactKind {
 }
 
 impl Record {
+    /// Whether a cutover has started and neither finished nor rolled back.
+    pub fn under_way(&self) -> bool {
+        self.started.is_some() && self.finished.is_none() && self.rolled_back.is_none()
+    }
+
     /// Whether the promotion is recorded: from then on the cutover only goes forward.
     pub fn past_point_of_no_return(&self) -> bool {
         self.promotion.is_some()

@@ -55,6 +55,12 @@ impl LiveWorld {
             Direction::Forward => abort?,
             Direction::Back => Some(AbortRequest::Rollback),
         };
+        if stored.deletion_requested && stored.facts.under_way() {
+            self.run.report.waiting(format!(
+                "the deletion of {} waits until the cutover has ended",
+                self.record_name()
+            ));
+        }
         self.log_reconnected(&before, &snapshot.reconnected);
         self.log_late_abort(&record, &snapshot);
         self.record = Some(stored);

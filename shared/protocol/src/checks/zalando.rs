@@ -26,7 +26,8 @@ fn zalando_operator(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
         Some(SUSPENDED) => finding("suspended by an earlier cutover".into()).with(
             Verdict::Decide,
             "an earlier cutover has begun: run cutover again, it continues or rolls back where it \
-             can",
+             can; if the ConfigMap cutover-<cluster> was removed, undo by hand what the cutover \
+             has changed (docs/operations.md#a-lost-record)",
         ),
         // The same annotation names the owning operator where several run (CONTROLLER_ID), so this
         // is not a blocker by itself.

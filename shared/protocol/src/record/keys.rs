@@ -113,10 +113,9 @@ impl Record {
         schema(keys)?;
         let mut record: Self =
             from_keys(keys).map_err(|error| Unusable::Contents(error.to_string()))?;
-        let over = record.finished.is_some() || record.rolled_back.is_some();
         if record.started.is_none() {
             record.schema = SCHEMA;
-        } else if record.schema < SCHEMA && !over {
+        } else if record.schema < SCHEMA && record.under_way() {
             return Err(Unusable::UnfinishedOfEarlierSchema {
                 schema: record.schema,
             });
