@@ -91,9 +91,9 @@ impl LiveWorld {
     /// The Zalando operator is suspended by a cutover, this one or another.
     ///
     /// # Errors
-    /// Config when the source or the target does not exist.
+    /// Config when the source does not exist.
     pub async fn operator_is_suspended(&self) -> Result<bool> {
-        let (postgresql, _) = self.collector.resources().await?;
+        let postgresql = self.collector.postgresql().await?;
         let value = postgresql.annotations().get(CONTROLLER);
         Ok(value.map(String::as_str) == Some(SUSPENDED))
     }

@@ -34,6 +34,7 @@ use protocol::{
     route::Route,
     snapshot::{
         PoolerPodState, PoolerState, Reachability, Snapshot,
+        kubernetes::ClusterState,
         prechecks::{ConflictingControllers, HashComparison, OwnerPassword, Prechecks},
     },
 };
@@ -96,6 +97,8 @@ pub struct Scope<'a> {
     /// Nothing is blocked yet: a wrong password or certificate is an error, where later it is part
     /// of the observation.
     pub untouched: bool,
+    /// A Cluster that was deleted is part of the observation, not an error.
+    pub target_optional: bool,
     /// The state of each member by its own Patroni; otherwise any one's answer is enough.
     pub each_member: bool,
     /// The application's workloads and its ConfigMap.
@@ -144,7 +147,7 @@ pub struct Collector {
 /// What the second round of questions needs from the first.
 struct Objects<'a> {
     postgresql: &'a Postgresql,
-    cluster: &'a Cluster,
+    cluster: Option<&'a Cluster>,
     changed: &'a [ChangedObject],
     route: Route,
 }
@@ -230,7 +233,7 @@ impl Collector {
                 let (service, target) = (&endpoints.source, &endpoints.target);
                 servers::behind_service(service, target, &endpoints.database, login).await
             },
-            resources(client, namespace, subject),
+            self.objects(scope),
             async {
                 match self.last.as_ref().filter(|_| !scope.application) {
                     Some(last) => Ok(Application::as_before(last)),
@@ -261,7 +264,9 @@ impl Collector {
             source,
             patroni,
             target,
-            cluster: cluster.state(),
+            cluster: cluster
+                .as_ref()
+                .map_or_else(ClusterState::missing, Cluster::state),
             suspensions: Vec::new(),
             jobs: Vec::new(),
             services: services?,
@@ -281,7 +286,7 @@ impl Collector {
         snapshot.reconnected = self.reconnected(scope, &snapshot).await;
         let objects = Objects {
             postgresql: &postgresql,
-            cluster: &cluster,
+            cluster: cluster.as_ref(),
             changed: &application.changed,
             route,
         };
@@ -307,6 +312,27 @@ impl Collector {
         snapshot.now = Timestamp::now();
         self.last = Some(snapshot.clone());
         Ok(snapshot)
+    }
+
+    /// The two objects; without the Cluster where a deleted one is part of the observation.
+    async fn objects(&self, scope: &Scope<'_>) -> Result<(Postgresql, Option<Cluster>)> {
+        if !scope.target_optional {
+            let (postgresql, cluster) = self.resources().await?;
+            return Ok((postgresql, Some(cluster)));
+        }
+        let clusters = cnpg::clusters(&self.client, &self.namespace);
+        futures::try_join!(
+            self.postgresql(),
+            kubernetes::get(&clusters, &self.subject.target_cluster)
+        )
+    }
+
+    /// The source's resource.
+    ///
+    /// # Errors
+    /// Config when it does not exist.
+    pub async fn postgresql(&self) -> Result<Postgresql> {
+        postgresql(&self.client, &self.namespace, &self.subject).await
     }
 
     /// Where the source's leader listens, by the members as last observed; of a source without a
@@ -368,6 +394,9 @@ impl Collector {
         place: &Where<'_>,
         objects: &Objects<'_>,
     ) -> Result<(Vec<SuspensionState>, ConflictingControllers)> {
+        let Some(cluster) = objects.cluster else {
+            return Err(Error::manual_intervention("no Cluster before the start"));
+        };
         let target = ChangedObject {
             object: Object::of(
                 "postgresql.cnpg.io",
@@ -376,7 +405,7 @@ impl Collector {
                 "clusters",
                 &self.subject.target_cluster,
             ),
-            metadata: application::managed_by(&objects.cluster.metadata),
+            metadata: application::managed_by(&cluster.metadata),
             for_good: true,
         };
         let mut changed = vec![target];
@@ -400,10 +429,11 @@ impl Collector {
         objects: &Objects<'_>,
     ) -> Result<Option<OwnerPassword>> {
         let asked = scope.prechecks && objects.route == Route::Service;
-        let (true, Ok(source)) = (asked, self.source.session()) else {
+        let (true, Ok(source), Some(cluster)) = (asked, self.source.session(), objects.cluster)
+        else {
             return Ok(None);
         };
-        let owner = objects.cluster.owner();
+        let owner = cluster.owner();
         let stored = source.password_hash(&owner).await?;
         let file = self.subject.owner_hash_file.as_ref();
         let secret = file.and_then(|file| read_secret(file).ok());
@@ -518,14 +548,9 @@ async fn resources(
     namespace: &str,
     subject: &Subject,
 ) -> Result<(Postgresql, Cluster)> {
-    let postgresqls = zalando::postgresqls(client, namespace);
     let clusters = cnpg::clusters(client, namespace);
     futures::try_join!(
-        existing(
-            &postgresqls,
-            &subject.source_cluster,
-            "correct SOURCE_CLUSTER in the ConfigMap replica-migration"
-        ),
+        postgresql(client, namespace, subject),
         existing(
             &clusters,
             &subject.target_cluster,
@@ -533,6 +558,15 @@ async fn resources(
              ConfigMap replica-migration"
         )
     )
+}
+
+async fn postgresql(client: &Client, namespace: &str, subject: &Subject) -> Result<Postgresql> {
+    existing(
+        &zalando::postgresqls(client, namespace),
+        &subject.source_cluster,
+        "correct SOURCE_CLUSTER in the ConfigMap replica-migration",
+    )
+    .await
 }
 
 async fn existing<K>(api: &kube::Api<K>, name: &ObjectName, hint: &str) -> Result<K>

@@ -66,6 +66,8 @@ pub enum RollbackReason {
     AbortRequested(AbortRequest),
     /// An observation or an effect keeps failing, and waiting does not help.
     PermanentFailure(Failure),
+    /// The target's Cluster was deleted.
+    TargetDeleted,
     /// Another actor has ended the target's replica mode.
     TargetReplicaModeEnded,
     /// The source's primary is on another timeline than at the start.
@@ -114,6 +116,7 @@ impl fmt::Display for RollbackReason {
         match self {
             Self::AbortRequested(request) => request.fmt(f),
             Self::PermanentFailure(failure) => failure.fmt(f),
+            Self::TargetDeleted => f.write_str("the target's Cluster was deleted"),
             Self::TargetReplicaModeEnded => {
                 f.write_str("another actor has ended the target's replica mode")
             }
@@ -401,6 +404,7 @@ mod tests {
         vec![
             RollbackReason::AbortRequested(AbortRequest::Sigterm),
             RollbackReason::PermanentFailure(failure()),
+            RollbackReason::TargetDeleted,
             RollbackReason::TargetReplicaModeEnded,
             RollbackReason::SourceFailedOver {
                 timeline: Timeline(2),

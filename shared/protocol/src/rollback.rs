@@ -69,6 +69,9 @@ pub fn why(
     if let Some(failure) = &health.failure {
         return Some(RollbackReason::PermanentFailure(failure.clone()));
     }
+    if seen.cluster.missing {
+        return Some(RollbackReason::TargetDeleted);
+    }
     if !seen.cluster.follows {
         return Some(RollbackReason::TargetReplicaModeEnded);
     }

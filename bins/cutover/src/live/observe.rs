@@ -10,7 +10,7 @@ use super::{LiveWorld, abort};
 
 /// What is asked for. While clients wait, only what a decision needs is asked: each call takes
 /// time.
-fn scope(record: &Record, wanted: Option<Route>) -> Scope<'_> {
+fn scope(record: &Record, wanted: Option<Route>, direction: Direction) -> Scope<'_> {
     let start = record.started.as_ref();
     let route = start.map(|start| start.route);
     let rollback = record.rollback_started.is_some();
@@ -18,7 +18,9 @@ fn scope(record: &Record, wanted: Option<Route>) -> Scope<'_> {
     let resting = record.marker.is_some() && record.promoted.is_none() && !rollback;
     Scope {
         start,
-        untouched: record.blocked.is_none(),
+        // A rollback never needs the target, and restores what it can.
+        untouched: record.blocked.is_none() && direction == Direction::Forward,
+        target_optional: start.is_some() && record.promotion.is_none(),
         // Past the point of no return only Patroni's configuration matters.
         each_member: record.promotion.is_none(),
         // With ROUTE=service the application is not changed once its counts are recorded.
@@ -34,7 +36,9 @@ fn scope(record: &Record, wanted: Option<Route>) -> Scope<'_> {
         service_answer: service && record.promoted.is_some() && record.routed.is_none(),
         client_names: true,
         sessions_ended: record.marker.is_some(),
-        prechecks: record.blocked.is_none() && record.rolled_back.is_none(),
+        prechecks: record.blocked.is_none()
+            && record.rolled_back.is_none()
+            && direction == Direction::Forward,
     }
 }
 
@@ -45,7 +49,7 @@ impl LiveWorld {
         let record = stored.facts.clone();
         let before = self.collector.last();
         let before = before.map_or_else(Vec::new, |last| last.reconnected.clone());
-        let scope = scope(&record, self.settings.route);
+        let scope = scope(&record, self.settings.route, self.direction);
         let (observed, abort) = futures::join!(
             self.collector.observe(&scope, &self.limits),
             abort::request(&self.run, &record)

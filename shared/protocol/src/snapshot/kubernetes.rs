@@ -51,6 +51,8 @@ pub struct Replicas {
 pub struct ClusterState {
     /// Its name, which is also the application_name of its WAL receiver.
     pub name: String,
+    /// It does not exist: it was deleted while the cutover was under way.
+    pub missing: bool,
     /// `spec.replica.enabled`.
     pub follows: bool,
     /// `spec.instances`.
@@ -66,6 +68,16 @@ pub struct ClusterState {
     pub fenced: Option<String>,
     /// What its spec says about the superuser's login.
     pub superuser: SuperuserAccess,
+}
+
+impl ClusterState {
+    /// A Cluster that was deleted.
+    pub fn missing() -> Self {
+        Self {
+            missing: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// What the Cluster's spec says about the superuser's login.
