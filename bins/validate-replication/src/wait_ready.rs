@@ -28,6 +28,8 @@ const SETTLE_SECONDS_MAX: u64 = 120;
 const SCOPE: Scope<'static> = Scope {
     start: None,
     untouched: true,
+    target_optional: false,
+    each_member: true,
     application: true,
     controllers: Controllers::None,
     services: true,

@@ -108,6 +108,17 @@ pub struct MemberHealth {
     /// No member holds the leader lock, as far as this one knows.
     #[serde(default)]
     pub cluster_unlocked: bool,
+    /// Positions in the WAL, while its server runs.
+    #[serde(default)]
+    pub xlog: WalPositions,
+}
+
+/// `xlog` in the answer of GET /health, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct WalPositions {
+    /// What a standby has received.
+    #[serde(default)]
+    pub received_location: Option<u64>,
 }
 
 impl MemberHealth {

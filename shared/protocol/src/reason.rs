@@ -319,6 +319,13 @@ pub enum Contradiction {
     },
     /// The Zalando operator is suspended by a cutover, and no cutover is on record.
     MarksWithoutRecord,
+    /// The source's leader is lost, and an election would lose acknowledged writes.
+    ElectionWouldLoseWrites {
+        /// The most that another member has received; None when none says what it has.
+        received: Option<Lsn>,
+        /// What must not be lost.
+        needed: Lsn,
+    },
 }
 
 impl Contradiction {
@@ -329,6 +336,12 @@ impl Contradiction {
                 "do not resume client traffic: another instance than the observed one was promoted, \
                  and the stopped source may hold writes that the target does not; compare both \
                  servers first (docs/operations.md#exit-code-4)"
+            }
+            Self::ElectionWouldLoseWrites { .. } => {
+                "patroni stays paused, so that it elects no member that lacks writes: bring the \
+                 leader's pod back and run rollback again; or resume patroni by hand and lose them; \
+                 or promote the target by hand, if it has them \
+                 (docs/operations.md#a-lost-leader)"
             }
             Self::RecordLost { .. } | Self::MarksWithoutRecord => {
                 "if another namespace or target has the record, use that; otherwise undo by hand \
@@ -381,6 +394,22 @@ impl fmt::Display for Contradiction {
                     "the record was removed while the cutover was under way (recorded last: {key})"
                 )
             }
+            Self::ElectionWouldLoseWrites {
+                received: Some(received),
+                needed,
+            } => write!(
+                f,
+                "the source's leader is lost, and its other members have received no more than \
+                 {received} of {needed}"
+            ),
+            Self::ElectionWouldLoseWrites {
+                received: None,
+                needed,
+            } => write!(
+                f,
+                "the source's leader is lost, and no other member says whether it has received \
+                 {needed}"
+            ),
             Self::MarksWithoutRecord => f.write_str(
                 "the operator of the source is suspended by a cutover, and no cutover is on record",
             ),
@@ -462,6 +491,10 @@ mod tests {
                 last: FactKind::Blocked,
             },
             Contradiction::MarksWithoutRecord,
+            Contradiction::ElectionWouldLoseWrites {
+                received: None,
+                needed: Lsn(3),
+            },
         ]
     }
 

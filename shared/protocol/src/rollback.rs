@@ -8,7 +8,7 @@ use crate::{
     decide::Health,
     decision::{Action, Decision, Limits},
     quantity::elapsed,
-    reason::{Progress, Refusal, RollbackReason, Server, Since, Wait, WaitKind},
+    reason::{Contradiction, Progress, Refusal, RollbackReason, Server, Since, Wait, WaitKind},
     record::{Fact, Record, Start},
     route::Route,
     snapshot::{PatroniState, PoolerState, Snapshot, kubernetes::ServiceState},
@@ -182,11 +182,11 @@ fn reopen(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
         return Some(Decision::Wait(Wait::RollbackPatroniUnreachable(failure)));
     };
     let waited = waited(record, seen);
-    if seen.source.answer().is_none()
-        && patroni.paused == Some(true)
-        && let Some(step) = unreachable_source(patroni, start, waited)
-    {
-        return Some(step);
+    if seen.source.answer().is_none() && patroni.paused == Some(true) {
+        let step = unreachable_source(patroni, start, waited);
+        if let Some(step) = step.or_else(|| unsafe_election(record, seen, patroni)) {
+            return Some(step);
+        }
     }
     if patroni.paused != start.paused || patroni.read_only != start.read_only {
         return Some(
@@ -259,6 +259,22 @@ fn unreachable_source(
         .then_some(Decision::Wait(Wait::RollbackSourceStarting))
 }
 
+/// The alarm in place of an election that would lose acknowledged writes: a lagging member wins it
+/// when no better one answers (maximum_lag_on_failover), although the target may have everything.
+fn unsafe_election(record: &Record, seen: &Snapshot, patroni: &PatroniState) -> Option<Decision> {
+    let positions = [
+        record.marker.as_ref().map(|marker| marker.lsn),
+        record.fenced.as_ref().map(|fenced| fenced.lsn),
+        seen.target.answer().and_then(|target| target.replay.replay),
+    ];
+    let needed = positions.into_iter().flatten().max()?;
+    let received = patroni.received.values().max().copied();
+    (received < Some(needed)).then_some(Decision::Alarm(Contradiction::ElectionWouldLoseWrites {
+        received,
+        needed,
+    }))
+}
+
 /// What Patroni's loop has still to do before the block is lifted. If the pause is lifted while the
 /// leader lock is not held, the members race for it, and data that the new leader has not received
 /// is lost. A block that reaches the server only after it was lifted would stop resumed clients.
@@ -315,7 +331,7 @@ mod tests {
         record::{Promotion, RollbackStarted},
         simulation::{limits, look, started},
         snapshot::{Reachability, source::PostmasterStart},
-        wal::Timeline,
+        wal::{Lsn, Timeline},
     };
 
     /// A snapshot of a source that is blocked and whose server runs.
@@ -400,6 +416,23 @@ mod tests {
             Decision::Wait(Wait::RollbackLeaderUnreachable { leader: "a".into() })
         );
         seen.now += LOOP_MAX;
+        let needed = seen.target.answer().and_then(|target| target.replay.replay);
+        let needed = needed.expect("the target has replayed something");
+        let lossy =
+            |received| Decision::Alarm(Contradiction::ElectionWouldLoseWrites { received, needed });
+        let received = |seen: &mut Snapshot, lsn| {
+            if let Reachability::Up(patroni) = &mut seen.patroni {
+                patroni.received = [("b".to_owned(), lsn)].into();
+            }
+        };
+        if let Reachability::Up(patroni) = &mut seen.patroni {
+            patroni.received.clear();
+        }
+        assert_eq!(back(&begun, start, &seen), lossy(None));
+        let behind = Lsn(needed.0 - 1);
+        received(&mut seen, behind);
+        assert_eq!(back(&begun, start, &seen), lossy(Some(behind)));
+        received(&mut seen, needed);
         assert_eq!(
             back(&begun, start, &seen),
             Decision::Do(Action::UnblockWrites)

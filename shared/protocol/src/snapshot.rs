@@ -132,6 +132,8 @@ pub struct PatroniState {
     pub answering: Vec<String>,
     /// Members whose own REST API did not answer.
     pub silent: Vec<String>,
+    /// What each standby has received of the WAL.
+    pub received: BTreeMap<String, Lsn>,
 }
 
 /// A pod of an old pooler, by its console.

@@ -7,9 +7,12 @@ use job::{
     error::{Error, Result},
 };
 use kube::Client;
-use protocol::snapshot::{
-    PatroniState, ServiceAnswer, SourceState, TargetState,
-    prechecks::{Answers, Side},
+use protocol::{
+    snapshot::{
+        PatroniState, ServiceAnswer, SourceState, TargetState,
+        prechecks::{Answers, Side},
+    },
+    wal::Lsn,
 };
 use serde_json::Value;
 
@@ -155,6 +158,7 @@ pub async fn patroni(
         starting: false,
         answering: Vec::new(),
         silent: Vec::new(),
+        received: BTreeMap::new(),
     };
     for (member, state) in members.iter().zip(states) {
         let Ok(state) = state else {
@@ -162,6 +166,9 @@ pub async fn patroni(
             continue;
         };
         observed.answering.push(member.name.clone());
+        if let Some(received) = state.xlog.received_location {
+            observed.received.insert(member.name.clone(), Lsn(received));
+        }
         if state.runs_as_primary() {
             observed.primaries.push(member.name.clone());
             observed.unlocked |= state.cluster_unlocked;

@@ -109,7 +109,7 @@ impl World {
             Action::WriteReceipt => return Some(Fact::Finished(at(0))),
             Action::RestartSource => {
                 self.reopened();
-                if self.paused && !self.source_up {
+                if self.paused && !self.source_up && !self.leader_lost {
                     self.start();
                 }
             }
@@ -245,6 +245,20 @@ impl World {
             version: version + 1,
         };
         self.followed = false;
+    }
+
+    /// Patroni elects the source's standby. S2: it has every acknowledged write, or a person decides.
+    pub fn elect_other(&mut self) {
+        if self.standby_lags {
+            self.violation.get_or_insert((
+                Invariant::S2,
+                "an election loses acknowledged writes that the target has",
+            ));
+        }
+        self.leader_lost = false;
+        (self.standby, self.timeline, self.connected) = (false, 2, false);
+        self.start();
+        self.locked = true;
     }
 
     pub fn start(&mut self) {

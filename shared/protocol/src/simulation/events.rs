@@ -32,6 +32,8 @@ pub enum Disturbance {
     PoolerRestart,
     ServicesRestored,
     OtherInstance,
+    LeaderLost,
+    LaggingLeaderLost,
 }
 
 impl World {
@@ -77,7 +79,7 @@ impl World {
             self.primary && !self.restarted,
             &|w| w.restarted = true,
         );
-        let starts = self.postmaster_start < STARTS_MAX;
+        let starts = self.postmaster_start < STARTS_MAX && !self.leader_lost;
         add(
             "patroni starts its server",
             !self.source_up && !self.paused && starts,
@@ -92,6 +94,11 @@ impl World {
             "patroni elects its leader",
             self.source_up && self.standby && !self.paused,
             &|w| (w.standby, w.locked, w.timeline) = (false, true, 2),
+        );
+        add(
+            "patroni elects the other member",
+            self.leader_lost && !self.paused,
+            &World::elect_other,
         );
         add(
             "kubernetes follows the Service",
@@ -182,6 +189,20 @@ impl World {
                 w.start();
                 w.standby = true;
             },
+        );
+        let held = self.paused && self.serves();
+        add(
+            Disturbance::LeaderLost,
+            "the leader's node is lost",
+            held,
+            &|w| (w.source_up, w.leader_lost) = (false, true),
+        );
+        let written = self.wal.last() == Some(&Wal::Write);
+        add(
+            Disturbance::LaggingLeaderLost,
+            "the leader's node is lost, and the standby lacks the last write",
+            held && written && self.replayed == self.wal.len(),
+            &|w| (w.source_up, w.leader_lost, w.standby_lags) = (false, true, true),
         );
         add(
             Disturbance::StreamBroken,

@@ -11,7 +11,7 @@ use crate::{
     record::{Fact, Promotion, Record},
     rollback::back,
     snapshot::{Reachability, Snapshot, source::ServerRun},
-    wal::Switch,
+    wal::{Lsn, Switch},
 };
 
 /// The guard that is removed.
@@ -54,6 +54,8 @@ pub enum Mutant {
     NoElection,
     /// No driver rolls back at the deadline.
     NoRollbackAtTheDeadline,
+    /// The rollback leaves a lost leader to an election, whatever the other members have received.
+    NoElectionCheck,
     /// The history of the promoted timeline is not compared with the proof.
     NoHistory,
 }
@@ -72,6 +74,11 @@ impl Mutant {
                     target.running.archive_mode = "on".into();
                     target.running.postmaster_start = snapshot.now;
                     target.running.now = snapshot.now - jiff::SignedDuration::from_secs(1);
+                }
+            }
+            Self::NoElectionCheck => {
+                if let Reachability::Up(patroni) = &mut snapshot.patroni {
+                    patroni.received = [("b".to_owned(), Lsn(u64::MAX))].into();
                 }
             }
             Self::NoRollbackAtTheDeadline => snapshot.now = first.snapshot().now,

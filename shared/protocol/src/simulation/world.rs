@@ -69,6 +69,10 @@ pub struct World {
     /// The source's server is a standby: Patroni has lost its DCS and demoted its leader. Only an
     /// election makes it a primary again.
     pub standby: bool,
+    /// The node of the source's leader is lost.
+    pub leader_lost: bool,
+    /// The source's standby lacks the last write.
+    pub standby_lags: bool,
     pub postmaster_start: u8,
     pub timeline: u32,
     pub paused: bool,
@@ -170,6 +174,8 @@ impl World {
             wal: vec![Wal::Write],
             source_up: true,
             standby: false,
+            leader_lost: false,
+            standby_lags: false,
             postmaster_start: 0,
             timeline: 1,
             paused: false,
@@ -260,8 +266,13 @@ impl World {
                 // Only a primary is asked for the holder of the lock.
                 unlocked: self.serves() && !self.locked,
                 starting: false,
-                answering: vec!["a".into(), "b".into()],
+                answering: if self.leader_lost {
+                    vec!["b".into()]
+                } else {
+                    vec!["a".into(), "b".into()]
+                },
                 silent: Vec::new(),
+                received: self.received(),
             }),
             target: Reachability::Up(self.target()),
             cluster: ClusterState {
@@ -280,6 +291,12 @@ impl World {
             data: None,
             abort: self.aborted.then_some(AbortRequest::RecordKey),
         }
+    }
+
+    /// What the source's standby has received: everything, unless it lags.
+    fn received(&self) -> BTreeMap<String, Lsn> {
+        let lag = usize::from(self.standby_lags);
+        [("b".to_owned(), start_of(self.wal.len() - lag))].into()
     }
 
     fn suspensions(&self) -> Vec<SuspensionState> {
