@@ -35,7 +35,7 @@ use protocol::{
     snapshot::{
         PoolerPodState, PoolerState, Reachability, Snapshot,
         kubernetes::ClusterState,
-        prechecks::{ConflictingControllers, HashComparison, OwnerPassword, Prechecks},
+        prechecks::{ConflictingControllers, HashComparison, OwnerPassword, Prechecks, Side},
     },
 };
 use secrecy::ExposeSecret as _;
@@ -111,8 +111,8 @@ pub struct Scope<'a> {
     pub leftovers: bool,
     /// The old poolers.
     pub poolers: bool,
-    /// The server that answers behind the source's Service.
-    pub service_answer: bool,
+    /// Ask the server behind the source's Service, with the login and the CA of this side.
+    pub service_answer: Option<Side>,
     /// The names of clients at the source: read beforehand, so that they are known when clients
     /// wait.
     pub client_names: bool,
@@ -227,11 +227,16 @@ impl Collector {
                 services::read(client, namespace, &names, scope.leftovers).await
             }),
             async {
-                if !scope.service_answer {
-                    return Err(Error::transient("it was not asked"));
+                let (service, database) = (&endpoints.source, &endpoints.database);
+                match scope.service_answer {
+                    None => Err(Error::transient("it was not asked")),
+                    Some(Side::Source) => {
+                        servers::behind_service(service, service, database, login).await
+                    }
+                    Some(Side::Target) => {
+                        servers::behind_service(service, &endpoints.target, database, login).await
+                    }
                 }
-                let (service, target) = (&endpoints.source, &endpoints.target);
-                servers::behind_service(service, target, &endpoints.database, login).await
             },
             self.objects(scope),
             async {

@@ -213,7 +213,7 @@ fn reopen(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
     }
     match start.route {
         Route::Config => application(start, seen),
-        Route::Service => services_and_poolers(start, seen),
+        Route::Service => services_and_poolers(start, seen, waited),
     }
 }
 
@@ -303,7 +303,15 @@ fn application(start: &Start, seen: &Snapshot) -> Option<Decision> {
 }
 
 /// Restores the Services, if another actor has repointed them, then resumes the poolers.
-fn services_and_poolers(start: &Start, seen: &Snapshot) -> Option<Decision> {
+///
+/// A pooler that is resumed before the Service leads to the primary is refused and tries again only
+/// after its server_login_retry, or logs in at a former primary and stays there for its
+/// server_lifetime.
+fn services_and_poolers(
+    start: &Start,
+    seen: &Snapshot,
+    waited: SignedDuration,
+) -> Option<Decision> {
     let changed = |(name, now): (&String, &ServiceState)| {
         let before = start.services.get(name);
         before.is_some_and(|before| *before != now.selector) || !now.leftovers.is_empty()
@@ -315,10 +323,24 @@ fn services_and_poolers(start: &Start, seen: &Snapshot) -> Option<Decision> {
         .poolers_that(|state| state != PoolerState::Serving)
         .is_empty()
     {
-        return Some(Decision::Do(Action::ResumePoolers));
+        return Some(if serves_source(seen) || waited >= LOOP_MAX {
+            Decision::Do(Action::ResumePoolers)
+        } else {
+            Decision::Wait(Wait::RollbackServiceNotBack(
+                seen.service_answer.failure().cloned(),
+            ))
+        });
     }
     let pods = seen.poolers_silent();
     (!pods.is_empty()).then_some(Decision::Wait(Wait::RollbackPoolersUnreachable { pods }))
+}
+
+/// The source's primary answers behind its Service.
+fn serves_source(seen: &Snapshot) -> bool {
+    let (Some(behind), Some(source)) = (seen.service_answer.answer(), seen.source.answer()) else {
+        return false;
+    };
+    behind.primary && behind.identity == source.identity
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@
 use job::error::Result;
 use platform::collector::{Controllers, Scope};
 use protocol::{
-    driver::Direction, reason::AbortRequest, record::Record, route::Route, snapshot::Snapshot,
+    driver::Direction,
+    reason::AbortRequest,
+    record::Record,
+    route::Route,
+    snapshot::{Snapshot, prechecks::Side},
 };
 
 use super::{LiveWorld, abort};
@@ -33,12 +37,24 @@ fn scope(record: &Record, wanted: Option<Route>, direction: Direction) -> Scope<
         services: service && (record.blocked.is_none() || rollback || record.promotion.is_some()),
         leftovers: rollback,
         poolers: service,
-        service_answer: service && record.promoted.is_some() && record.routed.is_none(),
+        service_answer: service_answer(record).filter(|_| service),
         client_names: true,
         sessions_ended: record.marker.is_some(),
         prechecks: record.blocked.is_none()
             && record.rolled_back.is_none()
             && direction == Direction::Forward,
+    }
+}
+
+/// Which side is expected behind the source's Service while that is waited for.
+fn service_answer(record: &Record) -> Option<Side> {
+    let (blocked, promoted) = (record.blocked.is_some(), record.promoted.is_some());
+    if promoted && record.routed.is_none() {
+        Some(Side::Target)
+    } else if blocked && record.rollback_started.is_some() {
+        Some(Side::Source)
+    } else {
+        None
     }
 }
 

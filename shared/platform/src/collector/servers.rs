@@ -97,15 +97,15 @@ async fn answers(session: &postgres::Session, side: Side, asked: bool) -> Result
 }
 
 /// The server that answers behind the source's Service. Each call opens a new connection, because
-/// an existing one stays at its server. The target's certificate does not contain the Service's
-/// name.
+/// an existing one stays at its server. `server` is the one that is expected there: the target's
+/// certificate does not contain the Service's name.
 pub async fn behind_service(
     service: &Connection,
-    target: &Connection,
+    server: &Connection,
     database: &NonEmptyString,
     login: Login,
 ) -> Result<ServiceAnswer> {
-    let mut at = target.clone();
+    let mut at = server.clone();
     (at.host, at.hostaddr, at.port) = (service.host.clone(), service.hostaddr, service.port);
     if at.sslmode == SslMode::VerifyFull {
         at.sslmode = SslMode::VerifyCa;

@@ -82,6 +82,9 @@ pub enum Wait {
         /// The member.
         leader: String,
     },
+    /// Rollback: the source's Service does not lead to its primary: nothing answers there, or
+    /// another server.
+    RollbackServiceNotBack(Option<Failure>),
     /// Rollback: the source's server is starting.
     RollbackSourceStarting,
     /// Rollback: consoles of poolers do not answer.
@@ -110,6 +113,7 @@ impl Wait {
             | Self::TargetPromotingOrRestarting(failure)
             | Self::ServiceNotRepointed(Some(failure))
             | Self::RollbackPatroniUnreachable(Some(failure))
+            | Self::RollbackServiceNotBack(Some(failure))
             | Self::Failed(failure) => failure.hint.as_deref(),
             _ => None,
         }
@@ -189,6 +193,15 @@ impl fmt::Display for Wait {
             }
             Self::RollbackLeaderUnreachable { leader } => {
                 write!(f, "rolling back: the patroni of {leader} does not answer")
+            }
+            Self::RollbackServiceNotBack(failure) => {
+                f.write_str(
+                    "rolling back: the Service does not lead to the source's primary yet (",
+                )?;
+                match failure {
+                    Some(failure) => write!(f, "{failure})"),
+                    None => f.write_str("another server answers)"),
+                }
             }
             Self::RollbackSourceStarting => {
                 f.write_str("rolling back: the source's server is starting")
@@ -315,6 +328,7 @@ pub fn examples() -> Vec<Wait> {
         Wait::RollbackBlockNotApplied,
         Wait::RollbackSourceNotWritable,
         Wait::RollbackLeaderUnreachable { leader: "a".into() },
+        Wait::RollbackServiceNotBack(None),
         Wait::RollbackSourceStarting,
         Wait::RollbackPoolersUnreachable { pods: names() },
         Wait::EffectNotObserved { action: "Block" },

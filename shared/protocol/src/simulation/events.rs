@@ -157,7 +157,7 @@ impl World {
         add(
             Disturbance::Operator,
             "the operator restarts the source",
-            !self.source_up && !self.operator.set,
+            !self.source_up && !self.operator.set && !self.leader_lost,
             &|w| w.start(),
         );
         let unpaused = !self.paused && self.timeline == 1 && self.serves();

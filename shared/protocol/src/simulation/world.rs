@@ -353,12 +353,18 @@ impl World {
         }
     }
 
-    /// The answer of the server behind the Service; a new primary answers until its restart.
+    /// The answer of the server behind the Service: of the target, also while a new primary waits for
+    /// its restart, or of the source.
     fn service_answer(&self) -> Reachability<ServiceAnswer> {
         if self.service_at_target {
             Reachability::Up(ServiceAnswer {
                 identity: identity(self.target_timeline()),
                 primary: self.primary,
+            })
+        } else if self.serves() {
+            Reachability::Up(ServiceAnswer {
+                identity: identity(self.timeline),
+                primary: true,
             })
         } else {
             Reachability::Unreachable(refused())
