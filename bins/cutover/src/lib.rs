@@ -50,6 +50,7 @@ pub async fn cutover(settings: Settings, run: JobContext) -> Result<()> {
     let lease =
         lease.map_err(|error| error.hint("follow its log; this one has changed nothing"))?;
     let outcome = async {
+        world.complete_rollback(&limits).await?;
         world.start_over_after_rollback().await?;
         drive(&mut world, &limits).await.map_err(Failure::from)?;
         world.log_end();

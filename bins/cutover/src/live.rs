@@ -22,13 +22,14 @@ use platform::{
 use protocol::{
     controllers::suspension::{CONTROLLER, SUSPENDED},
     decision::{Action, Limits},
-    driver::{Direction, PollInterval, World},
+    driver::{Direction, PollInterval, World, drive},
     failure::Failure,
-    reason::Wait,
+    reason::{Refusal, Stopped, Wait},
     record::{self, Fact, Record, Start},
     snapshot::Snapshot,
     steps,
 };
+use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{failpoint::reached, receipt, settings::Settings};
@@ -154,6 +155,24 @@ impl LiveWorld {
         StoredRecord::load(&self.run.client, &self.run.namespace, &self.record_name()).await
     }
 
+    /// Makes sure that an earlier rollback still stands, while its record says what is to be
+    /// restored: another program may have acted late.
+    ///
+    /// # Errors
+    /// It does not, and cannot be completed.
+    pub async fn complete_rollback(&mut self, limits: &Limits) -> Result<()> {
+        if self.load().await?.facts.rolled_back.is_none() || self.settings.dry_run {
+            return Ok(());
+        }
+        self.direction = Direction::Back;
+        let outcome = drive(self, limits).await;
+        self.direction = Direction::Forward;
+        match outcome {
+            Ok(()) | Err(Stopped::Refused(Refusal::RolledBack { .. })) => Ok(()),
+            Err(stopped) => Err(Failure::from(stopped).into()),
+        }
+    }
+
     /// Empties the record of an attempt that was rolled back, so that this run starts from scratch.
     /// Any other attempt continues where it stands.
     pub async fn start_over_after_rollback(&mut self) -> Result<()> {
@@ -245,8 +264,14 @@ impl World for LiveWorld {
         Ok(self.observe_both_sides().await?)
     }
 
+    async fn prepare_block(&mut self) -> Result<(), Failure> {
+        Ok(self.check_late_changes().await?)
+    }
+
     async fn prepare_start(&mut self, start: &Start) -> Result<(), Failure> {
         self.check_late_changes().await?;
+        // Patroni accepts changes from this pod: the value that is in force changes nothing.
+        self.patch_patroni(&json!({"pause": start.paused})).await?;
         Ok(self.save_replica_counts(start).await?)
     }
 

@@ -247,7 +247,14 @@ impl Patroni {
             return Ok(answer);
         }
         let text = String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned();
-        Err(Error::transient(format!("{doing}: {status}: {text}")))
+        let failure = format!("{doing}: {status}: {text}");
+        Err(match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::config(failure).hint(
+                "Patroni's restapi.authentication or restapi.allowlist refuses changes from this \
+                 Job: remove it for the time of the migration",
+            ),
+            _ => Error::transient(failure),
+        })
     }
 
     async fn exchange(

@@ -34,6 +34,9 @@ pub trait World {
     /// finds them. It may be repeated, and it changes nothing that a rollback has to restore. No
     /// decision depends on it, so it is not an action of the protocol.
     async fn prepare_start(&mut self, start: &Start) -> Result<(), Failure>;
+    /// Tries the changes past the point of no return once more immediately before the block, which
+    /// may be long after the start: a webhook that is away is met while clients are still served.
+    async fn prepare_block(&mut self) -> Result<(), Failure>;
     /// Adds a fact to the record as it was last read or written, and returns the record. None:
     /// another writer came first, and the caller has to observe again.
     async fn record(&mut self, fact: Fact) -> Result<Option<Record>, Failure>;
@@ -220,6 +223,9 @@ async fn follow(
         fresh = false;
         if let Fact::Started(start) = &fact {
             world.prepare_start(start).await?;
+        }
+        if let Fact::Blocked(_) = &fact {
+            world.prepare_block().await?;
         }
         // Each fact is recorded once, and no decision records the same fact again: the loop ends.
         match world.record(fact).await? {

@@ -293,7 +293,7 @@ impl LiveWorld {
             .map(drop)
     }
 
-    async fn patch_patroni(&self, change: &Value) -> Result<()> {
+    pub(super) async fn patch_patroni(&self, change: &Value) -> Result<()> {
         let mut last = Error::transient("no member of the source is known");
         // Any member accepts the change for all of them; the leader comes first.
         for member in &self.collector.members {
