@@ -165,7 +165,7 @@ fn by_service(record: &Record, promoted: &Promoted, seen: &Snapshot) -> Option<D
 }
 
 /// Every Service of the source that exists leads to the target.
-fn services_repointed(seen: &Snapshot, limits: &Limits) -> bool {
+pub fn services_repointed(seen: &Snapshot, limits: &Limits) -> bool {
     let wanted = |name: &String| limits.services.get(name);
     seen.services.iter().all(|(name, service)| {
         wanted(name).is_none_or(|wanted| service.selector.as_ref() == Some(wanted))

@@ -10,7 +10,8 @@
 use jiff::Timestamp;
 
 use crate::{
-    checks, completion,
+    checks,
+    completion::{self, services_repointed},
     controllers::suspension::SUSPENDED,
     cutover,
     decision::{Action, Decision, Limits},
@@ -40,7 +41,7 @@ pub fn decide(record: &Record, seen: &Snapshot, health: &Health, limits: &Limits
         return begin(seen, health, limits);
     };
     if record.finished.is_some() {
-        return undo_late_action(start, seen).unwrap_or(Decision::Done);
+        return undo_late_action(start, seen, limits).unwrap_or(Decision::Done);
     }
     if record.rolled_back.is_some() {
         return rollback::restore(record, start, seen)
@@ -142,9 +143,10 @@ pub fn route(limits: &Limits, seen: &Snapshot) -> Route {
 }
 
 /// Undoes a late action of another cutover run, which acted on a snapshot from before the cutover
-/// was finished. That action would leave the application without pods, or its clients waiting
-/// forever.
-fn undo_late_action(start: &Start, seen: &Snapshot) -> Option<Decision> {
+/// was finished, or of the Zalando operator, which does not look at its suspension again before a
+/// sync that was queued earlier. Such an action would leave the application without pods, its
+/// clients waiting forever, or the Services at a source that is stopped.
+fn undo_late_action(start: &Start, seen: &Snapshot, limits: &Limits) -> Option<Decision> {
     let held_back = !seen
         .poolers_that(|state| state != PoolerState::Serving)
         .is_empty();
@@ -152,6 +154,9 @@ fn undo_late_action(start: &Start, seen: &Snapshot) -> Option<Decision> {
         Route::Config => seen
             .idle(&start.replicas)
             .then_some(Decision::Do(Action::ScaleUp)),
+        Route::Service if !services_repointed(seen, limits) => {
+            Some(Decision::Do(Action::RepointServices))
+        }
         Route::Service => held_back.then_some(Decision::Do(Action::ResumePoolers)),
     }
 }
