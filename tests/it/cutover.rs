@@ -5,4 +5,6 @@ mod bad_input;
 mod conflicting_controllers;
 mod disturbed;
 mod environment;
+mod lost_parts;
+mod slow_stop;
 mod whole;

@@ -238,7 +238,7 @@ impl Collector {
                     }
                 }
             },
-            self.objects(scope),
+            objects(client, namespace, subject, scope),
             async {
                 match self.last.as_ref().filter(|_| !scope.application) {
                     Some(last) => Ok(Application::as_before(last)),
@@ -317,19 +317,6 @@ impl Collector {
         snapshot.now = Timestamp::now();
         self.last = Some(snapshot.clone());
         Ok(snapshot)
-    }
-
-    /// The two objects; without the Cluster where a deleted one is part of the observation.
-    async fn objects(&self, scope: &Scope<'_>) -> Result<(Postgresql, Option<Cluster>)> {
-        if !scope.target_optional {
-            let (postgresql, cluster) = self.resources().await?;
-            return Ok((postgresql, Some(cluster)));
-        }
-        let clusters = cnpg::clusters(&self.client, &self.namespace);
-        futures::try_join!(
-            self.postgresql(),
-            kubernetes::get(&clusters, &self.subject.target_cluster)
-        )
     }
 
     /// The source's resource.
@@ -562,6 +549,24 @@ async fn resources(
             "apply the manifest that prepare-zalando rendered, or correct TARGET_CLUSTER in the \
              ConfigMap replica-migration"
         )
+    )
+}
+
+/// The two objects; without the Cluster where a deleted one is part of the observation.
+async fn objects(
+    client: &Client,
+    namespace: &str,
+    subject: &Subject,
+    scope: &Scope<'_>,
+) -> Result<(Postgresql, Option<Cluster>)> {
+    if !scope.target_optional {
+        let (postgresql, cluster) = resources(client, namespace, subject).await?;
+        return Ok((postgresql, Some(cluster)));
+    }
+    let clusters = cnpg::clusters(client, namespace);
+    futures::try_join!(
+        postgresql(client, namespace, subject),
+        kubernetes::get(&clusters, &subject.target_cluster)
     )
 }
 
