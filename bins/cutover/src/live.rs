@@ -56,6 +56,9 @@ pub struct LiveWorld {
     clusters: kube::Api<Cluster>,
     /// As last read; None until the first observation.
     record: Option<StoredRecord>,
+    /// The facts with which this program has ended the cutover or its rollback: the record may be
+    /// removed from then on.
+    ended: Option<Record>,
     direction: Direction,
     /// The warning that it is too late to roll back has been logged.
     late_abort_logged: bool,
@@ -75,6 +78,7 @@ impl LiveWorld {
             limits: settings.limits(),
             collector,
             record: None,
+            ended: None,
             direction: Direction::Forward,
             late_abort_logged: false,
             run,
@@ -225,6 +229,7 @@ impl LiveWorld {
             Saved::Yes => {
                 self.log_fact(kind, &record.facts);
                 let facts = record.facts.clone();
+                self.ended = (!facts.under_way()).then(|| facts.clone());
                 self.record = Some(record);
                 Ok(Some(facts))
             }

@@ -52,6 +52,14 @@ impl Check {
         }
     }
 
+    /// ACCEPT can take on a blocker, too.
+    const fn acceptable(self) -> Self {
+        Self {
+            acceptable: true,
+            ..self
+        }
+    }
+
     const fn asking(self, questions: &'static [Question]) -> Self {
         Self { questions, ..self }
     }

@@ -29,8 +29,8 @@ pub fn after(
     if let Some(source) = seen.source.answer()
         && source.primary
     {
-        // On a later timeline it could be the target, until that answers for itself: a contradiction
-        // stops the cutover then.
+        // On a later timeline it could be the target, until that answers for itself: a
+        // contradiction stops the cutover then.
         if source.identity.timeline > promotion.timeline
             && let Reachability::Unreachable(failure) = &seen.target
         {

@@ -118,7 +118,7 @@ fn begin(seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
         read_only: patroni.read_only.clone(),
         accepted: findings
             .iter()
-            .filter(|finding| finding.accepted)
+            .filter(|finding| finding.accepted || finding.verdict == Verdict::Decide)
             .map(ToString::to_string)
             .collect(),
     })))

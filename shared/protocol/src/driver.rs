@@ -106,10 +106,7 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
                 continue;
             }
         };
-        let record = match remembered(&mut known, record) {
-            Ok(record) => record,
-            Err(lost) => return Err(Stopped::Contradiction(lost)),
-        };
+        remember(&mut known, &record).map_err(Stopped::Contradiction)?;
         past_point_of_no_return |= record.past_point_of_no_return();
         let waited = elapsed(*first_observation.get_or_insert(seen.now), seen.now);
         if record.past_point_of_no_return() && record.finished.is_none() && world.stop_asked() {
@@ -165,19 +162,20 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
     Err(Stopped::TooManyObservations)
 }
 
-/// The record as observed, or as known before if it was removed after its end.
+/// Remembers the record.
 ///
 /// # Errors
-/// It was removed before.
-fn remembered(known: &mut Option<Record>, record: Record) -> Result<Record, Contradiction> {
-    match known {
-        Some(before) if record.started.is_none() && before.under_way() => {
-            let last = before.last().unwrap_or(FactKind::Started);
-            Err(Contradiction::RecordLost { last })
-        }
-        Some(before) if record.started.is_none() && before.started.is_some() => Ok(before.clone()),
-        _ => Ok(known.insert(record).clone()),
+/// It was removed while the cutover was under way.
+fn remember(known: &mut Option<Record>, record: &Record) -> Result<(), Contradiction> {
+    if let Some(before) = known
+        && before.under_way()
+        && record.started.is_none()
+    {
+        let last = before.last().unwrap_or(FactKind::Started);
+        return Err(Contradiction::RecordLost { last });
     }
+    *known = Some(record.clone());
+    Ok(())
 }
 
 /// What follows an observation.

@@ -333,13 +333,15 @@ impl Contradiction {
     pub fn hint(self) -> &'static str {
         match self {
             Self::PromotedElsewhere { .. } => {
-                "do not resume client traffic: another instance than the observed one was promoted, \
+                "do not resume client traffic: another instance than the observed one was \
+                 promoted, \
                  and the stopped source may hold writes that the target does not; compare both \
                  servers first (docs/operations.md#exit-code-4)"
             }
             Self::ElectionWouldLoseWrites { .. } => {
                 "patroni stays paused, so that it elects no member that lacks writes: bring the \
-                 leader's pod back and run rollback again; or resume patroni by hand and lose them; \
+                 leader's pod back and run rollback again; or resume patroni by hand and lose \
+                 them; \
                  or promote the target by hand, if it has them \
                  (docs/operations.md#a-lost-leader)"
             }

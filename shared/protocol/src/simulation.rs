@@ -7,8 +7,8 @@
 //!   answer is lost; the deadline; an abort.
 //! - Clients write whenever the source accepts writes; one overrides the read-only default.
 //! - Source: an administrator lifts the block; the operator restarts a server unless it is
-//!   suspended; a failover; a switchover; Patroni demotes its leader without a DCS; the leader's node is lost, with a standby
-//!   that has everything or lacks a write.
+//!   suspended; a failover; a switchover; Patroni demotes its leader without a DCS; the leader's
+//!   node is lost, with a standby that has everything or lacks a write.
 //! - Target: the stream to it breaks; an instance that lacks the last records is promoted.
 //! - Application: an autoscaler, or a client that ignores its suspension, starts it.
 //! - Poolers and Services: an old pooler is resumed by hand or restarted; the Services are

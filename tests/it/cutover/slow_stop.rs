@@ -18,14 +18,20 @@ const FENCE_MAX_SECONDS: &str = "3";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_does_not_end_is_rolled_back_and_readers_do_not_hold_it_up() {
     let environment = with_logical_readers().await;
-    let accepted = SLOTS.map(|slot| format!("logical-slots:{slot}")).join(",");
+    let accepted = SLOTS
+        .map(|slot| format!("logical-readers:{slot}"))
+        .join(",");
     let source = &environment.migration.source;
     let mut readers = Vec::new();
     for slot in SLOTS {
         readers.push(source.start_logical_reader(slot, SOON).await.unwrap());
     }
     environment
-        .run(environment.cutover(), 3, &["logical-slots", "cdc"])
+        .run(
+            environment.cutover(),
+            3,
+            &["logical-readers:cdc", "ACCEPT=logical-readers:cdc"],
+        )
         .await;
 
     rolls_back_while_the_old_postmaster_lives(&environment, &accepted).await;

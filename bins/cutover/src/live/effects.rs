@@ -201,13 +201,16 @@ impl LiveWorld {
                     // Another program has rolled back meanwhile: clients use this server.
                     return Ok(());
                 }
-                let ended = source.end_walsenders(&self.settings.target_cluster).await?;
-                if ended > 0 {
+                let walsenders = source.walsenders(&self.settings.target_cluster).await?;
+                if walsenders.others > 0 {
                     self.run.report.info(format!(
-                        "ended {ended} walsenders of logical slots or standbys that do not answer"
+                        "ending {} walsenders of logical slots or of standbys that do not answer",
+                        walsenders.others
                     ));
                 }
-                source.stop_server(self.limits.fence_max).await
+                source
+                    .stop_server(self.limits.fence_max, &walsenders.confirming)
+                    .await
             }
             // The server was started again or is stopping: the next observation shows which.
             _ => Ok(()),

@@ -61,7 +61,12 @@ fn service_answer(record: &Record) -> Option<Side> {
 impl LiveWorld {
     /// Reads the record and observes both sides.
     pub(super) async fn observe_both_sides(&mut self) -> Result<(Record, Snapshot)> {
-        let stored = self.load().await?;
+        let mut stored = self.load().await?;
+        if stored.facts.started.is_none()
+            && let Some(ended) = &self.ended
+        {
+            stored.facts = ended.clone();
+        }
         let record = stored.facts.clone();
         let before = self.collector.last();
         let before = before.map_or_else(Vec::new, |last| last.reconnected.clone());

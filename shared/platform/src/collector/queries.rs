@@ -3,9 +3,10 @@
 use job::error::{Context as _, Result};
 use protocol::{
     checks::questions::{
-        APPLY_DELAY, ARCHIVE_BACKLOG, ARCHIVING, BASE_BACKUPS, LOGICAL_SLOTS, MISSING_ROLES,
-        PREPARED_TRANSACTIONS, SOURCE_HOT_STANDBY, SOURCE_SUPERUSER, STALLED_WALSENDERS,
-        TABLESPACES, TARGET_HOT_STANDBY, TARGET_SUPERUSER, UNLOGGED_TABLES, WALSENDERS,
+        APPLY_DELAY, ARCHIVE_BACKLOG, ARCHIVING, BASE_BACKUPS, LOGICAL_READERS, LOGICAL_SLOTS,
+        MISSING_ROLES, PREPARED_TRANSACTIONS, SOURCE_HOT_STANDBY, SOURCE_SUPERUSER,
+        STALLED_WALSENDERS, TABLESPACES, TARGET_HOT_STANDBY, TARGET_SUPERUSER, UNLOGGED_TABLES,
+        WALSENDERS,
     },
     snapshot::prechecks::{Answers, Question, Side},
 };
@@ -43,6 +44,11 @@ const QUERIES: &[(Question, &str)] = &[
     (
         LOGICAL_SLOTS,
         "select slot_name::text from pg_replication_slots where slot_type = 'logical' order by 1",
+    ),
+    (
+        LOGICAL_READERS,
+        "select slot_name::text from pg_replication_slots
+          where slot_type = 'logical' and active_pid is not null order by 1",
     ),
     (
         UNLOGGED_TABLES,

@@ -66,15 +66,15 @@ pub async fn source(
 pub async fn target(target: &Target, prechecks: bool) -> Result<(TargetState, Answers)> {
     // Control first, replay after it: were replay read first, it could be older than the checkpoint
     // it is compared with.
-    let (control, identity, in_recovery, running, segment_bytes, history, answers) = futures::try_join!(
+    let (control, identity, in_recovery, running, log, answers) = futures::try_join!(
         target.control_checkpoint(),
         target.identity(),
         target.in_recovery(),
         target.running(),
-        target.wal_segment_bytes(),
-        target.history(),
+        async { futures::try_join!(target.wal_segment_bytes(), target.history()) },
         answers(target, Side::Target, prechecks)
     )?;
+    let (segment_bytes, history) = log;
     let replay = target.replay().await?;
     let state = TargetState {
         identity,

@@ -41,8 +41,8 @@ fn client_session(row: &tokio_postgres::Row) -> ClientSession {
 /// A standby that has not answered for this long hangs: a walreceiver answers every 10 s by default
 /// (wal_receiver_status_interval).
 pub const STALLED_SECONDS: u32 = 15;
-/// How long to wait for the end of one walsender.
-const WALSENDER_END_MS: u32 = 500;
+/// How long a server may take to end the session that has asked it to stop.
+const STOP_BEGINS_SECONDS: u32 = 5;
 
 /// The application_name of a program's sessions. All have the same prefix, by which a step
 /// recognises the sessions of the others and does not end them.
@@ -191,44 +191,44 @@ impl Source {
             .collect())
     }
 
-    /// Ends the walsenders that could hold up a clean stop, and returns how many there were.
+    /// The walsenders that a stop must wait for, and the number of those that it must not.
     ///
     /// A server that stops waits until each walsender has sent all WAL and its reader has confirmed
     /// it. A reader of a logical slot may never confirm; one that hangs is waited for until
-    /// wal_sender_timeout (WalSndDone in PostgreSQL's walsender.c). The target and the standbys that
-    /// answer are left alone.
-    pub async fn end_walsenders(&self, target: &str) -> Result<u64> {
+    /// wal_sender_timeout (WalSndDone in PostgreSQL's walsender.c). The target and the standbys
+    /// that answer confirm at once.
+    pub async fn walsenders(&self, target: &str) -> Result<Walsenders> {
         let sql = format!(
-            "with hindering as materialized (
-                 select active_pid as pid from pg_replication_slots
-                  where slot_type = 'logical' and active_pid is not null
-                 union
-                 select pid from pg_stat_replication
-                  where application_name <> $1
-                    and reply_time < clock_timestamp() - interval '{STALLED_SECONDS} s')
-             select count(*) filter (where pg_terminate_backend(pid, {WALSENDER_END_MS}))
-               from hindering"
+            "select w.pid, s.slot_type is distinct from 'logical'
+                           and (w.application_name = $1 or w.reply_time is null
+                                or w.reply_time > clock_timestamp() - interval '{STALLED_SECONDS} \
+             s')
+               from pg_stat_replication w left join pg_replication_slots s on s.active_pid = w.pid"
         );
-        let row = self.query_one(&sql, &[&target]).await;
-        let ended: i64 = row
-            .context("ending the walsenders that hold up a stop of the source")?
-            .get(0);
-        Ok(ended.unsigned_abs())
+        let rows = self.query(&sql, &[&target]).await;
+        let rows = rows.context("listing the walsenders of the source")?;
+        let confirming = rows.iter().filter(|row| row.get(1));
+        let confirming: Vec<i32> = confirming.map(|row| row.get(0)).collect();
+        Ok(Walsenders {
+            others: rows.len() - confirming.len(),
+            confirming,
+        })
     }
 
     /// Requests a fast shutdown: the server itself runs `pg_ctl stop`, so that no pods/exec is
-    /// needed. A server that does not end within `limit` is stopped by an immediate shutdown, which
-    /// leaves no shutdown checkpoint: without it Patroni could not start the server again, because
-    /// it waits for the old one's end without a limit.
+    /// needed. Every walsender that is not listed is ended. A server that has not ended within
+    /// `limit` is stopped by an immediate shutdown, which leaves no shutdown checkpoint: without it
+    /// Patroni could not start the server again, because it waits for the old one's end without a
+    /// limit.
     ///
-    /// The statement may succeed, or fail because its server ends: in both cases the request has
-    /// arrived (docs/operators/zalando.md#stopping-the-server). The caller observes whether the
-    /// server is down.
+    /// The session ends with the server: then the request has arrived
+    /// (docs/operators/zalando.md#stopping-the-server). The caller observes whether the server is
+    /// down.
     ///
     /// # Errors
     /// Config when the role may not run programs; Transient when the connection broke before the
-    /// answer.
-    pub async fn stop_server(&self, limit: Duration) -> Result<()> {
+    /// answer, or the server does not begin to stop.
+    pub async fn stop_server(&self, limit: Duration, confirming: &[i32]) -> Result<()> {
         let row = self
             .query_one(
                 "select (select setting from pg_config where name = 'BINDIR'),
@@ -238,13 +238,13 @@ impl Source {
             .await
             .context("asking where the source's pg_ctl and data are")?;
         let (bindir, data): (String, String) = (row.get(0), row.get(1));
-        let command = stop_command(&bindir, &data, limit);
+        let command = stop_command(&bindir, &data, limit, confirming);
         let literal = command.replace('\'', "''");
-        match self
-            .batch_execute(&format!("copy (select 1) to program '{literal}'"))
-            .await
-        {
-            Ok(()) => Ok(()),
+        let statements = format!(
+            "copy (select 1) to program '{literal}'; select pg_sleep({STOP_BEGINS_SECONDS})"
+        );
+        match self.batch_execute(&statements).await {
+            Ok(()) => Err(Error::transient("the source has not begun to stop")),
             // 57P01 admin_shutdown: the shutdown has ended this session; 38000: it has ended the
             // child process of COPY.
             Err(error)
@@ -260,32 +260,35 @@ impl Source {
     }
 }
 
-/// Ends a server that has not ended after `$3` seconds. One that has shut down and only waits for
-/// its WAL archiver gets four times as long, because its archive would lack the last segments.
-/// `$1`: the directory of the programs, `$2`: the data directory.
-const LIMIT_OF_STOP: &str = "\
-    postmaster() { sed -n \"1p;3p\" \"$2/postmaster.pid\" 2>/dev/null; }; \
-    lives() { [ \"$(postmaster \"$@\")\" = \"$was\" ] && [ -d \"/proc/${was%%[!0-9]*}\" ]; }; \
-    state() { LC_ALL=C \"$1/pg_controldata\" \"$2\" | sed -n \"s/^Database cluster state: *//p\"; }; \
-    was=$(postmaster \"$@\"); seconds=0; \
-    while [ -n \"$was\" ] && lives \"$@\"; do \
-      if [ $seconds -ge $((4 * $3)) ] || \
-         { [ $seconds -ge $3 ] && [ \"$(state \"$@\")\" != \"shut down\" ]; }; \
-      then kill -QUIT \"${was%%[!0-9]*}\"; exit; fi; \
-      sleep 1; seconds=$((seconds + 1)); \
-    done";
+/// The walsenders of a server that is to be stopped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Walsenders {
+    /// Process ids of those whose readers confirm what they have received.
+    pub confirming: Vec<i32>,
+    /// How many others there are.
+    pub others: usize,
+}
 
-/// The command that stops a server. The limit runs in a session of its own, so that the signal that
-/// ends this server's processes does not reach it, and it watches one run of the postmaster: a
-/// server that is started later has another process and start time in postmaster.pid.
-fn stop_command(bindir: &str, data: &str, limit: Duration) -> String {
-    let (programs, data) = (shell_quoted(bindir), shell_quoted(data));
+/// What runs beside the server: `stop.sh` without its comments.
+fn script() -> String {
+    let lines = include_str!("stop.sh").lines();
+    let code: Vec<&str> = lines
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .collect();
+    code.join("\n")
+}
+
+/// The command that starts the script. It returns at once, and the script requests the stop: a
+/// signal of the shutdown could end a shell that has not left this server's process group yet.
+fn stop_command(bindir: &str, data: &str, limit: Duration, confirming: &[i32]) -> String {
+    let confirming: Vec<String> = confirming.iter().map(i32::to_string).collect();
     format!(
-        "setsid sh -c {} sh {programs} {data} {} </dev/null >/dev/null 2>&1 & \
-         {} stop -D {data} -m fast -W",
-        shell_quoted(LIMIT_OF_STOP),
+        "setsid sh -c {} stop {} {} {} {} </dev/null >/dev/null 2>&1 &",
+        shell_quoted(&script()),
+        shell_quoted(bindir),
+        shell_quoted(data),
         limit.as_secs(),
-        shell_quoted(&format!("{bindir}/pg_ctl"))
+        confirming.join(" ")
     )
 }
 

@@ -28,9 +28,14 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("base-backups", base_backups).asking(&[BASE_BACKUPS]),
     Check::new("tablespaces", tablespaces).asking(&[TABLESPACES]),
     Check::new("logical-slots", logical_slots).asking(&[LOGICAL_SLOTS]),
+    Check::new("logical-readers", logical_readers)
+        .asking(&[LOGICAL_READERS])
+        .acceptable(),
     Check::new("unlogged-tables", unlogged_tables).asking(&[UNLOGGED_TABLES]),
     Check::new("archiving", archiving).asking(&[ARCHIVING]),
-    Check::new("archive-backlog", archive_backlog).asking(&[ARCHIVE_BACKLOG]),
+    Check::new("archive-backlog", archive_backlog)
+        .asking(&[ARCHIVE_BACKLOG])
+        .acceptable(),
     Check::new("stalled-walsenders", stalled_walsenders).asking(&[STALLED_WALSENDERS]),
     Check::new("cnpg-roles", cnpg_roles).asking(&[MISSING_ROLES]),
     Check::new("wal-receiver", wal_receiver),
@@ -61,6 +66,8 @@ pub mod questions {
     pub const TABLESPACES: Question = Question::source("tablespaces");
     /// Logical replication slots of the source, by name.
     pub const LOGICAL_SLOTS: Question = Question::source("logical slots");
+    /// Logical replication slots of the source that are being read, by name.
+    pub const LOGICAL_READERS: Question = Question::source("logical readers");
     /// Unlogged tables of the source with rows in DATABASE, as `schema.table`.
     pub const UNLOGGED_TABLES: Question = Question::source("unlogged tables");
     /// How many WAL files wait for the source's archiver, and for how many seconds the oldest has
@@ -394,6 +401,33 @@ fn logical_slots(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
     snapshot.answer(LOGICAL_SLOTS).map_or_else(Vec::new, judge)
 }
 
+/// No logical slot is being read: the cutover ends its reader before the source is stopped, because
+/// the stop would wait until the reader has confirmed everything, without a limit.
+fn logical_readers(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
+    const ID: &str = "logical-readers";
+    let wanted = "no logical slot in use at the source";
+    let judge = |slots: &[String]| {
+        let read = |slot: &String| {
+            Finding::ok(ID, wanted, "a reader is connected")
+                .about(slot.as_str())
+                .with(
+                    Verdict::Blocker,
+                    format!(
+                        "stop the reader before the cutover, or accept that the cutover ends its \
+                         session, and that it must resynchronize: ACCEPT={ID}:{slot}"
+                    ),
+                )
+        };
+        match slots {
+            [] => vec![Finding::ok(ID, wanted, "none")],
+            slots => slots.iter().map(read).collect(),
+        }
+    };
+    snapshot
+        .answer(LOGICAL_READERS)
+        .map_or_else(Vec::new, judge)
+}
+
 /// No table with rows is unlogged: such a table is empty on a physical copy (PostgreSQL
 /// documentation, *CREATE TABLE*, UNLOGGED).
 fn unlogged_tables(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
@@ -440,9 +474,9 @@ fn archive_backlog(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
         let finding = Finding::ok("archive-backlog", wanted, found);
         if seconds > BACKLOG_SECONDS_MAX {
             return finding.with(
-                Verdict::Decide,
-                "the archiver hangs or is far behind; a rollback after the source was stopped would \
-                 wait for it: fix archive_command, or accept it",
+                Verdict::Blocker,
+                "the archiver hangs or is far behind; a rollback after the source was stopped \
+                 would wait for it: fix archive_command, or accept it: ACCEPT=archive-backlog",
             );
         }
         if files > BACKLOG_FILES_MAX {
@@ -831,6 +865,7 @@ mod tests {
             (base_backups, BASE_BACKUPS, Verdict::NotYet),
             (tablespaces, TABLESPACES, Verdict::Blocker),
             (logical_slots, LOGICAL_SLOTS, Verdict::Decide),
+            (logical_readers, LOGICAL_READERS, Verdict::Blocker),
             (archiving, ARCHIVING, Verdict::Decide),
             (unlogged_tables, UNLOGGED_TABLES, Verdict::Decide),
             (stalled_walsenders, STALLED_WALSENDERS, Verdict::NotYet),
@@ -844,7 +879,7 @@ mod tests {
         for (files, seconds, verdict) in [
             ("1", "3", Verdict::Ok),
             ("11", "3", Verdict::NotYet),
-            ("1", "61", Verdict::Decide),
+            ("1", "61", Verdict::Blocker),
         ] {
             let backlog = answered(archive_backlog, &[(ARCHIVE_BACKLOG, &[files, seconds])]);
             assert_eq!(backlog.verdict, verdict);

@@ -45,7 +45,8 @@ pub struct Start {
     pub paused: Option<bool>,
     /// Patroni's own `default_transaction_read_only`.
     pub read_only: Option<String>,
-    /// Findings that the user has accepted (ACCEPT), each as `id:object: what was found`.
+    /// Findings that the user has decided to live with, by ACCEPT or by starting the cutover, each
+    /// as `id:object: what was found`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accepted: Vec<String>,
 }

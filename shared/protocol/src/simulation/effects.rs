@@ -247,7 +247,8 @@ impl World {
         self.followed = false;
     }
 
-    /// Patroni elects the source's standby. S2: it has every acknowledged write, or a person decides.
+    /// Patroni elects the source's standby. S2: it has every acknowledged write, or a person
+    /// decides.
     pub fn elect_other(&mut self) {
         if self.standby_lags {
             self.violation.get_or_insert((
@@ -284,7 +285,8 @@ impl World {
                 "source and target both accept writes",
             ));
         }
-        // What CloudNativePG promotes is not for the drivers to choose; they must not let clients in.
+        // What CloudNativePG promotes is not for the drivers to choose; they must not let clients
+        // in.
         let missing = self.missing_writes();
         if self.primary && missing > 0 && !self.has_happened(Disturbance::OtherInstance) {
             return Some(Broken::new(

@@ -353,8 +353,8 @@ impl World {
         }
     }
 
-    /// The answer of the server behind the Service: of the target, also while a new primary waits for
-    /// its restart, or of the source.
+    /// The answer of the server behind the Service: of the target, also while a new primary waits
+    /// for its restart, or of the source.
     fn service_answer(&self) -> Reachability<ServiceAnswer> {
         if self.service_at_target {
             Reachability::Up(ServiceAnswer {
