@@ -159,7 +159,16 @@ impl World {
     /// S9: the pause is lifted only when the running primary holds the leader lock, or after the
     /// time that Patroni needs for it. No order of steps protects against a lock that is lost
     /// between a snapshot and the effect, so only drivers with a current snapshot are checked.
+    ///
+    /// S2: it is not lifted for an election that loses acknowledged writes; the same holds for a
+    /// leader that is lost between a snapshot and the effect.
     pub fn led_by_its_leader(&mut self, action: &Action) {
+        if *action == Action::UnblockWrites && self.leader_lost && self.standby_lags {
+            self.violation.get_or_insert((
+                Invariant::S2,
+                "the pause is lifted for an election that loses acknowledged writes",
+            ));
+        }
         let now = at(i64::from(self.clock) * 1_000);
         let just_now = self
             .recorded()
@@ -247,15 +256,8 @@ impl World {
         self.followed = false;
     }
 
-    /// Patroni elects the source's standby. S2: it has every acknowledged write, or a person
-    /// decides.
+    /// Patroni elects the source's standby.
     pub fn elect_other(&mut self) {
-        if self.standby_lags {
-            self.violation.get_or_insert((
-                Invariant::S2,
-                "an election loses acknowledged writes that the target has",
-            ));
-        }
         self.leader_lost = false;
         (self.standby, self.timeline, self.connected) = (false, 2, false);
         self.start();

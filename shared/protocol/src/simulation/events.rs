@@ -190,7 +190,7 @@ impl World {
                 w.standby = true;
             },
         );
-        let held = self.paused && self.serves();
+        let held = self.paused && self.serves() && self.timeline == 1;
         add(
             Disturbance::LeaderLost,
             "the leader's node is lost",
