@@ -27,7 +27,7 @@ const LEFT_OVER_AGE: Duration = Duration::from_secs(3600);
 /// | 2 | API server and etcd |
 /// | 11, 12 | the source's members |
 /// | 21 and up | the target's instances |
-/// | 41 and up | Services (forwarders) |
+/// | 64 to 127 | Services (forwarders) |
 #[derive(Debug)]
 pub struct Instance {
     a: u8,
@@ -69,6 +69,12 @@ impl Instance {
     /// The address of a host in this network.
     pub fn address(&self, host: u8) -> Ipv4Addr {
         Ipv4Addr::new(127, self.a, self.b, host)
+    }
+
+    /// The addresses of Services, as the API server assigns them: hosts 64 to 127. Unlike those of
+    /// pods they are real, because the programs connect to the cluster IP of a Service.
+    pub fn cluster_ips(&self) -> String {
+        format!("{}/26", self.address(64))
     }
 
     /// The address that represents the same host in Kubernetes objects, because the API server

@@ -4,10 +4,11 @@
 //! Backends are determined as in Kubernetes: with a selector, the ready Pods that match; without
 //! one, the addresses of the Endpoints object of the same name (which Patroni writes) and of
 //! EndpointSlices that an earlier selector left behind. Kubernetes objects hold addresses that
-//! represent loopback ones ([`Instance::kubernetes_address`]); the cluster IP of a Service is not
-//! used. As with kube-proxy, a change of backends closes no existing connection, and a Service
-//! without backends refuses new ones. Unlike kube-proxy, changes take effect at once (kube-proxy:
-//! within a second), and every port of a Service has one target port.
+//! represent loopback ones ([`Instance::kubernetes_address`]). A Service listens at its cluster IP,
+//! which the API server takes from the instance's network ([`Instance::cluster_ips`]). As with
+//! kube-proxy, a change of backends closes no existing connection, and a Service without backends
+//! refuses new ones. Unlike kube-proxy, changes take effect at once (kube-proxy: within a second),
+//! and every port of a Service has one target port.
 
 mod backends;
 pub mod forwarder;
@@ -37,9 +38,6 @@ use backends::Cluster;
 use forwarder::Forwarder;
 use slices::Slices;
 
-/// The first host number of Services in the instance's network (see [`Instance`]).
-const FIRST_HOST: u8 = 41;
-const LAST_HOST: u8 = 252;
 /// Host number where nothing listens.
 const REFUSING_HOST: u8 = 253;
 /// Limit for the first lists of all kinds.
@@ -81,7 +79,6 @@ impl Services {
         let (ready, is_ready) = oneshot::channel();
         let refusing_address = instance.address(REFUSING_HOST);
         let proxy = Proxy {
-            instance,
             addresses: sender,
             ports: BTreeMap::new(),
         };
@@ -172,7 +169,6 @@ struct Port {
 }
 
 struct Proxy {
-    instance: Arc<Instance>,
     addresses: watch::Sender<Addresses>,
     ports: BTreeMap<SocketAddr, Port>,
 }
@@ -202,25 +198,13 @@ impl Proxy {
     }
 
     fn apply(&mut self, cluster: &Cluster) {
-        let services = cluster.services();
-        let listening: Vec<_> = services
-            .iter()
-            .filter(|service| has_address(service))
-            .collect();
-        let mut addresses = self.addresses.borrow().clone();
-        addresses.retain(|name, _| listening.iter().any(|service| service.name_any() == *name));
+        let mut addresses = Addresses::new();
         let mut wanted = BTreeMap::new();
-        for service in listening {
-            let name = service.name_any();
-            let Some(address) = addresses
-                .get(&name)
-                .copied()
-                .or_else(|| free(&self.instance, &addresses))
-            else {
-                eprintln!("no address is left for the service {name}");
+        for service in &cluster.services() {
+            let Some(address) = cluster_ip(service) else {
                 continue;
             };
-            addresses.insert(name, address);
+            addresses.insert(service.name_any(), address);
             for port in service
                 .spec
                 .iter()
@@ -254,18 +238,9 @@ impl Proxy {
 }
 
 /// Headless Services and aliases have no address.
-fn has_address(service: &Service) -> bool {
-    let ip = service
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.cluster_ip.as_deref());
-    ip.is_some_and(|ip| !ip.is_empty() && ip != "None")
-}
-
-fn free(instance: &Instance, taken: &BTreeMap<String, Ipv4Addr>) -> Option<Ipv4Addr> {
-    (FIRST_HOST..=LAST_HOST)
-        .map(|host| instance.address(host))
-        .find(|address| !taken.values().any(|other| other == address))
+fn cluster_ip(service: &Service) -> Option<Ipv4Addr> {
+    let spec = service.spec.as_ref()?;
+    spec.cluster_ip.as_deref()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -6,5 +6,6 @@ mod conflicting_controllers;
 mod disturbed;
 mod environment;
 mod lost_parts;
+mod reach;
 mod slow_stop;
 mod whole;

@@ -699,3 +699,55 @@ async fn it_survives_a_failover_and_an_outage_of_the_api_server() {
     )
     .await;
 }
+
+/// On the real API server, with its defaults: a policy that admits one Deployment to the target and
+/// not the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_policy_that_does_not_admit_the_application_blocks_the_cutover() {
+    let (environment, _instance) = Environment::streaming(80).await;
+    for app in ["mastodon-streaming", "mastodon-web"] {
+        environment
+            .apply(json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": format!("{app}-5d9"), "labels": {"app": app}},
+                "spec": {"containers": [{"name": "app", "image": "app"}]},
+                "status": {"phase": "Running"},
+            }))
+            .await;
+    }
+    let policy = |apps: Value| {
+        let expressions = json!([{"key": "app", "operator": "In", "values": apps}]);
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"name": "database-clients"},
+            "spec": {
+                "podSelector": {"matchLabels": {"cnpg.io/cluster": CLUSTER}},
+                "ingress": [{
+                    "from": [{"podSelector": {"matchExpressions": expressions}}],
+                    "ports": [{"port": 5432}],
+                }],
+            },
+        })
+    };
+    environment
+        .apply(policy(json!(["mastodon-streaming"])))
+        .await;
+    let words = [
+        "network-policy:database-clients: ",
+        "do not admit mastodon-web-5d9 to database-1, port 5432",
+        "add an ingress rule for these pods",
+    ];
+    let ended = environment.run().await;
+    assert_ended(&ended, 3, &words);
+    let streaming = "mastodon-streaming-5d9";
+    assert!(!ended.text().contains(streaming), "{}", ended.text());
+    let accepted = environment
+        .run_with("ACCEPT", "network-policy:database-clients")
+        .await;
+    assert_ended(&accepted, 0, &["(accepted)", READY]);
+    environment
+        .apply(policy(json!(["mastodon-streaming", "mastodon-web"])))
+        .await;
+    let words = ["network-policy: 1 policies, none refuses it", READY];
+    run_ends(&environment, 0, &words).await;
+}

@@ -35,6 +35,7 @@ const SCOPE: Scope<'static> = Scope {
     services: true,
     leftovers: false,
     poolers: true,
+    traffic: false,
     service_answer: None,
     client_names: false,
     sessions_ended: false,

@@ -44,8 +44,12 @@ pub struct Container {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Port {
+    /// Its name, if it has one.
+    pub name: Option<String>,
     /// Number of the port in the container.
     pub container_port: i32,
+    /// TCP, UDP or SCTP; None: TCP.
+    pub protocol: Option<String>,
 }
 
 /// An environment variable.

@@ -9,6 +9,7 @@ pub mod application;
 pub mod clients;
 pub mod controllers;
 pub mod endpoints;
+mod network;
 pub mod poolers;
 pub mod queries;
 pub mod servers;
@@ -30,12 +31,14 @@ use protocol::{
     },
     decision::Limits,
     failure::Failure,
+    network::{LabelSelector, Network},
     record::Start,
     route::Route,
     snapshot::{
-        PoolerPodState, PoolerState, Reachability, Snapshot,
+        PoolerPodState, Reachability, Snapshot,
         kubernetes::ClusterState,
         prechecks::{ConflictingControllers, HashComparison, OwnerPassword, Prechecks, Side},
+        source::ClientSession,
     },
 };
 use secrecy::ExposeSecret as _;
@@ -53,7 +56,7 @@ use application::Application;
 use clients::Pods;
 use controllers::Where;
 use endpoints::Endpoints;
-use poolers::Poolers;
+use poolers::{Answer, Asked, Poolers};
 use session::{Connect, Line, limited};
 
 /// What is migrated.
@@ -111,6 +114,8 @@ pub struct Scope<'a> {
     pub leftovers: bool,
     /// The old poolers.
     pub poolers: bool,
+    /// Whether the old poolers reach the server behind them, once they are resumed.
+    pub traffic: bool,
     /// Ask the server behind the source's Service, with the login and the CA of this side.
     pub service_answer: Option<Side>,
     /// The names of clients at the source: read beforehand, so that they are known when clients
@@ -141,6 +146,8 @@ pub struct Collector {
     pub members: Vec<Member>,
     /// For the names of clients.
     pub pods: Pods,
+    /// Where the Service of the source's leader listens, as last observed.
+    service: Option<SocketAddr>,
     last: Option<Snapshot>,
 }
 
@@ -149,6 +156,10 @@ struct Objects<'a> {
     postgresql: &'a Postgresql,
     cluster: Option<&'a Cluster>,
     changed: &'a [ChangedObject],
+    /// The selectors of the application's pods.
+    application: &'a [LabelSelector],
+    /// Client sessions at the source's leader.
+    sessions: &'a [ClientSession],
     route: Route,
 }
 
@@ -163,6 +174,7 @@ impl Collector {
             patroni: Patroni::default(),
             members: Vec::new(),
             pods: Pods::default(),
+            service: None,
             last: None,
             client,
             namespace: namespace.to_owned(),
@@ -210,6 +222,9 @@ impl Collector {
         let (client, namespace, subject) = (&self.client, self.namespace.as_str(), &self.subject);
         let cluster = &subject.source_cluster;
         let (endpoints, login) = (&self.endpoints, self.endpoints.login);
+        let asked = Asked {
+            traffic: scope.traffic.then_some(&endpoints.database),
+        };
         let observed = futures::join!(
             ask(&mut self.source, async |source| {
                 servers::source(source, login, scope.prechecks).await
@@ -220,23 +235,21 @@ impl Collector {
             servers::patroni(&self.patroni, client, namespace, cluster, scope.each_member),
             when(scope.poolers, async {
                 let pods = pooler_pods::pods(client, namespace, cluster).await?;
-                Ok(self.poolers.observe(&pods).await)
+                Ok(self.poolers.observe(&pods, asked).await)
             }),
             when(scope.services, async {
                 let names: Vec<String> = limits.services.keys().cloned().collect();
                 services::read(client, namespace, &names, scope.leftovers).await
             }),
             async {
-                let (service, database) = (&endpoints.source, &endpoints.database);
-                match scope.service_answer {
-                    None => Err(Error::transient("it was not asked")),
-                    Some(Side::Source) => {
-                        servers::behind_service(service, service, database, login).await
-                    }
-                    Some(Side::Target) => {
-                        servers::behind_service(service, &endpoints.target, database, login).await
-                    }
-                }
+                // The Service that is repointed, which SOURCE_HOST need not be.
+                let service = (cluster, self.service);
+                let server = match scope.service_answer {
+                    None => return Err(Error::transient("it was not asked")),
+                    Some(Side::Source) => &endpoints.source,
+                    Some(Side::Target) => &endpoints.target,
+                };
+                servers::behind_service(service, server, &endpoints.database, login).await
             },
             objects(client, namespace, subject, scope),
             async {
@@ -251,6 +264,9 @@ impl Collector {
         let (source, target, patroni, poolers, services, service_answer, objects, application) =
             observed;
         let ((postgresql, cluster), mut application, poolers) = (objects?, application?, poolers?);
+        let services = services?;
+        let leader = services.get(subject.source_cluster.as_str());
+        self.service = leader.and_then(|service| service.address).or(self.service);
         let (patroni, members) = match patroni {
             Ok((patroni, members)) => (Reachability::Up(patroni), members),
             Err(error) => (Reachability::Unreachable(unreachable(error)?), Vec::new()),
@@ -274,7 +290,7 @@ impl Collector {
                 .map_or_else(ClusterState::missing, Cluster::state),
             suspensions: Vec::new(),
             jobs: Vec::new(),
-            services: services?,
+            services,
             poolers,
             reconnected: Vec::new(),
             service_answer: service_answer.map_or_else(
@@ -293,11 +309,17 @@ impl Collector {
             postgresql: &postgresql,
             cluster: cluster.as_ref(),
             changed: &application.changed,
+            application: &application.selectors,
+            sessions: snapshot
+                .source
+                .answer()
+                .map_or(&[], |source| &source.clients),
             route,
         };
-        let (controllers, owner_password) = futures::try_join!(
+        let (controllers, owner_password, network) = futures::try_join!(
             self.controllers(scope, &objects),
-            self.owner_password(scope, &objects)
+            self.owner_password(scope, &objects),
+            self.network(scope, &objects)
         )?;
         (snapshot.suspensions, snapshot.jobs) = (controllers.0, controllers.1);
         snapshot.prechecks = scope.prechecks.then(|| Prechecks {
@@ -312,6 +334,7 @@ impl Collector {
                 Vec::new()
             },
             config_failure,
+            network,
             controllers: controllers.2,
         });
         snapshot.now = Timestamp::now();
@@ -414,6 +437,21 @@ impl Collector {
             .await
     }
 
+    /// The NetworkPolicies and the pods that they are about.
+    async fn network(&self, scope: &Scope<'_>, objects: &Objects<'_>) -> Result<Option<Network>> {
+        if !scope.prechecks {
+            return Ok(None);
+        }
+        let known = network::Known {
+            source: &self.subject.source_cluster,
+            target: &self.subject.target_cluster,
+            application: objects.application,
+            sessions: objects.sessions,
+        };
+        let found = network::observe(&self.client, &self.namespace, &known).await?;
+        Ok(Some(found))
+    }
+
     /// The owner's stored hash compared with that of the Secret, where the route needs it.
     async fn owner_password(
         &self,
@@ -505,16 +543,19 @@ fn split<T, A: Default>(asked: Reachability<(T, A)>) -> (Reachability<T>, A) {
 /// As [`reachable`]: a console that refuses the password is a wrong setting, one that does not
 /// answer is part of the observation.
 fn pooler_states(
-    asked: Vec<(String, Result<PoolerState>)>,
+    asked: Vec<(String, Result<Answer>)>,
     untouched: bool,
 ) -> Result<Vec<PoolerPodState>> {
-    let state = |(pod, state): (String, Result<PoolerState>)| {
-        let state = match state {
-            Ok(state) => Reachability::Up(state),
-            Err(error) if untouched && error.kind() == ErrorKind::Config => return Err(error),
-            Err(error) => Reachability::Unreachable(error.into()),
-        };
-        Ok(PoolerPodState { pod, state })
+    let state = |(pod, answer): (String, Result<Answer>)| match answer {
+        Ok(answer) => Ok(PoolerPodState {
+            traffic: answer.traffic,
+            ..PoolerPodState::new(pod, Reachability::Up(answer.state))
+        }),
+        Err(error) if untouched && error.kind() == ErrorKind::Config => Err(error),
+        Err(error) => Ok(PoolerPodState::new(
+            pod,
+            Reachability::Unreachable(error.into()),
+        )),
     };
     asked.into_iter().map(state).collect()
 }

@@ -1,7 +1,9 @@
 //! The admin console of PgBouncer: a virtual database `pgbouncer` that accepts a few commands by
 //! the simple query protocol (pgbouncer.org, *Usage*, *Admin console*).
+//!
+//! The columns of its tables differ between versions, so they are read by their names.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use secrecy::SecretString;
 use tokio_postgres::{SimpleQueryMessage, error::DbError};
@@ -19,13 +21,48 @@ const DATABASE: &str = "pgbouncer";
 const PAUSE_ANSWER: Duration = Duration::from_millis(500);
 
 /// Whether a PgBouncer is paused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     /// PAUSE is in force: new transactions wait.
     pub paused: bool,
-    /// Number of server connections; a pause is complete when there are none.
+    /// Its server connections; a pause is complete when there are none.
+    pub servers: Vec<ServerConnection>,
+}
+
+/// A connection to the server behind the pooler: a row of SHOW SERVERS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConnection {
+    /// What it does: `new` while it logs in, `active`, `idle` and others.
+    pub state: String,
+    /// Tells it from every other connection of the same process.
+    pub identity: String,
+}
+
+impl ServerConnection {
+    /// The server has accepted its login. The two other states, active_cancel and being_canceled,
+    /// carry a cancel request.
+    pub fn logged_in(&self) -> bool {
+        ["active", "idle", "used", "tested"].contains(&self.state.as_str())
+    }
+}
+
+/// The clients and servers of one database and role: a row of SHOW POOLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// The database of its clients.
+    pub database: String,
+    /// Their role.
+    pub user: String,
+    /// Number of clients that wait for a server connection.
+    pub waiting: u64,
+    /// How long the first of them has waited, in seconds.
+    pub waited_seconds: u64,
+    /// Number of server connections that have logged in.
     pub servers: u64,
 }
+
+/// A row by the names of its columns.
+type Row = BTreeMap<String, String>;
 
 /// An open session at the console.
 pub struct Console(Session);
@@ -41,12 +78,7 @@ impl Console {
         password: SecretString,
         application: &str,
     ) -> Result<Self> {
-        let credentials = Credentials {
-            password,
-            ca: None,
-            client: None,
-        };
-        let opened = open(connection, &credentials, DATABASE, application, None).await;
+        let opened = log_in(connection, password, DATABASE, application).await;
         opened.map(Self).map_err(classified)
     }
 
@@ -55,20 +87,30 @@ impl Console {
         self.0.is_closed()
     }
 
-    /// Reads whether it is paused.
+    /// Reads whether it is paused, and its server connections.
     pub async fn state(&self) -> Result<State> {
-        let (paused, servers) = futures::try_join!(self.paused(), self.0.rows("show servers"))?;
-        Ok(State {
-            paused,
-            servers: servers.len() as u64,
-        })
+        let (paused, servers) = futures::try_join!(self.paused(), self.servers())?;
+        Ok(State { paused, servers })
+    }
+
+    /// Reads its server connections.
+    pub async fn servers(&self) -> Result<Vec<ServerConnection>> {
+        let rows = self.0.rows("show servers").await?;
+        Ok(rows.iter().map(server_connection).collect())
+    }
+
+    /// Reads its pools, without the one of the console itself.
+    pub async fn pools(&self) -> Result<Vec<Pool>> {
+        let rows = self.0.rows("show pools").await?;
+        let pools = rows.iter().map(pool);
+        Ok(pools.filter(|pool| pool.database != DATABASE).collect())
     }
 
     async fn paused(&self) -> Result<bool> {
         match self.0.simple_query("show state").await {
-            Ok(messages) => Ok(rows(messages).iter().any(|row| {
-                row.first() == Some(&"paused".into()) && row.get(1) == Some(&"yes".into())
-            })),
+            Ok(messages) => Ok(rows(messages)
+                .iter()
+                .any(|row| text(row, "key") == "paused" && text(row, "value") == "yes")),
             Err(error) if error.as_db_error().is_some_and(unknown_command) => {
                 self.paused_by_refusal().await
             }
@@ -116,6 +158,37 @@ impl Console {
     }
 }
 
+/// Logs in to a database behind the pooler at the address of one pod, and asks the server there for
+/// something: PgBouncer may complete a login without a server, by what it remembers of one.
+///
+/// # Errors
+/// As [`crate::postgres::connect`]; PgBouncer passes on why its own login at the server failed.
+pub async fn log_in_through(
+    connection: &Connection,
+    password: SecretString,
+    database: &str,
+    application: &str,
+) -> Result<()> {
+    let session = log_in(connection, password, database, application).await?;
+    session.batch_execute("select 1").await?;
+    Ok(())
+}
+
+/// A session without options and without a check of the certificate, see [`Console::open`].
+async fn log_in(
+    connection: &Connection,
+    password: SecretString,
+    database: &str,
+    application: &str,
+) -> Result<Session> {
+    let credentials = Credentials {
+        password,
+        ca: None,
+        client: None,
+    };
+    open(connection, &credentials, database, application, None).await
+}
+
 /// PgBouncer refuses a login with 08P01 (protocol violation), whatever the reason.
 fn classified(error: Error) -> Error {
     if error.to_string().contains("authentication failed") {
@@ -129,7 +202,7 @@ fn classified(error: Error) -> Error {
 }
 
 impl Session {
-    async fn rows(&self, command: &str) -> Result<Vec<Vec<String>>> {
+    async fn rows(&self, command: &str) -> Result<Vec<Row>> {
         let messages = self.simple_query(command).await;
         messages
             .map(rows)
@@ -137,11 +210,14 @@ impl Session {
     }
 }
 
-fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<Vec<String>> {
+fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<Row> {
     let texts = |row: tokio_postgres::SimpleQueryRow| {
-        let columns = 0..row.len();
+        let columns = row.columns().iter().enumerate();
         columns
-            .map(|column| row.get(column).unwrap_or_default().to_owned())
+            .map(|(index, column)| {
+                let value = row.get(index).unwrap_or_default();
+                (column.name().to_owned(), value.to_owned())
+            })
             .collect()
     };
     let rows = messages.into_iter().filter_map(|message| match message {
@@ -149,6 +225,34 @@ fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<Vec<String>> {
         _ => None,
     });
     rows.collect()
+}
+
+fn text<'a>(row: &'a Row, column: &str) -> &'a str {
+    row.get(column).map_or("", String::as_str)
+}
+
+/// A number; 0 where this version has no such column.
+fn number(row: &Row, column: &str) -> u64 {
+    text(row, column).parse().unwrap_or_default()
+}
+
+fn server_connection(row: &Row) -> ServerConnection {
+    ServerConnection {
+        state: text(row, "state").to_owned(),
+        // The address of its structure, which is used again later, and when it connected.
+        identity: format!("{} {}", text(row, "ptr"), text(row, "connect_time")),
+    }
+}
+
+fn pool(row: &Row) -> Pool {
+    let servers = ["sv_active", "sv_idle", "sv_used", "sv_tested"];
+    Pool {
+        database: text(row, "database").to_owned(),
+        user: text(row, "user").to_owned(),
+        waiting: number(row, "cl_waiting"),
+        waited_seconds: number(row, "maxwait"),
+        servers: servers.iter().map(|column| number(row, column)).sum(),
+    }
 }
 
 fn unknown_command(error: &DbError) -> bool {

@@ -13,6 +13,7 @@ mod application;
 mod cluster;
 mod controllers;
 mod data;
+mod network;
 pub mod prepare;
 mod servers;
 mod services;
@@ -71,6 +72,7 @@ const CHECKS: &[&[Check]] = &[
     cluster::CHECKS,
     zalando::CHECKS,
     services::CHECKS,
+    network::CHECKS,
     application::CHECKS,
     controllers::CHECKS,
     data::CHECKS,

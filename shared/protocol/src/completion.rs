@@ -6,6 +6,7 @@ use crate::{
     reason::Wait,
     record::{Fact, Promoted, Promotion, Record, Start},
     route::Route,
+    served,
     snapshot::{PoolerState, Reachability, Snapshot, TargetState},
 };
 
@@ -130,9 +131,10 @@ fn by_config(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) -
     })
 }
 
-/// Waits until the Services lead to the target, then resumes the poolers. None when both are done.
+/// Waits until the Services lead to the target, resumes the poolers, and waits until each has shown
+/// that its clients are served. None when all of it is done.
 fn by_service(record: &Record, promoted: &Promoted, seen: &Snapshot) -> Option<Decision> {
-    if record.routed.is_none() {
+    let Some(routed) = record.routed else {
         // A pooler whose login fails waits for its server_login_retry, several seconds, before it
         // tries again.
         let repointed = seen
@@ -146,7 +148,7 @@ fn by_service(record: &Record, promoted: &Promoted, seen: &Snapshot) -> Option<D
                 seen.service_answer.failure().cloned(),
             ))
         });
-    }
+    };
     if !seen
         .poolers_that(|state| state != PoolerState::Serving)
         .is_empty()
@@ -157,10 +159,12 @@ fn by_service(record: &Record, promoted: &Promoted, seen: &Snapshot) -> Option<D
         return None;
     }
     let pods = seen.poolers_silent();
-    Some(if pods.is_empty() {
-        Decision::Record(Fact::Serving(seen.now))
-    } else {
-        Decision::Wait(Wait::PoolersUnreachable { pods })
+    if !pods.is_empty() {
+        return Some(Decision::Wait(Wait::PoolersUnreachable { pods }));
+    }
+    Some(match served::missing(routed, seen) {
+        Some(missing) => Decision::Wait(missing),
+        None => Decision::Record(Fact::Serving(seen.now)),
     })
 }
 

@@ -2,10 +2,11 @@
 //!
 //! In reading order: positions and identities ([`wal`]), what is observed ([`snapshot`]) and judged
 //! ([`checks`], each with its [`finding`]s), what is recorded ([`record`], [`receipt`]), what
-//! follows from both ([`decide`], with its parts [`cutover`], [`completion`], [`rollback`] and
-//! [`proof`]), how each step is reported and where it leads ([`steps`]), the controllers that would
-//! revert the cutover ([`controllers`]), and the loop that observes, decides and acts ([`driver`]).
-//! The tests search the interleavings that the protocol can meet (`simulation`).
+//! follows from both ([`decide`], with its parts [`cutover`], [`completion`], [`rollback`],
+//! [`proof`] and [`served`]), how each step is reported and where it leads ([`steps`]),
+//! the controllers that would revert the cutover ([`controllers`]), and the loop that observes,
+//! decides and acts ([`driver`]). The tests search the interleavings that the protocol can meet
+//! (`simulation`).
 
 pub mod checks;
 pub mod completion;
@@ -16,6 +17,7 @@ pub mod decision;
 pub mod driver;
 pub mod failure;
 pub mod finding;
+pub mod network;
 pub mod proof;
 pub mod quantity;
 pub mod reason;
@@ -23,6 +25,7 @@ pub mod receipt;
 pub mod record;
 pub mod rollback;
 pub mod route;
+pub mod served;
 #[cfg(test)]
 mod simulation;
 pub mod snapshot;

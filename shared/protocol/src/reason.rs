@@ -19,7 +19,7 @@ use crate::{
 };
 
 pub use stopped::Stopped;
-pub use wait::{Server, ServerFailure, SourcePrimary, UnreadyPods, Wait, WaitKind};
+pub use wait::{Server, ServerFailure, SourcePrimary, UnreadyPods, UnservedPooler, Wait, WaitKind};
 
 /// Who asked the cutover to end or to roll back.
 #[derive(Clone, Debug, PartialEq, Eq)]

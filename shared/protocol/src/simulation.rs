@@ -11,8 +11,8 @@
 //!   node is lost, with a standby that has everything or lacks a write.
 //! - Target: the stream to it breaks; an instance that lacks the last records is promoted.
 //! - Application: an autoscaler, or a client that ignores its suspension, starts it.
-//! - Poolers and Services: an old pooler is resumed by hand or restarted; the Services are
-//!   repointed halfway, or restored by hand.
+//! - Poolers and Services: an old pooler is resumed by hand or restarted, or does not reach the
+//!   target for a while; the Services are repointed halfway, or restored by hand.
 //!
 //! Further steps happen by themselves, at any later moment: Patroni takes its leader lock, a
 //! promotion and the restart after it end, a controller reconciles what was scaled. Each
@@ -23,7 +23,8 @@
 //! restored; S4 after it nothing reopens the source, and an end is a complete cutover; S5 nothing
 //! is changed that was not recorded first; S7 client traffic is resumed only to a primary whose
 //! restart is over; S8 no pooler stays paused at an end; S9 a pause is lifted only where the leader
-//! holds its lock. Then, with disturbances off, every state reaches an end. (S6, a dry run changes
+//! holds its lock; S10 the end of the downtime is recorded only after the pooler has reached the
+//! target. Then, with disturbances off, every state reaches an end. (S6, a dry run changes
 //! nothing, holds by construction: it calls `observe` and nothing else; tests/it/cutover asserts
 //! that in the API server's audit log.)
 
@@ -117,7 +118,7 @@ fn no_interleaving_breaks_an_invariant() {
 /// breaks an invariant which the guard protects.
 #[test]
 fn without_any_guard_the_search_finds_what_breaks() {
-    use Invariant::{Progress, S1, S2, S3, S4, S5, S7, S8, S9};
+    use Invariant::{Progress, S1, S2, S3, S4, S5, S7, S8, S9, S10};
     for (mutant, invariants) in [
         (Mutant::NoFence, &[S1, S2][..]),
         (Mutant::NoCatchUp, &[S2]),
@@ -131,6 +132,7 @@ fn without_any_guard_the_search_finds_what_breaks() {
         (Mutant::NoRecordOfTheRollback, &[S1, S2, S3, S5]),
         (Mutant::NoRestartWait, &[S7, S4]),
         (Mutant::NoServiceWait, &[S7]),
+        (Mutant::NoEvidence, &[S10]),
         (Mutant::NoResumeOnRollback, &[S8]),
         (Mutant::NoLateResume, &[S8]),
         (Mutant::NoLeaderLock, &[S9]),

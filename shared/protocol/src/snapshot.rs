@@ -7,6 +7,7 @@
 
 pub mod data;
 pub mod kubernetes;
+pub mod poolers;
 pub mod prechecks;
 pub mod source;
 pub mod target;
@@ -29,6 +30,8 @@ use crate::{
     },
     wal::{Identity, Lsn, Switch, Timeline},
 };
+
+pub use poolers::{PoolerPodState, PoolerState};
 
 /// One observation of both sides.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,26 +137,6 @@ pub struct PatroniState {
     pub silent: Vec<String>,
     /// What each standby has received of the WAL.
     pub received: BTreeMap<String, Lsn>,
-}
-
-/// A pod of an old pooler, by its console.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PoolerPodState {
-    /// The pod.
-    pub pod: String,
-    /// What it does with clients.
-    pub state: Reachability<PoolerState>,
-}
-
-/// What a pooler does with its clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PoolerState {
-    /// It serves them.
-    Serving,
-    /// New transactions wait; these many server connections are still busy.
-    Pausing(u64),
-    /// All of them wait.
-    Paused,
 }
 
 /// The server that answers behind the source's Service.

@@ -65,7 +65,7 @@ pub(super) fn api_server(setup: &Setup, instance: &Instance, directory: &Path) -
         ("secure-port", PORT.to_string()),
         ("advertise-address", advertised),
         ("endpoint-reconciler-type", "none".into()),
-        ("service-cluster-ip-range", "10.96.0.0/16".into()),
+        ("service-cluster-ip-range", instance.cluster_ips()),
         ("authorization-mode", "RBAC".into()),
         ("token-auth-file", file("tokens.csv")),
         ("tls-cert-file", file("server.crt")),

@@ -5,9 +5,13 @@
 //! `auth_dbname` (the lookup function is called in the client's database, where the operator also
 //! creates it) nor `SHOW STATE` (nor do the operator's older images); and it reaches the Service in
 //! front of PostgreSQL by address, because there is no DNS.
+//!
+//! Between the pooler and that Service lies a forwarder of its own, where a NetworkPolicy that
+//! refuses the pod is imitated: connections that exist stay, as with most network plugins. A real
+//! policy drops packets, so that a login waits for server_connect_timeout instead of being refused.
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -16,16 +20,18 @@ use std::{
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Client, api::DeleteParams};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch};
 use tokio_postgres::SimpleQueryMessage;
 
-use super::{Services, pooler};
+use super::{Services, forwarder::Forwarder, pooler};
 use crate::{
     application::login::Login, authority::Authority, control_plane::ControlPlane, process::Process,
     setup::Setup,
 };
 
 const PORT: u16 = 5432;
+/// Port of the forwarder, at the pod's address.
+const UPSTREAM_PORT: u16 = 6543;
 const UPSTREAM_LIMIT: Duration = Duration::from_secs(30);
 const START_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
@@ -53,6 +59,7 @@ pub struct PgBouncer {
     directory: PathBuf,
     password: String,
     process: Process,
+    path: UpstreamPath,
 }
 
 impl PgBouncer {
@@ -79,7 +86,8 @@ impl PgBouncer {
         let password = String::from_utf8(password.0.clone())?;
         let directory = instance.subdirectory(setup, &placement.pod)?;
         let address = instance.address(placement.host);
-        configure(setup, &directory, address, &upstream.to_string(), &password)?;
+        let path = UpstreamPath::open(address, upstream);
+        configure(setup, &directory, address, &password)?;
         let process = run(setup, &directory, &placement.pod, address).await?;
         let this = Self {
             address,
@@ -89,6 +97,7 @@ impl PgBouncer {
             directory,
             password,
             process,
+            path,
             placement,
         };
         this.announce().await?;
@@ -98,6 +107,11 @@ impl PgBouncer {
     /// Name of the pod.
     pub fn pod(&self) -> &str {
         &self.placement.pod
+    }
+
+    /// Whether its new connections to the Service in front of PostgreSQL are accepted.
+    pub fn reaches_upstream(&self, reaches: bool) {
+        self.path.set(reaches);
     }
 
     /// Runs one command on the console.
@@ -153,13 +167,31 @@ impl PgBouncer {
     }
 }
 
-fn configure(
-    setup: &Setup,
-    directory: &Path,
-    address: Ipv4Addr,
-    upstream: &str,
-    password: &str,
-) -> Result<()> {
+/// The way from a pooler to the Service in front of PostgreSQL.
+struct UpstreamPath {
+    service: SocketAddr,
+    backends: watch::Sender<Vec<SocketAddr>>,
+    _forwarder: Forwarder,
+}
+
+impl UpstreamPath {
+    fn open(pod: Ipv4Addr, service: IpAddr) -> Self {
+        let service = SocketAddr::new(service, PORT);
+        let (backends, receiver) = watch::channel(vec![service]);
+        Self {
+            service,
+            backends,
+            _forwarder: Forwarder::start(SocketAddr::from((pod, UPSTREAM_PORT)), receiver),
+        }
+    }
+
+    fn set(&self, open: bool) {
+        let backends = if open { vec![self.service] } else { Vec::new() };
+        self.backends.send_replace(backends);
+    }
+}
+
+fn configure(setup: &Setup, directory: &Path, address: Ipv4Addr, password: &str) -> Result<()> {
     let own = Authority::root("pooler")?.server("pooler", &["pooler".into()], &[])?;
     let file = |name: &str| directory.join(name).display().to_string();
     for (name, text) in [
@@ -170,7 +202,7 @@ fn configure(
         setup.user.write_private(&directory.join(name), text)?;
     }
     let text = format!(
-        "[databases]\n* = host={upstream} port={PORT} auth_user=pooler\n\
+        "[databases]\n* = host={address} port={UPSTREAM_PORT} auth_user=pooler\n\
          [pgbouncer]\npool_mode = transaction\nlisten_addr = {address}\nlisten_port = \
          {PORT}\nunix_socket_dir =\n\
          admin_users = pooler\nauth_file = {users}\nauth_query = SELECT * FROM \

@@ -6,6 +6,7 @@ use protocol::{
     decision::Action,
     finding::{Verdict, listed, render},
     record::{Fact, FactKind, Record, Start, receipt_name},
+    served,
     snapshot::Snapshot,
     steps::{self, Line, Progress},
 };
@@ -35,6 +36,7 @@ impl LiveWorld {
         }
         match (fact, &record.started) {
             (FactKind::Started, _) => self.log_findings(),
+            (FactKind::Serving, _) => self.log_waiting_pools(),
             (FactKind::Finished, Some(start)) => self.log_permanent(start),
             _ => {}
         }
@@ -73,6 +75,24 @@ impl LiveWorld {
         findings.retain(|finding| finding.verdict != Verdict::Ok);
         for line in render(&findings) {
             self.run.report.info(line);
+        }
+    }
+
+    /// Warns of pools whose clients still wait although their pooler reaches the target.
+    fn log_waiting_pools(&self) {
+        let waiting = self
+            .collector
+            .last()
+            .map_or_else(Vec::new, served::waiting_pools);
+        if !waiting.is_empty() {
+            self.run.report.warning(
+                "PoolWaits",
+                format!(
+                    "clients still wait for a server connection at {}: look at the poolers' log \
+                     for the refused logins of that database or role",
+                    listed(&waiting)
+                ),
+            );
         }
     }
 

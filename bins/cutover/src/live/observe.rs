@@ -37,9 +37,11 @@ fn scope(record: &Record, wanted: Option<Route>, direction: Direction) -> Scope<
         services: service && (record.blocked.is_none() || rollback || record.promotion.is_some()),
         leftovers: rollback,
         poolers: service,
+        traffic: record.routed.is_some() && record.serving.is_none(),
         service_answer: service_answer(record).filter(|_| service),
         client_names: true,
         sessions_ended: record.marker.is_some(),
+        // A rollback never begins a cutover, and its Role does not permit all that is asked.
         prechecks: record.blocked.is_none()
             && record.rolled_back.is_none()
             && direction == Direction::Forward,

@@ -12,6 +12,7 @@ use protocol::{
     },
     decision::Limits,
     failure::Failure,
+    network::LabelSelector,
     record::{AppConfig, Start},
     route::Route,
     snapshot::{
@@ -33,6 +34,8 @@ pub struct Application {
     pub config: Result<AppConfig>,
     /// The objects that a cutover by the ConfigMap changes.
     pub changed: Vec<ChangedObject>,
+    /// The selectors of its workloads' pods.
+    pub selectors: Vec<LabelSelector>,
 }
 
 impl Application {
@@ -43,6 +46,7 @@ impl Application {
             missing: Vec::new(),
             config: Ok(last.config.clone()),
             changed: Vec::new(),
+            selectors: Vec::new(),
         }
     }
 
@@ -71,6 +75,7 @@ impl Application {
         if let Some(start) = start {
             found.retain(|name, _| start.replicas.contains_key(name));
         }
+        let selectors = found.values().map(|found| found.selector.clone()).collect();
         let mut changed: Vec<ChangedObject> = found
             .iter()
             .map(|(name, workload)| changed_workload(name, workload))
@@ -103,6 +108,7 @@ impl Application {
                 }
             }),
             changed,
+            selectors,
         })
     }
 

@@ -1,37 +1,64 @@
 //! The pods of the source's old poolers and their consoles.
 
-use std::collections::BTreeMap;
+mod login;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use job::{
     config::{Connection, NonEmptyString},
     error::Result,
 };
-use protocol::snapshot::{PoolerPodState, PoolerState};
+use protocol::snapshot::{
+    PoolerPodState, PoolerState,
+    poolers::{Traffic, WaitingPool},
+};
 
 use super::{
-    endpoints::Login,
+    endpoints,
     session::{Line, limited},
 };
 use crate::{
     kubernetes::poolers::PoolerPod,
-    pgbouncer::{Console, State},
+    pgbouncer::{Console, Pool, ServerConnection, State},
 };
+use login::LoginThrough;
+
+/// What a console is asked beside whether it is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked<'a> {
+    /// Whether the pooler reaches the server behind it; the database is that of a login through it.
+    pub traffic: Option<&'a NonEmptyString>,
+}
+
+/// What a console answered.
+pub(super) struct Answer {
+    pub state: PoolerState,
+    pub traffic: Option<Traffic>,
+}
 
 /// Consoles by pod, opened beforehand.
 pub struct Poolers {
     /// User, password and TLS; the host is each pod's own.
     at: Connection,
-    login: Login,
-    lines: BTreeMap<String, Line<Console>>,
+    login: endpoints::Login,
+    pods: BTreeMap<String, Pooler>,
+}
+
+/// A pod of a pooler.
+struct Pooler {
+    console: Line<Console>,
+    /// Server connections from before it was resumed, as last seen.
+    before: BTreeSet<String>,
+    login: LoginThrough,
 }
 
 impl Poolers {
     /// Nothing is opened yet.
-    pub fn new(at: Connection, login: Login) -> Self {
+    pub fn new(at: Connection, login: endpoints::Login) -> Self {
         Self {
             at,
             login,
-            lines: BTreeMap::new(),
+            pods: BTreeMap::new(),
         }
     }
 
@@ -39,21 +66,28 @@ impl Poolers {
     pub(super) async fn observe(
         &mut self,
         pods: &[PoolerPod],
-    ) -> Vec<(String, Result<PoolerState>)> {
+        asked: Asked<'_>,
+    ) -> Vec<(String, Result<Answer>)> {
         let none: NonEmptyString = "pgbouncer".parse().expect("a name that is not empty");
-        self.lines
+        self.pods
             .retain(|name, _| pods.iter().any(|pod| pod.name == *name));
         for pod in pods {
-            let line = self.lines.entry(pod.name.clone());
-            line.or_insert_with(|| Line::new(self.at.clone(), &none, self.login))
-                .set_address(pod.address);
+            let known = self.pods.entry(pod.name.clone());
+            let pooler = known.or_insert_with(|| Pooler {
+                console: Line::new(self.at.clone(), &none, self.login),
+                before: BTreeSet::new(),
+                login: LoginThrough::new(self.at.clone(), self.login),
+            });
+            pooler.console.set_address(pod.address);
+            pooler.login.set_address(pod.address);
         }
-        let each = self.lines.iter_mut().map(|(pod, line)| async move {
-            let asked = async { limited(line.open().await?.state()).await }.await;
-            if asked.is_err() {
-                line.forget();
+        let user = self.at.user.as_str();
+        let each = self.pods.iter_mut().map(|(pod, pooler)| async move {
+            let answer = pooler.ask(asked, user).await;
+            if answer.is_err() {
+                pooler.console.forget();
             }
-            (pod.clone(), asked.map(state_of))
+            (pod.clone(), answer)
         });
         futures::future::join_all(each).await
     }
@@ -61,12 +95,12 @@ impl Poolers {
     /// Sends PAUSE to every pod that serves clients.
     pub async fn pause(&mut self, observed: &[PoolerPodState]) -> Result<()> {
         let each = self
-            .lines_of(observed, |state| state == PoolerState::Serving)
-            .map(|line| async move {
+            .consoles_of(observed, |state| state == PoolerState::Serving)
+            .map(|console| async move {
                 // A console that still waits for the end of a transaction answers nothing else: the
                 // next observation opens another.
-                if !line.session()?.pause().await? {
-                    line.forget();
+                if !console.session()?.pause().await? {
+                    console.forget();
                 }
                 Ok(())
             });
@@ -76,12 +110,12 @@ impl Poolers {
     /// Sends RESUME to every pod that is paused or pausing.
     pub async fn resume(&mut self, observed: &[PoolerPodState]) -> Result<()> {
         let each = self
-            .lines_of(observed, |state| state != PoolerState::Serving)
-            .map(|line| async move { line.session()?.resume().await });
+            .consoles_of(observed, |state| state != PoolerState::Serving)
+            .map(|console| async move { console.session()?.resume().await });
         futures::future::join_all(each).await.into_iter().collect()
     }
 
-    fn lines_of(
+    fn consoles_of(
         &mut self,
         observed: &[PoolerPodState],
         in_state: impl Fn(PoolerState) -> bool,
@@ -93,17 +127,95 @@ impl Poolers {
                 .filter_map(|pooler| pooler.state.answer());
             states.copied().any(&in_state)
         };
-        self.lines
+        self.pods
             .iter_mut()
             .filter(move |(pod, _)| matches(pod))
-            .map(|(_, line)| line)
+            .map(|(_, pooler)| &mut pooler.console)
     }
 }
 
-fn state_of(state: State) -> PoolerState {
-    match (state.paused, state.servers) {
+impl Pooler {
+    async fn ask(&mut self, asked: Asked<'_>, user: &str) -> Result<Answer> {
+        let console = self.console.open().await?;
+        let pools = async {
+            match asked.traffic {
+                Some(_) => console.pools().await,
+                None => Ok(Vec::new()),
+            }
+        };
+        let (found, pools) = limited(async { futures::try_join!(console.state(), pools) }).await?;
+        let state = state_of(&found);
+        if state != PoolerState::Serving {
+            self.before = found.servers.into_iter().map(|one| one.identity).collect();
+            let traffic = None;
+            return Ok(Answer { state, traffic });
+        }
+        let traffic = match asked.traffic {
+            Some(database) => Some(self.traffic(&found.servers, &pools, database, user).await?),
+            None => None,
+        };
+        Ok(Answer { state, traffic })
+    }
+
+    /// Whether the pooler reaches the server behind it. Where that does not show, because it has no
+    /// client or because its logins fail, it is tried by a login.
+    async fn traffic(
+        &mut self,
+        servers: &[ServerConnection],
+        pools: &[Pool],
+        database: &str,
+        user: &str,
+    ) -> Result<Traffic> {
+        let mut traffic = Traffic {
+            connected: self.connected(servers),
+            waiting: waiting(pools, self.login.running().map(|database| (database, user))),
+            refusal: None,
+        };
+        if traffic.connected {
+            return Ok(traffic);
+        }
+        // The role of the console looks passwords up in this database, so that it may log in there.
+        let own = pools.iter().find(|pool| pool.user == user);
+        let database = own.map_or(database, |pool| &pool.database);
+        let idle = traffic.waiting.is_empty();
+        if self.login.succeeds(database, idle).await {
+            let servers = limited(self.console.session()?.servers()).await?;
+            traffic.connected = self.connected(&servers);
+        }
+        traffic.refusal = self.login.refusal();
+        Ok(traffic)
+    }
+
+    fn connected(&self, servers: &[ServerConnection]) -> bool {
+        servers
+            .iter()
+            .any(|one| one.logged_in() && !self.before.contains(&one.identity))
+    }
+}
+
+fn state_of(found: &State) -> PoolerState {
+    match (found.paused, found.servers.len()) {
         (false, _) => PoolerState::Serving,
         (true, 0) => PoolerState::Paused,
-        (true, busy) => PoolerState::Pausing(busy),
+        (true, busy) => PoolerState::Pausing(busy as u64),
     }
+}
+
+/// Pools whose clients wait while they have no server connection. One client of the pool `own`
+/// (database and role) is this program's.
+fn waiting(pools: &[Pool], own: Option<(&str, &str)>) -> Vec<WaitingPool> {
+    let clients = |pool: &Pool| {
+        let is_own = own == Some((pool.database.as_str(), pool.user.as_str()));
+        pool.waiting.saturating_sub(u64::from(is_own))
+    };
+    let without = pools
+        .iter()
+        .filter(|pool| clients(pool) > 0 && pool.servers == 0);
+    without
+        .map(|pool| WaitingPool {
+            database: pool.database.clone(),
+            user: pool.user.clone(),
+            seconds: pool.waited_seconds,
+        })
+        .collect()
 }

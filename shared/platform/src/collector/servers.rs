@@ -1,6 +1,6 @@
 //! What the servers answer in one observation.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use job::{
     config::{Connection, NonEmptyString, ObjectName, SslMode},
@@ -25,6 +25,9 @@ use crate::{
     patroni::{self, Member, Patroni},
     postgres::{self, Source, Target},
 };
+
+/// The port of the source's Services (docs/operators/zalando.md#objects-and-labels).
+const POSTGRES_PORT: u16 = 5432;
 
 /// The source's leader, and its answers to the questions of the checks.
 pub async fn source(
@@ -96,17 +99,20 @@ async fn answers(session: &postgres::Session, side: Side, asked: bool) -> Result
     }
 }
 
-/// The server that answers behind the source's Service. Each call opens a new connection, because
-/// an existing one stays at its server. `server` is the one that is expected there: the target's
-/// certificate does not contain the Service's name.
+/// The server that answers behind a Service, given by its name in this namespace and its address,
+/// where that is known. Each call opens a new connection, because an existing one stays at its
+/// server. `server` is the one that is expected there: the target's certificate does not contain the
+/// Service's name.
 pub async fn behind_service(
-    service: &Connection,
+    (service, address): (&ObjectName, Option<SocketAddr>),
     server: &Connection,
     database: &NonEmptyString,
     login: Login,
 ) -> Result<ServiceAnswer> {
     let mut at = server.clone();
-    (at.host, at.hostaddr, at.port) = (service.host.clone(), service.hostaddr, service.port);
+    at.host = NonEmptyString::from(service);
+    at.hostaddr = address.map(|address| address.ip());
+    at.port = address.map_or(POSTGRES_PORT, |address| address.port());
     if at.sslmode == SslMode::VerifyFull {
         at.sslmode = SslMode::VerifyCa;
     }

@@ -1,7 +1,7 @@
 //! The source's Services: which pods they select, and how they are repointed to the target and
 //! back.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use k8s_openapi::{
     api::{core::v1, discovery},
@@ -27,8 +27,11 @@ struct Service {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct Spec {
+    /// An address; `None` for a headless Service.
+    #[serde(rename = "clusterIP")]
+    cluster_ip: String,
     selector: Selector,
     ports: Vec<Port>,
 }
@@ -108,8 +111,16 @@ fn state(service: &Service) -> ServiceState {
         Some(IntOrString::String(name)) if name == "postgresql" => Some(5432),
         Some(IntOrString::String(_)) => None,
     };
+    let listens = |port: &Port| {
+        let ip = service.spec.cluster_ip.parse().ok()?;
+        Some(SocketAddr::new(ip, u16::try_from(port.port).ok()?))
+    };
     ServiceState {
         selector: Some(service.spec.selector.clone()).filter(|selector| !selector.is_empty()),
+        address: match &service.spec.ports[..] {
+            [port] => listens(port),
+            _ => None,
+        },
         port: match &service.spec.ports[..] {
             [port] => target(port),
             _ => None,

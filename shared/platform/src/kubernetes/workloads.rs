@@ -12,7 +12,10 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{ListParams, Patch},
 };
-use protocol::snapshot::kubernetes::{Kind, Replicas};
+use protocol::{
+    network::LabelSelector,
+    snapshot::kubernetes::{Kind, Replicas},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
@@ -46,6 +49,7 @@ struct StatefulSet {
 #[serde(default)]
 struct Spec {
     replicas: Option<i32>,
+    selector: LabelSelector,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -63,6 +67,8 @@ pub struct Workload {
     pub replicas: Replicas,
     /// Labels, annotations and owners.
     pub metadata: ObjectMeta,
+    /// The labels of its pods.
+    pub selector: LabelSelector,
 }
 
 /// Finds the application's workloads, by name; also returns the entries of APPS that match nothing.
@@ -192,6 +198,7 @@ fn workload(kind: Kind, metadata: ObjectMeta, spec: &Spec, status: &Status) -> W
             version: metadata.resource_version.clone().unwrap_or_default(),
         },
         metadata,
+        selector: spec.selector.clone(),
     }
 }
 

@@ -167,10 +167,7 @@ mod tests {
 
     fn observed(poolers: Vec<Reachability<PoolerState>>, prechecks: Prechecks) -> Snapshot {
         let mut snapshot = look();
-        let pod = |state| PoolerPodState {
-            pod: "pg-pooler-1".into(),
-            state,
-        };
+        let pod = |state| PoolerPodState::new("pg-pooler-1", state);
         snapshot.poolers = poolers.into_iter().map(pod).collect();
         snapshot.prechecks = Some(prechecks);
         snapshot

@@ -69,6 +69,13 @@ pub enum Wait {
         /// Their pods.
         pods: Vec<String>,
     },
+    /// Poolers are resumed and have not shown that their clients are served by the target.
+    PoolersNotServed {
+        /// Which, and what is known of them.
+        poolers: Vec<UnservedPooler>,
+        /// It takes longer than a login does.
+        overdue: bool,
+    },
     /// Rollback: no Patroni of the source answers.
     RollbackPatroniUnreachable(Option<Failure>),
     /// Rollback: Patroni has not taken the leader lock again.
@@ -115,6 +122,11 @@ impl Wait {
             | Self::RollbackPatroniUnreachable(Some(failure))
             | Self::RollbackServiceNotBack(Some(failure))
             | Self::Failed(failure) => failure.hint.as_deref(),
+            Self::PoolersNotServed { overdue: true, .. } => Some(
+                "let the poolers' pods reach the target: look at the NetworkPolicies that select \
+                 either, at server_tls_sslmode of the poolers, at the Cluster's pg_hba, and at the \
+                 poolers' log",
+            ),
             _ => None,
         }
     }
@@ -178,6 +190,16 @@ impl fmt::Display for Wait {
             }
             Self::PoolersUnreachable { pods } => {
                 write!(f, "the console of {} does not answer", pods.join(", "))
+            }
+            Self::PoolersNotServed { poolers, overdue } => {
+                let early = |one: &&UnservedPooler| !overdue && one.pools.is_empty();
+                let (early, rest): (Vec<_>, Vec<_>) = poolers.iter().partition(early);
+                let pods: Vec<&str> = early.iter().map(|one| one.pod.as_str()).collect();
+                let first = (!pods.is_empty())
+                    .then(|| format!("waiting until the target is reached by {}", pods.join(", ")));
+                let texts = rest.into_iter().map(UnservedPooler::text);
+                let all: Vec<String> = first.into_iter().chain(texts).collect();
+                f.write_str(&all.join("; "))
             }
             Self::RollbackPatroniUnreachable(_) => {
                 f.write_str("rolling back: patroni does not answer")
@@ -280,6 +302,43 @@ impl fmt::Display for UnreadyPods {
     }
 }
 
+/// A pooler that has not shown that its clients are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnservedPooler {
+    /// Its pod.
+    pub pod: String,
+    /// The pools that wait, as `database/role`, where other pools of it reach the target; empty
+    /// where none does.
+    pub pools: Vec<String>,
+    /// How long a client has waited at least, in seconds; None where none waits.
+    pub waited_seconds: Option<u64>,
+    /// Why a login through it failed, if one was tried.
+    pub refusal: Option<Failure>,
+}
+
+impl UnservedPooler {
+    fn text(&self) -> String {
+        let pod = &self.pod;
+        if !self.pools.is_empty() {
+            let pools = self.pools.join(", ");
+            return format!("pooler {pod} has no server connection yet for {pools}");
+        }
+        let waited = match self.waited_seconds {
+            None => String::new(),
+            Some(0) => ", and its clients wait".to_owned(),
+            Some(seconds) => format!(", and its clients wait, for more than {seconds} s"),
+        };
+        let refusal = self.refusal.as_ref();
+        let refusal = refusal.map_or_else(String::new, |failure| {
+            format!(" (a login through it: {failure})")
+        });
+        format!(
+            "pooler {pod} does not reach the target{waited}{refusal}: NetworkPolicy? TLS \
+             (server_tls_sslmode)? pg_hba?"
+        )
+    }
+}
+
 fn joined(items: &[impl ToString], separator: &str) -> String {
     let items: Vec<String> = items.iter().map(ToString::to_string).collect();
     items.join(separator)
@@ -323,6 +382,15 @@ pub fn examples() -> Vec<Wait> {
         }]),
         Wait::ServiceNotRepointed(None),
         Wait::PoolersUnreachable { pods: names() },
+        Wait::PoolersNotServed {
+            poolers: vec![UnservedPooler {
+                pod: "a".into(),
+                pools: Vec::new(),
+                waited_seconds: None,
+                refusal: None,
+            }],
+            overdue: true,
+        },
         Wait::RollbackPatroniUnreachable(None),
         Wait::RollbackLeaderLockNotHeld,
         Wait::RollbackBlockNotApplied,

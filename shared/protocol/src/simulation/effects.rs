@@ -205,6 +205,16 @@ impl World {
         }
     }
 
+    /// S10: the end of the downtime is recorded only when the pooler has reached the target.
+    pub fn served_first(&mut self, fact: &Fact) {
+        if matches!(fact, Fact::Serving(_)) && self.route == Route::Service && !self.pooler_served {
+            self.violation.get_or_insert((
+                Invariant::S10,
+                "the downtime ends before the pooler has reached the target",
+            ));
+        }
+    }
+
     fn set_field(&mut self, key: &str, start: &Start, suspend: bool, observed: Option<Versions>) {
         let recorded = start
             .suspensions

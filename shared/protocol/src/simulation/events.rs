@@ -34,6 +34,7 @@ pub enum Disturbance {
     OtherInstance,
     LeaderLost,
     LaggingLeaderLost,
+    PathClosed,
 }
 
 impl World {
@@ -104,6 +105,17 @@ impl World {
             "kubernetes follows the Service",
             self.service_at_target != (self.repointed > 0),
             &|w| w.service_at_target = w.repointed > 0,
+        );
+        let open = self.service_at_target && self.primary && !self.path_closed;
+        add(
+            "the pooler logs in at the target",
+            self.route == Route::Service && open && !self.pooler_paused && !self.pooler_served,
+            &|w| w.pooler_served = true,
+        );
+        add(
+            "a policy accepts the pooler at the target",
+            self.path_closed,
+            &|w| w.path_closed = false,
         );
         add(
             "kubernetes follows the number of pods",
@@ -259,6 +271,12 @@ impl World {
             "an administrator restores the Services",
             repointed,
             &|w| w.repointed = 0,
+        );
+        add(
+            Disturbance::PathClosed,
+            "a policy refuses the pooler at the target",
+            self.service_at_target && !self.pooler_served && !self.path_closed,
+            &|w| w.path_closed = true,
         );
         next
     }

@@ -21,6 +21,8 @@ pub enum Invariant {
     S8,
     /// A pause is lifted only where the leader holds its lock.
     S9,
+    /// The end of the downtime is recorded only after the poolers have reached the target.
+    S10,
     /// Without disturbances every state reaches an end.
     Progress,
 }

@@ -44,6 +44,8 @@ pub enum Mutant {
     NoRestartWait,
     /// Client traffic is resumed before the Service routes to the target.
     NoServiceWait,
+    /// The end of the downtime is recorded although no pooler has shown that it reaches the target.
+    NoEvidence,
     /// The rollback does not resume the poolers.
     NoResumeOnRollback,
     /// After completion no driver resumes poolers that another driver paused late.
@@ -133,6 +135,9 @@ impl Mutant {
             (Self::NoServiceWait, Decision::Wait(Wait::ServiceNotRepointed(_))) => {
                 Some(Decision::Record(Fact::Routed(snapshot.now)))
             }
+            (Self::NoEvidence, Decision::Wait(Wait::PoolersNotServed { .. })) => {
+                Some(Decision::Record(Fact::Serving(snapshot.now)))
+            }
             (
                 Self::NoLeaderLock,
                 Decision::Wait(Wait::RollbackLeaderLockNotHeld | Wait::RollbackBlockNotApplied),
@@ -186,9 +191,10 @@ impl Mutant {
     pub fn routes(self) -> &'static [Route] {
         match self {
             Self::NoScalerSuspension | Self::NoWaitForPods | Self::NoVersions => &[Route::Config],
-            Self::NoServiceWait | Self::NoResumeOnRollback | Self::NoLateResume => {
-                &[Route::Service]
-            }
+            Self::NoServiceWait
+            | Self::NoEvidence
+            | Self::NoResumeOnRollback
+            | Self::NoLateResume => &[Route::Service],
             _ => &[Route::Config, Route::Service],
         }
     }

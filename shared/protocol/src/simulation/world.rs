@@ -24,7 +24,7 @@ use crate::{
     record::{AppConfig, Fact, Record},
     snapshot::{
         PatroniState, PoolerPodState, PoolerState, Reachability, ServiceAnswer, Snapshot,
-        SourceState, TargetState,
+        SourceState, TargetState, poolers::Traffic,
     },
 };
 
@@ -103,6 +103,10 @@ pub struct World {
     pub routed: bool,
     /// The old pooler is paused.
     pub pooler_paused: bool,
+    /// The old pooler has logged in at the target.
+    pub pooler_served: bool,
+    /// A policy refuses the old pooler at the target.
+    pub path_closed: bool,
     /// How many of the two Services have the target's selector; the leader's Service is the first.
     pub repointed: u8,
     /// Kubernetes routes the traffic of the leader's Service to the target.
@@ -199,6 +203,8 @@ impl World {
             old_pods: true,
             routed: false,
             pooler_paused: false,
+            pooler_served: false,
+            path_closed: false,
             repointed: 0,
             service_at_target: false,
             clock: 0,
@@ -328,6 +334,7 @@ impl World {
         let state_of = |(number, (name, selector))| {
             let state = ServiceState {
                 selector: (self.repointed > number).then_some(selector),
+                address: None,
                 port: Some(5432),
                 leftovers: Vec::new(),
             };
@@ -342,10 +349,11 @@ impl World {
         } else {
             PoolerState::Serving
         };
-        let pooler = PoolerPodState {
-            pod: "pg-pooler".into(),
-            state: Reachability::Up(state),
-        };
+        let mut pooler = PoolerPodState::new("pg-pooler", Reachability::Up(state));
+        pooler.traffic = Some(Traffic {
+            connected: self.pooler_served,
+            ..Traffic::default()
+        });
         if self.route == Route::Service {
             vec![pooler]
         } else {
@@ -463,6 +471,7 @@ impl World {
         if checked && read != self.version {
             return false;
         }
+        self.served_first(&fact);
         self.record = number_of(self.recorded().with(fact));
         self.version += 1;
         true

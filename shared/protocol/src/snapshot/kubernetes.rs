@@ -1,6 +1,6 @@
 //! What the Kubernetes objects of both sides show.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 /// Labels that pods must have to stand behind a Service.
 pub type Selector = BTreeMap<String, String>;
@@ -11,6 +11,9 @@ pub struct ServiceState {
     /// Its selector; None: another controller writes its Endpoints, as Patroni does for the
     /// leader.
     pub selector: Option<Selector>,
+    /// Where clients reach it: its cluster IP and its port. None for a headless Service, and for
+    /// one with several ports.
+    pub address: Option<SocketAddr>,
     /// The port that its pods must listen on, by its target port or its name; None where it has
     /// other ports than PostgreSQL's.
     pub port: Option<i32>,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, network::Network};
 
 /// Which server is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +59,8 @@ pub struct Prechecks {
     pub apps_missing: Vec<String>,
     /// Why the application's ConfigMap cannot be changed; None where it can.
     pub config_failure: Option<Failure>,
+    /// The NetworkPolicies and the pods that they are about.
+    pub network: Option<Network>,
     /// Controllers that change the same objects; None where they were not looked for.
     pub controllers: Option<ConflictingControllers>,
 }
