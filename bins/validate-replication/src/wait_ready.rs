@@ -30,6 +30,7 @@ const SCOPE: Scope<'static> = Scope {
     untouched: true,
     application: true,
     controllers: Controllers::None,
+    manifest: false,
     services: true,
     leftovers: false,
     poolers: true,

@@ -42,7 +42,7 @@ use secrecy::ExposeSecret as _;
 use crate::{
     kubernetes::{
         cnpg::{self, Cluster},
-        poolers as pooler_pods, services, workloads,
+        manifest, poolers as pooler_pods, services, workloads,
         zalando::{self, Postgresql},
     },
     patroni::{self, Member, Patroni},
@@ -100,6 +100,8 @@ pub struct Scope<'a> {
     pub application: bool,
     /// Controllers beside the Zalando operator.
     pub controllers: Controllers,
+    /// The stored manifest of the target.
+    pub manifest: bool,
     /// The source's Services.
     pub services: bool,
     /// The EndpointSlices that a former selector has left.
@@ -175,12 +177,12 @@ impl Collector {
         self.last.as_ref()
     }
 
-    /// The two objects that everything depends on.
+    /// The two objects that everything depends on, while no cutover has begun.
     ///
     /// # Errors
     /// Config when one of them does not exist.
     pub async fn resources(&self) -> Result<(Postgresql, Cluster)> {
-        resources(&self.client, &self.namespace, &self.subject).await
+        resources(&self.client, &self.namespace, &self.subject, false).await
     }
 
     /// Opens both sessions, where they are not open.
@@ -227,7 +229,11 @@ impl Collector {
                 let (service, target) = (&endpoints.source, &endpoints.target);
                 servers::behind_service(service, target, &endpoints.database, login).await
             },
-            resources(client, namespace, subject),
+            resources(client, namespace, subject, scope.start.is_some()),
+            when(
+                scope.manifest,
+                manifest::read(client, namespace, &subject.target_cluster)
+            ),
             async {
                 match self.last.as_ref().filter(|_| !scope.application) {
                     Some(last) => Ok(Application::as_before(last)),
@@ -237,8 +243,17 @@ impl Collector {
                 }
             },
         );
-        let (source, target, patroni, poolers, services, service_answer, objects, application) =
-            observed;
+        let (
+            source,
+            target,
+            patroni,
+            poolers,
+            services,
+            service_answer,
+            objects,
+            manifest,
+            application,
+        ) = observed;
         let ((postgresql, cluster), mut application, poolers) = (objects?, application?, poolers?);
         let (patroni, members) = match patroni {
             Ok((patroni, members)) => (Reachability::Up(patroni), members),
@@ -259,6 +274,7 @@ impl Collector {
             patroni,
             target,
             cluster: cluster.state(),
+            manifest: manifest?,
             suspensions: Vec::new(),
             jobs: Vec::new(),
             services: services?,
@@ -510,11 +526,22 @@ async fn ask<S: Connect, T>(
     limited(question(session)).await
 }
 
+/// `begun`: a cutover to this target is on record, so that its Cluster may hold what the source
+/// does not have.
 async fn resources(
     client: &Client,
     namespace: &str,
     subject: &Subject,
+    begun: bool,
 ) -> Result<(Postgresql, Cluster)> {
+    let without_cluster = if begun {
+        "find out who deleted it; do not apply the manifest of prepare-zalando: past the point of \
+         no return the Cluster is restored from its volumes or a backup, before it rollback \
+         brings the application back to the source"
+    } else {
+        "apply the manifest that prepare-zalando rendered, or correct TARGET_CLUSTER in the \
+         ConfigMap replica-migration"
+    };
     let postgresqls = zalando::postgresqls(client, namespace);
     let clusters = cnpg::clusters(client, namespace);
     futures::try_join!(
@@ -523,12 +550,7 @@ async fn resources(
             &subject.source_cluster,
             "correct SOURCE_CLUSTER in the ConfigMap replica-migration"
         ),
-        existing(
-            &clusters,
-            &subject.target_cluster,
-            "apply the manifest that prepare-zalando rendered, or correct TARGET_CLUSTER in the \
-             ConfigMap replica-migration"
-        )
+        existing(&clusters, &subject.target_cluster, without_cluster)
     )
 }
 

@@ -8,7 +8,9 @@
 //! [`rollback`].
 
 use crate::{
-    checks, completion, cutover,
+    checks, completion,
+    controllers::owners::GitOpsManaged,
+    cutover,
     decision::{Action, Decision, Limits},
     failure::Failure,
     finding::{self, Verdict},
@@ -16,7 +18,7 @@ use crate::{
     record::{Fact, Record, RollbackStarted, Start},
     rollback,
     route::Route,
-    snapshot::{PoolerState, Reachability, Snapshot},
+    snapshot::{PoolerState, Reachability, Snapshot, kubernetes::StoredManifest},
     wal::Timeline,
 };
 
@@ -114,6 +116,7 @@ fn begin(seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
             .iter()
             .map(|standing| standing.now.clone())
             .collect(),
+        managed: managed(seen),
         paused: patroni.paused,
         read_only: patroni.read_only.clone(),
         accepted: findings
@@ -122,6 +125,15 @@ fn begin(seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
             .map(ToString::to_string)
             .collect(),
     })))
+}
+
+/// The objects of the change that a GitOps controller applies, where they were looked for.
+fn managed(seen: &Snapshot) -> Vec<GitOpsManaged> {
+    let controllers = seen
+        .prechecks
+        .as_ref()
+        .and_then(|one| one.controllers.as_ref());
+    controllers.map_or_else(Vec::new, |found| found.managed.clone())
 }
 
 /// The end of a cutover that has rolled back, with this program's own failure, if there is one.
@@ -144,17 +156,20 @@ pub fn route(limits: &Limits, seen: &Snapshot) -> Route {
 
 /// Undoes a late action of another cutover run, which acted on a snapshot from before the cutover
 /// was finished. That action would leave the application without pods, or its clients waiting
-/// forever.
+/// forever. Also rewrites a stored manifest that prepare-zalando has written late, because it had
+/// begun before the promotion was recorded.
 fn undo_late_action(start: &Start, seen: &Snapshot) -> Option<Decision> {
     let held_back = !seen
         .poolers_that(|state| state != PoolerState::Serving)
         .is_empty();
-    match start.route {
-        Route::Config => seen
-            .idle(&start.replicas)
-            .then_some(Decision::Do(Action::ScaleUp)),
-        Route::Service => held_back.then_some(Decision::Do(Action::ResumePoolers)),
-    }
+    let held_back = match start.route {
+        Route::Config => seen.idle(&start.replicas).then_some(Action::ScaleUp),
+        Route::Service => held_back.then_some(Action::ResumePoolers),
+    };
+    let follows = seen.manifest == StoredManifest::Follows;
+    held_back
+        .or(follows.then_some(Action::RewriteManifest))
+        .map(Decision::Do)
 }
 
 /// The contradiction between the record and the snapshot, if there is one.

@@ -16,6 +16,7 @@ pub mod decision;
 pub mod driver;
 pub mod failure;
 pub mod finding;
+pub mod manifest;
 pub mod proof;
 pub mod quantity;
 pub mod reason;

@@ -13,7 +13,7 @@ use platform::{
         controllers::Where,
         session::{Connect as _, limited},
     },
-    kubernetes::{cnpg, services, workloads},
+    kubernetes::{cnpg, manifest, services, workloads},
     patroni::Member,
     postgres::Source,
 };
@@ -83,6 +83,9 @@ impl LiveWorld {
             Action::ResumePoolers => {
                 let observed = self.last()?.poolers.clone();
                 self.collector.poolers.resume(&observed).await?;
+            }
+            Action::RewriteManifest => {
+                manifest::rewrite(&client, &namespace, &self.settings.target_cluster).await?;
             }
             Action::EndReaders => return Ok(Some(Fact::Readers(self.end_readers().await))),
             Action::WriteReceipt => return self.write_receipt(start).await.map(Some),

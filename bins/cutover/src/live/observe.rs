@@ -26,6 +26,8 @@ fn scope(record: &Record, wanted: Option<Route>) -> Scope<'_> {
             Some(_) if resting => Controllers::None,
             Some(_) => Controllers::Recorded,
         },
+        // Clients are let in by then, or their pods are starting.
+        manifest: record.routed.is_some(),
         services: service && (record.blocked.is_none() || rollback || record.promotion.is_some()),
         leftovers: rollback,
         poolers: service,
@@ -43,7 +45,9 @@ impl LiveWorld {
         let record = stored.facts.clone();
         let before = self.collector.last();
         let before = before.map_or_else(Vec::new, |last| last.reconnected.clone());
-        let scope = scope(&record, self.settings.route);
+        let mut scope = scope(&record, self.settings.route);
+        // The rollback's Role does not allow it, and it ends where that would matter.
+        scope.manifest &= self.direction == Direction::Forward;
         let (observed, abort) = futures::join!(
             self.collector.observe(&scope, &self.limits),
             abort::request(&self.run, &record)

@@ -69,6 +69,9 @@ pub enum Wait {
         /// Their pods.
         pods: Vec<String>,
     },
+    /// The stored manifest of the target has not been read: the application was not served yet when
+    /// the snapshot was taken.
+    ManifestUnread,
     /// Rollback: no Patroni of the source answers.
     RollbackPatroniUnreachable(Option<Failure>),
     /// Rollback: Patroni has not taken the leader lock again.
@@ -175,6 +178,7 @@ impl fmt::Display for Wait {
             Self::PoolersUnreachable { pods } => {
                 write!(f, "the console of {} does not answer", pods.join(", "))
             }
+            Self::ManifestUnread => f.write_str("reading the stored manifest"),
             Self::RollbackPatroniUnreachable(_) => {
                 f.write_str("rolling back: patroni does not answer")
             }
@@ -310,6 +314,7 @@ pub fn examples() -> Vec<Wait> {
         }]),
         Wait::ServiceNotRepointed(None),
         Wait::PoolersUnreachable { pods: names() },
+        Wait::ManifestUnread,
         Wait::RollbackPatroniUnreachable(None),
         Wait::RollbackLeaderLockNotHeld,
         Wait::RollbackBlockNotApplied,

@@ -31,6 +31,7 @@ pub enum Disturbance {
     Resume,
     PoolerRestart,
     ServicesRestored,
+    ManifestWritten,
 }
 
 impl World {
@@ -226,6 +227,12 @@ impl World {
             "an administrator restores the Services",
             repointed,
             &|w| w.repointed = 0,
+        );
+        add(
+            Disturbance::ManifestWritten,
+            "prepare-zalando, begun before the promotion, writes its manifest",
+            self.manifest_promoted,
+            &|w| w.manifest_promoted = false,
         );
         next
     }

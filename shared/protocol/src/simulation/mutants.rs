@@ -10,7 +10,7 @@ use crate::{
     reason::{Refusal, Wait},
     record::{Fact, Promotion, Record},
     rollback::back,
-    snapshot::{Reachability, Snapshot},
+    snapshot::{Reachability, Snapshot, kubernetes::StoredManifest},
 };
 
 /// The guard that is removed.
@@ -51,6 +51,10 @@ pub enum Mutant {
     NoLeaderLock,
     /// The rollback restarts a server that Patroni has demoted, again and again.
     NoElection,
+    /// The stored manifest is taken to agree with the promoted Cluster.
+    NoManifestRewrite,
+    /// After completion no driver rewrites a manifest that was written late.
+    NoLateManifestRewrite,
     /// No driver rolls back at the deadline.
     NoRollbackAtTheDeadline,
 }
@@ -71,6 +75,7 @@ impl Mutant {
                     target.running.now = snapshot.now - jiff::SignedDuration::from_secs(1);
                 }
             }
+            Self::NoManifestRewrite => snapshot.manifest = StoredManifest::Promoted,
             Self::NoRollbackAtTheDeadline => snapshot.now = first.snapshot().now,
             _ => {}
         }
@@ -142,6 +147,11 @@ impl Mutant {
                 })
             }
             (Self::NoLateResume, Decision::Do(Action::ResumePoolers))
+                if record.finished.is_some() =>
+            {
+                Some(Decision::Done)
+            }
+            (Self::NoLateManifestRewrite, Decision::Do(Action::RewriteManifest))
                 if record.finished.is_some() =>
             {
                 Some(Decision::Done)

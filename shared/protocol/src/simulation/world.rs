@@ -7,7 +7,7 @@ use crate::{
     failure::Failure,
     route::Route,
     snapshot::{
-        kubernetes::{ClusterState, Kind, Replicas, Selector, ServiceState},
+        kubernetes::{ClusterState, Kind, Replicas, Selector, ServiceState, StoredManifest},
         source::PostmasterStart,
         target::{ControlCheckpoint, Replay, Running},
     },
@@ -103,6 +103,8 @@ pub struct World {
     pub repointed: u8,
     /// Kubernetes routes the traffic of the leader's Service to the target.
     pub service_at_target: bool,
+    /// The stored manifest says that the target is promoted.
+    pub manifest_promoted: bool,
     /// How many times the duration of the deadline has passed.
     pub clock: u8,
     pub aborted: bool,
@@ -195,6 +197,7 @@ impl World {
             pooler_paused: false,
             repointed: 0,
             service_at_target: false,
+            manifest_promoted: false,
             clock: 0,
             aborted: false,
             fault_budget,
@@ -267,6 +270,11 @@ impl World {
             cluster: ClusterState {
                 follows: self.follows,
                 ..ClusterState::default()
+            },
+            manifest: if self.manifest_promoted {
+                StoredManifest::Promoted
+            } else {
+                StoredManifest::Follows
             },
             suspensions: self.suspensions(),
             jobs: Vec::new(),
