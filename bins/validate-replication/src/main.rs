@@ -36,7 +36,7 @@ use std::process::ExitCode;
 use data_checks::Sessions;
 use job::{
     context::{self, JobContext},
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     record_store,
 };
 use platform::collector::{
@@ -62,13 +62,20 @@ fn main() -> ExitCode {
 }
 
 async fn validate(settings: &Settings, run: &JobContext) -> Result<()> {
-    record_store::refuse_after_cutover(&run.client, &run.namespace, &run.target).await?;
     let deadline = Instant::now() + settings.validate_max();
     let limits = settings.limits();
     let endpoints = Endpoints::from_environment(&settings.database, LOGIN)?;
     let (client, subject) = (run.client.clone(), settings.subject());
     let mut collector = Collector::new(client, &run.namespace, subject, endpoints);
+    // First, because what is found about a target that is gone or promoted would mislead after a
+    // cutover. But that its record cannot be read says less than that its name is wrong.
+    let cutover = record_store::refuse_after_cutover(&run.client, &run.namespace, &run.target);
+    let none_yet = match cutover.await {
+        Err(error) if error.kind() == ErrorKind::Refused => return Err(error),
+        other => other,
+    };
     let (_, cluster) = collector.resources().await?;
+    none_yet?;
     // Once the target is promoted the source may be down for good: that it is promoted is the more
     // helpful error.
     let following = || worst(&[checks::replica_mode(&cluster.state(), None)]);

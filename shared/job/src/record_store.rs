@@ -132,10 +132,11 @@ pub async fn refuse_after_cutover(client: &Client, namespace: &str, target: &str
         protocol::record::name(target),
         protocol::record::receipt_name(target),
     );
-    let (record, receipt) = futures::try_join!(
+    let (record, receipt) = futures::join!(
         crate::kubernetes::get(&maps, &name),
         crate::kubernetes::get(&maps, &receipt_name)
-    )?;
+    );
+    let (record, receipt) = (record?, receipt?);
     let promotion = FactKind::Promotion.step().map(|step| step.key);
     let promoted = record
         .and_then(|record| record.data)
