@@ -4,6 +4,7 @@
 mod alerts;
 mod components;
 mod elsewhere;
+mod keep_promoted;
 mod names;
 mod variables;
 

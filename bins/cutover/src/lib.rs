@@ -129,11 +129,12 @@ async fn dry_run(world: &mut LiveWorld, settings: &Settings, run: &JobContext) -
     for line in dry_run::lines(&snapshot, settings) {
         run.report.info(line);
     }
-    let possible = match finding::worst(&checks::all(&snapshot, &settings.limits())) {
-        Ok(()) => world.check_late_changes().await,
-        Err(failure) => Err(failure.into()),
+    let possible = async {
+        world.no_receipt_yet().await?;
+        finding::worst(&checks::all(&snapshot, &settings.limits()))?;
+        world.check_late_changes().await
     };
-    possible.map_err(|error: Error| {
+    possible.await.map_err(|error: Error| {
         error.hint("this was a dry run; fix this before the maintenance window")
     })
 }

@@ -198,16 +198,18 @@ impl LiveWorld {
                 .await?;
         }
         match record.facts.started {
-            None => {
-                receipt::none_yet(
-                    &self.run.client,
-                    &self.run.namespace,
-                    &self.settings.target_cluster,
-                )
-                .await
-            }
+            None => self.no_receipt_yet().await,
             Some(_) => Ok(()),
         }
+    }
+
+    /// Checks that no receipt of an earlier cutover exists, before this one has begun.
+    ///
+    /// # Errors
+    /// Refused when one exists.
+    pub async fn no_receipt_yet(&self) -> Result<()> {
+        let (client, namespace) = (&self.run.client, &self.run.namespace);
+        receipt::none_yet(client, namespace, &self.settings.target_cluster).await
     }
 
     /// Writes the record with one more fact, and logs it.

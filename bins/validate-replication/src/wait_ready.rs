@@ -32,6 +32,7 @@ const SCOPE: Scope<'static> = Scope {
     each_member: true,
     application: true,
     controllers: Controllers::None,
+    manifest: false,
     services: true,
     leftovers: false,
     poolers: true,

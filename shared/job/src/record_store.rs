@@ -139,28 +139,39 @@ impl StoredRecord {
 }
 
 /// For steps that prepare a cutover: after one the source stays stopped, and whatever they would
-/// report about it misleads. The key is the same in every schema.
+/// report about it misleads. The key is the same in every schema. A receipt alone shows a cutover,
+/// too: the record may have been removed since.
 ///
 /// # Errors
-/// Refused when the promotion of the target is on record.
+/// Refused when the promotion of the target is on record, or there is a receipt.
 pub async fn refuse_after_cutover(client: &Client, namespace: &str, target: &str) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let name = protocol::record::name(target);
-    let record = crate::kubernetes::get(&maps, &name).await?;
+    let (name, receipt_name) = (
+        protocol::record::name(target),
+        protocol::record::receipt_name(target),
+    );
+    let (record, receipt) = futures::join!(
+        crate::kubernetes::get(&maps, &name),
+        crate::kubernetes::get(&maps, &receipt_name)
+    );
+    let (record, receipt) = (record?, receipt?);
     let promotion = FactKind::Promotion.step().map(|step| step.key);
     let promoted = record
         .and_then(|record| record.data)
         .zip(promotion)
         .is_some_and(|(data, key)| data.contains_key(key));
-    if promoted {
-        return Err(Error::refused(format!(
-            "{target} has been promoted by a cutover (ConfigMap {name}): there is nothing left to \
-             prepare, and the source must stay stopped"
-        ))
-        .hint(
-            "start no server of the source; if the cutover has not finished, start it again: it \
-             goes on",
-        ));
-    }
-    Ok(())
+    let shown_by = match (promoted, receipt) {
+        (true, _) => name,
+        (false, Some(_)) => receipt_name,
+        (false, None) => return Ok(()),
+    };
+    Err(Error::refused(format!(
+        "{target} has been promoted by a cutover (ConfigMap {shown_by}): there is nothing left to \
+         prepare or to validate, and the source must stay stopped"
+    ))
+    .hint(
+        "start no server of the source, and apply no manifest that says replica.enabled: true; if \
+         the cutover has not finished, start it again: it goes on; for another migration choose \
+         another TARGET_CLUSTER",
+    ))
 }

@@ -46,7 +46,7 @@ use secrecy::ExposeSecret as _;
 use crate::{
     kubernetes::{
         cnpg::{self, Cluster},
-        poolers as pooler_pods, services, workloads,
+        manifest, poolers as pooler_pods, services, workloads,
         zalando::{self, Postgresql},
     },
     patroni::{self, Member, Patroni},
@@ -108,6 +108,8 @@ pub struct Scope<'a> {
     pub application: bool,
     /// Controllers beside the Zalando operator.
     pub controllers: Controllers,
+    /// The stored manifest of the target.
+    pub manifest: bool,
     /// The source's Services.
     pub services: bool,
     /// The EndpointSlices that a former selector has left.
@@ -193,12 +195,12 @@ impl Collector {
         self.last.as_ref()
     }
 
-    /// The two objects that everything depends on.
+    /// The two objects that everything depends on, while no cutover has begun.
     ///
     /// # Errors
     /// Config when one of them does not exist.
     pub async fn resources(&self) -> Result<(Postgresql, Cluster)> {
-        resources(&self.client, &self.namespace, &self.subject).await
+        resources(&self.client, &self.namespace, &self.subject, false).await
     }
 
     /// Opens both sessions, where they are not open.
@@ -252,6 +254,10 @@ impl Collector {
                 servers::behind_service(service, server, &endpoints.database, login).await
             },
             objects(client, namespace, subject, scope),
+            when(
+                scope.manifest,
+                manifest::read(client, namespace, &subject.target_cluster)
+            ),
             async {
                 match self.last.as_ref().filter(|_| !scope.application) {
                     Some(last) => Ok(Application::as_before(last)),
@@ -261,8 +267,17 @@ impl Collector {
                 }
             },
         );
-        let (source, target, patroni, poolers, services, service_answer, objects, application) =
-            observed;
+        let (
+            source,
+            target,
+            patroni,
+            poolers,
+            services,
+            service_answer,
+            objects,
+            manifest,
+            application,
+        ) = observed;
         let ((postgresql, cluster), mut application, poolers) = (objects?, application?, poolers?);
         let services = services?;
         let leader = services.get(subject.source_cluster.as_str());
@@ -288,6 +303,7 @@ impl Collector {
             cluster: cluster
                 .as_ref()
                 .map_or_else(ClusterState::missing, Cluster::state),
+            manifest: manifest?,
             suspensions: Vec::new(),
             jobs: Vec::new(),
             services,
@@ -576,20 +592,26 @@ async fn ask<S: Connect, T>(
     limited(question(session)).await
 }
 
+/// `begun`: a cutover to this target is on record, so that its Cluster may hold what the source
+/// does not have.
 async fn resources(
     client: &Client,
     namespace: &str,
     subject: &Subject,
+    begun: bool,
 ) -> Result<(Postgresql, Cluster)> {
+    let without_cluster = if begun {
+        "find out who deleted it; do not apply the manifest of prepare-zalando: past the point of \
+         no return the Cluster is restored from its volumes or a backup, before it rollback \
+         brings the application back to the source"
+    } else {
+        "apply the manifest that prepare-zalando rendered, or correct TARGET_CLUSTER in the \
+         ConfigMap replica-migration"
+    };
     let clusters = cnpg::clusters(client, namespace);
     futures::try_join!(
         postgresql(client, namespace, subject),
-        existing(
-            &clusters,
-            &subject.target_cluster,
-            "apply the manifest that prepare-zalando rendered, or correct TARGET_CLUSTER in the \
-             ConfigMap replica-migration"
-        )
+        existing(&clusters, &subject.target_cluster, without_cluster)
     )
 }
 
@@ -601,7 +623,8 @@ async fn objects(
     scope: &Scope<'_>,
 ) -> Result<(Postgresql, Option<Cluster>)> {
     if !scope.target_optional {
-        let (postgresql, cluster) = resources(client, namespace, subject).await?;
+        let begun = scope.start.is_some();
+        let (postgresql, cluster) = resources(client, namespace, subject, begun).await?;
         return Ok((postgresql, Some(cluster)));
     }
     let clusters = cnpg::clusters(client, namespace);

@@ -3,11 +3,12 @@
 use crate::{
     cutover,
     decision::{Action, Decision, Limits},
+    manifest,
     reason::Wait,
-    record::{Fact, Promoted, Promotion, Record, Start},
+    record::{Fact, Manifest, Promoted, Promotion, Record, Start},
     route::Route,
     served,
-    snapshot::{PoolerState, Reachability, Snapshot, TargetState},
+    snapshot::{PoolerState, Reachability, Snapshot, TargetState, kubernetes::StoredManifest},
 };
 
 /// The next step once the promotion is recorded.
@@ -176,9 +177,12 @@ pub fn services_repointed(seen: &Snapshot, limits: &Limits) -> bool {
     })
 }
 
-/// After the downtime: resumes the suspended controllers, ends the sessions that still read from
-/// the source, and writes the receipt.
+/// After the downtime: rewrites the stored manifest, resumes the suspended controllers, ends the
+/// sessions that still read from the source, and writes the receipt.
 fn settle(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
+    if let Some(step) = stored_manifest(record, seen) {
+        return step;
+    }
     if let Some(suspension) = seen.unlike(start, |suspension| !suspension.permanent) {
         return Decision::Do(Action::ResumeController(suspension.key()));
     }
@@ -186,4 +190,19 @@ fn settle(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
         return Decision::Do(Action::EndReaders);
     }
     Decision::Do(Action::WriteReceipt)
+}
+
+/// Makes the stored manifest agree with the promoted Cluster, then records how it was found: one
+/// that a person has edited is left to that person. None when both are done.
+fn stored_manifest(record: &Record, seen: &Snapshot) -> Option<Decision> {
+    match seen.manifest {
+        StoredManifest::Follows => Some(Decision::Do(Action::RewriteManifest)),
+        _ if record.manifest.is_some() => None,
+        StoredManifest::Unread => Some(Decision::Wait(Wait::ManifestUnread)),
+        found => Some(Decision::Record(Fact::Manifest(Manifest {
+            at: seen.now,
+            config_map: manifest::map_name(&seen.cluster.name),
+            found,
+        }))),
+    }
 }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::{
     checks,
     completion::{self, services_repointed},
-    controllers::suspension::SUSPENDED,
+    controllers::{owners::GitOpsManaged, suspension::SUSPENDED},
     cutover,
     decision::{Action, Decision, Limits},
     failure::Failure,
@@ -21,7 +21,7 @@ use crate::{
     record::{Fact, Record, RollbackStarted, Start},
     rollback,
     route::Route,
-    snapshot::{PoolerState, Reachability, Snapshot},
+    snapshot::{PoolerState, Reachability, Snapshot, kubernetes::StoredManifest},
 };
 
 /// Whether this program is able to do its work, as its driver has seen it so far.
@@ -114,6 +114,7 @@ fn begin(seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
             .iter()
             .map(|standing| standing.now.clone())
             .collect(),
+        managed: managed(seen),
         paused: patroni.paused,
         read_only: patroni.read_only.clone(),
         accepted: findings
@@ -122,6 +123,15 @@ fn begin(seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
             .map(ToString::to_string)
             .collect(),
     })))
+}
+
+/// The objects of the change that a GitOps controller applies, where they were looked for.
+fn managed(seen: &Snapshot) -> Vec<GitOpsManaged> {
+    let controllers = seen
+        .prechecks
+        .as_ref()
+        .and_then(|one| one.controllers.as_ref());
+    controllers.map_or_else(Vec::new, |found| found.managed.clone())
 }
 
 /// The end of a cutover that has rolled back, with this program's own failure, if there is one.
@@ -145,20 +155,22 @@ pub fn route(limits: &Limits, seen: &Snapshot) -> Route {
 /// Undoes a late action of another cutover run, which acted on a snapshot from before the cutover
 /// was finished, or of the Zalando operator, which does not look at its suspension again before a
 /// sync that was queued earlier. Such an action would leave the application without pods, its
-/// clients waiting forever, or the Services at a source that is stopped.
+/// clients waiting forever, or the Services at a source that is stopped. Also rewrites a stored
+/// manifest that prepare-zalando has written late, because it had begun before the promotion was
+/// recorded.
 fn undo_late_action(start: &Start, seen: &Snapshot, limits: &Limits) -> Option<Decision> {
-    let held_back = !seen
+    let paused = !seen
         .poolers_that(|state| state != PoolerState::Serving)
         .is_empty();
-    match start.route {
-        Route::Config => seen
-            .idle(&start.replicas)
-            .then_some(Decision::Do(Action::ScaleUp)),
-        Route::Service if !services_repointed(seen, limits) => {
-            Some(Decision::Do(Action::RepointServices))
-        }
-        Route::Service => held_back.then_some(Decision::Do(Action::ResumePoolers)),
-    }
+    let held_back = match start.route {
+        Route::Config => seen.idle(&start.replicas).then_some(Action::ScaleUp),
+        Route::Service if !services_repointed(seen, limits) => Some(Action::RepointServices),
+        Route::Service => paused.then_some(Action::ResumePoolers),
+    };
+    let follows = seen.manifest == StoredManifest::Follows;
+    held_back
+        .or(follows.then_some(Action::RewriteManifest))
+        .map(Decision::Do)
 }
 
 /// The contradiction between the record and the snapshot, if there is one.

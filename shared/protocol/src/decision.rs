@@ -89,6 +89,9 @@ pub enum Action {
     RepointServices,
     /// RESUME at every pod of the old poolers that is paused.
     ResumePoolers,
+    /// Set `spec.replica.enabled: false` in the stored manifest of the target, which would
+    /// otherwise make the new primary a standby when it is applied again.
+    RewriteManifest,
     /// End the sessions that still read from the source's standbys.
     EndReaders,
     /// Restore the recorded replica counts.

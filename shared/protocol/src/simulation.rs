@@ -13,6 +13,7 @@
 //! - Application: an autoscaler, or a client that ignores its suspension, starts it.
 //! - Poolers and Services: an old pooler is resumed by hand or restarted, or does not reach the
 //!   target for a while; the Services are repointed halfway, or restored by hand.
+//! - The stored manifest is written again by a prepare-zalando that had begun before.
 //!
 //! Further steps happen by themselves, at any later moment: Patroni takes its leader lock, a
 //! promotion and the restart after it end, a controller reconciles what was scaled. Each
@@ -137,6 +138,8 @@ fn without_any_guard_the_search_finds_what_breaks() {
         (Mutant::NoLateResume, &[S8]),
         (Mutant::NoLeaderLock, &[S9]),
         (Mutant::NoElection, &[Progress]),
+        (Mutant::NoManifestRewrite, &[S4]),
+        (Mutant::NoLateManifestRewrite, &[S4]),
         (Mutant::NoRollbackAtTheDeadline, &[Progress]),
         (Mutant::NoHistory, &[S2]),
         (Mutant::NoElectionCheck, &[S2]),

@@ -23,7 +23,7 @@ use crate::{
     record::{AppConfig, Start},
     snapshot::{
         data::DataComparison,
-        kubernetes::{ClusterState, Replicas, ServiceState},
+        kubernetes::{ClusterState, Replicas, ServiceState, StoredManifest},
         prechecks::{Prechecks, Question},
         source::{ClientSession, PostmasterStart, ServerRun},
         target::{ControlCheckpoint, Replay, Running},
@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub target: Reachability<TargetState>,
     /// The target's Cluster.
     pub cluster: ClusterState,
+    /// The manifest that prepare-zalando has stored; asked for only where it is to be rewritten.
+    pub manifest: StoredManifest,
     /// The source's Services.
     pub services: BTreeMap<String, ServiceState>,
     /// The pods of the old poolers.

@@ -14,7 +14,7 @@ use platform::{
         servers::config_of_any,
         session::{Connect as _, limited},
     },
-    kubernetes::{cnpg, services, workloads},
+    kubernetes::{cnpg, manifest, services, workloads},
     patroni::Member,
     postgres::Source,
 };
@@ -84,6 +84,9 @@ impl LiveWorld {
             Action::ResumePoolers => {
                 let observed = self.last()?.poolers.clone();
                 self.collector.poolers.resume(&observed).await?;
+            }
+            Action::RewriteManifest => {
+                manifest::rewrite(&client, &namespace, &self.settings.target_cluster).await?;
             }
             Action::EndReaders => return Ok(Some(Fact::Readers(self.end_readers().await))),
             Action::WriteReceipt => return self.write_receipt(start).await.map(Some),

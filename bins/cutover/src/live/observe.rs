@@ -34,6 +34,8 @@ fn scope(record: &Record, wanted: Option<Route>, direction: Direction) -> Scope<
             Some(_) if resting => Controllers::None,
             Some(_) => Controllers::Recorded,
         },
+        // Clients are let in by then, or their pods are starting.
+        manifest: record.routed.is_some(),
         services: service && (record.blocked.is_none() || rollback || record.promotion.is_some()),
         leftovers: rollback,
         poolers: service,
@@ -72,7 +74,9 @@ impl LiveWorld {
         let record = stored.facts.clone();
         let before = self.collector.last();
         let before = before.map_or_else(Vec::new, |last| last.reconnected.clone());
-        let scope = scope(&record, self.settings.route, self.direction);
+        let mut scope = scope(&record, self.settings.route, self.direction);
+        // The rollback's Role does not allow it, and it ends where that would matter.
+        scope.manifest &= self.direction == Direction::Forward;
         let (observed, abort) = futures::join!(
             self.collector.observe(&scope, &self.limits),
             abort::request(&self.run, &record)

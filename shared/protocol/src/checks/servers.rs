@@ -101,6 +101,12 @@ pub const CNPG_ROLES: [&str; 3] = [
 const CLONE_AGAIN: &str =
     "this target can never follow this source: delete the Cluster and its volume and clone again";
 
+/// A target that was promoted once may be the database that the application writes to.
+const PROMOTED_BEFORE: &str = "it may hold writes that the source does not have; the ConfigMap \
+    cutover-<cluster>-receipt says whether a cutover has promoted it: then it is the primary and \
+    stays one, with spec.replica.enabled: false; only without a receipt, and where no client \
+    writes to it, delete the Cluster and its volume and clone again";
+
 /// Both servers, where both answered.
 fn servers(snapshot: &Snapshot) -> Option<(&SourceState, &TargetState)> {
     snapshot.source.answer().zip(snapshot.target.answer())
@@ -170,9 +176,7 @@ fn target_standby(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
         let found = format!("a primary on timeline {}", target.identity.timeline);
         Finding::ok("target-standby", "a standby", found).with(
             Verdict::Blocker,
-            "the target has been promoted already: look at the ConfigMap \
-             cutover-<cluster>-receipt; without one, another actor has promoted it, and the target \
-             must be cloned again",
+            format!("the target has been promoted already: {PROMOTED_BEFORE}"),
         )
     };
     snapshot.target.answer().map(judge).into_iter().collect()
@@ -246,7 +250,7 @@ fn timeline(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
             ),
             Ordering::Greater => finding(at_target).with(
                 Verdict::Blocker,
-                format!("the target has been promoted before; {CLONE_AGAIN}"),
+                format!("the target has been promoted before: {PROMOTED_BEFORE}"),
             ),
         }
     };

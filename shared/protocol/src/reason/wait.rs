@@ -76,6 +76,9 @@ pub enum Wait {
         /// It takes longer than a login does.
         overdue: bool,
     },
+    /// The stored manifest of the target has not been read: the application was not served yet when
+    /// the snapshot was taken.
+    ManifestUnread,
     /// Rollback: no Patroni of the source answers.
     RollbackPatroniUnreachable(Option<Failure>),
     /// Rollback: Patroni has not taken the leader lock again.
@@ -201,6 +204,7 @@ impl fmt::Display for Wait {
                 let all: Vec<String> = first.into_iter().chain(texts).collect();
                 f.write_str(&all.join("; "))
             }
+            Self::ManifestUnread => f.write_str("reading the stored manifest"),
             Self::RollbackPatroniUnreachable(_) => {
                 f.write_str("rolling back: patroni does not answer")
             }
@@ -391,6 +395,7 @@ pub fn examples() -> Vec<Wait> {
             }],
             overdue: true,
         },
+        Wait::ManifestUnread,
         Wait::RollbackPatroniUnreachable(None),
         Wait::RollbackLeaderLockNotHeld,
         Wait::RollbackBlockNotApplied,

@@ -100,6 +100,7 @@ impl World {
                 self.resume_traffic(self.service_at_target);
                 self.pooler_paused = false;
             }
+            Action::RewriteManifest => self.manifest_promoted = true,
             Action::EndReaders => {
                 return Some(Fact::Readers(Readers {
                     at: at(0),
@@ -130,9 +131,10 @@ impl World {
                 record.blocked.is_some()
             }
             Action::Fence(_) => record.fenced.is_some(),
-            Action::Promote | Action::RepointServices | Action::VerifyWrite => {
-                record.past_point_of_no_return()
-            }
+            Action::Promote
+            | Action::RepointServices
+            | Action::VerifyWrite
+            | Action::RewriteManifest => record.past_point_of_no_return(),
             Action::RepointConfig | Action::ScaleDown => record.promoted.is_some(),
             Action::RestartSource
             | Action::UnblockWrites
@@ -353,7 +355,12 @@ impl World {
             Route::Config => self.routed && self.scaled.set && !self.old_pods,
             Route::Service => self.repointed == 2 && self.service_at_target,
         };
-        let ok = target && application && !self.source_up && self.operator.set && !self.scaler.set;
+        let ok = target
+            && application
+            && self.manifest_promoted
+            && !self.source_up
+            && self.operator.set
+            && !self.scaler.set;
         (!ok).then(|| Broken::new(Invariant::S4, format!("a complete cutover leaves {self:?}")))
     }
 

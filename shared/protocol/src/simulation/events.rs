@@ -35,6 +35,7 @@ pub enum Disturbance {
     LeaderLost,
     LaggingLeaderLost,
     PathClosed,
+    ManifestWritten,
 }
 
 impl World {
@@ -277,6 +278,12 @@ impl World {
             "a policy refuses the pooler at the target",
             self.service_at_target && !self.pooler_served && !self.path_closed,
             &|w| w.path_closed = true,
+        );
+        add(
+            Disturbance::ManifestWritten,
+            "prepare-zalando, begun before the promotion, writes its manifest",
+            self.manifest_promoted,
+            &|w| w.manifest_promoted = false,
         );
         next
     }

@@ -10,7 +10,7 @@ use crate::{
     reason::{Refusal, Wait},
     record::{Fact, Promotion, Record},
     rollback::back,
-    snapshot::{Reachability, Snapshot, source::ServerRun},
+    snapshot::{Reachability, Snapshot, kubernetes::StoredManifest, source::ServerRun},
     wal::{Lsn, Switch},
 };
 
@@ -54,6 +54,10 @@ pub enum Mutant {
     NoLeaderLock,
     /// The rollback restarts a server that Patroni has demoted, again and again.
     NoElection,
+    /// The stored manifest is taken to agree with the promoted Cluster.
+    NoManifestRewrite,
+    /// After completion no driver rewrites a manifest that was written late.
+    NoLateManifestRewrite,
     /// No driver rolls back at the deadline.
     NoRollbackAtTheDeadline,
     /// The rollback leaves a lost leader to an election, whatever the other members have received.
@@ -83,6 +87,7 @@ impl Mutant {
                     patroni.received = [("b".to_owned(), Lsn(u64::MAX))].into();
                 }
             }
+            Self::NoManifestRewrite => snapshot.manifest = StoredManifest::Promoted,
             Self::NoRollbackAtTheDeadline => snapshot.now = first.snapshot().now,
             _ => {}
         }
@@ -162,6 +167,11 @@ impl Mutant {
                 })
             }
             (Self::NoLateResume, Decision::Do(Action::ResumePoolers))
+                if record.finished.is_some() =>
+            {
+                Some(Decision::Done)
+            }
+            (Self::NoLateManifestRewrite, Decision::Do(Action::RewriteManifest))
                 if record.finished.is_some() =>
             {
                 Some(Decision::Done)

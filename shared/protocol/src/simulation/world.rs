@@ -7,7 +7,7 @@ use crate::{
     failure::Failure,
     route::Route,
     snapshot::{
-        kubernetes::{ClusterState, Kind, Replicas, Selector, ServiceState},
+        kubernetes::{ClusterState, Kind, Replicas, Selector, ServiceState, StoredManifest},
         source::PostmasterStart,
         target::{ControlCheckpoint, Replay, Running},
     },
@@ -111,6 +111,8 @@ pub struct World {
     pub repointed: u8,
     /// Kubernetes routes the traffic of the leader's Service to the target.
     pub service_at_target: bool,
+    /// The stored manifest says that the target is promoted.
+    pub manifest_promoted: bool,
     /// How many times the duration of the deadline has passed.
     pub clock: u8,
     pub aborted: bool,
@@ -207,6 +209,7 @@ impl World {
             path_closed: false,
             repointed: 0,
             service_at_target: false,
+            manifest_promoted: false,
             clock: 0,
             aborted: false,
             fault_budget,
@@ -284,6 +287,11 @@ impl World {
             cluster: ClusterState {
                 follows: self.follows,
                 ..ClusterState::default()
+            },
+            manifest: if self.manifest_promoted {
+                StoredManifest::Promoted
+            } else {
+                StoredManifest::Follows
             },
             suspensions: self.suspensions(),
             jobs: Vec::new(),
