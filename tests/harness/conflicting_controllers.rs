@@ -8,7 +8,9 @@
 //!   `kustomize.toolkit.fluxcd.io/reconcile: disabled`: Flux, *Kustomization*
 //! - a HelmRelease with drift detection restores what it has installed, unless `spec.suspend`:
 //!   Flux, *HelmRelease*
-//! - an Application with `selfHeal` restores what it tracks: Argo CD, *Automated Sync Policy*
+//! - an Application with `automated` applies what it tracks, at once with `selfHeal` and at the
+//!   next commit without, which may be now: Argo CD, *Automated Sync Policy*. An Application above
+//!   it (app of apps) restores it as it does any other object
 //!
 //! Their schemas contain only the documented fields that are used here.
 
@@ -111,7 +113,7 @@ pub struct PauseSetting {
     pub object: (Kind, String, String),
     /// JSON pointer to the field.
     pub field: String,
-    /// The field's value while the controller is paused.
+    /// The field's value while the controller is paused; null: absent.
     pub paused_value: Value,
 }
 
@@ -157,6 +159,7 @@ impl ConflictingController {
             return false;
         };
         let found = serde_json::to_value(found).unwrap_or_default();
-        found.pointer(&pause_setting.field) != Some(&pause_setting.paused_value)
+        let value = found.pointer(&pause_setting.field);
+        *value.unwrap_or(&Value::Null) != pause_setting.paused_value
     }
 }

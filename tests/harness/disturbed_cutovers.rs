@@ -22,13 +22,13 @@ pub mod verdict;
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     application::{Epoch, Settings},
     kubelet::Launch,
-    migration::{Migration, NAMESPACE},
-    objects::SERVICE,
+    migration::{MANIFEST, Migration, NAMESPACE},
+    objects::{CONFIG_MAP, SERVICE},
     route::Route,
     setup::target_directory,
     source::{Dcs, SourceOptions},
@@ -58,6 +58,8 @@ pub struct Worker {
     epoch: Epoch,
     /// The Services' selectors before any cutover.
     selectors: BTreeMap<&'static str, Value>,
+    /// The stored manifest as prepare-zalando wrote it.
+    manifest: Value,
     /// The kind of target that is ready for a cutover; None after a cutover.
     ready: Option<Restart>,
     cutovers: usize,
@@ -84,7 +86,12 @@ impl Worker {
                 migration.objects().get(SERVICE, name).await?["spec"]["selector"].take(),
             );
         }
+        let manifest = migration.objects().get(CONFIG_MAP, MANIFEST).await?;
         Ok(Self {
+            manifest: json!({
+                "metadata": {"annotations": manifest["metadata"]["annotations"]},
+                "data": manifest["data"],
+            }),
             migration,
             dcs,
             target,

@@ -27,6 +27,8 @@ use crate::{
 pub const NAMESPACE: &str = "mastodon";
 /// Name of the CNPG Cluster.
 pub const CLUSTER: &str = "database";
+/// The ConfigMap with the manifest that prepare-zalando renders.
+pub const MANIFEST: &str = "database-cluster-replica";
 /// Name of the client that belongs to no Deployment.
 pub const UNMANAGED: &str = "unmanaged";
 /// Host number of the first pooler pod of the source in the instance's network.
@@ -171,22 +173,30 @@ impl Migration {
         self.apply_rendered_with(|_| ()).await
     }
 
-    /// Like [`Migration::apply_rendered`], with `change` applied to each object.
-    pub async fn apply_rendered_with(&self, change: impl Fn(&mut Value)) -> Result<()> {
+    /// The objects of the stored manifest: the Cluster, then its poolers.
+    ///
+    /// # Errors
+    /// The ConfigMap is missing, or its content is not YAML.
+    pub async fn rendered(&self) -> Result<Vec<Value>> {
         let maps: Api<ConfigMap> = Api::namespaced(self.plane.admin(), NAMESPACE);
-        let map = maps.get(&format!("{CLUSTER}-cluster-replica")).await?;
+        let map = maps.get(MANIFEST).await?;
         let text = map
             .data
             .unwrap_or_default()
             .into_values()
             .next()
             .context("the rendered manifest is empty")?;
-        let mut objects: Vec<Value> = serde_yaml_ng::Deserializer::from_str(&text)
+        serde_yaml_ng::Deserializer::from_str(&text)
             .map(|document| {
                 serde::Deserialize::deserialize(document)
                     .context("the rendered manifest is not YAML")
             })
-            .collect::<Result<_>>()?;
+            .collect()
+    }
+
+    /// Like [`Migration::apply_rendered`], with `change` applied to each object.
+    pub async fn apply_rendered_with(&self, change: impl Fn(&mut Value)) -> Result<()> {
+        let mut objects = self.rendered().await?;
         objects.iter_mut().for_each(change);
         self.plane.apply(NAMESPACE, &objects).await?;
         let secrets: Api<Secret> = Api::namespaced(self.plane.admin(), NAMESPACE);

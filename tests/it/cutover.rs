@@ -5,5 +5,7 @@ mod bad_input;
 mod conflicting_controllers;
 mod disturbed;
 mod environment;
+mod lost_parts;
 mod reach;
+mod slow_stop;
 mod whole;

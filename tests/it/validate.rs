@@ -695,7 +695,7 @@ async fn it_survives_a_failover_and_an_outage_of_the_api_server() {
     run_ends(
         &environment,
         1,
-        &["patroni: wanted a leader whose REST API answers, not paused"],
+        &["patroni: wanted a leader, every member's REST API answers, not paused"],
     )
     .await;
 }

@@ -19,7 +19,7 @@ use protocol::{
     driver::{World as _, drive},
     failure::Failure,
     finding,
-    reason::{Refusal, Stopped},
+    reason::{Contradiction, Refusal, Stopped},
     rollback::{RollbackAvailability, rollback_availability},
     steps,
 };
@@ -50,6 +50,7 @@ pub async fn cutover(settings: Settings, run: JobContext) -> Result<()> {
     let lease =
         lease.map_err(|error| error.hint("follow its log; this one has changed nothing"))?;
     let outcome = async {
+        world.complete_rollback(&limits).await?;
         world.start_over_after_rollback().await?;
         drive(&mut world, &limits).await.map_err(Failure::from)?;
         world.log_end();
@@ -80,6 +81,9 @@ pub async fn rollback(settings: Settings, run: JobContext) -> Result<()> {
             return Err(Failure::from(Stopped::Refused(refusal)).into());
         }
         RollbackAvailability::Nothing => {
+            if world.operator_is_suspended().await? {
+                return Err(Failure::from(Contradiction::MarksWithoutRecord).into());
+            }
             run.report
                 .info("no cutover has begun: the application runs on the source");
             return Ok(());
@@ -116,7 +120,7 @@ pub async fn rollback(settings: Settings, run: JobContext) -> Result<()> {
 async fn dry_run(world: &mut LiveWorld, settings: &Settings, run: &JobContext) -> Result<()> {
     let (record, snapshot) = world.observe().await?;
     if record.started.is_some() {
-        let next = decide(&record, &snapshot, &Health::Ok, &settings.limits());
+        let next = decide(&record, &snapshot, &Health::default(), &settings.limits());
         run.report.info(format!(
             "a cutover has begun; the next decision would be: {next}"
         ));
@@ -125,11 +129,12 @@ async fn dry_run(world: &mut LiveWorld, settings: &Settings, run: &JobContext) -
     for line in dry_run::lines(&snapshot, settings) {
         run.report.info(line);
     }
-    let possible = match finding::worst(&checks::all(&snapshot, &settings.limits())) {
-        Ok(()) => world.check_late_changes().await,
-        Err(failure) => Err(failure.into()),
+    let possible = async {
+        world.no_receipt_yet().await?;
+        finding::worst(&checks::all(&snapshot, &settings.limits()))?;
+        world.check_late_changes().await
     };
-    possible.map_err(|error: Error| {
+    possible.await.map_err(|error: Error| {
         error.hint("this was a dry run; fix this before the maintenance window")
     })
 }

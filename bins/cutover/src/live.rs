@@ -14,19 +14,22 @@ use job::{
     error::{Error, Result},
     record_store::{Saved, StoredRecord},
 };
+use kube::ResourceExt as _;
 use platform::{
     collector::{Collector, endpoints::Endpoints, session::limited},
     kubernetes::cnpg::{self, Cluster},
 };
 use protocol::{
+    controllers::suspension::{CONTROLLER, SUSPENDED},
     decision::{Action, Limits},
-    driver::{Direction, PollInterval, World},
+    driver::{Direction, PollInterval, World, drive},
     failure::Failure,
-    reason::Wait,
+    reason::{Refusal, Stopped, Wait},
     record::{self, Fact, Record, Start},
     snapshot::Snapshot,
     steps,
 };
+use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{failpoint::reached, receipt, settings::Settings};
@@ -53,6 +56,9 @@ pub struct LiveWorld {
     clusters: kube::Api<Cluster>,
     /// As last read; None until the first observation.
     record: Option<StoredRecord>,
+    /// The facts with which this program has ended the cutover or its rollback: the record may be
+    /// removed from then on.
+    ended: Option<Record>,
     direction: Direction,
     /// The warning that it is too late to roll back has been logged.
     late_abort_logged: bool,
@@ -72,6 +78,7 @@ impl LiveWorld {
             limits: settings.limits(),
             collector,
             record: None,
+            ended: None,
             direction: Direction::Forward,
             late_abort_logged: false,
             run,
@@ -84,6 +91,16 @@ impl LiveWorld {
     pub fn rollback_started(mut self) -> Self {
         self.direction = Direction::Back;
         self
+    }
+
+    /// The Zalando operator is suspended by a cutover, this one or another.
+    ///
+    /// # Errors
+    /// Config when the source does not exist.
+    pub async fn operator_is_suspended(&self) -> Result<bool> {
+        let postgresql = self.collector.postgresql().await?;
+        let value = postgresql.annotations().get(CONTROLLER);
+        Ok(value.map(String::as_str) == Some(SUSPENDED))
     }
 
     /// The record as it is now.
@@ -142,6 +159,24 @@ impl LiveWorld {
         StoredRecord::load(&self.run.client, &self.run.namespace, &self.record_name()).await
     }
 
+    /// Makes sure that an earlier rollback still stands, while its record says what is to be
+    /// restored: another program may have acted late.
+    ///
+    /// # Errors
+    /// It does not, and cannot be completed.
+    pub async fn complete_rollback(&mut self, limits: &Limits) -> Result<()> {
+        if self.load().await?.facts.rolled_back.is_none() || self.settings.dry_run {
+            return Ok(());
+        }
+        self.direction = Direction::Back;
+        let outcome = drive(self, limits).await;
+        self.direction = Direction::Forward;
+        match outcome {
+            Ok(()) | Err(Stopped::Refused(Refusal::RolledBack { .. })) => Ok(()),
+            Err(stopped) => Err(Failure::from(stopped).into()),
+        }
+    }
+
     /// Empties the record of an attempt that was rolled back, so that this run starts from scratch.
     /// Any other attempt continues where it stands.
     pub async fn start_over_after_rollback(&mut self) -> Result<()> {
@@ -163,16 +198,18 @@ impl LiveWorld {
                 .await?;
         }
         match record.facts.started {
-            None => {
-                receipt::none_yet(
-                    &self.run.client,
-                    &self.run.namespace,
-                    &self.settings.target_cluster,
-                )
-                .await
-            }
+            None => self.no_receipt_yet().await,
             Some(_) => Ok(()),
         }
+    }
+
+    /// Checks that no receipt of an earlier cutover exists, before this one has begun.
+    ///
+    /// # Errors
+    /// Refused when one exists.
+    pub async fn no_receipt_yet(&self) -> Result<()> {
+        let (client, namespace) = (&self.run.client, &self.run.namespace);
+        receipt::none_yet(client, namespace, &self.settings.target_cluster).await
     }
 
     /// Writes the record with one more fact, and logs it.
@@ -194,6 +231,7 @@ impl LiveWorld {
             Saved::Yes => {
                 self.log_fact(kind, &record.facts);
                 let facts = record.facts.clone();
+                self.ended = (!facts.under_way()).then(|| facts.clone());
                 self.record = Some(record);
                 Ok(Some(facts))
             }
@@ -233,8 +271,14 @@ impl World for LiveWorld {
         Ok(self.observe_both_sides().await?)
     }
 
+    async fn prepare_block(&mut self) -> Result<(), Failure> {
+        Ok(self.check_late_changes().await?)
+    }
+
     async fn prepare_start(&mut self, start: &Start) -> Result<(), Failure> {
         self.check_late_changes().await?;
+        // Patroni accepts changes from this pod: the value that is in force changes nothing.
+        self.patch_patroni(&json!({"pause": start.paused})).await?;
         Ok(self.save_replica_counts(start).await?)
     }
 

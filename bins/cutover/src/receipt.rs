@@ -39,7 +39,11 @@ pub async fn write(
         Err(error) if is_conflict(&error) => {
             match kubernetes::get(&maps, &receipt_name(target)).await? {
                 Some(existing) if began_at(&existing) != Some(start.at) => {
-                    Err(another(target, &existing))
+                    let name = receipt_name(target);
+                    Err(another(target, &existing).hint(format!(
+                        "keep it (kubectl get configmap {name} -o yaml), delete it, and start the \
+                         cutover again: it writes the one of this cutover"
+                    )))
                 }
                 _ => Ok(()),
             }
@@ -60,13 +64,7 @@ fn another(target: &str, receipt: &ConfigMap) -> Error {
         |at| format!("that began at {at:.0}"),
     );
     let name = receipt_name(target);
-    Error::manual_intervention(format!(
-        "the receipt {name} is of another cutover, {began}"
-    ))
-    .hint(format!(
-        "keep it (kubectl get configmap {name} -o yaml), delete it, and start the cutover again: \
-         it writes the one of this cutover"
-    ))
+    Error::manual_intervention(format!("the receipt {name} is of another cutover, {began}"))
 }
 
 /// Checks that no receipt exists yet. One without a record is left from an earlier cutover of this
@@ -77,7 +75,13 @@ fn another(target: &str, receipt: &ConfigMap) -> Error {
 pub async fn none_yet(client: &Client, namespace: &str, target: &str) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     match kubernetes::get(&maps, &receipt_name(target)).await? {
-        Some(existing) => Err(another(target, &existing).of_kind(ErrorKind::Refused)),
+        Some(existing) => Err(another(target, &existing).of_kind(ErrorKind::Refused).hint(
+            format!(
+                "if that cutover has promoted {target}, all is done, and its manifest must not be \
+                 applied with replica.enabled: true; only for a target that was cloned since, keep \
+                 a copy of the receipt, delete it, and start the cutover again"
+            ),
+        )),
         None => Ok(()),
     }
 }

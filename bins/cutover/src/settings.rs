@@ -48,6 +48,8 @@ pub struct Settings {
     pub dry_run: bool,
     /// Longest time from the block to the point of no return, in seconds.
     pub cutover_max_seconds: u64,
+    /// Longest time from the request to stop the source until its clean stop is proved, in seconds.
+    pub fence_max_seconds: u64,
     /// Most bytes that the target may lag behind before the cutover begins.
     pub lag_bytes_max: u64,
     /// The findings that the user accepts.
@@ -64,6 +66,7 @@ impl Settings {
     pub fn limits(&self) -> Limits {
         Limits {
             cutover_max: Duration::from_secs(self.cutover_max_seconds),
+            fence_max: Duration::from_secs(self.fence_max_seconds),
             pause_max: Duration::from_secs(self.pause_max_seconds),
             config: self.app_config_target.0.clone(),
             route: self.route,

@@ -20,6 +20,10 @@ use crate::{
 /// Every cluster has this database, and Spilo's pg_hba admits all roles to it over TLS.
 const DATABASE: &str = "postgres";
 
+/// How often a login with a certificate is tried while the server does not say why it ended the
+/// connection.
+const LOGINS_MAX: u32 = 10;
+
 /// What the target uses, except for the client certificate.
 struct Trial<'a> {
     connection: Connection,
@@ -61,7 +65,7 @@ pub(crate) async fn verify(
         },
         run,
     };
-    let presented = match log_in(&trial, presented.certificate()).await {
+    let presented = match log_in_until_answered(&trial, presented.certificate()).await {
         Ok(()) => presented,
         Err(error) if presented.certificate().is_none() => return Err(explained(error, login)),
         Err(rejection) => {
@@ -80,6 +84,32 @@ pub(crate) async fn verify(
         .await
         .map_err(|error| explained(error, login))?;
     Ok(presented)
+}
+
+/// Logs in with a certificate, and again while the server gives no answer.
+///
+/// In TLS 1.3 the server checks the client's certificate after the client has completed its
+/// handshake (RFC 8446, section 2). A server that rejects the certificate closes the connection
+/// right behind its alert, and the reset can overtake the alert. Without the alert a certificate
+/// that is rejected cannot be told from a server that restarts.
+async fn log_in_until_answered(
+    trial: &Trial<'_>,
+    certificate: Option<&ClientCertificate>,
+) -> Result<()> {
+    let mut outcome = log_in(trial, certificate).await;
+    for _ in 1..LOGINS_MAX {
+        if certificate.is_none() || outcome.as_ref().err().is_none_or(is_answer) {
+            break;
+        }
+        outcome = log_in(trial, certificate).await;
+    }
+    outcome
+}
+
+/// The server has said why it refuses the login: by an error of PostgreSQL or by an alert of TLS.
+fn is_answer(error: &Error) -> bool {
+    // OpenSSL names every alert so: `tlsv1 alert unknown ca`, `ssl/tls alert bad certificate`.
+    error.kind() != ErrorKind::Transient || error.to_string().contains(" alert ")
 }
 
 async fn log_in(trial: &Trial<'_>, certificate: Option<&ClientCertificate>) -> Result<()> {
@@ -165,4 +195,22 @@ async fn encryption(session: &Session) -> Result<(String, Option<String>)> {
         .await
         .context("asking the source how the session is encrypted")?;
     Ok((row.get(0), row.get(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alert_is_an_answer_and_a_broken_connection_is_none() {
+        let transient = |text: &str| Error::transient(text.to_owned());
+        assert!(is_answer(&transient(
+            "postgresql: error communicating with the server: error:0A000418:SSL \
+             routines:ssl3_read_bytes:tlsv1 alert unknown ca"
+        )));
+        assert!(is_answer(&Error::refused("password authentication failed")));
+        assert!(!is_answer(&transient(
+            "postgresql: error communicating with the server: Connection reset by peer"
+        )));
+    }
 }

@@ -96,6 +96,7 @@ pub mod tests {
             config: AppConfig::default(),
             services: BTreeMap::new(),
             suspensions: Vec::new(),
+            managed: Vec::new(),
             paused: None,
             read_only: None,
             accepted: Vec::new(),

@@ -173,6 +173,7 @@ fn wal_keep_size(facts: &Facts, settings: &Settings) -> Option<String> {
 mod tests {
     use super::*;
     use crate::{fixture, settings::SourceAuth};
+    use protocol::{manifest, snapshot::kubernetes::StoredManifest};
     use serde::Deserialize as _;
     use serde_json::json;
     use serde_yaml_ng::Value as Yaml;
@@ -210,6 +211,22 @@ mod tests {
                 assert_eq!(line, expected);
             }
             assert_eq!(text.len(), expected.len());
+        }
+    }
+
+    /// The cutover rewrites what this program stores, and nothing of it but the one field.
+    #[test]
+    fn the_manifest_can_be_rewritten_once_the_cluster_is_promoted() {
+        for (facts, settings) in [(fixture::facts(), fixture::settings()), fixture::unusual()] {
+            let text = rendered(&facts, &settings);
+            assert_eq!(manifest::judge(Some(&text), true), StoredManifest::Follows);
+            let promoted = manifest::promoted(&text).unwrap();
+            let mut expected = documents(&facts, &settings);
+            expected[0]["spec"]["replica"]["enabled"] = false.into();
+            let found: Vec<Yaml> = serde_yaml_ng::Deserializer::from_str(&promoted)
+                .map(|document| Yaml::deserialize(document).unwrap())
+                .collect();
+            assert_eq!(found, expected);
         }
     }
 

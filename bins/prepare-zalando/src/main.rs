@@ -141,6 +141,8 @@ async fn carry_out(
             ),
         );
     }
+    // A cutover may have been started since this program began: its manifest is not overwritten.
+    record_store::refuse_after_cutover(&run.client, &run.namespace, &run.target).await?;
     let manifest = cluster_manifest::render(&observed.facts, settings, image)?;
     let outcome = manifest_config_map::write(run, settings, &manifest).await?;
     report.step(

@@ -2,8 +2,8 @@
 
 use job::{context::JobContext, error::Result, kubernetes};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, api::ObjectMeta};
-use protocol::record::labels;
+use kube::Api;
+use platform::kubernetes::manifest;
 
 use crate::{secrets::Outcome, settings::Settings};
 
@@ -13,19 +13,11 @@ pub async fn compare(run: &JobContext, settings: &Settings, text: &str) -> Resul
     Ok(compared(found.as_ref(), settings, text))
 }
 
-/// Creates or changes the ConfigMap, unless it holds this text.
+/// Creates or changes the ConfigMap, unless it holds this text and the digest of it.
 pub async fn write(run: &JobContext, settings: &Settings, text: &str) -> Result<Outcome> {
     let outcome = compare(run, settings, text).await?;
     if outcome != Outcome::Unchanged {
-        let map = ConfigMap {
-            metadata: ObjectMeta {
-                name: Some(settings.manifest_map()),
-                labels: Some(labels()),
-                ..ObjectMeta::default()
-            },
-            data: Some([(settings.manifest_key(), text.to_owned())].into()),
-            ..ConfigMap::default()
-        };
+        let map = manifest::config_map(&settings.target_cluster, text);
         kubernetes::apply(&maps(run), &settings.manifest_map(), &map).await?;
     }
     Ok(outcome)
@@ -46,13 +38,9 @@ fn maps(run: &JobContext) -> Api<ConfigMap> {
 }
 
 fn compared(found: Option<&ConfigMap>, settings: &Settings, text: &str) -> Outcome {
-    match found.map(|map| {
-        map.data
-            .as_ref()
-            .and_then(|data| data.get(&settings.manifest_key()))
-    }) {
+    match found {
         None => Outcome::Created,
-        Some(Some(held)) if held == text => Outcome::Unchanged,
+        Some(map) if manifest::holds(map, &settings.target_cluster, text) => Outcome::Unchanged,
         Some(_) => Outcome::Changed,
     }
 }

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use job::config::{ArchiveRestart, CommaList, NonEmptyString, ObjectName};
-use protocol::finding::Acceptance;
+use protocol::{finding::Acceptance, manifest};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// The role that the target replicates as.
@@ -138,11 +138,11 @@ impl Settings {
     }
     /// The ConfigMap that holds the manifest.
     pub fn manifest_map(&self) -> String {
-        format!("{}-cluster-replica", self.target_cluster)
+        manifest::map_name(&self.target_cluster)
     }
     /// The key of the manifest in that ConfigMap.
     pub fn manifest_key(&self) -> String {
-        format!("{}-cluster-replica.yaml", self.target_cluster)
+        manifest::key(&self.target_cluster)
     }
     /// The Pooler of the primary.
     pub fn pooler_rw(&self) -> String {

@@ -4,10 +4,11 @@
 //! **Promise** when it exits 0: system identifier, timeline and version agree, the target streams
 //! from the source's leader and lags at most `LAG_BYTES_MAX` behind, the rows of `KEY_TABLES` have
 //! arrived, and nothing is left that cutover would refuse for. Exit 1: not yet at the deadline; 2:
-//! a setting, Secret or permission is wrong; 3: the cutover must not begin.
+//! a setting, Secret or permission is wrong; 3: the cutover must not begin, or has taken place.
 //!
 //! **Steps**
-//! 1. find the `postgresql` resource and the Cluster, and connect to the source
+//! 1. refuse to run after a cutover; find the `postgresql` resource and the Cluster, and connect to
+//!    the source
 //! 2. while the target does not answer: show how far the clone is (`wait_clone.rs`, `clone.rs`), at
 //!    most `VALIDATE_MAX_SECONDS`
 //! 3. observe both servers and all objects (`platform::collector`), judge (`protocol::checks`), and
@@ -35,7 +36,8 @@ use std::process::ExitCode;
 use data_checks::Sessions;
 use job::{
     context::{self, JobContext},
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
+    record_store,
 };
 use platform::collector::{
     Collector,
@@ -65,10 +67,18 @@ async fn validate(settings: &Settings, run: &JobContext) -> Result<()> {
     let endpoints = Endpoints::from_environment(&settings.database, LOGIN)?;
     let (client, subject) = (run.client.clone(), settings.subject());
     let mut collector = Collector::new(client, &run.namespace, subject, endpoints);
+    // First, because what is found about a target that is gone or promoted would mislead after a
+    // cutover. But that its record cannot be read says less than that its name is wrong.
+    let cutover = record_store::refuse_after_cutover(&run.client, &run.namespace, &run.target);
+    let none_yet = match cutover.await {
+        Err(error) if error.kind() == ErrorKind::Refused => return Err(error),
+        other => other,
+    };
     let (_, cluster) = collector.resources().await?;
-    // After a cutover the source is down for good: that the target has been promoted is the
-    // more helpful error.
-    let following = || worst(&[checks::replica_mode(&cluster.state())]);
+    none_yet?;
+    // Once the target is promoted the source may be down for good: that it is promoted is the more
+    // helpful error.
+    let following = || worst(&[checks::replica_mode(&cluster.state(), None)]);
     let source = collector
         .endpoints()
         .source()

@@ -14,6 +14,7 @@ use platform::{
     collector::{Collector, endpoints::Endpoints},
     postgres::{Session, Source, Target},
 };
+use protocol::{checks, failure::Failure, finding::worst};
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
@@ -33,7 +34,8 @@ const WAITS_FOR_CHECKPOINT: &str = "waiting for checkpoint to finish";
 /// Connects to the target; while it does not answer, logs how far the clone is.
 ///
 /// # Errors
-/// Config for a wrong login or certificate; Refused when CNPG has given up; Transient at the
+/// Config for a wrong login or certificate; Refused when CNPG has given up or the Cluster does not
+/// follow the source; Transient at the
 /// deadline, with the likely cause.
 pub async fn wait(
     run: &JobContext,
@@ -67,6 +69,8 @@ struct Watch<'a> {
     logged: Option<(Instant, String)>,
     warned: Vec<String>,
     cure: Option<String>,
+    /// The Cluster does not follow the source any more.
+    promoted: Option<Failure>,
 }
 
 impl<'a> Watch<'a> {
@@ -89,6 +93,7 @@ impl<'a> Watch<'a> {
             logged: None,
             warned: Vec::new(),
             cure: None,
+            promoted: None,
         }
     }
 
@@ -116,6 +121,9 @@ impl<'a> Watch<'a> {
             Err(error) => return Err(error),
         };
         self.observed = true;
+        if let Some(promoted) = self.promoted.take() {
+            return Err(promoted.into());
+        }
         let missing =
             match clone::stage(&state) {
                 Stage::GivenUp(what) => {
@@ -145,6 +153,8 @@ impl<'a> Watch<'a> {
             self.collector.resources(),
             pods(self.run, &self.settings.target_cluster)
         )?;
+        // What helps a clone would make a promoted Cluster a standby again, or delete it.
+        self.promoted = worst(&[checks::replica_mode(&cluster.state(), None)]).err();
         let status = cluster.status.clone().unwrap_or_default();
         let backup = self.backup().await;
         let mut state = CloneState {

@@ -20,6 +20,10 @@ use crate::{
 /// The annotation that holds one sentence on where the cutover stands.
 pub const STATE_ANNOTATION: &str = "replica-migration/state";
 
+/// Keeps the record while a cutover is under way: a deletion waits until it has ended, and reading
+/// and writing work meanwhile. docs/operations.md#a-lost-record says how to remove it by hand.
+pub const FINALIZER: &str = "replica-migration/cutover-under-way";
+
 /// The record as it was last read or written.
 #[derive(Clone, Debug)]
 pub struct StoredRecord {
@@ -28,6 +32,10 @@ pub struct StoredRecord {
     version: Option<String>,
     /// Those of others are kept.
     annotations: BTreeMap<String, String>,
+    /// Those of others are kept.
+    finalizers: Vec<String>,
+    /// An actor has asked for its deletion, which waits for [`FINALIZER`].
+    pub deletion_requested: bool,
     /// The facts.
     pub facts: Record,
 }
@@ -58,6 +66,8 @@ impl StoredRecord {
                     name: name.into(),
                     version: map.metadata.resource_version,
                     annotations: map.metadata.annotations.unwrap_or_default(),
+                    finalizers: map.metadata.finalizers.unwrap_or_default(),
+                    deletion_requested: map.metadata.deletion_timestamp.is_some(),
                     facts,
                 })
             }
@@ -65,6 +75,8 @@ impl StoredRecord {
                 name: name.into(),
                 version: None,
                 annotations: BTreeMap::new(),
+                finalizers: Vec::new(),
+                deletion_requested: false,
                 facts: Record::default(),
             }),
             Err(error) => Err(error).context(format!("reading the record {name}")),
@@ -89,12 +101,18 @@ impl StoredRecord {
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         let mut annotations = self.annotations.clone();
         annotations.insert(STATE_ANNOTATION.to_owned(), state);
+        let mut finalizers = self.finalizers.clone();
+        finalizers.retain(|finalizer| finalizer != FINALIZER);
+        if facts.under_way() {
+            finalizers.push(FINALIZER.to_owned());
+        }
         let map = ConfigMap {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
                 resource_version: self.version.clone(),
                 labels: Some(protocol::record::labels()),
                 annotations: Some(annotations.clone()),
+                finalizers: Some(finalizers.clone()),
                 ..ObjectMeta::default()
             },
             data: Some(facts.keys()),
@@ -111,7 +129,7 @@ impl StoredRecord {
         match answer {
             Ok(written) => {
                 self.version = written.metadata.resource_version;
-                (self.annotations, self.facts) = (annotations, facts);
+                (self.annotations, self.finalizers, self.facts) = (annotations, finalizers, facts);
                 Ok(Saved::Yes)
             }
             Err(error) if is_conflict(&error) => Ok(Saved::Conflict),
@@ -121,28 +139,39 @@ impl StoredRecord {
 }
 
 /// For steps that prepare a cutover: after one the source stays stopped, and whatever they would
-/// report about it misleads. The key is the same in every schema.
+/// report about it misleads. The key is the same in every schema. A receipt alone shows a cutover,
+/// too: the record may have been removed since.
 ///
 /// # Errors
-/// Refused when the promotion of the target is on record.
+/// Refused when the promotion of the target is on record, or there is a receipt.
 pub async fn refuse_after_cutover(client: &Client, namespace: &str, target: &str) -> Result<()> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-    let name = protocol::record::name(target);
-    let record = crate::kubernetes::get(&maps, &name).await?;
+    let (name, receipt_name) = (
+        protocol::record::name(target),
+        protocol::record::receipt_name(target),
+    );
+    let (record, receipt) = futures::join!(
+        crate::kubernetes::get(&maps, &name),
+        crate::kubernetes::get(&maps, &receipt_name)
+    );
+    let (record, receipt) = (record?, receipt?);
     let promotion = FactKind::Promotion.step().map(|step| step.key);
     let promoted = record
         .and_then(|record| record.data)
         .zip(promotion)
         .is_some_and(|(data, key)| data.contains_key(key));
-    if promoted {
-        return Err(Error::refused(format!(
-            "{target} has been promoted by a cutover (ConfigMap {name}): there is nothing left to \
-             prepare, and the source must stay stopped"
-        ))
-        .hint(
-            "start no server of the source; if the cutover has not finished, start it again: it \
-             goes on",
-        ));
-    }
-    Ok(())
+    let shown_by = match (promoted, receipt) {
+        (true, _) => name,
+        (false, Some(_)) => receipt_name,
+        (false, None) => return Ok(()),
+    };
+    Err(Error::refused(format!(
+        "{target} has been promoted by a cutover (ConfigMap {shown_by}): there is nothing left to \
+         prepare or to validate, and the source must stay stopped"
+    ))
+    .hint(
+        "start no server of the source, and apply no manifest that says replica.enabled: true; if \
+         the cutover has not finished, start it again: it goes on; for another migration choose \
+         another TARGET_CLUSTER",
+    ))
 }

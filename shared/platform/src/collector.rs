@@ -12,7 +12,7 @@ pub mod endpoints;
 mod network;
 pub mod poolers;
 pub mod queries;
-mod servers;
+pub mod servers;
 pub mod session;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -36,7 +36,8 @@ use protocol::{
     route::Route,
     snapshot::{
         PoolerPodState, Reachability, Snapshot,
-        prechecks::{ConflictingControllers, HashComparison, OwnerPassword, Prechecks},
+        kubernetes::ClusterState,
+        prechecks::{ConflictingControllers, HashComparison, OwnerPassword, Prechecks, Side},
         source::ClientSession,
     },
 };
@@ -45,7 +46,7 @@ use secrecy::ExposeSecret as _;
 use crate::{
     kubernetes::{
         cnpg::{self, Cluster},
-        poolers as pooler_pods, services, workloads,
+        manifest, poolers as pooler_pods, services, workloads,
         zalando::{self, Postgresql},
     },
     patroni::{self, Member, Patroni},
@@ -99,10 +100,16 @@ pub struct Scope<'a> {
     /// Nothing is blocked yet: a wrong password or certificate is an error, where later it is part
     /// of the observation.
     pub untouched: bool,
+    /// A Cluster that was deleted is part of the observation, not an error.
+    pub target_optional: bool,
+    /// The state of each member by its own Patroni; otherwise any one's answer is enough.
+    pub each_member: bool,
     /// The application's workloads and its ConfigMap.
     pub application: bool,
     /// Controllers beside the Zalando operator.
     pub controllers: Controllers,
+    /// The stored manifest of the target.
+    pub manifest: bool,
     /// The source's Services.
     pub services: bool,
     /// The EndpointSlices that a former selector has left.
@@ -111,8 +118,8 @@ pub struct Scope<'a> {
     pub poolers: bool,
     /// Whether the old poolers reach the server behind them, once they are resumed.
     pub traffic: bool,
-    /// The server that answers behind the source's Service.
-    pub service_answer: bool,
+    /// Ask the server behind the source's Service, with the login and the CA of this side.
+    pub service_answer: Option<Side>,
     /// The names of clients at the source: read beforehand, so that they are known when clients
     /// wait.
     pub client_names: bool,
@@ -128,7 +135,8 @@ pub struct Collector {
     namespace: String,
     subject: Subject,
     endpoints: Endpoints,
-    /// The source's leader: by its Service until the start, by its own address from then on.
+    /// The source's leader: by its Service until the start, only by its own address from then on,
+    /// because the cutover repoints the Service.
     pub source: Line<Source>,
     /// The target.
     pub target: Line<Target>,
@@ -148,7 +156,7 @@ pub struct Collector {
 /// What the second round of questions needs from the first.
 struct Objects<'a> {
     postgresql: &'a Postgresql,
-    cluster: &'a Cluster,
+    cluster: Option<&'a Cluster>,
     changed: &'a [ChangedObject],
     /// The selectors of the application's pods.
     application: &'a [LabelSelector],
@@ -187,12 +195,12 @@ impl Collector {
         self.last.as_ref()
     }
 
-    /// The two objects that everything depends on.
+    /// The two objects that everything depends on, while no cutover has begun.
     ///
     /// # Errors
     /// Config when one of them does not exist.
     pub async fn resources(&self) -> Result<(Postgresql, Cluster)> {
-        resources(&self.client, &self.namespace, &self.subject).await
+        resources(&self.client, &self.namespace, &self.subject, false).await
     }
 
     /// Opens both sessions, where they are not open.
@@ -227,7 +235,7 @@ impl Collector {
             ask(&mut self.target, async |target| {
                 servers::target(target, scope.prechecks).await
             }),
-            servers::patroni(&self.patroni, client, namespace, cluster),
+            servers::patroni(&self.patroni, client, namespace, cluster, scope.each_member),
             when(scope.poolers, async {
                 let pods = pooler_pods::pods(client, namespace, cluster).await?;
                 let answers = self.poolers.observe(&pods, asked).await;
@@ -238,15 +246,20 @@ impl Collector {
                 services::read(client, namespace, &names, scope.leftovers).await
             }),
             async {
-                if !scope.service_answer {
-                    return Err(Error::transient("it was not asked"));
-                }
                 // The Service that is repointed, which SOURCE_HOST need not be.
                 let service = (cluster, self.service);
-                servers::behind_service(service, &endpoints.target, &endpoints.database, login)
-                    .await
+                let server = match scope.service_answer {
+                    None => return Err(Error::transient("it was not asked")),
+                    Some(Side::Source) => &endpoints.source,
+                    Some(Side::Target) => &endpoints.target,
+                };
+                servers::behind_service(service, server, &endpoints.database, login).await
             },
-            resources(client, namespace, subject),
+            objects(client, namespace, subject, scope),
+            when(
+                scope.manifest,
+                manifest::read(client, namespace, &subject.target_cluster)
+            ),
             async {
                 match self.last.as_ref().filter(|_| !scope.application) {
                     Some(last) => Ok(Application::as_before(last)),
@@ -256,8 +269,17 @@ impl Collector {
                 }
             },
         );
-        let (source, target, patroni, poolers, services, service_answer, objects, application) =
-            observed;
+        let (
+            source,
+            target,
+            patroni,
+            poolers,
+            services,
+            service_answer,
+            objects,
+            manifest,
+            application,
+        ) = observed;
         let ((postgresql, cluster), mut application, poolers) = (objects?, application?, poolers?);
         let services = services?;
         let leader = services.get(subject.source_cluster.as_str());
@@ -281,7 +303,10 @@ impl Collector {
             source,
             patroni,
             target,
-            cluster: cluster.state(),
+            cluster: cluster
+                .as_ref()
+                .map_or_else(ClusterState::missing, Cluster::state),
+            manifest: manifest?,
             suspensions: Vec::new(),
             jobs: Vec::new(),
             services,
@@ -301,7 +326,7 @@ impl Collector {
         snapshot.reconnected = self.reconnected(scope, &snapshot).await;
         let objects = Objects {
             postgresql: &postgresql,
-            cluster: &cluster,
+            cluster: cluster.as_ref(),
             changed: &application.changed,
             application: &application.selectors,
             sessions: snapshot
@@ -335,6 +360,14 @@ impl Collector {
         snapshot.now = Timestamp::now();
         self.last = Some(snapshot.clone());
         Ok(snapshot)
+    }
+
+    /// The source's resource.
+    ///
+    /// # Errors
+    /// Config when it does not exist.
+    pub async fn postgresql(&self) -> Result<Postgresql> {
+        postgresql(&self.client, &self.namespace, &self.subject).await
     }
 
     /// Where the source's leader listens, by the members as last observed; of a source without a
@@ -396,6 +429,9 @@ impl Collector {
         place: &Where<'_>,
         objects: &Objects<'_>,
     ) -> Result<(Vec<SuspensionState>, ConflictingControllers)> {
+        let Some(cluster) = objects.cluster else {
+            return Err(Error::manual_intervention("no Cluster before the start"));
+        };
         let target = ChangedObject {
             object: Object::of(
                 "postgresql.cnpg.io",
@@ -404,7 +440,7 @@ impl Collector {
                 "clusters",
                 &self.subject.target_cluster,
             ),
-            metadata: application::managed_by(&objects.cluster.metadata),
+            metadata: application::managed_by(&cluster.metadata),
             for_good: true,
         };
         let mut changed = vec![target];
@@ -443,10 +479,11 @@ impl Collector {
         objects: &Objects<'_>,
     ) -> Result<Option<OwnerPassword>> {
         let asked = scope.prechecks && objects.route == Route::Service;
-        let (true, Ok(source)) = (asked, self.source.session()) else {
+        let (true, Ok(source), Some(cluster)) = (asked, self.source.session(), objects.cluster)
+        else {
             return Ok(None);
         };
-        let owner = objects.cluster.owner();
+        let owner = cluster.owner();
         let stored = source.password_hash(&owner).await?;
         let file = self.subject.owner_hash_file.as_ref();
         let secret = file.and_then(|file| read_secret(file).ok());
@@ -556,26 +593,55 @@ async fn ask<S: Connect, T>(
     limited(question(session)).await
 }
 
+/// `begun`: a cutover to this target is on record, so that its Cluster may hold what the source
+/// does not have.
 async fn resources(
     client: &Client,
     namespace: &str,
     subject: &Subject,
+    begun: bool,
 ) -> Result<(Postgresql, Cluster)> {
-    let postgresqls = zalando::postgresqls(client, namespace);
+    let without_cluster = if begun {
+        "find out who deleted it; do not apply the manifest of prepare-zalando: past the point of \
+         no return the Cluster is restored from its volumes or a backup, before it rollback \
+         brings the application back to the source"
+    } else {
+        "apply the manifest that prepare-zalando rendered, or correct TARGET_CLUSTER in the \
+         ConfigMap replica-migration"
+    };
     let clusters = cnpg::clusters(client, namespace);
     futures::try_join!(
-        existing(
-            &postgresqls,
-            &subject.source_cluster,
-            "correct SOURCE_CLUSTER in the ConfigMap replica-migration"
-        ),
-        existing(
-            &clusters,
-            &subject.target_cluster,
-            "apply the manifest that prepare-zalando rendered, or correct TARGET_CLUSTER in the \
-             ConfigMap replica-migration"
-        )
+        postgresql(client, namespace, subject),
+        existing(&clusters, &subject.target_cluster, without_cluster)
     )
+}
+
+/// The two objects; without the Cluster where a deleted one is part of the observation.
+async fn objects(
+    client: &Client,
+    namespace: &str,
+    subject: &Subject,
+    scope: &Scope<'_>,
+) -> Result<(Postgresql, Option<Cluster>)> {
+    if !scope.target_optional {
+        let begun = scope.start.is_some();
+        let (postgresql, cluster) = resources(client, namespace, subject, begun).await?;
+        return Ok((postgresql, Some(cluster)));
+    }
+    let clusters = cnpg::clusters(client, namespace);
+    futures::try_join!(
+        postgresql(client, namespace, subject),
+        kubernetes::get(&clusters, &subject.target_cluster)
+    )
+}
+
+async fn postgresql(client: &Client, namespace: &str, subject: &Subject) -> Result<Postgresql> {
+    existing(
+        &zalando::postgresqls(client, namespace),
+        &subject.source_cluster,
+        "correct SOURCE_CLUSTER in the ConfigMap replica-migration",
+    )
+    .await
 }
 
 async fn existing<K>(api: &kube::Api<K>, name: &ObjectName, hint: &str) -> Result<K>

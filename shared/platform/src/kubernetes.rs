@@ -2,6 +2,7 @@
 //! written. The types of k8s-openapi with all fields would make the programs larger.
 
 pub mod cnpg;
+pub mod manifest;
 pub mod network_policies;
 pub mod poolers;
 pub mod services;

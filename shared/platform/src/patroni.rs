@@ -31,7 +31,8 @@ pub struct Member {
     pub name: String,
     /// `scheme://host:port` of its REST API.
     pub api: String,
-    /// Address of its server; None when Patroni has a name instead of an address.
+    /// Address of its server: the pod's own one when Patroni has a name instead of an address.
+    /// None when neither is known.
     pub server: Option<SocketAddr>,
     /// Its pod has the leader's label (`spilo-role=master`).
     pub leader: bool,
@@ -61,7 +62,7 @@ fn member(pod: &Pod) -> Option<Member> {
     let server = status
         .get("conn_url")
         .and_then(Value::as_str)
-        .and_then(server);
+        .and_then(|url| server(url, pod.status.pod_ip.as_deref()));
     let role = pod.labels().get("spilo-role").map(String::as_str);
     Some(Member {
         name: pod.name_any(),
@@ -71,10 +72,14 @@ fn member(pod: &Pod) -> Option<Member> {
     })
 }
 
-/// The address in `postgres://127.0.0.2:5432/postgres`.
-fn server(url: &str) -> Option<SocketAddr> {
+/// The address in `postgres://127.0.0.2:5432/postgres`, or of the pod where that has a name.
+fn server(url: &str, pod_ip: Option<&str>) -> Option<SocketAddr> {
     let (_, rest) = url.split_once("://")?;
-    rest.split('/').next()?.parse().ok()
+    let host_and_port = rest.split('/').next()?;
+    host_and_port.parse().ok().or_else(|| {
+        let (_, port) = host_and_port.rsplit_once(':')?;
+        Some(SocketAddr::new(pod_ip?.parse().ok()?, port.parse().ok()?))
+    })
 }
 
 /// One member in the answer of GET /cluster.
@@ -103,6 +108,17 @@ pub struct MemberHealth {
     /// No member holds the leader lock, as far as this one knows.
     #[serde(default)]
     pub cluster_unlocked: bool,
+    /// Positions in the WAL, while its server runs.
+    #[serde(default)]
+    pub xlog: WalPositions,
+}
+
+/// `xlog` in the answer of GET /health, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct WalPositions {
+    /// What a standby has received.
+    #[serde(default)]
+    pub received_location: Option<u64>,
 }
 
 impl MemberHealth {
@@ -231,7 +247,14 @@ impl Patroni {
             return Ok(answer);
         }
         let text = String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned();
-        Err(Error::transient(format!("{doing}: {status}: {text}")))
+        let failure = format!("{doing}: {status}: {text}");
+        Err(match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::config(failure).hint(
+                "Patroni's restapi.authentication or restapi.allowlist refuses changes from this \
+                 Job: remove it for the time of the migration",
+            ),
+            _ => Error::transient(failure),
+        })
     }
 
     async fn exchange(

@@ -24,7 +24,7 @@ use std::str::FromStr;
 use crate::{
     decision::Limits,
     finding::{Acceptance, Finding, Verdict},
-    snapshot::{Snapshot, kubernetes::ClusterState, prechecks::Question},
+    snapshot::{Snapshot, TargetState, kubernetes::ClusterState, prechecks::Question},
 };
 
 pub use servers::questions;
@@ -50,6 +50,14 @@ impl Check {
             questions: &[],
             acceptable: false,
             judge,
+        }
+    }
+
+    /// ACCEPT can take on a blocker, too.
+    const fn acceptable(self) -> Self {
+        Self {
+            acceptable: true,
+            ..self
         }
     }
 
@@ -95,9 +103,10 @@ pub fn data(snapshot: &Snapshot, limits: &Limits) -> Vec<Finding> {
     judged(data::CHECKS.iter(), snapshot, limits)
 }
 
-/// The Cluster still follows its source: the one check that needs no server.
-pub fn replica_mode(cluster: &ClusterState) -> Finding {
-    cluster::in_replica_mode(cluster)
+/// The Cluster still follows its source: the one check that needs no server. `target`: what its
+/// server says, where it answers.
+pub fn replica_mode(cluster: &ClusterState, target: Option<&TargetState>) -> Finding {
+    cluster::in_replica_mode(cluster, target)
 }
 
 fn judged(

@@ -3,11 +3,12 @@
 use crate::{
     cutover,
     decision::{Action, Decision, Limits},
+    manifest,
     reason::Wait,
-    record::{Fact, Promoted, Promotion, Record, Start},
+    record::{Fact, Manifest, Promoted, Promotion, Record, Start},
     route::Route,
     served,
-    snapshot::{PoolerState, Reachability, Snapshot, TargetState},
+    snapshot::{PoolerState, Reachability, Snapshot, TargetState, kubernetes::StoredManifest},
 };
 
 /// The next step once the promotion is recorded.
@@ -30,8 +31,15 @@ pub fn after(
     if let Some(source) = seen.source.answer()
         && source.primary
     {
+        // On a later timeline it could be the target, until that answers for itself: a
+        // contradiction stops the cutover then.
+        if source.identity.timeline > promotion.timeline
+            && let Reachability::Unreachable(failure) = &seen.target
+        {
+            return Decision::Wait(Wait::TargetPromotingOrRestarting(failure.clone()));
+        }
         // Another actor has started the fenced source, which must not serve clients again.
-        return Decision::Do(Action::Fence(source.postmaster_start));
+        return Decision::Do(Action::Fence(source.run()));
     }
     if seen.cluster.follows {
         return Decision::Do(Action::Promote);
@@ -133,7 +141,7 @@ fn by_service(record: &Record, promoted: &Promoted, seen: &Snapshot) -> Option<D
         let repointed = seen
             .service_answer
             .answer()
-            .is_some_and(|answer| answer.primary && answer.identity.timeline == promoted.timeline);
+            .is_some_and(|answer| answer.primary && answer.identity.timeline >= promoted.timeline);
         return Some(if repointed {
             Decision::Record(Fact::Routed(seen.now))
         } else {
@@ -162,16 +170,19 @@ fn by_service(record: &Record, promoted: &Promoted, seen: &Snapshot) -> Option<D
 }
 
 /// Every Service of the source that exists leads to the target.
-fn services_repointed(seen: &Snapshot, limits: &Limits) -> bool {
+pub fn services_repointed(seen: &Snapshot, limits: &Limits) -> bool {
     let wanted = |name: &String| limits.services.get(name);
     seen.services.iter().all(|(name, service)| {
         wanted(name).is_none_or(|wanted| service.selector.as_ref() == Some(wanted))
     })
 }
 
-/// After the downtime: resumes the suspended controllers, ends the sessions that still read from
-/// the source, and writes the receipt.
+/// After the downtime: rewrites the stored manifest, resumes the suspended controllers, ends the
+/// sessions that still read from the source, and writes the receipt.
 fn settle(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
+    if let Some(step) = stored_manifest(record, seen) {
+        return step;
+    }
     if let Some(suspension) = seen.unlike(start, |suspension| !suspension.permanent) {
         return Decision::Do(Action::ResumeController(suspension.key()));
     }
@@ -179,4 +190,19 @@ fn settle(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
         return Decision::Do(Action::EndReaders);
     }
     Decision::Do(Action::WriteReceipt)
+}
+
+/// Makes the stored manifest agree with the promoted Cluster, then records how it was found: one
+/// that a person has edited is left to that person. None when both are done.
+fn stored_manifest(record: &Record, seen: &Snapshot) -> Option<Decision> {
+    match seen.manifest {
+        StoredManifest::Follows => Some(Decision::Do(Action::RewriteManifest)),
+        _ if record.manifest.is_some() => None,
+        StoredManifest::Unread => Some(Decision::Wait(Wait::ManifestUnread)),
+        found => Some(Decision::Record(Fact::Manifest(Manifest {
+            at: seen.now,
+            config_map: manifest::map_name(&seen.cluster.name),
+            found,
+        }))),
+    }
 }

@@ -2,4 +2,5 @@
 //! each that suspends it.
 
 pub mod detection;
+pub mod owners;
 pub mod suspension;

@@ -4,6 +4,7 @@ use crate::{
     calm, checks,
     decision::{Action, Decision, Limits},
     finding, proof,
+    quantity::elapsed,
     reason::Wait,
     record::{Fact, Fenced, Promotion, Record, Start},
     route::Route,
@@ -34,7 +35,7 @@ pub fn before(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) 
             }),
         };
     };
-    let waited = seen.now.duration_since(blocked).unsigned_abs();
+    let waited = elapsed(blocked, seen.now);
     let patient = record.marker.is_none() && waited < limits.pause_max;
     if let Some(step) = pause(start, seen, patient) {
         return step;
@@ -101,7 +102,7 @@ fn stop(record: &Record, seen: &Snapshot) -> Option<Decision> {
         .as_ref()
         .is_some_and(|fenced| fenced.postmaster_start == source.postmaster_start)
     {
-        return Some(Decision::Do(Action::Fence(source.postmaster_start)));
+        return Some(Decision::Do(Action::Fence(source.run())));
     }
     Some(Decision::Record(Fact::Fenced(Fenced {
         at: seen.now,

@@ -9,7 +9,7 @@ use crate::{
     reason::{Contradiction, Refusal, Wait},
     record::Fact,
     route::Route,
-    snapshot::{kubernetes::Selector, source::PostmasterStart},
+    snapshot::{kubernetes::Selector, source::ServerRun},
 };
 
 /// What to do next.
@@ -73,8 +73,8 @@ pub enum Action {
     BlockWrites,
     /// End the client sessions of the source and read its position; then record both.
     EndSessions,
-    /// Stop the source's server cleanly, by SQL, if its postmaster start is still this one.
-    Fence(PostmasterStart),
+    /// Stop the source's server cleanly, by SQL, if it is still this run on this timeline.
+    Fence(ServerRun),
     /// Restartpoint on the target, so that its pg_control shows which checkpoint it has replayed.
     Restartpoint,
     /// Promote the target: set `spec.replica.enabled: false`.
@@ -89,6 +89,9 @@ pub enum Action {
     RepointServices,
     /// RESUME at every pod of the old poolers that is paused.
     ResumePoolers,
+    /// Set `spec.replica.enabled: false` in the stored manifest of the target, which would
+    /// otherwise make the new primary a standby when it is applied again.
+    RewriteManifest,
     /// End the sessions that still read from the source's standbys.
     EndReaders,
     /// Restore the recorded replica counts.
@@ -138,6 +141,8 @@ impl fmt::Display for Action {
 pub struct Limits {
     /// CUTOVER_MAX_SECONDS, from the block to the point of no return.
     pub cutover_max: Duration,
+    /// FENCE_MAX_SECONDS, from the request to stop the source until its clean stop is proved.
+    pub fence_max: Duration,
     /// PAUSE_MAX_SECONDS: how long the block waits for transactions that run through the poolers.
     pub pause_max: Duration,
     /// APP_CONFIG_TARGET: the keys and values of the application's ConfigMap for the target.

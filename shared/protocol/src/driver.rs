@@ -14,8 +14,9 @@ use crate::{
     decision::{Action, Decision, Limits},
     failure::{ErrorKind, Failure},
     finding::worst,
-    reason::{Contradiction, Stopped, Wait},
-    record::{Fact, Record, Start},
+    quantity::elapsed,
+    reason::{Contradiction, Stopped, Wait, WaitKind},
+    record::{Fact, FactKind, Record, Start},
     rollback::{RollbackAvailability, rollback_availability},
     snapshot::Snapshot,
 };
@@ -33,6 +34,9 @@ pub trait World {
     /// finds them. It may be repeated, and it changes nothing that a rollback has to restore. No
     /// decision depends on it, so it is not an action of the protocol.
     async fn prepare_start(&mut self, start: &Start) -> Result<(), Failure>;
+    /// Tries the changes past the point of no return once more immediately before the block, which
+    /// may be long after the start: a webhook that is away is met while clients are still served.
+    async fn prepare_block(&mut self) -> Result<(), Failure>;
     /// Adds a fact to the record as it was last read or written, and returns the record. None:
     /// another writer came first, and the caller has to observe again.
     async fn record(&mut self, fact: Fact) -> Result<Option<Record>, Failure>;
@@ -88,8 +92,9 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
     let mut failures = Failures::default();
     let mut first_observation: Option<jiff::Timestamp> = None;
     let mut asked_at: Option<jiff::Timestamp> = None;
-    let mut health = Health::Ok;
+    let mut health = Health::default();
     let mut past_point_of_no_return = false;
+    let mut known: Option<Record> = None;
     let mut repeated = Repeated::default();
     for _ in 0..OBSERVATIONS_MAX {
         let (record, seen) = match world.observe().await {
@@ -101,16 +106,11 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
                 continue;
             }
         };
+        remember(&mut known, &record).map_err(Stopped::Contradiction)?;
         past_point_of_no_return |= record.past_point_of_no_return();
-        let waited = seen
-            .now
-            .duration_since(*first_observation.get_or_insert(seen.now))
-            .unsigned_abs();
+        let waited = elapsed(*first_observation.get_or_insert(seen.now), seen.now);
         if record.past_point_of_no_return() && record.finished.is_none() && world.stop_asked() {
-            let asked = seen
-                .now
-                .duration_since(*asked_at.get_or_insert(seen.now))
-                .unsigned_abs();
+            let asked = elapsed(*asked_at.get_or_insert(seen.now), seen.now);
             if record.serving.is_some() || asked >= SHUTDOWN_GRACE {
                 return Err(Stopped::Terminated);
             }
@@ -121,8 +121,9 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
             return Err(Stopped::Refused(refusal));
         }
         let untouched = record.started.is_none();
-        let outcome = match follow(world, record, &seen, &health, limits).await {
+        let outcome = match follow(world, record, &seen, &health, limits, &mut known).await {
             Ok(Next::Observe(action)) => {
+                health.waiting = None;
                 if let Some(wait) = repeated.ineffective(action) {
                     check_deadline(untouched, waited, limits, &wait)?;
                     world.pause(&wait, PollInterval::Close).await;
@@ -130,6 +131,10 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
                 Ok(())
             }
             Ok(Next::Pause(wait)) => {
+                let kind = WaitKind::from(&wait);
+                if health.waiting.is_none_or(|(before, _)| before != kind) {
+                    health.waiting = Some((kind, seen.now));
+                }
                 repeated = Repeated::default();
                 check_deadline(untouched, waited, limits, &wait)?;
                 world.pause(&wait, PollInterval::Close).await;
@@ -140,8 +145,8 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
         };
         if let Err(failure) = outcome {
             failures.add(&failure);
-            if failures.lasting > QUICK_RETRIES && health == Health::Ok {
-                health = Health::Failing(failure.clone());
+            if failures.lasting > QUICK_RETRIES && health.failure.is_none() {
+                health.failure = Some(failure.clone());
             }
             give_up(
                 refused_too_late(past_point_of_no_return, failure),
@@ -155,6 +160,22 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
         }
     }
     Err(Stopped::TooManyObservations)
+}
+
+/// Remembers the record.
+///
+/// # Errors
+/// It was removed while the cutover was under way.
+fn remember(known: &mut Option<Record>, record: &Record) -> Result<(), Contradiction> {
+    if let Some(before) = known
+        && before.under_way()
+        && record.started.is_none()
+    {
+        let last = before.last().unwrap_or(FactKind::Started);
+        return Err(Contradiction::RecordLost { last });
+    }
+    *known = Some(record.clone());
+    Ok(())
 }
 
 /// What follows an observation.
@@ -173,6 +194,7 @@ async fn follow(
     seen: &Snapshot,
     health: &Health,
     limits: &Limits,
+    known: &mut Option<Record>,
 ) -> Result<Next, Failure> {
     let mut fresh = true;
     loop {
@@ -183,8 +205,10 @@ async fn follow(
                 let Some(start) = &record.started else {
                     return Err(Contradiction::EffectBeforeStart.into());
                 };
-                if let Some(fact) = world.perform(&action, start).await? {
-                    world.record(fact).await?;
+                if let Some(fact) = world.perform(&action, start).await?
+                    && let Some(recorded) = world.record(fact).await?
+                {
+                    *known = Some(recorded);
                 }
                 return Ok(Next::Observe(Some(action)));
             }
@@ -198,9 +222,15 @@ async fn follow(
         if let Fact::Started(start) = &fact {
             world.prepare_start(start).await?;
         }
+        if let Fact::Blocked(_) = &fact {
+            world.prepare_block().await?;
+        }
         // Each fact is recorded once, and no decision records the same fact again: the loop ends.
         match world.record(fact).await? {
-            Some(recorded) if recorded != record => record = recorded,
+            Some(recorded) if recorded != record => {
+                *known = Some(recorded.clone());
+                record = recorded;
+            }
             _ => return Ok(Next::Observe(None)),
         }
     }

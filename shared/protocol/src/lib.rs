@@ -18,6 +18,7 @@ pub mod decision;
 pub mod driver;
 pub mod failure;
 pub mod finding;
+pub mod manifest;
 pub mod network;
 pub mod proof;
 pub mod quantity;

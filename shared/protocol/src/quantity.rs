@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 /// Formats a number of bytes: `40.2 GB`, `800.0 MB`, `12 kB`, `96 bytes`. Units are powers of ten.
 pub fn size(bytes: u64) -> String {
     match bytes {
@@ -22,9 +24,21 @@ pub fn duration(time: Duration) -> String {
     }
 }
 
+/// Time from `since` to `now`; zero for a `since` of a clock that is ahead.
+pub fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_behind_has_seen_no_time_pass() {
+        let second = |second| Timestamp::from_second(second).unwrap();
+        assert_eq!(elapsed(second(10), second(13)), Duration::from_secs(3));
+        assert_eq!(elapsed(second(13), second(10)), Duration::ZERO);
+    }
 
     #[test]
     fn each_has_the_unit_that_keeps_it_short() {

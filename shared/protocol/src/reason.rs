@@ -14,7 +14,8 @@ use strum::{EnumDiscriminants, EnumIter, IntoStaticStr};
 
 use crate::{
     failure::{ErrorKind, Failure},
-    wal::{SystemIdentifier, Timeline},
+    record::FactKind,
+    wal::{Lsn, SystemIdentifier, Timeline},
 };
 
 pub use stopped::Stopped;
@@ -65,6 +66,8 @@ pub enum RollbackReason {
     AbortRequested(AbortRequest),
     /// An observation or an effect keeps failing, and waiting does not help.
     PermanentFailure(Failure),
+    /// The target's Cluster was deleted.
+    TargetDeleted,
     /// Another actor has ended the target's replica mode.
     TargetReplicaModeEnded,
     /// The source's primary is on another timeline than at the start.
@@ -85,6 +88,20 @@ pub enum RollbackReason {
     },
     /// Another actor has promoted the target.
     TargetPromoted,
+    /// A server that the next step needs does not answer any more.
+    ServerLost {
+        /// The server.
+        server: Server,
+        /// Seconds since it answered last.
+        seconds: u64,
+    },
+    /// The clean stop of the source was not proved in time.
+    NotFencedInTime {
+        /// Seconds since the fence was recorded.
+        seconds: u64,
+        /// Members whose Patroni does not say whether their server runs.
+        unreachable: Vec<String>,
+    },
     /// The point of no return was not reached in time.
     DeadlineExceeded {
         /// What the time is counted from.
@@ -99,6 +116,7 @@ impl fmt::Display for RollbackReason {
         match self {
             Self::AbortRequested(request) => request.fmt(f),
             Self::PermanentFailure(failure) => failure.fmt(f),
+            Self::TargetDeleted => f.write_str("the target's Cluster was deleted"),
             Self::TargetReplicaModeEnded => {
                 f.write_str("another actor has ended the target's replica mode")
             }
@@ -115,6 +133,31 @@ impl fmt::Display for RollbackReason {
                 "the source failed over: the leader is {leader}, it was {recorded}"
             ),
             Self::TargetPromoted => f.write_str("the target was promoted by another actor"),
+            Self::ServerLost { server, seconds } => {
+                let server: &str = server.into();
+                write!(
+                    f,
+                    "the {server} has not answered for {seconds} s while clients wait"
+                )
+            }
+            Self::NotFencedInTime {
+                seconds,
+                unreachable,
+            } => {
+                write!(
+                    f,
+                    "the clean stop of the source was not proved within {seconds} s \
+                     (FENCE_MAX_SECONDS)"
+                )?;
+                if unreachable.is_empty() {
+                    return Ok(());
+                }
+                write!(
+                    f,
+                    ": {} does not say whether its server runs",
+                    unreachable.join(", ")
+                )
+            }
             Self::DeadlineExceeded { since, seconds } => {
                 let since: &str = since.into();
                 write!(
@@ -256,22 +299,61 @@ pub enum Contradiction {
         /// Its identifier at the start.
         recorded: SystemIdentifier,
     },
-    /// The promoted target is not on the timeline that its promotion begins.
-    TargetOnWrongTimeline {
-        /// Its timeline.
-        found: Timeline,
-        /// The timeline of the promotion, plus one.
-        expected: Timeline,
+    /// The timeline of the promoted target did not begin where the source ended.
+    PromotedElsewhere {
+        /// The target's timeline.
+        timeline: Timeline,
+        /// Where it left the source's timeline; None when its history does not contain that one.
+        left: Option<Lsn>,
+        /// Where the source ended, as it was proved before the promotion.
+        proved: Lsn,
     },
+    /// The server that answers at the address of a member of the source is the target.
+    TargetAnswersAsSource,
     /// An effect was decided on before the start was recorded.
     EffectBeforeStart,
+    /// The record was removed while the cutover was under way.
+    RecordLost {
+        /// Its last fact.
+        last: FactKind,
+    },
+    /// The Zalando operator is suspended by a cutover, and no cutover is on record.
+    MarksWithoutRecord,
+    /// The source's leader is lost, and an election would lose acknowledged writes.
+    ElectionWouldLoseWrites {
+        /// The most that another member has received; None when none says what it has.
+        received: Option<Lsn>,
+        /// What must not be lost.
+        needed: Lsn,
+    },
 }
 
 impl Contradiction {
     /// What the operator does next.
     pub fn hint(self) -> &'static str {
-        "change nothing by hand before the record cutover-<cluster> and both servers have been \
-         compared"
+        match self {
+            Self::PromotedElsewhere { .. } => {
+                "do not resume client traffic: another instance than the observed one was \
+                 promoted, \
+                 and the stopped source may hold writes that the target does not; compare both \
+                 servers first (docs/operations.md#exit-code-4)"
+            }
+            Self::ElectionWouldLoseWrites { .. } => {
+                "patroni stays paused, so that it elects no member that lacks writes: bring the \
+                 leader's pod back and run rollback again; or resume patroni by hand and lose \
+                 them; \
+                 or promote the target by hand, if it has them \
+                 (docs/operations.md#a-lost-leader)"
+            }
+            Self::RecordLost { .. } | Self::MarksWithoutRecord => {
+                "if another namespace or target has the record, use that; otherwise undo by hand \
+                 what the cutover may have changed (docs/operations.md#a-lost-record)"
+            }
+            _ => {
+                "change nothing by hand before the record cutover-<cluster> and both servers have \
+                 been compared"
+            }
+        }
     }
 }
 
@@ -286,12 +368,53 @@ impl fmt::Display for Contradiction {
                 f,
                 "the target's system identifier is {found}, the record says {recorded}"
             ),
-            Self::TargetOnWrongTimeline { found, expected } => write!(
+            Self::PromotedElsewhere {
+                timeline,
+                left: Some(left),
+                proved,
+            } => write!(
                 f,
-                "the target is on timeline {found}, its promotion should have begun timeline \
-                 {expected}"
+                "the target's timeline {timeline} began at {left}, the source ended at {proved}"
             ),
+            Self::PromotedElsewhere {
+                timeline,
+                left: None,
+                proved,
+            } => write!(
+                f,
+                "the target's timeline {timeline} did not begin on the source's, which ended at \
+                 {proved}"
+            ),
+            Self::TargetAnswersAsSource => {
+                f.write_str("the target answers at the address of a member of the source")
+            }
             Self::EffectBeforeStart => f.write_str("an action before the start was recorded"),
+            Self::RecordLost { last } => {
+                let key = last.step().map_or("nothing", |step| step.key);
+                write!(
+                    f,
+                    "the record was removed while the cutover was under way (recorded last: {key})"
+                )
+            }
+            Self::ElectionWouldLoseWrites {
+                received: Some(received),
+                needed,
+            } => write!(
+                f,
+                "the source's leader is lost, and its other members have received no more than \
+                 {received} of {needed}"
+            ),
+            Self::ElectionWouldLoseWrites {
+                received: None,
+                needed,
+            } => write!(
+                f,
+                "the source's leader is lost, and no other member says whether it has received \
+                 {needed}"
+            ),
+            Self::MarksWithoutRecord => f.write_str(
+                "the operator of the source is suspended by a cutover, and no cutover is on record",
+            ),
         }
     }
 }
@@ -312,6 +435,7 @@ mod tests {
         vec![
             RollbackReason::AbortRequested(AbortRequest::Sigterm),
             RollbackReason::PermanentFailure(failure()),
+            RollbackReason::TargetDeleted,
             RollbackReason::TargetReplicaModeEnded,
             RollbackReason::SourceFailedOver {
                 timeline: Timeline(2),
@@ -323,6 +447,14 @@ mod tests {
                 recorded: "a".into(),
             },
             RollbackReason::TargetPromoted,
+            RollbackReason::ServerLost {
+                server: Server::Source,
+                seconds: 5,
+            },
+            RollbackReason::NotFencedInTime {
+                seconds: 15,
+                unreachable: vec!["b".into()],
+            },
             RollbackReason::DeadlineExceeded {
                 since: Since::Block,
                 seconds: 300,
@@ -350,11 +482,21 @@ mod tests {
         vec![
             Contradiction::SourceReplaced { found, recorded },
             Contradiction::TargetReplaced { found, recorded },
-            Contradiction::TargetOnWrongTimeline {
-                found: Timeline(1),
-                expected: Timeline(2),
+            Contradiction::PromotedElsewhere {
+                timeline: Timeline(2),
+                left: Some(Lsn(1)),
+                proved: Lsn(2),
             },
+            Contradiction::TargetAnswersAsSource,
             Contradiction::EffectBeforeStart,
+            Contradiction::RecordLost {
+                last: FactKind::Blocked,
+            },
+            Contradiction::MarksWithoutRecord,
+            Contradiction::ElectionWouldLoseWrites {
+                received: None,
+                needed: Lsn(3),
+            },
         ]
     }
 

@@ -13,7 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use strum::{EnumDiscriminants, IntoStaticStr, VariantArray};
 
-pub use facts::{AppConfig, Fenced, Marker, Promoted, Promotion, Readers, RollbackStarted, Start};
+pub use facts::{
+    AppConfig, Fenced, Manifest, Marker, Promoted, Promotion, Readers, RollbackStarted, Start,
+};
 pub use keys::SCHEMA;
 
 /// Name of the record of the cutover to this target.
@@ -65,6 +67,8 @@ pub struct Record {
     /// The application works on the target, its pods ready or its poolers resumed: the downtime is
     /// over.
     pub serving: Option<Timestamp>,
+    /// The stored manifest says `spec.replica.enabled: false`, or why it does not.
+    pub manifest: Option<Manifest>,
     /// Sessions that still read from the source's standbys were ended.
     pub readers: Option<Readers>,
     /// The receipt is written; nothing is left to do.
@@ -96,6 +100,7 @@ impl Default for Record {
             promoted: None,
             routed: None,
             serving: None,
+            manifest: None,
             readers: None,
             finished: None,
             rollback_started: None,
@@ -142,6 +147,8 @@ pub enum Fact {
     Routed(Timestamp),
     /// See [`Record::serving`].
     Serving(Timestamp),
+    /// See [`Record::manifest`].
+    Manifest(Manifest),
     /// See [`Record::readers`].
     Readers(Readers),
     /// See [`Record::finished`].
@@ -172,6 +179,11 @@ impl FactKind {
 }
 
 impl Record {
+    /// Whether a cutover has started and neither finished nor rolled back.
+    pub fn under_way(&self) -> bool {
+        self.started.is_some() && self.finished.is_none() && self.rolled_back.is_none()
+    }
+
     /// Whether the promotion is recorded: from then on the cutover only goes forward.
     pub fn past_point_of_no_return(&self) -> bool {
         self.promotion.is_some()
@@ -190,6 +202,7 @@ impl Record {
             FactKind::Promoted => self.promoted.as_ref().map(|promoted| promoted.at),
             FactKind::Routed => self.routed,
             FactKind::Serving => self.serving,
+            FactKind::Manifest => self.manifest.as_ref().map(|manifest| manifest.at),
             FactKind::Readers => self.readers.as_ref().map(|readers| readers.at),
             FactKind::Finished => self.finished,
             FactKind::RollbackStarted => self.rollback_started.as_ref().map(|begun| begun.at),
@@ -219,6 +232,7 @@ impl Record {
             Fact::Promoted(promoted) => next.promoted = Some(promoted),
             Fact::Routed(at) => next.routed = Some(at),
             Fact::Serving(at) => next.serving = Some(at),
+            Fact::Manifest(manifest) => next.manifest = Some(manifest),
             Fact::Readers(readers) => next.readers = Some(readers),
             Fact::Finished(at) => next.finished = Some(at),
             Fact::RollbackStarted(begun) => next.rollback_started = Some(begun),

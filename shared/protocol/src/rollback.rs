@@ -1,11 +1,14 @@
 //! The rollback before the point of no return: its reasons and the order of its steps.
 
+use std::time::Duration;
+
 use jiff::SignedDuration;
 
 use crate::{
     decide::Health,
     decision::{Action, Decision, Limits},
-    reason::{Progress, Refusal, RollbackReason, Since, Wait},
+    quantity::elapsed,
+    reason::{Contradiction, Progress, Refusal, RollbackReason, Server, Since, Wait, WaitKind},
     record::{Fact, Record, Start},
     route::Route,
     snapshot::{PatroniState, PoolerState, Snapshot, kubernetes::ServiceState},
@@ -48,6 +51,10 @@ const LOOP_MAX: SignedDuration = SignedDuration::from_secs(20);
 /// (primary_start_timeout).
 const STARTING_MAX: SignedDuration = SignedDuration::from_secs(300);
 
+/// How long a server may be unreachable while clients wait: longer than one observation waits for
+/// it, and shorter than an unpaused Patroni would need to replace it.
+const UNREACHABLE_MAX: Duration = Duration::from_secs(5);
+
 /// The reason to roll back now, if there is one.
 pub fn why(
     record: &Record,
@@ -59,8 +66,11 @@ pub fn why(
     if let Some(request) = &seen.abort {
         return Some(RollbackReason::AbortRequested(request.clone()));
     }
-    if let Some(failure) = health.failure() {
+    if let Some(failure) = &health.failure {
         return Some(RollbackReason::PermanentFailure(failure.clone()));
+    }
+    if seen.cluster.missing {
+        return Some(RollbackReason::TargetDeleted);
     }
     if !seen.cluster.follows {
         return Some(RollbackReason::TargetReplicaModeEnded);
@@ -93,13 +103,48 @@ pub fn why(
     {
         return Some(RollbackReason::TargetPromoted);
     }
+    if let Some(reason) = futile(record, seen, health, limits) {
+        return Some(reason);
+    }
     let (since, began) = match record.blocked {
         Some(blocked) => (Since::Block, blocked),
         None => (Since::Start, start.at),
     };
-    let elapsed = seen.now.duration_since(began).unsigned_abs();
+    let elapsed = elapsed(began, seen.now);
     (elapsed >= limits.cutover_max).then_some(RollbackReason::DeadlineExceeded {
         since,
+        seconds: elapsed.as_secs(),
+    })
+}
+
+/// Why waiting is futile while clients wait: a server that the next step needs is gone, or the
+/// source's server does not end. Patroni is paused and starts or replaces none of them.
+fn futile(
+    record: &Record,
+    seen: &Snapshot,
+    health: &Health,
+    limits: &Limits,
+) -> Option<RollbackReason> {
+    record.blocked?;
+    if let Some(fenced) = &record.fenced {
+        let elapsed = elapsed(fenced.at, seen.now);
+        return (elapsed >= limits.fence_max).then(|| RollbackReason::NotFencedInTime {
+            seconds: elapsed.as_secs(),
+            unreachable: seen
+                .patroni
+                .answer()
+                .map_or_else(Vec::new, |it| it.silent.clone()),
+        });
+    }
+    let (kind, since) = health.waiting?;
+    let server = match kind {
+        WaitKind::SourceUnreachable | WaitKind::SourceGone => Server::Source,
+        WaitKind::TargetUnreachable => Server::Target,
+        _ => return None,
+    };
+    let elapsed = elapsed(since, seen.now);
+    (elapsed >= UNREACHABLE_MAX).then_some(RollbackReason::ServerLost {
+        server,
         seconds: elapsed.as_secs(),
     })
 }
@@ -137,11 +182,11 @@ fn reopen(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
         return Some(Decision::Wait(Wait::RollbackPatroniUnreachable(failure)));
     };
     let waited = waited(record, seen);
-    if seen.source.answer().is_none()
-        && patroni.paused == Some(true)
-        && let Some(step) = unreachable_source(patroni, start, waited)
-    {
-        return Some(step);
+    if seen.source.answer().is_none() && patroni.paused == Some(true) {
+        let step = unreachable_source(patroni, start, waited);
+        if let Some(step) = step.or_else(|| unsafe_election(record, seen, patroni)) {
+            return Some(step);
+        }
     }
     if patroni.paused != start.paused || patroni.read_only != start.read_only {
         return Some(
@@ -168,7 +213,7 @@ fn reopen(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
     }
     match start.route {
         Route::Config => application(start, seen),
-        Route::Service => services_and_poolers(start, seen),
+        Route::Service => services_and_poolers(start, seen, waited),
     }
 }
 
@@ -181,7 +226,9 @@ fn waited(record: &Record, seen: &Snapshot) -> SignedDuration {
     let started = seen
         .source
         .answer()
-        .and_then(|source| source.postmaster_start.began());
+        .and_then(|source| source.postmaster_start.began())
+        // By the source's clock, which may be ahead.
+        .map(|started| started.min(seen.now));
     seen.now
         .duration_since(started.map_or(began, |started| began.max(started)))
 }
@@ -212,6 +259,22 @@ fn unreachable_source(
         .then_some(Decision::Wait(Wait::RollbackSourceStarting))
 }
 
+/// The alarm in place of an election that would lose acknowledged writes: a lagging member wins it
+/// when no better one answers (maximum_lag_on_failover), although the target may have everything.
+fn unsafe_election(record: &Record, seen: &Snapshot, patroni: &PatroniState) -> Option<Decision> {
+    let positions = [
+        record.marker.as_ref().map(|marker| marker.lsn),
+        record.fenced.as_ref().map(|fenced| fenced.lsn),
+        seen.target.answer().and_then(|target| target.replay.replay),
+    ];
+    let needed = positions.into_iter().flatten().max()?;
+    let received = patroni.received.values().max().copied();
+    (received < Some(needed)).then_some(Decision::Alarm(Contradiction::ElectionWouldLoseWrites {
+        received,
+        needed,
+    }))
+}
+
 /// What Patroni's loop has still to do before the block is lifted. If the pause is lifted while the
 /// leader lock is not held, the members race for it, and data that the new leader has not received
 /// is lost. A block that reaches the server only after it was lifted would stop resumed clients.
@@ -240,7 +303,15 @@ fn application(start: &Start, seen: &Snapshot) -> Option<Decision> {
 }
 
 /// Restores the Services, if another actor has repointed them, then resumes the poolers.
-fn services_and_poolers(start: &Start, seen: &Snapshot) -> Option<Decision> {
+///
+/// A pooler that is resumed before the Service leads to the primary is refused and tries again only
+/// after its server_login_retry, or logs in at a former primary and stays there for its
+/// server_lifetime.
+fn services_and_poolers(
+    start: &Start,
+    seen: &Snapshot,
+    waited: SignedDuration,
+) -> Option<Decision> {
     let changed = |(name, now): (&String, &ServiceState)| {
         let before = start.services.get(name);
         before.is_some_and(|before| *before != now.selector) || !now.leftovers.is_empty()
@@ -252,10 +323,24 @@ fn services_and_poolers(start: &Start, seen: &Snapshot) -> Option<Decision> {
         .poolers_that(|state| state != PoolerState::Serving)
         .is_empty()
     {
-        return Some(Decision::Do(Action::ResumePoolers));
+        return Some(if serves_source(seen) || waited >= LOOP_MAX {
+            Decision::Do(Action::ResumePoolers)
+        } else {
+            Decision::Wait(Wait::RollbackServiceNotBack(
+                seen.service_answer.failure().cloned(),
+            ))
+        });
     }
     let pods = seen.poolers_silent();
     (!pods.is_empty()).then_some(Decision::Wait(Wait::RollbackPoolersUnreachable { pods }))
+}
+
+/// The source's primary answers behind its Service.
+fn serves_source(seen: &Snapshot) -> bool {
+    let (Some(behind), Some(source)) = (seen.service_answer.answer(), seen.source.answer()) else {
+        return false;
+    };
+    behind.primary && behind.identity == source.identity
 }
 
 #[cfg(test)]
@@ -265,10 +350,10 @@ mod tests {
     use super::*;
     use crate::{
         failure::Failure,
-        record::{Promotion, RollbackStarted},
+        record::{Fenced, Promotion, RollbackStarted},
         simulation::{limits, look, started},
         snapshot::{Reachability, source::PostmasterStart},
-        wal::Timeline,
+        wal::{Lsn, Timeline},
     };
 
     /// A snapshot of a source that is blocked and whose server runs.
@@ -317,7 +402,7 @@ mod tests {
         let begun = started().with(Fact::Blocked(seen.now));
         let start = begun.started.as_ref().unwrap();
         assert_eq!(
-            why(&begun, start, &seen, &Health::Ok, &limits()),
+            why(&begun, start, &seen, &Health::default(), &limits()),
             None,
             "it is a primary"
         );
@@ -325,7 +410,7 @@ mod tests {
             source.primary = false;
         }
         assert_eq!(
-            why(&begun, start, &seen, &Health::Ok, &limits()),
+            why(&begun, start, &seen, &Health::default(), &limits()),
             Some(RollbackReason::LeaderDemoted)
         );
         assert_eq!(
@@ -353,6 +438,23 @@ mod tests {
             Decision::Wait(Wait::RollbackLeaderUnreachable { leader: "a".into() })
         );
         seen.now += LOOP_MAX;
+        let needed = seen.target.answer().and_then(|target| target.replay.replay);
+        let needed = needed.expect("the target has replayed something");
+        let lossy =
+            |received| Decision::Alarm(Contradiction::ElectionWouldLoseWrites { received, needed });
+        let received = |seen: &mut Snapshot, lsn| {
+            if let Reachability::Up(patroni) = &mut seen.patroni {
+                patroni.received = [("b".to_owned(), lsn)].into();
+            }
+        };
+        if let Reachability::Up(patroni) = &mut seen.patroni {
+            patroni.received.clear();
+        }
+        assert_eq!(back(&begun, start, &seen), lossy(None));
+        let behind = Lsn(needed.0 - 1);
+        received(&mut seen, behind);
+        assert_eq!(back(&begun, start, &seen), lossy(Some(behind)));
+        received(&mut seen, needed);
         assert_eq!(
             back(&begun, start, &seen),
             Decision::Do(Action::UnblockWrites)
@@ -375,6 +477,78 @@ mod tests {
         assert_eq!(
             back(&begun, start, &seen),
             Decision::Do(Action::UnblockWrites)
+        );
+    }
+
+    #[test]
+    fn a_server_that_is_gone_while_clients_wait_is_not_waited_for() {
+        let mut seen = blocked(|_, _| ());
+        let begun = started().with(Fact::Blocked(seen.now));
+        let start = begun.started.clone().unwrap();
+        let health = |kind| Health {
+            waiting: Some((kind, begun.blocked.unwrap())),
+            ..Health::default()
+        };
+        let why = |record: &Record, seen: &Snapshot, kind| {
+            super::why(record, &start, seen, &health(kind), &limits())
+        };
+        assert_eq!(why(&begun, &seen, WaitKind::SourceUnreachable), None);
+        seen.now += SignedDuration::from_secs(5);
+        for (kind, server) in [
+            (WaitKind::SourceUnreachable, Server::Source),
+            (WaitKind::TargetUnreachable, Server::Target),
+        ] {
+            let lost = RollbackReason::ServerLost { server, seconds: 5 };
+            assert_eq!(why(&begun, &seen, kind), Some(lost));
+        }
+        assert_eq!(
+            why(&begun, &seen, WaitKind::TargetBehindMarker),
+            None,
+            "it may catch up"
+        );
+
+        let fenced = begun.with(Fact::Fenced(Fenced {
+            at: begun.blocked.unwrap(),
+            lsn: Lsn(1),
+            postmaster_start: PostmasterStart(0),
+            reconnected: Vec::new(),
+        }));
+        assert_eq!(why(&fenced, &seen, WaitKind::SourceUnreachable), None);
+        seen.now += SignedDuration::try_from(limits().fence_max).unwrap();
+        assert!(matches!(
+            why(&fenced, &seen, WaitKind::SourceUnreachable),
+            Some(RollbackReason::NotFencedInTime { .. })
+        ));
+    }
+
+    #[test]
+    fn poolers_are_resumed_when_the_service_leads_to_the_source() {
+        let mut seen = look();
+        seen.poolers[0].state = Reachability::Up(PoolerState::Paused);
+        let begun = rollback_started(seen.now);
+        let mut start = begun.started.clone().unwrap();
+        start.route = Route::Service;
+        assert_eq!(
+            back(&begun, &start, &seen),
+            Decision::Do(Action::ResumePoolers)
+        );
+        let Reachability::Up(answer) = seen.service_answer else {
+            panic!("the source answers behind its Service")
+        };
+        let mut standby = answer;
+        standby.primary = false;
+        let refused = Reachability::Unreachable(Failure::transient("connection refused"));
+        for elsewhere in [Reachability::Up(standby), refused] {
+            seen.service_answer = elsewhere;
+            assert!(matches!(
+                back(&begun, &start, &seen),
+                Decision::Wait(Wait::RollbackServiceNotBack(_))
+            ));
+        }
+        seen.now += LOOP_MAX;
+        assert_eq!(
+            back(&begun, &start, &seen),
+            Decision::Do(Action::ResumePoolers)
         );
     }
 

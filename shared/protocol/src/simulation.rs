@@ -7,11 +7,13 @@
 //!   answer is lost; the deadline; an abort.
 //! - Clients write whenever the source accepts writes; one overrides the read-only default.
 //! - Source: an administrator lifts the block; the operator restarts a server unless it is
-//!   suspended; a failover; a switchover; Patroni demotes its leader without a DCS.
-//! - Target: the stream to it breaks.
+//!   suspended; a failover; a switchover; Patroni demotes its leader without a DCS; the leader's
+//!   node is lost, with a standby that has everything or lacks a write.
+//! - Target: the stream to it breaks; an instance that lacks the last records is promoted.
 //! - Application: an autoscaler, or a client that ignores its suspension, starts it.
 //! - Poolers and Services: an old pooler is resumed by hand or restarted, or does not reach the
 //!   target for a while; the Services are repointed halfway, or restored by hand.
+//! - The stored manifest is written again by a prepare-zalando that had begun before.
 //!
 //! Further steps happen by themselves, at any later moment: Patroni takes its leader lock, a
 //! promotion and the restart after it end, a controller reconciles what was scaled. Each
@@ -74,7 +76,7 @@ pub fn started() -> crate::record::Record {
     match crate::decide::decide(
         &record,
         &world.snapshot(),
-        &crate::decide::Health::Ok,
+        &crate::decide::Health::default(),
         &world.limits(),
     ) {
         crate::decision::Decision::Record(fact) => record.with(fact),
@@ -136,7 +138,11 @@ fn without_any_guard_the_search_finds_what_breaks() {
         (Mutant::NoLateResume, &[S8]),
         (Mutant::NoLeaderLock, &[S9]),
         (Mutant::NoElection, &[Progress]),
+        (Mutant::NoManifestRewrite, &[S4]),
+        (Mutant::NoLateManifestRewrite, &[S4]),
         (Mutant::NoRollbackAtTheDeadline, &[Progress]),
+        (Mutant::NoHistory, &[S2]),
+        (Mutant::NoElectionCheck, &[S2]),
     ] {
         for route in mutant.routes() {
             // Begin with few disturbances: that gives the shortest trace, and most searches stay

@@ -23,12 +23,12 @@ use crate::{
     record::{AppConfig, Start},
     snapshot::{
         data::DataComparison,
-        kubernetes::{ClusterState, Replicas, ServiceState},
+        kubernetes::{ClusterState, Replicas, ServiceState, StoredManifest},
         prechecks::{Prechecks, Question},
-        source::{ClientSession, PostmasterStart},
+        source::{ClientSession, PostmasterStart, ServerRun},
         target::{ControlCheckpoint, Replay, Running},
     },
-    wal::{Identity, Lsn},
+    wal::{Identity, Lsn, Switch, Timeline},
 };
 
 pub use poolers::{PoolerPodState, PoolerState};
@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub target: Reachability<TargetState>,
     /// The target's Cluster.
     pub cluster: ClusterState,
+    /// The manifest that prepare-zalando has stored; asked for only where it is to be rewritten.
+    pub manifest: StoredManifest,
     /// The source's Services.
     pub services: BTreeMap<String, ServiceState>,
     /// The pods of the old poolers.
@@ -135,6 +137,8 @@ pub struct PatroniState {
     pub answering: Vec<String>,
     /// Members whose own REST API did not answer.
     pub silent: Vec<String>,
+    /// What each standby has received of the WAL.
+    pub received: BTreeMap<String, Lsn>,
 }
 
 /// The server that answers behind the source's Service.
@@ -161,6 +165,36 @@ pub struct TargetState {
     pub running: Running,
     /// Bytes of a WAL segment.
     pub segment_bytes: u64,
+    /// The timelines before its own one and where each was left; read of a primary only.
+    pub history: Vec<Switch>,
+}
+
+impl SourceState {
+    /// This run of its server, on its timeline.
+    pub fn run(&self) -> ServerRun {
+        ServerRun {
+            timeline: self.identity.timeline,
+            postmaster_start: self.postmaster_start,
+        }
+    }
+}
+
+impl TargetState {
+    /// Whether a server that answers as the source is this target. A physical copy has the source's
+    /// system identifier, but no two servers start at the same microsecond.
+    pub fn answers_as(&self, source: &SourceState) -> bool {
+        Some(self.running.postmaster_start) == source.postmaster_start.began()
+            && self.identity == source.identity
+    }
+
+    /// Where the history of its timeline left this one; None when it did not.
+    pub fn left(&self, timeline: Timeline) -> Option<Lsn> {
+        let switch = self
+            .history
+            .iter()
+            .find(|switch| switch.timeline == timeline);
+        switch.map(|switch| switch.at)
+    }
 }
 
 impl Snapshot {

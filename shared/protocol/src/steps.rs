@@ -6,10 +6,12 @@
 //! the table in README and the list in cutover's `main.rs` are made from this table or tested
 //! against it. It has no default arm: a new fact or action does not compile without its row.
 
+mod closing;
 mod log;
 mod plan;
 mod resume;
 
+pub use closing::closing;
 pub use log::{Line, Progress, action_line};
 pub use plan::{Plan, PlanLine, plan};
 pub use resume::{Resume, state, summary};
@@ -17,6 +19,7 @@ pub use resume::{Resume, state, summary};
 use crate::{
     decision::ActionKind,
     finding::listed,
+    manifest,
     record::{FactKind, Record},
     route::Route,
 };
@@ -294,6 +297,22 @@ impl FactKind {
                 then: |_| SERVING,
                 resume: Resume::Forward,
                 milestone: milestone("serving", "client traffic resumed"),
+            },
+            Self::Manifest => Step {
+                key: "manifest",
+                actions: &[Do::RewriteManifest],
+                plan: &[PlanLine {
+                    headline: "set replica.enabled: false in the stored manifest of the target",
+                    applies: |_| true,
+                    data: |plan| manifest::map_name(&plan.target),
+                }],
+                events: &["ManifestRewritten"],
+                always: false,
+                log: log::manifest,
+                state: "stored manifest rewritten",
+                then: |_| SERVING,
+                resume: Resume::Forward,
+                milestone: None,
             },
             Self::Readers => Step {
                 key: "readers",

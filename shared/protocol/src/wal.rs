@@ -40,6 +40,29 @@ impl fmt::Display for Timeline {
     }
 }
 
+/// Where a promotion left a timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// The timeline that was left.
+    pub timeline: Timeline,
+    /// The end of its last record that belongs to the new timeline, too.
+    pub at: Lsn,
+}
+
+/// Reads a timeline's history file: for each promotion, in their order, a line with the timeline
+/// that was left, the position, and the reason, separated by tabs (PostgreSQL's
+/// src/backend/access/transam/timeline.c). Lines of another form are comments.
+pub fn history(file: &str) -> Vec<Switch> {
+    let switch = |line: &str| {
+        let mut fields = line.split('\t').map(str::trim);
+        Some(Switch {
+            timeline: Timeline(fields.next()?.parse().ok()?),
+            at: fields.next()?.parse().ok()?,
+        })
+    };
+    file.lines().filter_map(switch).collect()
+}
+
 /// A position in the write-ahead log, in bytes from its beginning. Written and read in PostgreSQL's
 /// own notation: two hexadecimal halves, such as `0/5A2E4F8`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,6 +142,21 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_history_file_says_where_each_timeline_was_left() {
+        let file = "1\t0/2000A28\tno recovery target specified\n\n# a comment\n\
+                    2\t0/40000A0\tno recovery target specified\n";
+        let switch = |timeline, at: &str| Switch {
+            timeline: Timeline(timeline),
+            at: at.parse().unwrap(),
+        };
+        assert_eq!(
+            history(file),
+            [switch(1, "0/2000A28"), switch(2, "0/40000A0")]
+        );
+        assert_eq!(history(""), []);
+    }
 
     #[test]
     fn a_system_identifier_survives_json_that_knows_only_doubles() {

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::{LIMIT, Worker, scenario::Restart};
 use crate::{
     application::{Application, Epoch, login::Login},
-    migration::{CLUSTER, UNMANAGED, leader_host},
+    migration::{CLUSTER, MANIFEST, UNMANAGED, leader_host},
     objects::{
         CNPG, CONFIG_MAP, CRON_JOB, JOB, LEASE, POD, POSTGRESQL, SERVICE, SERVICE_NAME, SLICE,
     },
@@ -173,6 +173,10 @@ impl Worker {
         for name in RECORDS {
             objects.remove(CONFIG_MAP, name).await?;
         }
+        // A finished cutover has rewritten it for the promoted target.
+        objects
+            .patch(CONFIG_MAP, MANIFEST, self.manifest.clone())
+            .await?;
         objects.remove(LEASE, RECORDS[0]).await?;
         for job in objects.list(JOB, "").await? {
             // The manifests' suspended Jobs have no owner.

@@ -85,8 +85,20 @@ pub(super) async fn judge(worker: &mut Worker) -> Result<Judgement> {
         clients.len()
     );
     no_pooler_is_paused(worker).await?;
+    stored_manifest_keeps_the_target_promoted(worker).await?;
     let writers = clients.len();
     Ok(Judgement { verdict, writers })
+}
+
+/// Checks that the stored manifest, applied again, would not make the target a standby.
+async fn stored_manifest_keeps_the_target_promoted(worker: &Worker) -> Result<()> {
+    let cluster = worker.migration.rendered().await?.swap_remove(0);
+    let enabled = &cluster["spec"]["replica"]["enabled"];
+    ensure!(
+        *enabled == false,
+        "the stored manifest says spec.replica.enabled: {enabled}"
+    );
+    Ok(())
 }
 
 /// Checks that no pooler is left paused.

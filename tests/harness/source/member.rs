@@ -220,6 +220,18 @@ impl Member {
         self.patroni().as_ref().inspect(|patroni| patroni.resume());
     }
 
+    /// Suspends the checkpointer (SIGSTOP), as a volume that hangs does: a stop of the server then
+    /// never writes its shutdown checkpoint.
+    ///
+    /// # Errors
+    /// The server does not run.
+    pub async fn suspend_checkpointer(&self, session: &tokio_postgres::Client) -> Result<()> {
+        let sql = "select pid from pg_stat_activity where backend_type = 'checkpointer'";
+        let pid: i32 = session.query_one(sql, &[]).await?.get(0);
+        let pid = Pid::from_raw(pid).context("a process id")?;
+        Ok(kill_process(pid, Signal::STOP)?)
+    }
+
     /// True while the postmaster runs.
     pub fn postgres_runs(&self) -> bool {
         self.postmaster()

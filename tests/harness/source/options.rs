@@ -72,6 +72,8 @@ pub struct SourceOptions {
     /// The collation version recorded in pg_database, if it is to differ from this machine's glibc:
     /// Spilo 4.0 has 2.35.
     pub collation_version: Option<String>,
+    /// `wal_level`; Spilo's is `hot_standby`, and `logical` where logical slots are used.
+    pub wal_level: &'static str,
     /// Members, 1 or 2.
     pub members: u8,
     /// Rows of `statuses`; `accounts` has a quarter and `users` an eighth of it.
@@ -89,6 +91,7 @@ impl Default for SourceOptions {
             hashes: Hashes::default(),
             checksums: Checksums::default(),
             collation_version: None,
+            wal_level: "hot_standby",
             members: 2,
             rows: 8000,
         }

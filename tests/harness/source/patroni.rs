@@ -41,7 +41,7 @@ pub(super) fn configuration(
         },
         "kubernetes": kubernetes(options, layout),
         "bootstrap": {
-            "dcs": dynamic(), "initdb": initdb(options),
+            "dcs": dynamic(options), "initdb": initdb(options),
             "post_init": format!(
                 "{} -X -q -v ON_ERROR_STOP=1 -f {home}/post_init.sql",
                 postgres_bin.join("psql").display()
@@ -78,11 +78,11 @@ fn kubernetes(options: &SourceOptions, layout: &MemberLayout) -> Value {
 }
 
 /// The initial dynamic configuration (Spilo's template, docs/operators/zalando.md).
-fn dynamic() -> Value {
+fn dynamic(options: &SourceOptions) -> Value {
     json!({
         "ttl": 30, "loop_wait": 10, "retry_timeout": 10, "maximum_lag_on_failover": 33_554_432,
         "postgresql": {"use_pg_rewind": true, "use_slots": true, "parameters": {
-            "archive_mode": "on", "archive_timeout": "1800s", "wal_level": "hot_standby",
+            "archive_mode": "on", "archive_timeout": "1800s", "wal_level": options.wal_level,
             "wal_log_hints": "on", "wal_compression": "on",
             "max_wal_senders": 10, "max_connections": MAX_CONNECTIONS, "max_replication_slots": 10,
             "hot_standby": "on",

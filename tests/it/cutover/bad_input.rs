@@ -555,7 +555,7 @@ async fn refuses_without_a_leader(environment: &Environment) {
         environment,
         &[],
         1,
-        "patroni: wanted a leader whose REST API answers, not paused",
+        "patroni: wanted a leader, every member's REST API answers, not paused",
     )
     .await;
 }

@@ -10,7 +10,8 @@ use harness::{
         SCALED_OBJECT,
     },
     manifests,
-    migration::{CLUSTER, NAMESPACE},
+    migration::{CLUSTER, MANIFEST, NAMESPACE},
+    objects::Objects,
 };
 use serde_json::{Value, json};
 
@@ -21,6 +22,7 @@ use super::environment::{
 const ARGO: &str = "argocd";
 const CRON_JOB: (&str, &str, &str) = ("batch", "v1", "CronJob");
 const HPA: (&str, &str, &str) = ("autoscaling", "v2", "HorizontalPodAutoscaler");
+const TRACKING: &str = "argocd.argoproj.io/tracking-id";
 const RECONCILE: &str = "kustomize.toolkit.fluxcd.io/reconcile";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,6 +35,7 @@ async fn controllers_that_would_revert_the_cutover_are_suspended_and_resumed() {
     for forbidden in [
         "scaledobjects.keda.sh is forbidden",
         "helmreleases.helm.toolkit.fluxcd.io \"mastodon\" is forbidden",
+        "applications.argoproj.io \"data\" is forbidden",
     ] {
         let words = [
             "manages",
@@ -43,6 +46,7 @@ async fn controllers_that_would_revert_the_cutover_are_suspended_and_resumed() {
         assert!(!ended.text().contains("DOWNTIME"), "{ended}");
     }
     grant(&environment).await;
+    generated_applications_are_refused(&environment).await;
     let _running = start(&environment);
     let (before, controllers_before) = (
         environment.snapshot().await,
@@ -72,6 +76,9 @@ async fn controllers_that_would_revert_the_cutover_are_suspended_and_resumed() {
         environment.object(CRON_JOB, "nightly").await["spec"]["suspend"],
         true
     );
+    for application in ["mastodon", "data", "apps"] {
+        assert_eq!(automated(&environment, application).await, Value::Null);
+    }
     running.terminate();
     running.release_failpoint();
     assert_ended(
@@ -81,6 +88,11 @@ async fn controllers_that_would_revert_the_cutover_are_suspended_and_resumed() {
     );
     assert_same(&before, &environment.snapshot().await);
     assert_same(&controllers_before, &controllers(&environment).await);
+    assert_eq!(automated(&environment, "data").await, json!({}));
+    assert_eq!(
+        automated(&environment, "apps").await,
+        json!({"selfHeal": true})
+    );
     environment.runs_on_the_source().await;
 
     let running = environment
@@ -96,7 +108,8 @@ async fn controllers_that_would_revert_the_cutover_are_suspended_and_resumed() {
     running.kill();
     running.wait(SOON).await.unwrap();
     let words = [
-        "resuming Application argocd/mastodon selfHeal",
+        "resuming Application argocd/mastodon automated",
+        "resuming Application argocd/apps automated",
         "resuming Cluster database kustomize.toolkit.fluxcd.io/reconcile",
         "runs on the source as before",
     ];
@@ -106,14 +119,19 @@ async fn controllers_that_would_revert_the_cutover_are_suspended_and_resumed() {
     environment.runs_on_the_source().await;
 
     waits_for_a_running_job(&environment).await;
+    let edited = edit_the_manifest(&environment).await;
     let words = [
         "DOWNTIME ENDS",
         "resuming CronJob nightly suspend",
         "resuming HelmRelease mastodon/mastodon suspend",
         "ConfigMap mastodon-database kustomize.toolkit.fluxcd.io/reconcile stays suspended, \
          because Flux's Kustomization apps would put",
+        "Application argocd/data automated stays suspended, because Application argocd/data would \
+         put back Cluster database",
+        "ConfigMap database-cluster-replica was not left as prepare-zalando wrote it",
     ];
     let ended = environment.run(environment.by_config(), 0, &words).await;
+    says_what_to_change_in_git(&ended.text());
     assert!(
         ended
             .text()
@@ -130,7 +148,13 @@ async fn controllers_that_would_revert_the_cutover_are_suspended_and_resumed() {
         (&json!("database-pooler-rw"), &json!("disabled"))
     );
     assert_same(&controllers_before, &controllers(&environment).await);
-    // Two Events with the same reason, each with its own note.
+    for application in ["data", "apps"] {
+        assert_eq!(automated(&environment, application).await, Value::Null);
+    }
+    // What a person has edited is left as it is.
+    let map = environment.object(CONFIG_MAP, MANIFEST).await;
+    assert_eq!(map["data"], edited);
+    // Several Events with the same reason, each with its own note.
     let events = environment.objects(("events.k8s.io", "v1", "Event")).await;
     let permanent = events
         .iter()
@@ -139,12 +163,90 @@ async fn controllers_that_would_revert_the_cutover_are_suspended_and_resumed() {
         .filter_map(|event| event["note"].as_str())
         .collect();
     let noted = |kind: &str| notes.iter().any(|note| note.starts_with(kind));
-    assert_eq!(notes.len(), 2, "{notes:?}");
-    assert!(
-        noted("ConfigMap mastodon-database") && noted("Cluster database"),
-        "{notes:?}"
-    );
+    assert_eq!(notes.len(), 4, "{notes:?}");
+    for kind in [
+        "ConfigMap mastodon-database",
+        "Cluster database",
+        "Application argocd/data",
+        "Application argocd/apps",
+    ] {
+        assert!(noted(kind), "{notes:?}");
+    }
     environment.nothing_is_lost().await;
+}
+
+/// The last lines name every object that is kept in git, what applies it, and what must be there.
+fn says_what_to_change_in_git(log: &str) {
+    let (_, closing) = log
+        .split_once("receipt: kubectl get configmap cutover-database-receipt")
+        .expect("the receipt is named");
+    for words in [
+        "the ConfigMap database-cluster-replica still holds a manifest that was edited by hand",
+        "before the next sync of Kustomization flux-system/apps, set in git: \
+         spec.replica.enabled: false in Cluster database",
+        "before the next sync of Application argocd/data, set in git: spec.replica.enabled: false \
+         in Cluster database",
+        "before the next sync of Kustomization flux-system/apps, set in git: \
+         DB_HOST=database-pooler-rw, REPLICA_DB_HOST=database-pooler-ro in ConfigMap \
+         mastodon-database",
+    ] {
+        assert!(closing.contains(words), "{words:?} is not in {closing}");
+    }
+}
+
+/// The field of an Application by which it syncs by itself.
+async fn automated(environment: &Environment, application: &str) -> Value {
+    let found = environment.object_in(APPLICATION, ARGO, application).await;
+    found["spec"]["syncPolicy"]["automated"].clone()
+}
+
+/// An ApplicationSet would put back what it has generated, and has no field that pauses it.
+async fn generated_applications_are_refused(environment: &Environment) {
+    let applications = Objects::new(environment.migration.plane.admin(), ARGO);
+    let generated = json!([{
+        "apiVersion": "argoproj.io/v1alpha1", "kind": "ApplicationSet", "name": "shops",
+        "uid": "0b0c5c1c-2f3c-4a53-9a0e-6b6f2e5b7a11", "controller": true,
+    }]);
+    let owned_by = async |references: Value| {
+        let change = json!({"metadata": {"ownerReferences": references}});
+        applications
+            .patch(APPLICATION, "data", change)
+            .await
+            .unwrap();
+    };
+    owned_by(generated).await;
+    let words = [
+        "generated-owner:shops: wanted owners that stay suspended, found Application argocd/data, \
+         which manages Cluster database, is generated by the ApplicationSet shops",
+        "spec.ignoreApplicationDifferences",
+        "ACCEPT=generated-owner:shops",
+    ];
+    let ended = environment.run(environment.by_config(), 3, &words).await;
+    assert!(!ended.text().contains("DOWNTIME"), "{ended}");
+    let accepted = environment
+        .by_config()
+        .env("ACCEPT", "generated-owner:shops")
+        .env("DRY_RUN", "true");
+    environment
+        .run(
+            accepted,
+            0,
+            &["Application argocd/data automated (permanently)"],
+        )
+        .await;
+    owned_by(Value::Null).await;
+}
+
+/// Adds a comment to the stored manifest, as a person would; returns what the ConfigMap holds.
+async fn edit_the_manifest(environment: &Environment) -> Value {
+    let map = environment.object(CONFIG_MAP, MANIFEST).await;
+    let key = format!("{MANIFEST}.yaml");
+    let text = map["data"][&key].as_str().unwrap();
+    let edited = json!({key: format!("# larger volumes, see the ticket\n{text}")});
+    environment
+        .patch(CONFIG_MAP, MANIFEST, json!({"data": edited.clone()}))
+        .await;
+    edited
 }
 
 /// The controllers' objects, and the workloads that they manage.
@@ -216,13 +318,23 @@ async fn create(environment: &Environment) {
         ),
     ];
     plane.apply(NAMESPACE, &objects).await.unwrap();
-    let mut application = object(
-        APPLICATION,
-        "mastodon",
-        json!({"syncPolicy": {"automated": {"selfHeal": true}}}),
-    );
-    application["metadata"]["namespace"] = ARGO.into();
-    plane.apply(ARGO, &[application]).await.unwrap();
+    // `data` acts at the next commit only; `apps` manages `data`, and itself.
+    let application = |name: &str, automated: Value, parent: Option<&str>| {
+        let spec = json!({"syncPolicy": {"automated": automated}});
+        let mut application = object(APPLICATION, name, spec);
+        application["metadata"]["namespace"] = ARGO.into();
+        if let Some(parent) = parent {
+            let id = format!("{parent}:argoproj.io/Application:{ARGO}/{name}");
+            application["metadata"]["annotations"] = json!({TRACKING: id});
+        }
+        application
+    };
+    let applications = [
+        application("mastodon", json!({"selfHeal": true}), None),
+        application("data", json!({}), Some("apps")),
+        application("apps", json!({"selfHeal": true}), Some("apps")),
+    ];
+    plane.apply(ARGO, &applications).await.unwrap();
     let uid = environment.object(SCALED_OBJECT, "web").await["metadata"]["uid"].clone();
     let owner = json!([{
         "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "web", "uid": uid,
@@ -246,6 +358,9 @@ async fn create(environment: &Environment) {
         .patch(CONFIG_MAP, "mastodon-database", flux.clone())
         .await;
     environment.patch(CNPG, CLUSTER, flux).await;
+    let id = format!("data:postgresql.cnpg.io/Cluster:{NAMESPACE}/{CLUSTER}");
+    let tracked = json!({"metadata": {"annotations": {TRACKING: id}}});
+    environment.patch(CNPG, CLUSTER, tracked).await;
     let helm = json!({
         "helm.toolkit.fluxcd.io/name": "mastodon",
         "helm.toolkit.fluxcd.io/namespace": NAMESPACE,
@@ -258,8 +373,7 @@ async fn create(environment: &Environment) {
         )
         .await;
     let tracking = json!({
-        "argocd.argoproj.io/tracking-id":
-            "mastodon:apps/Deployment:mastodon/mastodon-sidekiq-background",
+        TRACKING: "mastodon:apps/Deployment:mastodon/mastodon-sidekiq-background",
     });
     environment
         .patch(
@@ -279,7 +393,7 @@ async fn create(environment: &Environment) {
 }
 
 /// Grants the permissions of manifests/components/keda, flux and cron-jobs, and those of
-/// manifests/gitops/argo in Argo CD's namespace.
+/// manifests/gitops/argo in Argo CD's namespace, with the names of all Applications.
 async fn grant(environment: &Environment) {
     let plane = &environment.migration.plane;
     let components = ["keda", "flux", "cron-jobs"];
@@ -289,7 +403,11 @@ async fn grant(environment: &Environment) {
         let objects: Vec<Value> = manifests::of_kind(&objects, kind).cloned().collect();
         plane.apply(NAMESPACE, &objects).await.unwrap();
     }
-    let argo = manifests::render(plane.setup(), &manifests::folder().join("gitops/argo")).unwrap();
+    let mut argo =
+        manifests::render(plane.setup(), &manifests::folder().join("gitops/argo")).unwrap();
+    for role in argo.iter_mut().filter(|object| object["kind"] == "Role") {
+        role["rules"][0]["resourceNames"] = json!(["mastodon", "data", "apps"]);
+    }
     plane.apply(ARGO, &argo).await.unwrap();
 }
 
@@ -328,12 +446,24 @@ fn start(environment: &Environment) -> Vec<RunningController> {
         "/spec/suspend",
         json!(true),
     );
-    let healing = "/spec/syncPolicy/automated/selfHeal";
-    let background = pause_setting(
-        (APPLICATION, ARGO.to_owned(), "mastodon".to_owned()),
-        healing,
-        json!(false),
-    );
+    let syncing = |application: &str| {
+        let object = (APPLICATION, ARGO.to_owned(), application.to_owned());
+        pause_setting(object, "/spec/syncPolicy/automated", Value::Null)
+    };
+    // The parent of `data` puts back the field that is removed there, and a commit that `data` then
+    // applies makes the Cluster follow again.
+    let parent = ConflictingController {
+        manager: "argocd-application-controller",
+        pause_setting: syncing("apps"),
+        object: (APPLICATION, "data".into()),
+        desired: json!({"spec": {"syncPolicy": {"automated": {}}}}),
+    };
+    let cluster = ConflictingController {
+        manager: "argocd-application-controller",
+        pause_setting: syncing("data"),
+        object: (CNPG, CLUSTER.into()),
+        desired: json!({"spec": {"replica": {"enabled": true}}}),
+    };
     let map = ConflictingController {
         manager: "kustomize-controller",
         pause_setting: pause_setting(
@@ -364,14 +494,15 @@ fn start(environment: &Environment) -> Vec<RunningController> {
             "argocd-controller",
             "mastodon-sidekiq-background",
             1,
-            background,
+            syncing("mastodon"),
         ),
         replicas("robot", "mastodon-sidekiq-scheduler", 1, None),
         map,
+        cluster,
     ];
-    all.into_iter()
-        .map(|one| one.start(&environment.migration.plane, NAMESPACE))
-        .collect()
+    let plane = &environment.migration.plane;
+    let started = all.into_iter().map(|one| one.start(plane, NAMESPACE));
+    started.chain([parent.start(plane, ARGO)]).collect()
 }
 
 /// The CronJob's status lists a running Job; writes are blocked only after it has ended.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use harness::{
     audit::Use,
     manifests::{self, access::rbac_is_exact, of_step},
-    migration::{CLUSTER, Migration, NAMESPACE, succeeded},
+    migration::{CLUSTER, MANIFEST, Migration, NAMESPACE, succeeded},
 };
 use k8s_openapi::api::{core::v1::ConfigMap, events::v1::Event};
 use kube::{Api, api::ListParams};
@@ -79,7 +79,11 @@ async fn under_load_no_write_is_lost_and_every_granted_permission_is_used() {
         .run(
             environment.by_config(),
             0,
-            &["receipt: kubectl get configmap cutover-database-receipt"],
+            &[
+                "receipt: kubectl get configmap cutover-database-receipt",
+                "wherever the manifest of Cluster database is kept, set spec.replica.enabled: \
+                 false",
+            ],
         )
         .await;
     assert!(
@@ -106,15 +110,21 @@ async fn under_load_no_write_is_lost_and_every_granted_permission_is_used() {
         "{late}"
     );
 
-    for step in ["prepare-zalando", "extract-certs"] {
+    for step in ["prepare-zalando", "extract-certs", "validate-replication"] {
         let words = [
             "database has been promoted by a cutover",
-            "start no server of the source",
+            "start no server of the source, and apply no manifest that says",
         ];
-        environment
+        let refused = environment
             .run(environment.migration.step(step), 3, &words)
             .await;
+        assert!(!refused.text().contains("apply the manifest"), "{refused}");
     }
+    assert_eq!(
+        objects(&environment).await,
+        before,
+        "a refused step has changed something"
+    );
 
     // Everything that the Roles grant has been used by now, and nothing was refused.
     let example = manifests::example(environment.migration.plane.setup()).unwrap();
@@ -374,6 +384,7 @@ async fn records(environment: &Environment) {
         "promoted",
         "routed",
         "serving",
+        "manifest",
     ] {
         assert!(!journal[fact].is_null(), "{fact} is missing in {journal}");
     }
@@ -382,6 +393,7 @@ async fn records(environment: &Environment) {
     assert_eq!(record.data.unwrap()["schema"], SCHEMA.to_string());
     let state = &record.metadata.annotations.unwrap()["replica-migration/state"];
     assert!(state.starts_with("cutover finished at "), "{state}");
+    the_stored_manifest_is_rewritten(environment).await;
     let counts = maps
         .get("cutover-replica-counts")
         .await
@@ -399,6 +411,25 @@ async fn records(environment: &Environment) {
         ),
         ("database-pooler-rw", "database-pooler-ro")
     );
+}
+
+/// It differs from the Cluster's own `spec.replica` in nothing, and carries its own digest.
+async fn the_stored_manifest_is_rewritten(environment: &Environment) {
+    let rendered = environment.migration.rendered().await.unwrap();
+    let cluster = environment.object(environment::CNPG, CLUSTER).await;
+    assert_eq!(rendered[0]["spec"]["replica"], cluster["spec"]["replica"]);
+    assert_eq!(rendered[0]["spec"]["replica"]["enabled"], false);
+    let map = environment.object(environment::CONFIG_MAP, MANIFEST).await;
+    let text = map["data"][format!("{MANIFEST}.yaml")].as_str().unwrap();
+    let digest: String = openssl::sha::sha256(text.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(
+        map["metadata"]["annotations"]["replica-migration/manifest-sha256"],
+        digest
+    );
+    assert_eq!(environment.fact("manifest").await["found"], "promoted");
 }
 
 async fn events(environment: &Environment) {

@@ -61,6 +61,13 @@ async fn a_component_changes_only_its_own_objects() {
             "flux" => [&["Role"], &["Role", "RoleBinding"]],
             "hashed-config" | "keda" | "selector" | "statefulsets" => [&["Role"], &[]],
             "decommission" => [&[], &["ClusterRole", "ClusterRoleBinding"]],
+            "keep-promoted" => [
+                &[],
+                &[
+                    "ValidatingAdmissionPolicy",
+                    "ValidatingAdmissionPolicyBinding",
+                ],
+            ],
             "priority-class" => [&["CronJob", "Job"], &["PriorityClass"]],
             "prometheus-rules" => [&[], &["ConfigMap", "PodMonitor", "PrometheusRule"]],
             "s3" => [&["CronJob", "Job"], &[]],
@@ -105,10 +112,18 @@ async fn rollback_may_resume_whatever_cutover_may_pause() {
     for component in all() {
         let objects = rendered(&component).await;
         let [cutover, rollback] = ["cutover", "rollback"].map(|step| patches(&objects, step));
-        // A rollback does not write the replica counts, and only for Flux is the Cluster annotated.
+        // A rollback writes neither the replica counts nor the manifest of a promoted target, and
+        // only for Flux is the Cluster annotated.
         let only_cutover: &[&str] = match component.as_str() {
-            "flux" => &["configmaps cutover-replica-counts"],
-            _ => &["clusters database", "configmaps cutover-replica-counts"],
+            "flux" => &[
+                "configmaps cutover-replica-counts",
+                "configmaps database-cluster-replica",
+            ],
+            _ => &[
+                "clusters database",
+                "configmaps cutover-replica-counts",
+                "configmaps database-cluster-replica",
+            ],
         };
         let found: Vec<&String> = cutover.difference(&rollback).collect();
         assert_eq!(found, only_cutover, "{component}");

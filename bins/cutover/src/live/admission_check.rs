@@ -8,7 +8,7 @@ use job::{
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use platform::kubernetes::{cnpg, services};
+use platform::kubernetes::{cnpg, manifest, services};
 use protocol::{decide, route::Route};
 use serde_json::json;
 
@@ -28,6 +28,7 @@ impl LiveWorld {
     async fn dry_run_late_changes(&self) -> Result<()> {
         let (client, namespace) = (&self.run.client, &self.run.namespace);
         cnpg::try_promote(&self.clusters, &self.settings.target_cluster).await?;
+        manifest::try_rewrite(client, namespace, &self.settings.target_cluster).await?;
         match decide::route(&self.settings.limits(), self.last()?) {
             Route::Config => {
                 let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);

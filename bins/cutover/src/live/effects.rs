@@ -11,9 +11,10 @@ use kube::{Api, ResourceExt as _};
 use platform::{
     collector::{
         controllers::Where,
+        servers::config_of_any,
         session::{Connect as _, limited},
     },
-    kubernetes::{cnpg, services, workloads},
+    kubernetes::{cnpg, manifest, services, workloads},
     patroni::Member,
     postgres::Source,
 };
@@ -22,7 +23,7 @@ use protocol::{
     decision::Action,
     record::{Fact, Marker, Promoted, Readers, Start, labels},
     route::Route,
-    snapshot::{kubernetes::Selector, source::PostmasterStart},
+    snapshot::{kubernetes::Selector, source::ServerRun},
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -53,7 +54,7 @@ impl LiveWorld {
             Action::ReapplyBlock => self.patch_block().await?,
             Action::BlockWrites => self.block_writes(start).await?,
             Action::EndSessions => return self.end_sessions().await.map(Some),
-            Action::Fence(postmaster_start) => self.fence(*postmaster_start).await?,
+            Action::Fence(run) => self.fence(*run).await?,
             Action::Restartpoint => self.restartpoint().await?,
             Action::Promote => cnpg::promote(&self.clusters, &self.settings.target_cluster).await?,
             Action::VerifyWrite => return self.verify_write().await.map(Some),
@@ -83,6 +84,9 @@ impl LiveWorld {
             Action::ResumePoolers => {
                 let observed = self.last()?.poolers.clone();
                 self.collector.poolers.resume(&observed).await?;
+            }
+            Action::RewriteManifest => {
+                manifest::rewrite(&client, &namespace, &self.settings.target_cluster).await?;
             }
             Action::EndReaders => return Ok(Some(Fact::Readers(self.end_readers().await))),
             Action::WriteReceipt => return self.write_receipt(start).await.map(Some),
@@ -187,15 +191,40 @@ impl LiveWorld {
         }))
     }
 
-    /// Stops the server if its postmaster start is the one that was decided on. The session ends
-    /// with the server, so a late stop cannot hit a server that was started again.
-    async fn fence(&self, postmaster_start: PostmasterStart) -> Result<()> {
+    /// Stops the server if it is the run on the timeline that was decided on. The session ends with
+    /// the server, so a late stop cannot hit a server that was started again.
+    async fn fence(&self, run: ServerRun) -> Result<()> {
         let source = self.collector.source.session()?;
-        match source.postmaster_start().await {
-            Ok(running) if running == postmaster_start => source.stop_server().await,
+        match futures::try_join!(source.postmaster_start(), source.identity()) {
+            Ok((postmaster_start, identity))
+                if (postmaster_start, identity.timeline)
+                    == (run.postmaster_start, run.timeline) =>
+            {
+                if !self.still_paused().await {
+                    // Another program has rolled back meanwhile: clients use this server.
+                    return Ok(());
+                }
+                let walsenders = source.walsenders(&self.settings.target_cluster).await?;
+                if walsenders.others > 0 {
+                    self.run.report.info(format!(
+                        "ending {} walsenders of logical slots or of standbys that do not answer",
+                        walsenders.others
+                    ));
+                }
+                source
+                    .stop_server(self.limits.fence_max, &walsenders.confirming)
+                    .await
+            }
             // The server was started again or is stopping: the next observation shows which.
             _ => Ok(()),
         }
+    }
+
+    /// Whether Patroni is paused, by the first member that answers. Asked immediately before the
+    /// server is stopped.
+    async fn still_paused(&self) -> bool {
+        let config = config_of_any(&self.collector.patroni, &self.collector.members).await;
+        config.is_ok_and(|config| config.get("pause").and_then(Value::as_bool) == Some(true))
     }
 
     /// Repeats restartpoints for at most [`RESTARTPOINTS`], until the target has the shutdown
@@ -270,7 +299,7 @@ impl LiveWorld {
             .map(drop)
     }
 
-    async fn patch_patroni(&self, change: &Value) -> Result<()> {
+    pub(super) async fn patch_patroni(&self, change: &Value) -> Result<()> {
         let mut last = Error::transient("no member of the source is known");
         // Any member accepts the change for all of them; the leader comes first.
         for member in &self.collector.members {

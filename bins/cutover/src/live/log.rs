@@ -59,6 +59,10 @@ impl LiveWorld {
             report.fact("timeline", promoted.timeline.0);
         }
         report.info(self.receipt());
+        let config = &self.settings.app_config_target.0;
+        for line in steps::closing(record, &self.settings.target_cluster, config) {
+            report.info(line);
+        }
     }
 
     fn receipt(&self) -> String {

@@ -11,7 +11,8 @@ use kube::{
 };
 use protocol::{
     controllers::{
-        detection::{self, ChangedObject, Owner},
+        detection::{self, ChangedObject},
+        owners::Owners,
         suspension::{Object, Suspension, SuspensionState},
     },
     snapshot::prechecks::{ConflictingControllers, UnreadableOwner},
@@ -128,42 +129,54 @@ impl Where<'_> {
             .map(|one| one.object.clone())
             .filter(|object| object.group == "apps")
             .collect();
-        let (owners, (scalers, keda), cron_jobs) = futures::try_join!(
-            self.owners(detection::owners(changed, argo)),
+        let ((owners, unreadable_owners), (scalers, keda), cron_jobs) = futures::try_join!(
+            self.owners(changed, argo),
             self.scalers(&workloads),
             self.cron_jobs(cron_jobs, labels)
         )?;
-        let suspensions: Vec<Suspension> = detection::flux(changed)
+        let suspensions: Vec<Suspension> = owners
+            .suspensions()
             .into_iter()
-            .chain(owners.suspensions)
             .chain(keda.suspensions)
             .chain(cron_jobs.iter().map(detection::cron_job))
             .collect();
         let (standing, _) = self.read(suspensions.iter()).await?;
-        let mut unreadable = owners.unreadable;
+        let mut unreadable = unreadable_owners;
         unreadable.extend(keda.unreadable);
         let found = ConflictingControllers {
             replica_owners: detection::replica_owners(changed, &workloads),
             autoscalers: detection::autoscalers(&scalers, &workloads),
             unreadable,
+            generated: owners.generated(),
+            managed: owners.managed(),
         };
         Ok((standing, found))
     }
 
-    async fn owners(&self, owners: Vec<Owner>) -> Result<Found> {
-        let mut found = Found::default();
-        for owner in owners {
-            match self.get(&owner.object).await {
-                Ok(Some(object)) => found.suspensions.extend(detection::pause(&owner, &object)),
-                Ok(None) => {}
-                Err(error) => found.unreadable.push(unreadable(
-                    &owner.object,
-                    &owner.manages.join(", "),
-                    error,
-                )?),
+    /// The owners of these objects, and the owners of those: the metadata of one names the next.
+    async fn owners<'a>(
+        &self,
+        changed: &'a [ChangedObject],
+        argo: &'a str,
+    ) -> Result<(Owners<'a>, Vec<UnreadableOwner>)> {
+        let (mut owners, mut failed) = (Owners::of(changed, argo), Vec::new());
+        loop {
+            let unread = owners.unread();
+            if unread.is_empty() {
+                return Ok((owners, failed));
+            }
+            for owner in unread {
+                let found = match self.get(&owner.object).await {
+                    Ok(found) => found.unwrap_or_default(),
+                    Err(error) => {
+                        let manages = owner.manages.join(", ");
+                        failed.push(unreadable(&owner.object, &manages, error)?);
+                        Value::Null
+                    }
+                };
+                owners.add(owner.object, found);
             }
         }
-        Ok(found)
     }
 
     /// HorizontalPodAutoscalers and KEDA's ScaledObjects; without workloads that are scaled they

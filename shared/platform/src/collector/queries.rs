@@ -3,8 +3,9 @@
 use job::error::{Context as _, Result};
 use protocol::{
     checks::questions::{
-        APPLY_DELAY, ARCHIVING, BASE_BACKUPS, LOGICAL_SLOTS, MISSING_ROLES, PREPARED_TRANSACTIONS,
-        SOURCE_HOT_STANDBY, SOURCE_SUPERUSER, TABLESPACES, TARGET_HOT_STANDBY, TARGET_SUPERUSER,
+        APPLY_DELAY, ARCHIVE_BACKLOG, ARCHIVING, BASE_BACKUPS, LOGICAL_READERS, LOGICAL_SLOTS,
+        MISSING_ROLES, PREPARED_TRANSACTIONS, SOURCE_HOT_STANDBY, SOURCE_SUPERUSER,
+        STALLED_WALSENDERS, TABLESPACES, TARGET_HOT_STANDBY, TARGET_SUPERUSER, UNLOGGED_TABLES,
         WALSENDERS,
     },
     snapshot::prechecks::{Answers, Question, Side},
@@ -43,6 +44,31 @@ const QUERIES: &[(Question, &str)] = &[
     (
         LOGICAL_SLOTS,
         "select slot_name::text from pg_replication_slots where slot_type = 'logical' order by 1",
+    ),
+    (
+        LOGICAL_READERS,
+        "select slot_name::text from pg_replication_slots
+          where slot_type = 'logical' and active_pid is not null order by 1",
+    ),
+    (
+        UNLOGGED_TABLES,
+        "select c.oid::regclass::text from pg_class c
+          where c.relpersistence = 'u' and c.relkind = 'r' and pg_relation_size(c.oid) > 0
+          order by 1",
+    ),
+    (
+        ARCHIVE_BACKLOG,
+        "with waiting as (
+             select count(*) as files,
+                    coalesce(extract(epoch from clock_timestamp() - min(modification)), 0)::bigint
+                        as seconds
+               from pg_ls_archive_statusdir() where name like '%.ready'
+         ) select unnest(array[files, seconds])::text from waiting",
+    ),
+    (
+        STALLED_WALSENDERS,
+        "select coalesce(nullif(application_name, ''), 'pid ' || pid) from pg_stat_replication
+          where reply_time < clock_timestamp() - interval '15 s' order by 1",
     ),
     (
         ARCHIVING,

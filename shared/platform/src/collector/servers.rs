@@ -7,9 +7,12 @@ use job::{
     error::{Error, Result},
 };
 use kube::Client;
-use protocol::snapshot::{
-    PatroniState, ServiceAnswer, SourceState, TargetState,
-    prechecks::{Answers, Side},
+use protocol::{
+    snapshot::{
+        PatroniState, ServiceAnswer, SourceState, TargetState,
+        prechecks::{Answers, Side},
+    },
+    wal::Lsn,
 };
 use serde_json::Value;
 
@@ -66,14 +69,15 @@ pub async fn source(
 pub async fn target(target: &Target, prechecks: bool) -> Result<(TargetState, Answers)> {
     // Control first, replay after it: were replay read first, it could be older than the checkpoint
     // it is compared with.
-    let (control, identity, in_recovery, running, segment_bytes, answers) = futures::try_join!(
+    let (control, identity, in_recovery, running, log, answers) = futures::try_join!(
         target.control_checkpoint(),
         target.identity(),
         target.in_recovery(),
         target.running(),
-        target.wal_segment_bytes(),
+        async { futures::try_join!(target.wal_segment_bytes(), target.history()) },
         answers(target, Side::Target, prechecks)
     )?;
+    let (segment_bytes, history) = log;
     let replay = target.replay().await?;
     let state = TargetState {
         identity,
@@ -82,6 +86,7 @@ pub async fn target(target: &Target, prechecks: bool) -> Result<(TargetState, An
         control,
         running,
         segment_bytes,
+        history,
     };
     Ok((state, answers))
 }
@@ -96,14 +101,15 @@ async fn answers(session: &postgres::Session, side: Side, asked: bool) -> Result
 
 /// The server that answers behind a Service, given by its name in this namespace and its address,
 /// where that is known. Each call opens a new connection, because an existing one stays at its
-/// server. The target's certificate does not contain the Service's name.
+/// server. `server` is the one that is expected there: the target's certificate does not contain the
+/// Service's name.
 pub async fn behind_service(
     (service, address): (&ObjectName, Option<SocketAddr>),
-    target: &Connection,
+    server: &Connection,
     database: &NonEmptyString,
     login: Login,
 ) -> Result<ServiceAnswer> {
-    let mut at = target.clone();
+    let mut at = server.clone();
     at.host = NonEmptyString::from(service);
     at.hostaddr = address.map(|address| address.ip());
     at.port = address.map_or(POSTGRES_PORT, |address| address.port());
@@ -121,19 +127,24 @@ pub async fn behind_service(
     .await
 }
 
-/// The state of Patroni as every member reports it.
+/// The state of Patroni: its configuration, and its servers where each member is asked for its own.
 pub async fn patroni(
     patroni: &Patroni,
     client: &Client,
     namespace: &str,
     cluster: &ObjectName,
+    each_member: bool,
 ) -> Result<(PatroniState, Vec<Member>)> {
     let members = patroni::members(client, namespace, cluster).await?;
-    let Some(first) = members.first() else {
+    if members.is_empty() {
         return Err(Error::transient(format!("no member of {cluster} is known")));
-    };
-    let states = futures::future::join_all(members.iter().map(|member| patroni.state(member)));
-    let (config, states) = futures::join!(config_of_any(patroni, &members, first), states);
+    }
+    let asked = members.iter().filter(|_| each_member);
+    let states = asked.map(|member| limited(patroni.state(member)));
+    let (config, states) = futures::join!(
+        config_of_any(patroni, &members),
+        futures::future::join_all(states)
+    );
     let config = config?;
     let mut observed = PatroniState {
         paused: config.get("pause").and_then(Value::as_bool),
@@ -153,6 +164,7 @@ pub async fn patroni(
         starting: false,
         answering: Vec::new(),
         silent: Vec::new(),
+        received: BTreeMap::new(),
     };
     for (member, state) in members.iter().zip(states) {
         let Ok(state) = state else {
@@ -160,6 +172,9 @@ pub async fn patroni(
             continue;
         };
         observed.answering.push(member.name.clone());
+        if let Some(received) = state.xlog.received_location {
+            observed.received.insert(member.name.clone(), Lsn(received));
+        }
         if state.runs_as_primary() {
             observed.primaries.push(member.name.clone());
             observed.unlocked |= state.cluster_unlocked;
@@ -169,14 +184,11 @@ pub async fn patroni(
     Ok((observed, members))
 }
 
-/// Every member answers for the whole cluster's configuration; one may be down.
-async fn config_of_any(patroni: &Patroni, members: &[Member], first: &Member) -> Result<Value> {
-    let mut answer = patroni.config(first).await;
-    for member in members.iter().skip(1) {
-        if answer.is_ok() {
-            break;
-        }
-        answer = patroni.config(member).await;
-    }
-    answer
+/// Every member answers for the whole cluster's configuration: the first answer counts, because
+/// one of them may hang.
+pub async fn config_of_any(patroni: &Patroni, members: &[Member]) -> Result<Value> {
+    let asked = members
+        .iter()
+        .map(|member| Box::pin(patroni.config(member)));
+    limited(async { Ok(futures::future::select_ok(asked).await?.0) }).await
 }

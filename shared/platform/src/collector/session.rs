@@ -71,6 +71,8 @@ pub struct Line<T> {
     opening: Option<JoinHandle<Result<T>>>,
     /// Why the last attempt at this address failed; None before the first one has ended.
     tried: Option<Failure>,
+    /// No address of the server is known, and it must not be looked for elsewhere.
+    unlisted: bool,
 }
 
 impl<T: Connect> Line<T> {
@@ -83,16 +85,23 @@ impl<T: Connect> Line<T> {
             session: None,
             opening: None,
             tried: None,
+            unlisted: false,
         }
     }
 
-    /// From now on the server is at this address.
+    /// From now on the server is at this address, and nowhere while there is none: a Service may
+    /// lead to another server by then.
     pub fn set_address(&mut self, address: Option<SocketAddr>) {
-        let Some(address) = address else { return };
-        if (self.at.hostaddr, self.at.port) != (Some(address.ip()), address.port()) {
-            (self.at.hostaddr, self.at.port) = (Some(address.ip()), address.port());
+        let moved = address.is_none_or(|address| {
+            (self.at.hostaddr, self.at.port) != (Some(address.ip()), address.port())
+        });
+        if moved {
             (self.session, self.opening, self.tried) = (None, None, None);
         }
+        if let Some(address) = address {
+            (self.at.hostaddr, self.at.port) = (Some(address.ip()), address.port());
+        }
+        self.unlisted = address.is_none();
     }
 
     /// Returns the session, opening it where it is not open.
@@ -103,6 +112,9 @@ impl<T: Connect> Line<T> {
     /// # Errors
     /// The reason why the session is not open.
     pub async fn open(&mut self) -> Result<&T> {
+        if self.unlisted {
+            return Err(Error::transient("no member of the source is listed"));
+        }
         self.session.take_if(|session| session.ended());
         if self.session.is_none() {
             let (at, database, login) = (self.at.clone(), self.database.clone(), self.login);
@@ -159,4 +171,51 @@ pub async fn limited<T>(question: impl Future<Output = Result<T>>) -> Result<T> 
                 OBSERVATION_TIMEOUT.as_secs()
             )))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that must not be dialled.
+    struct Forbidden;
+
+    impl Connect for Forbidden {
+        async fn dial(at: Connection, _: NonEmptyString, _: Login) -> Result<Self> {
+            Err(Error::config(format!(
+                "dialled {}",
+                postgres::endpoint(&at)
+            )))
+        }
+
+        fn ended(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_address_dials_nothing() {
+        let at = serde_json::from_value(serde_json::json!({
+            "host": "mastodon-postgresql", "user": "postgres", "password_file": "/none",
+            "sslmode": "require",
+        }));
+        let login = Login {
+            program: "cutover",
+            read_only: false,
+        };
+        let database = "mastodon".parse().unwrap();
+        let mut line = Line::<Forbidden>::new(at.unwrap(), &database, login);
+        let dialled = |error: Error| error.to_string();
+        let by_name = line.open().await.map(drop).map_err(dialled);
+        assert_eq!(by_name, Err("dialled mastodon-postgresql:5432".into()));
+        line.set_address(None);
+        let nowhere = line.open().await.map(drop).map_err(dialled);
+        assert_eq!(nowhere, Err("no member of the source is listed".into()));
+        line.set_address(Some(([127, 0, 0, 2], 5433).into()));
+        let by_address = line.open().await.map(drop).map_err(dialled);
+        assert_eq!(
+            by_address,
+            Err("dialled mastodon-postgresql:5433 (127.0.0.2)".into())
+        );
+    }
 }

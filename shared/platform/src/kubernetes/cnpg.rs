@@ -152,6 +152,7 @@ impl Cluster {
         let status = self.status.clone().unwrap_or_default();
         ClusterState {
             name: self.name_any(),
+            missing: false,
             follows: self.follows(),
             instances: self.spec.instances,
             ready_instances: status.ready_instances,

@@ -1,6 +1,6 @@
 //! Queries to the source, the server that clients use until the cutover.
 
-use std::ops::Deref;
+use std::{ops::Deref, time::Duration};
 
 use secrecy::SecretString;
 
@@ -37,6 +37,12 @@ fn client_session(row: &tokio_postgres::Row) -> ClientSession {
         transaction_seconds: row.get(4),
     }
 }
+
+/// A standby that has not answered for this long hangs: a walreceiver answers every 10 s by default
+/// (wal_receiver_status_interval).
+pub const STALLED_SECONDS: u32 = 15;
+/// How long a server may take to end the session that has asked it to stop.
+const STOP_BEGINS_SECONDS: u32 = 5;
 
 /// The application_name of a program's sessions. All have the same prefix, by which a step
 /// recognises the sessions of the others and does not end them.
@@ -185,17 +191,44 @@ impl Source {
             .collect())
     }
 
-    /// Requests a fast shutdown: the server itself runs `pg_ctl stop`, so that no pods/exec is
-    /// needed.
+    /// The walsenders that a stop must wait for, and the number of those that it must not.
     ///
-    /// The statement may succeed, or fail because its server ends: in both cases the request has
-    /// arrived (docs/operators/zalando.md#stopping-the-server). The caller observes whether the
-    /// server is down.
+    /// A server that stops waits until each walsender has sent all WAL and its reader has confirmed
+    /// it. A reader of a logical slot may never confirm; one that hangs is waited for until
+    /// wal_sender_timeout (WalSndDone in PostgreSQL's walsender.c). The target and the standbys
+    /// that answer confirm at once.
+    pub async fn walsenders(&self, target: &str) -> Result<Walsenders> {
+        let sql = format!(
+            "select w.pid, s.slot_type is distinct from 'logical'
+                           and (w.application_name = $1 or w.reply_time is null
+                                or w.reply_time > clock_timestamp() - interval '{STALLED_SECONDS} \
+             s')
+               from pg_stat_replication w left join pg_replication_slots s on s.active_pid = w.pid"
+        );
+        let rows = self.query(&sql, &[&target]).await;
+        let rows = rows.context("listing the walsenders of the source")?;
+        let confirming = rows.iter().filter(|row| row.get(1));
+        let confirming: Vec<i32> = confirming.map(|row| row.get(0)).collect();
+        Ok(Walsenders {
+            others: rows.len() - confirming.len(),
+            confirming,
+        })
+    }
+
+    /// Requests a fast shutdown: the server itself runs `pg_ctl stop`, so that no pods/exec is
+    /// needed. Every walsender that is not listed is ended. A server that has not ended within
+    /// `limit` is stopped by an immediate shutdown, which leaves no shutdown checkpoint: without it
+    /// Patroni could not start the server again, because it waits for the old one's end without a
+    /// limit.
+    ///
+    /// The session ends with the server: then the request has arrived
+    /// (docs/operators/zalando.md#stopping-the-server). The caller observes whether the server is
+    /// down.
     ///
     /// # Errors
     /// Config when the role may not run programs; Transient when the connection broke before the
-    /// answer.
-    pub async fn stop_server(&self) -> Result<()> {
+    /// answer, or the server does not begin to stop.
+    pub async fn stop_server(&self, limit: Duration, confirming: &[i32]) -> Result<()> {
         let row = self
             .query_one(
                 "select (select setting from pg_config where name = 'BINDIR'),
@@ -205,17 +238,13 @@ impl Source {
             .await
             .context("asking where the source's pg_ctl and data are")?;
         let (bindir, data): (String, String) = (row.get(0), row.get(1));
-        let command = format!(
-            "{} stop -D {} -m fast -W",
-            shell_quoted(&format!("{bindir}/pg_ctl")),
-            shell_quoted(&data)
-        );
+        let command = stop_command(&bindir, &data, limit, confirming);
         let literal = command.replace('\'', "''");
-        match self
-            .batch_execute(&format!("copy (select 1) to program '{literal}'"))
-            .await
-        {
-            Ok(()) => Ok(()),
+        let statements = format!(
+            "copy (select 1) to program '{literal}'; select pg_sleep({STOP_BEGINS_SECONDS})"
+        );
+        match self.batch_execute(&statements).await {
+            Ok(()) => Err(Error::transient("the source has not begun to stop")),
             // 57P01 admin_shutdown: the shutdown has ended this session; 38000: it has ended the
             // child process of COPY.
             Err(error)
@@ -229,6 +258,38 @@ impl Source {
             Err(error) => Err(Error::from(error)).context("stopping the source"),
         }
     }
+}
+
+/// The walsenders of a server that is to be stopped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Walsenders {
+    /// Process ids of those whose readers confirm what they have received.
+    pub confirming: Vec<i32>,
+    /// How many others there are.
+    pub others: usize,
+}
+
+/// What runs beside the server: `stop.sh` without its comments.
+fn script() -> String {
+    let lines = include_str!("stop.sh").lines();
+    let code: Vec<&str> = lines
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .collect();
+    code.join("\n")
+}
+
+/// The command that starts the script. It returns at once, and the script requests the stop: a
+/// signal of the shutdown could end a shell that has not left this server's process group yet.
+fn stop_command(bindir: &str, data: &str, limit: Duration, confirming: &[i32]) -> String {
+    let confirming: Vec<String> = confirming.iter().map(i32::to_string).collect();
+    format!(
+        "setsid sh -c {} stop {} {} {} {} </dev/null >/dev/null 2>&1 &",
+        shell_quoted(&script()),
+        shell_quoted(bindir),
+        shell_quoted(data),
+        limit.as_secs(),
+        confirming.join(" ")
+    )
 }
 
 fn shell_quoted(text: &str) -> String {

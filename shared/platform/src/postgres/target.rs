@@ -8,7 +8,7 @@ use super::{Session, identity, in_recovery, lsn};
 use job::error::{Context as _, Result};
 use protocol::{
     snapshot::target::{ControlCheckpoint, Replay, Running},
-    wal::{Identity, Timeline},
+    wal::{Identity, Switch, Timeline, history},
 };
 
 /// A superuser session to the target's designated primary.
@@ -96,14 +96,14 @@ impl Target {
             .query_one(
                 "select current_setting('archive_mode'),
                         (select count(*) from pg_settings where pending_restart),
-                        (extract(epoch from pg_postmaster_start_time()) * 1000)::bigint,
-                        (extract(epoch from clock_timestamp()) * 1000)::bigint",
+                        (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint,
+                        (extract(epoch from clock_timestamp()) * 1000000)::bigint",
                 &[],
             )
             .await
             .context("reading how the target runs")?;
         let instant = |column: usize| {
-            Timestamp::from_millisecond(row.get(column)).unwrap_or(Timestamp::UNIX_EPOCH)
+            Timestamp::from_microsecond(row.get(column)).unwrap_or(Timestamp::UNIX_EPOCH)
         };
         Ok(Running {
             archive_mode: row.get(0),
@@ -111,6 +111,24 @@ impl Target {
             postmaster_start: instant(2),
             now: instant(3),
         })
+    }
+
+    /// The history of a primary's timeline, which PostgreSQL writes before it accepts writes on it.
+    /// Empty on a standby and on timeline 1.
+    pub async fn history(&self) -> Result<Vec<Switch>> {
+        // The timeline is the first eight digits of a WAL file's name.
+        let row = self
+            .query_one(
+                "select case when not pg_is_in_recovery() then pg_read_file(
+                     'pg_wal/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)
+                     || '.history', 0, 1048576, true) end",
+                &[],
+            )
+            .await
+            .context("reading the history of the target's timeline")?;
+        Ok(row
+            .get::<_, Option<String>>(0)
+            .map_or_else(Vec::new, |file| history(&file)))
     }
 
     /// Verifies that a transaction can be written and flushed. It leaves no object behind.

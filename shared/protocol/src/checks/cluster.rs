@@ -6,7 +6,8 @@ use super::Check;
 use crate::{
     decision::Limits,
     finding::{Finding, Verdict},
-    snapshot::{Snapshot, kubernetes::ClusterState},
+    manifest,
+    snapshot::{Snapshot, TargetState, kubernetes::ClusterState},
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -17,23 +18,38 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("wal-archive", wal_archive),
 ];
 
-const APPLY_AGAIN: &str =
-    "apply the manifest that prepare-zalando rendered (ConfigMap <cluster>-cluster-replica)";
+/// What must not be done to a Cluster that may be a primary
+/// (docs/operators/cloudnative-pg.md#replica-mode-again).
+const KEEP_PROMOTED: &str = "do not apply the manifest of prepare-zalando to it, which would make \
+    a primary a standby and end every session";
 
-/// The Cluster still follows its source.
-pub(super) fn in_replica_mode(cluster: &ClusterState) -> Finding {
+/// The Cluster still follows its source. `target`: what its server says, where it answers.
+pub(super) fn in_replica_mode(cluster: &ClusterState, target: Option<&TargetState>) -> Finding {
     let finding = |found| Finding::ok("replica-mode", "the Cluster in replica mode", found);
     if cluster.follows {
         return finding("in replica mode");
     }
-    finding("spec.replica.enabled is not true").with(
-        Verdict::Blocker,
-        format!("it has been promoted, or it was never made to follow: {APPLY_AGAIN}"),
-    )
+    let name = &cluster.name;
+    let state = match target {
+        Some(target) if target.in_recovery => {
+            "its promotion is requested and not complete: kubectl describe shows its conditions"
+                .to_owned()
+        }
+        Some(target) => format!(
+            "it is a primary on timeline {}: the ConfigMap cutover-{name}-receipt says whether a \
+             cutover has promoted it; for another migration choose another TARGET_CLUSTER",
+            target.identity.timeline
+        ),
+        None => "it was promoted, or it was never made to follow: ask its server (select \
+                 pg_is_in_recovery()) before you change it"
+            .to_owned(),
+    };
+    finding("spec.replica.enabled is not true")
+        .with(Verdict::Blocker, format!("{state}; {KEEP_PROMOTED}"))
 }
 
 fn replica_mode(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
-    vec![in_replica_mode(&snapshot.cluster)]
+    vec![in_replica_mode(&snapshot.cluster, snapshot.target.answer())]
 }
 
 /// Exactly one instance, and it is ready: a promotion with two takes three times as long
@@ -80,13 +96,18 @@ fn superuser_password(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
         let wanted = "spec.enableSuperuserAccess with a spec.superuserSecret";
         Finding::ok("superuser-password", wanted, found)
     };
+    // Not "apply the manifest again", which would undo more than this.
+    let hint = format!(
+        "set both in the Cluster, as the manifest in the ConfigMap {} has them",
+        manifest::map_name(&snapshot.cluster.name)
+    );
     vec![match (superuser.enabled, &superuser.secret) {
         (true, Some(secret)) => finding(format!("that of the Secret {secret} is kept")),
         (true, None) => finding("no superuserSecret: CNPG would make up another password".into())
-            .with(Verdict::Blocker, APPLY_AGAIN),
+            .with(Verdict::Blocker, hint),
         (false, _) => {
             finding("enableSuperuserAccess is off: CNPG would remove the password".into())
-                .with(Verdict::Blocker, APPLY_AGAIN)
+                .with(Verdict::Blocker, hint)
         }
     }]
 }
@@ -109,8 +130,9 @@ fn wal_archive(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::{
+        failure::Failure,
         simulation::{limits, look},
-        snapshot::kubernetes::SuperuserAccess,
+        snapshot::{Reachability, kubernetes::SuperuserAccess},
     };
 
     type Judge = fn(&Snapshot, &Limits) -> Vec<Finding>;
@@ -156,6 +178,43 @@ mod tests {
         assert_eq!(fenced, Verdict::Blocker);
         let skipped = verdict(wal_archive, |cluster| cluster.skip_wal_archiving = true);
         assert_eq!(skipped, Verdict::Decide);
+    }
+
+    #[test]
+    fn no_hint_about_a_cluster_that_does_not_follow_says_to_apply_the_manifest() {
+        let mut snapshot = look();
+        snapshot.cluster = ClusterState {
+            name: "database".into(),
+            ..ClusterState::default()
+        };
+        let (Reachability::Up(standby), silent) = (
+            snapshot.target.clone(),
+            Reachability::Unreachable(Failure::transient("connection refused")),
+        ) else {
+            panic!("no target")
+        };
+        let mut primary = standby.clone();
+        primary.in_recovery = false;
+        for (target, words) in [
+            (Reachability::Up(primary), "it is a primary on timeline 1"),
+            (Reachability::Up(standby), "its promotion is requested"),
+            (silent, "ask its server"),
+        ] {
+            snapshot.target = target;
+            for check in CHECKS {
+                for finding in (check.judge)(&snapshot, &limits()) {
+                    let hint = finding.hint.unwrap_or_default();
+                    let applying = hint.replace(KEEP_PROMOTED, "");
+                    assert!(!applying.contains("apply"), "{}: {hint}", check.id);
+                    if check.id == "replica-mode" {
+                        assert!(
+                            hint.contains(words) && hint.ends_with(KEEP_PROMOTED),
+                            "{hint}"
+                        );
+                    }
+                }
+            }
+        }
     }
 
     #[test]

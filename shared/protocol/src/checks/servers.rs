@@ -28,7 +28,15 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("base-backups", base_backups).asking(&[BASE_BACKUPS]),
     Check::new("tablespaces", tablespaces).asking(&[TABLESPACES]),
     Check::new("logical-slots", logical_slots).asking(&[LOGICAL_SLOTS]),
+    Check::new("logical-readers", logical_readers)
+        .asking(&[LOGICAL_READERS])
+        .acceptable(),
+    Check::new("unlogged-tables", unlogged_tables).asking(&[UNLOGGED_TABLES]),
     Check::new("archiving", archiving).asking(&[ARCHIVING]),
+    Check::new("archive-backlog", archive_backlog)
+        .asking(&[ARCHIVE_BACKLOG])
+        .acceptable(),
+    Check::new("stalled-walsenders", stalled_walsenders).asking(&[STALLED_WALSENDERS]),
     Check::new("cnpg-roles", cnpg_roles).asking(&[MISSING_ROLES]),
     Check::new("wal-receiver", wal_receiver),
     Check::new("walsender", walsender).asking(&[WALSENDERS]),
@@ -58,6 +66,15 @@ pub mod questions {
     pub const TABLESPACES: Question = Question::source("tablespaces");
     /// Logical replication slots of the source, by name.
     pub const LOGICAL_SLOTS: Question = Question::source("logical slots");
+    /// Logical replication slots of the source that are being read, by name.
+    pub const LOGICAL_READERS: Question = Question::source("logical readers");
+    /// Unlogged tables of the source with rows in DATABASE, as `schema.table`.
+    pub const UNLOGGED_TABLES: Question = Question::source("unlogged tables");
+    /// How many WAL files wait for the source's archiver, and for how many seconds the oldest has
+    /// waited, as two rows.
+    pub const ARCHIVE_BACKLOG: Question = Question::source("archive backlog");
+    /// Standbys of the source that have not answered for long, by application_name.
+    pub const STALLED_WALSENDERS: Question = Question::source("stalled walsenders");
     /// The WAL file that the source's archiver fails at; no row when it does not fail.
     pub const ARCHIVING: Question = Question::source("archiver");
     /// Those of [`CNPG_ROLES`](super::CNPG_ROLES) that the target does not have.
@@ -83,6 +100,12 @@ pub const CNPG_ROLES: [&str; 3] = [
 
 const CLONE_AGAIN: &str =
     "this target can never follow this source: delete the Cluster and its volume and clone again";
+
+/// A target that was promoted once may be the database that the application writes to.
+const PROMOTED_BEFORE: &str = "it may hold writes that the source does not have; the ConfigMap \
+    cutover-<cluster>-receipt says whether a cutover has promoted it: then it is the primary and \
+    stays one, with spec.replica.enabled: false; only without a receipt, and where no client \
+    writes to it, delete the Cluster and its volume and clone again";
 
 /// Both servers, where both answered.
 fn servers(snapshot: &Snapshot) -> Option<(&SourceState, &TargetState)> {
@@ -153,9 +176,7 @@ fn target_standby(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
         let found = format!("a primary on timeline {}", target.identity.timeline);
         Finding::ok("target-standby", "a standby", found).with(
             Verdict::Blocker,
-            "the target has been promoted already: look at the ConfigMap \
-             cutover-<cluster>-receipt; without one, another actor has promoted it, and the target \
-             must be cloned again",
+            format!("the target has been promoted already: {PROMOTED_BEFORE}"),
         )
     };
     snapshot.target.answer().map(judge).into_iter().collect()
@@ -229,7 +250,7 @@ fn timeline(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
             ),
             Ordering::Greater => finding(at_target).with(
                 Verdict::Blocker,
-                format!("the target has been promoted before; {CLONE_AGAIN}"),
+                format!("the target has been promoted before: {PROMOTED_BEFORE}"),
             ),
         }
     };
@@ -382,6 +403,114 @@ fn logical_slots(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
         }
     };
     snapshot.answer(LOGICAL_SLOTS).map_or_else(Vec::new, judge)
+}
+
+/// No logical slot is being read: the cutover ends its reader before the source is stopped, because
+/// the stop would wait until the reader has confirmed everything, without a limit.
+fn logical_readers(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
+    const ID: &str = "logical-readers";
+    let wanted = "no logical slot in use at the source";
+    let judge = |slots: &[String]| {
+        let read = |slot: &String| {
+            Finding::ok(ID, wanted, "a reader is connected")
+                .about(slot.as_str())
+                .with(
+                    Verdict::Blocker,
+                    format!(
+                        "stop the reader before the cutover, or accept that the cutover ends its \
+                         session, and that it must resynchronize: ACCEPT={ID}:{slot}"
+                    ),
+                )
+        };
+        match slots {
+            [] => vec![Finding::ok(ID, wanted, "none")],
+            slots => slots.iter().map(read).collect(),
+        }
+    };
+    snapshot
+        .answer(LOGICAL_READERS)
+        .map_or_else(Vec::new, judge)
+}
+
+/// No table with rows is unlogged: such a table is empty on a physical copy (PostgreSQL
+/// documentation, *CREATE TABLE*, UNLOGGED).
+fn unlogged_tables(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
+    const ID: &str = "unlogged-tables";
+    let wanted = "none with rows at the source";
+    let judge = |tables: &[String]| match tables {
+        [] => vec![Finding::ok(ID, wanted, "none")],
+        tables => tables
+            .iter()
+            .map(|table| {
+                Finding::ok(ID, wanted, "its rows do not move to the target")
+                    .about(table.as_str())
+                    .with(
+                        Verdict::Decide,
+                        "alter table … set logged on the source, or accept an empty table on the \
+                         target",
+                    )
+            })
+            .collect(),
+    };
+    snapshot
+        .answer(UNLOGGED_TABLES)
+        .map_or_else(Vec::new, judge)
+}
+
+/// How many WAL files may wait for the archiver.
+const BACKLOG_FILES_MAX: u64 = 10;
+/// How long a WAL file may wait, in seconds.
+const BACKLOG_SECONDS_MAX: u64 = 60;
+
+/// The source's archiver keeps up: a server that stops waits until it has archived everything.
+fn archive_backlog(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
+    let judge = |rows: &[String]| {
+        let number = |row: usize| rows.get(row).and_then(|text| text.parse().ok());
+        let (files, seconds): (u64, u64) =
+            (number(0).unwrap_or_default(), number(1).unwrap_or_default());
+        let wanted = format!(
+            "at most {BACKLOG_FILES_MAX} files waiting, none for more than {BACKLOG_SECONDS_MAX} s"
+        );
+        let found = match files {
+            0 => "none waiting".to_owned(),
+            _ => format!("{files} waiting, the oldest for {seconds} s"),
+        };
+        let finding = Finding::ok("archive-backlog", wanted, found);
+        if seconds > BACKLOG_SECONDS_MAX {
+            return finding.with(
+                Verdict::Blocker,
+                "the archiver hangs or is far behind; a rollback after the source was stopped \
+                 would wait for it: fix archive_command, or accept it: ACCEPT=archive-backlog",
+            );
+        }
+        if files > BACKLOG_FILES_MAX {
+            return finding.with(Verdict::NotYet, "wait until the archiver has caught up");
+        }
+        finding
+    };
+    snapshot
+        .answer(ARCHIVE_BACKLOG)
+        .map(judge)
+        .into_iter()
+        .collect()
+}
+
+/// No standby hangs: a server that stops waits for it until wal_sender_timeout.
+fn stalled_walsenders(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
+    let judge = |stalled: &[String]| {
+        none(
+            "stalled-walsenders",
+            "none at the source",
+            stalled,
+            Verdict::NotYet,
+            "repair or stop these standbys; wal_sender_timeout ends their sessions otherwise",
+        )
+    };
+    snapshot
+        .answer(STALLED_WALSENDERS)
+        .map(judge)
+        .into_iter()
+        .collect()
 }
 
 /// The source's own WAL archive works.
@@ -740,13 +869,24 @@ mod tests {
             (base_backups, BASE_BACKUPS, Verdict::NotYet),
             (tablespaces, TABLESPACES, Verdict::Blocker),
             (logical_slots, LOGICAL_SLOTS, Verdict::Decide),
+            (logical_readers, LOGICAL_READERS, Verdict::Blocker),
             (archiving, ARCHIVING, Verdict::Decide),
+            (unlogged_tables, UNLOGGED_TABLES, Verdict::Decide),
+            (stalled_walsenders, STALLED_WALSENDERS, Verdict::NotYet),
             (cnpg_roles, MISSING_ROLES, Verdict::Decide),
         ] {
             assert_eq!(answered(judge, &[(question, &[])]).verdict, Verdict::Ok);
             assert_eq!(answered(judge, &[(question, &["one"])]).verdict, bad);
             // Where it was not asked, nothing is found.
             assert_eq!(verdict(judge, &look()), None);
+        }
+        for (files, seconds, verdict) in [
+            ("1", "3", Verdict::Ok),
+            ("11", "3", Verdict::NotYet),
+            ("1", "61", Verdict::Blocker),
+        ] {
+            let backlog = answered(archive_backlog, &[(ARCHIVE_BACKLOG, &[files, seconds])]);
+            assert_eq!(backlog.verdict, verdict);
         }
         let blocked = observed(|source, _| source.read_only = true);
         assert_eq!(verdict(source_writable, &look()), Some(Verdict::Ok));

@@ -6,7 +6,7 @@ use super::Check;
 use crate::{
     controllers::suspension::SUSPENDED,
     decision::Limits,
-    finding::{Finding, Verdict},
+    finding::{Finding, Verdict, listed},
     snapshot::{Reachability, Snapshot},
 };
 
@@ -26,7 +26,8 @@ fn zalando_operator(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
         Some(SUSPENDED) => finding("suspended by an earlier cutover".into()).with(
             Verdict::Decide,
             "an earlier cutover has begun: run cutover again, it continues or rolls back where it \
-             can",
+             can; if the ConfigMap cutover-<cluster> was removed, undo by hand what the cutover \
+             has changed (docs/operations.md#a-lost-record)",
         ),
         // The same annotation names the owning operator where several run (CONTROLLER_ID), so this
         // is not a blocker by itself.
@@ -38,11 +39,11 @@ fn zalando_operator(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
     }]
 }
 
-/// Patroni has a leader, answers, and is not paused: the block, the fence and the rollback all go
-/// through it.
+/// Patroni has a leader, all of its members answer, and it is not paused: the block, the fence and
+/// the rollback all go through it, and each member must say that its server is no primary.
 fn patroni(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
     let finding = |found: String| {
-        let wanted = "a leader whose REST API answers, not paused";
+        let wanted = "a leader, every member's REST API answers, not paused";
         Finding::ok("patroni", wanted, found)
     };
     let patroni = match &snapshot.patroni {
@@ -55,6 +56,14 @@ fn patroni(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
             )];
         }
     };
+    if !patroni.silent.is_empty() {
+        let found = format!("no answer from {}", listed(&patroni.silent));
+        return vec![finding(found).with(
+            Verdict::NotYet,
+            "the cutover stops the source only when each member says that its server is no \
+             primary: repair or delete these pods, and open their port 8008 to this namespace",
+        )];
+    }
     vec![match (&patroni.leader, patroni.paused) {
         (None, _) => finding("no member with the label spilo-role=master".into()).with(
             Verdict::NotYet,
@@ -105,6 +114,8 @@ mod tests {
         };
         assert_eq!(verdict(|_| ()), Verdict::Ok);
         assert_eq!(verdict(|patroni| patroni.leader = None), Verdict::NotYet);
+        let silent = verdict(|patroni| patroni.silent = vec!["b".into()]);
+        assert_eq!(silent, Verdict::NotYet);
         let paused = verdict(|patroni| patroni.paused = Some(true));
         assert_eq!(paused, Verdict::Blocker);
         let mut silent = look();

@@ -1,7 +1,8 @@
-//! Which controllers own the objects that the cutover changes, judged from the objects themselves:
-//! labels, annotations, owner references, managedFields, and the autoscalers that name them.
+//! Which controllers act on the objects that the cutover changes, judged from the objects
+//! themselves: labels, annotations, owner references, managedFields, and the autoscalers that name
+//! them. The owners that have an object of their own are in [`owners`](super::owners).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,15 +12,8 @@ use crate::{
     snapshot::prechecks::ReplicaOwners,
 };
 
-const FLUX_KUSTOMIZATION: &str = "kustomize.toolkit.fluxcd.io/name";
+pub(super) const FLUX_KUSTOMIZATION: &str = "kustomize.toolkit.fluxcd.io/name";
 const FLUX_RECONCILE: &str = "kustomize.toolkit.fluxcd.io/reconcile";
-const FLUX_RELEASE: (&str, &str) = (
-    "helm.toolkit.fluxcd.io/name",
-    "helm.toolkit.fluxcd.io/namespace",
-);
-const ARGO_TRACKING: &str = "argocd.argoproj.io/tracking-id";
-const ARGO_LABELS: [&str; 2] = ["argocd.argoproj.io/instance", "app.kubernetes.io/instance"];
-const ARGO_MANAGERS: [&str; 2] = ["argocd-controller", "argocd-application-controller"];
 /// Field managers of spec.replicas that are command-line tools, this program, or controllers that
 /// are detected by the objects that they own.
 const KNOWN_MANAGERS: [&str; 9] = [
@@ -83,95 +77,17 @@ pub struct ChangedObject {
 }
 
 impl ChangedObject {
-    fn label(&self, name: &str) -> Option<&String> {
+    pub(super) fn label(&self, name: &str) -> Option<&String> {
         self.metadata.labels.get(name)
     }
 
-    fn annotation(&self, name: &str) -> Option<&String> {
+    pub(super) fn annotation(&self, name: &str) -> Option<&String> {
         self.metadata.annotations.get(name)
     }
 
     fn managers(&self) -> impl Iterator<Item = &ManagedFields> {
         self.metadata.managed_fields.iter()
     }
-}
-
-/// An owner whose own object has to be read.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Owner {
-    /// A HelmRelease or an Application.
-    pub object: Object,
-    /// It manages an object that the cutover changes permanently.
-    pub for_good: bool,
-    /// The changed objects that it manages.
-    pub manages: Vec<String>,
-}
-
-/// The HelmReleases and Applications that manage these objects. `argo_namespace`: the
-/// namespace of Applications that name no other.
-pub fn owners(changed: &[ChangedObject], argo_namespace: &str) -> Vec<Owner> {
-    let named: BTreeSet<Object> = changed
-        .iter()
-        .filter_map(|one| owner(one, argo_namespace))
-        .collect();
-    let with_all = |object: Object| {
-        let owned = |one: &&ChangedObject| owner(one, argo_namespace).as_ref() == Some(&object);
-        Owner {
-            for_good: changed.iter().filter(owned).any(|one| one.for_good),
-            manages: changed
-                .iter()
-                .filter(owned)
-                .map(|one| one.object.to_string())
-                .collect(),
-            object,
-        }
-    };
-    named.into_iter().map(with_all).collect()
-}
-
-fn owner(changed: &ChangedObject, argo_namespace: &str) -> Option<Object> {
-    if let (Some(name), Some(namespace)) =
-        (changed.label(FLUX_RELEASE.0), changed.label(FLUX_RELEASE.1))
-    {
-        return Some(
-            Object::of(
-                "helm.toolkit.fluxcd.io",
-                "v2",
-                "HelmRelease",
-                "helmreleases",
-                name,
-            )
-            .within(namespace),
-        );
-    }
-    let tracked = changed
-        .annotation(ARGO_TRACKING)
-        .and_then(|id| id.split(':').next());
-    let by_label = || {
-        let argo = |entry: &ManagedFields| {
-            entry
-                .manager
-                .as_deref()
-                .is_some_and(|name| ARGO_MANAGERS.contains(&name))
-        };
-        let label = ARGO_LABELS.iter().find_map(|label| changed.label(label));
-        label
-            .filter(|_| changed.managers().any(argo))
-            .map(String::as_str)
-    };
-    let name = tracked.or_else(by_label)?;
-    // Applications outside Argo CD's own namespace are tracked as `namespace_name`.
-    let (namespace, name) = name.split_once('_').unwrap_or((argo_namespace, name));
-    Some(
-        Object::of(
-            "argoproj.io",
-            "v1alpha1",
-            "Application",
-            "applications",
-            name,
-        )
-        .within(namespace),
-    )
 }
 
 /// The annotations by which a Flux Kustomization leaves these objects alone. They are set on the
@@ -196,31 +112,6 @@ pub fn flux(changed: &[ChangedObject]) -> Vec<Suspension> {
             }
         })
         .collect()
-}
-
-/// The field that pauses this owner, from the object as it was read; None when the owner reverts
-/// nothing by itself.
-pub fn pause(owner: &Owner, found: &Value) -> Option<Suspension> {
-    let object = owner.object.clone();
-    let why = format!("{object} would put back {}", owner.manages.join(", "));
-    let suspension = if object.kind == "HelmRelease" {
-        Suspension::field(
-            object,
-            &["spec", "suspend"],
-            json!(true),
-            found["spec"]["suspend"].clone(),
-        )
-    } else {
-        let field = ["spec", "syncPolicy", "automated", "selfHeal"];
-        let was = found["spec"]["syncPolicy"]["automated"]["selfHeal"].clone();
-        (was == json!(true)).then(|| Suspension::field(object, &field, json!(false), was))?
-    };
-    let suspension = suspension.because(why);
-    Some(if owner.for_good {
-        suspension.permanently()
-    } else {
-        suspension
-    })
 }
 
 /// KEDA's ScaledObjects that scale one of these workloads.
@@ -336,6 +227,7 @@ fn unknown_managers(one: &ChangedObject) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controllers::owners::Owners;
 
     fn deployment(metadata: Value) -> ChangedObject {
         ChangedObject {
@@ -358,7 +250,7 @@ mod tests {
         let plain = [deployment(
             json!({"labels": {"app.kubernetes.io/instance": "shop"}}),
         )];
-        assert!(owners(&plain, "argocd").is_empty() && flux(&plain).is_empty());
+        assert!(Owners::of(&plain, "argocd").unread().is_empty() && flux(&plain).is_empty());
         assert!(replica_owners(&plain, &[plain[0].object.clone()]).is_empty());
     }
 
@@ -373,70 +265,6 @@ mod tests {
         assert_eq!(
             (suspensions[0].permanent, suspensions[1].permanent),
             (false, true)
-        );
-    }
-
-    #[test]
-    fn a_release_and_an_application_are_found_by_their_labels_and_annotations() {
-        let by_helm = json!({"labels": {FLUX_RELEASE.0: "shop", FLUX_RELEASE.1: "flux-system"}});
-        let tracked = json!({"annotations": {ARGO_TRACKING: "shop:apps/Deployment:ns/web"}});
-        let elsewhere = json!({"annotations": {ARGO_TRACKING: "team_shop:apps/Deployment:ns/web"}});
-        let labelled = json!({
-            "labels": {"app.kubernetes.io/instance": "shop"},
-            "managedFields": [{"manager": "argocd-controller", "operation": "Apply"}],
-        });
-        for (metadata, wanted) in [
-            (by_helm, "HelmRelease flux-system/shop"),
-            (tracked, "Application argocd/shop"),
-            (elsewhere, "Application team/shop"),
-            (labelled, "Application argocd/shop"),
-        ] {
-            let found = owners(&[deployment(metadata)], "argocd");
-            assert_eq!(found[0].object.to_string(), wanted);
-            assert!(!found[0].for_good);
-        }
-    }
-
-    #[test]
-    fn an_owner_is_paused_where_it_acts_by_itself() {
-        let annotations = json!({"annotations": {ARGO_TRACKING: "shop:apps/Deployment:ns/web"}});
-        let owner = &owners(
-            &[deployment(annotations.clone()), config(annotations)],
-            "argocd",
-        )[0];
-        let healing = pause(
-            owner,
-            &json!({"spec": {"syncPolicy": {"automated": {"selfHeal": true}}}}),
-        )
-        .unwrap();
-        assert_eq!(
-            (&healing.suspended, &healing.original, healing.permanent),
-            (&json!(false), &json!(true), true)
-        );
-        assert_eq!(
-            healing.why,
-            "Application argocd/shop would put back Deployment web, ConfigMap settings"
-        );
-        assert_eq!(
-            pause(owner, &json!({"spec": {"syncPolicy": {"automated": {}}}})),
-            None
-        );
-        assert_eq!(pause(owner, &json!({"spec": {}})), None);
-        let release = Owner {
-            object: Object::of(
-                "helm.toolkit.fluxcd.io",
-                "v2",
-                "HelmRelease",
-                "helmreleases",
-                "shop",
-            )
-            .within("ns"),
-            for_good: false,
-            manages: Vec::new(),
-        };
-        assert_eq!(
-            pause(&release, &json!({"spec": {}})).unwrap().original,
-            Value::Null
         );
     }
 

@@ -4,9 +4,9 @@
 //! |---|---|---|
 //! | the Zalando operator | annotation `acid.zalan.do/controller` of the `postgresql` resource | docs/operators/zalando.md#suspending-the-operator |
 //! | KEDA | annotation `autoscaling.keda.sh/paused` of the ScaledObject | KEDA, *Pause autoscaling* |
-//! | Flux, a Kustomization | annotation `kustomize.toolkit.fluxcd.io/reconcile` of the object that it manages | Flux, *Kustomization* |
+//! | Flux, a Kustomization | annotation `kustomize.toolkit.fluxcd.io/reconcile` of the object that it manages, also of a HelmRelease or an Application | Flux, *Kustomization* |
 //! | Flux, a HelmRelease | `spec.suspend` | Flux, *HelmRelease* |
-//! | Argo CD | `spec.syncPolicy.automated.selfHeal` of the Application | Argo CD, *Automated Sync Policy* |
+//! | Argo CD | `spec.syncPolicy.automated` of the Application, and of the Applications above it | Argo CD, *Automated Sync Policy* |
 //! | the application's CronJobs | `spec.suspend` | Kubernetes |
 //!
 //! A HorizontalPodAutoscaler needs none: it ignores a workload with 0 replicas. KEDA's

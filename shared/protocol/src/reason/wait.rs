@@ -83,6 +83,9 @@ pub enum Wait {
         /// It takes longer than a login does.
         overdue: bool,
     },
+    /// The stored manifest of the target has not been read: the application was not served yet when
+    /// the snapshot was taken.
+    ManifestUnread,
     /// Rollback: no Patroni of the source answers.
     RollbackPatroniUnreachable(Option<Failure>),
     /// Rollback: Patroni has not taken the leader lock again.
@@ -96,6 +99,9 @@ pub enum Wait {
         /// The member.
         leader: String,
     },
+    /// Rollback: the source's Service does not lead to its primary: nothing answers there, or
+    /// another server.
+    RollbackServiceNotBack(Option<Failure>),
     /// Rollback: the source's server is starting.
     RollbackSourceStarting,
     /// Rollback: consoles of poolers do not answer.
@@ -124,6 +130,7 @@ impl Wait {
             | Self::TargetPromotingOrRestarting(failure)
             | Self::ServiceNotRepointed(Some(failure))
             | Self::RollbackPatroniUnreachable(Some(failure))
+            | Self::RollbackServiceNotBack(Some(failure))
             | Self::Failed(failure) => failure.hint.as_deref(),
             Self::PoolersNotServed { overdue: true, .. } => Some(
                 "let the poolers' pods reach the target: look at the NetworkPolicies that select \
@@ -217,6 +224,7 @@ impl fmt::Display for Wait {
                 let all: Vec<String> = first.into_iter().chain(texts).collect();
                 f.write_str(&all.join("; "))
             }
+            Self::ManifestUnread => f.write_str("reading the stored manifest"),
             Self::RollbackPatroniUnreachable(_) => {
                 f.write_str("rolling back: patroni does not answer")
             }
@@ -231,6 +239,15 @@ impl fmt::Display for Wait {
             }
             Self::RollbackLeaderUnreachable { leader } => {
                 write!(f, "rolling back: the patroni of {leader} does not answer")
+            }
+            Self::RollbackServiceNotBack(failure) => {
+                f.write_str(
+                    "rolling back: the Service does not lead to the source's primary yet (",
+                )?;
+                match failure {
+                    Some(failure) => write!(f, "{failure})"),
+                    None => f.write_str("another server answers)"),
+                }
             }
             Self::RollbackSourceStarting => {
                 f.write_str("rolling back: the source's server is starting")
@@ -402,11 +419,13 @@ pub fn examples() -> Vec<Wait> {
             }],
             overdue: true,
         },
+        Wait::ManifestUnread,
         Wait::RollbackPatroniUnreachable(None),
         Wait::RollbackLeaderLockNotHeld,
         Wait::RollbackBlockNotApplied,
         Wait::RollbackSourceNotWritable,
         Wait::RollbackLeaderUnreachable { leader: "a".into() },
+        Wait::RollbackServiceNotBack(None),
         Wait::RollbackSourceStarting,
         Wait::RollbackPoolersUnreachable { pods: names() },
         Wait::EffectNotObserved { action: "Block" },

@@ -6,9 +6,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    controllers::suspension::Suspension,
+    controllers::{owners::GitOpsManaged, suspension::Suspension},
     route::Route,
-    snapshot::{kubernetes::Selector, source::PostmasterStart},
+    snapshot::{
+        kubernetes::{Selector, StoredManifest},
+        source::PostmasterStart,
+    },
     wal::{Identity, Lsn, Timeline},
 };
 
@@ -41,11 +44,16 @@ pub struct Start {
     /// fields had.
     #[serde(alias = "freezes")]
     pub suspensions: Vec<Suspension>,
+    /// The objects whose change is permanent, where a GitOps controller applies them from
+    /// elsewhere: what it applies must be changed there, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub managed: Vec<GitOpsManaged>,
     /// Patroni's own `pause`.
     pub paused: Option<bool>,
     /// Patroni's own `default_transaction_read_only`.
     pub read_only: Option<String>,
-    /// Findings that the user has accepted (ACCEPT), each as `id:object: what was found`.
+    /// Findings that the user has decided to live with, by ACCEPT or by starting the cutover, each
+    /// as `id:object: what was found`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accepted: Vec<String>,
 }
@@ -109,6 +117,17 @@ pub struct Promoted {
     pub at: Timestamp,
     /// The new timeline: the source's plus one.
     pub timeline: Timeline,
+}
+
+/// The stored manifest of the target once the application is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// When it was seen so.
+    pub at: Timestamp,
+    /// The ConfigMap that holds it, or would.
+    pub config_map: String,
+    /// What it means for the promoted Cluster.
+    pub found: StoredManifest,
 }
 
 /// Sessions that still read from the source's standbys after the cutover.

@@ -14,8 +14,9 @@ use crate::failure::{ErrorKind, Failure};
 /// | schema | written by |
 /// |---|---|
 /// | 1 (no key `schema`) | 0.1.x |
-/// | 2 | this version |
-pub const SCHEMA: u32 = 2;
+/// | 2 | versions between 0.1.x and this one |
+/// | 3 | this version |
+pub const SCHEMA: u32 = 3;
 
 /// The key that holds the schema, in the record and in the receipt.
 pub const SCHEMA_KEY: &str = "schema";
@@ -63,8 +64,11 @@ impl Unusable {
     fn hint(&self) -> String {
         match self {
             Self::UnfinishedOfEarlierSchema { schema } => {
-                let version = version_of(*schema).unwrap_or("that wrote it");
-                format!("finish it or roll it back with version {version}")
+                let version = version_of(*schema).map_or_else(
+                    || "the version that wrote it".to_owned(),
+                    |version| format!("version {version}"),
+                );
+                format!("finish it or roll it back with {version}")
             }
             Self::NewerSchema { .. } => "use the version that wrote it, or a later one".to_owned(),
             Self::Contents(_) => "it was changed by hand or not written by cutover: compare it \
@@ -113,10 +117,9 @@ impl Record {
         schema(keys)?;
         let mut record: Self =
             from_keys(keys).map_err(|error| Unusable::Contents(error.to_string()))?;
-        let over = record.finished.is_some() || record.rolled_back.is_some();
         if record.started.is_none() {
             record.schema = SCHEMA;
-        } else if record.schema < SCHEMA && !over {
+        } else if record.schema < SCHEMA && record.under_way() {
             return Err(Unusable::UnfinishedOfEarlierSchema {
                 schema: record.schema,
             });
@@ -221,13 +224,13 @@ mod tests {
     #[test]
     fn a_newer_record_is_left_to_the_version_that_wrote_it() {
         let keys = [
-            (SCHEMA_KEY.to_owned(), "3".to_owned()),
+            (SCHEMA_KEY.to_owned(), (SCHEMA + 1).to_string()),
             ("unheard-of".to_owned(), "1".to_owned()),
         ]
         .into();
         assert_eq!(
             Record::parse(&keys),
-            Err(Unusable::NewerSchema { schema: 3 })
+            Err(Unusable::NewerSchema { schema: SCHEMA + 1 })
         );
     }
 }

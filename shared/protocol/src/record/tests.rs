@@ -9,10 +9,13 @@ use serde_json::{Value, json};
 
 use super::{keys::Unusable, *};
 use crate::{
-    controllers::suspension::{Object, Suspension},
+    controllers::{
+        owners::GitOpsManaged,
+        suspension::{Object, Suspension},
+    },
     receipt::{self, Receipt},
     route::Route,
-    snapshot::source::PostmasterStart,
+    snapshot::{kubernetes::StoredManifest, source::PostmasterStart},
     wal::{Identity, SystemIdentifier, Timeline},
 };
 
@@ -58,10 +61,29 @@ fn start() -> Start {
             Suspension::field(nightly, &["spec", "suspend"], json!(true), json!(false))
                 .because("its Jobs would write"),
         ],
+        managed: vec![GitOpsManaged {
+            object: Object::of(
+                "postgresql.cnpg.io",
+                "v1",
+                "Cluster",
+                "clusters",
+                "database",
+            ),
+            by: "Application argocd/shop".into(),
+        }],
         paused: None,
         read_only: None,
         accepted: Vec::new(),
     }
+}
+
+/// As a version with this schema recorded it.
+fn start_of(schema: u32) -> Start {
+    let mut start = start();
+    if schema < 3 {
+        start.managed = Vec::new();
+    }
+    start
 }
 
 /// A finished cutover, every fact of it.
@@ -95,6 +117,11 @@ pub fn complete() -> Record {
         }),
         Fact::Routed(at(6)),
         Fact::Serving(at(7)),
+        Fact::Manifest(Manifest {
+            at: at(8),
+            config_map: "database-cluster-replica".into(),
+            found: StoredManifest::Promoted,
+        }),
         Fact::Readers(Readers {
             at: at(8),
             ended: vec!["app report 10.0.0.8".into()],
@@ -141,21 +168,21 @@ macro_rules! fixture {
 fn the_fixtures_of_the_present_schema_are_what_the_code_writes() {
     for (name, held, written) in [
         (
-            "record-2-finished.json",
-            fixture!("record-2-finished.json"),
+            "record-3-finished.json",
+            fixture!("record-3-finished.json"),
             complete().keys(),
         ),
         (
-            "record-2-rolled-back.json",
-            fixture!("record-2-rolled-back.json"),
+            "record-3-rolled-back.json",
+            fixture!("record-3-rolled-back.json"),
             rolled_back().keys(),
         ),
         (
-            "record-2-unfinished.json",
-            fixture!("record-2-unfinished.json"),
+            "record-3-unfinished.json",
+            fixture!("record-3-unfinished.json"),
             blocked().keys(),
         ),
-        ("receipt-2.json", fixture!("receipt-2.json"), receipt()),
+        ("receipt-3.json", fixture!("receipt-3.json"), receipt()),
     ] {
         let text = serde_json::to_string_pretty(&written).unwrap();
         assert_eq!(
@@ -179,16 +206,25 @@ fn a_finished_or_rolled_back_record_of_each_schema_is_read() {
             fixture!("record-2-finished.json"),
             fixture!("record-2-rolled-back.json"),
         ),
+        (
+            3,
+            fixture!("record-3-finished.json"),
+            fixture!("record-3-rolled-back.json"),
+        ),
     ] {
         let record = Record {
             schema,
+            started: Some(start_of(schema)),
             // Schema 1 did not record it.
             suspended: complete().suspended.filter(|_| schema > 1),
+            // Nor did schema 2 this.
+            manifest: complete().manifest.filter(|_| schema > 2),
             ..complete()
         };
         assert_eq!(Record::parse(&finished), Ok(record));
         let record = Record {
             schema,
+            started: Some(start_of(schema)),
             ..rolled_back()
         };
         assert_eq!(Record::parse(&returned), Ok(record));
@@ -197,8 +233,10 @@ fn a_finished_or_rolled_back_record_of_each_schema_is_read() {
 
 #[test]
 fn an_unfinished_record_is_read_in_its_own_schema_only() {
-    let present = fixture!("record-2-unfinished.json");
+    let present = fixture!("record-3-unfinished.json");
     assert_eq!(Record::parse(&present), Ok(blocked()));
+    let before = Record::parse(&fixture!("record-2-unfinished.json")).unwrap_err();
+    assert_eq!(before, Unusable::UnfinishedOfEarlierSchema { schema: 2 });
     let earlier = Record::parse(&fixture!("record-1-unfinished.json")).unwrap_err();
     assert_eq!(earlier, Unusable::UnfinishedOfEarlierSchema { schema: 1 });
     let failure = crate::failure::Failure::from(earlier);
@@ -214,11 +252,12 @@ fn a_receipt_of_each_schema_is_read() {
     for (schema, data) in [
         (1, fixture!("receipt-1.json")),
         (2, fixture!("receipt-2.json")),
+        (3, fixture!("receipt-3.json")),
     ] {
         let record = complete();
         let receipt = Receipt {
             schema,
-            started: start(),
+            started: start_of(schema),
             promotion: record.promotion.unwrap(),
             promoted: record.promoted.unwrap(),
             serving: record.serving.unwrap(),

@@ -52,6 +52,10 @@ impl World for Driven {
         Ok(())
     }
 
+    async fn prepare_block(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     async fn record(&mut self, fact: Fact) -> Result<Option<Record>, Failure> {
         let actions = std::mem::take(&mut self.actions);
         self.facts.push((fact.kind(), actions));

@@ -3,6 +3,7 @@
 use crate::{route::Route, wal::Timeline};
 
 use super::{
+    events::Disturbance,
     invariants::{Broken, Invariant},
     world::{Versioned, Wal, World, at, start_of},
 };
@@ -63,8 +64,10 @@ impl World {
                     sessions_ended: Vec::new(),
                 }));
             }
-            Action::Fence(postmaster_start)
-                if self.source_up && postmaster_start.0 == i64::from(self.postmaster_start) =>
+            Action::Fence(run)
+                if self.source_up
+                    && run.timeline == Timeline(self.timeline)
+                    && run.postmaster_start.0 == i64::from(self.postmaster_start) =>
             {
                 if !self.standby {
                     self.wal.push(Wal::Shutdown);
@@ -97,6 +100,7 @@ impl World {
                 self.resume_traffic(self.service_at_target);
                 self.pooler_paused = false;
             }
+            Action::RewriteManifest => self.manifest_promoted = true,
             Action::EndReaders => {
                 return Some(Fact::Readers(Readers {
                     at: at(0),
@@ -106,7 +110,7 @@ impl World {
             Action::WriteReceipt => return Some(Fact::Finished(at(0))),
             Action::RestartSource => {
                 self.reopened();
-                if self.paused && !self.source_up {
+                if self.paused && !self.source_up && !self.leader_lost {
                     self.start();
                 }
             }
@@ -127,9 +131,10 @@ impl World {
                 record.blocked.is_some()
             }
             Action::Fence(_) => record.fenced.is_some(),
-            Action::Promote | Action::RepointServices | Action::VerifyWrite => {
-                record.past_point_of_no_return()
-            }
+            Action::Promote
+            | Action::RepointServices
+            | Action::VerifyWrite
+            | Action::RewriteManifest => record.past_point_of_no_return(),
             Action::RepointConfig | Action::ScaleDown => record.promoted.is_some(),
             Action::RestartSource
             | Action::UnblockWrites
@@ -156,7 +161,16 @@ impl World {
     /// S9: the pause is lifted only when the running primary holds the leader lock, or after the
     /// time that Patroni needs for it. No order of steps protects against a lock that is lost
     /// between a snapshot and the effect, so only drivers with a current snapshot are checked.
+    ///
+    /// S2: it is not lifted for an election that loses acknowledged writes; the same holds for a
+    /// leader that is lost between a snapshot and the effect.
     pub fn led_by_its_leader(&mut self, action: &Action) {
+        if *action == Action::UnblockWrites && self.leader_lost && self.standby_lags {
+            self.violation.get_or_insert((
+                Invariant::S2,
+                "the pause is lifted for an election that loses acknowledged writes",
+            ));
+        }
         let now = at(i64::from(self.clock) * 1_000);
         let just_now = self
             .recorded()
@@ -170,8 +184,15 @@ impl World {
         }
     }
 
-    /// S7: client traffic is resumed to the target only when its restart is over.
+    /// S7: client traffic is resumed to the target only when its restart is over. S2: it has every
+    /// acknowledged write then.
     fn resume_traffic(&mut self, to_target: bool) {
+        if to_target && self.missing_writes() > 0 {
+            self.violation.get_or_insert((
+                Invariant::S2,
+                "client traffic is resumed to a target that lacks acknowledged writes",
+            ));
+        }
         if to_target && !(self.primary && self.restarted) {
             self.violation.get_or_insert((
                 Invariant::S7,
@@ -247,10 +268,24 @@ impl World {
         self.followed = false;
     }
 
+    /// Patroni elects the source's standby.
+    pub fn elect_other(&mut self) {
+        self.leader_lost = false;
+        (self.standby, self.timeline, self.connected) = (false, 2, false);
+        self.start();
+        self.locked = true;
+    }
+
     pub fn start(&mut self) {
         self.source_up = true;
         self.locked = false;
         self.postmaster_start += 1;
+    }
+
+    /// Acknowledged writes that the target has not replayed.
+    fn missing_writes(&self) -> usize {
+        let writes = |wal: &[Wal]| wal.iter().filter(|record| **record == Wal::Write).count();
+        writes(&self.wal) - writes(&self.wal[..self.replayed])
     }
 
     /// The first invariant that does not hold.
@@ -264,18 +299,13 @@ impl World {
                 "source and target both accept writes",
             ));
         }
-        let written = self.wal.iter().filter(|r| **r == Wal::Write).count();
-        let survived = self.wal[..self.replayed]
-            .iter()
-            .filter(|r| **r == Wal::Write)
-            .count();
-        if self.primary && survived < written {
+        // What CloudNativePG promotes is not for the drivers to choose; they must not let clients
+        // in.
+        let missing = self.missing_writes();
+        if self.primary && missing > 0 && !self.has_happened(Disturbance::OtherInstance) {
             return Some(Broken::new(
                 Invariant::S2,
-                format!(
-                    "{} acknowledged writes are missing on the target",
-                    written - survived
-                ),
+                format!("{missing} acknowledged writes are missing on the target"),
             ));
         }
         if self.follows && self.paused && self.recorded().started.is_none() {
@@ -325,7 +355,12 @@ impl World {
             Route::Config => self.routed && self.scaled.set && !self.old_pods,
             Route::Service => self.repointed == 2 && self.service_at_target,
         };
-        let ok = target && application && !self.source_up && self.operator.set && !self.scaler.set;
+        let ok = target
+            && application
+            && self.manifest_promoted
+            && !self.source_up
+            && self.operator.set
+            && !self.scaler.set;
         (!ok).then(|| Broken::new(Invariant::S4, format!("a complete cutover leaves {self:?}")))
     }
 

@@ -31,13 +31,22 @@ pub enum Disturbance {
     Resume,
     PoolerRestart,
     ServicesRestored,
+    OtherInstance,
+    LeaderLost,
+    LaggingLeaderLost,
     PathClosed,
+    ManifestWritten,
 }
 
 impl World {
     /// Whether the fault budget allows this disturbance and it has not happened yet.
     pub fn may(&self, disturbance: Disturbance) -> bool {
-        self.fault_budget > 0 && self.happened & (1 << disturbance as u32) == 0
+        self.fault_budget > 0 && !self.has_happened(disturbance)
+    }
+
+    /// Whether this disturbance has happened.
+    pub fn has_happened(&self, disturbance: Disturbance) -> bool {
+        self.happened & (1 << disturbance as u32) != 0
     }
 
     /// Marks the disturbance as happened and takes it from the fault budget.
@@ -72,7 +81,7 @@ impl World {
             self.primary && !self.restarted,
             &|w| w.restarted = true,
         );
-        let starts = self.postmaster_start < STARTS_MAX;
+        let starts = self.postmaster_start < STARTS_MAX && !self.leader_lost;
         add(
             "patroni starts its server",
             !self.source_up && !self.paused && starts,
@@ -87,6 +96,11 @@ impl World {
             "patroni elects its leader",
             self.source_up && self.standby && !self.paused,
             &|w| (w.standby, w.locked, w.timeline) = (false, true, 2),
+        );
+        add(
+            "patroni elects the other member",
+            self.leader_lost && !self.paused,
+            &World::elect_other,
         );
         add(
             "kubernetes follows the Service",
@@ -156,7 +170,7 @@ impl World {
         add(
             Disturbance::Operator,
             "the operator restarts the source",
-            !self.source_up && !self.operator.set,
+            !self.source_up && !self.operator.set && !self.leader_lost,
             &|w| w.start(),
         );
         let unpaused = !self.paused && self.timeline == 1 && self.serves();
@@ -188,6 +202,20 @@ impl World {
                 w.start();
                 w.standby = true;
             },
+        );
+        let held = self.paused && self.serves() && self.timeline == 1;
+        add(
+            Disturbance::LeaderLost,
+            "the leader's node is lost",
+            held,
+            &|w| (w.source_up, w.leader_lost) = (false, true),
+        );
+        let written = self.wal.last() == Some(&Wal::Write);
+        add(
+            Disturbance::LaggingLeaderLost,
+            "the leader's node is lost, and the standby lacks the last write",
+            held && written && self.replayed == self.wal.len(),
+            &|w| (w.source_up, w.leader_lost, w.standby_lags) = (false, true, true),
         );
         add(
             Disturbance::StreamBroken,
@@ -230,6 +258,12 @@ impl World {
             self.pooler_paused,
             &|w| w.pooler_paused = false,
         );
+        add(
+            Disturbance::OtherInstance,
+            "an instance of the target that lacks the last records is promoted",
+            !self.follows && !self.primary && self.replayed > 1,
+            &|w| (w.replayed, w.primary) = (w.replayed - 2, true),
+        );
         // No order of steps protects against a change of the Services between a snapshot of them
         // and the command to the poolers.
         let repointed = self.repointed > 0 && !self.has(|record| record.promoted.is_some());
@@ -244,6 +278,12 @@ impl World {
             "a policy refuses the pooler at the target",
             self.service_at_target && !self.pooler_served && !self.path_closed,
             &|w| w.path_closed = true,
+        );
+        add(
+            Disturbance::ManifestWritten,
+            "prepare-zalando, begun before the promotion, writes its manifest",
+            self.manifest_promoted,
+            &|w| w.manifest_promoted = false,
         );
         next
     }

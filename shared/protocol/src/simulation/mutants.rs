@@ -10,7 +10,8 @@ use crate::{
     reason::{Refusal, Wait},
     record::{Fact, Promotion, Record},
     rollback::back,
-    snapshot::{Reachability, Snapshot},
+    snapshot::{Reachability, Snapshot, kubernetes::StoredManifest, source::ServerRun},
+    wal::{Lsn, Switch},
 };
 
 /// The guard that is removed.
@@ -53,8 +54,16 @@ pub enum Mutant {
     NoLeaderLock,
     /// The rollback restarts a server that Patroni has demoted, again and again.
     NoElection,
+    /// The stored manifest is taken to agree with the promoted Cluster.
+    NoManifestRewrite,
+    /// After completion no driver rewrites a manifest that was written late.
+    NoLateManifestRewrite,
     /// No driver rolls back at the deadline.
     NoRollbackAtTheDeadline,
+    /// The rollback leaves a lost leader to an election, whatever the other members have received.
+    NoElectionCheck,
+    /// The history of the promoted timeline is not compared with the proof.
+    NoHistory,
 }
 
 impl Mutant {
@@ -73,6 +82,12 @@ impl Mutant {
                     target.running.now = snapshot.now - jiff::SignedDuration::from_secs(1);
                 }
             }
+            Self::NoElectionCheck => {
+                if let Reachability::Up(patroni) = &mut snapshot.patroni {
+                    patroni.received = [("b".to_owned(), Lsn(u64::MAX))].into();
+                }
+            }
+            Self::NoManifestRewrite => snapshot.manifest = StoredManifest::Promoted,
             Self::NoRollbackAtTheDeadline => snapshot.now = first.snapshot().now,
             _ => {}
         }
@@ -82,7 +97,9 @@ impl Mutant {
     /// The decision of a driver without this guard.
     pub fn decide(self, record: &Record, snapshot: &Snapshot, world: &World) -> Decision {
         let limits = world.limits();
-        let decision = decide(record, snapshot, &Health::Ok, &limits);
+        let proved = self.with_proved_history(record, snapshot);
+        let snapshot = proved.as_ref().unwrap_or(snapshot);
+        let decision = decide(record, snapshot, &Health::default(), &limits);
         let Some(start) = &record.started else {
             return decision;
         };
@@ -107,7 +124,10 @@ impl Mutant {
                 Some(Decision::Record(Fact::Routed(snapshot.now)))
             }
             (Self::NoRecordOfTheFence, Decision::Record(Fact::Fenced(fenced))) => {
-                Some(Decision::Do(Action::Fence(fenced.postmaster_start)))
+                Some(Decision::Do(Action::Fence(ServerRun {
+                    timeline: start.source.timeline,
+                    postmaster_start: fenced.postmaster_start,
+                })))
             }
             (Self::NoRecordOfThePromotion, Decision::Record(Fact::Promotion(_)))
                 if snapshot.cluster.follows =>
@@ -151,9 +171,30 @@ impl Mutant {
             {
                 Some(Decision::Done)
             }
+            (Self::NoLateManifestRewrite, Decision::Do(Action::RewriteManifest))
+                if record.finished.is_some() =>
+            {
+                Some(Decision::Done)
+            }
             _ => None,
         };
         instead.unwrap_or(decision)
+    }
+
+    /// The snapshot in which the target's timeline began where the record says that it must.
+    fn with_proved_history(self, record: &Record, snapshot: &Snapshot) -> Option<Snapshot> {
+        let promotion = record
+            .promotion
+            .as_ref()
+            .filter(|_| self == Self::NoHistory)?;
+        let mut snapshot = snapshot.clone();
+        if let Reachability::Up(target) = &mut snapshot.target {
+            target.history = vec![Switch {
+                timeline: promotion.timeline,
+                at: promotion.replayed,
+            }];
+        }
+        Some(snapshot)
     }
 
     /// The routes on which this guard matters.

@@ -368,6 +368,9 @@ impl Search {
                 worlds.push(state.world.clone());
             }
             state = step.next?;
+            if let Some(broken) = state.world.broken() {
+                return Err(broken);
+            }
             // Time passes while the driver waits or retries the same action.
             let first_wait = step.waits && !waited;
             waited |= step.waits;

@@ -7,11 +7,11 @@ use crate::{
     failure::Failure,
     route::Route,
     snapshot::{
-        kubernetes::{ClusterState, Kind, Replicas, Selector, ServiceState},
+        kubernetes::{ClusterState, Kind, Replicas, Selector, ServiceState, StoredManifest},
         source::PostmasterStart,
         target::{ControlCheckpoint, Replay, Running},
     },
-    wal::{Identity, Lsn, SystemIdentifier, Timeline},
+    wal::{Identity, Lsn, Switch, SystemIdentifier, Timeline},
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -69,6 +69,10 @@ pub struct World {
     /// The source's server is a standby: Patroni has lost its DCS and demoted its leader. Only an
     /// election makes it a primary again.
     pub standby: bool,
+    /// The node of the source's leader is lost.
+    pub leader_lost: bool,
+    /// The source's standby lacks the last write.
+    pub standby_lags: bool,
     pub postmaster_start: u8,
     pub timeline: u32,
     pub paused: bool,
@@ -107,6 +111,8 @@ pub struct World {
     pub repointed: u8,
     /// Kubernetes routes the traffic of the leader's Service to the target.
     pub service_at_target: bool,
+    /// The stored manifest says that the target is promoted.
+    pub manifest_promoted: bool,
     /// How many times the duration of the deadline has passed.
     pub clock: u8,
     pub aborted: bool,
@@ -174,6 +180,8 @@ impl World {
             wal: vec![Wal::Write],
             source_up: true,
             standby: false,
+            leader_lost: false,
+            standby_lags: false,
             postmaster_start: 0,
             timeline: 1,
             paused: false,
@@ -201,6 +209,7 @@ impl World {
             path_closed: false,
             repointed: 0,
             service_at_target: false,
+            manifest_promoted: false,
             clock: 0,
             aborted: false,
             fault_budget,
@@ -266,13 +275,23 @@ impl World {
                 // Only a primary is asked for the holder of the lock.
                 unlocked: self.serves() && !self.locked,
                 starting: false,
-                answering: vec!["a".into(), "b".into()],
+                answering: if self.leader_lost {
+                    vec!["b".into()]
+                } else {
+                    vec!["a".into(), "b".into()]
+                },
                 silent: Vec::new(),
+                received: self.received(),
             }),
             target: Reachability::Up(self.target()),
             cluster: ClusterState {
                 follows: self.follows,
                 ..ClusterState::default()
+            },
+            manifest: if self.manifest_promoted {
+                StoredManifest::Promoted
+            } else {
+                StoredManifest::Follows
             },
             suspensions: self.suspensions(),
             jobs: Vec::new(),
@@ -286,6 +305,12 @@ impl World {
             data: None,
             abort: self.aborted.then_some(AbortRequest::RecordKey),
         }
+    }
+
+    /// What the source's standby has received: everything, unless it lags.
+    fn received(&self) -> BTreeMap<String, Lsn> {
+        let lag = usize::from(self.standby_lags);
+        [("b".to_owned(), start_of(self.wal.len() - lag))].into()
     }
 
     fn suspensions(&self) -> Vec<SuspensionState> {
@@ -344,12 +369,18 @@ impl World {
         }
     }
 
-    /// The answer of the server behind the Service; a new primary answers until its restart.
+    /// The answer of the server behind the Service: of the target, also while a new primary waits
+    /// for its restart, or of the source.
     fn service_answer(&self) -> Reachability<ServiceAnswer> {
         if self.service_at_target {
             Reachability::Up(ServiceAnswer {
                 identity: identity(self.target_timeline()),
                 primary: self.primary,
+            })
+        } else if self.serves() {
+            Reachability::Up(ServiceAnswer {
+                identity: identity(self.timeline),
+                primary: true,
             })
         } else {
             Reachability::Unreachable(refused())
@@ -409,7 +440,17 @@ impl World {
                 now: at(0),
             },
             segment_bytes: 16 << 20,
+            history: self.history(),
         }
+    }
+
+    /// A promotion leaves the source's timeline where the replay stands.
+    fn history(&self) -> Vec<Switch> {
+        let switch = || Switch {
+            timeline: Timeline(self.timeline),
+            at: start_of(self.replayed),
+        };
+        self.primary.then(switch).into_iter().collect()
     }
 
     fn config(&self) -> AppConfig {
@@ -424,6 +465,7 @@ impl World {
     pub fn limits(&self) -> Limits {
         Limits {
             cutover_max: Duration::from_secs(100),
+            fence_max: Duration::from_secs(50),
             pause_max: Duration::from_secs(10),
             config: BTreeMap::from([("DB_HOST".to_owned(), "target".to_owned())]),
             route: Some(self.route),

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 /// Labels that pods must have to stand behind a Service.
 pub type Selector = BTreeMap<String, String>;
 
@@ -54,6 +56,8 @@ pub struct Replicas {
 pub struct ClusterState {
     /// Its name, which is also the application_name of its WAL receiver.
     pub name: String,
+    /// It does not exist: it was deleted while the cutover was under way.
+    pub missing: bool,
     /// `spec.replica.enabled`.
     pub follows: bool,
     /// `spec.instances`.
@@ -69,6 +73,35 @@ pub struct ClusterState {
     pub fenced: Option<String>,
     /// What its spec says about the superuser's login.
     pub superuser: SuperuserAccess,
+}
+
+impl ClusterState {
+    /// A Cluster that was deleted.
+    pub fn missing() -> Self {
+        Self {
+            missing: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// What the manifest that prepare-zalando has stored (ConfigMap `<target>-cluster-replica`) means
+/// for a promoted Cluster; [`manifest`](crate::manifest) judges it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoredManifest {
+    /// It was not asked for.
+    #[default]
+    Unread,
+    /// There is none.
+    Missing,
+    /// As one of these programs wrote it, with `spec.replica.enabled: true`: applied, it would make
+    /// the Cluster a standby again.
+    Follows,
+    /// Not as one of these programs wrote it, and not seen to say `spec.replica.enabled: false`.
+    Edited,
+    /// With `spec.replica.enabled: false`, as the promoted Cluster has it.
+    Promoted,
 }
 
 /// What the Cluster's spec says about the superuser's login.

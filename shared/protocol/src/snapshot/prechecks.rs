@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::{failure::Failure, network::Network, snapshot::poolers::PoolerPod};
+use crate::{
+    controllers::owners::GitOpsManaged, failure::Failure, network::Network,
+    snapshot::poolers::PoolerPod,
+};
 
 /// Which server is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,7 +105,7 @@ impl HashComparison {
     }
 }
 
-/// Controllers that change the same objects as the cutover and that this program cannot pause.
+/// Controllers that change the same objects as the cutover, beside those that it suspends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConflictingControllers {
     /// Workloads whose replicas others set, too.
@@ -111,6 +114,10 @@ pub struct ConflictingControllers {
     pub autoscalers: Vec<String>,
     /// Owners that exist and cannot be read.
     pub unreadable: Vec<UnreadableOwner>,
+    /// Owners that are suspended, and whose own owner would resume them and cannot be suspended.
+    pub generated: Vec<GeneratedOwner>,
+    /// The objects whose change is permanent, where a GitOps controller applies them.
+    pub managed: Vec<GitOpsManaged>,
 }
 
 /// A workload whose replicas others set, too.
@@ -131,4 +138,18 @@ pub struct UnreadableOwner {
     pub manages: String,
     /// Why it cannot be read.
     pub failure: Failure,
+}
+
+/// An owner that is suspended, and that a controller without a field for a pause keeps as it was
+/// generated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneratedOwner {
+    /// The owner, such as an Application.
+    pub owner: String,
+    /// Kind of what generates it, such as ApplicationSet.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// The objects that the owner manages.
+    pub manages: Vec<String>,
 }

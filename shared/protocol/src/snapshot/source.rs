@@ -2,6 +2,8 @@
 
 use jiff::Timestamp;
 
+use crate::wal::Timeline;
+
 /// A client session that is not one of the migration's or Patroni's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientSession {
@@ -20,6 +22,15 @@ pub struct ClientSession {
 /// One run of a server, from its start to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PostmasterStart(pub i64);
+
+/// What a fence stops, and nothing else: one run of a server that writes one timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerRun {
+    /// The timeline that it writes.
+    pub timeline: Timeline,
+    /// When its postmaster started.
+    pub postmaster_start: PostmasterStart,
+}
 
 impl PostmasterStart {
     /// When it began, by the server's clock.

@@ -8,6 +8,7 @@ use crate::{
     decision::Action,
     record::{FactKind, Record, Start},
     route::Route,
+    snapshot::kubernetes::StoredManifest,
 };
 
 /// Something to report.
@@ -170,6 +171,31 @@ pub(super) fn serving(progress: &Progress<'_>) -> Vec<Line> {
     ]
 }
 
+pub(super) fn manifest(progress: &Progress<'_>) -> Vec<Line> {
+    let Some(manifest) = &progress.record.manifest else {
+        return Vec::new();
+    };
+    let map = &manifest.config_map;
+    vec![match manifest.found {
+        StoredManifest::Promoted => Line::step(
+            "ManifestRewritten",
+            format!("the manifest in the ConfigMap {map} says spec.replica.enabled: false"),
+        ),
+        StoredManifest::Missing => Line::Info(format!("no manifest is stored (ConfigMap {map})")),
+        StoredManifest::Edited | StoredManifest::Follows | StoredManifest::Unread => {
+            Line::Warning {
+                event: "ManifestEdited",
+                text: format!(
+                    "the manifest in the ConfigMap {map} was not left as prepare-zalando wrote it, \
+                     so it is not rewritten: set spec.replica.enabled: false in it (kubectl edit \
+                     configmap {map}), or delete it; applied as it is, it would make the new \
+                     primary a standby"
+                ),
+            }
+        }
+    }]
+}
+
 pub(super) fn readers(progress: &Progress<'_>) -> Vec<Line> {
     let readers = progress.record.readers.as_ref();
     let ended = readers.filter(|readers| !readers.ended.is_empty());
@@ -235,6 +261,9 @@ pub fn action_line(action: &Action, source: &str, target: &str) -> Option<String
         }
         Action::RepointServices => format!("repointing the Services of {source} to {target}"),
         Action::ResumePoolers => "resuming client traffic on the source's poolers".to_owned(),
+        Action::RewriteManifest => {
+            format!("setting spec.replica.enabled: false in the stored manifest of {target}")
+        }
         Action::EndReaders => {
             "ending the sessions that still read from the source's standbys".to_owned()
         }

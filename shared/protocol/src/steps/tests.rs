@@ -171,7 +171,7 @@ fn the_annotation_is_one_sentence_on_where_the_cutover_stands() {
     let mut blocked = complete();
     (blocked.marker, blocked.fenced, blocked.promotion) = (None, None, None);
     (blocked.promoted, blocked.routed, blocked.serving) = (None, None, None);
-    (blocked.readers, blocked.finished) = (None, None);
+    (blocked.manifest, blocked.readers, blocked.finished) = (None, None, None);
     assert_eq!(
         state(&blocked),
         "block of writes recorded at 2026-01-01T12:00:01Z; downtime running since \
