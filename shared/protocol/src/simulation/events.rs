@@ -273,6 +273,8 @@ impl World {
             repointed,
             &|w| w.repointed = 0,
         );
+        // Before the cutover is finished, a driver rewrites it in any case.
+        let finished = self.manifest_promoted && self.has(|record| record.finished.is_some());
         add(
             Disturbance::PathClosed,
             "a policy refuses the pooler at the target",
@@ -282,7 +284,7 @@ impl World {
         add(
             Disturbance::ManifestWritten,
             "prepare-zalando, begun before the promotion, writes its manifest",
-            self.manifest_promoted,
+            finished,
             &|w| w.manifest_promoted = false,
         );
         next
