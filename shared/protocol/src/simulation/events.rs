@@ -273,14 +273,14 @@ impl World {
             repointed,
             &|w| w.repointed = 0,
         );
-        // Before the cutover is finished, a driver rewrites it in any case.
-        let finished = self.manifest_promoted && self.has(|record| record.finished.is_some());
         add(
             Disturbance::PathClosed,
             "a policy refuses the pooler at the target",
             self.service_at_target && !self.pooler_served && !self.path_closed,
             &|w| w.path_closed = true,
         );
+        // Before the cutover is finished, a driver rewrites it in any case.
+        let finished = self.manifest_promoted && self.has(|record| record.finished.is_some());
         add(
             Disturbance::ManifestWritten,
             "prepare-zalando, begun before the promotion, writes its manifest",
