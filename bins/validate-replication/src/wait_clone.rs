@@ -35,8 +35,7 @@ const WAITS_FOR_CHECKPOINT: &str = "waiting for checkpoint to finish";
 ///
 /// # Errors
 /// Config for a wrong login or certificate; Refused when CNPG has given up or the Cluster does not
-/// follow the source; Transient at the
-/// deadline, with the likely cause.
+/// follow the source; Transient at the deadline, with the likely cause.
 pub async fn wait(
     run: &JobContext,
     settings: &Settings,

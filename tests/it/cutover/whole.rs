@@ -133,7 +133,42 @@ async fn under_load_no_write_is_lost_and_every_granted_permission_is_used() {
         .flat_map(|step| of_step(&example, step))
         .collect();
     rbac_is_exact(&environment.migration.plane.audit().unwrap(), &of_steps).unwrap();
+    without_its_records_no_hint_undoes_the_promotion(&environment).await;
     environment.nothing_is_lost().await;
+}
+
+/// A person has cleaned up after the cutover, first the record, then the receipt.
+async fn without_its_records_no_hint_undoes_the_promotion(environment: &Environment) {
+    let (record_name, receipt) = ("cutover-database", "cutover-database-receipt");
+    let record = environment
+        .object(environment::CONFIG_MAP, record_name)
+        .await;
+    environment
+        .remove(environment::CONFIG_MAP, record_name)
+        .await;
+    let validate = environment.migration.step("validate-replication");
+    let words = ["database has been promoted by a cutover (ConfigMap cutover-database-receipt)"];
+    environment.run(validate, 3, &words).await;
+    let words = [
+        "the receipt cutover-database-receipt is of another cutover",
+        "its manifest must not be applied with replica.enabled: true",
+    ];
+    environment.run(environment.by_config(), 3, &words).await;
+    environment.remove(environment::CONFIG_MAP, receipt).await;
+    let words = [
+        "replica-mode: wanted the Cluster in replica mode",
+        "it may hold writes that the source does not have",
+    ];
+    let ended = environment.run(environment.by_config(), 3, &words).await;
+    for advice in ["→ apply", ": apply", "→ delete"] {
+        assert!(!ended.text().contains(advice), "{advice:?} in {ended}");
+    }
+    let record = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": record_name},
+        "data": record["data"],
+    });
+    let plane = &environment.migration.plane;
+    plane.apply(NAMESPACE, &[record]).await.unwrap();
 }
 
 /// Uses the verb that not every source needs. No operator runs here, so Patroni's configuration is
