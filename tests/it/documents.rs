@@ -264,3 +264,51 @@ fn citations_and_paths_are_found_in_prose() {
         [(1, "b.md#c".to_owned()), (1, "#e".to_owned())]
     );
 }
+
+/// The table of weaknesses in docs/protocol.md names tests and mutants that exist.
+#[test]
+fn the_table_of_weaknesses_names_what_exists() {
+    let all = files();
+    let page = all
+        .iter()
+        .find(|file| file.path == "docs/protocol.md")
+        .unwrap();
+    let (_, section) = page
+        .text
+        .split_once("## Weaknesses found on real clusters")
+        .expect("the section");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let sources: String = all
+        .iter()
+        .filter(|file| file.path.ends_with(".rs"))
+        .map(|file| file.text.as_str())
+        .collect();
+    let rows = section
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| weakness"));
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for row in rows {
+        let columns: Vec<&str> = row.split(" | ").collect();
+        let [_, _, tests, mutant] = columns[..] else {
+            panic!("a row of four columns: {row}")
+        };
+        count += 1;
+        let names = |column: &str| -> Vec<String> {
+            column
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .map(str::to_owned)
+                .collect()
+        };
+        assert!(!names(tests).is_empty(), "a row without a test: {row}");
+        let tests = names(tests).into_iter().map(|name| format!("fn {name}("));
+        let mutants = names(mutant)
+            .into_iter()
+            .map(|name| format!("(Mutant::{name},"));
+        missing.extend(tests.chain(mutants).filter(|text| !sources.contains(text)));
+    }
+    assert!(count > 10, "only {count} rows");
+    assert!(missing.is_empty(), "not found: {missing:?}");
+}

@@ -83,6 +83,11 @@ pub struct PodStatus {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct PodCondition {
+    /// Its kind, such as `Ready`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
     /// One word, such as `Unschedulable`.
     pub reason: Option<String>,
 }

@@ -225,6 +225,7 @@ impl Collector {
         let cluster = &subject.source_cluster;
         let (endpoints, login) = (&self.endpoints, self.endpoints.login);
         let asked = Asked {
+            settings: scope.prechecks,
             traffic: scope.traffic.then_some(&endpoints.database),
         };
         let observed = futures::join!(
@@ -237,7 +238,8 @@ impl Collector {
             servers::patroni(&self.patroni, client, namespace, cluster, scope.each_member),
             when(scope.poolers, async {
                 let pods = pooler_pods::pods(client, namespace, cluster).await?;
-                Ok(self.poolers.observe(&pods, asked).await)
+                let answers = self.poolers.observe(&pods, asked).await;
+                Ok((pods, answers))
             }),
             when(scope.services, async {
                 let names: Vec<String> = limits.services.keys().cloned().collect();
@@ -288,6 +290,7 @@ impl Collector {
         };
         let (source, of_source) = split(reachable(source, &mut self.source, scope.untouched)?);
         let (target, of_target) = split(reachable(target, &mut self.target, scope.untouched)?);
+        let (pooler_pods, poolers) = poolers;
         let poolers = pooler_states(poolers, scope.untouched)?;
         let route = scope.start.map_or_else(
             || Route::of(limits.route, !poolers.is_empty()),
@@ -342,6 +345,7 @@ impl Collector {
             answers: of_source.into_iter().chain(of_target).collect(),
             started: scope.start.is_some(),
             operator: controller(&postgresql).map(str::to_owned),
+            pooler_pods: pooler_pods.into_iter().map(|found| found.pod).collect(),
             pool_mode: pool_mode(&postgresql),
             owner_password,
             apps_missing: if scope.start.is_none() {
@@ -563,10 +567,7 @@ fn pooler_states(
     untouched: bool,
 ) -> Result<Vec<PoolerPodState>> {
     let state = |(pod, answer): (String, Result<Answer>)| match answer {
-        Ok(answer) => Ok(PoolerPodState {
-            traffic: answer.traffic,
-            ..PoolerPodState::new(pod, Reachability::Up(answer.state))
-        }),
+        Ok(answer) => Ok(answer.of(pod)),
         Err(error) if untouched && error.kind() == ErrorKind::Config => Err(error),
         Err(error) => Ok(PoolerPodState::new(
             pod,

@@ -36,6 +36,8 @@ pub struct ServerConnection {
     pub state: String,
     /// Tells it from every other connection of the same process.
     pub identity: String,
+    /// Process id of its backend, once the server has told it.
+    pub backend: Option<i32>,
 }
 
 impl ServerConnection {
@@ -43,6 +45,11 @@ impl ServerConnection {
     /// carry a cancel request.
     pub fn logged_in(&self) -> bool {
         ["active", "idle", "used", "tested"].contains(&self.state.as_str())
+    }
+
+    /// It is logging in.
+    pub fn logs_in(&self) -> bool {
+        self.state == "new"
     }
 }
 
@@ -104,6 +111,13 @@ impl Console {
         let rows = self.0.rows("show pools").await?;
         let pools = rows.iter().map(pool);
         Ok(pools.filter(|pool| pool.database != DATABASE).collect())
+    }
+
+    /// Reads a setting; None where this version has none of this name.
+    pub async fn setting(&self, name: &str) -> Result<Option<String>> {
+        let rows = self.0.rows("show config").await?;
+        let found = rows.iter().find(|row| text(row, "key") == name);
+        Ok(found.map(|row| text(row, "value").to_owned()))
     }
 
     async fn paused(&self) -> Result<bool> {
@@ -241,6 +255,7 @@ fn server_connection(row: &Row) -> ServerConnection {
         state: text(row, "state").to_owned(),
         // The address of its structure, which is used again later, and when it connected.
         identity: format!("{} {}", text(row, "ptr"), text(row, "connect_time")),
+        backend: text(row, "remote_pid").parse().ok().filter(|pid| *pid > 0),
     }
 }
 

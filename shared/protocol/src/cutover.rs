@@ -1,7 +1,7 @@
 //! The steps from the start to the point of no return.
 
 use crate::{
-    checks,
+    calm, checks,
     decision::{Action, Decision, Limits},
     finding, proof,
     quantity::elapsed,
@@ -26,7 +26,10 @@ pub fn before(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) 
         let findings = checks::all(seen, limits);
         return match (finding::gravest(&findings), &seen.jobs[..]) {
             (Some(finding), _) => Decision::Wait(Wait::CheckNotPassed(finding.clone())),
-            (None, []) => Decision::Record(Fact::Blocked(seen.now)),
+            (None, []) => match calm::awaited(record, start, seen, limits) {
+                Some(wait) => Decision::Wait(wait),
+                None => Decision::Record(Fact::Blocked(seen.now)),
+            },
             (None, jobs) => Decision::Wait(Wait::ApplicationJobsRunning {
                 jobs: jobs.to_vec(),
             }),

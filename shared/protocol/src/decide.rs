@@ -205,3 +205,142 @@ fn contradiction(record: &Record, start: &Start, seen: &Snapshot) -> Option<Cont
         proved: proved.1,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        record::{Fenced, Promotion},
+        simulation::{limits, look, started},
+        snapshot::source::PostmasterStart,
+        wal::{Lsn, Switch, Timeline},
+    };
+
+    /// A record past the point of no return, and a snapshot of the promoted target.
+    fn promoted() -> (Record, Snapshot) {
+        let mut seen = look();
+        let promotion = Promotion {
+            at: seen.now,
+            shutdown_checkpoint: Lsn(0x400_0028),
+            replayed: Lsn(0x400_00A0),
+            timeline: Timeline(1),
+            target_clock: seen.now,
+        };
+        seen.cluster.follows = false;
+        if let Reachability::Up(target) = &mut seen.target {
+            (target.in_recovery, target.identity.timeline) = (false, Timeline(2));
+            target.history = vec![Switch {
+                timeline: promotion.timeline,
+                at: promotion.replayed,
+            }];
+        }
+        let fenced = Fenced {
+            at: seen.now,
+            lsn: Lsn(0x400_0000),
+            postmaster_start: PostmasterStart(0),
+            reconnected: Vec::new(),
+        };
+        let record = started()
+            .with(Fact::Blocked(seen.now))
+            .with(Fact::Fenced(fenced))
+            .with(Fact::Promotion(promotion));
+        (record, seen)
+    }
+
+    fn next(record: &Record, seen: &Snapshot) -> Decision {
+        decide(record, seen, &Health::default(), &limits())
+    }
+
+    #[test]
+    fn a_promotion_elsewhere_is_a_contradiction() {
+        let (record, mut seen) = promoted();
+        assert!(!matches!(next(&record, &seen), Decision::Alarm(_)));
+        for (history, left) in [
+            (
+                vec![Switch {
+                    timeline: Timeline(1),
+                    at: Lsn(0x400_0000),
+                }],
+                Some(Lsn(0x400_0000)),
+            ),
+            (Vec::new(), None),
+        ] {
+            if let Reachability::Up(target) = &mut seen.target {
+                target.history = history;
+            }
+            assert_eq!(
+                next(&record, &seen),
+                Decision::Alarm(Contradiction::PromotedElsewhere {
+                    timeline: Timeline(2),
+                    left,
+                    proved: Lsn(0x400_00A0),
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn the_target_is_not_fenced_when_it_answers_as_the_source() {
+        let (record, mut seen) = promoted();
+        let (Reachability::Up(source), Reachability::Up(target)) =
+            (&mut seen.source, &mut seen.target)
+        else {
+            panic!("both answer")
+        };
+        // Another actor has started the source, which must be stopped.
+        assert!(source.primary);
+        let run = source.run();
+        source.identity = target.identity;
+        let started = target.running.postmaster_start.as_microsecond();
+        source.postmaster_start = PostmasterStart(started);
+        assert_eq!(
+            next(&record, &seen),
+            Decision::Alarm(Contradiction::TargetAnswersAsSource)
+        );
+        // While the target does not answer for itself, it may be either.
+        let target = std::mem::replace(
+            &mut seen.target,
+            Reachability::Unreachable(Failure::transient("restarting")),
+        );
+        suspended(&record, &mut seen);
+        assert!(matches!(next(&record, &seen), Decision::Wait(_)));
+        seen.target = target;
+        if let Reachability::Up(source) = &mut seen.source {
+            (source.identity.timeline, source.postmaster_start) =
+                (run.timeline, run.postmaster_start);
+        }
+        assert_eq!(next(&record, &seen), Decision::Do(Action::Fence(run)));
+    }
+
+    /// Everything is as the cutover has left it: controllers suspended, Patroni paused.
+    fn suspended(record: &Record, seen: &mut Snapshot) {
+        let start = record.started.as_ref().unwrap();
+        for state in &mut seen.suspensions {
+            state.now.original = state.now.suspended.clone();
+        }
+        seen.suspensions.retain(|state| {
+            let key = state.now.key();
+            start
+                .suspensions
+                .iter()
+                .any(|recorded| recorded.key() == key)
+        });
+        if let Reachability::Up(patroni) = &mut seen.patroni {
+            (patroni.paused, patroni.read_only) = (Some(true), Some("on".into()));
+        }
+    }
+
+    #[test]
+    fn a_service_that_is_turned_back_late_is_repointed() {
+        let (record, mut seen) = promoted();
+        let mut record = record.with(Fact::Finished(seen.now));
+        record.started.as_mut().unwrap().route = Route::Service;
+        seen.manifest = StoredManifest::Promoted;
+        for (name, service) in &mut seen.services {
+            service.selector = limits().services.get(name).cloned();
+        }
+        assert_eq!(next(&record, &seen), Decision::Done);
+        seen.services.values_mut().next().unwrap().selector = None;
+        assert_eq!(next(&record, &seen), Decision::Do(Action::RepointServices));
+    }
+}

@@ -3,11 +3,12 @@
 //! In reading order: positions and identities ([`wal`]), what is observed ([`snapshot`]) and judged
 //! ([`checks`], each with its [`finding`]s), what is recorded ([`record`], [`receipt`]), what
 //! follows from both ([`decide`], with its parts [`cutover`], [`completion`], [`rollback`],
-//! [`proof`] and [`served`]), how each step is reported and where it leads ([`steps`]),
+//! [`proof`], [`calm`] and [`served`]), how each step is reported and where it leads ([`steps`]),
 //! the controllers that would revert the cutover ([`controllers`]), and the loop that observes,
 //! decides and acts ([`driver`]). The tests search the interleavings that the protocol can meet
 //! (`simulation`).
 
+pub mod calm;
 pub mod checks;
 pub mod completion;
 pub mod controllers;

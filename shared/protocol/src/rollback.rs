@@ -350,7 +350,7 @@ mod tests {
     use super::*;
     use crate::{
         failure::Failure,
-        record::{Promotion, RollbackStarted},
+        record::{Fenced, Promotion, RollbackStarted},
         simulation::{limits, look, started},
         snapshot::{Reachability, source::PostmasterStart},
         wal::{Lsn, Timeline},
@@ -477,6 +477,78 @@ mod tests {
         assert_eq!(
             back(&begun, start, &seen),
             Decision::Do(Action::UnblockWrites)
+        );
+    }
+
+    #[test]
+    fn a_server_that_is_gone_while_clients_wait_is_not_waited_for() {
+        let mut seen = blocked(|_, _| ());
+        let begun = started().with(Fact::Blocked(seen.now));
+        let start = begun.started.clone().unwrap();
+        let health = |kind| Health {
+            waiting: Some((kind, begun.blocked.unwrap())),
+            ..Health::default()
+        };
+        let why = |record: &Record, seen: &Snapshot, kind| {
+            super::why(record, &start, seen, &health(kind), &limits())
+        };
+        assert_eq!(why(&begun, &seen, WaitKind::SourceUnreachable), None);
+        seen.now += SignedDuration::from_secs(5);
+        for (kind, server) in [
+            (WaitKind::SourceUnreachable, Server::Source),
+            (WaitKind::TargetUnreachable, Server::Target),
+        ] {
+            let lost = RollbackReason::ServerLost { server, seconds: 5 };
+            assert_eq!(why(&begun, &seen, kind), Some(lost));
+        }
+        assert_eq!(
+            why(&begun, &seen, WaitKind::TargetBehindMarker),
+            None,
+            "it may catch up"
+        );
+
+        let fenced = begun.with(Fact::Fenced(Fenced {
+            at: begun.blocked.unwrap(),
+            lsn: Lsn(1),
+            postmaster_start: PostmasterStart(0),
+            reconnected: Vec::new(),
+        }));
+        assert_eq!(why(&fenced, &seen, WaitKind::SourceUnreachable), None);
+        seen.now += SignedDuration::try_from(limits().fence_max).unwrap();
+        assert!(matches!(
+            why(&fenced, &seen, WaitKind::SourceUnreachable),
+            Some(RollbackReason::NotFencedInTime { .. })
+        ));
+    }
+
+    #[test]
+    fn poolers_are_resumed_when_the_service_leads_to_the_source() {
+        let mut seen = look();
+        seen.poolers[0].state = Reachability::Up(PoolerState::Paused);
+        let begun = rollback_started(seen.now);
+        let mut start = begun.started.clone().unwrap();
+        start.route = Route::Service;
+        assert_eq!(
+            back(&begun, &start, &seen),
+            Decision::Do(Action::ResumePoolers)
+        );
+        let Reachability::Up(answer) = seen.service_answer else {
+            panic!("the source answers behind its Service")
+        };
+        let mut standby = answer;
+        standby.primary = false;
+        let refused = Reachability::Unreachable(Failure::transient("connection refused"));
+        for elsewhere in [Reachability::Up(standby), refused] {
+            seen.service_answer = elsewhere;
+            assert!(matches!(
+                back(&begun, &start, &seen),
+                Decision::Wait(Wait::RollbackServiceNotBack(_))
+            ));
+        }
+        seen.now += LOOP_MAX;
+        assert_eq!(
+            back(&begun, &start, &seen),
+            Decision::Do(Action::ResumePoolers)
         );
     }
 

@@ -26,7 +26,7 @@ use tokio_postgres::SimpleQueryMessage;
 use super::{Services, forwarder::Forwarder, pooler};
 use crate::{
     application::login::Login, authority::Authority, control_plane::ControlPlane, process::Process,
-    setup::Setup,
+    session::Session, setup::Setup,
 };
 
 const PORT: u16 = 5432;
@@ -119,15 +119,35 @@ impl PgBouncer {
     /// # Errors
     /// The console refuses.
     pub async fn console(&self, command: &str) -> Result<Vec<SimpleQueryMessage>> {
+        let session = self.session("pgbouncer").await?;
+        Ok(session.simple_query(command).await?)
+    }
+
+    /// A session through the pooler.
+    ///
+    /// # Errors
+    /// The login is refused.
+    pub async fn session(&self, dbname: &str) -> Result<Session> {
         let login = Login {
             host: "pooler".into(),
             port: PORT,
-            dbname: "pgbouncer".into(),
+            dbname: dbname.into(),
             user: "pooler".into(),
             password: self.password.clone(),
         };
-        let session = login.connect_to(self.address.into(), "a person").await?;
-        Ok(session.simple_query(command).await?)
+        login.connect_to(self.address.into(), "a person").await
+    }
+
+    /// Deletes the pod with its grace period, in which PgBouncer goes on serving its clients. It
+    /// accepts new connections in that time, which the real one no longer does.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn terminate(&self) -> Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
+        pods.delete(&self.placement.pod, &DeleteParams::default())
+            .await?;
+        Ok(())
     }
 
     /// Replaces the pod, as the Deployment does: a PAUSE is lost.

@@ -1,16 +1,24 @@
 //! Who reaches the target after the Services were repointed: the downtime ends when clients are
 //! served, not when a console reports that it is no longer paused.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::environment::{Environment, SOON, assert_ended};
 
-/// A policy admits the Job and one pooler to the target, and refuses the other two poolers, of
-/// which one has clients and one has none. SOURCE_HOSTADDR is the leader's own address, as where
-/// DNS cannot resolve the Service: the Service that is repointed is asked nevertheless.
+/// A transaction through a pooler is open when the cutover comes to its block; a pod of a pooler is
+/// deleted in the pause; a policy admits the Job and that pooler to the target, and refuses the
+/// other two poolers, of which one has clients and one has none. SOURCE_HOSTADDR is the leader's
+/// own address, as where DNS cannot resolve the Service: the Service that is repointed is asked
+/// nevertheless.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_downtime_ends_when_every_pooler_reaches_the_target() {
     let environment = Environment::ready().await;
+    let [with_clients, deleted, without_clients] = &environment.migration.poolers;
+    let report = with_clients.session("mastodon").await.unwrap();
+    report.batch_execute("begin; select 1").await.unwrap();
+    is_a_long_transaction(&environment).await;
     let leader = environment.migration.source.leader().await.unwrap();
     let running = environment
         .cutover()
@@ -19,11 +27,18 @@ async fn the_downtime_ends_when_every_pooler_reaches_the_target() {
         .start()
         .await
         .unwrap();
+    let calm = "waiting for a calm moment to pause the poolers; long transactions: pooler a person";
+    running.wait_for_line(calm, SOON).await.unwrap();
+    report.batch_execute("commit").await.unwrap();
+    running
+        .wait_for_line("blocking writes at", SOON)
+        .await
+        .unwrap();
+    deleted.terminate().await.unwrap();
     running
         .wait_for_line("failpoint before ResumePoolers: waiting", SOON)
         .await
         .unwrap();
-    let [with_clients, _, without_clients] = &environment.migration.poolers;
     for pooler in [with_clients, without_clients] {
         pooler.reaches_upstream(false);
     }
@@ -43,7 +58,28 @@ async fn the_downtime_ends_when_every_pooler_reaches_the_target() {
         "DOWNTIME ENDS",
     ];
     assert_ended(&ended, 0, &words);
-    let admitted = format!("pooler {} does not", environment.migration.poolers[1].pod());
+    let admitted = format!("pooler {} does not", deleted.pod());
     assert!(!ended.text().contains(&admitted), "{ended}");
+    // PAUSE is refused where one is in force.
+    deleted.console("pause").await.unwrap();
+    deleted.console("resume").await.unwrap();
     environment.nothing_is_lost().await;
+}
+
+/// Waits until the transaction through a pooler is as old as cutover waits for.
+async fn is_a_long_transaction(environment: &Environment) {
+    let session = environment
+        .migration
+        .source
+        .connect("mastodon")
+        .await
+        .unwrap();
+    let old = "select count(*) = 1 from pg_stat_activity
+        where usename = 'pooler' and clock_timestamp() - xact_start > interval '2 s'";
+    let waits = async {
+        while !session.query_one(old, &[]).await.unwrap().get::<_, bool>(0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, waits).await.unwrap();
 }

@@ -2,7 +2,7 @@
 
 use job::error::Result;
 use protocol::{
-    checks,
+    calm, checks,
     decision::Action,
     finding::{Verdict, listed, render},
     record::{Fact, FactKind, Record, Start, receipt_name},
@@ -36,6 +36,7 @@ impl LiveWorld {
         }
         match (fact, &record.started) {
             (FactKind::Started, _) => self.log_findings(),
+            (FactKind::Blocked, Some(start)) => self.log_no_calm_moment(start),
             (FactKind::Serving, _) => self.log_waiting_pools(),
             (FactKind::Finished, Some(start)) => self.log_permanent(start),
             _ => {}
@@ -79,6 +80,20 @@ impl LiveWorld {
         findings.retain(|finding| finding.verdict != Verdict::Ok);
         for line in render(&findings) {
             self.run.report.info(line);
+        }
+    }
+
+    /// Warns that the block begins without a calm moment for the pause of the poolers.
+    fn log_no_calm_moment(&self, start: &Start) {
+        let last = self.collector.last();
+        if let Some(missing) = last.and_then(|last| calm::missing(start, last)) {
+            self.run.report.warning(
+                "NoCalmMoment",
+                format!(
+                    "no longer {missing}: transactions that do not end within PAUSE_MAX_SECONDS \
+                     are ended"
+                ),
+            );
         }
     }
 

@@ -2,38 +2,67 @@
 
 mod login;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use job::{
     config::{Connection, NonEmptyString},
     error::Result,
 };
 use protocol::snapshot::{
-    PoolerPodState, PoolerState,
+    PoolerPodState, PoolerState, Reachability,
     poolers::{Traffic, WaitingPool},
 };
+
+use tokio::time::{Instant, sleep};
 
 use super::{
     endpoints,
     session::{Line, limited},
 };
 use crate::{
-    kubernetes::poolers::PoolerPod,
+    kubernetes::poolers as pooler_pods,
     pgbouncer::{Console, Pool, ServerConnection, State},
 };
 use login::LoginThrough;
 
+/// How long PAUSE waits for logins at the server: some times as long as one takes.
+const LOGIN_MAX: Duration = Duration::from_millis(100);
+/// Pause between two questions for them.
+const LOGIN_POLL: Duration = Duration::from_millis(2);
+
 /// What a console is asked beside whether it is paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Asked<'a> {
+    /// Its settings that a check judges.
+    pub settings: bool,
     /// Whether the pooler reaches the server behind it; the database is that of a login through it.
     pub traffic: Option<&'a NonEmptyString>,
 }
 
 /// What a console answered.
 pub(super) struct Answer {
-    pub state: PoolerState,
-    pub traffic: Option<Traffic>,
+    state: PoolerState,
+    servers: Vec<ServerConnection>,
+    query_wait_seconds: Option<f64>,
+    traffic: Option<Traffic>,
+}
+
+impl Answer {
+    /// As part of a snapshot.
+    pub(super) fn of(self, pod: String) -> PoolerPodState {
+        let logins = self.servers.iter().filter(|one| one.logs_in()).count();
+        let backends = self.servers.iter().filter_map(|one| one.backend);
+        PoolerPodState {
+            logins: logins as u64,
+            backends: backends.collect(),
+            query_wait_seconds: self.query_wait_seconds,
+            traffic: self.traffic,
+            ..PoolerPodState::new(pod, Reachability::Up(self.state))
+        }
+    }
 }
 
 /// Consoles by pod, opened beforehand.
@@ -62,24 +91,29 @@ impl Poolers {
         }
     }
 
-    /// Asks every pod for its state, at the same time.
+    /// Asks every pod that runs for its state, at the same time.
+    ///
+    /// A pod that is being deleted counts while its PgBouncer answers: it waits for its clients to
+    /// leave, and they wait for RESUME. It accepts no new connection then, so the session from
+    /// before is kept (docs/operators/zalando.md#connection-poolers).
     pub(super) async fn observe(
         &mut self,
-        pods: &[PoolerPod],
+        pods: &[pooler_pods::Pooler],
         asked: Asked<'_>,
     ) -> Vec<(String, Result<Answer>)> {
         let none: NonEmptyString = "pgbouncer".parse().expect("a name that is not empty");
+        let running = || pods.iter().filter(|pod| pod.runs);
         self.pods
-            .retain(|name, _| pods.iter().any(|pod| pod.name == *name));
-        for pod in pods {
-            let known = self.pods.entry(pod.name.clone());
+            .retain(|name, _| running().any(|found| found.pod.name == *name));
+        for found in running() {
+            let known = self.pods.entry(found.pod.name.clone());
             let pooler = known.or_insert_with(|| Pooler {
                 console: Line::new(self.at.clone(), &none, self.login),
                 before: BTreeSet::new(),
                 login: LoginThrough::new(self.at.clone(), self.login),
             });
-            pooler.console.set_address(pod.address);
-            pooler.login.set_address(pod.address);
+            pooler.console.set_address(found.address);
+            pooler.login.set_address(found.address);
         }
         let user = self.at.user.as_str();
         let each = self.pods.iter_mut().map(|(pod, pooler)| async move {
@@ -89,7 +123,13 @@ impl Poolers {
             }
             (pod.clone(), answer)
         });
-        futures::future::join_all(each).await
+        let mut answers = futures::future::join_all(each).await;
+        answers.retain(|(name, answer)| {
+            let ends =
+                |found: &pooler_pods::Pooler| found.pod.name == *name && found.pod.terminating;
+            answer.is_ok() || !running().any(ends)
+        });
+        answers
     }
 
     /// Sends PAUSE to every pod that serves clients.
@@ -97,6 +137,7 @@ impl Poolers {
         let each = self
             .consoles_of(observed, |state| state == PoolerState::Serving)
             .map(|console| async move {
+                until_no_login(console.session()?).await?;
                 // A console that still waits for the end of a transaction answers nothing else: the
                 // next observation opens another.
                 if !console.session()?.pause().await? {
@@ -143,18 +184,32 @@ impl Pooler {
                 None => Ok(Vec::new()),
             }
         };
-        let (found, pools) = limited(async { futures::try_join!(console.state(), pools) }).await?;
-        let state = state_of(&found);
-        if state != PoolerState::Serving {
-            self.before = found.servers.into_iter().map(|one| one.identity).collect();
-            let traffic = None;
-            return Ok(Answer { state, traffic });
-        }
-        let traffic = match asked.traffic {
-            Some(database) => Some(self.traffic(&found.servers, &pools, database, user).await?),
-            None => None,
+        let settings = async {
+            if asked.settings {
+                console.setting("query_wait_timeout").await
+            } else {
+                Ok(None)
+            }
         };
-        Ok(Answer { state, traffic })
+        let questions = async { futures::try_join!(console.state(), pools, settings) };
+        let (found, pools, query_wait) = limited(questions).await?;
+        let (state, servers) = (state_of(&found), found.servers);
+        let traffic = match (state, asked.traffic) {
+            (PoolerState::Serving, Some(database)) => {
+                Some(self.traffic(&servers, &pools, database, user).await?)
+            }
+            (PoolerState::Serving, None) => None,
+            _ => {
+                self.before = servers.iter().map(|one| one.identity.clone()).collect();
+                None
+            }
+        };
+        Ok(Answer {
+            state,
+            servers,
+            query_wait_seconds: query_wait.and_then(|seconds| seconds.parse().ok()),
+            traffic,
+        })
     }
 
     /// Whether the pooler reaches the server behind it. Where that does not show, because it has no
@@ -191,6 +246,17 @@ impl Pooler {
             .iter()
             .any(|one| one.logged_in() && !self.before.contains(&one.identity))
     }
+}
+
+/// Waits until the pooler is not logging in at its server, for [`LOGIN_MAX`] at most. PAUSE closes
+/// such a connection, and its pool takes that for a failed login: after RESUME its clients wait for
+/// server_login_retry (docs/operators/zalando.md#connection-poolers).
+async fn until_no_login(console: &Console) -> Result<()> {
+    let until = Instant::now() + LOGIN_MAX;
+    while Instant::now() < until && console.servers().await?.iter().any(|one| one.logs_in()) {
+        sleep(LOGIN_POLL).await;
+    }
+    Ok(())
 }
 
 fn state_of(found: &State) -> PoolerState {

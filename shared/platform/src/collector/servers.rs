@@ -101,8 +101,8 @@ async fn answers(session: &postgres::Session, side: Side, asked: bool) -> Result
 
 /// The server that answers behind a Service, given by its name in this namespace and its address,
 /// where that is known. Each call opens a new connection, because an existing one stays at its
-/// server. `server` is the one that is expected there: the target's certificate does not contain the
-/// Service's name.
+/// server. `server` is the one that is expected there: the target's certificate does not contain
+/// the Service's name.
 pub async fn behind_service(
     (service, address): (&ObjectName, Option<SocketAddr>),
     server: &Connection,

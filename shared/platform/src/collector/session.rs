@@ -172,3 +172,50 @@ pub async fn limited<T>(question: impl Future<Output = Result<T>>) -> Result<T> 
             )))
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that must not be dialled.
+    struct Forbidden;
+
+    impl Connect for Forbidden {
+        async fn dial(at: Connection, _: NonEmptyString, _: Login) -> Result<Self> {
+            Err(Error::config(format!(
+                "dialled {}",
+                postgres::endpoint(&at)
+            )))
+        }
+
+        fn ended(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_address_dials_nothing() {
+        let at = serde_json::from_value(serde_json::json!({
+            "host": "mastodon-postgresql", "user": "postgres", "password_file": "/none",
+            "sslmode": "require",
+        }));
+        let login = Login {
+            program: "cutover",
+            read_only: false,
+        };
+        let database = "mastodon".parse().unwrap();
+        let mut line = Line::<Forbidden>::new(at.unwrap(), &database, login);
+        let dialled = |error: Error| error.to_string();
+        let by_name = line.open().await.map(drop).map_err(dialled);
+        assert_eq!(by_name, Err("dialled mastodon-postgresql:5432".into()));
+        line.set_address(None);
+        let nowhere = line.open().await.map(drop).map_err(dialled);
+        assert_eq!(nowhere, Err("no member of the source is listed".into()));
+        line.set_address(Some(([127, 0, 0, 2], 5433).into()));
+        let by_address = line.open().await.map(drop).map_err(dialled);
+        assert_eq!(
+            by_address,
+            Err("dialled mastodon-postgresql:5433 (127.0.0.2)".into())
+        );
+    }
+}

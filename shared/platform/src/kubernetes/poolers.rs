@@ -10,15 +10,18 @@ use job::{
     config::{Connection, NonEmptyString, ObjectName, SslMode},
     error::{Context as _, Result},
 };
+use protocol::snapshot::poolers::PoolerPod;
 
 /// PgBouncer's port when its container declares none.
 const PORT: u16 = 5432;
 
 /// A pod of a pooler.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolerPod {
-    /// Name of the pod.
-    pub name: String,
+pub struct Pooler {
+    /// What its object shows.
+    pub pod: PoolerPod,
+    /// Its PgBouncer runs, also while the pod is being deleted: until its containers have ended.
+    pub runs: bool,
     /// Address of its PgBouncer; None until the pod has an address.
     pub address: Option<SocketAddr>,
 }
@@ -39,21 +42,21 @@ pub fn login(cluster: &ObjectName, user: &NonEmptyString, password_file: &Path) 
     }
 }
 
-/// The pods of a cluster's poolers that run and are not being deleted.
-pub async fn pods(client: &Client, namespace: &str, cluster: &str) -> Result<Vec<PoolerPod>> {
+/// The pods of a cluster's poolers, without those that have ended.
+pub async fn pods(client: &Client, namespace: &str, cluster: &str) -> Result<Vec<Pooler>> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     // `application` tells them apart from the members' pods, which have cluster-name, too.
     let labels = format!("application=db-connection-pooler,cluster-name={cluster}");
     let list = api.list(&ListParams::default().labels(&labels)).await;
     let list = list.context("listing the poolers of the source")?;
-    Ok(list.iter().filter(|pod| runs(pod)).map(pooler).collect())
+    Ok(list.iter().filter(|pod| lives(pod)).map(pooler).collect())
 }
 
-fn runs(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_none() && pod.status.phase == "Running"
+fn lives(pod: &Pod) -> bool {
+    !["Succeeded", "Failed"].contains(&pod.status.phase.as_str())
 }
 
-fn pooler(pod: &Pod) -> PoolerPod {
+fn pooler(pod: &Pod) -> Pooler {
     let ip = pod.status.pod_ip.as_deref().and_then(|ip| ip.parse().ok());
     let ports = pod
         .spec
@@ -63,19 +66,30 @@ fn pooler(pod: &Pod) -> PoolerPod {
     let port = ports
         .map(|port| port.container_port)
         .find_map(|port| u16::try_from(port).ok());
-    PoolerPod {
-        name: pod.name_any(),
+    let label = |key: &str| pod.labels().get(key).cloned().unwrap_or_default();
+    let mut conditions = pod.status.conditions.iter();
+    Pooler {
+        pod: PoolerPod {
+            name: pod.name_any(),
+            pooler: label("connection-pooler"),
+            template: label("pod-template-hash"),
+            ready: conditions.any(|one| one.kind == "Ready" && one.status == "True"),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+        },
+        runs: pod.status.phase == "Running",
         address: ip.map(|ip| SocketAddr::new(ip, port.unwrap_or(PORT))),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    fn pod(status: serde_json::Value) -> Pod {
-        serde_json::from_value(serde_json::json!({
-            "metadata": {"name": "pg-pooler-5d9"},
+    fn pod(metadata: serde_json::Value, status: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": metadata,
             "spec": {"containers": [
                 {"name": "connection-pooler", "ports": [{"containerPort": 5432}]},
             ]},
@@ -85,10 +99,32 @@ mod tests {
     }
 
     #[test]
-    fn a_running_pod_has_an_address_and_a_pending_one_does_not_count() {
-        let running = pod(serde_json::json!({"phase": "Running", "podIP": "10.0.0.9"}));
-        assert!(runs(&running));
-        assert_eq!(pooler(&running).address, Some(([10, 0, 0, 9], 5432).into()));
-        assert!(!runs(&pod(serde_json::json!({"phase": "Pending"}))));
+    fn a_running_pod_has_an_address_and_an_ended_one_does_not_count() {
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        let status = json!({"phase": "Running", "podIP": "10.0.0.9", "conditions": ready});
+        let labels = json!({"connection-pooler": "pg-pooler", "pod-template-hash": "5d9"});
+        let running = pod(
+            json!({"name": "pg-pooler-5d9", "labels": labels}),
+            status.clone(),
+        );
+        assert!(lives(&running));
+        let found = pooler(&running);
+        assert_eq!(found.address, Some(([10, 0, 0, 9], 5432).into()));
+        let expected = PoolerPod {
+            name: "pg-pooler-5d9".into(),
+            pooler: "pg-pooler".into(),
+            template: "5d9".into(),
+            ready: true,
+            terminating: false,
+        };
+        assert_eq!((found.pod, found.runs), (expected, true));
+        let ended = pod(json!({"name": "old"}), json!({"phase": "Failed"}));
+        assert!(!lives(&ended));
+        // Until its containers have ended, a pod that is being deleted serves its clients.
+        let deleted = json!({"name": "old", "deletionTimestamp": "2026-01-01T00:00:00Z"});
+        let terminating = pooler(&pod(deleted, status));
+        assert!(terminating.runs && terminating.pod.terminating);
+        let pending = pooler(&pod(json!({"name": "new"}), json!({"phase": "Pending"})));
+        assert!(!pending.runs && !pending.pod.ready);
     }
 }

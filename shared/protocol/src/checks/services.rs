@@ -10,14 +10,17 @@ use crate::{
     finding::{Finding, Verdict, listed},
     route::Route,
     snapshot::{
-        PoolerState, Snapshot,
+        PoolerPodState, PoolerState, Snapshot,
         kubernetes::ServiceState,
+        poolers::PoolerPod,
         prechecks::{HashComparison, OwnerPassword},
     },
 };
 
 pub(super) const CHECKS: &[Check] = &[
     Check::new("poolers", poolers),
+    Check::new("pooler-rollout", pooler_rollout),
+    Check::new("query-wait-timeout", query_wait_timeout),
     Check::new("pool-mode", pool_mode),
     Check::new("services", services),
     Check::new("owner-password", owner_password),
@@ -68,6 +71,83 @@ fn poolers(snapshot: &Snapshot, limits: &Limits) -> Vec<Finding> {
         pods => finding(format!(
             "{pods} pods, none paused: their clients wait and notice nothing else"
         )),
+    }]
+}
+
+/// No rollout of the poolers is under way: a pod that is replaced in the pause keeps its clients
+/// waiting until its grace period ends.
+fn pooler_rollout(snapshot: &Snapshot, limits: &Limits) -> Vec<Finding> {
+    let Some(prechecks) = &snapshot.prechecks else {
+        return Vec::new();
+    };
+    if !by_services(snapshot, limits) || prechecks.pooler_pods.is_empty() {
+        return Vec::new();
+    }
+    let finding = |found: String| Finding::ok("pooler-rollout", "none under way", found);
+    let changing = changing(&prechecks.pooler_pods);
+    vec![if changing.is_empty() {
+        finding("none under way".into())
+    } else {
+        finding(listed(&changing)).with(
+            Verdict::NotYet,
+            "wait until the Deployments of the poolers have replaced their pods (kubectl rollout \
+             status)",
+        )
+    }]
+}
+
+/// The pods that a rollout has not finished with: those that end, those that start, and all of a
+/// pooler whose pods were made from different templates.
+fn changing(pods: &[PoolerPod]) -> Vec<String> {
+    let replaced = |pod: &PoolerPod| {
+        let mut same = pods.iter().filter(|other| other.pooler == pod.pooler);
+        same.any(|other| other.template != pod.template && !other.terminating)
+    };
+    let describe = |pod: &PoolerPod| {
+        let what = match pod {
+            _ if pod.terminating => "is being deleted",
+            _ if !pod.ready => "is not ready",
+            _ if replaced(pod) => "is one of two templates",
+            _ => return None,
+        };
+        Some(format!("{} {what}", pod.name))
+    };
+    pods.iter().filter_map(describe).collect()
+}
+
+/// What a rollback after the deadline takes until the poolers are resumed, at most.
+const ROLLBACK_SECONDS: f64 = 10.0;
+
+/// No pooler disconnects clients that wait for as long as a pause may last before it is rolled
+/// back.
+fn query_wait_timeout(snapshot: &Snapshot, limits: &Limits) -> Vec<Finding> {
+    let pause = limits.cutover_max.as_secs_f64() + ROLLBACK_SECONDS;
+    let asked = |pooler: &PoolerPodState| {
+        let seconds = pooler.query_wait_seconds?;
+        Some((pooler.pod.clone(), seconds))
+    };
+    let timeouts: Vec<(String, f64)> = snapshot.poolers.iter().filter_map(asked).collect();
+    if !by_services(snapshot, limits) || timeouts.is_empty() {
+        return Vec::new();
+    }
+    let finding = |found: String| {
+        let wanted = format!("none, or more than the longest pause of {pause} s");
+        Finding::ok("query-wait-timeout", wanted, found)
+    };
+    let short: Vec<String> = timeouts
+        .iter()
+        .filter(|(_, seconds)| *seconds > 0.0 && *seconds <= pause)
+        .map(|(pod, seconds)| format!("{seconds} s at {pod}"))
+        .collect();
+    vec![if short.is_empty() {
+        finding(format!("none, or more than the longest pause of {pause} s"))
+    } else {
+        finding(listed(&short)).with(
+            Verdict::Decide,
+            "a cutover that is rolled back at its deadline comes after PgBouncer has disconnected \
+             the waiting clients: lower CUTOVER_MAX_SECONDS, or raise query_wait_timeout of the \
+             poolers",
+        )
     }]
 }
 
@@ -162,7 +242,7 @@ mod tests {
     use crate::{
         failure::Failure,
         simulation::{limits, look},
-        snapshot::{PoolerPodState, Reachability, prechecks::Prechecks},
+        snapshot::{Reachability, prechecks::Prechecks},
     };
 
     fn observed(poolers: Vec<Reachability<PoolerState>>, prechecks: Prechecks) -> Snapshot {
@@ -186,6 +266,74 @@ mod tests {
         assert_eq!(judged(both), Verdict::Blocker);
         let refused = Reachability::Unreachable(Failure::transient("refused"));
         assert_eq!(judged(vec![refused]), Verdict::NotYet);
+    }
+
+    fn pod(name: &str, template: &str) -> PoolerPod {
+        PoolerPod {
+            name: name.into(),
+            pooler: "pg-pooler".into(),
+            template: template.into(),
+            ready: true,
+            terminating: false,
+        }
+    }
+
+    #[test]
+    fn a_rollout_of_the_poolers_is_waited_for() {
+        let judged = |pods: Vec<PoolerPod>| {
+            let prechecks = Prechecks {
+                pooler_pods: pods,
+                ..Prechecks::default()
+            };
+            let snapshot = observed(vec![Reachability::Up(PoolerState::Serving)], prechecks);
+            let finding = pooler_rollout(&snapshot, &limits()).remove(0);
+            (finding.verdict, finding.found)
+        };
+        assert_eq!(judged(vec![pod("a", "1"), pod("b", "1")]).0, Verdict::Ok);
+        // Two poolers have templates of their own.
+        let of_standbys = PoolerPod {
+            pooler: "pg-pooler-repl".into(),
+            ..pod("c", "3")
+        };
+        assert_eq!(judged(vec![pod("a", "1"), of_standbys]).0, Verdict::Ok);
+        let two = (
+            Verdict::NotYet,
+            "a is one of two templates, b is one of two templates".to_owned(),
+        );
+        assert_eq!(judged(vec![pod("a", "1"), pod("b", "2")]), two);
+        let ending = PoolerPod {
+            terminating: true,
+            ..pod("a", "1")
+        };
+        let starting = PoolerPod {
+            ready: false,
+            ..pod("b", "2")
+        };
+        let both = "a is being deleted, b is not ready".to_owned();
+        assert_eq!(judged(vec![ending, starting]), (Verdict::NotYet, both));
+    }
+
+    #[test]
+    fn a_timer_of_the_poolers_that_ends_within_the_longest_pause_is_for_a_person_to_decide() {
+        let judged = |query_wait_seconds, cutover_max| {
+            let mut snapshot = observed(
+                vec![Reachability::Up(PoolerState::Serving)],
+                Prechecks::default(),
+            );
+            snapshot.poolers[0].query_wait_seconds = query_wait_seconds;
+            let limits = Limits {
+                cutover_max: std::time::Duration::from_secs(cutover_max),
+                ..limits()
+            };
+            let finding = query_wait_timeout(&snapshot, &limits);
+            finding.first().map(|one| (one.verdict, one.found.clone()))
+        };
+        let short = (Verdict::Decide, "120 s at pg-pooler-1".to_owned());
+        assert_eq!(judged(Some(120.0), 120), Some(short));
+        assert_eq!(judged(Some(120.0), 110).unwrap().0, Verdict::Decide);
+        assert_eq!(judged(Some(120.0), 60).unwrap().0, Verdict::Ok);
+        assert_eq!(judged(Some(0.0), 600).unwrap().0, Verdict::Ok);
+        assert_eq!(judged(None, 600), None);
     }
 
     #[test]

@@ -22,6 +22,13 @@ pub enum Wait {
         /// Their names.
         jobs: Vec<String>,
     },
+    /// The poolers are not in a state in which a pause is short and costs no login.
+    NoCalmMoment {
+        /// Pods of poolers that are logging in at their server.
+        logins: Vec<String>,
+        /// Transactions through the poolers that have been open for long.
+        transactions: Vec<String>,
+    },
     /// Poolers still have transactions to end before they are paused.
     PoolersPausing {
         /// Their pods.
@@ -143,6 +150,19 @@ impl fmt::Display for Wait {
             Self::SourceWithoutLeader => f.write_str("the source has no leader"),
             Self::ApplicationJobsRunning { jobs } => {
                 write!(f, "jobs of the application still run: {}", jobs.join(", "))
+            }
+            Self::NoCalmMoment {
+                logins,
+                transactions,
+            } => {
+                f.write_str("waiting for a calm moment to pause the poolers")?;
+                if !logins.is_empty() {
+                    write!(f, "; logging in at their server: {}", logins.join(", "))?;
+                }
+                if !transactions.is_empty() {
+                    write!(f, "; long transactions: {}", transactions.join(", "))?;
+                }
+                Ok(())
             }
             Self::PoolersPausing { pods } => {
                 write!(f, "pausing the poolers: {} not yet", pods.join(", "))
@@ -364,6 +384,10 @@ pub fn examples() -> Vec<Wait> {
         Wait::Unreachable(servers()),
         Wait::SourceWithoutLeader,
         Wait::ApplicationJobsRunning { jobs: names() },
+        Wait::NoCalmMoment {
+            logins: names(),
+            transactions: names(),
+        },
         Wait::PoolersPausing { pods: names() },
         Wait::SourceUnreachable(servers()),
         Wait::TargetUnreachable(failure()),

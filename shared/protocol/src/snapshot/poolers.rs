@@ -9,6 +9,12 @@ pub struct PoolerPodState {
     pub pod: String,
     /// What it does with clients.
     pub state: Reachability<PoolerState>,
+    /// Server connections that are logging in.
+    pub logins: u64,
+    /// Process ids of the backends of its server connections.
+    pub backends: Vec<i32>,
+    /// query_wait_timeout in seconds, 0 for none; asked only before the block.
+    pub query_wait_seconds: Option<f64>,
     /// Whether it reaches the server behind it; asked only once the poolers are resumed.
     pub traffic: Option<Traffic>,
 }
@@ -19,9 +25,27 @@ impl PoolerPodState {
         Self {
             pod: pod.into(),
             state,
+            logins: 0,
+            backends: Vec::new(),
+            query_wait_seconds: None,
             traffic: None,
         }
     }
+}
+
+/// A pod of an old pooler, as its object shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolerPod {
+    /// Its name.
+    pub name: String,
+    /// The pooler that it belongs to: one for the leader, one for the standbys.
+    pub pooler: String,
+    /// The hash of the template that it was made from.
+    pub template: String,
+    /// It accepts connections.
+    pub ready: bool,
+    /// It is being deleted.
+    pub terminating: bool,
 }
 
 /// What a pooler does with its clients.

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::{controllers::owners::GitOpsManaged, failure::Failure, network::Network};
+use crate::{
+    controllers::owners::GitOpsManaged, failure::Failure, network::Network,
+    snapshot::poolers::PoolerPod,
+};
 
 /// Which server is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +54,8 @@ pub struct Prechecks {
     pub started: bool,
     /// Annotation acid.zalan.do/controller of the `postgresql` resource.
     pub operator: Option<String>,
+    /// The pods of the source's poolers, also those that have not started yet.
+    pub pooler_pods: Vec<PoolerPod>,
     /// How the source's poolers hand out their connections, where that is set.
     pub pool_mode: Option<String>,
     /// The owner's stored password hash; None where the route does not need it.
