@@ -155,13 +155,18 @@ async fn without_its_records_no_hint_undoes_the_promotion(environment: &Environm
     ];
     environment.run(environment.by_config(), 3, &words).await;
     environment.remove(environment::CONFIG_MAP, receipt).await;
+    let validate = environment.migration.step("validate-replication");
     let words = [
         "replica-mode: wanted the Cluster in replica mode",
-        "it may hold writes that the source does not have",
+        "do not apply the manifest of prepare-zalando to it",
     ];
-    let ended = environment.run(environment.by_config(), 3, &words).await;
-    for advice in ["→ apply", ": apply", "→ delete"] {
-        assert!(!ended.text().contains(advice), "{advice:?} in {ended}");
+    let validated = environment.run(validate, 3, &words).await;
+    let words = ["no cutover is on record"];
+    let ended = environment.run(environment.by_config(), 4, &words).await;
+    for advice in ["→ apply", ": apply", "; apply", "delete the Cluster"] {
+        for log in [&validated, &ended] {
+            assert!(!log.text().contains(advice), "{advice:?} in {log}");
+        }
     }
     let record = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": record_name},
