@@ -24,6 +24,7 @@ use protocol::{
     decision::{Action, Limits},
     driver::{Direction, PollInterval, World, drive},
     failure::Failure,
+    quantity::elapsed,
     reason::{Refusal, Stopped, Wait},
     record::{self, Fact, Record, Start},
     snapshot::Snapshot,
@@ -40,6 +41,9 @@ const CLOSE_PAUSE: Duration = Duration::from_millis(20);
 const PROMOTION_PAUSE: Duration = Duration::from_millis(200);
 /// Interval at which the target alone is asked during that pause.
 const PROMOTION_POLL: Duration = Duration::from_millis(10);
+/// How long after a rollback another program may still act on what it observed before: longer than
+/// any action takes.
+const LATE_ACTIONS_MAX: Duration = Duration::from_secs(300);
 /// Limit of one action: longer than any single call waits. An action that is cut off is repeated.
 const EFFECT_MAX: Duration = Duration::from_secs(30);
 /// Limit of the action that checkpoints both sides: twice the limit of one checkpoint.
@@ -159,13 +163,16 @@ impl LiveWorld {
         StoredRecord::load(&self.run.client, &self.run.namespace, &self.record_name()).await
     }
 
-    /// Makes sure that an earlier rollback still stands, while its record says what is to be
-    /// restored: another program may have acted late.
+    /// Makes sure that a rollback that has just ended still stands, while its record says what is to
+    /// be restored: another program may have acted late. What has changed since an older one was
+    /// changed on purpose.
     ///
     /// # Errors
     /// It does not, and cannot be completed.
     pub async fn complete_rollback(&mut self, limits: &Limits) -> Result<()> {
-        if self.load().await?.facts.rolled_back.is_none() || self.settings.dry_run {
+        let rolled_back = self.load().await?.facts.rolled_back;
+        let late = |at| elapsed(at, now()) < LATE_ACTIONS_MAX;
+        if self.settings.dry_run || !rolled_back.is_some_and(late) {
             return Ok(());
         }
         self.direction = Direction::Back;

@@ -200,7 +200,11 @@ impl LiveWorld {
                 if (postmaster_start, identity.timeline)
                     == (run.postmaster_start, run.timeline) =>
             {
-                if !self.still_paused().await {
+                let final_stop = self
+                    .record
+                    .as_ref()
+                    .is_some_and(|record| record.facts.past_point_of_no_return());
+                if !final_stop && !self.still_paused().await {
                     // Another program has rolled back meanwhile: clients use this server.
                     return Ok(());
                 }
