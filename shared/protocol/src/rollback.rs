@@ -262,11 +262,14 @@ fn unreachable_source(
 /// The alarm in place of an election that would lose acknowledged writes: a lagging member wins it
 /// when no better one answers (maximum_lag_on_failover), although the target may have everything.
 fn unsafe_election(record: &Record, seen: &Snapshot, patroni: &PatroniState) -> Option<Decision> {
-    // Behind the marker no client has written, unless it had reconnected: that is before the fence.
-    let fenced = record.fenced.as_ref().map(|fenced| fenced.lsn);
-    let marker = record.marker.as_ref().map(|marker| marker.lsn);
-    let replayed = seen.target.answer().and_then(|target| target.replay.replay);
-    let needed = fenced.or(marker).or(replayed)?;
+    // A client that overrides the block may have written behind the marker, and the target may have
+    // it.
+    let positions = [
+        record.marker.as_ref().map(|marker| marker.lsn),
+        record.fenced.as_ref().map(|fenced| fenced.lsn),
+        seen.target.answer().and_then(|target| target.replay.replay),
+    ];
+    let needed = positions.into_iter().flatten().max()?;
     let received = patroni.received.values().max().copied();
     (received < Some(needed)).then_some(Decision::Alarm(Contradiction::ElectionWouldLoseWrites {
         received,
