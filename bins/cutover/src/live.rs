@@ -163,8 +163,8 @@ impl LiveWorld {
         StoredRecord::load(&self.run.client, &self.run.namespace, &self.record_name()).await
     }
 
-    /// Makes sure that a rollback that has just ended still stands, while its record says what is to
-    /// be restored: another program may have acted late. What has changed since an older one was
+    /// Makes sure that a rollback that has just ended still stands, while its record says what is
+    /// to be restored: another program may have acted late. What has changed since an older one was
     /// changed on purpose.
     ///
     /// # Errors
