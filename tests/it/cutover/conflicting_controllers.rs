@@ -54,15 +54,8 @@ async fn controllers_that_would_revert_the_cutover_are_suspended_and_resumed() {
     );
 
     let running = environment
-        .by_config()
-        .env("FAILPOINT", "before EndSessions")
-        .start()
-        .await
-        .unwrap();
-    running
-        .wait_for_line("failpoint before EndSessions: waiting", SOON)
-        .await
-        .unwrap();
+        .until_failpoint(environment.by_config(), "before EndSessions")
+        .await;
     let scaled_object = environment.object(SCALED_OBJECT, "web").await;
     assert_eq!(
         scaled_object["metadata"]["annotations"]["autoscaling.keda.sh/paused"],
@@ -96,15 +89,8 @@ async fn controllers_that_would_revert_the_cutover_are_suspended_and_resumed() {
     environment.runs_on_the_source().await;
 
     let running = environment
-        .by_config()
-        .env("FAILPOINT", "before EndSessions")
-        .start()
-        .await
-        .unwrap();
-    running
-        .wait_for_line("failpoint before EndSessions: waiting", SOON)
-        .await
-        .unwrap();
+        .until_failpoint(environment.by_config(), "before EndSessions")
+        .await;
     running.kill();
     running.wait(SOON).await.unwrap();
     let words = [

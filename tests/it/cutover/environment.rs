@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use harness::{
     application::Epoch,
-    kubelet::{Ended, Launch},
+    kubelet::{Ended, Launch, RunningPod},
     ledger::{self, Outcome, Verdict},
     migration::{Migration, UNMANAGED},
     objects::Objects,
@@ -62,6 +62,14 @@ impl Environment {
     /// A pod of the step rollback.
     pub fn rollback(&self) -> Launch<'_> {
         self.migration.step("rollback")
+    }
+
+    /// Starts the step, and waits until it waits at a failpoint.
+    pub async fn until_failpoint(&self, launch: Launch<'_>, moment: &str) -> RunningPod {
+        let running = launch.env("FAILPOINT", moment).start().await.unwrap();
+        let line = format!("failpoint {moment}: waiting");
+        running.wait_for_line(&line, SOON).await.unwrap();
+        running
     }
 
     /// Runs the step and asserts its exit code and texts of its log.

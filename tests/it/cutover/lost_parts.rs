@@ -31,15 +31,8 @@ async fn waits_for_a_member_that_does_not_answer(environment: &Environment) {
 /// rollback does needs the Cluster. The record stays until then, although it was deleted, too.
 async fn rolls_back_without_the_target(environment: &Environment) {
     let running = environment
-        .cutover()
-        .env("FAILPOINT", "before record Fenced")
-        .start()
-        .await
-        .unwrap();
-    running
-        .wait_for_line("failpoint before record Fenced: waiting", SOON)
-        .await
-        .unwrap();
+        .until_failpoint(environment.cutover(), "before record Fenced")
+        .await;
     running.kill();
     running.wait(SOON).await.unwrap();
     environment.remove(CONFIG_MAP, RECORD).await;
@@ -74,15 +67,8 @@ async fn rolls_back_without_the_target(environment: &Environment) {
 /// meets the marks of a cutover without a record says so.
 async fn stops_without_its_record(environment: &Environment) {
     let running = environment
-        .cutover()
-        .env("FAILPOINT", "before EndSessions")
-        .start()
-        .await
-        .unwrap();
-    running
-        .wait_for_line("failpoint before EndSessions: waiting", SOON)
-        .await
-        .unwrap();
+        .until_failpoint(environment.cutover(), "before EndSessions")
+        .await;
     let removed = json!({"metadata": {"finalizers": Value::Null}});
     environment.patch(CONFIG_MAP, RECORD, removed).await;
     environment.remove(CONFIG_MAP, RECORD).await;

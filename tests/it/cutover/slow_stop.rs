@@ -78,18 +78,11 @@ async fn with_logical_readers() -> Environment {
 /// stopped at once after FENCE_MAX_SECONDS, and Patroni starts it again.
 async fn rolls_back_while_the_old_postmaster_lives(environment: &Environment, accepted: &str) {
     let before = environment.snapshot().await;
-    let running = environment
+    let launch = environment
         .cutover()
         .env("ACCEPT", accepted)
-        .env("FENCE_MAX_SECONDS", FENCE_MAX_SECONDS)
-        .env("FAILPOINT", "before Fence")
-        .start()
-        .await
-        .unwrap();
-    running
-        .wait_for_line("failpoint before Fence: waiting", SOON)
-        .await
-        .unwrap();
+        .env("FENCE_MAX_SECONDS", FENCE_MAX_SECONDS);
+    let running = environment.until_failpoint(launch, "before Fence").await;
     let leader = environment.migration.source.leader().await.unwrap();
     let session = environment
         .migration

@@ -260,15 +260,8 @@ async fn dry_run(environment: &Environment) {
 async fn rolled_back_on_sigterm(environment: &Environment) {
     let before = environment.snapshot().await;
     let running = environment
-        .cutover()
-        .env("FAILPOINT", "before EndSessions")
-        .start()
-        .await
-        .unwrap();
-    running
-        .wait_for_line("failpoint before EndSessions: waiting", SOON)
-        .await
-        .unwrap();
+        .until_failpoint(environment.cutover(), "before EndSessions")
+        .await;
     let selector = json!({"cnpg.io/cluster": CLUSTER, "cnpg.io/instanceRole": "primary"});
     environment
         .patch(SERVICE, SOURCE, json!({"spec": {"selector": selector}}))
@@ -300,15 +293,8 @@ async fn rolled_back_on_sigterm(environment: &Environment) {
 async fn rolled_back_by_the_config_map(environment: &Environment) {
     let before = environment.snapshot().await;
     let running = environment
-        .by_config()
-        .env("FAILPOINT", "before record Marker")
-        .start()
-        .await
-        .unwrap();
-    running
-        .wait_for_line("failpoint before record Marker: waiting", SOON)
-        .await
-        .unwrap();
+        .until_failpoint(environment.by_config(), "before record Marker")
+        .await;
     let words = [
         "another cutover is running",
         "kubectl annotate cronjob/replica-migration-cutover replica-migration/abort=true",
@@ -349,15 +335,8 @@ async fn rolled_back_by_the_config_map(environment: &Environment) {
 async fn rolled_back_by_the_services(environment: &Environment) {
     let before = environment.snapshot().await;
     let running = environment
-        .cutover()
-        .env("FAILPOINT", "before record Promotion")
-        .start()
-        .await
-        .unwrap();
-    running
-        .wait_for_line("failpoint before record Promotion: waiting", SOON)
-        .await
-        .unwrap();
+        .until_failpoint(environment.cutover(), "before record Promotion")
+        .await;
     running.kill();
     running.wait(SOON).await.unwrap();
     let selector = json!({"cnpg.io/cluster": CLUSTER});
