@@ -5,13 +5,14 @@ use std::io::{self, BufReader, Read};
 
 use job::error::{Error, Result};
 use openssl::sha::Sha256;
+use platform::hex;
 use protocol::wal::{Lsn, SystemIdentifier, Timeline};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use crate::{archive::Files, hex};
+use crate::archive::Files;
 
 /// The content of a manifest, without its list of files.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -35,7 +35,6 @@ mod compress;
 mod copy;
 mod decommission;
 mod existing;
-mod hex;
 mod members;
 mod pipe;
 mod position;

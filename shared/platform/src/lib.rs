@@ -16,6 +16,7 @@
 //! by SQLSTATE. An `# Errors` section names only what goes beyond that.
 
 pub mod collector;
+pub mod hex;
 pub mod kubernetes;
 pub mod patroni;
 pub mod pgbouncer;

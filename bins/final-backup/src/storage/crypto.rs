@@ -103,7 +103,7 @@ fn failed(error: ErrorStack) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hex::encode;
+    use platform::hex::encode;
 
     /// RFC 4231, test case 2, and FIPS 180-2, appendix B.1.
     #[test]

@@ -1,8 +1,6 @@
 //! The ConfigMap that holds the rendered manifest of the target, with the SHA-256 of its text. What
 //! a text means, and what becomes of it after the promotion, is in [`protocol::manifest`].
 
-use std::fmt::Write as _;
-
 use job::{
     error::{Context as _, Error, Result, is_conflict},
     kubernetes,
@@ -19,6 +17,8 @@ use protocol::{
     snapshot::kubernetes::StoredManifest,
 };
 use serde_json::{Value, json};
+
+use crate::hex;
 
 /// The ConfigMap with this text, as one of these programs writes it.
 pub fn config_map(target: &str, text: &str) -> ConfigMap {
@@ -117,12 +117,7 @@ fn is_untouched(map: &ConfigMap, target: &str) -> bool {
 
 /// The SHA-256 of a text, in hexadecimal digits.
 fn digest(text: &str) -> String {
-    let mut digits = String::new();
-    for byte in sha256(text.as_bytes()) {
-        // Writing to a String does not fail.
-        let _ = write!(digits, "{byte:02x}");
-    }
-    digits
+    hex::encode(&sha256(text.as_bytes()))
 }
 
 #[cfg(test)]
