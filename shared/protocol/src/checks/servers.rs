@@ -385,76 +385,53 @@ fn tablespaces(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
 /// No reader depends on a logical slot: a physical copy brings none along, so that its reader has
 /// to start from a new slot on the target (PostgreSQL documentation, *Logical Decoding Concepts*).
 fn logical_slots(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
-    const ID: &str = "logical-slots";
-    let judge = |slots: &[String]| {
-        let wanted = "none at the source";
-        let lost = |slot: &String| {
-            Finding::ok(ID, wanted, "it does not move to the target")
-                .about(slot.as_str())
-                .with(
-                    Verdict::Decide,
-                    "create it on the target after the cutover, and tell its reader how to \
-                     resynchronize; drop it here when no reader uses it",
-                )
-        };
-        match slots {
-            [] => vec![Finding::ok(ID, wanted, "none")],
-            slots => slots.iter().map(lost).collect(),
-        }
-    };
-    snapshot.answer(LOGICAL_SLOTS).map_or_else(Vec::new, judge)
+    each(
+        "logical-slots",
+        "none at the source",
+        snapshot.answer(LOGICAL_SLOTS),
+        "it does not move to the target",
+        Verdict::Decide,
+        |_| {
+            "create it on the target after the cutover, and tell its reader how to resynchronize; \
+             drop it here when no reader uses it"
+                .to_owned()
+        },
+    )
 }
 
 /// No logical slot is being read: the cutover ends its reader before the source is stopped, because
 /// the stop would wait until the reader has confirmed everything, without a limit.
 fn logical_readers(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
     const ID: &str = "logical-readers";
-    let wanted = "no logical slot in use at the source";
-    let judge = |slots: &[String]| {
-        let read = |slot: &String| {
-            Finding::ok(ID, wanted, "a reader is connected")
-                .about(slot.as_str())
-                .with(
-                    Verdict::Blocker,
-                    format!(
-                        "stop the reader before the cutover, or accept that the cutover ends its \
-                         session, and that it must resynchronize: ACCEPT={ID}:{slot}"
-                    ),
-                )
-        };
-        match slots {
-            [] => vec![Finding::ok(ID, wanted, "none")],
-            slots => slots.iter().map(read).collect(),
-        }
-    };
-    snapshot
-        .answer(LOGICAL_READERS)
-        .map_or_else(Vec::new, judge)
+    each(
+        ID,
+        "no logical slot in use at the source",
+        snapshot.answer(LOGICAL_READERS),
+        "a reader is connected",
+        Verdict::Blocker,
+        |slot| {
+            format!(
+                "stop the reader before the cutover, or accept that the cutover ends its session, \
+                 and that it must resynchronize: ACCEPT={ID}:{slot}"
+            )
+        },
+    )
 }
 
 /// No table with rows is unlogged: such a table is empty on a physical copy (PostgreSQL
 /// documentation, *CREATE TABLE*, UNLOGGED).
 fn unlogged_tables(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
-    const ID: &str = "unlogged-tables";
-    let wanted = "none with rows at the source";
-    let judge = |tables: &[String]| match tables {
-        [] => vec![Finding::ok(ID, wanted, "none")],
-        tables => tables
-            .iter()
-            .map(|table| {
-                Finding::ok(ID, wanted, "its rows do not move to the target")
-                    .about(table.as_str())
-                    .with(
-                        Verdict::Decide,
-                        "alter table … set logged on the source, or accept an empty table on the \
-                         target",
-                    )
-            })
-            .collect(),
-    };
-    snapshot
-        .answer(UNLOGGED_TABLES)
-        .map_or_else(Vec::new, judge)
+    each(
+        "unlogged-tables",
+        "none with rows at the source",
+        snapshot.answer(UNLOGGED_TABLES),
+        "its rows do not move to the target",
+        Verdict::Decide,
+        |_| {
+            "alter table … set logged on the source, or accept an empty table on the target"
+                .to_owned()
+        },
+    )
 }
 
 /// How many WAL files may wait for the archiver.
@@ -676,6 +653,28 @@ fn none(id: &'static str, wanted: &str, found: &[String], verdict: Verdict, hint
         return Finding::ok(id, wanted, wanted);
     }
     Finding::ok(id, wanted, listed(found)).with(verdict, hint)
+}
+
+/// A finding about each of the objects that an answer names, so that each can be accepted by
+/// itself; none where it was not asked.
+fn each(
+    id: &'static str,
+    wanted: &str,
+    answer: Option<&[String]>,
+    found: &str,
+    verdict: Verdict,
+    hint: impl Fn(&str) -> String,
+) -> Vec<Finding> {
+    let about = |object: &String| {
+        Finding::ok(id, wanted, found)
+            .about(object.as_str())
+            .with(verdict, hint(object))
+    };
+    match answer {
+        None => Vec::new(),
+        Some([]) => vec![Finding::ok(id, wanted, "none")],
+        Some(objects) => objects.iter().map(about).collect(),
+    }
 }
 
 #[cfg(test)]
