@@ -14,13 +14,11 @@ use job::{
     error::{Error, Result},
     record_store::{Saved, StoredRecord},
 };
-use kube::ResourceExt as _;
 use platform::{
     collector::{Collector, endpoints::Endpoints, session::limited},
     kubernetes::cnpg::{self, Cluster},
 };
 use protocol::{
-    controllers::suspension::{CONTROLLER, SUSPENDED},
     decision::{Action, Limits},
     driver::{Direction, PollInterval, World, drive},
     failure::Failure,
@@ -102,9 +100,7 @@ impl LiveWorld {
     /// # Errors
     /// Config when the source does not exist.
     pub async fn operator_is_suspended(&self) -> Result<bool> {
-        let postgresql = self.collector.postgresql().await?;
-        let value = postgresql.annotations().get(CONTROLLER);
-        Ok(value.map(String::as_str) == Some(SUSPENDED))
+        Ok(self.collector.postgresql().await?.is_suspended())
     }
 
     /// The record as it is now.

@@ -197,12 +197,11 @@ fn contradiction(record: &Record, start: &Start, seen: &Snapshot) -> Option<Cont
         return Some(Contradiction::TargetAnswersAsSource);
     }
     // The proof is about the instance that was observed; what was promoted may be another one.
-    let proved = (promotion.timeline, promotion.replayed);
-    let left = target.left(promotion.timeline);
-    (!target.in_recovery && left != Some(proved.1)).then_some(Contradiction::PromotedElsewhere {
+    let (left, proved) = (target.left(promotion.timeline), promotion.replayed);
+    (!target.in_recovery && left != Some(proved)).then_some(Contradiction::PromotedElsewhere {
         timeline: target.identity.timeline,
         left,
-        proved: proved.1,
+        proved,
     })
 }
 

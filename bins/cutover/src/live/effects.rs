@@ -195,33 +195,33 @@ impl LiveWorld {
     /// the server, so a late stop cannot hit a server that was started again.
     async fn fence(&self, run: ServerRun) -> Result<()> {
         let source = self.collector.source.session()?;
-        match futures::try_join!(source.postmaster_start(), source.identity()) {
-            Ok((postmaster_start, identity))
-                if (postmaster_start, identity.timeline)
-                    == (run.postmaster_start, run.timeline) =>
-            {
-                let final_stop = self
-                    .record
-                    .as_ref()
-                    .is_some_and(|record| record.facts.past_point_of_no_return());
-                if !final_stop && !self.still_paused().await {
-                    // Another program has rolled back meanwhile: clients use this server.
-                    return Ok(());
-                }
-                let walsenders = source.walsenders(&self.settings.target_cluster).await?;
-                if walsenders.others > 0 {
-                    self.run.report.info(format!(
-                        "ending {} walsenders of logical slots or of standbys that do not answer",
-                        walsenders.others
-                    ));
-                }
-                source
-                    .stop_server(self.limits.fence_max, &walsenders.confirming)
-                    .await
-            }
-            // The server was started again or is stopping: the next observation shows which.
-            _ => Ok(()),
+        let asked = futures::try_join!(source.postmaster_start(), source.identity());
+        let found = asked.map(|(postmaster_start, identity)| ServerRun {
+            timeline: identity.timeline,
+            postmaster_start,
+        });
+        // The server was started again or is stopping: the next observation shows which.
+        if !found.is_ok_and(|found| found == run) {
+            return Ok(());
         }
+        let final_stop = self
+            .record
+            .as_ref()
+            .is_some_and(|record| record.facts.past_point_of_no_return());
+        if !final_stop && !self.still_paused().await {
+            // Another program has rolled back meanwhile: clients use this server.
+            return Ok(());
+        }
+        let walsenders = source.walsenders(&self.settings.target_cluster).await?;
+        if walsenders.others > 0 {
+            self.run.report.info(format!(
+                "ending {} walsenders of logical slots or of standbys that do not answer",
+                walsenders.others
+            ));
+        }
+        source
+            .stop_server(self.limits.fence_max, &walsenders.confirming)
+            .await
     }
 
     /// Whether Patroni is paused, by the first member that answers. Asked immediately before the

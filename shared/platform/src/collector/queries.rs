@@ -116,6 +116,7 @@ mod tests {
     use protocol::checks::{CNPG_ROLES, registered};
 
     use super::*;
+    use crate::postgres::source::STALLED_SECONDS;
 
     #[test]
     fn each_question_of_a_check_has_one_query_and_each_query_a_check() {
@@ -125,6 +126,15 @@ mod tests {
         let known: BTreeSet<Question> = QUERIES.iter().map(|(question, _)| *question).collect();
         assert_eq!(asked, known);
         assert_eq!(known.len(), QUERIES.len());
+    }
+
+    #[test]
+    fn a_standby_hangs_after_the_same_time_for_the_check_and_for_the_stop() {
+        let limit = format!("interval '{STALLED_SECONDS} s'");
+        let sql = QUERIES
+            .iter()
+            .find(|(question, _)| *question == STALLED_WALSENDERS);
+        assert!(sql.is_some_and(|(_, sql)| sql.contains(&limit)));
     }
 
     #[test]

@@ -7,9 +7,6 @@ use std::collections::BTreeMap;
 use kube::{Api, Client, CustomResource, ResourceExt as _};
 use protocol::controllers::suspension::{CONTROLLER, SUSPENDED};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-
-use job::error::Result;
 
 /// The part of `spec` that the programs read.
 #[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize)]
@@ -129,17 +126,6 @@ impl Postgresql {
             .get(CONTROLLER)
             .is_some_and(|value| value == SUSPENDED)
     }
-}
-
-/// Sets the annotation by which the operator is suspended for this resource; None removes it.
-pub async fn set_controller(api: &Api<Postgresql>, name: &str, value: Option<&str>) -> Result<()> {
-    job::kubernetes::merge(
-        api,
-        name,
-        json!({"metadata": {"annotations": {CONTROLLER: value}}}),
-    )
-    .await
-    .map(drop)
 }
 
 /// Name of the Secret that the operator creates for a role.
