@@ -120,14 +120,32 @@ impl Report {
             .max()
     }
 
+    /// The longest wait, where it is above the limit.
+    fn above_bar(&self) -> Option<Duration> {
+        self.longest().filter(|longest| *longest > self.bar)
+    }
+
+    /// The verdict. A wait above the limit does not fail a run, because it depends on the machine.
+    fn verdict_text(&self) -> String {
+        let word = if self.all_failures().is_empty() {
+            "PASS"
+        } else {
+            "FAIL"
+        };
+        match self.above_bar() {
+            Some(longest) => format!(
+                "{word}, but a client waited {} ms, above the limit of {} ms",
+                longest.as_millis(),
+                self.bar.as_millis()
+            ),
+            None => word.to_owned(),
+        }
+    }
+
     /// The report as lines for the terminal.
     pub fn lines(&self) -> Vec<String> {
         let failures = self.all_failures();
-        let mut lines = vec![format!(
-            "{}  {}",
-            if failures.is_empty() { "PASS" } else { "FAIL" },
-            self.description
-        )];
+        let mut lines = vec![format!("{}  {}", self.verdict_text(), self.description)];
         lines.extend(failures.iter().map(|failure| format!("  ✗ {failure}")));
         lines.push(String::new());
         lines.push(format!(
@@ -167,11 +185,7 @@ impl Report {
             verdict.unknown_found
         ));
         if let Some(longest) = self.longest() {
-            let word = if longest <= self.bar {
-                "within"
-            } else {
-                "above"
-            };
+            let word = self.above_bar().map_or("within", |_| "above");
             lines.push(format!(
                 "  longest wait through the poolers {} ms, {word} the limit of {} ms; load of this \
                  machine {}",
@@ -272,6 +286,19 @@ mod tests {
                 && text.contains("longest wait through the poolers 3100 ms, within"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_wait_above_the_limit_is_named_in_the_line_of_the_verdict() {
+        let mut report = passed();
+        report.bar = Duration::from_millis(3_000);
+        let line = report.lines().swap_remove(0);
+        assert_eq!(
+            line,
+            "PASS, but a client waited 3100 ms, above the limit of 3000 ms  ROUTE=service"
+        );
+        report.failures.push("no receipt".into());
+        assert!(report.lines().swap_remove(0).starts_with("FAIL, but"));
     }
 
     /// Each promise, broken alone, fails the run.

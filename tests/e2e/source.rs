@@ -81,8 +81,28 @@ pub async fn up(kubectl: &Kubectl, settings: &Settings) -> Result<()> {
     kubectl
         .run_with_input(&psql, SCHEMA, UP)
         .await
-        .context("making the tables")
-        .map(drop)
+        .context("making the tables")?;
+    // A reader of a standby that has not replayed them yet would see an error.
+    until("the tables on both members", UP, async || {
+        Ok(replayed(kubectl).await?.then_some(()))
+    })
+    .await
+}
+
+/// Whether every member has the schema's last row.
+async fn replayed(kubectl: &Kubectl) -> Result<bool> {
+    for pod in pods(kubectl).await?.lines() {
+        let query = "select from public.ledger";
+        let psql = ["psql", "-XqU", "postgres", "-d", DATABASE, "-c", query];
+        if kubectl
+            .query(&[&["exec", pod, "--"], &psql[..]].concat())
+            .await
+            .is_err()
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Server certificate and CA as an owner would create them: root, intermediate, and a certificate
@@ -165,6 +185,13 @@ pub async fn members(kubectl: &Kubectl) -> Result<BTreeSet<String>> {
         .collect())
 }
 
+/// The names of the members' pods, a line each.
+async fn pods(kubectl: &Kubectl) -> Result<String> {
+    kubectl
+        .query(&["get", "pods", "-l", MEMBERS, "-o", "name"])
+        .await
+}
+
 async fn leader(kubectl: &Kubectl) -> Result<String> {
     let selector = format!("{MEMBERS},spilo-role=master");
     until("the source's leader", UP, async || {
@@ -179,11 +206,8 @@ async fn leader(kubectl: &Kubectl) -> Result<String> {
 /// The ledger's rows on the members that answer: after a cutover the leader is stopped, the other
 /// member still runs.
 pub async fn rows(kubectl: &Kubectl) -> Result<Vec<Key>> {
-    let pods = kubectl
-        .query(&["get", "pods", "-l", MEMBERS, "-o", "name"])
-        .await?;
     let mut all = Vec::new();
-    for pod in pods.lines() {
+    for pod in pods(kubectl).await?.lines() {
         // A stopped server cannot be queried.
         all.extend(ledger(kubectl, &[pod, "--"]).await.unwrap_or_default());
     }
