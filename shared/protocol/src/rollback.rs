@@ -84,9 +84,6 @@ pub fn why(
             recorded: start.source.timeline,
         });
     }
-    if seen.held() == Some(true) && seen.source.answer().is_some_and(|source| !source.primary) {
-        return Some(RollbackReason::LeaderDemoted);
-    }
     if let Some(leader) = seen
         .patroni
         .answer()
@@ -97,6 +94,9 @@ pub fn why(
             leader: leader.clone(),
             recorded: start.leader.clone(),
         });
+    }
+    if seen.held() == Some(true) && seen.source.answer().is_some_and(|source| !source.primary) {
+        return Some(RollbackReason::LeaderDemoted);
     }
     if let Some(target) = seen.target.answer()
         && !target.in_recovery
