@@ -177,7 +177,14 @@ impl Worker {
                 )
                 .await
             }
-            Fault::ReplayPaused => self.run_on_target("select pg_wal_replay_pause()").await,
+            Fault::ReplayPaused => {
+                self.run_on_target("select pg_wal_replay_pause()").await;
+                // Without a record that the target does not replay, nothing would be missing there.
+                if let Ok(session) = source.connect_to(self.leader().await?, "postgres").await {
+                    let record = "select pg_create_restore_point('harness')";
+                    let _ = session.batch_execute(record).await;
+                }
+            }
             Fault::LeaderCrashes => self.leader().await?.kill_postgres()?,
             Fault::LeaderLost => {
                 let leader = self.leader().await?;
