@@ -18,7 +18,7 @@
 //! 10. repoint the application to the target
 //! 11. DOWNTIME ENDS: resume client traffic
 //! 12. set replica.enabled: false in the stored manifest of the target
-//! 13. end the sessions at the source's standbys
+//! 13. look for sessions at the source's standbys
 //! 14. resume the suspended controllers and write the receipt
 //!
 //! Until 8 it rolls back where it must. A second run continues where the first one ended.

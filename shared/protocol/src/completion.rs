@@ -177,7 +177,7 @@ pub fn services_repointed(seen: &Snapshot, limits: &Limits) -> bool {
     })
 }
 
-/// After the downtime: rewrites the stored manifest, resumes the suspended controllers, ends the
+/// After the downtime: rewrites the stored manifest, resumes the suspended controllers, looks for
 /// sessions that still read from the source, and writes the receipt.
 fn settle(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
     if let Some(step) = stored_manifest(record, seen) {
@@ -186,8 +186,8 @@ fn settle(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
     if let Some(suspension) = seen.unlike(start, |suspension| !suspension.permanent) {
         return Decision::Do(Action::ResumeController(suspension.key()));
     }
-    if start.route == Route::Service && record.readers.is_none() {
-        return Decision::Do(Action::EndReaders);
+    if record.readers.is_none() {
+        return Decision::Do(Action::FindReaders);
     }
     Decision::Do(Action::WriteReceipt)
 }

@@ -92,8 +92,9 @@ pub enum Action {
     /// Set `spec.replica.enabled: false` in the stored manifest of the target, which would
     /// otherwise make the new primary a standby when it is applied again.
     RewriteManifest,
-    /// End the sessions that still read from the source's standbys.
-    EndReaders,
+    /// Look for sessions that still read from the source's standbys, and end those whose clients
+    /// come back to the target.
+    FindReaders,
     /// Restore the recorded replica counts.
     ScaleUp,
     /// Write the receipt.

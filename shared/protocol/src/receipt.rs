@@ -100,6 +100,7 @@ fn summary(start: &Start, record: &Record) -> Value {
         "marker": record.marker, "promotion": record.promotion, "promoted": record.promoted,
         "reconnected": record.fenced.as_ref().map(|fenced| &fenced.reconnected),
         "readers_ended": record.readers.as_ref().map(|readers| &readers.ended),
+        "readers_left": record.readers.as_ref().map(|readers| &readers.left),
         "suspended_and_resumed": suspended(start, false),
         "suspended_permanently": suspended(start, true),
     })

@@ -46,11 +46,16 @@ async fn under_load_no_write_is_lost_and_every_granted_permission_is_used() {
         .await
         .unwrap();
 
+    let source = &environment.migration.source;
+    let replica = source.replica().await.unwrap();
+    let reader = source.connect_to(replica, "postgres").await.unwrap();
     let words = [
         "starting from scratch",
         "DOWNTIME BEGINS",
         "POINT OF NO RETURN",
         "DOWNTIME ENDS",
+        "sessions are left at the source's standbys, where no new row arrives: 127.0.0.1 \
+         postgres harness",
     ];
     let ended = environment.run(environment.by_config(), 0, &words).await;
     assert!(
@@ -58,6 +63,7 @@ async fn under_load_no_write_is_lost_and_every_granted_permission_is_used() {
         "{} bytes resident",
         ended.cost.memory_peak_bytes
     );
+    reader.query_one("select 1", &[]).await.unwrap();
     let last = ended.termination_json();
     assert_eq!(
         (&last["verdict"], &last["timeline"]),

@@ -88,7 +88,9 @@ impl LiveWorld {
             Action::RewriteManifest => {
                 manifest::rewrite(&client, &namespace, &self.settings.target_cluster).await?;
             }
-            Action::EndReaders => return Ok(Some(Fact::Readers(self.end_readers().await))),
+            Action::FindReaders => {
+                return Ok(Some(Fact::Readers(self.readers(start.route).await)));
+            }
             Action::WriteReceipt => return self.write_receipt(start).await.map(Some),
             Action::RestartSource => {
                 self.collector
@@ -253,9 +255,10 @@ impl LiveWorld {
         }
     }
 
-    /// Ends the sessions at the source's standbys that can be reached, because these standbys would
-    /// answer reads with outdated data. The clients reconnect through the repointed Service.
-    async fn end_readers(&mut self) -> Readers {
+    /// Finds the sessions at the source's standbys that can be reached, because these standbys
+    /// answer reads with outdated data. Where the Services were repointed they are ended, and the
+    /// clients reconnect to the target. Otherwise they would come back to the same standby.
+    async fn readers(&mut self, route: Route) -> Readers {
         let endpoints = self.collector.endpoints();
         let each = self.collector.members.iter().map(|member| async move {
             let mut at = endpoints.source.clone();
@@ -263,23 +266,31 @@ impl LiveWorld {
             (at.hostaddr, at.port) = (Some(address.ip()), address.port());
             let asked = limited(async {
                 let session = Source::dial(at, endpoints.database.clone(), endpoints.login).await?;
-                session.end_client_sessions().await
+                match route {
+                    Route::Service => session.end_client_sessions().await,
+                    Route::Config => session.client_sessions().await,
+                }
             });
             asked.await.ok()
         });
-        let ended: Vec<_> = futures::future::join_all(each)
+        let found: Vec<_> = futures::future::join_all(each)
             .await
             .into_iter()
             .flatten()
             .flatten()
             .collect();
+        let pods = &mut self.collector.pods;
+        let names = pods
+            .named(&self.run.client, &self.run.namespace, &found)
+            .await;
+        let (ended, left) = match route {
+            Route::Service => (names, Vec::new()),
+            Route::Config => (Vec::new(), names),
+        };
         Readers {
             at: now(),
-            ended: self
-                .collector
-                .pods
-                .named(&self.run.client, &self.run.namespace, &ended)
-                .await,
+            ended,
+            left,
         }
     }
 

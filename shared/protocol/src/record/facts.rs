@@ -130,13 +130,17 @@ pub struct Manifest {
     pub found: StoredManifest,
 }
 
-/// Sessions that still read from the source's standbys after the cutover.
+/// Sessions that still read from the source's standbys after the cutover: each as
+/// `role application address`, as far as the standbys answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readers {
-    /// When they were ended.
+    /// When they were found.
     pub at: Timestamp,
-    /// `role application address`, as far as the standbys answered.
+    /// Those that were ended, because the repointed Services lead their clients to the target.
     pub ended: Vec<String>,
+    /// Those that were left, because their clients would only come back: no Service was repointed.
+    #[serde(default)]
+    pub left: Vec<String>,
 }
 
 /// Why the cutover rolls back.

@@ -125,6 +125,7 @@ pub fn complete() -> Record {
         Fact::Readers(Readers {
             at: at(8),
             ended: vec!["app report 10.0.0.8".into()],
+            left: vec!["app search 10.0.0.9".into()],
         }),
         Fact::Finished(at(9)),
     ]
@@ -217,8 +218,12 @@ fn a_finished_or_rolled_back_record_of_each_schema_is_read() {
             started: Some(start_of(schema)),
             // Schema 1 did not record it.
             suspended: complete().suspended.filter(|_| schema > 1),
-            // Nor did schema 2 this.
+            // Nor did schema 2 these.
             manifest: complete().manifest.filter(|_| schema > 2),
+            readers: complete().readers.map(|readers| Readers {
+                left: readers.left.into_iter().filter(|_| schema > 2).collect(),
+                ..readers
+            }),
             ..complete()
         };
         assert_eq!(Record::parse(&finished), Ok(record));

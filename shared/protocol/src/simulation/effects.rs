@@ -101,10 +101,11 @@ impl World {
                 self.pooler_paused = false;
             }
             Action::RewriteManifest => self.manifest_promoted = true,
-            Action::EndReaders => {
+            Action::FindReaders => {
                 return Some(Fact::Readers(Readers {
                     at: at(0),
                     ended: Vec::new(),
+                    left: Vec::new(),
                 }));
             }
             Action::WriteReceipt => return Some(Fact::Finished(at(0))),

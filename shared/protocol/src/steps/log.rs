@@ -197,16 +197,25 @@ pub(super) fn manifest(progress: &Progress<'_>) -> Vec<Line> {
 }
 
 pub(super) fn readers(progress: &Progress<'_>) -> Vec<Line> {
-    let readers = progress.record.readers.as_ref();
-    let ended = readers.filter(|readers| !readers.ended.is_empty());
-    let lines = ended.map(|readers| {
+    let Some(readers) = &progress.record.readers else {
+        return Vec::new();
+    };
+    let ended = (!readers.ended.is_empty()).then(|| {
         let names = listed(&readers.ended);
         Line::step(
             "ReadersEnded",
             format!("sessions at the source's standbys were ended: {names}"),
         )
     });
-    lines.into_iter().collect()
+    let left = (!readers.left.is_empty()).then(|| Line::Warning {
+        event: "ReadersLeft",
+        text: format!(
+            "sessions are left at the source's standbys, where no new row arrives: {}; point their \
+             clients to the target",
+            listed(&readers.left)
+        ),
+    });
+    ended.into_iter().chain(left).collect()
 }
 
 pub(super) fn rollback_started(progress: &Progress<'_>) -> Vec<Line> {
@@ -264,8 +273,8 @@ pub fn action_line(action: &Action, source: &str, target: &str) -> Option<String
         Action::RewriteManifest => {
             format!("setting spec.replica.enabled: false in the stored manifest of {target}")
         }
-        Action::EndReaders => {
-            "ending the sessions that still read from the source's standbys".to_owned()
+        Action::FindReaders => {
+            "looking for sessions that still read from the source's standbys".to_owned()
         }
         Action::ScaleUp => "scaling the application to its recorded replicas".to_owned(),
         Action::WriteReceipt => "writing the receipt".to_owned(),
