@@ -7,6 +7,8 @@
 //! between them are in [`cutover`] (up to the point of no return), [`completion`] (past it) and
 //! [`rollback`].
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::{
@@ -33,6 +35,9 @@ pub struct Health {
     pub failure: Option<Failure>,
     /// What the last observations have waited for without an interruption, and since when.
     pub waiting: Option<(WaitKind, Timestamp)>,
+    /// How long the observations before this one have failed: the API server did not answer, and
+    /// so it did not to the operators.
+    pub interrupted: Option<Duration>,
 }
 
 /// The next decision that follows from the record and the latest snapshot.

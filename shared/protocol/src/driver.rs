@@ -91,6 +91,8 @@ const OBSERVATIONS_MAX: u32 = 100_000;
 pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stopped> {
     let mut failures = Failures::default();
     let mut first_observation: Option<jiff::Timestamp> = None;
+    let mut last_observation: Option<jiff::Timestamp> = None;
+    let mut unobserved = false;
     let mut asked_at: Option<jiff::Timestamp> = None;
     let mut health = Health::default();
     let mut past_point_of_no_return = false;
@@ -100,12 +102,18 @@ pub async fn drive(world: &mut impl World, limits: &Limits) -> Result<(), Stoppe
         let (record, seen) = match world.observe().await {
             Ok(observed) => observed,
             Err(failure) => {
+                unobserved = true;
                 failures.add(&failure);
                 let failure = refused_too_late(past_point_of_no_return, failure);
                 give_up(failure, failures, first_observation.is_some(), world).await?;
                 continue;
             }
         };
+        // An observation that succeeds after others have failed ends an interruption.
+        let before = last_observation.replace(seen.now);
+        health.interrupted = before
+            .filter(|_| std::mem::take(&mut unobserved))
+            .map(|before| elapsed(before, seen.now));
         remember(&mut known, &record).map_err(Stopped::Contradiction)?;
         past_point_of_no_return |= record.past_point_of_no_return();
         let waited = elapsed(*first_observation.get_or_insert(seen.now), seen.now);

@@ -95,6 +95,11 @@ pub enum RollbackReason {
         /// Seconds since it answered last.
         seconds: u64,
     },
+    /// The API server did not answer while clients waited.
+    ApiServerLost {
+        /// Seconds between two observations.
+        seconds: u64,
+    },
     /// The clean stop of the source was not proved in time.
     NotFencedInTime {
         /// Seconds since the fence was recorded.
@@ -140,6 +145,11 @@ impl fmt::Display for RollbackReason {
                     "the {server} has not answered for {seconds} s while clients wait"
                 )
             }
+            Self::ApiServerLost { seconds } => write!(
+                f,
+                "the API server did not answer for {seconds} s while clients wait, and the \
+                 operators may take longer to notice that it is back"
+            ),
             Self::NotFencedInTime {
                 seconds,
                 unreachable,
@@ -451,6 +461,7 @@ mod tests {
                 server: Server::Source,
                 seconds: 5,
             },
+            RollbackReason::ApiServerLost { seconds: 20 },
             RollbackReason::NotFencedInTime {
                 seconds: 15,
                 unreachable: vec!["b".into()],

@@ -117,8 +117,8 @@ pub fn why(
     })
 }
 
-/// Why waiting is futile while clients wait: a server that the next step needs is gone, or the
-/// source's server does not end. Patroni is paused and starts or replaces none of them.
+/// Why waiting is futile while clients wait: a server that the next step needs is gone, the API
+/// server was, or the source's server does not end. Patroni is paused and starts or replaces none of them.
 fn futile(
     record: &Record,
     seen: &Snapshot,
@@ -126,6 +126,15 @@ fn futile(
     limits: &Limits,
 ) -> Option<RollbackReason> {
     record.blocked?;
+    // The promotion is another controller's, which waits after such an interruption before it asks
+    // the API server again: half a minute and more, against a second for the rollback.
+    if let Some(interrupted) = health.interrupted
+        && interrupted >= UNREACHABLE_MAX
+    {
+        return Some(RollbackReason::ApiServerLost {
+            seconds: interrupted.as_secs(),
+        });
+    }
     if let Some(fenced) = &record.fenced {
         let elapsed = elapsed(fenced.at, seen.now);
         return (elapsed >= limits.fence_max).then(|| RollbackReason::NotFencedInTime {
@@ -508,6 +517,17 @@ mod tests {
             None,
             "it may catch up"
         );
+        let interrupted = |seconds| Health {
+            interrupted: Some(Duration::from_secs(seconds)),
+            ..Health::default()
+        };
+        let after = |seconds, record: &Record| {
+            super::why(record, &start, &seen, &interrupted(seconds), &limits())
+        };
+        let lost = RollbackReason::ApiServerLost { seconds: 20 };
+        assert_eq!(after(20, &begun), Some(lost));
+        assert_eq!(after(4, &begun), None);
+        assert_eq!(after(20, &started()), None, "no client waits");
 
         let fenced = begun.with(Fact::Fenced(Fenced {
             at: begun.blocked.unwrap(),

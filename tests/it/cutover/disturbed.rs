@@ -354,7 +354,7 @@ fn by_config() -> Vec<Case> {
                 Fault::ApiServerAway(API_SERVER_DOWN_SECONDS),
                 "before record Marker",
             )],
-            vec![],
+            vec![(3, &["ROLLING BACK: the API server did not answer for"])],
         ),
     ]
 }
