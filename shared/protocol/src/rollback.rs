@@ -118,7 +118,8 @@ pub fn why(
 }
 
 /// Why waiting is futile while clients wait: a server that the next step needs is gone, the API
-/// server was, or the source's server does not end. Patroni is paused and starts or replaces none of them.
+/// server was, or the source's server does not end. Patroni is paused and starts or replaces none
+/// of them.
 fn futile(
     record: &Record,
     seen: &Snapshot,
