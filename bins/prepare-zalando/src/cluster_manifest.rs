@@ -19,7 +19,7 @@ use crate::{
     facts::Facts,
     hba,
     image::Image,
-    parameters,
+    memory, parameters,
     settings::{CA_SECRET, REPLICATION_SECRET, Settings},
 };
 
@@ -41,7 +41,9 @@ struct ClusterManifest<'a> {
     storage_size: &'a str,
     storage_class: Option<&'a str>,
     /// Requests and limits of the leader's container; None when it has none.
-    resources: Option<&'a Value>,
+    resources: Option<Value>,
+    /// Its memory differs from the leader's.
+    memory_raised: bool,
     leader_pod: &'a str,
     superuser_secret: String,
     database: &'a str,
@@ -118,7 +120,8 @@ fn values<'a>(facts: &'a Facts, settings: &'a Settings, image: &Image) -> Cluste
         image: &settings.target_image,
         storage_size: &settings.target_storage.text,
         storage_class: settings.target_storage_class.as_deref(),
-        resources: facts.pod.resources.as_ref(),
+        resources: memory::resources(facts),
+        memory_raised: !memory::raised(facts).is_empty(),
         leader_pod: &facts.pod.name,
         superuser_secret: settings.superuser_secret(),
         database: &settings.database,

@@ -42,6 +42,7 @@ mod fixture;
 mod hba;
 mod image;
 mod manifest_config_map;
+mod memory;
 mod observation;
 mod output;
 mod parameters;

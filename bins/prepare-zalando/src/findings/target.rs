@@ -2,8 +2,8 @@
 
 use protocol::{checks::prepare::Id, finding::Finding};
 
-use super::{blocker, decide};
-use crate::{facts::Facts, image::Image, settings::Settings};
+use super::{blocker, decide, handled};
+use crate::{facts::Facts, image::Image, memory, settings::Settings};
 
 /// Longest name of a Cluster that CloudNativePG's webhook accepts
 /// (docs/operators/cloudnative-pg.md).
@@ -15,6 +15,7 @@ pub(super) fn findings(facts: &Facts, settings: &Settings, image: &Image) -> Vec
         existing(facts, settings),
         version(facts, image, settings),
         volume(facts, settings),
+        memory_request(facts),
     ]
     .concat()
 }
@@ -128,6 +129,22 @@ fn version(facts: &Facts, image: &Image, settings: &Settings) -> Vec<Finding> {
     }
 }
 
+fn memory_request(facts: &Facts) -> Vec<Finding> {
+    let raised = memory::raised(facts).into_iter().map(|raised| {
+        handled(
+            Id::MemoryRequest,
+            raised.kind,
+            format!(
+                "the source's container has memory {} in its {}, less than shared_buffers: \
+                 CloudNativePG refuses that",
+                raised.from, raised.kind
+            ),
+            format!("the manifest says {}", raised.to),
+        )
+    });
+    raised.collect()
+}
+
 fn volume(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     let (data, volume) = (facts.bytes(), &settings.target_storage);
     // The volume also holds the WAL that wal_keep_size keeps, and the WAL of the copy until its
@@ -233,6 +250,18 @@ mod tests {
             settings.target_image = serde_json::from_value(image.into()).unwrap();
             assert_found(&facts, &settings, verdict, id);
         }
+    }
+
+    #[test]
+    fn memory_below_shared_buffers_is_raised_and_said() {
+        let (mut facts, settings) = (fixture::facts(), fixture::settings());
+        facts.pod.resources = Some(serde_json::json!({"requests": {"memory": "100Mi"}}));
+        assert_found(
+            &facts,
+            &settings,
+            Verdict::Handled,
+            "memory-request:requests",
+        );
     }
 
     #[test]

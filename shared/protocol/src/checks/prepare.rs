@@ -46,6 +46,8 @@ pub enum Id {
     MajorVersion,
     /// Passwords are stored as md5.
     Md5Passwords,
+    /// The source requests less memory than CloudNativePG accepts.
+    MemoryRequest,
     /// The target's image is older than the source.
     MinorVersion,
     /// A change of the resource is needed, and the operator is suspended.
