@@ -17,6 +17,8 @@
 //!   the log contains it
 //! - `E2E_KILL_WITH`: program that ends the pod instead of kubectl; arguments: namespace and pod
 //!   name
+//! - `E2E_BEFORE`: program that runs under load before the cutover, to try what no variable covers,
+//!   for example a cutover that is rolled back; argument: the namespace
 //! - `E2E_ARCHIVE_RESTART`: before-traffic: CloudNativePG restarts the target during the cutover;
 //!   default: it does not
 //! - `E2E_SKIP_WAL_ARCHIVING`: 1: create the target with cnpg.io/skipWalArchiving
@@ -123,6 +125,11 @@ async fn scenario(kubectl: &Kubectl, settings: &Settings, folder: &Path) -> Resu
     step::done(kubectl, "validate-replication", "validate-1").await?;
 
     application.acknowledges(WRITES_BEFORE).await?;
+    if let Some(program) = &settings.before {
+        step::call(program, &[&kubectl.namespace])
+            .await
+            .context("E2E_BEFORE")?;
+    }
     let source_addresses = source::members(kubectl).await?;
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let mut failures = Vec::new();

@@ -27,6 +27,9 @@ pub struct Settings {
     /// E2E_KILL_WITH: a program that ends the pod instead of `kubectl delete pod --force
     /// --grace-period=0`. Its arguments are the namespace and the pod's name.
     pub kill_with: Option<String>,
+    /// E2E_BEFORE: a program that runs under load before the cutover, to try what no variable
+    /// covers; the verdict counts what it has lost. Its argument is the namespace.
+    pub before: Option<String>,
     /// E2E_KEEP: keep the namespace at the end.
     pub keep: bool,
     /// E2E_WATCH_SECONDS: how long the clients are observed after DOWNTIME ENDS.
@@ -70,6 +73,7 @@ impl Settings {
                 .filter(|at| at != "0")
                 .map(|at| if at == "1" { KILL_AT.to_owned() } else { at }),
             kill_with: text("E2E_KILL_WITH"),
+            before: text("E2E_BEFORE"),
             keep: switch("E2E_KEEP")?,
             watch: Duration::from_secs(match text("E2E_WATCH_SECONDS") {
                 None => 60,

@@ -208,12 +208,22 @@ async fn end(kubectl: Kubectl, with: Option<String>, pod: String) -> Result<()> 
             .map(drop);
     };
     let name = pod.trim_start_matches("pod/");
-    println!("\n$ {program} {} {name}", kubectl.namespace);
-    let status = tokio::process::Command::new(&program)
-        .args([&kubectl.namespace, name])
+    call(&program, &[&kubectl.namespace, name])
+        .await
+        .context("E2E_KILL_WITH")
+}
+
+/// Runs a program that a variable names.
+///
+/// # Errors
+/// It cannot be started, or it fails.
+pub async fn call(program: &str, arguments: &[&str]) -> Result<()> {
+    println!("\n$ {program} {}", arguments.join(" "));
+    let status = tokio::process::Command::new(program)
+        .args(arguments)
         .status()
         .await;
-    let status = status.with_context(|| format!("E2E_KILL_WITH={program}"))?;
-    anyhow::ensure!(status.success(), "E2E_KILL_WITH={program}: {status}");
+    let status = status.with_context(|| program.to_owned())?;
+    anyhow::ensure!(status.success(), "{program}: {status}");
     Ok(())
 }
