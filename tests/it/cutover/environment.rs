@@ -14,7 +14,7 @@ use harness::{
     target::InstanceHandle,
 };
 pub use harness::{
-    objects::{CNPG, CONFIG_MAP, DEPLOYMENT, Kind, POSTGRESQL, ROLE, SERVICE, SLICE},
+    objects::{CNPG, CONFIG_MAP, DEPLOYMENT, Kind, POD, POSTGRESQL, ROLE, SERVICE, SLICE},
     snapshot::Snapshot,
 };
 use jiff::Timestamp;

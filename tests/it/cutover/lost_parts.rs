@@ -1,10 +1,12 @@
 //! What a cutover needs is taken away from it: a member of the source that does not answer, its
-//! record, and the target's Cluster.
+//! record, the target's Cluster, and at last the source.
 
 use harness::migration::CLUSTER;
 use serde_json::{Value, json};
 
-use super::environment::{CNPG, CONFIG_MAP, Environment, POSTGRESQL, SOON, SOURCE, assert_ended};
+use super::environment::{
+    CNPG, CONFIG_MAP, Environment, POD, POSTGRESQL, SOON, SOURCE, assert_ended,
+};
 
 const RECORD: &str = "cutover-database";
 
@@ -14,6 +16,8 @@ async fn without_a_member_the_target_or_the_record_the_application_gets_its_sour
     waits_for_a_member_that_does_not_answer(&environment).await;
     rolls_back_without_the_target(&environment).await;
     stops_without_its_record(&environment).await;
+    finishes_without_the_source(&environment).await;
+    environment.nothing_is_lost().await;
 }
 
 /// Before anything is changed: every member must say that its server is no primary.
@@ -98,4 +102,22 @@ async fn stops_without_its_record(environment: &Environment) {
     let released = json!({"metadata": {"annotations": {"acid.zalan.do/controller": null}}});
     environment.patch(POSTGRESQL, SOURCE, released).await;
     environment.runs_on_the_source().await;
+}
+
+/// Past the point of no return every member of the source is gone, and the only server that answers
+/// by the source's Service is the target, whose name nothing verifies: it is not taken for a source
+/// that another actor has started.
+async fn finishes_without_the_source(environment: &Environment) {
+    let launch = environment.cutover().env("SOURCE_SSLMODE", "require");
+    let running = environment.until_failpoint(launch, "after Promote").await;
+    let source = &environment.migration.source;
+    source.stop().await.unwrap();
+    for member in source.members() {
+        environment.remove(POD, member.name()).await;
+    }
+    running.release_failpoint();
+    let ended = running.wait(SOON).await.unwrap();
+    assert_ended(&ended, 0, &["DOWNTIME ENDS"]);
+    let stops = ended.text().matches("stopping the source's server").count();
+    assert_eq!(stops, 1, "{ended}");
 }
