@@ -264,14 +264,22 @@ fn unreachable_source(
             .then_some(Decision::Wait(Wait::RollbackLeaderUnreachable { leader }));
     }
     // When the pause is lifted and the leader lock is not held, Patroni stops a server that is
-    // starting.
-    (patroni.starting && waited < STARTING_MAX)
-        .then_some(Decision::Wait(Wait::RollbackSourceStarting))
+    // starting. Patroni may also have answered later than the server was asked.
+    let limit = if patroni.starting {
+        STARTING_MAX
+    } else {
+        LOOP_MAX
+    };
+    (waited < limit).then_some(Decision::Wait(Wait::RollbackSourceStarting))
 }
 
 /// The alarm in place of an election that would lose acknowledged writes: a lagging member wins it
 /// when no better one answers (maximum_lag_on_failover), although the target may have everything.
 fn unsafe_election(record: &Record, seen: &Snapshot, patroni: &PatroniState) -> Option<Decision> {
+    // A leader that runs as a primary by its own Patroni stays the leader.
+    if !patroni.primaries.is_empty() {
+        return None;
+    }
     // A client that overrides the block may have written behind the marker, and the target may have
     // it.
     let positions = [
@@ -467,6 +475,23 @@ mod tests {
         received(&mut seen, behind);
         assert_eq!(back(&begun, start, &seen), lossy(Some(behind)));
         received(&mut seen, needed);
+        assert_eq!(
+            back(&begun, start, &seen),
+            Decision::Do(Action::UnblockWrites)
+        );
+    }
+
+    #[test]
+    fn a_primary_that_patroni_reports_is_not_lost_although_it_was_not_reached() {
+        let mut seen = blocked(|patroni, _| patroni.received.clear());
+        seen.source = Reachability::Unreachable(Failure::transient("connection refused"));
+        let begun = rollback_started(seen.now);
+        let start = begun.started.as_ref().unwrap();
+        assert_eq!(
+            back(&begun, start, &seen),
+            Decision::Wait(Wait::RollbackSourceStarting)
+        );
+        seen.now += LOOP_MAX;
         assert_eq!(
             back(&begun, start, &seen),
             Decision::Do(Action::UnblockWrites)
