@@ -19,8 +19,14 @@
 //! - `streaming_replica` only at the restart ([`roles`]): lifecycle/run.go
 //! - fencing by annotation; reload and restart for changed settings ([`manager`]): a real cluster
 //!
-//! All of these facts are described in docs/operators/cloudnative-pg.md. **Not imitated**: more
-//! than one instance, switchover, failover and the primary's Lease; promotion tokens; demotion
+//! - further instances, which copy the designated primary and follow it by `-rw` ([`join`]):
+//!   pkg/management/postgres/join.go, conninfo.go
+//! - failover while the Cluster follows and afterwards ([`election`]): internal/controller/replicas.go,
+//!   pkg/postgres/status.go
+//!
+//! All of these facts are described in docs/operators/cloudnative-pg.md. **Not imitated**: a change
+//! of the number of instances, replication slots of instances, pg_rewind (a former primary is
+//! copied again), a requested switchover and the primary's Lease; promotion tokens; demotion
 //! (`enabled` back to true); the webhook's refusals; the rollout after a change of the pod's
 //! specification (delete the pod instead); `managed.roles`; backups and a WAL archive
 //! (`archive_command` takes its time and discards, `restore_command` takes its time and fails);
@@ -35,7 +41,10 @@ mod clone;
 pub mod cluster;
 pub mod configuration;
 pub mod connection;
+mod election;
 pub mod init_container;
+mod join;
+mod leadership;
 mod log;
 mod manager;
 pub mod objects;
@@ -134,7 +143,23 @@ impl Target {
         let seen = seen.with_context(|| {
             format!("waiting for the operator to observe the Cluster {cluster}")
         })??;
-        seen.get(cluster).cloned().context("the Cluster is gone")
+        let first = seen.get(cluster).and_then(|known| known.all.first());
+        first.cloned().context("the Cluster is gone")
+    }
+
+    /// All instances of a Cluster that the operator has observed.
+    pub fn instances(&self, cluster: &str) -> Vec<InstanceHandle> {
+        let known = self.instances.borrow();
+        known
+            .get(cluster)
+            .map_or_else(Vec::new, |known| known.all.clone())
+    }
+
+    /// The instance that is the primary, or the designated one; None without the Cluster.
+    pub fn primary(&self, cluster: &str) -> Option<InstanceHandle> {
+        let known = self.instances.borrow().get(cluster).cloned()?;
+        let current = known.leadership.now().current;
+        known.all.into_iter().find(|one| one.name() == current)
     }
 
     /// Waits until all objects and files of a deleted Cluster are removed.
@@ -169,12 +194,12 @@ impl Target {
         };
         let reached = timeout(limit, await_condition(api, cluster, has_phase)).await;
         if !matches!(reached, Ok(Ok(_))) {
-            let logs = self
-                .instances
-                .borrow()
-                .get(cluster)
+            let logs: Vec<String> = self
+                .instances(cluster)
+                .iter()
                 .map(InstanceHandle::logs)
-                .unwrap_or_default();
+                .collect();
+            let logs = logs.join("\n");
             anyhow::bail!("the Cluster {cluster} did not reach {phase:?} within {limit:?}\n{logs}");
         }
         Ok(())
@@ -183,8 +208,10 @@ impl Target {
     /// Stops the operator and all servers immediately.
     pub async fn stop(self) {
         self.task.abort();
-        for handle in self.instances.borrow().clone().into_values() {
-            let _ = handle.server.stop(StopMode::Immediate).await;
+        for known in self.instances.borrow().clone().into_values() {
+            for handle in known.all {
+                let _ = handle.server.stop(StopMode::Immediate).await;
+            }
         }
     }
 }
@@ -198,6 +225,11 @@ pub struct InstanceHandle {
 }
 
 impl InstanceHandle {
+    /// Its name, which is that of its pod.
+    pub fn name(&self) -> &str {
+        self.server.name()
+    }
+
     /// Where its server listens on port 5432.
     pub fn address(&self) -> Ipv4Addr {
         self.server.address()

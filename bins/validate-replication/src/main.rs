@@ -17,14 +17,15 @@
 //!    (`row_counts.rs`)
 //! 5. list everything that blocks a cutover
 //!
-//! It reads only, with one exception: a clone that waits for the source's next checkpoint gets one
-//! at once.
+//! It reads only, with one exception: a clone, or a further instance that joins (`joins.rs`), and
+//! waits for the next checkpoint gets one at once.
 //!
 //! **Variables**: `settings.rs`, and the connections `SOURCE_*` and `TARGET_*`.
 
 mod clone;
 mod collations;
 mod data_checks;
+mod joins;
 mod log;
 mod row_counts;
 mod settings;

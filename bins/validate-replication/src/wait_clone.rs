@@ -26,10 +26,10 @@ use crate::{
 const POD_PATCH: &str = "cnpg.io/podPatch";
 const POLL: Duration = Duration::from_secs(1);
 /// Interval between two lines of progress; each new phase also gets one.
-const LINE: Duration = Duration::from_secs(10);
+pub const LINE: Duration = Duration::from_secs(10);
 /// The phase in which a CHECKPOINT helps: a spread checkpoint takes minutes
 /// (checkpoint_completion_target of checkpoint_timeout), a requested one is fast.
-const WAITS_FOR_CHECKPOINT: &str = "waiting for checkpoint to finish";
+pub const WAITS_FOR_CHECKPOINT: &str = "waiting for checkpoint to finish";
 
 /// Connects to the target; while it does not answer, logs how far the clone is.
 ///
@@ -253,10 +253,10 @@ impl Drop for Watch<'_> {
     }
 }
 
-/// The base backup that the source is giving; the youngest, because an older one was there before
-/// the clone.
-async fn base_backup(source: &Session) -> Result<Option<BaseBackup>> {
-    let row = source
+/// The base backup that a server is giving; the youngest, because an older one was there before the
+/// clone.
+pub async fn base_backup(server: &Session) -> Result<Option<BaseBackup>> {
+    let row = server
         .query_opt(
             "select p.phase, p.backup_total, coalesce(p.backup_streamed, 0)
                from pg_stat_progress_basebackup p left join pg_stat_activity a using (pid)
@@ -264,7 +264,7 @@ async fn base_backup(source: &Session) -> Result<Option<BaseBackup>> {
             &[],
         )
         .await
-        .context("reading the progress of the base backup at the source")?;
+        .context("reading the progress of a base backup")?;
     Ok(row.map(|row| BaseBackup {
         phase: row.get(0),
         bytes_total: row.get::<_, Option<i64>>(1).map(i64::unsigned_abs),

@@ -18,6 +18,8 @@ use protocol::{
 };
 use tokio::time::Instant;
 
+use crate::joins::Joins;
+
 const POLL: Duration = Duration::from_millis(500);
 const LINE: Duration = Duration::from_secs(10);
 /// Longest wait for a finding to settle by itself, while the lag does not fall, in seconds.
@@ -58,6 +60,7 @@ pub async fn wait(
         limits,
         lag: Lag::new(Instant::now()),
     };
+    let mut joins = Joins::new();
     let mut last = None;
     let outcome = until(deadline, POLL, async || {
         let snapshot = match observe(collector, limits).await {
@@ -73,6 +76,9 @@ pub async fn wait(
             }
             Err(error) => return Err(error),
         };
+        if joins.advance(run, collector, &snapshot.cluster).await {
+            watch.lag.progressed(Instant::now());
+        }
         let Some(missing) = watch.missing(&snapshot) else {
             return Ok(ProbeResult::Ready(snapshot));
         };
@@ -150,9 +156,14 @@ impl Lag {
         }
     }
 
-    /// The lag has fallen to a new minimum within the last [`SETTLE_SECONDS_MAX`].
+    /// The lag has fallen to a new minimum, or a further instance was being copied, within the last [`SETTLE_SECONDS_MAX`].
     fn may_settle(&self) -> bool {
         self.last_decrease.elapsed() < Duration::from_secs(SETTLE_SECONDS_MAX)
+    }
+
+    /// Something else goes on that the wait is for.
+    fn progressed(&mut self, now: Instant) {
+        self.last_decrease = now;
     }
 
     /// Records a lag in bytes; returns a line every ten seconds.

@@ -323,6 +323,7 @@ impl Collector {
             abort: None,
         };
         self.members = members;
+        self.follow_designated_primary(&snapshot.cluster);
         snapshot.reconnected = self.reconnected(scope, &snapshot).await;
         let objects = Objects {
             postgresql: &postgresql,
@@ -368,6 +369,15 @@ impl Collector {
     /// Config when it does not exist.
     pub async fn postgresql(&self) -> Result<Postgresql> {
         postgresql(&self.client, &self.namespace, &self.subject).await
+    }
+
+    /// Opens a new session at the next observation when CloudNativePG has made another instance the
+    /// designated primary: the former one may go on as a standby, and its sessions stay open.
+    fn follow_designated_primary(&mut self, cluster: &ClusterState) {
+        let before = self.last.as_ref().map(|last| &last.cluster.current_primary);
+        if before.is_some_and(|before| *before != cluster.current_primary) {
+            self.target.forget();
+        }
     }
 
     /// Where the source's leader listens, by the members as last observed; of a source without a

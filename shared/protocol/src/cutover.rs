@@ -3,7 +3,7 @@
 use crate::{
     calm, checks,
     decision::{Action, Decision, Limits},
-    finding, proof,
+    finding, instances, proof,
     quantity::elapsed,
     reason::Wait,
     record::{Fact, Fenced, Promotion, Record, Start},
@@ -86,7 +86,11 @@ fn block(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
                 marker: marker.lsn,
             })
         }
-        Reachability::Up(_) => stop(record, seen).unwrap_or(Decision::Wait(Wait::SourceGone)),
+        // An instance that lags far behind is met before the source is stopped.
+        Reachability::Up(target) => match instances::awaited(&seen.cluster, target, marker.lsn) {
+            Some(wait) => Decision::Wait(wait),
+            None => stop(record, seen).unwrap_or(Decision::Wait(Wait::SourceGone)),
+        },
     }
 }
 
@@ -138,20 +142,24 @@ fn fence(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
             members: patroni.silent.clone(),
         });
     }
-    match proof::clean_stop(
+    let proved = proof::clean_stop(
         &target.control,
         &target.replay,
         fenced.lsn,
         start.source.timeline,
         target.segment_bytes,
-    ) {
-        Ok(replayed) => Decision::Record(Fact::Promotion(Promotion {
+    );
+    let Ok(replayed) = proved else {
+        return Decision::Do(Action::Restartpoint);
+    };
+    match instances::awaited(&seen.cluster, target, replayed) {
+        Some(wait) => Decision::Wait(wait),
+        None => Decision::Record(Fact::Promotion(Promotion {
             at: seen.now,
             shutdown_checkpoint: target.control.checkpoint,
             replayed,
             timeline: start.source.timeline,
             target_clock: target.running.now,
         })),
-        Err(_) => Decision::Do(Action::Restartpoint),
     }
 }

@@ -107,6 +107,11 @@ pub enum RollbackReason {
         /// Members whose Patroni does not say whether their server runs.
         unreachable: Vec<String>,
     },
+    /// Not every instance of the target that CloudNativePG may promote had everything in time.
+    InstancesNotInStep {
+        /// Seconds since the fence was recorded.
+        seconds: u64,
+    },
     /// The point of no return was not reached in time.
     DeadlineExceeded {
         /// What the time is counted from.
@@ -168,6 +173,11 @@ impl fmt::Display for RollbackReason {
                     unreachable.join(", ")
                 )
             }
+            Self::InstancesNotInStep { seconds } => write!(
+                f,
+                "not all ready instances of the target had everything, or its designated primary \
+                 was changing, {seconds} s after the stop of the source (FENCE_MAX_SECONDS)"
+            ),
             Self::DeadlineExceeded { since, seconds } => {
                 let since: &str = since.into();
                 write!(
@@ -466,6 +476,7 @@ mod tests {
                 seconds: 15,
                 unreachable: vec!["b".into()],
             },
+            RollbackReason::InstancesNotInStep { seconds: 15 },
             RollbackReason::DeadlineExceeded {
                 since: Since::Block,
                 seconds: 300,

@@ -138,13 +138,24 @@ fn futile(
     }
     if let Some(fenced) = &record.fenced {
         let elapsed = elapsed(fenced.at, seen.now);
-        return (elapsed >= limits.fence_max).then(|| RollbackReason::NotFencedInTime {
-            seconds: elapsed.as_secs(),
-            unreachable: seen
-                .patroni
-                .answer()
-                .map_or_else(Vec::new, |it| it.silent.clone()),
-        });
+        let seconds = elapsed.as_secs();
+        let instances = matches!(
+            health.waiting,
+            Some((WaitKind::InstancesBehind | WaitKind::TargetSwitchingOver, _))
+        );
+        let reason = || {
+            if instances {
+                return RollbackReason::InstancesNotInStep { seconds };
+            }
+            RollbackReason::NotFencedInTime {
+                seconds,
+                unreachable: seen
+                    .patroni
+                    .answer()
+                    .map_or_else(Vec::new, |it| it.silent.clone()),
+            }
+        };
+        return (elapsed >= limits.fence_max).then(reason);
     }
     let (kind, since) = health.waiting?;
     let server = match kind {
@@ -566,6 +577,10 @@ mod tests {
         assert!(matches!(
             why(&fenced, &seen, WaitKind::SourceUnreachable),
             Some(RollbackReason::NotFencedInTime { .. })
+        ));
+        assert!(matches!(
+            why(&fenced, &seen, WaitKind::InstancesBehind),
+            Some(RollbackReason::InstancesNotInStep { .. })
         ));
     }
 

@@ -26,7 +26,7 @@ use crate::{
         kubernetes::{ClusterState, Replicas, ServiceState, StoredManifest},
         prechecks::{Prechecks, Question},
         source::{ClientSession, PostmasterStart, ServerRun},
-        target::{ControlCheckpoint, Replay, Running},
+        target::{ControlCheckpoint, Replay, Running, Standby},
     },
     wal::{Identity, Lsn, Switch, Timeline},
 };
@@ -167,6 +167,8 @@ pub struct TargetState {
     pub segment_bytes: u64,
     /// The timelines before its own one and where each was left; read of a primary only.
     pub history: Vec<Switch>,
+    /// The standbys that stream from it.
+    pub standbys: Vec<Standby>,
 }
 
 impl SourceState {

@@ -2,7 +2,6 @@
 //! Job.
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, ResourceExt,
     api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
@@ -18,9 +17,9 @@ impl Manager {
     /// Sets defaults, creates objects, clones the source.
     pub(super) async fn bootstrap(&mut self) -> Result<()> {
         let cluster = self.current();
-        if cluster.spec.instances != 1 || cluster.spec.bootstrap.pg_basebackup.is_none() {
+        if cluster.spec.instances == 0 || cluster.spec.bootstrap.pg_basebackup.is_none() {
             self.log
-                .write("only Clusters of one instance, made by pg_basebackup, are imitated");
+                .write("only Clusters that are made by pg_basebackup are imitated");
             self.status.phase(Phase::Unrecoverable).await?;
             return std::future::pending().await;
         }
@@ -46,7 +45,7 @@ impl Manager {
             .await?;
         }
         self.status.phase(Phase::SettingUpPrimary).await?;
-        let job = objects::clone_job(&cluster);
+        let job = objects::job(&cluster, &self.name, objects::job_role(1));
         self.create(&job).await?;
         let clone = CloneJob {
             shared: &self.shared,
@@ -108,26 +107,6 @@ impl Manager {
                 Err(error).with_context(|| format!("creating {kind} {}", object.name_any()))
             }
         }
-    }
-
-    /// Installs the server's certificate and the clients' CA from the Secrets.
-    async fn install_certificates(&self) -> Result<()> {
-        let name = self.cluster.borrow().name_any();
-        let secrets: Api<Secret> =
-            Api::namespaced(self.shared.client.clone(), &self.shared.namespace);
-        for (secret, key, file) in [
-            ("ca", "ca.crt", "client-ca.crt"),
-            ("server", "tls.crt", "server.crt"),
-            ("server", "tls.key", "server.key"),
-        ] {
-            let object = secrets.get(&format!("{name}-{secret}")).await?;
-            let text = objects::text(object.data.as_ref(), key)
-                .with_context(|| format!("no key {key} in {name}-{secret}"))?;
-            self.server
-                .volume()
-                .write(&format!("certificates/{file}"), text.as_bytes())?;
-        }
-        Ok(())
     }
 }
 

@@ -23,7 +23,7 @@ const SKIP_WAL_ARCHIVING: &str = "cnpg.io/skipWalArchiving";
 )]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClusterSpec {
-    /// Only 1 is imitated.
+    /// Their number when the Cluster is created; a change is not imitated.
     pub instances: u32,
     /// The image; its tag carries PostgreSQL's version.
     pub image_name: String,

@@ -1,10 +1,9 @@
-//! The life of one Cluster: the joint work of operator and instance manager for a Cluster of one
-//! instance, as one task.
+//! The life of one instance: the joint work of operator and instance manager, as one task.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use kube::{Client, ResourceExt};
+use kube::Client;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -13,6 +12,7 @@ use tokio::{
 use super::{
     cluster::Cluster,
     init_container,
+    leadership::{Leadership, Primary},
     log::Log,
     objects,
     pod::{InstancePod, State},
@@ -50,9 +50,15 @@ pub(super) struct Shared {
     pub hidden: Vec<PathBuf>,
 }
 
-/// Runs one Cluster until its task is aborted.
+/// Runs one instance until its task is aborted.
 pub(super) struct Manager {
     pub shared: Shared,
+    /// The instance's name.
+    pub name: String,
+    /// The first one is cloned from the source, the others from the primary.
+    pub is_first: bool,
+    pub leadership: Leadership,
+    pub primary: watch::Receiver<Primary>,
     pub cluster: watch::Receiver<Arc<Cluster>>,
     pub poolers: watch::Receiver<Poolers>,
     pub server: Server,
@@ -91,7 +97,7 @@ enum End {
 impl Manager {
     /// Runs from the Cluster's creation on.
     pub(super) async fn run(mut self) {
-        while let Err(error) = self.bootstrap().await {
+        while let Err(error) = self.create_instance().await {
             self.log.write(&format!("bootstrap: {error:#}"));
             sleep(TICK).await;
         }
@@ -99,8 +105,41 @@ impl Manager {
             if let Err(error) = self.run_pod().await {
                 self.log.write(&format!("{error:#}"));
                 sleep(TICK).await;
+            } else if self.cluster.borrow().spec.instances > 1 {
+                // The operator elects another primary before it creates a pod again.
+                sleep(TICK).await;
             }
         }
+    }
+
+    async fn create_instance(&mut self) -> Result<()> {
+        if self.is_first {
+            self.bootstrap().await
+        } else {
+            self.join().await
+        }
+    }
+
+    /// True if this instance is, or is to be, the primary or the designated one.
+    pub(super) fn leads(&self) -> bool {
+        self.leadership.is_target(&self.name)
+    }
+
+    /// The role of the instance's pod.
+    fn role(&self) -> &'static str {
+        if self.leadership.now().current == self.name {
+            "primary"
+        } else {
+            "replica"
+        }
+    }
+
+    /// Sets the Cluster's phase, which describes its primary.
+    pub(super) async fn phase(&self, phase: Phase) -> Result<()> {
+        if self.leads() {
+            self.status.phase(phase).await?;
+        }
+        Ok(())
     }
 
     pub(super) fn current(&mut self) -> Arc<Cluster> {
@@ -111,9 +150,12 @@ impl Manager {
     /// restarted after each failure.
     async fn run_pod(&mut self) -> Result<()> {
         let cluster = self.current();
-        let pod = self.pod.create(&cluster).await?;
+        let pod = self.pod.create(&cluster, self.role()).await?;
         self.status.bootstrapped().await?;
-        self.status.phase(Phase::WaitingForInstances).await?;
+        if self.role() == "primary" {
+            self.status.current_primary().await?;
+        }
+        self.phase(Phase::WaitingForInstances).await?;
         self.pod.report(State::Starting).await?;
         let volume = self.server.volume().clone();
         let mounts = [
@@ -148,6 +190,7 @@ impl Manager {
                     let seconds = self.cluster.borrow().smart_shutdown_seconds();
                     self.server.stop(StopMode::SmartThenFast(seconds)).await?;
                 }
+                self.status.ready(false).await?;
                 return self.pod.remove().await;
             }
         }
@@ -156,8 +199,8 @@ impl Manager {
     /// Waits as the kubelet does after a failure; `Deleted` if the pod is deleted in the meantime.
     async fn back_off(&mut self, tries: &mut usize, why: &str) -> Result<End> {
         self.log.write(why);
-        self.status.ready_instances(0).await?;
-        self.status.phase(Phase::WaitingForInstances).await?;
+        self.status.ready(false).await?;
+        self.phase(Phase::WaitingForInstances).await?;
         self.pod.report(State::BackOff(why)).await?;
         let pause = BACK_OFF[(*tries).min(BACK_OFF.len() - 1)];
         *tries += 1;
@@ -171,6 +214,16 @@ impl Manager {
     /// Runs the postmaster once: writes files, starts it, and reconciles changes of the Cluster.
     async fn run_server(&mut self) -> Result<End> {
         let cluster = self.current();
+        while self.leadership.now().target.is_none() {
+            self.primary
+                .changed()
+                .await
+                .context("the operator has ended")?;
+        }
+        if !self.leads() && !self.server.is_standby() {
+            self.copy_primary(&cluster).await?;
+        }
+        self.pod.set_role(self.role()).await?;
         self.refresh(&cluster).await?;
         if !cluster.is_fenced(&self.instance()) {
             let session = self.start().await?;
@@ -200,6 +253,10 @@ impl Manager {
                     changed.context("the operator has ended")?;
                     (self.due.files, self.due.sql) = (true, true);
                 }
+                changed = self.primary.changed() => {
+                    changed.context("the operator has ended")?;
+                    (self.due.files, self.due.sql) = (true, true);
+                }
                 changed = self.poolers.changed() => {
                     changed.context("the operator has ended")?;
                     self.due.sql = true;
@@ -223,7 +280,7 @@ impl Manager {
             roles::on_primary_start(&mut session).await?;
         }
         self.pod.report(State::Ready).await?;
-        self.status.ready_instances(1).await?;
+        self.status.ready(true).await?;
         self.report(&session).await
     }
 
@@ -234,7 +291,7 @@ impl Manager {
     }
 
     pub(super) fn instance(&self) -> String {
-        objects::instance_name(&self.cluster.borrow().name_any())
+        self.name.clone()
     }
 }
 

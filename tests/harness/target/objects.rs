@@ -1,4 +1,4 @@
-//! The Kubernetes objects that CNPG creates for a Cluster of one instance (pkg/specs), as far as
+//! The Kubernetes objects that CNPG creates for a Cluster (pkg/specs), as far as
 //! others read them.
 
 use anyhow::{Context, Result};
@@ -18,9 +18,14 @@ pub const DATA_MOUNT: &str = "/var/lib/postgresql/data";
 /// Mount path of the scratch volume.
 pub const SCRATCH_MOUNT: &str = "/controller";
 
-/// The first instance's name: its pod and volume claim, and the prefix of its Job.
-pub fn instance_name(cluster: &str) -> String {
-    format!("{cluster}-1")
+/// An instance's name: its pod and volume claim, and the prefix of its Job.
+pub fn instance_name(cluster: &str, number: u32) -> String {
+    format!("{cluster}-{number}")
+}
+
+/// The suffix of the Job that makes the first instance, or a further one.
+pub fn job_role(number: u32) -> &'static str {
+    if number == 1 { "pgbasebackup" } else { "join" }
 }
 
 fn metadata(cluster: &Cluster, name: &str, mut labels: Value) -> Value {
@@ -155,14 +160,13 @@ pub fn text(
         .map(|value| String::from_utf8_lossy(&value.0).into_owned())
 }
 
-/// The clone Job (pkg/specs/jobs.go); its pod is not created.
-pub fn clone_job(cluster: &Cluster) -> Value {
-    let instance = instance_name(&cluster.name_any());
-    let name = format!("{instance}-pgbasebackup");
-    let labels = json!({"cnpg.io/instanceName": instance, "cnpg.io/jobRole": "pgbasebackup"});
+/// The Job that makes an instance (pkg/specs/jobs.go); its pod is not created.
+pub fn job(cluster: &Cluster, instance: &str, role: &str) -> Value {
+    let name = format!("{instance}-{role}");
+    let labels = json!({"cnpg.io/instanceName": instance, "cnpg.io/jobRole": role});
     let container = json!({
-        "name": "pgbasebackup", "image": cluster.spec.image_name,
-        "command": ["/controller/manager", "instance", "pgbasebackup"]
+        "name": role, "image": cluster.spec.image_name,
+        "command": ["/controller/manager", "instance", role]
     });
     json!({
         "apiVersion": "batch/v1", "kind": "Job",
@@ -181,11 +185,10 @@ pub fn clone_job(cluster: &Cluster) -> Value {
 ///
 /// # Errors
 /// The annotation is not a JSON patch for this pod; CNPG's webhook refuses such a Cluster.
-pub fn instance_pod(cluster: &Cluster) -> Result<Pod> {
-    let name = instance_name(&cluster.name_any());
+pub fn instance_pod(cluster: &Cluster, name: &str, role: &str) -> Result<Pod> {
     let labels = json!({
         "cnpg.io/instanceName": name, "cnpg.io/podRole": "instance",
-        "cnpg.io/instanceRole": "primary", "role": "primary",
+        "cnpg.io/instanceRole": role, "role": role,
         "app.kubernetes.io/component": "database",
     });
     let mounts = json!([
@@ -193,7 +196,7 @@ pub fn instance_pod(cluster: &Cluster) -> Result<Pod> {
         {"name": "scratch-data", "mountPath": SCRATCH_MOUNT}
     ]);
     let mut pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": metadata(cluster, &name, labels),
+        "apiVersion": "v1", "kind": "Pod", "metadata": metadata(cluster, name, labels),
         "spec": {
             "nodeName": "node0", "hostname": name,
             "securityContext": {
@@ -250,20 +253,15 @@ mod tests {
     fn the_pods_patch_adds_an_init_container() {
         let patch =
             r#"[{"op":"add","path":"/spec/initContainers/-","value":{"name":"adopt-pgdata"}}]"#;
-        let pod = instance_pod(&cluster(json!({POD_PATCH: patch}))).unwrap();
+        let pod = |annotations| instance_pod(&cluster(annotations), "database-1", "primary");
+        let unpatched = pod(json!({})).unwrap();
+        let pod = pod(json!({POD_PATCH: patch})).unwrap();
         let added: Vec<_> = added_init_containers(pod.spec.as_ref().unwrap())
             .map(|container| container.name.clone())
             .collect();
         assert_eq!(added, ["adopt-pgdata"]);
         assert_eq!(
-            added_init_containers(
-                instance_pod(&cluster(json!({})))
-                    .unwrap()
-                    .spec
-                    .as_ref()
-                    .unwrap()
-            )
-            .count(),
+            added_init_containers(unpatched.spec.as_ref().unwrap()).count(),
             0
         );
     }
@@ -271,7 +269,8 @@ mod tests {
     #[test]
     fn a_patch_that_does_not_fit_is_an_error() {
         let patch = r#"[{"op":"replace","path":"/spec/nowhere/0","value":1}]"#;
-        assert!(instance_pod(&cluster(json!({POD_PATCH: patch}))).is_err());
+        let cluster = cluster(json!({POD_PATCH: patch}));
+        assert!(instance_pod(&cluster, "database-1", "primary").is_err());
     }
 
     #[test]

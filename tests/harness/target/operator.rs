@@ -23,6 +23,8 @@ use tokio::{
 use super::{
     FIRST_HOST, FIRST_POOLER_HOST, InstanceHandle, Options,
     cluster::{Cluster, Pooler},
+    election::Election,
+    leadership::Leadership,
     log::Log,
     manager::{Due, Manager, Shared},
     objects,
@@ -36,13 +38,27 @@ use super::{
 use crate::service::pooler;
 
 /// The instances by Cluster name.
-pub(super) type Instances = BTreeMap<String, InstanceHandle>;
+pub(super) type Instances = BTreeMap<String, ClusterInstances>;
 
-/// A Cluster's task and the sender of its changes.
+/// The instances of one Cluster, the first one first.
+#[derive(Clone)]
+pub(super) struct ClusterInstances {
+    pub all: Vec<InstanceHandle>,
+    pub leadership: Leadership,
+}
+
+/// A Cluster's tasks and the sender of its changes.
 struct ClusterTask {
     sender: watch::Sender<Arc<Cluster>>,
-    task: AbortHandle,
-    host: u8,
+    tasks: Vec<AbortHandle>,
+    hosts: Vec<u8>,
+}
+
+/// What the instances of one Cluster share.
+struct ClusterShared {
+    cluster: watch::Receiver<Arc<Cluster>>,
+    leadership: Leadership,
+    status: Status,
 }
 
 pub(super) struct Operator {
@@ -129,24 +145,80 @@ impl Operator {
             });
             return Ok(());
         }
+        let count = cluster.spec.instances.max(1);
         let (sender, receiver) = watch::channel(Arc::new(cluster));
-        let taken = |host: &u8| self.managers.values().any(|managed| managed.host == *host);
-        let free = (FIRST_HOST..FIRST_POOLER_HOST).find(|host| !taken(host));
-        let host = free.context("too many Clusters")?;
-        let (manager, handle) = self.manager(&name, host, receiver)?;
-        let task = self.tasks.spawn(manager.run());
-        self.managers
-            .insert(name.clone(), ClusterTask { sender, task, host });
+        let hosts = self.free_hosts(count)?;
+        let first = objects::instance_name(&name, 1);
+        let shared = ClusterShared {
+            leadership: Leadership::of(&first),
+            status: Status::new(self.api(), &name, &first),
+            cluster: receiver,
+        };
+        let (mut all, mut tasks) = (Vec::new(), Vec::new());
+        for (number, host) in (1..).zip(&hosts) {
+            let instance = objects::instance_name(&name, number);
+            let (manager, handle) = self.manager(&instance, *host, &shared)?;
+            tasks.push(self.tasks.spawn(manager.run()));
+            all.push(handle);
+        }
+        if count > 1 {
+            let election = self.election(&all, &shared)?;
+            tasks.push(self.tasks.spawn(election.run()));
+        }
+        let task = ClusterTask {
+            sender,
+            tasks,
+            hosts,
+        };
+        self.managers.insert(name.clone(), task);
+        let leadership = shared.leadership;
+        let started = ClusterInstances { all, leadership };
         self.instances
-            .send_modify(|instances| drop(instances.insert(name, handle)));
+            .send_modify(|instances| drop(instances.insert(name, started)));
         Ok(())
+    }
+
+    fn free_hosts(&self, count: u32) -> Result<Vec<u8>> {
+        let taken = |host: &u8| {
+            let mut managed = self.managers.values();
+            managed.any(|managed| managed.hosts.contains(host))
+        };
+        let free = (FIRST_HOST..FIRST_POOLER_HOST).filter(|host| !taken(host));
+        let hosts: Vec<u8> = free.take(count as usize).collect();
+        anyhow::ensure!(hosts.len() == count as usize, "too many instances");
+        Ok(hosts)
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        let Options {
+            client, services, ..
+        } = &self.options;
+        Api::namespaced(client.clone(), services.namespace())
+    }
+
+    fn election(&self, all: &[InstanceHandle], shared: &ClusterShared) -> Result<Election> {
+        let first = all.first().context("a Cluster without instances")?;
+        Ok(Election {
+            cluster: shared.cluster.clone(),
+            leadership: shared.leadership.clone(),
+            status: shared.status.clone(),
+            pods: self.api(),
+            servers: all
+                .iter()
+                .map(|handle| (handle.name().to_owned(), handle.server.clone()))
+                .collect(),
+            log: first.log.clone(),
+        })
     }
 
     fn manager(
         &self,
-        name: &str,
+        instance: &str,
         host: u8,
-        cluster: watch::Receiver<Arc<Cluster>>,
+        of: &ClusterShared,
     ) -> Result<(Manager, InstanceHandle)> {
         let Options {
             setup,
@@ -156,21 +228,18 @@ impl Operator {
             programs,
             hidden,
         } = &self.options;
-        let (client, namespace, instance) = (
-            client.clone(),
-            services.namespace().to_owned(),
-            objects::instance_name(name),
-        );
-        let volume = Volume::new(setup, network.subdirectory(setup, &instance)?);
+        let (client, namespace) = (client.clone(), services.namespace().to_owned());
+        let volume = Volume::new(setup, network.subdirectory(setup, instance)?);
         let log = Log::open(volume.path("manager.log"))?;
-        let server = Server::new(setup, volume, &instance, network.address(host));
+        let server = Server::new(setup, volume, instance, network.address(host));
         let (promotion_times, promotion_times_receiver) = watch::channel(PromotionTimes::default());
         let pod = InstancePod::new(
             Api::namespaced(client.clone(), &namespace),
-            &instance,
+            instance,
             &network.kubernetes_address(host).to_string(),
         );
-        let status = Status::new(Api::namespaced(client.clone(), &namespace), name, &instance);
+        let status = of.status.of(instance);
+        let is_first = of.leadership.now().current == *instance;
         let handle = InstanceHandle {
             server: server.clone(),
             promotion_times: promotion_times_receiver,
@@ -188,7 +257,11 @@ impl Operator {
         let (due, archives) = (Due::default(), false);
         let manager = Manager {
             shared,
-            cluster,
+            name: instance.to_owned(),
+            is_first,
+            leadership: of.leadership.clone(),
+            primary: of.leadership.subscribe(),
+            cluster: of.cluster.clone(),
             poolers,
             server,
             pod,
@@ -222,10 +295,11 @@ impl Operator {
     async fn remove(&mut self, cluster: &Cluster) -> Result<()> {
         let name = cluster.name_any();
         if let Some(managed) = self.managers.remove(&name) {
-            managed.task.abort();
+            managed.tasks.iter().for_each(AbortHandle::abort);
         }
-        let handle = self.instances.borrow().get(&name).cloned();
-        if let Some(handle) = handle {
+        let known = self.instances.borrow().get(&name).cloned();
+        let all = known.map_or_else(Vec::new, |known| known.all);
+        for handle in &all {
             if handle.server.runs() {
                 handle.server.stop(StopMode::Immediate).await?;
             }
@@ -233,24 +307,25 @@ impl Operator {
             std::fs::remove_dir_all(root)
                 .with_context(|| format!("removing {}", root.display()))?;
         }
-        self.remove_objects(&name, cluster.meta().uid.as_deref())
+        self.remove_objects(&name, all.len(), cluster.meta().uid.as_deref())
             .await?;
         self.instances
             .send_modify(|instances| drop(instances.remove(&name)));
         Ok(())
     }
 
-    async fn remove_objects(&self, name: &str, uid: Option<&str>) -> Result<()> {
+    async fn remove_objects(&self, name: &str, count: usize, uid: Option<&str>) -> Result<()> {
         use kube::core::{DynamicObject, GroupVersionKind};
-        let instance = objects::instance_name(name);
+        let instances: Vec<String> = (1..)
+            .take(count)
+            .map(|number| objects::instance_name(name, number))
+            .collect();
+        let jobs = (1..).zip(&instances);
+        let jobs =
+            jobs.map(|(number, instance)| format!("{instance}-{}", objects::job_role(number)));
         let owned = [
-            ("", "v1", "Pod", vec![instance.clone()]),
-            (
-                "batch",
-                "v1",
-                "Job",
-                vec![format!("{instance}-pgbasebackup")],
-            ),
+            ("batch", "v1", "Job", jobs.collect()),
+            ("", "v1", "Pod", instances),
             (
                 "",
                 "v1",

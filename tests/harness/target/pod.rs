@@ -36,6 +36,7 @@ pub struct InstancePod {
     name: String,
     ip: String,
     restarts: u32,
+    role: &'static str,
 }
 
 impl InstancePod {
@@ -46,6 +47,7 @@ impl InstancePod {
             name: name.to_owned(),
             ip: ip.to_owned(),
             restarts: 0,
+            role: "",
         }
     }
 
@@ -58,14 +60,34 @@ impl InstancePod {
     ///
     /// # Errors
     /// The patch annotation is invalid, or the API server refuses the pod.
-    pub async fn create(&mut self, cluster: &Cluster) -> Result<Pod> {
+    pub async fn create(&mut self, cluster: &Cluster, role: &'static str) -> Result<Pod> {
         self.remove().await?;
-        self.restarts = 0;
-        let pod = objects::instance_pod(cluster)?;
+        (self.restarts, self.role) = (0, role);
+        let pod = objects::instance_pod(cluster, &self.name, role)?;
         self.api
             .create(&PostParams::default(), &pod)
             .await
             .with_context(|| format!("creating the pod {}", self.name))
+    }
+
+    /// Sets the label by which the Services select (pkg/reconciler/instance/metadata.go).
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn set_role(&mut self, role: &'static str) -> Result<()> {
+        if self.role == role {
+            return Ok(());
+        }
+        let labels = json!({"cnpg.io/instanceRole": role, "role": role});
+        let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+        let params = PatchParams::default();
+        match until_answered(|| self.api.patch(&self.name, &params, &patch)).await {
+            // The pod was deleted; the next one is created with its role.
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            patched => patched.with_context(|| format!("labelling the pod {}", self.name))?,
+        };
+        self.role = role;
+        Ok(())
     }
 
     /// Deletes the object immediately, as the kubelet does when all containers have stopped.

@@ -48,7 +48,10 @@ impl Manager {
                 &format!("{PGDATA}/postgresql.conf"),
                 &configuration::with_includes(&main),
             )?;
-        if self.server.is_standby() && cluster.is_replica() {
+        if self.server.is_standby() && !self.leads() {
+            let file = format!("{PGDATA}/override.conf");
+            changed = changed | volume.update(&file, &self.follow_primary(cluster)?)?;
+        } else if self.server.is_standby() && cluster.is_replica() {
             let source = cluster
                 .spec
                 .replica
@@ -87,7 +90,15 @@ impl Manager {
             self.due.reload = false;
             return self.started(session).await;
         }
-        if self.server.is_standby() && !cluster.is_replica() && self.promotion_is_imitated(&cluster)
+        let leads = self.leads();
+        if !leads && self.must_stop() {
+            self.log.write("no longer the primary");
+            return self.server.stop(StopMode::Immediate).await;
+        }
+        if leads
+            && self.server.is_standby()
+            && !cluster.is_replica()
+            && self.promotion_is_imitated(&cluster)
         {
             self.promote(&cluster).await?;
         }
@@ -95,6 +106,12 @@ impl Manager {
             self.server.reload().await?;
             self.wait_for_reload(&cluster).await?;
             self.due.reload = false;
+        }
+        if leads && self.leadership.now().current != self.name {
+            self.take_over().await?;
+        }
+        if !leads {
+            self.pod.set_role("replica").await?;
         }
         // An error here ends CNPG's reconciliation as well, but the operator still requests the
         // restart.
@@ -115,6 +132,23 @@ impl Manager {
         }
     }
 
+    /// True if another instance is to be the primary, and this one is it, or was it at the end of
+    /// replica mode.
+    fn must_stop(&self) -> bool {
+        let primary = self.leadership.now();
+        let replica = self.cluster.borrow().is_replica();
+        let pending = primary.target.is_none() && primary.current == self.name && !replica;
+        pending || !self.server.is_standby()
+    }
+
+    /// The instance has become the primary, or the designated one.
+    async fn take_over(&mut self) -> Result<()> {
+        self.status.current_primary().await?;
+        self.leadership.taken_over(&self.name);
+        self.pod.set_role("primary").await?;
+        self.status.phase(Phase::Healthy).await
+    }
+
     /// Fences the instance: fast shutdown; the pod stays but leaves its Services. The phase does
     /// not change.
     async fn fence(&mut self) -> Result<()> {
@@ -124,7 +158,7 @@ impl Manager {
             drop(session);
             self.server.stop(StopMode::Fast).await?;
             self.pod.report(State::NotReady).await?;
-            self.status.ready_instances(0).await?;
+            self.status.ready(false).await?;
         }
         Ok(())
     }
@@ -164,7 +198,7 @@ impl Manager {
         if self.due.healthy.is_none_or(|due| due > Instant::now()) {
             return Ok(());
         }
-        self.status.phase(Phase::RestartedInPlace).await?;
+        self.phase(Phase::RestartedInPlace).await?;
         self.due.healthy = None;
         self.promotion_times.send_modify(|promotion_times| {
             if promotion_times.serving.is_some() {

@@ -65,6 +65,11 @@ impl Server {
         &self.volume
     }
 
+    /// The instance's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where it listens on port 5432.
     pub fn address(&self) -> Ipv4Addr {
         self.address

@@ -1,6 +1,9 @@
 //! The Cluster's status as CNPG reports it: phases, conditions, and the instance's report.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use anyhow::{Context, Result};
 use kube::{
@@ -19,6 +22,8 @@ pub enum Phase {
     SettingUpPrimary,
     /// The pod exists, but its server does not answer, or never will.
     WaitingForInstances,
+    /// A further instance is being copied.
+    CreatingReplica,
     /// The server answers. Implies nothing about replication.
     Healthy,
     /// A reload was not enough for the new configuration.
@@ -39,6 +44,7 @@ impl Phase {
                 "Waiting for the instances to become active",
                 "Some instances are not yet active. Please wait.",
             ),
+            Self::CreatingReplica => ("Creating a new replica", "Creating replica"),
             Self::Healthy => (HEALTHY, ""),
             Self::ApplyingConfiguration => {
                 ("Applying configuration", "PostgreSQL configuration changed")
@@ -69,12 +75,21 @@ pub struct Report {
     pub system_identifier: String,
 }
 
-/// Writes the status of one Cluster.
+/// Writes the status of one Cluster, for one of its instances.
+#[derive(Clone)]
 pub struct Status {
     api: Api<Cluster>,
     cluster: String,
     instance: String,
+    shared: Arc<Mutex<Shared>>,
+}
+
+/// What all instances of a Cluster write together.
+#[derive(Default)]
+struct Shared {
     conditions: BTreeMap<&'static str, Condition>,
+    instances: BTreeSet<String>,
+    ready: BTreeSet<String>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -86,18 +101,35 @@ struct Condition {
 }
 
 impl Status {
-    /// The status of the Cluster and its only instance.
+    /// The status of the Cluster, written for its first instance.
     pub fn new(api: Api<Cluster>, cluster: &str, instance: &str) -> Self {
         Self {
             api,
             cluster: cluster.to_owned(),
             instance: instance.to_owned(),
-            conditions: BTreeMap::new(),
+            shared: Arc::default(),
         }
     }
 
+    /// The same status, written for another instance.
+    pub fn of(&self, instance: &str) -> Self {
+        Self {
+            instance: instance.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// True if this instance is ready.
+    pub fn is_ready(&self, instance: &str) -> bool {
+        self.shared().ready.contains(instance)
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The first entries, before there is an instance.
-    pub async fn begin(&mut self, image: &str) -> Result<()> {
+    pub async fn begin(&self, image: &str) -> Result<()> {
         self.condition(
             "Initialized",
             "False",
@@ -120,24 +152,46 @@ impl Status {
     }
 
     /// The instance's pod exists.
-    pub async fn bootstrapped(&mut self) -> Result<()> {
+    pub async fn bootstrapped(&self) -> Result<()> {
         self.condition(
             "Initialized",
             "True",
             "BootstrapCompleted",
             "Cluster has been bootstrapped",
         );
+        let instances: Vec<String> = {
+            let mut shared = self.shared();
+            shared.instances.insert(self.instance.clone());
+            shared.instances.iter().cloned().collect()
+        };
+        self.write(json!({"instances": instances.len(), "instanceNames": instances}))
+            .await
+    }
+
+    /// The instance has become the primary or the designated one.
+    pub async fn current_primary(&self) -> Result<()> {
         let now = jiff::Timestamp::now().to_string();
-        let instance = &self.instance;
-        self.write(json!({
-            "instances": 1, "instanceNames": [instance], "currentPrimary": instance,
-            "currentPrimaryTimestamp": now
-        }))
-        .await
+        self.write(json!({"currentPrimary": self.instance, "currentPrimaryTimestamp": now}))
+            .await
+    }
+
+    /// This instance is to become it.
+    pub async fn target_primary(&self, instance: &str) -> Result<()> {
+        let now = jiff::Timestamp::now().to_string();
+        self.write(json!({"targetPrimary": instance, "targetPrimaryTimestamp": now}))
+            .await
+    }
+
+    /// Another primary is to be elected.
+    pub async fn failing_over(&self, from: &str) -> Result<()> {
+        let reason = format!("Initiating a failover from {from}");
+        self.write(json!({"phase": "Failing over", "phaseReason": reason}))
+            .await?;
+        self.target_primary("pending").await
     }
 
     /// Sets the phase, its reason and the condition Ready.
-    pub async fn phase(&mut self, phase: Phase) -> Result<()> {
+    pub async fn phase(&self, phase: Phase) -> Result<()> {
         let (text, reason) = phase.texts();
         if text == HEALTHY {
             self.condition("Ready", "True", "ClusterIsReady", "Cluster is Ready");
@@ -149,7 +203,7 @@ impl Status {
                 "Cluster Is Not Ready",
             );
         }
-        let named = if phase == Phase::SettingUpPrimary {
+        let named = if matches!(phase, Phase::SettingUpPrimary | Phase::CreatingReplica) {
             format!("{reason} {}", self.instance)
         } else {
             reason.to_owned()
@@ -158,14 +212,28 @@ impl Status {
             .await
     }
 
-    /// Sets the number of ready instances.
-    pub async fn ready_instances(&mut self, count: u32) -> Result<()> {
-        self.write(json!({"readyInstances": count})).await
+    /// Sets whether the instance is ready.
+    pub async fn ready(&self, ready: bool) -> Result<()> {
+        let (healthy, others) = {
+            let mut shared = self.shared();
+            if ready {
+                shared.ready.insert(self.instance.clone());
+            } else {
+                shared.ready.remove(&self.instance);
+            }
+            let others = shared.instances.difference(&shared.ready);
+            (shared.ready.clone(), others.cloned().collect::<Vec<_>>())
+        };
+        self.write(json!({
+            "readyInstances": healthy.len(),
+            "instancesStatus": {"healthy": healthy, "replicating": others}
+        }))
+        .await
     }
 
     /// Writes the instance's report. The Cluster's timeline is set from a primary only
     /// (cluster_status.go:771).
-    pub async fn report(&mut self, ip: &str, report: &Report) -> Result<()> {
+    pub async fn report(&self, ip: &str, report: &Report) -> Result<()> {
         self.condition(
             "ConsistentSystemID",
             "True",
@@ -185,7 +253,7 @@ impl Status {
     }
 
     /// Sets the condition ContinuousArchiving after a segment was archived.
-    pub async fn archives(&mut self) -> Result<()> {
+    pub async fn archives(&self) -> Result<()> {
         self.condition(
             "ContinuousArchiving",
             "True",
@@ -197,7 +265,7 @@ impl Status {
 
     /// Sets a condition; the transition time changes with the status only, as Kubernetes requires.
     fn condition(
-        &mut self,
+        &self,
         kind: &'static str,
         status: &'static str,
         reason: &'static str,
@@ -206,12 +274,13 @@ impl Status {
         let now = jiff::Timestamp::now()
             .strftime("%Y-%m-%dT%H:%M:%SZ")
             .to_string();
-        let since = self
+        let mut shared = self.shared();
+        let since = shared
             .conditions
             .get(kind)
             .filter(|old| old.status == status)
             .map_or(now, |old| old.since.clone());
-        self.conditions.insert(
+        shared.conditions.insert(
             kind,
             Condition {
                 status,
@@ -223,13 +292,13 @@ impl Status {
     }
 
     async fn write(&self, mut status: Value) -> Result<()> {
-        let conditions = self.conditions.iter().map(|(kind, condition)| {
+        let condition = |(kind, condition): (&&str, &Condition)| {
             json!({
                 "type": kind, "status": condition.status, "reason": condition.reason,
                 "message": condition.message, "lastTransitionTime": condition.since
             })
-        });
-        status["conditions"] = conditions.collect();
+        };
+        status["conditions"] = self.shared().conditions.iter().map(condition).collect();
         let patch = Patch::Merge(json!({"status": status}));
         let params = PatchParams::default();
         let written =

@@ -74,10 +74,16 @@ pub async fn target(target: &Target, prechecks: bool) -> Result<(TargetState, An
         target.identity(),
         target.in_recovery(),
         target.running(),
-        async { futures::try_join!(target.wal_segment_bytes(), target.history()) },
+        async {
+            futures::try_join!(
+                target.wal_segment_bytes(),
+                target.history(),
+                target.standbys()
+            )
+        },
         answers(target, Side::Target, prechecks)
     )?;
-    let (segment_bytes, history) = log;
+    let (segment_bytes, history, standbys) = log;
     let replay = target.replay().await?;
     let state = TargetState {
         identity,
@@ -87,6 +93,7 @@ pub async fn target(target: &Target, prechecks: bool) -> Result<(TargetState, An
         running,
         segment_bytes,
         history,
+        standbys,
     };
     Ok((state, answers))
 }

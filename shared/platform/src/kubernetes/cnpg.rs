@@ -116,6 +116,12 @@ pub struct ClusterStatus {
     /// Pod of the primary, or of the designated primary.
     #[serde(default)]
     pub current_primary: String,
+    /// Pod that is to be it.
+    #[serde(default)]
+    pub target_primary: String,
+    /// Names of the instances by their state: healthy, replicating, failed.
+    #[serde(default)]
+    pub instances_status: BTreeMap<String, Vec<String>>,
     /// Number of instances that are ready.
     #[serde(default)]
     pub ready_instances: u32,
@@ -149,13 +155,19 @@ impl Cluster {
     /// The state that the checks before a cutover read.
     pub fn state(&self) -> ClusterState {
         let annotation = |name: &str| self.annotations().get(name);
-        let status = self.status.clone().unwrap_or_default();
+        let mut status = self.status.clone().unwrap_or_default();
         ClusterState {
             name: self.name_any(),
             missing: false,
             follows: self.follows(),
             instances: self.spec.instances,
             ready_instances: status.ready_instances,
+            ready: status
+                .instances_status
+                .remove("healthy")
+                .unwrap_or_default(),
+            current_primary: status.current_primary,
+            target_primary: status.target_primary,
             phase: status.phase,
             skip_wal_archiving: annotation("cnpg.io/skipWalArchiving")
                 .is_some_and(|value| value == "enabled"),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{Session, identity, in_recovery, lsn};
 use job::error::{Context as _, Result};
 use protocol::{
-    snapshot::target::{ControlCheckpoint, Replay, Running},
+    snapshot::target::{ControlCheckpoint, Replay, Running, Standby},
     wal::{Identity, Switch, Timeline, history},
 };
 
@@ -111,6 +111,22 @@ impl Target {
             postmaster_start: instant(2),
             now: instant(3),
         })
+    }
+
+    /// The standbys that stream from it, by application_name, and what they have flushed.
+    pub async fn standbys(&self) -> Result<Vec<Standby>> {
+        let rows = self
+            .query(
+                "select application_name, flush_lsn from pg_stat_replication",
+                &[],
+            )
+            .await
+            .context("reading the standbys of the target")?;
+        let standby = |row: &tokio_postgres::Row| Standby {
+            name: row.get(0),
+            flushed: row.get::<_, Option<_>>(1).map(lsn),
+        };
+        Ok(rows.iter().map(standby).collect())
     }
 
     /// The history of a primary's timeline, which PostgreSQL writes before it accepts writes on it.

@@ -6,7 +6,7 @@ use super::Check;
 use crate::{
     decision::Limits,
     finding::{Finding, Verdict},
-    manifest,
+    instances as further, manifest,
     snapshot::{Snapshot, TargetState, kubernetes::ClusterState},
 };
 
@@ -52,27 +52,81 @@ fn replica_mode(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
     vec![in_replica_mode(&snapshot.cluster, snapshot.target.answer())]
 }
 
-/// Exactly one instance, and it is ready: a promotion with two takes three times as long
-/// (docs/operators/cloudnative-pg.md).
+/// All instances are ready and stream from the designated primary, and nothing makes their
+/// promotion slow (docs/operators/cloudnative-pg.md#instances).
 fn instances(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
     let cluster = &snapshot.cluster;
-    let found = format!(
+    let counted = format!(
         "{} of {} ready, phase {:?}",
         cluster.ready_instances, cluster.instances, cluster.phase
     );
-    let finding = Finding::ok("instances", "one, ready", found);
-    vec![match (cluster.ready_instances, cluster.instances) {
-        (0, _) => finding.with(
+    let finding = |found| Finding::ok("instances", "all ready, streaming", found);
+    if cluster.ready_instances == 0 {
+        return vec![finding(counted).with(
             Verdict::NotYet,
             "wait for the instance; if it does not come, read the log of its pod",
-        ),
-        (_, 1) => finding,
-        _ => finding.with(
+        )];
+    }
+    if cluster.ready_instances != cluster.instances {
+        return vec![finding(counted).with(
+            Verdict::NotYet,
+            "wait until all have joined; if one does not, kubectl logs of its Job or pod shows \
+             why, and spec.instances: 1 removes it until the cutover is complete",
+        )];
+    }
+    if cluster.instances == 1 {
+        return vec![finding(counted)];
+    }
+    if let Some(to) = further::switching_to(cluster) {
+        return vec![
+            finding(format!("{counted}; the designated primary changes to {to}"))
+                .with(Verdict::NotYet, "wait until the change is over"),
+        ];
+    }
+    let target = snapshot.target.answer();
+    let detached = target.map_or_else(Vec::new, |target| further::detached(cluster, target));
+    let primary = &cluster.current_primary;
+    if !detached.is_empty() {
+        let found = format!(
+            "{counted}; {} not streaming from {primary}",
+            detached.join(", ")
+        );
+        return vec![finding(found).with(
+            Verdict::NotYet,
+            "wait; if it does not come back, the log of its pod shows why",
+        )];
+    }
+    vec![several(cluster, target, finding(counted))]
+}
+
+/// What a promotion costs with several instances, beyond about half a second.
+fn several(cluster: &ClusterState, target: Option<&TargetState>, ready: Finding) -> Finding {
+    let primary = &cluster.current_primary;
+    let restart = target.is_some_and(|target| target.running.pending_restart_after_promotion());
+    match further::preferred(cluster) {
+        Some(first) => Finding {
+            found: format!("{}; the designated primary is {primary}", ready.found),
+            ..ready
+        }
+        .with(
             Verdict::Decide,
-            "a promotion with one instance is quicker; set spec.instances to 1 and add the others \
-             after the cutover",
+            format!(
+                "CloudNativePG prefers the first by name among equals, so the promotion was seen \
+                 to take 25 s: kubectl cnpg promote {} {first}, or set spec.instances to 1",
+                cluster.name
+            ),
         ),
-    }]
+        None if restart => ready.with(
+            Verdict::Decide,
+            "CloudNativePG restarts the new primary after the others, which was seen to end 19 s \
+             after the promotion: set ARCHIVE_RESTART to never before prepare-zalando, or \
+             spec.instances to 1 until the cutover is complete",
+        ),
+        None => Finding {
+            found: format!("{}; promoted about 0.5 s later than one", ready.found),
+            ..ready
+        },
+    }
 }
 
 /// CloudNativePG may start and promote the instance.
@@ -132,7 +186,7 @@ mod tests {
     use crate::{
         failure::Failure,
         simulation::{limits, look},
-        snapshot::{Reachability, kubernetes::SuperuserAccess},
+        snapshot::{Reachability, kubernetes::SuperuserAccess, target::Standby},
     };
 
     type Judge = fn(&Snapshot, &Limits) -> Vec<Finding>;
@@ -173,11 +227,75 @@ mod tests {
         let several = verdict(instances, |cluster| {
             (cluster.instances, cluster.ready_instances) = (2, 2);
         });
-        assert_eq!(several, Verdict::Decide);
+        assert_eq!(several, Verdict::Decide, "archive_mode is always");
         let fenced = verdict(fencing, |cluster| cluster.fenced = Some("[\"*\"]".into()));
         assert_eq!(fenced, Verdict::Blocker);
         let skipped = verdict(wal_archive, |cluster| cluster.skip_wal_archiving = true);
         assert_eq!(skipped, Verdict::Decide);
+    }
+
+    #[test]
+    fn several_instances_pass_when_all_stream_and_the_first_is_promoted() {
+        let judged = |change: fn(&mut ClusterState, &mut TargetState)| {
+            let mut snapshot = look();
+            let Reachability::Up(target) = &mut snapshot.target else {
+                panic!("no target")
+            };
+            target.running.archive_mode = "off".into();
+            target.standbys = vec![Standby {
+                name: "database-2".into(),
+                flushed: None,
+            }];
+            snapshot.cluster = ClusterState {
+                instances: 2,
+                ready_instances: 2,
+                ready: vec!["database-1".into(), "database-2".into()],
+                current_primary: "database-1".into(),
+                target_primary: "database-1".into(),
+                ..ready()
+            };
+            change(&mut snapshot.cluster, target);
+            instances(&snapshot, &limits()).remove(0)
+        };
+        let passed = judged(|_, _| ());
+        assert_eq!(passed.verdict, Verdict::Ok);
+        assert!(passed.found.contains("0.5 s"), "{passed}");
+        for (change, verdict, words) in [
+            (
+                (|cluster, _| cluster.ready_instances = 1) as fn(&mut ClusterState, &mut _),
+                Verdict::NotYet,
+                "1 of 2 ready",
+            ),
+            (
+                |cluster, _| cluster.target_primary = "database-2".into(),
+                Verdict::NotYet,
+                "changes to database-2",
+            ),
+            (
+                |_, target: &mut TargetState| target.standbys.clear(),
+                Verdict::NotYet,
+                "database-2 not streaming from database-1",
+            ),
+            (
+                |_, target| target.running.archive_mode = "always".into(),
+                Verdict::Decide,
+                "ARCHIVE_RESTART",
+            ),
+            (
+                |cluster, target| {
+                    target.standbys[0].name = "database-1".into();
+                    cluster.current_primary = "database-2".into();
+                    cluster.target_primary = "database-2".into();
+                },
+                Verdict::Decide,
+                "database-1",
+            ),
+        ] {
+            let finding = judged(change);
+            assert_eq!(finding.verdict, verdict, "{finding}");
+            let text = format!("{} {:?}", finding.found, finding.hint);
+            assert!(text.contains(words), "{text}");
+        }
     }
 
     #[test]

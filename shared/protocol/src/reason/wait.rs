@@ -45,6 +45,21 @@ pub enum Wait {
         /// The source's position.
         marker: Lsn,
     },
+    /// CloudNativePG is making another instance the designated primary.
+    TargetSwitchingOver {
+        /// The instance that is the designated primary.
+        from: String,
+        /// The one that is to be it.
+        to: String,
+    },
+    /// Ready instances of the target have not flushed the position up to which the observed one has
+    /// everything.
+    InstancesBehind {
+        /// Their names.
+        instances: Vec<String>,
+        /// The position.
+        position: Lsn,
+    },
     /// The source ended while its position was to be recorded.
     SourceGone,
     /// The source's server has not stopped.
@@ -181,6 +196,18 @@ impl fmt::Display for Wait {
                 }
                 write!(f, ", the marker is {marker}")
             }
+            Self::TargetSwitchingOver { from, to } => write!(
+                f,
+                "the target's designated primary changes from {from} to {to}"
+            ),
+            Self::InstancesBehind {
+                instances,
+                position,
+            } => write!(
+                f,
+                "not flushed up to {position} yet: {} of the target",
+                instances.join(", ")
+            ),
             Self::SourceGone => f.write_str("the source is gone"),
             Self::SourceStillPrimary(server) => write!(f, "{server} still runs as a primary"),
             Self::PatroniMembersUnreachable { members } => write!(
@@ -394,6 +421,14 @@ pub fn examples() -> Vec<Wait> {
         Wait::TargetBehindMarker {
             replayed: None,
             marker: Lsn(7),
+        },
+        Wait::TargetSwitchingOver {
+            from: "a".into(),
+            to: "b".into(),
+        },
+        Wait::InstancesBehind {
+            instances: names(),
+            position: Lsn(7),
         },
         Wait::SourceGone,
         Wait::SourceStillPrimary(SourcePrimary::Session),

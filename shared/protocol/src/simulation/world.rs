@@ -441,6 +441,7 @@ impl World {
             },
             segment_bytes: 16 << 20,
             history: self.history(),
+            standbys: Vec::new(),
         }
     }
 

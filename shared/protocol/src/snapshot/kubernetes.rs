@@ -64,6 +64,12 @@ pub struct ClusterState {
     pub instances: u32,
     /// `status.readyInstances`.
     pub ready_instances: u32,
+    /// Names of the instances that are ready (`status.instancesStatus.healthy`).
+    pub ready: Vec<String>,
+    /// The instance that is the primary, or the designated one (`status.currentPrimary`).
+    pub current_primary: String,
+    /// The instance that is to be it (`status.targetPrimary`).
+    pub target_primary: String,
     /// `status.phase`.
     pub phase: String,
     /// Annotation `cnpg.io/skipWalArchiving: enabled`: archive_mode is off before and after the

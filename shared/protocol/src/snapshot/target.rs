@@ -18,6 +18,15 @@ pub struct Replay {
     pub paused: bool,
 }
 
+/// A standby that streams from this server, as pg_stat_replication shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standby {
+    /// Its application_name: CloudNativePG's instances use the name of their pod.
+    pub name: String,
+    /// End of the WAL that it has flushed; None before it has reported.
+    pub flushed: Option<Lsn>,
+}
+
 /// The latest checkpoint or restartpoint, from pg_control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ControlCheckpoint {
