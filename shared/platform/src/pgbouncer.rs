@@ -162,8 +162,18 @@ impl Console {
     }
 
     /// Resumes client traffic. A pooler that is not paused stays as it is.
+    ///
+    /// A pooler that was sent SIGTERM in the pause refuses: since version 1.23 it waits for its
+    /// clients to leave (admin_cmd_resume in src/admin.c), and they wait for it until its pod's
+    /// grace period ends. They lose their connections in any case, so it is shut down at once, and
+    /// they connect to another pod.
     pub async fn resume(&self) -> Result<()> {
         match self.0.batch_execute("resume").await {
+            Err(error) if contains(&error, "shutting down") => {
+                // It ends before it answers.
+                let _ = self.0.batch_execute("shutdown").await;
+                Ok(())
+            }
             Err(error) if !contains(&error, "not paused") => {
                 Err(error).context("resuming a pooler")
             }

@@ -86,12 +86,22 @@ fn block(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
                 marker: marker.lsn,
             })
         }
-        // An instance that lags far behind is met before the source is stopped.
-        Reachability::Up(target) => match instances::awaited(&seen.cluster, target, marker.lsn) {
-            Some(wait) => Decision::Wait(wait),
-            None => stop(record, seen).unwrap_or(Decision::Wait(Wait::SourceGone)),
-        },
+        // An instance that lags far behind, and a member that does not say afterwards whether its
+        // server runs, are met before the source is stopped.
+        Reachability::Up(target) => instances::awaited(&seen.cluster, target, marker.lsn)
+            .or_else(|| silent_members(seen))
+            .map(Decision::Wait)
+            .or_else(|| stop(record, seen))
+            .unwrap_or(Decision::Wait(Wait::SourceGone)),
     }
+}
+
+/// Members of the source whose Patroni does not answer: their servers may run as primaries.
+fn silent_members(seen: &Snapshot) -> Option<Wait> {
+    let members = &seen.patroni.answer()?.silent;
+    (!members.is_empty()).then(|| Wait::PatroniMembersUnreachable {
+        members: members.clone(),
+    })
 }
 
 /// The source is to be stopped: first its position and this run of it are recorded, then it is
@@ -134,13 +144,11 @@ fn fence(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
     let (Some(fenced), Reachability::Up(target)) = (&record.fenced, &seen.target) else {
         return Decision::Wait(Wait::Unreachable(seen.unreachable()));
     };
-    let Reachability::Up(patroni) = &seen.patroni else {
+    if seen.patroni.answer().is_none() {
         return Decision::Wait(Wait::Unreachable(seen.unreachable()));
-    };
-    if !patroni.silent.is_empty() {
-        return Decision::Wait(Wait::PatroniMembersUnreachable {
-            members: patroni.silent.clone(),
-        });
+    }
+    if let Some(wait) = silent_members(seen) {
+        return Decision::Wait(wait);
     }
     let proved = proof::clean_stop(
         &target.control,

@@ -95,6 +95,13 @@ pub enum RollbackReason {
         /// Seconds since it answered last.
         seconds: u64,
     },
+    /// Members of the source do not say any more whether their servers run.
+    MembersSilent {
+        /// The members.
+        members: Vec<String>,
+        /// Seconds since all answered last.
+        seconds: u64,
+    },
     /// The API server did not answer while clients waited.
     ApiServerLost {
         /// Seconds between two observations.
@@ -150,6 +157,11 @@ impl fmt::Display for RollbackReason {
                     "the {server} has not answered for {seconds} s while clients wait"
                 )
             }
+            Self::MembersSilent { members, seconds } => write!(
+                f,
+                "the patroni of {} has not answered for {seconds} s while clients wait",
+                members.join(", ")
+            ),
             Self::ApiServerLost { seconds } => write!(
                 f,
                 "the API server did not answer for {seconds} s while clients wait, and the \
@@ -469,6 +481,10 @@ mod tests {
             RollbackReason::TargetPromoted,
             RollbackReason::ServerLost {
                 server: Server::Source,
+                seconds: 5,
+            },
+            RollbackReason::MembersSilent {
+                members: vec!["b".into()],
                 seconds: 5,
             },
             RollbackReason::ApiServerLost { seconds: 20 },

@@ -149,25 +149,36 @@ fn futile(
             }
             RollbackReason::NotFencedInTime {
                 seconds,
-                unreachable: seen
-                    .patroni
-                    .answer()
-                    .map_or_else(Vec::new, |it| it.silent.clone()),
+                unreachable: silent(seen),
             }
         };
         return (elapsed >= limits.fence_max).then(reason);
     }
     let (kind, since) = health.waiting?;
-    let server = match kind {
-        WaitKind::SourceUnreachable | WaitKind::SourceGone => Server::Source,
-        WaitKind::TargetUnreachable => Server::Target,
+    let elapsed = elapsed(since, seen.now);
+    let seconds = elapsed.as_secs();
+    let reason = match kind {
+        WaitKind::SourceUnreachable | WaitKind::SourceGone => RollbackReason::ServerLost {
+            server: Server::Source,
+            seconds,
+        },
+        WaitKind::TargetUnreachable => RollbackReason::ServerLost {
+            server: Server::Target,
+            seconds,
+        },
+        WaitKind::PatroniMembersUnreachable => RollbackReason::MembersSilent {
+            members: silent(seen),
+            seconds,
+        },
         _ => return None,
     };
-    let elapsed = elapsed(since, seen.now);
-    (elapsed >= UNREACHABLE_MAX).then_some(RollbackReason::ServerLost {
-        server,
-        seconds: elapsed.as_secs(),
-    })
+    (elapsed >= UNREACHABLE_MAX).then_some(reason)
+}
+
+/// The members of the source whose Patroni does not answer.
+fn silent(seen: &Snapshot) -> Vec<String> {
+    let patroni = seen.patroni.answer();
+    patroni.map_or_else(Vec::new, |patroni| patroni.silent.clone())
 }
 
 /// The next step of the rollback. The order gives the application its database back soonest.
@@ -549,6 +560,16 @@ mod tests {
             let lost = RollbackReason::ServerLost { server, seconds: 5 };
             assert_eq!(why(&begun, &seen, kind), Some(lost));
         }
+        if let Reachability::Up(patroni) = &mut seen.patroni {
+            patroni.silent = vec!["b".into()];
+        }
+        assert_eq!(
+            why(&begun, &seen, WaitKind::PatroniMembersUnreachable),
+            Some(RollbackReason::MembersSilent {
+                members: vec!["b".into()],
+                seconds: 5,
+            })
+        );
         assert_eq!(
             why(&begun, &seen, WaitKind::TargetBehindMarker),
             None,
