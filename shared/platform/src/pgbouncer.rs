@@ -168,16 +168,41 @@ impl Console {
     /// grace period ends. They lose their connections in any case, so it is shut down at once, and
     /// they connect to another pod.
     pub async fn resume(&self) -> Result<()> {
-        match self.0.batch_execute("resume").await {
-            Err(error) if contains(&error, "shutting down") => {
+        let Err(error) = self.0.batch_execute("resume").await else {
+            return Ok(());
+        };
+        let message = error.as_db_error().map(|error| error.message());
+        match message.map(Unresumed::of) {
+            Some(Unresumed::NotPaused) => Ok(()),
+            Some(Unresumed::ShuttingDown) => {
                 // It ends before it answers.
                 let _ = self.0.batch_execute("shutdown").await;
                 Ok(())
             }
-            Err(error) if !contains(&error, "not paused") => {
-                Err(error).context("resuming a pooler")
-            }
-            _ => Ok(()),
+            Some(Unresumed::Failed) | None => Err(error).context("resuming a pooler"),
+        }
+    }
+}
+
+/// Why PgBouncer refuses RESUME, by its message (admin_cmd_resume in src/admin.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unresumed {
+    /// There is nothing to resume.
+    NotPaused,
+    /// It ends, and resumes no more.
+    ShuttingDown,
+    /// Anything else.
+    Failed,
+}
+
+impl Unresumed {
+    fn of(message: &str) -> Self {
+        if message.contains("not paused") {
+            Self::NotPaused
+        } else if message.contains("shutting down") {
+            Self::ShuttingDown
+        } else {
+            Self::Failed
         }
     }
 }
@@ -289,4 +314,20 @@ fn contains(error: &tokio_postgres::Error, text: &str) -> bool {
     error
         .as_db_error()
         .is_some_and(|error| error.message().contains(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pooler_that_is_shutting_down_is_told_apart() {
+        for (message, expected) in [
+            ("pooler is not paused/suspended", Unresumed::NotPaused),
+            ("pooler is shutting down", Unresumed::ShuttingDown),
+            ("admin access needed", Unresumed::Failed),
+        ] {
+            assert_eq!(Unresumed::of(message), expected);
+        }
+    }
 }
