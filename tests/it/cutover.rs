@@ -7,5 +7,6 @@ mod disturbed;
 mod environment;
 mod lost_parts;
 mod reach;
+mod several_instances;
 mod slow_stop;
 mod whole;
