@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use harness::{
-    kubelet::Ended,
+    kubelet::{Ended, RunningPod},
     migration::{CLUSTER, Migration, succeeded},
     target::InstanceHandle,
 };
@@ -12,10 +12,10 @@ use serde_json::json;
 
 use super::environment::{Environment, SOON, assert_ended, assert_same, set_up};
 
-/// FENCE_MAX_SECONDS where an instance comes back meanwhile: a WAL receiver tries again every 5 s.
+/// FENCE_MAX_SECONDS where a standby comes back meanwhile: its WAL receiver tries again every 5 s.
 const PATIENT_SECONDS: &str = "60";
-/// FENCE_MAX_SECONDS of a wait that must fail.
-const SHORT_SECONDS: &str = "3";
+/// FENCE_MAX_SECONDS of a wait that may fail, or must.
+const SHORT_SECONDS: &str = "5";
 /// Moments of a cutover, in their order.
 const MOMENTS: [&str; 5] = [
     "before BlockWrites",
@@ -29,7 +29,8 @@ const MOMENTS: [&str; 5] = [
 async fn a_standby_of_the_target_that_lacks_writes_or_dies_loses_nothing() {
     let mut environment = with_instances(2).await;
     rolls_back_when_a_standby_lacks_the_end(&environment).await;
-    let ended = disturbed(&environment, |all, _| all[1].clone()).await;
+    let standby = |all: &[InstanceHandle], _| all[1].clone();
+    let ended = disturbed(&environment, PATIENT_SECONDS, standby).await;
     assert_ended(&ended, 0, &["DOWNTIME ENDS"]);
     follows_the_promotion(&environment, 2).await;
     environment.target = primary(&environment);
@@ -40,7 +41,7 @@ async fn a_standby_of_the_target_that_lacks_writes_or_dies_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_designated_primary_that_dies_at_every_step_loses_nothing() {
     let mut environment = with_instances(3).await;
-    let ended = disturbed(&environment, |_, primary| primary).await;
+    let ended = disturbed(&environment, SHORT_SECONDS, |_, primary| primary).await;
     assert_ended(&ended, 0, &["DOWNTIME ENDS"]);
     follows_the_promotion(&environment, 3).await;
     environment.target = primary(&environment);
@@ -96,17 +97,17 @@ async fn rolls_back_when_a_standby_lacks_the_end(environment: &Environment) {
 }
 
 /// Runs a cutover whose pods are killed at each moment, together with an instance that is chosen
-/// from all and from the primary; returns the end of the last pod.
+/// from all and from the primary; returns the end of the last pod. Where the instance that died was
+/// the only one with the source's last record, the cutover rolls back, and another one goes on with
+/// the moments that are left.
 async fn disturbed(
     environment: &Environment,
+    fence_max_seconds: &str,
     victim: impl Fn(&[InstanceHandle], InstanceHandle) -> InstanceHandle,
 ) -> Ended {
     let Migration { target, .. } = &environment.migration;
     for moment in MOMENTS {
-        let launch = environment
-            .cutover()
-            .env("FENCE_MAX_SECONDS", PATIENT_SECONDS);
-        let running = environment.until_failpoint(launch, moment).await;
+        let running = reached(environment, fence_max_seconds, moment).await;
         let victim = victim(&target.instances(CLUSTER), primary(environment));
         println!("{moment}: {} dies", victim.name());
         lose(environment, &victim).await;
@@ -118,6 +119,37 @@ async fn disturbed(
         running.wait(SOON).await.unwrap();
     }
     unreachable!("the last moment returns")
+}
+
+/// A pod that waits at the moment, after a rollback if that was due.
+async fn reached(environment: &Environment, fence_max_seconds: &str, moment: &str) -> RunningPod {
+    let line = format!("failpoint {moment}: waiting");
+    for attempt in ["first", "second"] {
+        let launch = environment
+            .cutover()
+            .env("FENCE_MAX_SECONDS", fence_max_seconds)
+            .env("FAILPOINT", moment);
+        let running = launch.start().await.unwrap();
+        if running.wait_for_line(&line, SOON).await.is_ok() {
+            return running;
+        }
+        let ended = running.wait(SOON).await.unwrap();
+        println!("{attempt} way to {moment}: rolled back");
+        let words = [
+            "ROLLING BACK: the clean stop of the source was not proved",
+            "the application runs on the source as before",
+        ];
+        assert_ended(&ended, 3, &words);
+        environment.runs_on_the_source().await;
+        validated(environment).await;
+    }
+    panic!("{moment} is not reached\n{}", logs(environment));
+}
+
+/// All instances stream again.
+async fn validated(environment: &Environment) {
+    let step = environment.migration.step("validate-replication");
+    environment.run(step, 0, &[]).await;
 }
 
 /// The instance's server is killed, and its pod is gone, as if its node were lost; it comes back
