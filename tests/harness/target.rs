@@ -21,8 +21,8 @@
 //!
 //! - further instances, which copy the designated primary and follow it by `-rw` ([`join`]):
 //!   pkg/management/postgres/join.go, conninfo.go
-//! - failover while the Cluster follows and afterwards ([`election`]): internal/controller/replicas.go,
-//!   pkg/postgres/status.go
+//! - failover while the Cluster follows and afterwards ([`election`]):
+//!   internal/controller/replicas.go, pkg/postgres/status.go
 //!
 //! All of these facts are described in docs/operators/cloudnative-pg.md. **Not imitated**: a change
 //! of the number of instances, replication slots of instances, pg_rewind (a former primary is

@@ -2,7 +2,8 @@
 //!
 //! The base backup of a joining instance comes from the designated primary and begins with a
 //! restartpoint there, which is spread over minutes and waits for a checkpoint of the source
-//! (docs/operators/cloudnative-pg.md#instances). A CHECKPOINT on both, in this order, ends the wait.
+//! (docs/operators/cloudnative-pg.md#instances). A CHECKPOINT on both, in this order, ends the
+//! wait.
 
 use std::time::Duration;
 

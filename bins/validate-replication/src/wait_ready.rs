@@ -156,7 +156,8 @@ impl Lag {
         }
     }
 
-    /// The lag has fallen to a new minimum, or a further instance was being copied, within the last [`SETTLE_SECONDS_MAX`].
+    /// The lag has fallen to a new minimum, or a further instance was being copied, within the last
+    /// [`SETTLE_SECONDS_MAX`].
     fn may_settle(&self) -> bool {
         self.last_decrease.elapsed() < Duration::from_secs(SETTLE_SECONDS_MAX)
     }

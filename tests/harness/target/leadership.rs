@@ -44,7 +44,7 @@ impl Leadership {
         self.0.subscribe()
     }
 
-    /// Nobody is to lead until one is elected.
+    /// No instance is to lead until one is elected.
     pub fn suspend(&self) {
         self.0.send_modify(|primary| primary.target = None);
     }
