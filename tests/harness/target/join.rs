@@ -64,8 +64,8 @@ impl Manager {
         Ok(override_conf(&self.primary_conninfo(cluster, &self.name)?))
     }
 
-    /// The connection to the primary (pkg/management/postgres/conninfo.go); `hostaddr` replaces
-    /// DNS.
+    /// The connection to the primary (pkg/management/postgres/conninfo.go); `hostaddr`
+    /// replaces DNS.
     fn primary_conninfo(&self, cluster: &Cluster, application: &str) -> Result<String> {
         let service = format!("{}-rw", cluster.name_any());
         let services = &self.shared.services;

@@ -57,6 +57,8 @@ pub(super) struct Manager {
     pub name: String,
     /// The first one is cloned from the source, the others from the primary.
     pub is_first: bool,
+    /// It has been reported as the Cluster's first designated primary.
+    pub announced: bool,
     pub leadership: Leadership,
     pub primary: watch::Receiver<Primary>,
     pub cluster: watch::Receiver<Arc<Cluster>>,
@@ -152,7 +154,8 @@ impl Manager {
         let cluster = self.current();
         let pod = self.pod.create(&cluster, self.role()).await?;
         self.status.bootstrapped().await?;
-        if self.role() == "primary" {
+        // Later ones are set by who takes over, which a pod that is created again must not undo.
+        if self.is_first && !std::mem::replace(&mut self.announced, true) {
             self.status.current_primary().await?;
         }
         self.phase(Phase::WaitingForInstances).await?;

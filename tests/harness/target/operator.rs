@@ -259,6 +259,7 @@ impl Operator {
             shared,
             name: instance.to_owned(),
             is_first,
+            announced: false,
             leadership: of.leadership.clone(),
             primary: of.leadership.subscribe(),
             cluster: of.cluster.clone(),
