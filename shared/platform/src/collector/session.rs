@@ -113,7 +113,7 @@ impl<T: Connect> Line<T> {
     /// The reason why the session is not open.
     pub async fn open(&mut self) -> Result<&T> {
         if self.unlisted {
-            return Err(Error::transient("no member of the source is listed"));
+            return Err(Error::transient("no address of this server is known"));
         }
         self.session.take_if(|session| session.ended());
         if self.session.is_none() {
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(by_name, Err("dialled mastodon-postgresql:5432".into()));
         line.set_address(None);
         let nowhere = line.open().await.map(drop).map_err(dialled);
-        assert_eq!(nowhere, Err("no member of the source is listed".into()));
+        assert_eq!(nowhere, Err("no address of this server is known".into()));
         line.set_address(Some(([127, 0, 0, 2], 5433).into()));
         let by_address = line.open().await.map(drop).map_err(dialled);
         assert_eq!(
