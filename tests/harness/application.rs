@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{Api, Client};
 use tokio::{
-    sync::watch,
+    sync::{OwnedMutexGuard, watch},
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -221,6 +221,11 @@ impl Application {
             self.epoch,
         ));
         Ok(())
+    }
+
+    /// Keeps the unmanaged writers from writing while the guards live.
+    pub async fn hold_unmanaged_writers(&self) -> Vec<OwnedMutexGuard<()>> {
+        futures::future::join_all(self.unmanaged.iter().map(Writer::hold)).await
     }
 
     /// The login that a pod would use if it started now.

@@ -264,6 +264,31 @@ impl Source {
         Ok(usize::try_from(row.get::<_, i64>(0))?)
     }
 
+    /// Waits until the replicas have received everything that the leader has written so far.
+    ///
+    /// # Errors
+    /// There is no leader, or a replica does not receive it.
+    pub async fn replicated(&self) -> Result<()> {
+        let names: Vec<&str> = self.members.iter().map(Member::name).collect();
+        let session = self.connect("postgres").await?;
+        let query = "select pg_current_wal_flush_lsn()::text";
+        let written: String = session.query_one(query, &[]).await?.get(0);
+        let query = "select count(*) from pg_stat_replication \
+            where application_name = any ($1) and flush_lsn >= $2::text::pg_lsn";
+        let all = async {
+            loop {
+                let row = session.query_one(query, &[&names, &written]).await?;
+                if row.get::<_, i64>(0) as usize + 1 >= names.len() {
+                    return Ok(());
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(START_SECONDS_MAX), all)
+            .await
+            .context("a replica does not receive what the leader has written")?
+    }
+
     /// Moves leadership to the other member and waits until the cluster is healthy again.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::{
+    sync::OwnedMutexGuard,
     task::JoinHandle,
     time::{MissedTickBehavior, interval, timeout},
 };
@@ -58,8 +59,13 @@ impl Identity {
 #[derive(Debug)]
 pub struct Writer {
     stop: Arc<AtomicBool>,
+    /// Held during each write.
+    turn: Arc<Turn>,
     task: JoinHandle<()>,
 }
+
+/// What a write holds, and whoever keeps a client from writing.
+pub type Turn = tokio::sync::Mutex<()>;
 
 impl Drop for Writer {
     fn drop(&mut self) {
@@ -77,6 +83,7 @@ impl Writer {
         epoch: Epoch,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let turn = Arc::new(Turn::default());
         let client = WriterTask {
             identity,
             login,
@@ -86,9 +93,15 @@ impl Writer {
             session: None,
         };
         Self {
-            task: tokio::spawn(client.run(Arc::clone(&stop))),
+            task: tokio::spawn(client.run(Arc::clone(&stop), Arc::clone(&turn))),
             stop,
+            turn,
         }
+    }
+
+    /// Waits until the pending write is answered; the client writes no more while the guard lives.
+    pub async fn hold(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.turn).lock_owned().await
     }
 
     /// Lets the client finish its pending write; a write that is not answered within `limit` is
@@ -150,12 +163,13 @@ impl Drop for PendingWrite<'_> {
 }
 
 impl WriterTask {
-    async fn run(mut self, stop: Arc<AtomicBool>) {
+    async fn run(mut self, stop: Arc<AtomicBool>, turns: Arc<Turn>) {
         let mut tick = interval(PAUSE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut turn: u64 = 0;
         while !stop.load(Ordering::Relaxed) {
             tick.tick().await;
+            let _held = turns.lock().await;
             turn += 1;
             if !self
                 .write(if turn.is_multiple_of(TRANSACTION_EVERY) {

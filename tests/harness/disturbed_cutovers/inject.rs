@@ -187,6 +187,9 @@ impl Worker {
             }
             Fault::LeaderCrashes => self.leader().await?.kill_postgres()?,
             Fault::LeaderLost => {
+                // What only the lost node has is lost, whatever a cutover does.
+                let _held = self.migration.application.hold_unmanaged_writers().await;
+                source.replicated().await?;
                 let leader = self.leader().await?;
                 leader.kill_patroni().await?;
                 leader.kill_postgres()?;
