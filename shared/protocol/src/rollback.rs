@@ -391,6 +391,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        controllers::suspension::{Suspension, SuspensionState},
         failure::Failure,
         record::{Fenced, Promotion, RollbackStarted},
         simulation::{limits, look, started},
@@ -658,6 +659,34 @@ mod tests {
             source.postmaster_start = PostmasterStart(seen.now.as_microsecond());
         }
         assert!(matches!(back(&begun, start, &seen), Decision::Wait(_)));
+    }
+
+    #[test]
+    fn the_mark_of_the_cutover_is_removed_last() {
+        let mut seen = look();
+        let reason = "a test".into();
+        let begun = started().with(Fact::RollbackStarted(RollbackStarted {
+            at: seen.now,
+            reason,
+        }));
+        let start = begun.started.as_ref().unwrap();
+        let standing = |suspension: &Suspension| SuspensionState {
+            now: Suspension {
+                original: suspension.suspended.clone(),
+                ..suspension.clone()
+            },
+            version: Some(String::new()),
+        };
+        seen.suspensions = start.suspensions.iter().map(standing).collect();
+        let keys: Vec<String> = start.suspensions.iter().map(Suspension::key).collect();
+        assert!(keys.len() > 1 && keys[0].starts_with("postgresql"));
+        for (number, key) in keys.iter().enumerate().rev() {
+            assert_eq!(
+                back(&begun, start, &seen),
+                Decision::Do(Action::ResumeController(key.clone()))
+            );
+            seen.suspensions[number].now = start.suspensions[number].clone();
+        }
     }
 
     #[test]
