@@ -167,8 +167,12 @@ impl World {
     pub fn led_by_its_leader(&mut self, action: &Action) {
         // Where neither the record nor the target says what was written, it is Patroni's usual
         // election.
-        let known = self.target_answers()
-            || self.has(|record| record.marker.is_some() || record.fenced.is_some());
+        let lacking = start_of(self.wal.len() - 1);
+        let recorded = |record: &Record| {
+            let marker = record.marker.as_ref().map(|marker| marker.lsn);
+            marker.max(record.fenced.as_ref().map(|fenced| fenced.lsn)) > Some(lacking)
+        };
+        let known = self.target_answers() || self.has(recorded);
         let lossy = self.leader_lost && self.standby_lags && known;
         if *action == Action::UnblockWrites && lossy {
             self.violation.get_or_insert((
@@ -230,11 +234,12 @@ impl World {
         if reused && matches!(action, Some(Action::Fence(_))) {
             return Some((Invariant::S11, "the target is stopped as the source"));
         }
+        let back = self.rolls_back_since();
         let misled = matches!(action, Some(Action::ResumePoolers))
-            && self.rolls_back_since() == Some(true)
-            && self.service_at_target
-            && !self.primary;
-        if misled {
+            && back.is_some()
+            && self.service_at_target;
+        let answers = self.primary && self.target_answers();
+        if misled && (answers || back == Some(true)) {
             let how = "the rollback resumes client traffic to the target";
             return Some((Invariant::S7, how));
         }
@@ -293,7 +298,8 @@ impl World {
     /// S7: client traffic is resumed to the target only when its restart is over. S2: it has every
     /// acknowledged write then.
     fn resume_traffic(&mut self, to_target: bool) {
-        if to_target && self.missing_writes() > 0 {
+        let back = self.rolls_back_since();
+        if to_target && back.is_none() && self.missing_writes() > 0 {
             self.violation.get_or_insert((
                 Invariant::S2,
                 "client traffic is resumed to a target that lacks acknowledged writes",
@@ -301,8 +307,7 @@ impl World {
         }
         // The rollback waits for the Service for a limited time, and no order of steps protects
         // against a change of the Services between a snapshot of them and the command.
-        let waited = self.has_happened(Disturbance::ServicesMisled)
-            || self.rolls_back_since() == Some(false);
+        let waited = self.has_happened(Disturbance::ServicesMisled) || back == Some(false);
         if to_target && !waited && !(self.primary && self.restarted) {
             self.violation.get_or_insert((
                 Invariant::S7,

@@ -15,7 +15,7 @@ const DISTURBANCES: u8 = 8;
 /// One step of this many is a disturbance, where one is possible.
 const RARITY: u64 = 12;
 /// Steps of one walk: what is not over by then is led to its end without disturbances.
-const STEPS_MAX: u32 = 2_000;
+const STEPS_MAX: u32 = 500;
 /// What is remembered of earlier walks, at most.
 const KNOWN_MAX: usize = 400_000;
 const JOURNALS_MAX: usize = 1_000;
@@ -81,11 +81,12 @@ fn one(
         let choices = if disturbed { disturbances } else { others };
         let step = &choices[random.below(choices.len())];
         *steps += 1;
+        let next = step.state();
         // A driver may wait in many rounds.
-        if trace.last() != Some(&step.label) {
+        if next.as_ref() != Ok(&state) {
             trace.push(step.label);
         }
-        state = step.state()?;
+        state = next?;
     }
     trace.push(CALM);
     decisions.reaches_an_end(state).map(|()| false)
