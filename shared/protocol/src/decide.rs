@@ -160,10 +160,9 @@ pub fn route(limits: &Limits, seen: &Snapshot) -> Route {
 /// Undoes a late action of another cutover run, which acted on a snapshot from before the cutover
 /// was finished, or of the Zalando operator, which does not look at its suspension again before a
 /// sync that was queued earlier. Such an action would leave the application without pods, its
-/// clients waiting forever, or the Services at a source that is stopped. A pooler whose console does
-/// not answer may be paused, so it is waited for. Also rewrites a stored
-/// manifest that prepare-zalando has written late, because it had begun before the promotion was
-/// recorded.
+/// clients waiting forever, or the Services at a source that is stopped. A pooler whose console
+/// does not answer may be paused, so it is waited for. Also rewrites a stored manifest that
+/// prepare-zalando has written late, because it had begun before the promotion was recorded.
 fn undo_late_action(start: &Start, seen: &Snapshot, limits: &Limits) -> Option<Decision> {
     let paused = !seen
         .poolers_that(|state| state != PoolerState::Serving)

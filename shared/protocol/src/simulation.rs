@@ -15,37 +15,38 @@
 //! - Late effects: a stop that is not complete, while sessions still write; a setting of Patroni
 //!   that reaches the server later.
 //! - Target: the stream to it breaks; an instance that lacks the last records is promoted, falls
-//!   behind or becomes the designated primary; it restarts, is promoted by others, loses its replica
-//!   mode, is deleted, is another database, or answers at the address of a member of the source.
+//!   behind or becomes the designated primary; it restarts, is promoted by others, loses its
+//!   replica mode, is deleted, is another database, or answers at the address of a member of the
+//!   source.
 //! - Application: an autoscaler, or a client that ignores its suspension, starts it; a job of it
 //!   starts.
 //! - Poolers and Services: an old pooler is resumed by hand, restarted, or replaced by a pod while
-//!   the old one terminates with its clients; it logs in at its server; it does not reach the target
-//!   for a while; the Services are repointed halfway, too early, or restored by hand.
+//!   the old one terminates with its clients; it logs in at its server; it does not reach the
+//!   target for a while; the Services are repointed halfway, too early, or restored by hand.
 //! - The stored manifest is written again by a prepare-zalando that had begun before; the record is
 //!   deleted.
 //!
 //! Further steps happen by themselves, at any later moment: Patroni takes its leader lock, a
 //! promotion and the restart after it end, a controller reconciles what was scaled, Kubernetes
-//! follows a changed Service, what was silent answers again. In a search each disturbance happens at
-//! most once, at any moment, and at most two of a group are combined: all pairs of all disturbances
-//! are too many, so the groups are searched one by one (`Group`). A walk combines up to eight of
-//! them, each as often as the world permits it.
+//! follows a changed Service, what was silent answers again. In a search each disturbance happens
+//! at most once, at any moment, and at most two of a group are combined: all pairs of all
+//! disturbances are too many, so the groups are searched one by one (`Group`). A walk combines up
+//! to eight of them, each as often as the world permits it.
 //!
-//! After every step: S1 two servers never both accept writes, and the promotion is never recorded on
-//! a snapshot of a source that runs; S2 every acknowledged write is on the surviving side; S3 before
-//! the point of no return an end leaves the source serving and everything restored; S4 after it
-//! nothing reopens the source, and an end is a complete cutover; S5 nothing is changed that was not
-//! recorded first; S7 client traffic is resumed only to a primary whose restart is over; S8 no
-//! pooler stays paused at an end; S9 a pause is lifted only where the leader holds its lock; S10 the
-//! end of the downtime is recorded only after the pooler has reached the target, or the pods are
-//! ready; S11 another database, or what a lost record was about, is never acted on; S12 a pause
+//! After every step: S1 two servers never both accept writes, and the promotion is never recorded
+//! on a snapshot of a source that runs; S2 every acknowledged write is on the surviving side; S3
+//! before the point of no return an end leaves the source serving and everything restored; S4 after
+//! it nothing reopens the source, and an end is a complete cutover; S5 nothing is changed that was
+//! not recorded first; S7 client traffic is resumed only to a primary whose restart is over; S8 no
+//! pooler stays paused at an end; S9 a pause is lifted only where the leader holds its lock; S10
+//! the end of the downtime is recorded only after the pooler has reached the target, or the pods
+//! are ready; S11 another database, or what a lost record was about, is never acted on; S12 a pause
 //! interrupts no login that ends in time. Then, with disturbances off, every state reaches an end.
 //! (S6, a dry run changes nothing, holds by construction: it calls `observe` and nothing else;
 //! tests/it/cutover asserts that in the API server's audit log.)
 //!
-//! Each guard is removed once (`Mutant`), and a search must find what breaks. A guard is a kind of a
-//! reason (`Guard`): `needed` says for each what it protects.
+//! Each guard is removed once (`Mutant`), and a search must find what breaks. A guard is a kind of
+//! a reason (`Guard`): `needed` says for each what it protects.
 
 #[cfg(test)]
 mod driven;

@@ -272,8 +272,8 @@ impl World {
                 }
             };
         let room = self.wal.writes_from(0) <= WRITES_MAX;
-        // A crash writes a checkpoint like that of a clean stop, and keeps the postmaster: no snapshot
-        // tells both apart (docs/protocol.md#what-the-search-cannot-exclude).
+        // A crash writes a checkpoint like that of a clean stop, and keeps the postmaster: no
+        // snapshot tells both apart (docs/protocol.md#what-the-search-cannot-exclude).
         let crashed = self.has_happened(Disturbance::SourceCrash);
         let open = room && self.serves() && !crashed;
         add(

@@ -1,5 +1,5 @@
-//! What breaks without each guard: the table that the search of the mutants goes through. A new kind
-//! of a reason does not compile before it is in it.
+//! What breaks without each guard: the table that the search of the mutants goes through. A new
+//! kind of a reason does not compile before it is in it.
 
 use strum::IntoEnumIterator;
 

@@ -33,7 +33,8 @@ pub struct Walked {
     pub broken: Option<String>,
 }
 
-/// Walks until so many steps are done or an invariant breaks. The same seed walks the same way.
+/// Walks until this number of steps is done or an invariant breaks. The same seed walks the same
+/// way.
 pub fn walk(seed: u64, steps: u64) -> Walked {
     walk_without(Mutant::None, seed, steps)
 }
