@@ -283,6 +283,11 @@ fn the_table_of_weaknesses_names_what_exists() {
         .filter(|file| file.path.ends_with(".rs"))
         .map(|file| file.text.as_str())
         .collect();
+    let table = &all
+        .iter()
+        .find(|file| file.path == "shared/protocol/src/simulation/needed.rs")
+        .expect("the table of the guards")
+        .text;
     let rows = section
         .lines()
         .filter(|line| line.starts_with("| ") && !line.starts_with("| weakness"));
@@ -304,11 +309,49 @@ fn the_table_of_weaknesses_names_what_exists() {
         };
         assert!(!names(tests).is_empty(), "a row without a test: {row}");
         let tests = names(tests).into_iter().map(|name| format!("fn {name}("));
-        let mutants = names(mutant)
+        let (reasons, mutants): (Vec<String>, Vec<String>) = names(mutant)
             .into_iter()
-            .map(|name| format!("(Mutant::{name},"));
+            .partition(|name| name.starts_with("Without("));
+        let mutants = mutants.into_iter().map(|name| format!("(Mutant::{name},"));
         missing.extend(tests.chain(mutants).filter(|text| !sources.contains(text)));
+        missing.extend(reasons.into_iter().filter(|name| !is_searched(table, name)));
     }
     assert!(count > 10, "only {count} rows");
     assert!(missing.is_empty(), "not found: {missing:?}");
+}
+
+/// Whether the table of the guards says that an invariant breaks without this one, which is named
+/// like `Without(Wait(TargetPendingRestart))`.
+fn is_searched(table: &str, mutant: &str) -> bool {
+    let guard = mutant
+        .strip_prefix("Without(")
+        .and_then(|rest| rest.strip_suffix("))")?.split_once('('));
+    let Some((reason, kind)) = guard else {
+        return false;
+    };
+    let function = format!("\nfn {}(", reason.to_lowercase());
+    let Some((_, rows)) = table.split_once(&function) else {
+        return false;
+    };
+    let rows = rows.split("\nfn ").next().unwrap_or_default();
+    let is_the_end = |after: &&str| !after.starts_with(|letter: char| letter.is_alphanumeric());
+    rows.split(&format!("Kind::{kind}"))
+        .skip(1)
+        .find(is_the_end)
+        .and_then(|after| after.split_once("=>"))
+        .is_some_and(|(_, needed)| needed.trim_start().starts_with("For("))
+}
+
+#[test]
+fn a_guard_without_an_invariant_is_no_mutant() {
+    let table = "\nfn wait(\n Kind::A | Kind::Bc => For(X),\n Kind::B => Otherwise(x),\n}\nfn r(";
+    assert!(is_searched(table, "Without(Wait(A))"));
+    assert!(is_searched(table, "Without(Wait(Bc))"));
+    for unknown in [
+        "Without(Wait(B))",
+        "Without(Wait(C))",
+        "Without(Refusal(A))",
+    ] {
+        assert!(!is_searched(table, unknown), "{unknown}");
+    }
 }

@@ -1,8 +1,10 @@
-//! `make soak`: faults that take too long for `make test`, injected at each step of a cutover, and
-//! then a thousand real cutovers with faults derived from seeds, several in parallel. It prints one
-//! line per seed. For a broken promise it prints the command that repeats it and keeps the logs.
+//! `make soak`: ten million steps of random walks through the model of the protocol, then faults
+//! that take too long for `make test`, injected at each step of a cutover, and then a thousand real
+//! cutovers with faults derived from seeds, several in parallel. It prints one line per seed. For a
+//! broken promise it prints the command that repeats it and keeps the logs.
 //!
-//! - `SEED`: the first seed; skips the slow faults at each step; default 0
+//! - `WALK`: only the random walks of this seed
+//! - `SEED`: the first seed; skips the random walks and the slow faults at each step; default 0
 //! - `CUTOVERS`: stop after this many cutovers, rollbacks after the block included; default 1000,
 //!   or one if SEED is set; 0 runs only the slow faults at each step
 //! - `WORKERS`: environments in parallel; default 2, one for each DCS. Each one waits most of the
@@ -14,6 +16,8 @@
 //! unless the API server was away or the node of the source's leader was lost.
 
 mod tally;
+
+mod walk;
 
 use std::{cell::RefCell, ops::Range, process::ExitCode, time::Duration};
 
@@ -49,6 +53,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(outcome) = soak.walk() {
+        return outcome;
+    }
     let outcome = harness::interruptible(soak.run());
     println!("\n{}", soak.statistics.borrow());
     soak.tally();
@@ -74,6 +81,8 @@ struct Soak {
     workers: u64,
     /// Whether to start with the slow faults at each step.
     slow_faults: bool,
+    /// Walk through the model from this seed only, and end.
+    only_walk: Option<u64>,
     statistics: RefCell<Statistics>,
     /// Commands that repeat broken runs.
     broken: RefCell<Vec<String>>,
@@ -95,10 +104,24 @@ impl Soak {
             cutovers: cutovers.unwrap_or(CUTOVERS),
             workers: variable("WORKERS")?.unwrap_or(WORKERS),
             slow_faults: seed.is_none(),
+            only_walk: variable("WALK")?,
             statistics: RefCell::default(),
             broken: RefCell::default(),
             excused: RefCell::default(),
         })
+    }
+
+    /// Walks through the model, unless a seed of the cutovers is repeated; returns how the program
+    /// ends if nothing else is to be done.
+    fn walk(&self) -> Option<ExitCode> {
+        if self.only_walk.is_none() && !self.slow_faults {
+            return None;
+        }
+        if let Err(error) = walk::all(self.only_walk) {
+            eprintln!("{error:#}");
+            return Some(ExitCode::FAILURE);
+        }
+        self.only_walk.map(|_| ExitCode::SUCCESS)
     }
 
     /// Starts workers for each DCS in turn; those of one DCS share its seeds.

@@ -160,9 +160,9 @@ pub fn route(limits: &Limits, seen: &Snapshot) -> Route {
 /// Undoes a late action of another cutover run, which acted on a snapshot from before the cutover
 /// was finished, or of the Zalando operator, which does not look at its suspension again before a
 /// sync that was queued earlier. Such an action would leave the application without pods, its
-/// clients waiting forever, or the Services at a source that is stopped. Also rewrites a stored
-/// manifest that prepare-zalando has written late, because it had begun before the promotion was
-/// recorded.
+/// clients waiting forever, or the Services at a source that is stopped. A pooler whose console
+/// does not answer may be paused, so it is waited for. Also rewrites a stored manifest that
+/// prepare-zalando has written late, because it had begun before the promotion was recorded.
 fn undo_late_action(start: &Start, seen: &Snapshot, limits: &Limits) -> Option<Decision> {
     let paused = !seen
         .poolers_that(|state| state != PoolerState::Serving)
@@ -173,9 +173,12 @@ fn undo_late_action(start: &Start, seen: &Snapshot, limits: &Limits) -> Option<D
         Route::Service => paused.then_some(Action::ResumePoolers),
     };
     let follows = seen.manifest == StoredManifest::Follows;
+    let pods = seen.poolers_silent();
+    let silent = start.route == Route::Service && !pods.is_empty();
     held_back
         .or(follows.then_some(Action::RewriteManifest))
         .map(Decision::Do)
+        .or(silent.then_some(Decision::Wait(Wait::PoolersUnreachable { pods })))
 }
 
 /// The contradiction between the record and the snapshot, if there is one.
@@ -346,5 +349,22 @@ mod tests {
         assert_eq!(next(&record, &seen), Decision::Done);
         seen.services.values_mut().next().unwrap().selector = None;
         assert_eq!(next(&record, &seen), Decision::Do(Action::RepointServices));
+    }
+
+    #[test]
+    fn a_silent_pooler_may_have_been_paused_late_and_is_waited_for() {
+        let (record, mut seen) = promoted();
+        let mut record = record.with(Fact::Finished(seen.now));
+        record.started.as_mut().unwrap().route = Route::Service;
+        seen.manifest = StoredManifest::Promoted;
+        for (name, service) in &mut seen.services {
+            service.selector = limits().services.get(name).cloned();
+        }
+        seen.poolers[0].state = Reachability::Unreachable(Failure::transient("refused"));
+        let pods = vec![seen.poolers[0].pod.clone()];
+        let wait = Wait::PoolersUnreachable { pods };
+        assert_eq!(next(&record, &seen), Decision::Wait(wait));
+        seen.poolers[0].state = Reachability::Up(PoolerState::Paused);
+        assert_eq!(next(&record, &seen), Decision::Do(Action::ResumePoolers));
     }
 }

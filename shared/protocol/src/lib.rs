@@ -6,7 +6,7 @@
 //! [`proof`], [`instances`], [`calm`] and [`served`]), how each step is reported and where it leads
 //! ([`steps`]), the controllers that would revert the cutover ([`controllers`]), and the loop that
 //! observes, decides and acts ([`driver`]). The tests search the interleavings that the protocol
-//! can meet (`simulation`).
+//! can meet ([`simulation`]).
 
 pub mod calm;
 pub mod checks;
@@ -29,8 +29,7 @@ pub mod record;
 pub mod rollback;
 pub mod route;
 pub mod served;
-#[cfg(test)]
-mod simulation;
+pub mod simulation;
 pub mod snapshot;
 pub mod steps;
 pub mod wal;

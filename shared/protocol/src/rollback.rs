@@ -348,7 +348,8 @@ fn application(start: &Start, seen: &Snapshot) -> Option<Decision> {
 ///
 /// A pooler that is resumed before the Service leads to the primary is refused and tries again only
 /// after its server_login_retry, or logs in at a former primary and stays there for its
-/// server_lifetime.
+/// server_lifetime. That is not waited for without a limit, unless another primary answers there: a
+/// target that another actor has promoted would take writes that the source never gets.
 fn services_and_poolers(
     start: &Start,
     seen: &Snapshot,
@@ -365,7 +366,8 @@ fn services_and_poolers(
         .poolers_that(|state| state != PoolerState::Serving)
         .is_empty()
     {
-        return Some(if serves_source(seen) || waited >= LOOP_MAX {
+        let overdue = waited >= LOOP_MAX && !serves_another_primary(seen);
+        return Some(if serves_source(seen) || overdue {
             Decision::Do(Action::ResumePoolers)
         } else {
             Decision::Wait(Wait::RollbackServiceNotBack(
@@ -385,12 +387,19 @@ fn serves_source(seen: &Snapshot) -> bool {
     behind.primary && behind.identity == source.identity
 }
 
+/// A primary that is not the source answers behind its Service.
+fn serves_another_primary(seen: &Snapshot) -> bool {
+    let behind = seen.service_answer.answer();
+    behind.is_some_and(|behind| behind.primary) && !serves_source(seen)
+}
+
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
 
     use super::*;
     use crate::{
+        controllers::suspension::{Suspension, SuspensionState},
         failure::Failure,
         record::{Fenced, Promotion, RollbackStarted},
         simulation::{limits, look, started},
@@ -634,6 +643,13 @@ mod tests {
             back(&begun, &start, &seen),
             Decision::Do(Action::ResumePoolers)
         );
+        let mut another = answer;
+        another.identity.timeline = Timeline(2);
+        seen.service_answer = Reachability::Up(another);
+        assert!(
+            matches!(back(&begun, &start, &seen), Decision::Wait(_)),
+            "clients would write to a target that was promoted by others"
+        );
     }
 
     #[test]
@@ -658,6 +674,34 @@ mod tests {
             source.postmaster_start = PostmasterStart(seen.now.as_microsecond());
         }
         assert!(matches!(back(&begun, start, &seen), Decision::Wait(_)));
+    }
+
+    #[test]
+    fn the_mark_of_the_cutover_is_removed_last() {
+        let mut seen = look();
+        let reason = "a test".into();
+        let begun = started().with(Fact::RollbackStarted(RollbackStarted {
+            at: seen.now,
+            reason,
+        }));
+        let start = begun.started.as_ref().unwrap();
+        let standing = |suspension: &Suspension| SuspensionState {
+            now: Suspension {
+                original: suspension.suspended.clone(),
+                ..suspension.clone()
+            },
+            version: Some(String::new()),
+        };
+        seen.suspensions = start.suspensions.iter().map(standing).collect();
+        let keys: Vec<String> = start.suspensions.iter().map(Suspension::key).collect();
+        assert!(keys.len() > 1 && keys[0].starts_with("postgresql"));
+        for (number, key) in keys.iter().enumerate().rev() {
+            assert_eq!(
+                back(&begun, start, &seen),
+                Decision::Do(Action::ResumeController(key.clone()))
+            );
+            seen.suspensions[number].now = start.suspensions[number].clone();
+        }
     }
 
     #[test]

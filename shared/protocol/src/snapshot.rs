@@ -247,7 +247,8 @@ impl Snapshot {
             .find(unsuspended)
     }
 
-    /// The first recorded field that is not as it was.
+    /// The last recorded field that is not as it was. Fields are restored in the reverse order of
+    /// their suspension: the Zalando operator's, which marks a cutover, is the last one.
     pub fn unlike<'a>(
         &self,
         start: &'a Start,
@@ -260,6 +261,7 @@ impl Snapshot {
         start
             .suspensions
             .iter()
+            .rev()
             .filter(|suspension| included(suspension))
             .find(changed)
     }

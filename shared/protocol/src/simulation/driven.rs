@@ -31,7 +31,7 @@ struct Driven {
 impl Driven {
     fn new(route: Route, forbidden: bool) -> Self {
         Self {
-            world: Small::new(route, 0),
+            world: Small::new(route, 0, 0),
             forbidden,
             records: vec![Record::default()],
             actions: Vec::new(),
@@ -45,7 +45,7 @@ impl World for Driven {
         while let Some((_, next)) = self.world.spontaneous_transitions().into_iter().next() {
             self.world = next;
         }
-        Ok((self.world.recorded(), self.world.snapshot()))
+        Ok(((*self.world.recorded()).clone(), self.world.snapshot()))
     }
 
     async fn prepare_start(&mut self, _start: &Start) -> Result<(), Failure> {
@@ -59,14 +59,14 @@ impl World for Driven {
     async fn record(&mut self, fact: Fact) -> Result<Option<Record>, Failure> {
         let actions = std::mem::take(&mut self.actions);
         self.facts.push((fact.kind(), actions));
-        self.world.record(fact, self.world.version, true);
-        self.records.push(self.world.recorded());
-        Ok(Some(self.world.recorded()))
+        self.world.record(&fact, self.world.version, true);
+        self.records.push((*self.world.recorded()).clone());
+        Ok(Some((*self.world.recorded()).clone()))
     }
 
     async fn perform(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>, Failure> {
         if self.forbidden && *action == Action::BlockWrites {
-            (self.world.paused, self.world.read_only) = (true, true);
+            self.world.set_block(true, true);
             return Err(forbidden());
         }
         self.actions.push(action.kind());

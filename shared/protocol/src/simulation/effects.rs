@@ -5,11 +5,11 @@ use crate::{route::Route, wal::Timeline};
 use super::{
     events::Disturbance,
     invariants::{Broken, Invariant},
-    world::{Versioned, Wal, World, at, start_of},
+    world::{Instance, Sessions, Silence, Versioned, World, at, start_of},
 };
 use crate::{
     controllers::suspension::Suspension,
-    decision::Action,
+    decision::{Action, Decision},
     record::{Fact, Marker, Promoted, Readers, Record, Start},
 };
 
@@ -49,15 +49,15 @@ impl World {
                 observed,
             ),
             Action::Checkpoint => return Some(Fact::Checkpointed(at(0))),
-            Action::PausePoolers => self.pooler_paused = true,
-            Action::ReapplyBlock => (self.paused, self.read_only) = (true, true),
+            Action::PausePoolers => self.pause_poolers(true),
+            Action::ReapplyBlock => self.set_block(true, true),
             Action::BlockWrites => {
-                (self.paused, self.read_only) = (true, true);
+                self.set_block(true, true);
                 if self.route == Route::Config {
                     self.scale(false, observed);
                 }
             }
-            Action::EndSessions if self.serves() => {
+            Action::EndSessions if self.source_answers_as_primary() => {
                 return Some(Fact::Marker(Marker {
                     at: at(0),
                     lsn: start_of(self.wal.len()),
@@ -66,23 +66,19 @@ impl World {
             }
             Action::Fence(run)
                 if self.source_up
+                    && self.source().answer().is_some()
                     && run.timeline == Timeline(self.timeline)
                     && run.postmaster_start.0 == i64::from(self.postmaster_start) =>
             {
-                if !self.standby {
-                    self.wal.push(Wal::Shutdown);
-                }
-                self.source_up = false;
+                self.stop();
             }
             Action::EndSessions | Action::Fence(_) => {}
-            Action::Restartpoint => {
-                self.control = self.wal[..self.replayed]
-                    .iter()
-                    .rposition(|r| *r == Wal::Shutdown)
-                    .or(self.control)
+            Action::Restartpoint if self.target_answers() => {
+                self.control = self.wal.checkpoint_before(self.replayed).or(self.control);
             }
+            Action::Restartpoint => {}
             Action::Promote => self.follows = false,
-            Action::VerifyWrite if self.primary => {
+            Action::VerifyWrite if self.primary && self.target_answers() => {
                 self.target_wrote = true;
                 return Some(Fact::Promoted(Promoted {
                     at: at(0),
@@ -98,7 +94,7 @@ impl World {
             Action::RestoreServices => self.repointed = 0,
             Action::ResumePoolers => {
                 self.resume_traffic(self.service_at_target);
-                self.pooler_paused = false;
+                self.pause_poolers(false);
             }
             Action::RewriteManifest => self.manifest_promoted = true,
             Action::FindReaders => {
@@ -111,14 +107,14 @@ impl World {
             Action::WriteReceipt => return Some(Fact::Finished(at(0))),
             Action::RestartSource => {
                 self.reopened();
-                if self.paused && !self.source_up && !self.leader_lost {
+                let heard = self.silence == Silence::None && !self.leader_lost;
+                if self.paused && !self.source_up && heard {
                     self.start();
                 }
             }
             Action::UnblockWrites => {
                 self.reopened();
-                (self.paused, self.read_only) =
-                    (start.paused == Some(true), start.read_only.is_some());
+                self.set_block(start.paused == Some(true), start.read_only.is_some());
             }
         }
         None
@@ -126,6 +122,9 @@ impl World {
 
     /// S5: what must be on record before an effect, so that a successor knows what to undo.
     fn recorded_first(&mut self, action: &Action) {
+        if self.has_happened(Disturbance::RecordDeleted) {
+            return;
+        }
         let record = self.recorded();
         let recorded = match action {
             Action::PausePoolers | Action::BlockWrites | Action::EndSessions => {
@@ -166,35 +165,150 @@ impl World {
     /// S2: it is not lifted for an election that loses acknowledged writes; the same holds for a
     /// leader that is lost between a snapshot and the effect.
     pub fn led_by_its_leader(&mut self, action: &Action) {
-        if *action == Action::UnblockWrites && self.leader_lost && self.standby_lags {
+        // Where neither the record nor the target says what was written, it is Patroni's usual
+        // election.
+        let lacking = start_of(self.wal.len() - 1);
+        let recorded = |record: &Record| {
+            let marker = record.marker.as_ref().map(|marker| marker.lsn);
+            marker.max(record.fenced.as_ref().map(|fenced| fenced.lsn)) > Some(lacking)
+        };
+        let known = self.target_answers() || self.has(recorded);
+        let lossy = self.leader_lost && self.standby_lags && known;
+        if *action == Action::UnblockWrites && lossy {
             self.violation.get_or_insert((
                 Invariant::S2,
                 "the pause is lifted for an election that loses acknowledged writes",
             ));
         }
-        let now = at(i64::from(self.clock) * 1_000);
-        let just_now = self
-            .recorded()
-            .rollback_started
-            .is_some_and(|back| back.at == now);
+        let just_now = self.rolls_back_since() == Some(true);
         if *action == Action::UnblockWrites && just_now && !self.locked && !self.standby {
             self.violation.get_or_insert((
                 Invariant::S9,
                 "the pause is lifted while no member holds the leader lock",
             ));
         }
+        if *action == Action::UnblockWrites && just_now && self.sessions == Sessions::Recovering {
+            self.violation.get_or_insert((
+                Invariant::S9,
+                "the pause is lifted while the server is starting",
+            ));
+        }
+    }
+
+    /// Whether a rollback began just now; None where none has begun.
+    fn rolls_back_since(&self) -> Option<bool> {
+        let now = at(i64::from(self.clock) * 1_000);
+        let began = self
+            .recorded()
+            .rollback_started
+            .as_ref()
+            .map(|back| back.at)?;
+        Some(began == now)
+    }
+
+    /// What must hold for a decision on a snapshot that shows the world as it is. No order of steps
+    /// protects against a change between the snapshot and the effect.
+    pub fn judge(&mut self, decision: &Decision) {
+        let broken = self.unsound(decision);
+        self.violation = self.violation.or(broken);
+    }
+
+    fn unsound(&self, decision: &Decision) -> Option<(Invariant, &'static str)> {
+        let (fact, action) = match decision {
+            Decision::Record(fact) => (Some(fact), None),
+            Decision::Do(action) => (None, Some(action)),
+            _ => return None,
+        };
+        if matches!(fact, Some(Fact::Started(_))) && self.marked_only() {
+            let how = "a cutover begins although marks of a lost record stand";
+            return Some((Invariant::S11, how));
+        }
+        let replaced = self.has_happened(Disturbance::SourceReplaced)
+            && self.source().answer().is_some()
+            || self.has_happened(Disturbance::TargetReplaced) && self.target_answers();
+        let known = !self.has_happened(Disturbance::RecordDeleted);
+        if replaced && known && self.has(Record::under_way) {
+            return Some((Invariant::S11, "another database system is acted on"));
+        }
+        let reused = self.has_happened(Disturbance::AddressReused) && !self.source_up;
+        if reused && matches!(action, Some(Action::Fence(_))) {
+            return Some((Invariant::S11, "the target is stopped as the source"));
+        }
+        let back = self.rolls_back_since();
+        let misled = matches!(action, Some(Action::ResumePoolers))
+            && back.is_some()
+            && self.service_at_target;
+        let answers = self.primary && self.target_answers();
+        if misled && (answers || back == Some(true)) {
+            let how = "the rollback resumes client traffic to the target";
+            return Some((Invariant::S7, how));
+        }
+        match fact? {
+            Fact::Promotion(_) if self.serves() => Some((
+                Invariant::S1,
+                "the promotion is recorded while the source runs as a primary",
+            )),
+            Fact::Promotion(_) if self.instance != Instance::InStep => Some((
+                Invariant::S2,
+                "the promotion is recorded while an instance that lacks records may be promoted",
+            )),
+            Fact::Blocked(_) if self.login && self.clock == 0 => Some((
+                Invariant::S12,
+                "the pause interrupts a login that would have ended soon",
+            )),
+            Fact::Serving(_) if self.route == Route::Config && !(self.pods && self.followed) => {
+                Some((
+                    Invariant::S10,
+                    "the downtime ends before the application's pods are ready",
+                ))
+            }
+            _ => None,
+        }
+    }
+
+    /// The source's server answers by SQL, as a primary.
+    fn source_answers_as_primary(&self) -> bool {
+        self.serves() && self.source().answer().is_some_and(|source| source.primary)
+    }
+
+    /// Sets Patroni's pause and read-only setting, and the server's own with them.
+    pub fn set_block(&mut self, paused: bool, read_only: bool) {
+        if self.silence == Silence::Patroni {
+            return;
+        }
+        (self.paused, self.read_only, self.applied) = (paused, read_only, read_only);
+    }
+
+    /// PAUSE or RESUME at every console that answers.
+    fn pause_poolers(&mut self, paused: bool) {
+        if !self.console_silent {
+            self.pooler_paused = paused;
+        }
+        self.old_pod = self.old_pod.map(|_| paused);
+    }
+
+    /// The server ends cleanly.
+    pub fn stop(&mut self) {
+        if !self.standby {
+            self.wal.checkpoint();
+        }
+        (self.source_up, self.sessions) = (false, Sessions::Accepted);
     }
 
     /// S7: client traffic is resumed to the target only when its restart is over. S2: it has every
     /// acknowledged write then.
     fn resume_traffic(&mut self, to_target: bool) {
-        if to_target && self.missing_writes() > 0 {
+        let back = self.rolls_back_since();
+        if to_target && back.is_none() && self.missing_writes() > 0 {
             self.violation.get_or_insert((
                 Invariant::S2,
                 "client traffic is resumed to a target that lacks acknowledged writes",
             ));
         }
-        if to_target && !(self.primary && self.restarted) {
+        // The rollback waits for the Service for a limited time, and no order of steps protects
+        // against a change of the Services between a snapshot of them and the command.
+        let waited = self.has_happened(Disturbance::ServicesMisled) || back == Some(false);
+        if to_target && !waited && !(self.primary && self.restarted) {
             self.violation.get_or_insert((
                 Invariant::S7,
                 "client traffic is resumed to a target that is no restarted primary",
@@ -278,15 +392,15 @@ impl World {
     }
 
     pub fn start(&mut self) {
-        self.source_up = true;
+        (self.source_up, self.sessions) = (true, Sessions::Accepted);
+        self.applied = self.read_only;
         self.locked = false;
         self.postmaster_start += 1;
     }
 
     /// Acknowledged writes that the target has not replayed.
     fn missing_writes(&self) -> usize {
-        let writes = |wal: &[Wal]| wal.iter().filter(|record| **record == Wal::Write).count();
-        writes(&self.wal) - writes(&self.wal[..self.replayed])
+        self.wal.writes_from(self.replayed)
     }
 
     /// The first invariant that does not hold.
@@ -294,7 +408,10 @@ impl World {
         if let Some((invariant, how)) = self.violation {
             return Some(Broken::new(invariant, how));
         }
-        if self.primary && self.serves() && !self.read_only {
+        // A target that others promote is theirs; the source goes on.
+        let by_others = self.has_happened(Disturbance::PromotedByOthers)
+            || self.has_happened(Disturbance::ReplicaModeEnded);
+        if self.primary && self.serves() && !self.applied && !by_others {
             return Some(Broken::new(
                 Invariant::S1,
                 "source and target both accept writes",
@@ -303,13 +420,15 @@ impl World {
         // What CloudNativePG promotes is not for the drivers to choose; they must not let clients
         // in.
         let missing = self.missing_writes();
-        if self.primary && missing > 0 && !self.has_happened(Disturbance::OtherInstance) {
+        let chosen = by_others || self.has_happened(Disturbance::OtherInstance);
+        if self.primary && missing > 0 && !chosen {
             return Some(Broken::new(
                 Invariant::S2,
                 format!("{missing} acknowledged writes are missing on the target"),
             ));
         }
-        if self.follows && self.paused && self.recorded().started.is_none() {
+        let lost = self.has_happened(Disturbance::RecordDeleted);
+        if self.follows && self.paused && !lost && self.has(|record| record.started.is_none()) {
             return Some(Broken::new(
                 Invariant::S3,
                 "the source is blocked and nothing is recorded",
@@ -320,7 +439,11 @@ impl World {
 
     /// The invariant that does not hold when a driver has ended without a cutover.
     pub fn broken_without_cutover(&self) -> Option<Broken> {
-        if self.pooler_paused {
+        if self.has_happened(Disturbance::RecordDeleted) {
+            // What was decided on before may be done late, and leaves no trace.
+            return None;
+        }
+        if self.pooler_paused || self.old_pod == Some(true) {
             return Some(Broken::new(
                 Invariant::S8,
                 format!("an end without a cutover leaves a pooler paused: {self:?}"),
@@ -332,6 +455,7 @@ impl World {
             && elected
             && !self.paused
             && !self.read_only
+            && !self.applied
             && !self.operator.set
             && !self.scaler.set;
         let ok = source && self.scaled.set && !self.routed && self.repointed == 0;
@@ -345,7 +469,10 @@ impl World {
 
     /// The invariant that does not hold when a driver reports a complete cutover.
     pub fn broken_after_cutover(&self) -> Option<Broken> {
-        if self.pooler_paused {
+        if self.has_happened(Disturbance::RecordDeleted) {
+            return None;
+        }
+        if self.pooler_paused || self.old_pod == Some(true) {
             return Some(Broken::new(
                 Invariant::S8,
                 format!("a complete cutover leaves a pooler paused: {self:?}"),
@@ -353,7 +480,7 @@ impl World {
         }
         let target = self.primary && self.restarted && self.target_wrote;
         let application = match self.route {
-            Route::Config => self.routed && self.scaled.set && !self.old_pods,
+            Route::Config => self.routed && self.scaled.set && !self.old_pods && !self.job,
             Route::Service => self.repointed == 2 && self.service_at_target,
         };
         let ok = target
@@ -365,8 +492,16 @@ impl World {
         (!ok).then(|| Broken::new(Invariant::S4, format!("a complete cutover leaves {self:?}")))
     }
 
-    /// Whether the record satisfies a condition.
-    pub fn has(&self, fact: impl Fn(&Record) -> bool) -> bool {
-        fact(&self.recorded())
+    /// The server was to end, and does not yet: as it was, without new sessions.
+    pub fn stop_slowly(&mut self, before: &Self) {
+        (self.source_up, self.wal) = (true, before.wal);
+        self.sessions = Sessions::Stopping;
+    }
+
+    /// The target was deleted past the point of no return, or before a start: nothing but another
+    /// one helps, and the driver ends at its own limit.
+    pub fn waits_for_a_person(&self) -> bool {
+        let stuck = |record: &Record| record.past_point_of_no_return() || record.started.is_none();
+        self.has_happened(Disturbance::ClusterDeleted) && self.has(stuck)
     }
 }

@@ -21,8 +21,14 @@ pub enum Invariant {
     S8,
     /// A pause is lifted only where the leader holds its lock.
     S9,
-    /// The end of the downtime is recorded only after the poolers have reached the target.
+    /// The end of the downtime is recorded only after the poolers have reached the target, or the
+    /// application's pods are ready.
     S10,
+    /// Another database system, the target in place of the source, or what a lost record was about
+    /// is never acted on.
+    S11,
+    /// The pause of the poolers interrupts no login that would have ended in time.
+    S12,
     /// Without disturbances every state reaches an end.
     Progress,
 }

@@ -1,6 +1,6 @@
 //! The small world: its state, and the snapshot of it that a driver takes.
 
-use std::{cell::RefCell, collections::BTreeMap, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use crate::{
     controllers::suspension::SUSPENDED,
@@ -16,7 +16,7 @@ use crate::{
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::invariants::Invariant;
+use super::{events::Disturbance, invariants::Invariant};
 use crate::{
     controllers::suspension::{Object, Suspension, SuspensionState},
     decision::Limits,
@@ -24,19 +24,99 @@ use crate::{
     record::{AppConfig, Fact, Record},
     snapshot::{
         PatroniState, PoolerPodState, PoolerState, Reachability, ServiceAnswer, Snapshot,
-        SourceState, TargetState, poolers::Traffic,
+        SourceState, TargetState, poolers::Traffic, prechecks::Prechecks,
     },
 };
 
-/// A WAL record. Each takes 120 bytes here, so that positions are exact and none crosses a page.
+/// The WAL of the source: commits that were acknowledged to their clients, and checkpoints of a
+/// clean stop. Each record takes 120 bytes here, so that positions are exact and none crosses a
+/// page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Wal {
-    /// A commit that was acknowledged to its client.
-    Write,
-    /// The checkpoint of a clean stop.
-    Shutdown,
+pub struct Wal {
+    records: u8,
+    /// The records that are checkpoints, one bit each.
+    checkpoints: u64,
 }
 
+impl Wal {
+    /// A first commit.
+    fn begun() -> Self {
+        Self {
+            records: 1,
+            checkpoints: 0,
+        }
+    }
+
+    pub fn len(self) -> usize {
+        usize::from(self.records)
+    }
+
+    pub fn write(&mut self) {
+        self.records += 1;
+    }
+
+    pub fn checkpoint(&mut self) {
+        self.checkpoints |= 1 << self.records;
+        self.records += 1;
+    }
+
+    fn is_checkpoint(self, record: usize) -> bool {
+        self.checkpoints & (1 << record) != 0
+    }
+
+    /// The commits from this record on.
+    pub fn writes_from(self, record: usize) -> usize {
+        let commits = (record..self.len()).filter(|one| !self.is_checkpoint(*one));
+        commits.count()
+    }
+
+    /// The last checkpoint before this record.
+    pub fn checkpoint_before(self, record: usize) -> Option<usize> {
+        (0..record).rev().find(|one| self.is_checkpoint(*one))
+    }
+
+    pub fn ends_with_a_write(self) -> bool {
+        self.writes_from(self.len() - 1) == 1
+    }
+}
+
+/// Who of the source does not answer the drivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Silence {
+    None,
+    /// The leader's pod, by SQL and by REST; its server may run and accept writes.
+    Leader,
+    /// The REST API of every member; their servers answer.
+    Patroni,
+}
+
+/// Whether the running source accepts new sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sessions {
+    Accepted,
+    /// It has recovered from a crash, whose last record is a checkpoint like that of a clean stop.
+    Recovering,
+    /// Its stop was requested and is not complete: those that exist still write.
+    Stopping,
+}
+
+/// Another ready instance of the target, which CloudNativePG may promote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Instance {
+    InStep,
+    /// It lacks the last records.
+    Behind,
+    /// It becomes the designated primary.
+    Next,
+}
+
+/// Disturbances that every later snapshot shows.
+const VISIBLE: u64 = Disturbance::SourceReplaced.bit()
+    | Disturbance::TargetReplaced.bit()
+    | Disturbance::ClusterDeleted.bit()
+    | Disturbance::AddressReused.bit();
+
+const OTHER_SYSTEM: SystemIdentifier = SystemIdentifier(8);
 const FIRST: u64 = 0x100_0028;
 const RECORD_BYTES: u64 = 120;
 
@@ -57,14 +137,14 @@ impl Versioned {
 }
 
 /// The state of the world.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct World {
     /// Number of the journal in `JOURNALS`.
     pub record: usize,
     /// The resourceVersion of the journal.
     pub version: u32,
     pub route: Route,
-    pub wal: Vec<Wal>,
+    pub wal: Wal,
     pub source_up: bool,
     /// The source's server is a standby: Patroni has lost its DCS and demoted its leader. Only an
     /// election makes it a primary again.
@@ -76,7 +156,12 @@ pub struct World {
     pub postmaster_start: u8,
     pub timeline: u32,
     pub paused: bool,
+    /// Patroni's configuration says read-only.
     pub read_only: bool,
+    /// The server's own setting.
+    pub applied: bool,
+    pub silence: Silence,
+    pub sessions: Sessions,
     /// The running server holds the leader lock: Patroni releases the lock of a stopped server and
     /// takes it again in its next loop.
     pub locked: bool,
@@ -91,6 +176,13 @@ pub struct World {
     pub primary: bool,
     pub restarted: bool,
     pub target_wrote: bool,
+    /// The target's server does not answer.
+    pub target_down: bool,
+    /// It was restarted after its promotion for another reason than the pending restart.
+    pub target_young: bool,
+    pub instance: Instance,
+    /// A job of the application runs, with the configuration of the source.
+    pub job: bool,
     /// The application is scaled up; its pods follow later.
     pub scaled: Versioned,
     /// The application's pods exist.
@@ -103,6 +195,12 @@ pub struct World {
     pub routed: bool,
     /// The old pooler is paused.
     pub pooler_paused: bool,
+    /// Its console does not answer.
+    pub console_silent: bool,
+    /// It is logging in at its server.
+    pub login: bool,
+    /// A pod of the old pooler that is being deleted and still has clients: whether it is paused.
+    pub old_pod: Option<bool>,
     /// The old pooler has logged in at the target.
     pub pooler_served: bool,
     /// A policy refuses the old pooler at the target.
@@ -119,30 +217,34 @@ pub struct World {
     /// How many disturbances may still happen.
     pub fault_budget: u8,
     /// The disturbances that have happened, one bit each.
-    pub happened: u32,
+    pub happened: u64,
+    /// Those that this search combines.
+    pub allowed: u64,
+    /// Each may happen again.
+    pub repeats: bool,
     /// The invariant that an effect has broken.
     pub violation: Option<(Invariant, &'static str)>,
 }
 
 thread_local! {
     /// Few journals exist; a state holds only its number, which keeps millions of states small.
-    static JOURNALS: RefCell<Vec<Record>> = const { RefCell::new(Vec::new()) };
+    static JOURNALS: RefCell<Vec<Rc<Record>>> = const { RefCell::new(Vec::new()) };
 }
 
 pub fn number_of(record: Record) -> usize {
     JOURNALS.with_borrow_mut(|records| {
         records
             .iter()
-            .position(|known| *known == record)
+            .position(|known| **known == record)
             .unwrap_or_else(|| {
-                records.push(record);
+                records.push(Rc::new(record));
                 records.len() - 1
             })
     })
 }
 
 pub fn at(seconds: i64) -> Timestamp {
-    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap_or_default()
 }
 
 pub fn start_of(record: usize) -> Lsn {
@@ -172,12 +274,12 @@ pub fn selectors() -> BTreeMap<String, Selector> {
 
 impl World {
     /// Before the cutover: clients may write, everything serves.
-    pub fn new(route: Route, fault_budget: u8) -> Self {
+    pub fn new(route: Route, fault_budget: u8, allowed: u64) -> Self {
         Self {
             record: number_of(Record::default()),
             version: 0,
             route,
-            wal: vec![Wal::Write],
+            wal: Wal::begun(),
             source_up: true,
             standby: false,
             leader_lost: false,
@@ -186,6 +288,9 @@ impl World {
             timeline: 1,
             paused: false,
             read_only: false,
+            applied: false,
+            silence: Silence::None,
+            sessions: Sessions::Accepted,
             locked: true,
             operator: Versioned::default(),
             scaler: Versioned::default(),
@@ -196,6 +301,10 @@ impl World {
             primary: false,
             restarted: false,
             target_wrote: false,
+            target_down: false,
+            target_young: false,
+            instance: Instance::InStep,
+            job: false,
             scaled: Versioned {
                 set: true,
                 version: 0,
@@ -205,6 +314,9 @@ impl World {
             old_pods: true,
             routed: false,
             pooler_paused: false,
+            console_silent: false,
+            login: false,
+            old_pod: None,
             pooler_served: false,
             path_closed: false,
             repointed: 0,
@@ -214,15 +326,37 @@ impl World {
             aborted: false,
             fault_budget,
             happened: 0,
+            allowed,
+            repeats: false,
             violation: None,
         }
     }
 
-    pub fn recorded(&self) -> Record {
+    pub fn recorded(&self) -> Rc<Record> {
         Self::journal_of(self.record)
     }
 
-    pub fn journal_of(number: usize) -> Record {
+    /// Whether the record satisfies a condition.
+    pub fn has(&self, fact: impl Fn(&Record) -> bool) -> bool {
+        Self::journal_has(self.record, fact)
+    }
+
+    /// Whether a journal satisfies a condition.
+    pub fn journal_has(number: usize, fact: impl Fn(&Record) -> bool) -> bool {
+        JOURNALS.with_borrow(|records| fact(&records[number]))
+    }
+
+    /// Forgets all journals; no world from before may be used any more.
+    pub fn forget_journals() {
+        JOURNALS.with_borrow_mut(Vec::clear);
+    }
+
+    /// How many journals are known.
+    pub fn journals() -> usize {
+        JOURNALS.with_borrow(Vec::len)
+    }
+
+    pub fn journal_of(number: usize) -> Rc<Record> {
         JOURNALS.with_borrow(|records| records[number].clone())
     }
 
@@ -235,14 +369,14 @@ impl World {
     /// equal snapshots.
     pub fn visible(&self) -> Self {
         Self {
-            record: 0,
+            record: usize::from(self.marked_only()) + 2 * usize::from(self.asks_for_the_manifest()),
             version: 0,
             fault_budget: 0,
-            happened: 0,
+            happened: self.happened & VISIBLE,
             target_wrote: false,
             old_pods: false,
             violation: None,
-            ..self.clone()
+            ..*self
         }
     }
 
@@ -250,61 +384,138 @@ impl World {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             now: at(i64::from(self.clock) * 1_000),
-            source: if self.source_up {
-                Reachability::Up(SourceState {
-                    identity: identity(self.timeline),
-                    primary: !self.standby,
-                    read_only: self.read_only,
-                    insert: (!self.standby).then(|| start_of(self.wal.len())),
-                    postmaster_start: PostmasterStart(i64::from(self.postmaster_start)),
-                    clients: Vec::new(),
-                })
+            source: self.source(),
+            patroni: self.patroni(),
+            target: if self.target_answers() {
+                Reachability::Up(self.target())
             } else {
                 Reachability::Unreachable(refused())
             },
-            patroni: Reachability::Up(PatroniState {
-                paused: self.paused.then_some(true),
-                read_only: self.read_only.then(|| "on".to_owned()),
-                leader: (!self.standby)
-                    .then(|| if self.timeline == 1 { "a" } else { "b" }.to_owned()),
-                primaries: if self.serves() {
-                    vec!["a".into()]
-                } else {
-                    Vec::new()
-                },
-                // Only a primary is asked for the holder of the lock.
-                unlocked: self.serves() && !self.locked,
-                starting: false,
-                answering: if self.leader_lost {
-                    vec!["b".into()]
-                } else {
-                    vec!["a".into(), "b".into()]
-                },
-                silent: Vec::new(),
-                received: self.received(),
-            }),
-            target: Reachability::Up(self.target()),
-            cluster: ClusterState {
-                follows: self.follows,
-                ..ClusterState::default()
-            },
-            manifest: if self.manifest_promoted {
-                StoredManifest::Promoted
-            } else {
-                StoredManifest::Follows
+            cluster: self.cluster(),
+            manifest: match (self.asks_for_the_manifest(), self.manifest_promoted) {
+                (false, _) => StoredManifest::Unread,
+                (true, true) => StoredManifest::Promoted,
+                (true, false) => StoredManifest::Follows,
             },
             suspensions: self.suspensions(),
-            jobs: Vec::new(),
+            jobs: if self.job {
+                vec!["report-1".into()]
+            } else {
+                Vec::new()
+            },
             services: self.services(),
             poolers: self.poolers(),
             reconnected: Vec::new(),
             service_answer: self.service_answer(),
             apps: self.apps(),
             config: self.config(),
-            prechecks: None,
+            prechecks: self.marked_only().then(|| Prechecks {
+                operator: Some(SUSPENDED.into()),
+                ..Prechecks::default()
+            }),
             data: None,
             abort: self.aborted.then_some(AbortRequest::RecordKey),
         }
+    }
+
+    /// The source as it answers by SQL.
+    pub fn source(&self) -> Reachability<SourceState> {
+        if self.has_happened(Disturbance::AddressReused) && !self.source_up {
+            return Reachability::Up(self.target_as_source());
+        }
+        let answers = self.sessions == Sessions::Accepted && self.silence != Silence::Leader;
+        if !self.source_up || !answers {
+            return Reachability::Unreachable(refused());
+        }
+        let mut identity = identity(self.timeline);
+        if self.has_happened(Disturbance::SourceReplaced) {
+            identity.system_identifier = OTHER_SYSTEM;
+        }
+        Reachability::Up(SourceState {
+            identity,
+            primary: !self.standby,
+            read_only: self.applied,
+            insert: (!self.standby).then(|| start_of(self.wal.len())),
+            postmaster_start: PostmasterStart(i64::from(self.postmaster_start)),
+            clients: Vec::new(),
+        })
+    }
+
+    /// The target that answers at the address of a member of the source.
+    fn target_as_source(&self) -> SourceState {
+        let target = self.target();
+        SourceState {
+            identity: target.identity,
+            primary: self.primary,
+            read_only: false,
+            insert: Some(start_of(self.replayed)),
+            postmaster_start: PostmasterStart(target.running.postmaster_start.as_microsecond()),
+            clients: Vec::new(),
+        }
+    }
+
+    fn patroni(&self) -> Reachability<PatroniState> {
+        if self.silence == Silence::Patroni {
+            return Reachability::Unreachable(refused());
+        }
+        let mut members = (vec!["b".to_owned()], Vec::new());
+        if !self.leader_lost {
+            let of_the_leader = match self.silence {
+                Silence::Leader => &mut members.1,
+                _ => &mut members.0,
+            };
+            of_the_leader.push("a".to_owned());
+        }
+        let primary = self.serves() && self.silence == Silence::None;
+        Reachability::Up(PatroniState {
+            paused: self.paused.then_some(true),
+            read_only: self.read_only.then(|| "on".to_owned()),
+            leader: (!self.standby).then(|| if self.timeline == 1 { "a" } else { "b" }.to_owned()),
+            primaries: primary.then(|| "a".to_owned()).into_iter().collect(),
+            // Only a primary is asked for the holder of the lock.
+            unlocked: primary && !self.locked,
+            starting: false,
+            answering: members.0,
+            silent: members.1,
+            received: self.received(),
+        })
+    }
+
+    /// The target's server answers.
+    pub fn target_answers(&self) -> bool {
+        !self.target_down && !self.has_happened(Disturbance::ClusterDeleted)
+    }
+
+    fn cluster(&self) -> ClusterState {
+        if self.has_happened(Disturbance::ClusterDeleted) {
+            return ClusterState::missing();
+        }
+        let mut cluster = ClusterState {
+            follows: self.follows,
+            ..ClusterState::default()
+        };
+        let [first, second] = ["target-1", "target-2"].map(str::to_owned);
+        match self.instance {
+            Instance::InStep => {}
+            Instance::Behind => {
+                cluster.ready = vec![first.clone(), second];
+                cluster.current_primary = first;
+            }
+            Instance::Next => {
+                (cluster.current_primary, cluster.target_primary) = (first, second);
+            }
+        }
+        cluster
+    }
+
+    /// The operator is suspended, and no cutover is on record.
+    pub fn marked_only(&self) -> bool {
+        self.operator.set && self.has(|record| record.started.is_none())
+    }
+
+    /// The manifest is asked for only where it is to be rewritten.
+    fn asks_for_the_manifest(&self) -> bool {
+        self.has(|record| record.serving.is_some())
     }
 
     /// What the source's standby has received: everything, unless it lags.
@@ -352,34 +563,46 @@ impl World {
     }
 
     fn poolers(&self) -> Vec<PoolerPodState> {
-        let state = if self.pooler_paused {
-            PoolerState::Paused
-        } else {
-            PoolerState::Serving
-        };
-        let mut pooler = PoolerPodState::new("pg-pooler", Reachability::Up(state));
-        pooler.traffic = Some(Traffic {
-            connected: self.pooler_served,
-            ..Traffic::default()
-        });
-        if self.route == Route::Service {
-            vec![pooler]
-        } else {
-            Vec::new()
+        if self.route == Route::Config {
+            return Vec::new();
         }
+        let pod = |name: &str, paused: bool| {
+            let state = if paused {
+                PoolerState::Paused
+            } else {
+                PoolerState::Serving
+            };
+            let mut pod = PoolerPodState::new(name, Reachability::Up(state));
+            pod.traffic = Some(Traffic {
+                connected: self.pooler_served,
+                ..Traffic::default()
+            });
+            pod
+        };
+        let mut pooler = pod("pg-pooler", self.pooler_paused);
+        pooler.logins = u64::from(self.login);
+        if self.console_silent {
+            (pooler.state, pooler.traffic) = (Reachability::Unreachable(refused()), None);
+        }
+        let old = self.old_pod.map(|paused| pod("pg-pooler-old", paused));
+        old.into_iter().chain([pooler]).collect()
     }
 
     /// The answer of the server behind the Service: of the target, also while a new primary waits
     /// for its restart, or of the source.
     fn service_answer(&self) -> Reachability<ServiceAnswer> {
-        if self.service_at_target {
+        if self.service_at_target && !self.target_answers() {
+            Reachability::Unreachable(refused())
+        } else if self.service_at_target {
             Reachability::Up(ServiceAnswer {
                 identity: identity(self.target_timeline()),
                 primary: self.primary,
             })
-        } else if self.serves() {
+        } else if let Reachability::Up(source) = self.source()
+            && source.primary
+        {
             Reachability::Up(ServiceAnswer {
-                identity: identity(self.timeline),
+                identity: source.identity,
                 primary: true,
             })
         } else {
@@ -423,8 +646,17 @@ impl World {
             },
         };
         let done = self.primary && self.restarted;
+        let mut identity = identity(self.target_timeline());
+        if self.has_happened(Disturbance::TargetReplaced) {
+            identity.system_identifier = OTHER_SYSTEM;
+        }
+        let started = match (done, self.target_young) {
+            (true, _) => 500,
+            (false, true) => 400,
+            (false, false) => -500,
+        };
         TargetState {
-            identity: identity(self.target_timeline()),
+            identity,
             in_recovery: !self.primary,
             replay: Replay {
                 receive: None,
@@ -436,7 +668,7 @@ impl World {
             running: Running {
                 archive_mode: if done { "on" } else { "always" }.into(),
                 pending_restart: 0,
-                postmaster_start: at(if done { 500 } else { -500 }),
+                postmaster_start: at(started),
                 now: at(0),
             },
             segment_bytes: 16 << 20,
@@ -475,13 +707,30 @@ impl World {
         }
     }
 
+    /// The record is deleted, its finalizer removed by hand.
+    pub fn lose_record(&mut self) {
+        (self.record, self.version) = (number_of(Record::default()), self.version + 1);
+    }
+
     /// The API server's compare-and-swap; returns whether the fact was written.
-    pub fn record(&mut self, fact: Fact, read: u32, checked: bool) -> bool {
+    pub fn record(&mut self, fact: &Fact, read: u32, checked: bool) -> bool {
+        let written = |world: &Self| number_of(world.recorded().with(fact.clone()));
+        self.record_as(fact, read, checked, written)
+    }
+
+    /// The same, where the number of the next journal may be known.
+    pub fn record_as(
+        &mut self,
+        fact: &Fact,
+        read: u32,
+        checked: bool,
+        number: impl FnOnce(&Self) -> usize,
+    ) -> bool {
         if checked && read != self.version {
             return false;
         }
-        self.served_first(&fact);
-        self.record = number_of(self.recorded().with(fact));
+        self.served_first(fact);
+        self.record = number(self);
         self.version += 1;
         true
     }
