@@ -16,7 +16,6 @@
 //! unless the API server was away or the node of the source's leader was lost.
 
 mod tally;
-
 mod walk;
 
 use std::{cell::RefCell, ops::Range, process::ExitCode, time::Duration};
