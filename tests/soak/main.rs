@@ -9,13 +9,7 @@
 //!   or one if SEED is set; 0 runs only the slow faults at each step
 //! - `WORKERS`: environments in parallel; default 2, one for each DCS. Each one waits most of the
 //!   time and needs 1 GB of memory
-//! - `SOAK_TALLY`: the file to which each run adds its figures, and whose total is printed;
-//!   default target/soak-tally.jsonl
-//!
-//! A rollback that gives clients their source back after more than ten seconds breaks a promise,
-//! unless the API server was away or the node of the source's leader was lost.
 
-mod tally;
 mod walk;
 
 use std::{cell::RefCell, ops::Range, process::ExitCode, time::Duration};
@@ -32,16 +26,12 @@ use harness::{
     source::Dcs,
 };
 
-use tally::Tally;
-
 const CUTOVERS: u64 = 1_000;
 const WORKERS: u64 = 2;
 /// Cutovers in one environment: logs and WAL grow with them.
 const WORKER_CUTOVERS: usize = 50;
 /// Stop after this many failures.
 const FAILURES_MAX: usize = 10;
-/// A rollback gives clients their source back within this time.
-const ROLLBACK_MAX: Duration = Duration::from_secs(10);
 const REST: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -57,7 +47,6 @@ fn main() -> ExitCode {
     }
     let outcome = harness::interruptible(soak.run());
     println!("\n{}", soak.statistics.borrow());
-    soak.tally();
     let broken = soak.broken.borrow();
     broken
         .iter()
@@ -85,8 +74,6 @@ struct Soak {
     statistics: RefCell<Statistics>,
     /// Commands that repeat broken runs.
     broken: RefCell<Vec<String>>,
-    /// Rollbacks that took longer for a cause that no program can remove.
-    excused: RefCell<Vec<String>>,
 }
 
 impl Soak {
@@ -106,7 +93,6 @@ impl Soak {
             only_walk: variable("WALK")?,
             statistics: RefCell::default(),
             broken: RefCell::default(),
-            excused: RefCell::default(),
         })
     }
 
@@ -235,36 +221,6 @@ impl Soak {
     fn count(&self, name: &str, scenario: &Scenario, cutover: &CutoverRun) {
         println!("{name}: {}", cutover.line(scenario));
         self.statistics.borrow_mut().add(cutover);
-        let slow = cutover
-            .rollbacks
-            .iter()
-            .filter(|took| **took > ROLLBACK_MAX);
-        for took in slow {
-            let faults = scenario.disturbances.iter();
-            let cause = faults
-                .filter_map(|disturbance| disturbance.fault.delays_a_rollback())
-                .next();
-            let text = format!("{name}: a rollback of {:.1} s", took.as_secs_f64());
-            match cause {
-                Some(cause) => self.excused.borrow_mut().push(format!("{text}: {cause}")),
-                None => {
-                    println!("{text}: BROKEN: more than {} s", ROLLBACK_MAX.as_secs());
-                    self.broken.borrow_mut().push(text);
-                }
-            }
-        }
-    }
-
-    /// Adds the figures of this run to those of all runs, and prints both.
-    fn tally(&self) {
-        let excused = self.excused.borrow().clone();
-        excused.iter().for_each(|text| println!("excused: {text}"));
-        let broken = self.broken.borrow().len();
-        let run = Tally::of(&self.statistics.borrow(), self.seeds.start, excused, broken);
-        match run.add() {
-            Ok((path, total)) => println!("all runs: {total}\n{}", path.display()),
-            Err(error) => println!("no total of all runs: {error:#}"),
-        }
     }
 
     fn report_broken(&self, worker: &Worker, name: &str, replay: String, error: &anyhow::Error) {

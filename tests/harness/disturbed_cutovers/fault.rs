@@ -159,15 +159,6 @@ impl Fault {
         .then_some("5")
     }
 
-    /// Why a rollback may take longer than ten seconds, whatever the programs do.
-    pub fn delays_a_rollback(self) -> Option<&'static str> {
-        match self {
-            Self::ApiServerAway(_) => Some("the API server is away"),
-            Self::LeaderLost => Some("the node of the source's leader is lost"),
-            _ => None,
-        }
-    }
-
     /// True if another member may lead afterwards, on another timeline.
     pub fn moves_the_leader(self) -> bool {
         match self {

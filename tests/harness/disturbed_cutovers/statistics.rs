@@ -40,18 +40,6 @@ impl Statistics {
         self.rollbacks.extend(took);
     }
 
-    /// Writes that were acknowledged, lost and duplicated.
-    pub fn writes(&self) -> (usize, usize, usize) {
-        (self.acknowledged, self.lost, self.duplicated)
-    }
-
-    /// The longest rollback besides so many that took even longer.
-    pub fn longest_rollback(&self, besides: usize) -> Duration {
-        let mut sorted = self.rollbacks.clone();
-        sorted.sort_unstable_by(|one, other| other.cmp(one));
-        sorted.get(besides).copied().unwrap_or_default()
-    }
-
     /// The number of finished cutovers.
     pub fn ended(&self) -> usize {
         self.ended
