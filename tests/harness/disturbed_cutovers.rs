@@ -5,7 +5,7 @@
 //! In reading order: [`failpoints`] at which a cutover can be disturbed, [`fault`]s, the
 //! [`scenario`] of one cutover, its [`runner`] with all pods, how faults are injected ([`inject`]),
 //! the [`verdict`], the [`reset`] before the next cutover, one fault at many failpoints
-//! ([`sweep`]), [`rollback`]s, and [`statistics`] over all.
+//! ([`sweep`]), [`rollback`]s and [their times](rollback_time), and [`statistics`] over all.
 
 mod artifacts;
 pub mod failpoints;
@@ -13,6 +13,7 @@ pub mod fault;
 mod inject;
 mod reset;
 pub mod rollback;
+pub mod rollback_time;
 pub mod runner;
 pub mod scenario;
 pub mod statistics;

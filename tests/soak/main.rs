@@ -7,16 +7,21 @@
 //!   or one if SEED is set; 0 runs only the slow faults at each step
 //! - `WORKERS`: environments in parallel; default 2, one for each DCS. Each one waits most of the
 //!   time and needs 1 GB of memory
+//! - `SOAK_TALLY`: the file to which each run adds a line ([`tally`]); the total of all lines is
+//!   printed at the end; default soak.jsonl in the harness' cache
+
+mod tally;
 
 use std::{cell::RefCell, ops::Range, process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use harness::{
     disturbed_cutovers::{
         Worker,
         runner::CutoverRun,
         scenario::{self, Scenario},
         statistics::Statistics,
+        verdict::BrokenPromise,
     },
     route::Route,
     source::Dcs,
@@ -44,7 +49,8 @@ fn main() -> ExitCode {
     broken
         .iter()
         .for_each(|replay| println!("broken: {replay}"));
-    match outcome {
+    let added = tally::add(soak.first, &soak.statistics.borrow(), &broken);
+    match outcome.and(added) {
         Ok(()) if broken.is_empty() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
         Err(error) => {
@@ -56,6 +62,8 @@ fn main() -> ExitCode {
 
 /// The settings, and the results so far.
 struct Soak {
+    /// The first seed.
+    first: u64,
     seeds: Range<u64>,
     /// Stop after this many cutovers.
     cutovers: u64,
@@ -77,6 +85,7 @@ impl Soak {
             u64::MAX
         };
         Ok(Self {
+            first,
             seeds: first..last,
             cutovers: cutovers.unwrap_or(CUTOVERS),
             workers: variable("WORKERS")?.unwrap_or(WORKERS),
@@ -164,9 +173,13 @@ impl Soak {
 
     /// Runs the slow faults; returns the worker unless a promise was broken.
     async fn sweep(&self, mut worker: Worker, route: Route) -> Option<Worker> {
-        let observe =
-            |scenario: &Scenario, cutover: &CutoverRun| self.count("each step", scenario, cutover);
-        match worker.sweep(route, observe).await {
+        let mut in_time = Ok(());
+        let observe = |scenario: &Scenario, cutover: &CutoverRun| {
+            let counted = self.count("each step", scenario, cutover);
+            in_time = std::mem::replace(&mut in_time, Ok(())).and(counted);
+        };
+        let swept = worker.sweep(route, observe).await;
+        match swept.and(in_time) {
             Ok(()) => Some(worker),
             Err(error) => {
                 self.report_broken(
@@ -188,19 +201,30 @@ impl Soak {
                 "undisturbed",
                 &Scenario::undisturbed(scenario.dcs, scenario.route),
                 &undisturbed,
-            );
+            )?;
         }
         let cutover = worker.run(&scenario).await?;
-        self.count(&format!("seed {seed}"), &scenario, &cutover);
+        self.count(&format!("seed {seed}"), &scenario, &cutover)
+    }
+
+    /// Adds a cutover to the statistics.
+    ///
+    /// # Errors
+    /// A rollback took too long, without a cause that allows it.
+    fn count(&self, name: &str, scenario: &Scenario, cutover: &CutoverRun) -> Result<()> {
+        println!("{name}: {}", cutover.line(scenario));
+        self.statistics.borrow_mut().add(cutover);
+        for slow in cutover.rollbacks.iter().filter(|one| one.is_slow()) {
+            println!("{name}: {slow}");
+            ensure!(slow.cause().is_some(), "{slow}");
+        }
         Ok(())
     }
 
-    fn count(&self, name: &str, scenario: &Scenario, cutover: &CutoverRun) {
-        println!("{name}: {}", cutover.line(scenario));
-        self.statistics.borrow_mut().add(cutover);
-    }
-
     fn report_broken(&self, worker: &Worker, name: &str, replay: String, error: &anyhow::Error) {
+        if let Some(BrokenPromise(verdict)) = error.downcast_ref() {
+            self.statistics.borrow_mut().add_writes(verdict);
+        }
         println!(
             "{name}: BROKEN: {error:#}\nreplay: {replay}\n{}",
             worker.keep_logs(name, error)

@@ -159,6 +159,16 @@ impl Fault {
         .then_some("5")
     }
 
+    /// Why a rollback may take longer than
+    /// [`ROLLBACK_MAX`](super::rollback_time::ROLLBACK_MAX) after this fault; None if it may not.
+    pub fn slows_the_rollback(self) -> Option<&'static str> {
+        match self {
+            Self::ApiServerAway(_) => Some("API server away"),
+            Self::LeaderLost => Some("leader's node lost"),
+            _ => None,
+        }
+    }
+
     /// True if another member may lead afterwards, on another timeline.
     pub fn moves_the_leader(self) -> bool {
         match self {
