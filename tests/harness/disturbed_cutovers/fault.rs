@@ -14,6 +14,8 @@ const API_SECONDS: u64 = 5;
 pub(super) const API_SECONDS_LONG: u64 = 30;
 /// Shorter than Patroni's ttl, longer than one observation waits.
 const HANGS_MS: std::ops::Range<u64> = 500..4_000;
+/// Longer than an observation waits for a silent member, and than FENCE_MAX_SECONDS.
+const MEMBER_HANGS: Duration = Duration::from_secs(20);
 /// Delay after the failpoint: before, during, or after the next effect.
 const SOON_MS: std::ops::Range<u64> = 1..400;
 
@@ -51,6 +53,8 @@ pub enum Fault {
     Receiver,
     /// The leader's Patroni accepts connections and does not answer.
     PatroniHangs(Duration),
+    /// The replica's Patroni accepts connections and does not answer.
+    MemberHangs(Duration),
     /// The leader's whole node hangs.
     LeaderHangs(Duration),
     /// The target's whole node hangs.
@@ -79,7 +83,7 @@ pub enum Fault {
 
 impl Fault {
     /// The number of variants.
-    pub const KINDS: usize = 25;
+    pub const KINDS: usize = 26;
 
     /// A random fault; faults of the cutover itself are more frequent.
     pub fn any(chance: &mut Rng, route: Route) -> Self {
@@ -104,6 +108,7 @@ impl Fault {
             (2, Self::TargetSessions),
             (2, Self::Receiver),
             (2, Self::PatroniHangs(hangs)),
+            (3, Self::MemberHangs(MEMBER_HANGS)),
             (2, Self::LeaderHangs(hangs)),
             (2, Self::TargetHangs(hangs)),
             (2, Self::LeaderCrashes),
@@ -169,6 +174,18 @@ impl Fault {
         }
     }
 
+    /// How the reasons begin for which a cutover may roll back after the block, if this fault alone
+    /// was injected; None if that depends on the moment.
+    pub fn rollback_reasons(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::MemberHangs(_) => Some(&[
+                "the patroni of ",
+                "the clean stop of the source was not proved ",
+            ]),
+            _ => None,
+        }
+    }
+
     /// True if another member may lead afterwards, on another timeline.
     pub fn moves_the_leader(self) -> bool {
         match self {
@@ -203,6 +220,9 @@ impl fmt::Display for Fault {
             Self::TargetSessions => write!(f, "sessions at the target terminated"),
             Self::Receiver => write!(f, "WAL receiver terminated"),
             Self::PatroniHangs(time) => write!(f, "Patroni hangs {} ms", time.as_millis()),
+            Self::MemberHangs(time) => {
+                write!(f, "a replica's Patroni hangs {} ms", time.as_millis())
+            }
             Self::LeaderHangs(time) => write!(f, "leader hangs {} ms", time.as_millis()),
             Self::TargetHangs(time) => write!(f, "target hangs {} ms", time.as_millis()),
             Self::LeaderCrashes => write!(f, "leader crashes"),

@@ -134,6 +134,16 @@ impl Worker {
                 )
                 .await
             }
+            Fault::MemberHangs(time) => {
+                hang(
+                    self.replica().await?,
+                    pod,
+                    time,
+                    Member::suspend_patroni,
+                    Member::resume_patroni,
+                )
+                .await
+            }
             Fault::LeaderHangs(time) => {
                 hang(
                     self.leader().await?,
@@ -269,6 +279,14 @@ impl Worker {
             .iter()
             .find(|member| started["leader"] == member.name());
         recorded.context("no member leads, and none is recorded")
+    }
+
+    /// A member that does not lead.
+    async fn replica(&self) -> Result<&Member> {
+        let leader = self.leader().await?.name();
+        let members = self.migration.source.members();
+        let other = members.iter().find(|member| member.name() != leader);
+        other.context("no member but the leader")
     }
 
     /// Runs a statement on the target; a target that is restarting is left alone.

@@ -328,6 +328,14 @@ impl<'a> Runner<'a> {
         let faults = std::mem::take(&mut self.faults);
         if blocked && let Some(took) = verdict::rollback_time(worker, rollback_fact)? {
             let reason = rollback_fact["reason"].as_str().unwrap_or_default();
+            if let [fault] = faults[..]
+                && let Some(expected) = fault.rollback_reasons()
+            {
+                ensure!(
+                    expected.iter().any(|text| reason.starts_with(text)),
+                    "it rolled back because {reason}"
+                );
+            }
             self.rollbacks.push(RollbackTime {
                 took,
                 reason: reason.to_owned(),
