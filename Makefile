@@ -71,8 +71,8 @@ rehearse: prerequisites build ## the whole migration here, with a report (2 min 
 
 # SEED=7 repeats one, CUTOVERS=50 ends after 50, WORKERS=4 run at a time; SOAK_TALLY=FILE adds up.
 soak: prerequisites build ## real cutovers, disturbed at each step, then at random (hours)
-	SEED=$(SEED) CUTOVERS=$(CUTOVERS) WORKERS=$(WORKERS) SOAK_TALLY=$(SOAK_TALLY) \
-	  $(CARGO) run --locked --package tests --bin soak
+	SEED=$(SEED) CUTOVERS=$(CUTOVERS) WORKERS=$(WORKERS) FAULT=$(FAULT) \
+	  SOAK_TALLY=$(SOAK_TALLY) $(CARGO) run --locked --package tests --bin soak
 
 bench: prerequisites release ## the rehearsal's figures, with the release build (about 10 min)
 	$(CARGO) run --locked --release --package tests --bin rehearse -- bench

@@ -5,6 +5,8 @@
 //! - `SEED`: the first seed; skips the slow faults at each step; default 0
 //! - `CUTOVERS`: stop after this many cutovers, rollbacks after the block included; default 1000,
 //!   or one if SEED is set; 0 runs only the slow faults at each step
+//! - `FAULT`: only seeds with this fault, for example `MemberHangs`, without the slow faults at each
+//!   step
 //! - `WORKERS`: environments in parallel; default 2, one for each DCS. Each one waits most of the
 //!   time and needs 1 GB of memory
 //! - `SOAK_TALLY`: the file to which each run adds a line ([`tally`]); the total of all lines is
@@ -33,6 +35,8 @@ const WORKERS: u64 = 2;
 const WORKER_CUTOVERS: usize = 50;
 /// Stop after this many failures.
 const FAILURES_MAX: usize = 10;
+/// Every fault that is chosen at random is in the scenario of one of these seeds.
+const SEEDS_WITH_ALL_FAULTS: u64 = 500;
 const REST: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -64,6 +68,8 @@ fn main() -> ExitCode {
 struct Soak {
     /// The first seed.
     first: u64,
+    /// Only seeds with a fault of this name.
+    fault: Option<String>,
     seeds: Range<u64>,
     /// Stop after this many cutovers.
     cutovers: u64,
@@ -79,6 +85,11 @@ impl Soak {
     fn from_environment() -> Result<Self> {
         let (seed, cutovers) = (variable("SEED")?, variable("CUTOVERS")?);
         let first = seed.unwrap_or(0);
+        let fault = std::env::var("FAULT").ok().filter(|name| !name.is_empty());
+        if let Some(name) = &fault {
+            let known = (0..SEEDS_WITH_ALL_FAULTS).any(|seed| Scenario::from_seed(seed).has(name));
+            ensure!(known, "FAULT={name} is not a fault");
+        }
         let last = if seed.is_some() && cutovers.is_none() {
             first + 1
         } else {
@@ -86,10 +97,11 @@ impl Soak {
         };
         Ok(Self {
             first,
+            slow_faults: seed.is_none() && fault.is_none(),
+            fault,
             seeds: first..last,
             cutovers: cutovers.unwrap_or(CUTOVERS),
             workers: variable("WORKERS")?.unwrap_or(WORKERS),
-            slow_faults: seed.is_none(),
             statistics: RefCell::default(),
             broken: RefCell::default(),
         })
@@ -168,7 +180,11 @@ impl Soak {
         if enough {
             return None;
         }
-        seeds.borrow_mut().find(|seed| scenario::dcs(*seed) == dcs)
+        let fault = self.fault.as_deref();
+        seeds.borrow_mut().find(|seed| {
+            scenario::dcs(*seed) == dcs
+                && fault.is_none_or(|fault| Scenario::from_seed(*seed).has(fault))
+        })
     }
 
     /// Runs the slow faults; returns the worker unless a promise was broken.

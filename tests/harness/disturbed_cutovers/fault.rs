@@ -69,6 +69,8 @@ pub enum Fault {
     Switchover,
     /// Replay at the target is paused, so that the cutover must roll back at CUTOVER_MAX_SECONDS.
     ReplayPaused,
+    /// Changes of Services take effect late, as long as the pod runs.
+    ServicesSlow,
     /// A pooler pod of the source is replaced.
     PoolerReplaced,
     /// The source's poolers are resumed.
@@ -83,7 +85,7 @@ pub enum Fault {
 
 impl Fault {
     /// The number of variants.
-    pub const KINDS: usize = 26;
+    pub const KINDS: usize = 27;
 
     /// A random fault; faults of the cutover itself are more frequent.
     pub fn any(chance: &mut Rng, route: Route) -> Self {
@@ -114,6 +116,7 @@ impl Fault {
             (2, Self::LeaderCrashes),
             (2, Self::Switchover),
             (2, Self::ReplayPaused),
+            (4, Self::ServicesSlow),
             (
                 if route == Route::Service { 2 } else { 0 },
                 Self::PoolerReplaced,
@@ -135,6 +138,13 @@ impl Fault {
             left -= weight;
         }
         Self::Kill
+    }
+
+    /// The variant's name.
+    pub fn name(self) -> String {
+        let shown = format!("{self:?}");
+        let name = shown.split('(').next();
+        name.unwrap_or_default().to_owned()
     }
 
     /// The first and the last phase in which the fault may be injected. Faults that no order of
@@ -229,6 +239,7 @@ impl fmt::Display for Fault {
             Self::LeaderLost => write!(f, "leader lost"),
             Self::Switchover => write!(f, "switchover"),
             Self::ReplayPaused => write!(f, "replay paused"),
+            Self::ServicesSlow => write!(f, "slow Services"),
             Self::PoolerReplaced => write!(f, "pooler replaced"),
             Self::PoolersResumed => write!(f, "poolers resumed"),
             Self::BlockLifted => write!(f, "block lifted"),

@@ -202,6 +202,7 @@ impl Worker {
                 leader.kill_postgres()?;
             }
             Fault::Switchover => source.switchover().await?,
+            Fault::ServicesSlow => self.migration.services.set_slow(true),
             Fault::PoolerReplaced => self.migration.poolers[0].replace().await?,
             Fault::PoolersResumed => self.resume_poolers().await,
             Fault::BlockLifted => {
@@ -238,6 +239,10 @@ impl Worker {
             Fault::Abort => self.annotate(json!(null)).await,
             Fault::ReplayPaused => {
                 self.run_on_target("select pg_wal_replay_resume()").await;
+                Ok(())
+            }
+            Fault::ServicesSlow => {
+                self.migration.services.set_slow(false);
                 Ok(())
             }
             Fault::LeaderCrashes | Fault::Switchover => self.wait_until_healthy().await,

@@ -83,6 +83,13 @@ impl Scenario {
         }
     }
 
+    /// True if one of its faults has this [name](Fault::name).
+    pub fn has(&self, fault: &str) -> bool {
+        self.disturbances
+            .iter()
+            .any(|disturbance| disturbance.fault.name() == fault)
+    }
+
     /// A cutover without disturbances.
     pub fn undisturbed(dcs: Dcs, route: Route) -> Self {
         Self {
@@ -187,13 +194,7 @@ mod tests {
         let names: std::collections::BTreeSet<String> = all
             .iter()
             .flat_map(|scenario| &scenario.disturbances)
-            .map(|disturbance| {
-                format!("{:?}", disturbance.fault)
-                    .split('(')
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned()
-            })
+            .map(|disturbance| disturbance.fault.name())
             .collect();
         assert!(names.len() >= Fault::KINDS, "{names:?}");
     }
