@@ -138,7 +138,7 @@ impl Soak {
         if let Some(route) = sweep {
             idle = self
                 .sweep(
-                    Worker::start(dcs)
+                    Worker::start_with_default_limits(dcs)
                         .await
                         .context("setting up the environment")?,
                     route,
@@ -150,7 +150,7 @@ impl Soak {
                 Some(worker) => worker,
                 None => {
                     cutovers = 0;
-                    Worker::start(dcs)
+                    Worker::start_with_default_limits(dcs)
                         .await
                         .context("setting up the environment")?
                 }

@@ -165,7 +165,8 @@ impl Fault {
         }
     }
 
-    /// CUTOVER_MAX_SECONDS for faults that end only by this limit.
+    /// CUTOVER_MAX_SECONDS for faults that end only by this limit, with
+    /// [`Limits::Short`](super::Limits::Short).
     pub fn seconds_max(self) -> Option<&'static str> {
         matches!(
             self,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
-    LIMIT, Worker,
+    LIMIT, Limits, Worker,
     failpoints::{self, Failpoints},
     fault::Fault,
     rollback_time::RollbackTime,
@@ -171,9 +171,9 @@ impl<'a> Runner<'a> {
         self.leader_moved |= disturbance.fault.moves_the_leader();
         self.faults.push(disturbance.fault);
         let launch = self.worker.pod("cutover", self.scenario.route);
-        let launch = match disturbance.fault.seconds_max() {
-            Some(seconds) => launch.env("CUTOVER_MAX_SECONDS", seconds),
-            None => launch,
+        let launch = match (disturbance.fault.seconds_max(), self.worker.limits) {
+            (Some(seconds), Limits::Short) => launch.env("CUTOVER_MAX_SECONDS", seconds),
+            _ => launch,
         };
         let ends = match disturbance.failpoint(&failpoints) {
             Some(failpoint) => {
