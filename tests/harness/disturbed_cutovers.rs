@@ -32,7 +32,7 @@ use crate::{
     objects::{CONFIG_MAP, SERVICE},
     route::Route,
     setup::target_directory,
-    source::{Dcs, SourceOptions},
+    source::{Dcs, LogicalReader, SourceOptions},
     target::InstanceHandle,
 };
 use failpoints::Failpoints;
@@ -64,6 +64,8 @@ pub struct Worker {
     pub migration: Migration,
     dcs: Dcs,
     limits: Limits,
+    /// The reader of the logical slot that a fault has created.
+    reader: Option<LogicalReader>,
     target: InstanceHandle,
     settings: Settings,
     epoch: Epoch,
@@ -90,13 +92,19 @@ impl Worker {
         Self::start_with(options, Limits::Short).await
     }
 
-    /// Like [`Worker::start`], with the limits that users have.
+    /// Like [`Worker::start`], with the limits that users have, and with logical slots for one of
+    /// the two kinds of DCS.
     ///
     /// # Errors
     /// As [`Worker::start`].
     pub async fn start_with_default_limits(dcs: Dcs) -> Result<Self> {
         let options = SourceOptions {
             dcs,
+            wal_level: if dcs == fault::LOGICAL {
+                "logical"
+            } else {
+                "hot_standby"
+            },
             ..SourceOptions::default()
         };
         Self::start_with(options, Limits::Default).await
@@ -123,6 +131,7 @@ impl Worker {
             migration,
             dcs,
             limits,
+            reader: None,
             target,
             settings,
             epoch,

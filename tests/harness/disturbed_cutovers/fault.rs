@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 use fastrand::Rng;
 
 use super::failpoints::Phase;
-use crate::route::Route;
+use crate::{route::Route, source::Dcs};
 
 /// Long enough for several observations, and shorter than Patroni's retry_timeout.
 const API_SECONDS: u64 = 5;
@@ -16,6 +16,8 @@ pub(super) const API_SECONDS_LONG: u64 = 30;
 const HANGS_MS: std::ops::Range<u64> = 500..4_000;
 /// Longer than an observation waits for a silent member, and than FENCE_MAX_SECONDS.
 const MEMBER_HANGS: Duration = Duration::from_secs(20);
+/// The DCS of the environments with logical slots.
+pub(super) const LOGICAL: Dcs = Dcs::Endpoints;
 /// Delay after the failpoint: before, during, or after the next effect.
 const SOON_MS: std::ops::Range<u64> = 1..400;
 
@@ -55,6 +57,9 @@ pub enum Fault {
     PatroniHangs(Duration),
     /// The replica's Patroni accepts connections and does not answer.
     MemberHangs(Duration),
+    /// A client of a logical slot connects and hangs; the cutover is told to end its session
+    /// (ACCEPT). Needs an environment with logical slots.
+    LogicalReader,
     /// The leader's whole node hangs.
     LeaderHangs(Duration),
     /// The target's whole node hangs.
@@ -85,10 +90,10 @@ pub enum Fault {
 
 impl Fault {
     /// The number of variants.
-    pub const KINDS: usize = 27;
+    pub const KINDS: usize = 28;
 
     /// A random fault; faults of the cutover itself are more frequent.
-    pub fn any(chance: &mut Rng, route: Route) -> Self {
+    pub fn any(chance: &mut Rng, route: Route, dcs: Dcs) -> Self {
         let hangs = Duration::from_millis(chance.u64(HANGS_MS));
         let all = [
             (6, Self::Kill),
@@ -117,6 +122,7 @@ impl Fault {
             (2, Self::Switchover),
             (2, Self::ReplayPaused),
             (4, Self::ServicesSlow),
+            (if dcs == LOGICAL { 4 } else { 0 }, Self::LogicalReader),
             (
                 if route == Route::Service { 2 } else { 0 },
                 Self::PoolerReplaced,
@@ -159,6 +165,8 @@ impl Fault {
             }
             Self::LeaderLost => (Phase::Blocked, Phase::Blocked),
             Self::SourceStarted => (Phase::Fenced, Phase::PastPointOfNoReturn),
+            // Readers connect before the cutover ends their sessions.
+            Self::LogicalReader => (Phase::BeforeBlock, Phase::BeforeBlock),
             // A second cutover is only tested at the very start.
             Self::Second => (Phase::BeforeBlock, Phase::BeforeBlock),
             _ => (Phase::BeforeBlock, Phase::PastPointOfNoReturn),
@@ -193,6 +201,8 @@ impl Fault {
                 "the patroni of ",
                 "the clean stop of the source was not proved ",
             ]),
+            // Its session is ended before the stop.
+            Self::LogicalReader => Some(&[]),
             _ => None,
         }
     }
@@ -234,6 +244,7 @@ impl fmt::Display for Fault {
             Self::MemberHangs(time) => {
                 write!(f, "a replica's Patroni hangs {} ms", time.as_millis())
             }
+            Self::LogicalReader => write!(f, "logical reader hangs"),
             Self::LeaderHangs(time) => write!(f, "leader hangs {} ms", time.as_millis()),
             Self::TargetHangs(time) => write!(f, "target hangs {} ms", time.as_millis()),
             Self::LeaderCrashes => write!(f, "leader crashes"),

@@ -12,6 +12,7 @@ use super::{
     LIMIT, Limits, Worker,
     failpoints::{self, Failpoints},
     fault::Fault,
+    inject::ACCEPTED,
     rollback_time::RollbackTime,
     scenario::{Disturbance, Scenario},
     verdict::{self, Judgement},
@@ -173,6 +174,10 @@ impl<'a> Runner<'a> {
         let launch = self.worker.pod("cutover", self.scenario.route);
         let launch = match (disturbance.fault.seconds_max(), self.worker.limits) {
             (Some(seconds), Limits::Short) => launch.env("CUTOVER_MAX_SECONDS", seconds),
+            _ => launch,
+        };
+        let launch = match disturbance.fault {
+            Fault::LogicalReader => launch.env("ACCEPT", ACCEPTED),
             _ => launch,
         };
         let ends = match disturbance.failpoint(&failpoints) {

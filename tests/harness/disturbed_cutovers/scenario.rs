@@ -67,7 +67,7 @@ impl Scenario {
             Route::Config
         };
         let disturbances = (0..chance.usize(1..=DISTURBANCES_MAX)).map(|_| Disturbance {
-            fault: Fault::any(&mut chance, route),
+            fault: Fault::any(&mut chance, route, dcs(seed)),
             at: When::Position(chance.f64()),
         });
         Self {
