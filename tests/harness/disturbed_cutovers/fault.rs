@@ -76,6 +76,8 @@ pub enum Fault {
     ReplayPaused,
     /// Changes of Services take effect late, as long as the pod runs.
     ServicesSlow,
+    /// The same, and a rollback is requested as with `Abort`.
+    AbortServicesSlow,
     /// A pooler pod of the source is replaced.
     PoolerReplaced,
     /// The source's poolers are resumed.
@@ -90,7 +92,7 @@ pub enum Fault {
 
 impl Fault {
     /// The number of variants.
-    pub const KINDS: usize = 28;
+    pub const KINDS: usize = 29;
 
     /// A random fault; faults of the cutover itself are more frequent.
     pub fn any(chance: &mut Rng, route: Route, dcs: Dcs) -> Self {
@@ -121,7 +123,8 @@ impl Fault {
             (2, Self::LeaderCrashes),
             (2, Self::Switchover),
             (2, Self::ReplayPaused),
-            (4, Self::ServicesSlow),
+            (3, Self::ServicesSlow),
+            (3, Self::AbortServicesSlow),
             (if dcs == LOGICAL { 4 } else { 0 }, Self::LogicalReader),
             (
                 if route == Route::Service { 2 } else { 0 },
@@ -252,6 +255,7 @@ impl fmt::Display for Fault {
             Self::Switchover => write!(f, "switchover"),
             Self::ReplayPaused => write!(f, "replay paused"),
             Self::ServicesSlow => write!(f, "slow Services"),
+            Self::AbortServicesSlow => write!(f, "slow Services, abort requested"),
             Self::PoolerReplaced => write!(f, "pooler replaced"),
             Self::PoolersResumed => write!(f, "poolers resumed"),
             Self::BlockLifted => write!(f, "block lifted"),

@@ -219,6 +219,10 @@ impl Worker {
                 self.reader = Some(reader);
             }
             Fault::ServicesSlow => self.migration.services.set_slow(true),
+            Fault::AbortServicesSlow => {
+                self.migration.services.set_slow(true);
+                self.annotate(json!("true")).await?;
+            }
             Fault::PoolerReplaced => self.migration.poolers[0].replace().await?,
             Fault::PoolersResumed => self.resume_poolers().await,
             Fault::BlockLifted => {
@@ -264,6 +268,10 @@ impl Worker {
                 // A stopped source has no sessions; its slot is dropped before the next cutover.
                 let _ = timeout(SLOT_IS_LEFT, self.drop_logical_slot()).await;
                 Ok(())
+            }
+            Fault::AbortServicesSlow => {
+                self.migration.services.set_slow(false);
+                self.annotate(json!(null)).await
             }
             Fault::ServicesSlow => {
                 self.migration.services.set_slow(false);
