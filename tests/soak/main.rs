@@ -5,7 +5,7 @@
 //! - `SEED`: the first seed; skips the slow faults at each step; default 0
 //! - `CUTOVERS`: stop after this many cutovers, rollbacks after the block included; default 1000,
 //!   or one if SEED is set; 0 runs only the slow faults at each step
-//! - `FAULT`: only seeds with this fault, for example `MemberHangs`, without the slow faults at each
+//! - `FAULT`: only seeds with this fault, for example `MemberHangs`; skips the slow faults at each
 //!   step
 //! - `WORKERS`: environments in parallel; default 2, one for each DCS. Each one waits most of the
 //!   time and needs 1 GB of memory
