@@ -69,10 +69,11 @@ test: prerequisites lint docs build setup release ## everything that CI checks (
 rehearse: prerequisites build ## the whole migration here, with a report (2 min when built)
 	$(CARGO) run --locked --package tests --bin rehearse
 
-# SEED=7 repeats one, CUTOVERS=50 ends after 50, WORKERS=4 run at a time; WALK=7 only walks.
+# WALK=7 only walks, SEED=7 repeats one, CUTOVERS=50 ends after 50, WORKERS=4 run at a time;
+# SOAK_TALLY=FILE adds up.
 soak: prerequisites build ## the model, then real cutovers, at each step and at random (hours)
-	WALK=$(WALK) SEED=$(SEED) CUTOVERS=$(CUTOVERS) WORKERS=$(WORKERS) \
-	  $(CARGO) run --locked --package tests --bin soak
+	WALK=$(WALK) SEED=$(SEED) CUTOVERS=$(CUTOVERS) WORKERS=$(WORKERS) FAULT=$(FAULT) \
+	  SOAK_TALLY=$(SOAK_TALLY) $(CARGO) run --locked --package tests --bin soak
 
 bench: prerequisites release ## the rehearsal's figures, with the release build (about 10 min)
 	$(CARGO) run --locked --release --package tests --bin rehearse -- bench

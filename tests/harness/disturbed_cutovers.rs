@@ -5,7 +5,7 @@
 //! In reading order: [`failpoints`] at which a cutover can be disturbed, [`fault`]s, the
 //! [`scenario`] of one cutover, its [`runner`] with all pods, how faults are injected ([`inject`]),
 //! the [`verdict`], the [`reset`] before the next cutover, one fault at many failpoints
-//! ([`sweep`]), [`rollback`]s, and [`statistics`] over all.
+//! ([`sweep`]), [`rollback`]s and [their times](rollback_time), and [`statistics`] over all.
 
 mod artifacts;
 pub mod failpoints;
@@ -13,6 +13,7 @@ pub mod fault;
 mod inject;
 mod reset;
 pub mod rollback;
+pub mod rollback_time;
 pub mod runner;
 pub mod scenario;
 pub mod statistics;
@@ -31,7 +32,7 @@ use crate::{
     objects::{CONFIG_MAP, SERVICE},
     route::Route,
     setup::target_directory,
-    source::{Dcs, SourceOptions},
+    source::{Dcs, LogicalReader, SourceOptions},
     target::InstanceHandle,
 };
 use failpoints::Failpoints;
@@ -42,17 +43,29 @@ use scenario::{Disturbance, Restart, Scenario};
 const LIMIT: Duration = Duration::from_secs(180);
 /// The Services of the source that a cutover repoints.
 const SERVICES: [&str; 2] = ["mastodon-postgresql", "mastodon-postgresql-repl"];
-/// Seconds from the block to the point of no return; long for a pod, short for waits that never
-/// end.
+/// [`Limits::Short`]: seconds from the block to the point of no return; long for a pod, short for
+/// waits that never end.
 const CUTOVER_SECONDS_MAX: &str = "40";
 /// Every third cutover is followed by CloudNativePG's restart of the target, which takes seconds.
 const RESTART_EVERY: usize = 3;
+
+/// The time limits of the cutovers in an environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limits {
+    /// Shorter than users have them, most of all where a fault ends only by a limit.
+    Short,
+    /// The defaults of the manifests, `CUTOVER_MAX_SECONDS` and `FENCE_MAX_SECONDS`.
+    Default,
+}
 
 /// An environment and the cutovers in it, one after the other.
 pub struct Worker {
     /// Source, target, application and everything else.
     pub migration: Migration,
     dcs: Dcs,
+    limits: Limits,
+    /// The reader of the logical slot that a fault has created.
+    reader: Option<LogicalReader>,
     target: InstanceHandle,
     settings: Settings,
     epoch: Epoch,
@@ -67,16 +80,39 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Sets up an environment with a target that is ready for its first cutover.
+    /// Sets up an environment with a target that is ready for its first cutover, with short limits.
     ///
     /// # Errors
     /// A part does not start.
     pub async fn start(dcs: Dcs) -> Result<Self> {
-        let (epoch, settings) = (Epoch::now(), eight_client_settings());
         let options = SourceOptions {
             dcs,
             ..SourceOptions::default()
         };
+        Self::start_with(options, Limits::Short).await
+    }
+
+    /// Like [`Worker::start`], with the limits that users have, and with logical slots for one of
+    /// the two kinds of DCS.
+    ///
+    /// # Errors
+    /// As [`Worker::start`].
+    pub async fn start_with_default_limits(dcs: Dcs) -> Result<Self> {
+        let options = SourceOptions {
+            dcs,
+            wal_level: if dcs == fault::LOGICAL {
+                "logical"
+            } else {
+                "hot_standby"
+            },
+            ..SourceOptions::default()
+        };
+        Self::start_with(options, Limits::Default).await
+    }
+
+    async fn start_with(options: SourceOptions, limits: Limits) -> Result<Self> {
+        let (epoch, settings) = (Epoch::now(), eight_client_settings());
+        let dcs = options.dcs;
         let migration = Migration::set_up_with(options, settings.clone(), epoch, |_| ()).await?;
         let target = migration.until_ready().await?;
         let mut selectors = BTreeMap::new();
@@ -94,6 +130,8 @@ impl Worker {
             }),
             migration,
             dcs,
+            limits,
+            reader: None,
             target,
             settings,
             epoch,
@@ -178,7 +216,10 @@ impl Worker {
     /// A pod of a step, with the route.
     fn pod(&self, step: &str, route: Route) -> Launch<'_> {
         let launch = self.migration.step(step).env("ROUTE", route.word());
-        launch.env("CUTOVER_MAX_SECONDS", CUTOVER_SECONDS_MAX)
+        match self.limits {
+            Limits::Short => launch.env("CUTOVER_MAX_SECONDS", CUTOVER_SECONDS_MAX),
+            Limits::Default => launch,
+        }
     }
 }
 

@@ -8,9 +8,10 @@
 //! which the API server takes from the instance's network ([`Instance::cluster_ips`]). As with
 //! kube-proxy, a change of backends closes no existing connection, and a Service without backends
 //! refuses new ones. Unlike kube-proxy, changes take effect at once (kube-proxy: within a second),
-//! and every port of a Service has one target port.
+//! unless they are [slow](Services::set_slow), and every port of a Service has one target port.
 
 mod backends;
+mod delay;
 pub mod forwarder;
 pub mod pgbouncer;
 pub mod pooler;
@@ -19,7 +20,10 @@ mod slices;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,6 +39,7 @@ use tokio::{
 
 use crate::instance::Instance;
 use backends::Cluster;
+use delay::Backends;
 use forwarder::Forwarder;
 use slices::Slices;
 
@@ -48,6 +53,7 @@ pub struct Services {
     namespace: String,
     refusing_address: Ipv4Addr,
     addresses: watch::Receiver<Addresses>,
+    slow: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -77,10 +83,12 @@ impl Services {
     pub async fn follow(client: Client, instance: Arc<Instance>, namespace: &str) -> Result<Self> {
         let (sender, addresses) = watch::channel(Addresses::new());
         let (ready, is_ready) = oneshot::channel();
+        let slow = Arc::new(AtomicBool::new(false));
         let refusing_address = instance.address(REFUSING_HOST);
         let proxy = Proxy {
             addresses: sender,
             ports: BTreeMap::new(),
+            slow: Arc::clone(&slow),
         };
         let task = tokio::spawn(proxy.follow(client, namespace.to_owned(), ready));
         timeout(FIRST_LISTS, is_ready)
@@ -90,8 +98,15 @@ impl Services {
             namespace: namespace.to_owned(),
             refusing_address,
             addresses,
+            slow,
             task,
         })
+    }
+
+    /// With `slow`, a change of backends takes effect 0.3 to 1.1 s late, and for a second more new
+    /// connections may reach a server of before or of after it.
+    pub fn set_slow(&self, slow: bool) {
+        self.slow.store(slow, Ordering::Relaxed);
     }
 
     /// The namespace whose Services these are.
@@ -162,15 +177,17 @@ fn service_name<'a>(host: &'a str, namespace: &str) -> Option<&'a str> {
     accepted.iter().any(|form| form == rest).then_some(name)
 }
 
-/// A listener and the sender of its backends.
+/// A listener and its backends.
 struct Port {
-    backends: watch::Sender<Vec<SocketAddr>>,
+    backends: Backends,
     _forwarder: Forwarder,
 }
 
 struct Proxy {
     addresses: watch::Sender<Addresses>,
     ports: BTreeMap<SocketAddr, Port>,
+    /// Whether changes of backends take effect late.
+    slow: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -218,20 +235,17 @@ impl Proxy {
                 }
             }
         }
+        let slow = self.slow.load(Ordering::Relaxed);
         self.ports.retain(|address, _| wanted.contains_key(address));
         for (address, backends) in wanted {
             let port = self.ports.entry(address).or_insert_with(|| {
-                let (sender, receiver) = watch::channel(Vec::new());
+                let (backends, receiver) = Backends::new();
                 Port {
-                    backends: sender,
+                    backends,
                     _forwarder: Forwarder::start(address, receiver),
                 }
             });
-            port.backends.send_if_modified(|now| {
-                let differs = *now != backends;
-                *now = backends;
-                differs
-            });
+            port.backends.set(backends, slow);
         }
         self.addresses.send_replace(addresses);
     }

@@ -7,20 +7,26 @@
 //! - `SEED`: the first seed; skips the random walks and the slow faults at each step; default 0
 //! - `CUTOVERS`: stop after this many cutovers, rollbacks after the block included; default 1000,
 //!   or one if SEED is set; 0 runs only the slow faults at each step
+//! - `FAULT`: only seeds with this fault, for example `MemberHangs`; skips the slow faults at each
+//!   step
 //! - `WORKERS`: environments in parallel; default 2, one for each DCS. Each one waits most of the
 //!   time and needs 1 GB of memory
+//! - `SOAK_TALLY`: the file to which each run adds a line ([`tally`]); the total of all lines is
+//!   printed at the end; default soak.jsonl in the harness' cache
 
+mod tally;
 mod walk;
 
 use std::{cell::RefCell, ops::Range, process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use harness::{
     disturbed_cutovers::{
         Worker,
         runner::CutoverRun,
         scenario::{self, Scenario},
         statistics::Statistics,
+        verdict::BrokenPromise,
     },
     route::Route,
     source::Dcs,
@@ -32,6 +38,8 @@ const WORKERS: u64 = 2;
 const WORKER_CUTOVERS: usize = 50;
 /// Stop after this many failures.
 const FAILURES_MAX: usize = 10;
+/// Every fault that is chosen at random is in the scenario of one of these seeds.
+const SEEDS_WITH_ALL_FAULTS: u64 = 500;
 const REST: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -51,7 +59,8 @@ fn main() -> ExitCode {
     broken
         .iter()
         .for_each(|replay| println!("broken: {replay}"));
-    match outcome {
+    let added = tally::add(soak.first, &soak.statistics.borrow(), &broken);
+    match outcome.and(added) {
         Ok(()) if broken.is_empty() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
         Err(error) => {
@@ -63,6 +72,10 @@ fn main() -> ExitCode {
 
 /// The settings, and the results so far.
 struct Soak {
+    /// The first seed.
+    first: u64,
+    /// Only seeds with a fault of this name.
+    fault: Option<String>,
     seeds: Range<u64>,
     /// Stop after this many cutovers.
     cutovers: u64,
@@ -80,16 +93,23 @@ impl Soak {
     fn from_environment() -> Result<Self> {
         let (seed, cutovers) = (variable("SEED")?, variable("CUTOVERS")?);
         let first = seed.unwrap_or(0);
+        let fault = std::env::var("FAULT").ok().filter(|name| !name.is_empty());
+        if let Some(name) = &fault {
+            let known = (0..SEEDS_WITH_ALL_FAULTS).any(|seed| Scenario::from_seed(seed).has(name));
+            ensure!(known, "FAULT={name} is not a fault");
+        }
         let last = if seed.is_some() && cutovers.is_none() {
             first + 1
         } else {
             u64::MAX
         };
         Ok(Self {
+            first,
+            slow_faults: seed.is_none() && fault.is_none(),
+            fault,
             seeds: first..last,
             cutovers: cutovers.unwrap_or(CUTOVERS),
             workers: variable("WORKERS")?.unwrap_or(WORKERS),
-            slow_faults: seed.is_none(),
             only_walk: variable("WALK")?,
             statistics: RefCell::default(),
             broken: RefCell::default(),
@@ -140,7 +160,7 @@ impl Soak {
         if let Some(route) = sweep {
             idle = self
                 .sweep(
-                    Worker::start(dcs)
+                    Worker::start_with_default_limits(dcs)
                         .await
                         .context("setting up the environment")?,
                     route,
@@ -152,7 +172,7 @@ impl Soak {
                 Some(worker) => worker,
                 None => {
                     cutovers = 0;
-                    Worker::start(dcs)
+                    Worker::start_with_default_limits(dcs)
                         .await
                         .context("setting up the environment")?
                 }
@@ -182,14 +202,22 @@ impl Soak {
         if enough {
             return None;
         }
-        seeds.borrow_mut().find(|seed| scenario::dcs(*seed) == dcs)
+        let fault = self.fault.as_deref();
+        seeds.borrow_mut().find(|seed| {
+            scenario::dcs(*seed) == dcs
+                && fault.is_none_or(|fault| Scenario::from_seed(*seed).has(fault))
+        })
     }
 
     /// Runs the slow faults; returns the worker unless a promise was broken.
     async fn sweep(&self, mut worker: Worker, route: Route) -> Option<Worker> {
-        let observe =
-            |scenario: &Scenario, cutover: &CutoverRun| self.count("each step", scenario, cutover);
-        match worker.sweep(route, observe).await {
+        let mut in_time = Ok(());
+        let observe = |scenario: &Scenario, cutover: &CutoverRun| {
+            let counted = self.count("each step", scenario, cutover);
+            in_time = std::mem::replace(&mut in_time, Ok(())).and(counted);
+        };
+        let swept = worker.sweep(route, observe).await;
+        match swept.and(in_time) {
             Ok(()) => Some(worker),
             Err(error) => {
                 self.report_broken(
@@ -211,19 +239,30 @@ impl Soak {
                 "undisturbed",
                 &Scenario::undisturbed(scenario.dcs, scenario.route),
                 &undisturbed,
-            );
+            )?;
         }
         let cutover = worker.run(&scenario).await?;
-        self.count(&format!("seed {seed}"), &scenario, &cutover);
+        self.count(&format!("seed {seed}"), &scenario, &cutover)
+    }
+
+    /// Adds a cutover to the statistics.
+    ///
+    /// # Errors
+    /// A rollback took too long, without a cause that allows it.
+    fn count(&self, name: &str, scenario: &Scenario, cutover: &CutoverRun) -> Result<()> {
+        println!("{name}: {}", cutover.line(scenario));
+        self.statistics.borrow_mut().add(cutover);
+        for slow in cutover.rollbacks.iter().filter(|one| one.is_slow()) {
+            println!("{name}: {slow}");
+            ensure!(slow.cause().is_some(), "{slow}");
+        }
         Ok(())
     }
 
-    fn count(&self, name: &str, scenario: &Scenario, cutover: &CutoverRun) {
-        println!("{name}: {}", cutover.line(scenario));
-        self.statistics.borrow_mut().add(cutover);
-    }
-
     fn report_broken(&self, worker: &Worker, name: &str, replay: String, error: &anyhow::Error) {
+        if let Some(BrokenPromise(verdict)) = error.downcast_ref() {
+            self.statistics.borrow_mut().add_writes(verdict);
+        }
         println!(
             "{name}: BROKEN: {error:#}\nreplay: {replay}\n{}",
             worker.keep_logs(name, error)

@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 use fastrand::Rng;
 
 use super::failpoints::Phase;
-use crate::route::Route;
+use crate::{route::Route, source::Dcs};
 
 /// Long enough for several observations, and shorter than Patroni's retry_timeout.
 const API_SECONDS: u64 = 5;
@@ -14,6 +14,10 @@ const API_SECONDS: u64 = 5;
 pub(super) const API_SECONDS_LONG: u64 = 30;
 /// Shorter than Patroni's ttl, longer than one observation waits.
 const HANGS_MS: std::ops::Range<u64> = 500..4_000;
+/// Longer than an observation waits for a silent member, and than FENCE_MAX_SECONDS.
+const MEMBER_HANGS: Duration = Duration::from_secs(20);
+/// The DCS of the environments with logical slots.
+pub(super) const LOGICAL: Dcs = Dcs::Endpoints;
 /// Delay after the failpoint: before, during, or after the next effect.
 const SOON_MS: std::ops::Range<u64> = 1..400;
 
@@ -51,6 +55,11 @@ pub enum Fault {
     Receiver,
     /// The leader's Patroni accepts connections and does not answer.
     PatroniHangs(Duration),
+    /// The replica's Patroni accepts connections and does not answer.
+    MemberHangs(Duration),
+    /// A client of a logical slot connects and hangs; the cutover is told to end its session
+    /// (ACCEPT). Needs an environment with logical slots.
+    LogicalReader,
     /// The leader's whole node hangs.
     LeaderHangs(Duration),
     /// The target's whole node hangs.
@@ -65,6 +74,10 @@ pub enum Fault {
     Switchover,
     /// Replay at the target is paused, so that the cutover must roll back at CUTOVER_MAX_SECONDS.
     ReplayPaused,
+    /// Changes of Services take effect late, as long as the pod runs.
+    ServicesSlow,
+    /// The same, and a rollback is requested as with `Abort`.
+    AbortServicesSlow,
     /// A pooler pod of the source is replaced.
     PoolerReplaced,
     /// The source's poolers are resumed.
@@ -79,10 +92,10 @@ pub enum Fault {
 
 impl Fault {
     /// The number of variants.
-    pub const KINDS: usize = 25;
+    pub const KINDS: usize = 29;
 
     /// A random fault; faults of the cutover itself are more frequent.
-    pub fn any(chance: &mut Rng, route: Route) -> Self {
+    pub fn any(chance: &mut Rng, route: Route, dcs: Dcs) -> Self {
         let hangs = Duration::from_millis(chance.u64(HANGS_MS));
         let all = [
             (6, Self::Kill),
@@ -104,11 +117,15 @@ impl Fault {
             (2, Self::TargetSessions),
             (2, Self::Receiver),
             (2, Self::PatroniHangs(hangs)),
+            (3, Self::MemberHangs(MEMBER_HANGS)),
             (2, Self::LeaderHangs(hangs)),
             (2, Self::TargetHangs(hangs)),
             (2, Self::LeaderCrashes),
             (2, Self::Switchover),
             (2, Self::ReplayPaused),
+            (3, Self::ServicesSlow),
+            (3, Self::AbortServicesSlow),
+            (if dcs == LOGICAL { 4 } else { 0 }, Self::LogicalReader),
             (
                 if route == Route::Service { 2 } else { 0 },
                 Self::PoolerReplaced,
@@ -132,6 +149,13 @@ impl Fault {
         Self::Kill
     }
 
+    /// The variant's name.
+    pub fn name(self) -> String {
+        let shown = format!("{self:?}");
+        let name = shown.split('(').next();
+        name.unwrap_or_default().to_owned()
+    }
+
     /// The first and the last phase in which the fault may be injected. Faults that no order of
     /// steps can handle are excluded (docs/protocol.md).
     pub fn phases(self) -> (Phase, Phase) {
@@ -144,19 +168,46 @@ impl Fault {
             }
             Self::LeaderLost => (Phase::Blocked, Phase::Blocked),
             Self::SourceStarted => (Phase::Fenced, Phase::PastPointOfNoReturn),
+            // Readers connect before the cutover ends their sessions.
+            Self::LogicalReader => (Phase::BeforeBlock, Phase::BeforeBlock),
             // A second cutover is only tested at the very start.
             Self::Second => (Phase::BeforeBlock, Phase::BeforeBlock),
             _ => (Phase::BeforeBlock, Phase::PastPointOfNoReturn),
         }
     }
 
-    /// CUTOVER_MAX_SECONDS for faults that end only by this limit.
+    /// CUTOVER_MAX_SECONDS for faults that end only by this limit, with
+    /// [`Limits::Short`](super::Limits::Short).
     pub fn seconds_max(self) -> Option<&'static str> {
         matches!(
             self,
             Self::ReplayPaused | Self::LeaderCrashes | Self::LeaderLost
         )
         .then_some("5")
+    }
+
+    /// Why a rollback may take longer than
+    /// [`ROLLBACK_MAX`](super::rollback_time::ROLLBACK_MAX) after this fault; None if it may not.
+    pub fn slows_the_rollback(self) -> Option<&'static str> {
+        match self {
+            Self::ApiServerAway(_) => Some("API server away"),
+            Self::LeaderLost => Some("leader's node lost"),
+            _ => None,
+        }
+    }
+
+    /// How the reasons begin for which a cutover may roll back after the block, if this fault alone
+    /// was injected; None if that depends on the moment.
+    pub fn rollback_reasons(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::MemberHangs(_) => Some(&[
+                "the patroni of ",
+                "the clean stop of the source was not proved ",
+            ]),
+            // Its session is ended before the stop.
+            Self::LogicalReader => Some(&[]),
+            _ => None,
+        }
     }
 
     /// True if another member may lead afterwards, on another timeline.
@@ -193,12 +244,18 @@ impl fmt::Display for Fault {
             Self::TargetSessions => write!(f, "sessions at the target terminated"),
             Self::Receiver => write!(f, "WAL receiver terminated"),
             Self::PatroniHangs(time) => write!(f, "Patroni hangs {} ms", time.as_millis()),
+            Self::MemberHangs(time) => {
+                write!(f, "a replica's Patroni hangs {} ms", time.as_millis())
+            }
+            Self::LogicalReader => write!(f, "logical reader hangs"),
             Self::LeaderHangs(time) => write!(f, "leader hangs {} ms", time.as_millis()),
             Self::TargetHangs(time) => write!(f, "target hangs {} ms", time.as_millis()),
             Self::LeaderCrashes => write!(f, "leader crashes"),
             Self::LeaderLost => write!(f, "leader lost"),
             Self::Switchover => write!(f, "switchover"),
             Self::ReplayPaused => write!(f, "replay paused"),
+            Self::ServicesSlow => write!(f, "slow Services"),
+            Self::AbortServicesSlow => write!(f, "slow Services, abort requested"),
             Self::PoolerReplaced => write!(f, "pooler replaced"),
             Self::PoolersResumed => write!(f, "poolers resumed"),
             Self::BlockLifted => write!(f, "block lifted"),

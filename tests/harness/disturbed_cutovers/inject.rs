@@ -18,6 +18,15 @@ use crate::{
 
 /// How long the delayed pod may act before the other one resumes.
 const HEAD_START: Duration = Duration::from_millis(1_500);
+/// The logical slot that a reader reads.
+const SLOT: &str = "soak";
+/// What the cutover must be told to accept while the slot is read.
+pub(super) const ACCEPTED: &str = "logical-readers:soak";
+/// Limit for the reader's first answer.
+const READER_STARTS: Duration = Duration::from_secs(20);
+/// A reader that has ended leaves its slot when its walsender notices.
+const SLOT_IS_LEFT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(50);
 const PROGRAM_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity where \
     application_name like 'replica-migration%'";
 
@@ -134,6 +143,16 @@ impl Worker {
                 )
                 .await
             }
+            Fault::MemberHangs(time) => {
+                hang(
+                    self.replica().await?,
+                    pod,
+                    time,
+                    Member::suspend_patroni,
+                    Member::resume_patroni,
+                )
+                .await
+            }
             Fault::LeaderHangs(time) => {
                 hang(
                     self.leader().await?,
@@ -195,6 +214,18 @@ impl Worker {
                 leader.kill_postgres()?;
             }
             Fault::Switchover => source.switchover().await?,
+            Fault::LogicalReader => {
+                // A former leader that leads again may have kept it.
+                self.drop_logical_slot().await?;
+                let reader = source.start_logical_reader(SLOT, READER_STARTS).await?;
+                reader.suspend();
+                self.reader = Some(reader);
+            }
+            Fault::ServicesSlow => self.migration.services.set_slow(true),
+            Fault::AbortServicesSlow => {
+                self.migration.services.set_slow(true);
+                self.annotate(json!("true")).await?;
+            }
             Fault::PoolerReplaced => self.migration.poolers[0].replace().await?,
             Fault::PoolersResumed => self.resume_poolers().await,
             Fault::BlockLifted => {
@@ -226,11 +257,27 @@ impl Worker {
     }
 
     /// Undoes what would block the next pod.
-    pub(super) async fn undo_fault(&self, fault: Fault) -> Result<()> {
+    pub(super) async fn undo_fault(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Abort => self.annotate(json!(null)).await,
             Fault::ReplayPaused => {
                 self.run_on_target("select pg_wal_replay_resume()").await;
+                Ok(())
+            }
+            Fault::LogicalReader => {
+                if let Some(reader) = self.reader.take() {
+                    reader.end().await;
+                }
+                // A stopped source has no sessions; its slot is dropped before the next cutover.
+                let _ = timeout(SLOT_IS_LEFT, self.drop_logical_slot()).await;
+                Ok(())
+            }
+            Fault::AbortServicesSlow => {
+                self.migration.services.set_slow(false);
+                self.annotate(json!(null)).await
+            }
+            Fault::ServicesSlow => {
+                self.migration.services.set_slow(false);
                 Ok(())
             }
             Fault::LeaderCrashes | Fault::Switchover => self.wait_until_healthy().await,
@@ -272,6 +319,33 @@ impl Worker {
             .iter()
             .find(|member| started["leader"] == member.name());
         recorded.context("no member leads, and none is recorded")
+    }
+
+    /// Drops the slot at the source, once it is not read any more.
+    ///
+    /// # Errors
+    /// The source does not answer.
+    pub(super) async fn drop_logical_slot(&self) -> Result<()> {
+        let session = self.migration.source.connect("postgres").await?;
+        loop {
+            let dropped = "select pg_drop_replication_slot(slot_name) from pg_replication_slots \
+                where slot_name = $1 and active_pid is null";
+            let left = "select count(*) from pg_replication_slots where slot_name = $1";
+            // Patroni drops slots that it does not know, too.
+            let _ = session.execute(dropped, &[&SLOT]).await;
+            if session.query_one(left, &[&SLOT]).await?.get::<_, i64>(0) == 0 {
+                return Ok(());
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// A member that does not lead.
+    async fn replica(&self) -> Result<&Member> {
+        let leader = self.leader().await?.name();
+        let members = self.migration.source.members();
+        let other = members.iter().find(|member| member.name() != leader);
+        other.context("no member but the leader")
     }
 
     /// Runs a statement on the target; a target that is restarting is left alone.

@@ -40,6 +40,11 @@ impl Worker {
         let (gone, reopened) =
             futures::join!(self.migration.target.gone(CLUSTER, LIMIT), self.reopen());
         gone.and(reopened)?;
+        if self.migration.source.options().wal_level == "logical" {
+            timeout(LIMIT, self.drop_logical_slot())
+                .await
+                .context("a reader of a logical slot does not end")??;
+        }
         self.remove_records().await?;
         // A pooler that failed to log in at the stopped source or the removed target refuses
         // clients for seconds.

@@ -85,7 +85,7 @@ impl Worker {
         );
         let checked = runner.check_rolled_back(&journal["going-back"], true).await;
         checked.with_context(|| format!("killed at {kills:?}; {ended}"))?;
-        let took = runner.rollbacks;
+        let took = runner.rollbacks.iter().map(|one| one.took).collect();
         Ok(RollbackRun {
             reached,
             failpoints: Failpoints::from_log(&ended.log),

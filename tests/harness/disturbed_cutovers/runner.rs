@@ -9,9 +9,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
-    LIMIT, Worker,
+    LIMIT, Limits, Worker,
     failpoints::{self, Failpoints},
     fault::Fault,
+    inject::ACCEPTED,
+    rollback_time::RollbackTime,
     scenario::{Disturbance, Scenario},
     verdict::{self, Judgement},
 };
@@ -44,9 +46,8 @@ pub struct CutoverRun {
     pub pods: Vec<Pod>,
     /// Failpoints at which a fault was injected.
     pub reached: Vec<String>,
-    /// From the decision to roll back to the first write accepted by the source, for each attempt
-    /// that rolled back.
-    pub rollbacks: Vec<Duration>,
+    /// The attempts that rolled back after the block.
+    pub rollbacks: Vec<RollbackTime>,
     /// The ledger's judgement.
     pub judgement: Judgement,
     /// The log of the pod that finished.
@@ -82,7 +83,9 @@ pub(super) struct Runner<'a> {
     leader_moved: bool,
     pods: Vec<Pod>,
     reached: Vec<String>,
-    pub rollbacks: Vec<Duration>,
+    pub rollbacks: Vec<RollbackTime>,
+    /// What was injected since the last rollback.
+    faults: Vec<Fault>,
     began: Instant,
 }
 
@@ -97,6 +100,7 @@ impl<'a> Runner<'a> {
             pods: Vec::new(),
             reached: Vec::new(),
             rollbacks: Vec::new(),
+            faults: Vec::new(),
             began: Instant::now(),
         })
     }
@@ -166,10 +170,15 @@ impl<'a> Runner<'a> {
             .cloned()
             .unwrap_or_default();
         self.leader_moved |= disturbance.fault.moves_the_leader();
+        self.faults.push(disturbance.fault);
         let launch = self.worker.pod("cutover", self.scenario.route);
-        let launch = match disturbance.fault.seconds_max() {
-            Some(seconds) => launch.env("CUTOVER_MAX_SECONDS", seconds),
-            None => launch,
+        let launch = match (disturbance.fault.seconds_max(), self.worker.limits) {
+            (Some(seconds), Limits::Short) => launch.env("CUTOVER_MAX_SECONDS", seconds),
+            _ => launch,
+        };
+        let launch = match disturbance.fault {
+            Fault::LogicalReader => launch.env("ACCEPT", ACCEPTED),
+            _ => launch,
         };
         let ends = match disturbance.failpoint(&failpoints) {
             Some(failpoint) => {
@@ -321,8 +330,22 @@ impl<'a> Runner<'a> {
             differences.is_empty(),
             "it rolled back, but not everything is restored: {differences:#?}"
         );
-        if blocked && let Some(way) = verdict::rollback_time(worker, rollback_fact)? {
-            self.rollbacks.push(way);
+        let faults = std::mem::take(&mut self.faults);
+        if blocked && let Some(took) = verdict::rollback_time(worker, rollback_fact)? {
+            let reason = rollback_fact["reason"].as_str().unwrap_or_default();
+            if let [fault] = faults[..]
+                && let Some(expected) = fault.rollback_reasons()
+            {
+                ensure!(
+                    expected.iter().any(|text| reason.starts_with(text)),
+                    "it rolled back because {reason}"
+                );
+            }
+            self.rollbacks.push(RollbackTime {
+                took,
+                reason: reason.to_owned(),
+                faults,
+            });
         }
         Ok(())
     }

@@ -67,7 +67,7 @@ impl Scenario {
             Route::Config
         };
         let disturbances = (0..chance.usize(1..=DISTURBANCES_MAX)).map(|_| Disturbance {
-            fault: Fault::any(&mut chance, route),
+            fault: Fault::any(&mut chance, route, dcs(seed)),
             at: When::Position(chance.f64()),
         });
         Self {
@@ -81,6 +81,13 @@ impl Scenario {
                 Restart::Skipped
             },
         }
+    }
+
+    /// True if one of its faults has this [name](Fault::name).
+    pub fn has(&self, fault: &str) -> bool {
+        self.disturbances
+            .iter()
+            .any(|disturbance| disturbance.fault.name() == fault)
     }
 
     /// A cutover without disturbances.
@@ -187,13 +194,7 @@ mod tests {
         let names: std::collections::BTreeSet<String> = all
             .iter()
             .flat_map(|scenario| &scenario.disturbances)
-            .map(|disturbance| {
-                format!("{:?}", disturbance.fault)
-                    .split('(')
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned()
-            })
+            .map(|disturbance| disturbance.fault.name())
             .collect();
         assert!(names.len() >= Fault::KINDS, "{names:?}");
     }

@@ -2,7 +2,8 @@
 
 use std::{fmt, time::Duration};
 
-use super::runner::CutoverRun;
+use super::{rollback_time::RollbackTime, runner::CutoverRun};
+use crate::ledger::Verdict;
 
 /// Counts and times of all cutovers.
 #[derive(Clone, Debug, Default)]
@@ -16,23 +17,31 @@ pub struct Statistics {
     gaps: Vec<Duration>,
     quiet_gaps: Vec<Duration>,
     rollbacks: Vec<Duration>,
+    slow_rollbacks: Vec<RollbackTime>,
 }
 
 impl Statistics {
     /// Adds a finished cutover.
     pub fn add(&mut self, cutover: &CutoverRun) {
-        let verdict = &cutover.judgement.verdict;
         self.ended += 1;
         self.pods += cutover.pods.len();
-        self.acknowledged += verdict.acknowledged;
-        self.unknown += verdict.unknown_found + verdict.unknown_missing;
-        self.lost += verdict.lost.len();
-        self.duplicated += verdict.duplicated.len();
+        self.add_writes(&cutover.judgement.verdict);
         self.gaps.push(cutover.judgement.gap());
         if cutover.pods.len() == 1 {
             self.quiet_gaps.push(cutover.judgement.gap());
         }
-        self.rollbacks.extend(&cutover.rollbacks);
+        let rollbacks = &cutover.rollbacks;
+        self.rollbacks.extend(rollbacks.iter().map(|one| one.took));
+        let slow = rollbacks.iter().filter(|one| one.is_slow());
+        self.slow_rollbacks.extend(slow.cloned());
+    }
+
+    /// Adds the writes of a cutover; alone, of one that broke a promise.
+    pub fn add_writes(&mut self, verdict: &Verdict) {
+        self.acknowledged += verdict.acknowledged;
+        self.unknown += verdict.unknown_found + verdict.unknown_missing;
+        self.lost += verdict.lost.len();
+        self.duplicated += verdict.duplicated.len();
     }
 
     /// Adds rollbacks of attempts that are not part of a finished cutover.
@@ -43,6 +52,22 @@ impl Statistics {
     /// The number of finished cutovers.
     pub fn ended(&self) -> usize {
         self.ended
+    }
+
+    /// The writes that were acknowledged, that were lost, and that were duplicated.
+    pub fn writes(&self) -> [usize; 3] {
+        [self.acknowledged, self.lost, self.duplicated]
+    }
+
+    /// The times of all rollbacks after the block.
+    pub fn rollbacks(&self) -> &[Duration] {
+        &self.rollbacks
+    }
+
+    /// The rollbacks that took longer than
+    /// [`ROLLBACK_MAX`](super::rollback_time::ROLLBACK_MAX).
+    pub fn slow_rollbacks(&self) -> &[RollbackTime] {
+        &self.slow_rollbacks
     }
 
     /// The number of all cutovers: attempts that rolled back after the block count as well.
@@ -106,9 +131,16 @@ impl Spread {
     }
 }
 
+impl Spread {
+    /// Median, p99 and maximum, in this order.
+    pub fn ranks(&self) -> [Duration; 3] {
+        [self.p50, self.p99, self.max]
+    }
+}
+
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [p50, p99, max] = [self.p50, self.p99, self.max].map(|time| time.as_secs_f64());
+        let [p50, p99, max] = self.ranks().map(|time| time.as_secs_f64());
         write!(
             f,
             "p50 {p50:6.2} s   p99 {p99:6.2} s   max {max:6.2} s   of {}",

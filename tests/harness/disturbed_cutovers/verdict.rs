@@ -1,7 +1,7 @@
 //! Judges a cutover: the clients must work on the target; then they are stopped, and the ledger
 //! compares their outcomes with the rows.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
@@ -18,6 +18,18 @@ use crate::{
 const UNMANAGED_WRITES_MIN: usize = 20;
 /// Shorter intervals without a write are ignored.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// The ledger does not confirm what clients were promised.
+#[derive(Debug)]
+pub struct BrokenPromise(pub Verdict);
+
+impl fmt::Display for BrokenPromise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a promise is broken: {:?}", self.0)
+    }
+}
+
+impl std::error::Error for BrokenPromise {}
 
 /// The result of the ledger.
 #[derive(Clone, Debug)]
@@ -71,10 +83,9 @@ pub(super) async fn judge(worker: &mut Worker) -> Result<Judgement> {
         .count();
     clients.sort_unstable();
     clients.dedup();
-    ensure!(
-        verdict.holds() && verdict.gap.is_some(),
-        "a promise is broken: {verdict:?}"
-    );
+    if !verdict.holds() || verdict.gap.is_none() {
+        return Err(BrokenPromise(verdict).into());
+    }
     ensure!(
         unmanaged > UNMANAGED_WRITES_MIN,
         "the unmanaged writer was not active: {unmanaged} writes"
