@@ -64,7 +64,7 @@ pub struct Writer {
     task: JoinHandle<()>,
 }
 
-/// What a write holds, and whoever keeps a client from writing.
+/// What a write holds, and a fault that keeps a client from writing.
 pub type Turn = tokio::sync::Mutex<()>;
 
 impl Drop for Writer {
