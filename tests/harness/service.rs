@@ -8,7 +8,9 @@
 //! which the API server takes from the instance's network ([`Instance::cluster_ips`]). As with
 //! kube-proxy, a change of backends closes no existing connection, and a Service without backends
 //! refuses new ones. Unlike kube-proxy, changes take effect at once (kube-proxy: within a second),
-//! unless they are [slow](Services::set_slow), and every port of a Service has one target port.
+//! unless they are [slow](Services::set_slow), and every port of a Service has one target port. The
+//! programs and clients share one view of the Services, as if they ran on one node; each pod of a
+//! pooler has a view of its own, so that slow changes reach each at another time.
 
 mod backends;
 mod delay;
@@ -53,12 +55,16 @@ pub struct Services {
     namespace: String,
     refusing_address: Ipv4Addr,
     addresses: watch::Receiver<Addresses>,
+    ports: watch::Receiver<Ports>,
     slow: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
 /// Addresses by Service name.
 type Addresses = BTreeMap<String, Ipv4Addr>;
+
+/// The backends of each port of a Service.
+type Ports = BTreeMap<SocketAddr, Vec<SocketAddr>>;
 
 impl Drop for Services {
     fn drop(&mut self) {
@@ -82,11 +88,13 @@ impl Services {
     /// The API server cannot be reached or refuses to list Services, Pods or Endpoints.
     pub async fn follow(client: Client, instance: Arc<Instance>, namespace: &str) -> Result<Self> {
         let (sender, addresses) = watch::channel(Addresses::new());
+        let (wanted, ports) = watch::channel(Ports::new());
         let (ready, is_ready) = oneshot::channel();
         let slow = Arc::new(AtomicBool::new(false));
         let refusing_address = instance.address(REFUSING_HOST);
         let proxy = Proxy {
             addresses: sender,
+            wanted,
             ports: BTreeMap::new(),
             slow: Arc::clone(&slow),
         };
@@ -98,9 +106,19 @@ impl Services {
             namespace: namespace.to_owned(),
             refusing_address,
             addresses,
+            ports,
             slow,
             task,
         })
+    }
+
+    /// What one port of a Service leads to in the view of one node.
+    fn view(&self, port: SocketAddr) -> View {
+        View {
+            port,
+            ports: self.ports.clone(),
+            slow: Arc::clone(&self.slow),
+        }
     }
 
     /// With `slow`, a change of backends takes effect 0.3 to 1.1 s late, and for a second more new
@@ -183,8 +201,33 @@ struct Port {
     _forwarder: Forwarder,
 }
 
+/// One node's view of one port of a Service.
+struct View {
+    port: SocketAddr,
+    ports: watch::Receiver<Ports>,
+    slow: Arc<AtomicBool>,
+}
+
+impl View {
+    /// Follows the port's backends until the Services end.
+    async fn follow(mut self, mut backends: Backends) {
+        loop {
+            let wanted = self.ports.borrow_and_update().get(&self.port).cloned();
+            backends.set(
+                wanted.unwrap_or_default(),
+                self.slow.load(Ordering::Relaxed),
+            );
+            if self.ports.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
 struct Proxy {
     addresses: watch::Sender<Addresses>,
+    /// What each port leads to, before any delay.
+    wanted: watch::Sender<Ports>,
     ports: BTreeMap<SocketAddr, Port>,
     /// Whether changes of backends take effect late.
     slow: Arc<AtomicBool>,
@@ -235,6 +278,7 @@ impl Proxy {
                 }
             }
         }
+        self.wanted.send_replace(wanted.clone());
         let slow = self.slow.load(Ordering::Relaxed);
         self.ports.retain(|address, _| wanted.contains_key(address));
         for (address, backends) in wanted {

@@ -6,12 +6,13 @@
 //! creates it) nor `SHOW STATE` (nor do the operator's older images); and it reaches the Service in
 //! front of PostgreSQL by address, because there is no DNS.
 //!
-//! Between the pooler and that Service lies a forwarder of its own, where a NetworkPolicy that
-//! refuses the pod is imitated: connections that exist stay, as with most network plugins. A real
-//! policy drops packets, so that a login waits for server_connect_timeout instead of being refused.
+//! In place of that Service stands a forwarder of its own: the pod's node follows changes of the
+//! Service by itself. A NetworkPolicy that refuses the pod is imitated there, too: connections that
+//! exist stay, as with most network plugins. A real policy drops packets, so that a login waits for
+//! server_connect_timeout instead of being refused.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -20,10 +21,10 @@ use std::{
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, Client, api::DeleteParams};
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{net::TcpStream, sync::watch, task::JoinHandle};
 use tokio_postgres::SimpleQueryMessage;
 
-use super::{Services, forwarder::Forwarder, pooler};
+use super::{Services, View, delay::Backends, forwarder::Forwarder, pooler};
 use crate::{
     application::login::Login, authority::Authority, control_plane::ControlPlane, process::Process,
     session::Session, setup::Setup,
@@ -86,7 +87,7 @@ impl PgBouncer {
         let password = String::from_utf8(password.0.clone())?;
         let directory = instance.subdirectory(setup, &placement.pod)?;
         let address = instance.address(placement.host);
-        let path = UpstreamPath::open(address, upstream);
+        let path = UpstreamPath::open(address, services.view((upstream, PORT).into()));
         configure(setup, &directory, address, &password)?;
         let process = run(setup, &directory, &placement.pod, address).await?;
         let this = Self {
@@ -187,27 +188,59 @@ impl PgBouncer {
     }
 }
 
-/// The way from a pooler to the Service in front of PostgreSQL.
+/// The way from a pooler to the servers behind the Service in front of PostgreSQL.
 struct UpstreamPath {
-    service: SocketAddr,
-    backends: watch::Sender<Vec<SocketAddr>>,
+    /// No policy refuses the pod.
+    open: watch::Sender<bool>,
+    /// The node's kube-proxy, and the policy.
+    tasks: [JoinHandle<()>; 2],
     _forwarder: Forwarder,
 }
 
+impl Drop for UpstreamPath {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
 impl UpstreamPath {
-    fn open(pod: Ipv4Addr, service: IpAddr) -> Self {
-        let service = SocketAddr::new(service, PORT);
-        let (backends, receiver) = watch::channel(vec![service]);
+    fn open(pod: Ipv4Addr, view: View) -> Self {
+        let (backends, known) = Backends::new();
+        let (open, is_open) = watch::channel(true);
+        let (admitted, receiver) = watch::channel(Vec::new());
+        let tasks = [
+            tokio::spawn(view.follow(backends)),
+            tokio::spawn(admit(known, is_open, admitted)),
+        ];
         Self {
-            service,
-            backends,
+            open,
+            tasks,
             _forwarder: Forwarder::start(SocketAddr::from((pod, UPSTREAM_PORT)), receiver),
         }
     }
 
     fn set(&self, open: bool) {
-        let backends = if open { vec![self.service] } else { Vec::new() };
-        self.backends.send_replace(backends);
+        self.open.send_replace(open);
+    }
+}
+
+/// Passes on what the node knows while the policy admits the pod.
+async fn admit(
+    mut known: watch::Receiver<Vec<SocketAddr>>,
+    mut open: watch::Receiver<bool>,
+    admitted: watch::Sender<Vec<SocketAddr>>,
+) {
+    loop {
+        let backends = known.borrow_and_update().clone();
+        let is_open = *open.borrow_and_update();
+        admitted.send_replace(if is_open { backends } else { Vec::new() });
+        let changed = tokio::select! {
+            changed = known.changed() => changed,
+            changed = open.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
     }
 }
 
