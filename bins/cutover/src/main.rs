@@ -8,18 +8,19 @@
 //! beside it the only place that decides which one is next)
 //! 1. record the identities, the settings and the replica counts
 //! 2. suspend the controllers that would revert the cutover
-//! 3. checkpoint both sides, so that those in the downtime are short
-//! 4. DOWNTIME BEGINS: block writes at the source
-//! 5. end the client sessions of the source and record its position
-//! 6. wait until the target has replayed the marker
-//! 7. stop the source's server cleanly; prove that the target has its last record
-//! 8. POINT OF NO RETURN: record the promotion
-//! 9. promote the target and verify a write
-//! 10. repoint the application to the target
-//! 11. DOWNTIME ENDS: resume client traffic
-//! 12. set replica.enabled: false in the stored manifest of the target
-//! 13. look for sessions at the source's standbys
-//! 14. resume the suspended controllers and write the receipt
+//! 3. keep the source's server stopped if it crashes
+//! 4. checkpoint both sides, so that those in the downtime are short
+//! 5. DOWNTIME BEGINS: block writes at the source
+//! 6. end the client sessions of the source and record its position
+//! 7. wait until the target has replayed the marker
+//! 8. stop the source's server cleanly; prove that the target has its last record
+//! 9. POINT OF NO RETURN: record the promotion
+//! 10. promote the target and verify a write
+//! 11. repoint the application to the target
+//! 12. DOWNTIME ENDS: resume client traffic
+//! 13. set replica.enabled: false in the stored manifest of the target
+//! 14. look for sessions at the source's standbys
+//! 15. resume the suspended controllers and write the receipt
 //!
 //! Until 8 it rolls back where it must. A second run continues where the first one ended.
 //!

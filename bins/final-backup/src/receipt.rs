@@ -99,6 +99,7 @@ pub mod tests {
             managed: Vec::new(),
             paused: None,
             read_only: None,
+            restart_after_crash: None,
             accepted: Vec::new(),
         };
         let record = [

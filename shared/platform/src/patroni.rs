@@ -16,6 +16,9 @@ use job::error::{Context as _, Error, Result};
 use job::http::{Http, Limits, http_client, request_body};
 use job::pods::Pod;
 
+/// Longest time until a member's configuration shows a change that it has accepted.
+const SHOWN_MAX: Duration = Duration::from_secs(2);
+const SHOWN_POLL: Duration = Duration::from_millis(20);
 /// Longest time of a call; POST /restart answers when the server runs again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const LIMITS: Limits = Limits {
@@ -134,6 +137,11 @@ impl MemberHealth {
             )
     }
 
+    /// Returns true when its server runs as a standby.
+    pub fn runs_as_standby(&self) -> bool {
+        !self.runs_as_primary() && self.state == "running"
+    }
+
     /// Returns true while its server starts.
     pub fn starts(&self) -> bool {
         matches!(self.state.as_str(), "starting" | "restarting")
@@ -171,7 +179,8 @@ impl Patroni {
         Ok(self.http.get_or_init(|| created))
     }
 
-    /// Reads the dynamic configuration.
+    /// Reads the dynamic configuration as the member knows it, which may be some seconds old
+    /// (docs/operators/zalando.md#configuration-of-patroni).
     ///
     /// # Errors
     /// Transient when the member does not answer.
@@ -181,15 +190,28 @@ impl Patroni {
         )?)
     }
 
-    /// Merges `change` into the dynamic configuration; null removes a key. It takes effect at once
-    /// on all members.
+    /// Merges `change` into the dynamic configuration; null removes a key. Returns when the
+    /// member's own answers show it. It takes effect at once on all members.
     ///
     /// # Errors
     /// Transient when the member does not answer; the change may have been made nevertheless.
     pub async fn patch_config(&self, member: &Member, change: &Value) -> Result<()> {
         self.call(member, Method::PATCH, "/config", Some(change))
+            .await?;
+        let shown = async {
+            while !shows(&self.config(member).await?, change) {
+                tokio::time::sleep(SHOWN_POLL).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(SHOWN_MAX, shown)
             .await
-            .map(drop)
+            .unwrap_or_else(|_| {
+                Err(Error::transient(format!(
+                    "patroni of {} has accepted a change of its configuration and does not show it",
+                    member.name
+                )))
+            })
     }
 
     /// Reads the state of a member's server, which the member queries for each answer.
@@ -298,9 +320,37 @@ impl Patroni {
     }
 }
 
+/// Whether a configuration is as this change leaves it.
+fn shows(config: &Value, change: &Value) -> bool {
+    match change {
+        Value::Object(change) => change.iter().all(|(key, wanted)| {
+            let found = config.get(key).unwrap_or(&Value::Null);
+            shows(found, wanted)
+        }),
+        _ => config == change,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_configuration_shows_a_change_when_it_has_its_values_and_not_what_it_removes() {
+        let parameters = json!({"default_transaction_read_only": "on", "work_mem": "4MB"});
+        let blocked = json!({"pause": true, "postgresql": {"parameters": parameters}});
+        let change = |pause: Value, read_only: Value| {
+            json!({"pause": pause, "postgresql": {"parameters": {
+                "default_transaction_read_only": read_only,
+            }}})
+        };
+        assert!(shows(&blocked, &change(json!(true), json!("on"))));
+        assert!(!shows(&blocked, &change(Value::Null, json!("on"))));
+        assert!(!shows(&blocked, &change(json!(true), Value::Null)));
+        assert!(shows(&json!({}), &change(Value::Null, Value::Null)));
+    }
 
     #[test]
     fn a_members_addresses_are_those_of_patronis_annotation() {

@@ -19,6 +19,11 @@ pub fn before(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) 
     if record.suspended.is_none() {
         return Decision::Record(Fact::Suspended(seen.now));
     }
+    if record.blocked.is_none()
+        && let Some(step) = stop_on_crash(seen)
+    {
+        return step;
+    }
     if record.checkpointed.is_none() {
         return Decision::Do(Action::Checkpoint);
     }
@@ -44,6 +49,24 @@ pub fn before(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) 
         return block(record, start, seen);
     }
     fence(record, start, seen)
+}
+
+/// A server that crashes is to stay stopped: PostgreSQL ends a crash recovery with a checkpoint in
+/// the form of a shutdown checkpoint, which could be taken for the proof of a clean stop
+/// (CreateCheckPoint in src/backend/access/transam/xlog.c). Set before clients wait, because
+/// Patroni may need one of its loops to apply it.
+fn stop_on_crash(seen: &Snapshot) -> Option<Decision> {
+    let configured = seen.patroni.answer()?.stops_on_crash();
+    if !configured {
+        return Some(Decision::Do(Action::DisableCrashRestart));
+    }
+    restarts_after_crash(seen).map(Decision::Wait)
+}
+
+/// The setting has not reached the server.
+fn restarts_after_crash(seen: &Snapshot) -> Option<Wait> {
+    let restarts = seen.source.answer()?.restarts_after_crash;
+    restarts.then_some(Wait::CrashRestartEnabled)
 }
 
 /// Pauses the old poolers, also those that another actor has resumed: their clients wait. The block
@@ -111,6 +134,9 @@ fn stop(record: &Record, seen: &Snapshot) -> Option<Decision> {
     let (true, Some(lsn)) = (source.primary, source.insert) else {
         return None;
     };
+    if let Some(wait) = restarts_after_crash(seen) {
+        return Some(Decision::Wait(wait));
+    }
     if record
         .fenced
         .as_ref()

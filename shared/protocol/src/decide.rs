@@ -122,6 +122,7 @@ fn begin(seen: &Snapshot, health: &Health, limits: &Limits) -> Decision {
         managed: managed(seen),
         paused: patroni.paused,
         read_only: patroni.read_only.clone(),
+        restart_after_crash: patroni.restart_after_crash.clone(),
         accepted: findings
             .iter()
             .filter(|finding| finding.accepted || finding.verdict == Verdict::Decide)
@@ -334,6 +335,7 @@ mod tests {
         });
         if let Reachability::Up(patroni) = &mut seen.patroni {
             (patroni.paused, patroni.read_only) = (Some(true), Some("on".into()));
+            patroni.restart_after_crash = Some("off".into());
         }
     }
 

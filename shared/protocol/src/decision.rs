@@ -61,9 +61,12 @@ pub enum Action {
     SuspendController(String),
     /// Restore the original value of a recorded field.
     ResumeController(String),
+    /// Set `restart_after_crash: off` in Patroni's configuration: a server that crashes stays
+    /// stopped. Its recovery would end with a checkpoint that looks like that of a clean stop.
+    DisableCrashRestart,
     /// CHECKPOINT on the source and a restartpoint on the target; then record both.
     Checkpoint,
-    /// One PATCH of Patroni: pause and read-only.
+    /// One PATCH of Patroni: pause, read-only, and no restart after a crash.
     ReapplyBlock,
     /// PAUSE at every serving pod of the old poolers: clients wait from here on. The downtime
     /// begins.
@@ -101,7 +104,7 @@ pub enum Action {
     WriteReceipt,
     /// Rollback: start the source's stopped server while Patroni is still paused.
     RestartSource,
-    /// Rollback: restore Patroni's pause and read-only settings.
+    /// Rollback: restore Patroni's pause and its settings.
     UnblockWrites,
     /// Rollback: point the application's ConfigMap to the source again.
     RestoreConfig,

@@ -197,14 +197,29 @@ pub fn back(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
 /// The next change that is still to be undone. Also asked after the rollback: another cutover run
 /// may have acted late, on a stale snapshot.
 pub fn restore(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
-    // Before the block only the fields that suspend controllers were changed.
-    if record.blocked.is_some()
-        && let Some(step) = reopen(record, start, seen)
-    {
-        return Some(step);
+    // Before the block only the fields that suspend controllers were changed, and what a crash
+    // leads to.
+    let step = if record.blocked.is_some() {
+        reopen(record, start, seen)
+    } else {
+        restart_after_crash(record, start, seen)
+    };
+    if step.is_some() {
+        return step;
     }
     let suspension = seen.unlike(start, |_| true)?;
     Some(Decision::Do(Action::ResumeController(suspension.key())))
+}
+
+/// Restores what a crash of the source leads to, where nothing else of it was changed.
+fn restart_after_crash(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
+    let Some(patroni) = seen.patroni.answer() else {
+        let failure = seen.patroni.failure().cloned();
+        let wait = Wait::RollbackPatroniUnreachable(failure);
+        return record.suspended.is_some().then_some(Decision::Wait(wait));
+    };
+    (patroni.restart_after_crash != start.restart_after_crash)
+        .then_some(Decision::Do(Action::UnblockWrites))
 }
 
 /// Restores the source's server, then its writes, then the route to it and the application.
@@ -220,7 +235,10 @@ fn reopen(record: &Record, start: &Start, seen: &Snapshot) -> Option<Decision> {
             return Some(step);
         }
     }
-    if patroni.paused != start.paused || patroni.read_only != start.read_only {
+    let restored = patroni.paused == start.paused
+        && patroni.read_only == start.read_only
+        && patroni.restart_after_crash == start.restart_after_crash;
+    if !restored {
         return Some(
             match unsettled(patroni, seen).filter(|_| waited < LOOP_MAX) {
                 Some(wait) => Decision::Wait(wait),
@@ -278,6 +296,11 @@ fn unreachable_source(
     waited: SignedDuration,
 ) -> Option<Decision> {
     if patroni.primaries.is_empty() {
+        // It was restarted as a standby a moment ago, and another restart would end the session
+        // that is being opened.
+        if patroni.standbys.contains(&start.leader) {
+            return (waited < LOOP_MAX).then_some(Decision::Wait(Wait::RollbackSourceStarting));
+        }
         if patroni.answering.contains(&start.leader) {
             return Some(Decision::Do(Action::RestartSource));
         }
@@ -415,6 +438,8 @@ mod tests {
         {
             (patroni.paused, patroni.read_only, source.read_only) =
                 (Some(true), Some("on".into()), true);
+            patroni.restart_after_crash = Some("off".into());
+            source.restarts_after_crash = false;
             change(patroni, &mut source.read_only);
         }
         seen
@@ -472,6 +497,14 @@ mod tests {
         assert_eq!(
             back(&begun, start, &seen),
             Decision::Do(Action::RestartSource)
+        );
+        // It runs again, and the session to it is still being opened.
+        if let Reachability::Up(patroni) = &mut seen.patroni {
+            patroni.standbys = vec![start.leader.clone()];
+        }
+        assert_eq!(
+            back(&begun, start, &seen),
+            Decision::Wait(Wait::RollbackSourceStarting)
         );
     }
 

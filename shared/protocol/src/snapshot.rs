@@ -110,6 +110,8 @@ pub struct SourceState {
     pub primary: bool,
     /// New transactions are read-only unless they ask otherwise.
     pub read_only: bool,
+    /// Its server starts again by itself after a crash of a session.
+    pub restarts_after_crash: bool,
     /// End of the WAL inserted; None on a standby.
     pub insert: Option<Lsn>,
     /// This run of its server.
@@ -125,13 +127,17 @@ pub struct PatroniState {
     pub paused: Option<bool>,
     /// `postgresql.parameters.default_transaction_read_only` there.
     pub read_only: Option<String>,
+    /// `postgresql.parameters.restart_after_crash` there.
+    pub restart_after_crash: Option<String>,
     /// The member whose pod carries the leader label.
     pub leader: Option<String>,
     /// Members whose server runs as a primary, by their own word.
     pub primaries: Vec<String>,
-    /// One of these reports that no member holds the leader lock.
+    /// Members whose server runs as a standby, by their own word.
+    pub standbys: Vec<String>,
+    /// One of the primaries reports that no member holds the leader lock.
     pub unlocked: bool,
-    /// One of these has not come up yet.
+    /// One of the primaries has not come up yet.
     pub starting: bool,
     /// Members whose own REST API answered.
     pub answering: Vec<String>,
@@ -178,6 +184,13 @@ impl SourceState {
             timeline: self.identity.timeline,
             postmaster_start: self.postmaster_start,
         }
+    }
+}
+
+impl PatroniState {
+    /// Its configuration says that a server that crashes stays stopped.
+    pub fn stops_on_crash(&self) -> bool {
+        self.restart_after_crash.as_deref() == Some("off")
     }
 }
 
@@ -329,7 +342,9 @@ impl Snapshot {
     /// Patroni's configuration holds our block.
     pub fn held(&self) -> Option<bool> {
         self.patroni.answer().map(|patroni| {
-            patroni.paused == Some(true) && patroni.read_only.as_deref() == Some("on")
+            patroni.paused == Some(true)
+                && patroni.read_only.as_deref() == Some("on")
+                && patroni.stops_on_crash()
         })
     }
 

@@ -106,12 +106,21 @@ impl FactKind {
             },
             Self::Checkpointed => Step {
                 key: "checkpointed",
-                actions: &[Do::Checkpoint],
-                plan: &[PlanLine {
-                    headline: "checkpoint both sides, so that those in the downtime are short",
-                    applies: |_| true,
-                    data: |_| String::new(),
-                }],
+                actions: &[Do::DisableCrashRestart, Do::Checkpoint],
+                plan: &[
+                    PlanLine {
+                        headline: "keep the source's server stopped if it crashes",
+                        applies: |_| true,
+                        data: |plan| {
+                            format!("restart_after_crash off, by the patroni of {}", plan.leader)
+                        },
+                    },
+                    PlanLine {
+                        headline: "checkpoint both sides, so that those in the downtime are short",
+                        applies: |_| true,
+                        data: |_| String::new(),
+                    },
+                ],
                 events: &["Checkpointed"],
                 always: true,
                 log: |_| {
@@ -395,7 +404,8 @@ impl FactKind {
 pub const REPAIRS: &[ActionKind] = &[ActionKind::ReapplyBlock, ActionKind::ScaleDown];
 
 const CONTROLLERS_SUSPENDED: &str = "the application runs on the source; the Zalando operator and \
-    the other controllers that would revert the cutover may be suspended";
+    the other controllers that would revert the cutover may be suspended, and the source's \
+    restart_after_crash off";
 const WRITES_BLOCKED: &str =
     "the source may refuse writes; the clients wait, or the application is scaled to 0";
 const SERVING: &str = "the application runs on the target; some controllers may still be \

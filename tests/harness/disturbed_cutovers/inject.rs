@@ -231,7 +231,9 @@ impl Worker {
             Fault::BlockLifted => {
                 self.configure(&json!({
                     "pause": null,
-                    "postgresql": {"parameters": {"default_transaction_read_only": null}}
+                    "postgresql": {"parameters": {
+                        "default_transaction_read_only": null, "restart_after_crash": null
+                    }}
                 }))
                 .await?
             }

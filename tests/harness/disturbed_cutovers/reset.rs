@@ -113,7 +113,9 @@ impl Worker {
             // with a running server (reload_config in postgresql/config.py).
             let _ = timeout(LOOPS, settled).await;
             let lifted = json!({
-                "pause": null, "postgresql": {"parameters": {"default_transaction_read_only": null}}
+                "pause": null, "postgresql": {"parameters": {
+                    "default_transaction_read_only": null, "restart_after_crash": null
+                }}
             });
             while rest::demand(
                 Method::PATCH,

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{sleep, timeout};
 
 use super::{FIRST_HOST, options::SourceOptions, patroni::REST_PORT};
 use crate::{
@@ -17,6 +18,8 @@ use crate::{
     process::{Process, is_alive},
     setup::Setup,
 };
+
+const POLL: Duration = Duration::from_millis(20);
 
 /// A member's name, addresses and directories.
 #[derive(Clone, Debug)]
@@ -232,10 +235,39 @@ impl Member {
         Ok(kill_process(pid, Signal::STOP)?)
     }
 
+    /// Kills a session (SIGKILL), as the kernel does when memory runs out: the server must discard
+    /// its shared memory, and so ends all sessions.
+    ///
+    /// # Errors
+    /// The session has ended already.
+    pub async fn crash_session(&self, session: &tokio_postgres::Client) -> Result<()> {
+        let pid: i32 = session
+            .query_one("select pg_backend_pid()", &[])
+            .await?
+            .get(0);
+        let pid = Pid::from_raw(pid).context("a process id")?;
+        Ok(kill_process(pid, Signal::KILL)?)
+    }
+
     /// True while the postmaster runs.
     pub fn postgres_runs(&self) -> bool {
         self.postmaster()
             .is_ok_and(|pid| is_alive(pid.as_raw_nonzero().get().unsigned_abs()))
+    }
+
+    /// Waits until the postmaster has ended.
+    ///
+    /// # Errors
+    /// It still runs after `limit`.
+    pub async fn until_postgres_ends(&self, limit: Duration) -> Result<()> {
+        let ended = async {
+            while self.postgres_runs() {
+                sleep(POLL).await;
+            }
+        };
+        timeout(limit, ended)
+            .await
+            .with_context(|| format!("PostgreSQL of {} still runs", self.name()))
     }
 
     /// An error with the end of Patroni's log.

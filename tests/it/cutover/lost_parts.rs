@@ -92,7 +92,9 @@ async fn stops_without_its_record(environment: &Environment) {
     source
         .patch_configuration(&json!({
             "pause": null,
-            "postgresql": {"parameters": {"default_transaction_read_only": null}},
+            "postgresql": {"parameters": {
+                "default_transaction_read_only": null, "restart_after_crash": null,
+            }},
         }))
         .await
         .unwrap();

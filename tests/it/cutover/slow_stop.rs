@@ -1,5 +1,5 @@
 //! A source that does not end when it is stopped: readers of logical slots that never confirm, a
-//! WAL archiver that hangs, a checkpointer that hangs.
+//! WAL archiver that hangs, a checkpointer that hangs; and one that crashes before it is stopped.
 
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ async fn a_source_that_does_not_end_is_rolled_back_and_readers_do_not_hold_it_up
         .await;
 
     rolls_back_while_the_old_postmaster_lives(&environment, &accepted).await;
+    rolls_back_after_a_crash_before_the_stop(&environment, &accepted).await;
 
     // One reader never confirms, and connects again at once; the other one hangs.
     readers[1].suspend();
@@ -92,6 +93,35 @@ async fn rolls_back_while_the_old_postmaster_lives(environment: &Environment, ac
         .unwrap();
     leader.suspend_checkpointer(&session).await.unwrap();
     drop(session);
+    running.release_failpoint();
+    let ended = running.wait(SOON).await.unwrap();
+    assert_ended(
+        &ended,
+        3,
+        &[
+            "ROLLING BACK: the clean stop of the source was not proved within",
+            "the application runs on the source as before",
+        ],
+    );
+    environment.runs_on_the_source().await;
+    assert_same(&before, &environment.snapshot().await);
+}
+
+/// PostgreSQL would recover by itself, with a checkpoint like that of a clean stop and the same
+/// postmaster, and take writes again. It stays stopped, and Patroni starts it.
+async fn rolls_back_after_a_crash_before_the_stop(environment: &Environment, accepted: &str) {
+    let before = environment.snapshot().await;
+    let launch = environment.cutover().env("ACCEPT", accepted);
+    let running = environment.until_failpoint(launch, "before Fence").await;
+    let leader = environment.migration.source.leader().await.unwrap();
+    let session = environment
+        .migration
+        .source
+        .connect_to(leader, "postgres")
+        .await
+        .unwrap();
+    leader.crash_session(&session).await.unwrap();
+    leader.until_postgres_ends(SOON).await.unwrap();
     running.release_failpoint();
     let ended = running.wait(SOON).await.unwrap();
     assert_ended(

@@ -11,7 +11,7 @@ use kube::{Api, ResourceExt as _};
 use platform::{
     collector::{
         controllers::Where,
-        servers::config_of_any,
+        servers,
         session::{Connect as _, limited},
     },
     kubernetes::{cnpg, manifest, services, workloads},
@@ -45,6 +45,10 @@ impl LiveWorld {
             Action::ResumeController(key) => {
                 self.set_field(start, key, |suspension| suspension.original.clone())
                     .await?
+            }
+            Action::DisableCrashRestart => {
+                let change = json!({"postgresql": {"parameters": {"restart_after_crash": "off"}}});
+                self.patch_patroni(&change).await?;
             }
             Action::Checkpoint => return self.checkpoint().await.map(Some),
             Action::PausePoolers => {
@@ -99,8 +103,13 @@ impl LiveWorld {
                     .await?
             }
             Action::UnblockWrites => {
-                let change = patroni_config(start.paused, start.read_only.as_deref());
-                self.patch_patroni(&change).await?;
+                let (read_only, restart) = (&start.read_only, &start.restart_after_crash);
+                self.patch_patroni(&patroni_config(
+                    start.paused,
+                    read_only.as_deref(),
+                    restart.as_deref(),
+                ))
+                .await?;
             }
         }
         Ok(None)
@@ -165,7 +174,7 @@ impl LiveWorld {
     }
 
     async fn patch_block(&self) -> Result<()> {
-        self.patch_patroni(&patroni_config(Some(true), Some("on")))
+        self.patch_patroni(&patroni_config(Some(true), Some("on"), Some("off")))
             .await
     }
 
@@ -226,10 +235,9 @@ impl LiveWorld {
             .await
     }
 
-    /// Whether Patroni is paused, by the first member that answers. Asked immediately before the
-    /// server is stopped.
+    /// Whether Patroni is paused, by its leader. Asked immediately before the server is stopped.
     async fn still_paused(&self) -> bool {
-        let config = config_of_any(&self.collector.patroni, &self.collector.members).await;
+        let config = servers::config(&self.collector.patroni, &self.collector.members).await;
         config.is_ok_and(|config| config.get("pause").and_then(Value::as_bool) == Some(true))
     }
 
@@ -355,12 +363,15 @@ impl LiveWorld {
     }
 }
 
-/// The change of Patroni's configuration that sets its pause and whether writes are blocked; None
-/// removes the setting.
-fn patroni_config(pause: Option<bool>, read_only: Option<&str>) -> Value {
+/// The change of Patroni's configuration that sets its pause, whether writes are blocked, and
+/// whether the server starts again after a crash; None removes a setting.
+fn patroni_config(pause: Option<bool>, read_only: Option<&str>, restart: Option<&str>) -> Value {
     json!({
         "pause": pause,
-        "postgresql": {"parameters": {"default_transaction_read_only": read_only}},
+        "postgresql": {"parameters": {
+            "default_transaction_read_only": read_only,
+            "restart_after_crash": restart,
+        }},
     })
 }
 

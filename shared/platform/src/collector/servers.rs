@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use futures::{StreamExt as _, stream::FuturesOrdered};
 use job::{
     config::{Connection, NonEmptyString, ObjectName, SslMode},
     error::{Error, Result},
@@ -35,20 +36,22 @@ pub async fn source(
     login: Login,
     prechecks: bool,
 ) -> Result<(SourceState, Answers)> {
-    let (identity, standby, read_only, clients, postmaster_start, answers) = futures::try_join!(
-        source.identity(),
-        postgres::in_recovery(source),
-        async {
-            if login.read_only {
-                source.read_only_by_default_of_others().await
-            } else {
-                source.read_only_by_default().await
-            }
-        },
-        source.client_sessions(),
-        source.postmaster_start(),
-        answers(source, Side::Source, prechecks)
-    )?;
+    let (identity, standby, read_only, restarts_after_crash, clients, postmaster_start, answers) =
+        futures::try_join!(
+            source.identity(),
+            postgres::in_recovery(source),
+            async {
+                if login.read_only {
+                    source.read_only_by_default_of_others().await
+                } else {
+                    source.read_only_by_default().await
+                }
+            },
+            source.restarts_after_crash(),
+            source.client_sessions(),
+            source.postmaster_start(),
+            answers(source, Side::Source, prechecks)
+        )?;
     let insert = if standby {
         None
     } else {
@@ -58,6 +61,7 @@ pub async fn source(
         identity,
         primary: !standby,
         read_only,
+        restarts_after_crash,
         insert,
         postmaster_start,
         clients,
@@ -148,25 +152,25 @@ pub async fn patroni(
     }
     let asked = members.iter().filter(|_| each_member);
     let states = asked.map(|member| limited(patroni.state(member)));
-    let (config, states) = futures::join!(
-        config_of_any(patroni, &members),
-        futures::future::join_all(states)
-    );
+    let config = async {
+        if each_member {
+            config(patroni, &members).await
+        } else {
+            config_of_any(patroni, &members).await
+        }
+    };
+    let (config, states) = futures::join!(config, futures::future::join_all(states));
     let config = config?;
     let mut observed = PatroniState {
         paused: config.get("pause").and_then(Value::as_bool),
-        read_only: config
-            .pointer("/postgresql/parameters/default_transaction_read_only")
-            .and_then(|v| match v {
-                Value::String(text) => Some(text.clone()),
-                Value::Bool(on) => Some(if *on { "on" } else { "off" }.to_owned()),
-                _ => None,
-            }),
+        read_only: parameter(&config, "default_transaction_read_only"),
+        restart_after_crash: parameter(&config, "restart_after_crash"),
         leader: members
             .iter()
             .find(|member| member.leader)
             .map(|member| member.name.clone()),
         primaries: Vec::new(),
+        standbys: Vec::new(),
         unlocked: false,
         starting: false,
         answering: Vec::new(),
@@ -186,14 +190,40 @@ pub async fn patroni(
             observed.primaries.push(member.name.clone());
             observed.unlocked |= state.cluster_unlocked;
             observed.starting |= state.starts();
+        } else if state.runs_as_standby() {
+            observed.standbys.push(member.name.clone());
         }
     }
     Ok((observed, members))
 }
 
-/// Every member answers for the whole cluster's configuration: the first answer counts, because
-/// one of them may hang.
-pub async fn config_of_any(patroni: &Patroni, members: &[Member]) -> Result<Value> {
+/// A parameter of PostgreSQL in Patroni's configuration.
+fn parameter(config: &Value, name: &str) -> Option<String> {
+    match config.get("postgresql")?.get("parameters")?.get(name)? {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(on) => Some(if *on { "on" } else { "off" }.to_owned()),
+        _ => None,
+    }
+}
+
+/// The configuration as the leader knows it, which accepts the changes; another member follows with
+/// a delay, and counts where the leader does not answer. All are asked at the same time.
+pub async fn config(patroni: &Patroni, members: &[Member]) -> Result<Value> {
+    let asked = members.iter().map(|member| limited(patroni.config(member)));
+    let mut answers: FuturesOrdered<_> = asked.collect();
+    let mut last = Error::transient("no member of the source is known");
+    while let Some(answer) = answers.next().await {
+        match answer {
+            Ok(config) => return Ok(config),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// The configuration as the member that answers first knows it: no hanging member delays it, but it
+/// may be older than the leader's.
+async fn config_of_any(patroni: &Patroni, members: &[Member]) -> Result<Value> {
     let asked = members
         .iter()
         .map(|member| Box::pin(patroni.config(member)));

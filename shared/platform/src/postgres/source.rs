@@ -125,6 +125,17 @@ impl Source {
             .get(0))
     }
 
+    /// Whether the server starts again by itself after a crash of a session. Only the
+    /// configuration files and the command line set it, so every session shows the same.
+    pub async fn restarts_after_crash(&self) -> Result<bool> {
+        let row = self
+            .query_one("select current_setting('restart_after_crash')::bool", &[])
+            .await;
+        Ok(row
+            .context("reading restart_after_crash of the source")?
+            .get(0))
+    }
+
     /// When the postmaster started, in microseconds since 1970 by the server's clock. It identifies
     /// one run of the server.
     pub async fn postmaster_start(&self) -> Result<PostmasterStart> {

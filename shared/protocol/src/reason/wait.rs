@@ -17,6 +17,9 @@ pub enum Wait {
     Unreachable(Vec<ServerFailure>),
     /// No member of the source is Patroni's leader.
     SourceWithoutLeader,
+    /// The source's server still restarts after a crash: Patroni has not applied the setting, or
+    /// another one has precedence.
+    CrashRestartEnabled,
     /// Jobs of the application's CronJobs have not ended.
     ApplicationJobsRunning {
         /// Their names.
@@ -147,6 +150,10 @@ impl Wait {
             | Self::RollbackPatroniUnreachable(Some(failure))
             | Self::RollbackServiceNotBack(Some(failure))
             | Self::Failed(failure) => failure.hint.as_deref(),
+            Self::CrashRestartEnabled => Some(
+                "Patroni applies its configuration within one loop; after that, look whether ALTER \
+                 SYSTEM, a role or the command line sets restart_after_crash, and reset it",
+            ),
             Self::PoolersNotServed { overdue: true, .. } => Some(
                 "let the poolers' pods reach the target: look at the NetworkPolicies that select \
                  either, at server_tls_sslmode of the poolers, at the Cluster's pg_hba, and at the \
@@ -163,6 +170,10 @@ impl fmt::Display for Wait {
             Self::CheckNotPassed(finding) => finding.fmt(f),
             Self::Unreachable(servers) => f.write_str(&joined(servers, "; ")),
             Self::SourceWithoutLeader => f.write_str("the source has no leader"),
+            Self::CrashRestartEnabled => f.write_str(
+                "the source's server would still restart by itself after a crash \
+                 (restart_after_crash)",
+            ),
             Self::ApplicationJobsRunning { jobs } => {
                 write!(f, "jobs of the application still run: {}", jobs.join(", "))
             }
@@ -410,6 +421,7 @@ pub fn examples() -> Vec<Wait> {
         Wait::CheckNotPassed(Finding::ok("lag", "little", "much")),
         Wait::Unreachable(servers()),
         Wait::SourceWithoutLeader,
+        Wait::CrashRestartEnabled,
         Wait::ApplicationJobsRunning { jobs: names() },
         Wait::NoCalmMoment {
             logins: names(),

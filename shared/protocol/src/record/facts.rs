@@ -52,6 +52,9 @@ pub struct Start {
     pub paused: Option<bool>,
     /// Patroni's own `default_transaction_read_only`.
     pub read_only: Option<String>,
+    /// Patroni's own `restart_after_crash`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_after_crash: Option<String>,
     /// Findings that the user has decided to live with, by ACCEPT or by starting the cutover, each
     /// as `id:object: what was found`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -73,6 +73,7 @@ fn start() -> Start {
         }],
         paused: None,
         read_only: None,
+        restart_after_crash: None,
         accepted: Vec::new(),
     }
 }

@@ -48,11 +48,12 @@ impl World {
                 matches!(action, Action::SuspendController(_)),
                 observed,
             ),
+            Action::DisableCrashRestart => self.stop_on_crash(true),
             Action::Checkpoint => return Some(Fact::Checkpointed(at(0))),
             Action::PausePoolers => self.pause_poolers(true),
-            Action::ReapplyBlock => self.set_block(true, true),
+            Action::ReapplyBlock => self.block(),
             Action::BlockWrites => {
-                self.set_block(true, true);
+                self.block();
                 if self.route == Route::Config {
                     self.scale(false, observed);
                 }
@@ -109,12 +110,13 @@ impl World {
                 self.reopened();
                 let heard = self.silence == Silence::None && !self.leader_lost;
                 if self.paused && !self.source_up && heard {
-                    self.start();
+                    self.restart();
                 }
             }
             Action::UnblockWrites => {
                 self.reopened();
                 self.set_block(start.paused == Some(true), start.read_only.is_some());
+                self.stop_on_crash(start.restart_after_crash.is_some());
             }
         }
         None
@@ -165,6 +167,9 @@ impl World {
     /// S2: it is not lifted for an election that loses acknowledged writes; the same holds for a
     /// leader that is lost between a snapshot and the effect.
     pub fn led_by_its_leader(&mut self, action: &Action) {
+        if !self.paused {
+            return;
+        }
         // Where neither the record nor the target says what was written, it is Patroni's usual
         // election.
         let lacking = start_of(self.wal.len() - 1);
@@ -269,6 +274,19 @@ impl World {
     /// The source's server answers by SQL, as a primary.
     fn source_answers_as_primary(&self) -> bool {
         self.serves() && self.source().answer().is_some_and(|source| source.primary)
+    }
+
+    /// Patroni's pause and the settings of a block.
+    fn block(&mut self) {
+        self.set_block(true, true);
+        self.stop_on_crash(true);
+    }
+
+    /// Sets Patroni's setting for a server that crashes, and the server's own with it.
+    pub fn stop_on_crash(&mut self, stops: bool) {
+        if self.silence != Silence::Patroni {
+            (self.stops_on_crash, self.stops_applied) = (stops, stops);
+        }
     }
 
     /// Sets Patroni's pause and read-only setting, and the server's own with them.
@@ -391,9 +409,23 @@ impl World {
         self.locked = true;
     }
 
+    /// The server is started again; it recovers first unless it had ended cleanly.
+    pub fn restart(&mut self) {
+        self.start();
+        if !self.standby && !self.wal.ends_with_a_checkpoint() {
+            self.recover();
+        }
+    }
+
+    /// The server recovers from a crash.
+    pub fn recover(&mut self) {
+        self.wal.checkpoint();
+        self.sessions = Sessions::Recovering;
+    }
+
     pub fn start(&mut self) {
         (self.source_up, self.sessions) = (true, Sessions::Accepted);
-        self.applied = self.read_only;
+        (self.applied, self.stops_applied) = (self.read_only, self.stops_on_crash);
         self.locked = false;
         self.postmaster_start += 1;
     }
@@ -456,6 +488,7 @@ impl World {
             && !self.paused
             && !self.read_only
             && !self.applied
+            && !self.stops_on_crash
             && !self.operator.set
             && !self.scaler.set;
         let ok = source && self.scaled.set && !self.routed && self.repointed == 0;
@@ -496,6 +529,16 @@ impl World {
     pub fn stop_slowly(&mut self, before: &Self) {
         (self.source_up, self.wal) = (true, before.wal);
         self.sessions = Sessions::Stopping;
+    }
+
+    /// The server has the settings that it had before.
+    pub fn as_reloaded(&self, before: &Self) -> bool {
+        (self.applied, self.stops_applied) == (before.applied, before.stops_applied)
+    }
+
+    /// The settings have not reached the server yet.
+    pub fn not_reloaded(&mut self, before: &Self) {
+        (self.applied, self.stops_applied) = (before.applied, before.stops_applied);
     }
 
     /// The target was deleted past the point of no return, or before a start: nothing but another

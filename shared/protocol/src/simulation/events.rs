@@ -172,7 +172,7 @@ impl World {
         add(
             "patroni starts its server",
             !self.source_up && !self.paused && starts,
-            &|w| w.start(),
+            &World::restart,
         );
         add(
             "patroni takes the leader lock",
@@ -230,8 +230,8 @@ impl World {
         );
         add(
             "patroni brings its setting to the server",
-            self.serves() && self.applied != self.read_only,
-            &|w| w.applied = w.read_only,
+            self.serves() && !self.reloaded(),
+            &World::reload,
         );
         add(
             "the member answers again",
@@ -272,10 +272,7 @@ impl World {
                 }
             };
         let room = self.wal.writes_from(0) <= WRITES_MAX;
-        // A crash writes a checkpoint like that of a clean stop, and keeps the postmaster: no
-        // snapshot tells both apart (docs/protocol.md#what-the-search-cannot-exclude).
-        let crashed = self.has_happened(Disturbance::SourceCrash);
-        let open = room && self.serves() && !crashed;
+        let open = room && self.serves() && self.sessions != Sessions::Recovering;
         add(
             Disturbance::Write,
             "a client writes",
@@ -294,13 +291,16 @@ impl World {
             Disturbance::BlockLifted,
             "an administrator lifts the block",
             self.paused && self.source_up && self.silence != Silence::Patroni,
-            &|w| w.set_block(false, false),
+            &|w| {
+                w.set_block(false, false);
+                w.stop_on_crash(false);
+            },
         );
         add(
             Disturbance::Operator,
             "the operator restarts the source",
             !self.source_up && !self.operator.set && !self.leader_lost,
-            &|w| w.start(),
+            &World::restart,
         );
         let unpaused = !self.paused && self.timeline == 1 && self.serves();
         add(
@@ -445,12 +445,9 @@ impl World {
         let accepts = self.serves() && self.sessions == Sessions::Accepted;
         add(
             Disturbance::SourceCrash,
-            "the source crashes and recovers while patroni is paused",
+            "the source crashes while patroni is paused",
             accepts && self.paused,
-            &|w| {
-                w.wal.checkpoint();
-                (w.sessions, w.applied) = (Sessions::Recovering, w.read_only);
-            },
+            &World::crash,
         );
         add(
             Disturbance::SilentConsole,
@@ -557,6 +554,26 @@ impl World {
             service && !self.pooler_paused && record.blocked.is_none(),
             &|w| w.login = true,
         );
+    }
+
+    /// The server has the settings of Patroni's configuration.
+    fn reloaded(&self) -> bool {
+        self.applied == self.read_only && self.stops_applied == self.stops_on_crash
+    }
+
+    fn reload(&mut self) {
+        (self.applied, self.stops_applied) = (self.read_only, self.stops_on_crash);
+    }
+
+    /// A session of the source crashes. The server recovers and keeps its postmaster, so that no
+    /// snapshot tells its checkpoint from that of a clean stop; or it ends without one.
+    fn crash(&mut self) {
+        if self.stops_applied {
+            self.source_up = false;
+        } else {
+            self.recover();
+            self.reload();
+        }
     }
 
     /// The node of the source's leader is lost.

@@ -207,6 +207,9 @@ impl Situation {
                 answer_as_held(seen, start)?;
                 if let Reachability::Up(patroni) = &mut seen.patroni {
                     (patroni.paused, patroni.read_only) = (start.paused, start.read_only.clone());
+                    patroni
+                        .restart_after_crash
+                        .clone_from(&start.restart_after_crash);
                 }
             }
             Kind::TargetBehindMarker => {
@@ -221,6 +224,11 @@ impl Situation {
                     .target_primary
                     .clone_from(&seen.cluster.current_primary);
                 seen.cluster.ready.clear();
+            }
+            Kind::CrashRestartEnabled => {
+                if let Reachability::Up(source) = &mut seen.source {
+                    source.restarts_after_crash = false;
+                }
             }
             Kind::SourceStillPrimary => {
                 if let Reachability::Up(patroni) = &mut seen.patroni {
@@ -324,6 +332,7 @@ fn source_of(start: &Start) -> SourceState {
         identity: start.source,
         primary: true,
         read_only: true,
+        restarts_after_crash: false,
         insert: Some(Lsn(0)),
         postmaster_start: PostmasterStart(0),
         clients: Vec::new(),
@@ -340,8 +349,10 @@ fn answer_as_held(seen: &mut Snapshot, start: &Start) -> Option<()> {
     seen.patroni = Reachability::Up(PatroniState {
         paused: Some(true),
         read_only: Some("on".into()),
+        restart_after_crash: Some("off".into()),
         leader: Some(start.leader.clone()),
         primaries: Vec::new(),
+        standbys: Vec::new(),
         unlocked: false,
         starting: false,
         answering: vec!["a".into(), "b".into()],

@@ -13,7 +13,7 @@ use crate::{
     controllers::suspension::SUSPENDED,
     decide::decide,
     decision::{Action, Decision},
-    reason::Refusal,
+    reason::{Refusal, WaitKind},
     record::{Fact, Promotion, Record, Start},
     rollback::back,
     snapshot::{Snapshot, kubernetes::StoredManifest, source::ServerRun},
@@ -168,6 +168,11 @@ impl Mutant {
             }
             _ => None,
         }
+    }
+
+    /// No driver waits for the setting for a crash, so it may reach the server at any later time.
+    pub fn waits_for_no_crash_setting(self) -> bool {
+        self == Self::Without(Guard::Wait(WaitKind::CrashRestartEnabled))
     }
 
     /// The routes on which this guard matters.

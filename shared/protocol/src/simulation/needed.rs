@@ -38,6 +38,7 @@ fn wait(kind: WaitKind) -> Needed {
     match kind {
         Kind::ApplicationJobsRunning => For(Group::Application, &[S4]),
         Kind::NoCalmMoment => For(Group::Application, &[S12]),
+        Kind::CrashRestartEnabled => For(Group::Silence, &[S2]),
         Kind::Unreachable => For(Group::Silence, &[S1]),
         Kind::TargetSwitchingOver | Kind::InstancesBehind => For(Group::Replacement, &[S2]),
         Kind::SourceStillPrimary | Kind::PatroniMembersUnreachable => For(Group::Silence, &[S1]),

@@ -374,7 +374,9 @@ impl Decisions {
         };
         let block = Action::ReapplyBlock;
         let lateness = match action {
-            Action::BlockWrites | Action::UnblockWrites => Disturbance::LateBlock,
+            Action::BlockWrites | Action::UnblockWrites | Action::DisableCrashRestart => {
+                Disturbance::LateBlock
+            }
             action if *action == block => Disturbance::LateBlock,
             Action::Fence(_) => Disturbance::SlowFence,
             _ => return None,
@@ -388,8 +390,8 @@ impl Decisions {
                 late.world.stop_slowly(&state.world);
                 "acts, and the server does not end yet"
             }
-            Disturbance::LateBlock if late.world.applied != state.world.applied => {
-                late.world.applied = state.world.applied;
+            Disturbance::LateBlock if !late.world.as_reloaded(&state.world) => {
+                late.world.not_reloaded(&state.world);
                 "acts, and its setting has not reached the server yet"
             }
             _ => return None,
@@ -564,6 +566,9 @@ impl Decisions {
                 let left = start
                     .and_then(|start| next.world.perform(action, start, versions))
                     .filter(|_| answered);
+                if self.mutant.waits_for_no_crash_setting() {
+                    next.world.stops_applied = state.world.stops_applied;
+                }
                 if let Some(fact) = left {
                     next.world.record(&fact, observed.read, checked);
                 }

@@ -76,7 +76,11 @@ impl Wal {
     }
 
     pub fn ends_with_a_write(self) -> bool {
-        self.writes_from(self.len() - 1) == 1
+        !self.ends_with_a_checkpoint()
+    }
+
+    pub fn ends_with_a_checkpoint(self) -> bool {
+        self.is_checkpoint(self.len() - 1)
     }
 }
 
@@ -94,7 +98,7 @@ pub enum Silence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sessions {
     Accepted,
-    /// It has recovered from a crash, whose last record is a checkpoint like that of a clean stop.
+    /// It recovers from a crash, which ends with a checkpoint like that of a clean stop.
     Recovering,
     /// Its stop was requested and is not complete: those that exist still write.
     Stopping,
@@ -160,6 +164,10 @@ pub struct World {
     pub read_only: bool,
     /// The server's own setting.
     pub applied: bool,
+    /// Patroni's configuration says that a server that crashes stays stopped.
+    pub stops_on_crash: bool,
+    /// The server's own setting.
+    pub stops_applied: bool,
     pub silence: Silence,
     pub sessions: Sessions,
     /// The running server holds the leader lock: Patroni releases the lock of a stopped server and
@@ -289,6 +297,8 @@ impl World {
             paused: false,
             read_only: false,
             applied: false,
+            stops_on_crash: false,
+            stops_applied: false,
             silence: Silence::None,
             sessions: Sessions::Accepted,
             locked: true,
@@ -435,6 +445,7 @@ impl World {
             identity,
             primary: !self.standby,
             read_only: self.applied,
+            restarts_after_crash: !self.stops_applied,
             insert: (!self.standby).then(|| start_of(self.wal.len())),
             postmaster_start: PostmasterStart(i64::from(self.postmaster_start)),
             clients: Vec::new(),
@@ -448,6 +459,7 @@ impl World {
             identity: target.identity,
             primary: self.primary,
             read_only: false,
+            restarts_after_crash: true,
             insert: Some(start_of(self.replayed)),
             postmaster_start: PostmasterStart(target.running.postmaster_start.as_microsecond()),
             clients: Vec::new(),
@@ -467,10 +479,13 @@ impl World {
             of_the_leader.push("a".to_owned());
         }
         let primary = self.serves() && self.silence == Silence::None;
+        let standby = self.source_up && self.standby && self.silence == Silence::None;
         Reachability::Up(PatroniState {
             paused: self.paused.then_some(true),
             read_only: self.read_only.then(|| "on".to_owned()),
+            restart_after_crash: self.stops_on_crash.then(|| "off".to_owned()),
             leader: (!self.standby).then(|| if self.timeline == 1 { "a" } else { "b" }.to_owned()),
+            standbys: standby.then(|| "a".to_owned()).into_iter().collect(),
             primaries: primary.then(|| "a".to_owned()).into_iter().collect(),
             // Only a primary is asked for the holder of the lock.
             unlocked: primary && !self.locked,

@@ -244,6 +244,9 @@ pub fn action_line(action: &Action, source: &str, target: &str) -> Option<String
     let text = match action {
         Action::SuspendController(key) => format!("suspending {key}"),
         Action::ResumeController(key) => format!("resuming {key}"),
+        Action::DisableCrashRestart => {
+            format!("setting restart_after_crash: off in patroni's configuration of {source}")
+        }
         Action::Checkpoint => {
             "checkpoint on the source, restartpoint on the target, so that those in the downtime \
              are short"
@@ -280,7 +283,7 @@ pub fn action_line(action: &Action, source: &str, target: &str) -> Option<String
         Action::WriteReceipt => "writing the receipt".to_owned(),
         Action::RestartSource => "rolling back: starting the source's server".to_owned(),
         Action::UnblockWrites => {
-            "rolling back: lifting pause and read-only at the source".to_owned()
+            "rolling back: restoring patroni's pause and settings at the source".to_owned()
         }
         Action::RestoreConfig => {
             "rolling back: repointing the application to the source".to_owned()

@@ -210,7 +210,7 @@ fn the_plan_numbers_its_lines_and_names_the_point_of_no_return() {
         lines[0],
         "1. record the identities, the settings and the replica counts: web 2"
     );
-    assert_eq!(lines[2].find(": "), None, "{}", lines[2]);
+    assert_eq!(lines[3].find(": "), None, "{}", lines[3]);
     let last = lines.last().unwrap();
     let number = lines
         .iter()
