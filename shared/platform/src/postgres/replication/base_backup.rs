@@ -18,8 +18,10 @@ const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(900);
 /// Longest time without a message. The server reads and sends without pauses, so a longer silence
 /// means that its disk or the network does not respond.
 const SILENCE: Duration = Duration::from_secs(120);
-/// feature_not_supported: the server was built without the requested compression.
-const NOT_BUILT_IN: &str = "0A000";
+/// feature_not_supported and syntax_error: the server was built without the requested compression
+/// (bbsink_zstd_new in basebackup_zstd.c; parse_compress_specification in src/common/compression.c
+/// by parse_basebackup_options in basebackup.c).
+const NOT_BUILT_IN: [&str; 2] = ["0A000", "42601"];
 /// invalid_parameter_value: the server's zstd library was built without threads
 /// (bbsink_zstd_begin_backup in basebackup_zstd.c).
 const NO_WORKERS: &str = "22023";
@@ -73,7 +75,7 @@ const fn request(compression: Compression, workers: u8) -> CompressionRequest {
 impl CompressionRequest {
     /// Returns true when the error means that the server does not support this compression.
     fn is_refused_by(self, error: &ServerError) -> bool {
-        (error.code == NOT_BUILT_IN && self.compression != Compression::None)
+        (NOT_BUILT_IN.contains(&error.code.as_str()) && self.compression != Compression::None)
             || (error.code == NO_WORKERS && self.workers > 0)
     }
 }
@@ -383,9 +385,11 @@ mod tests {
             })
         };
         let [threads, alone, ..] = BY_SERVER;
-        assert!(refused(threads, NOT_BUILT_IN) && refused(threads, NO_WORKERS));
-        assert!(refused(alone, NOT_BUILT_IN) && !refused(alone, NO_WORKERS));
-        assert!(!refused(UNCOMPRESSED, NOT_BUILT_IN));
+        for not_built_in in NOT_BUILT_IN {
+            assert!(refused(threads, not_built_in) && refused(alone, not_built_in));
+            assert!(!refused(UNCOMPRESSED, not_built_in));
+        }
+        assert!(refused(threads, NO_WORKERS) && !refused(alone, NO_WORKERS));
         assert!(
             !refused(threads, "53300"),
             "too_many_connections is not about the compression"
