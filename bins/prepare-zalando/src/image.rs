@@ -41,6 +41,8 @@ const CONTRIB: &[&str] = &[
     "postgres_fdw", "refint", "seg", "sslinfo", "tablefunc", "tcn", "tsm_system_rows",
     "tsm_system_time", "unaccent", "uuid-ossp", "xml2",
 ];
+/// Those that PostgreSQL 17 has removed (its release notes).
+const CONTRIB_UNTIL_16: &[&str] = &["adminpack", "old_snapshot"];
 /// Extensions that standard and system images have in addition.
 const STANDARD: &[&str] = &["pgaudit", "vector"];
 /// Contributed libraries without an extension of their own.
@@ -124,7 +126,9 @@ impl Image {
 
     /// Whether the image has this extension; None when its name does not tell.
     pub fn has_extension(&self, name: &str) -> Option<bool> {
-        match (CONTRIB.contains(&name), STANDARD.contains(&name), self.kind) {
+        let contrib =
+            CONTRIB.contains(&name) || (self.major <= 16 && CONTRIB_UNTIL_16.contains(&name));
+        match (contrib, STANDARD.contains(&name), self.kind) {
             (true, _, _) => Some(true),
             (false, true, Some(Kind::Standard | Kind::System)) => Some(true),
             (false, _, Some(_)) => Some(false),
@@ -179,6 +183,13 @@ mod tests {
         );
         assert_eq!(image.has_extension("vector"), Some(true));
         assert_eq!(image.has_extension("timescaledb"), Some(false));
+        for (tag, has) in [
+            ("16.9-standard-trixie", true),
+            ("17.6-standard-trixie", false),
+        ] {
+            let image = Image::parse(&format!("postgresql:{tag}")).unwrap();
+            assert_eq!(image.has_extension("adminpack"), Some(has), "{tag}");
+        }
     }
 
     #[test]

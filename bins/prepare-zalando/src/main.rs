@@ -82,7 +82,11 @@ async fn prepare(settings: &Settings, run: &JobContext) -> Result<()> {
         Error::config(format!("TARGET_IMAGE: {reason}"))
             .hint("set it in the ConfigMap replica-migration")
     })?;
-    let found = findings::target::name(settings);
+    let mut found = findings::target::name(settings);
+    let resource = observation::resource(run, settings).await?;
+    found.extend(findings::target::wanted_version(
+        &resource, &image, settings,
+    ));
     output::findings(&run.report, &found);
     findings::refuse(&found)?;
     record_store::refuse_after_cutover(&run.client, &run.namespace, &run.target).await?;

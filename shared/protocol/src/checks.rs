@@ -28,7 +28,7 @@ use crate::{
 };
 
 pub use servers::questions;
-pub use servers::{CNPG_ROLES, MAJOR, REPLAY_LAG};
+pub use servers::{CNPG_ROLES, REPLAY_LAG};
 
 /// A check: a row of the list.
 pub struct Check {

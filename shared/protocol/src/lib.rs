@@ -21,6 +21,7 @@ pub mod finding;
 pub mod instances;
 pub mod manifest;
 pub mod network;
+pub mod postgres_version;
 pub mod proof;
 pub mod quantity;
 pub mod reason;

@@ -6,8 +6,8 @@ use crate::{
     wal::{Lsn, Timeline},
 };
 
-/// Bytes of a shutdown checkpoint record in PostgreSQL 17, aligned: XLogRecord (24) + data header
-/// (2) + CheckPoint (88) = 114 → 120 (src/include/access/xlogrecord.h,
+/// Bytes of a shutdown checkpoint record in PostgreSQL 15 to 18, aligned: XLogRecord (24) + data
+/// header (2) + CheckPoint (88) = 114 → 120 (src/include/access/xlogrecord.h,
 /// src/include/catalog/pg_control.h; seen on a live cluster: checkpoint 0/4000028, replay
 /// 0/40000A0).
 const SHUTDOWN_RECORD_BYTES: u64 = 120;

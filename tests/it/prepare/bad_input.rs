@@ -61,7 +61,7 @@ const CASES: &[Case] = &[
     (
         &[("TARGET_IMAGE", Some("postgresql:18.1-standard-trixie"))],
         3,
-        "the source runs PostgreSQL 17",
+        "the source is PostgreSQL 17",
     ),
     (
         &[("TARGET_STORAGE", Some("1Mi"))],
@@ -326,6 +326,20 @@ async fn without_a_leader(environment: &Environment) {
         .await
         .unwrap();
     expect(&ended, 3, "postgresql empty has no leader");
+    // Without a server: by the resource alone.
+    for (version, says) in [
+        ("13", "the source is PostgreSQL 13; supported are 15 to 18"),
+        ("16", "the source is PostgreSQL 16, TARGET_IMAGE"),
+    ] {
+        let change = json!({"spec": {"postgresql": {"version": version}}});
+        environment
+            .postgresqls()
+            .patch("empty", &PatchParams::default(), &Patch::Merge(change))
+            .await
+            .unwrap();
+        let job = environment.job().env("SOURCE_CLUSTER", "empty");
+        expect(&job.run(SOON).await.unwrap(), 3, says);
+    }
     let ended = environment
         .job()
         .env("SOURCE_CLUSTER", "unknown")

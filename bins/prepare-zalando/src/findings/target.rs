@@ -1,6 +1,11 @@
 //! Findings about the target: its name, its image, its volume, and a Cluster that exists already.
 
-use protocol::{checks::prepare::Id, finding::Finding};
+use platform::kubernetes::zalando::Postgresql;
+use protocol::{
+    checks::prepare::Id,
+    finding::Finding,
+    postgres_version::{SUPPORTED, hint, supported},
+};
 
 use super::{blocker, decide, handled};
 use crate::{facts::Facts, image::Image, memory, settings::Settings};
@@ -91,19 +96,42 @@ fn existing(facts: &Facts, settings: &Settings) -> Vec<Finding> {
     )]
 }
 
-fn version(facts: &Facts, image: &Image, settings: &Settings) -> Vec<Finding> {
-    let (version, reference) = (facts.server.identity, settings.target_image.as_str());
-    if version.major() != image.major {
-        return vec![blocker(
+/// Whether the major version that the resource asks for is supported, and is the image's. Asked
+/// first, because the queries to a server of another version may fail.
+pub fn wanted_version(
+    resource: &Postgresql,
+    image: &Image,
+    settings: &Settings,
+) -> Option<Finding> {
+    let version = &resource.spec.postgresql.version;
+    major_version(version.parse().ok()?, image, settings)
+}
+
+fn major_version(major: u32, image: &Image, settings: &Settings) -> Option<Finding> {
+    if !SUPPORTED.contains(&major) {
+        let found = format!(
+            "the source is PostgreSQL {major}; supported are {}",
+            supported()
+        );
+        return Some(blocker(Id::MajorVersion, "", found, hint(major)));
+    }
+    (major != image.major).then(|| {
+        blocker(
             Id::MajorVersion,
             "",
             format!(
-                "the source runs PostgreSQL {}, TARGET_IMAGE {reference} has {}",
-                version.major(),
-                image.major
+                "the source is PostgreSQL {major}, TARGET_IMAGE {} has {}",
+                settings.target_image, image.major
             ),
             "a physical copy needs the same major version: choose another TARGET_IMAGE",
-        )];
+        )
+    })
+}
+
+fn version(facts: &Facts, image: &Image, settings: &Settings) -> Vec<Finding> {
+    let (version, reference) = (facts.server.identity, settings.target_image.as_str());
+    if let Some(finding) = major_version(version.major(), image, settings) {
+        return vec![finding];
     }
     let source_minor = version.version % 10_000;
     match image.minor {

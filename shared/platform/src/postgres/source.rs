@@ -3,6 +3,7 @@
 use std::{ops::Deref, time::Duration};
 
 use secrecy::SecretString;
+use tokio_postgres::SimpleQueryMessage;
 
 use super::{Session, identity, lsn};
 use job::error::{Context as _, Error, Result};
@@ -89,13 +90,21 @@ impl Source {
     /// # Errors
     /// Fails on a standby.
     pub async fn marker(&self) -> Result<Lsn> {
-        let row = self
-            .query_one(
-                "select pg_logical_emit_message(false, 'replica-migration', 'marker', true)",
-                &[],
+        // Before 17 the function has no argument that flushes, so the commit of a transaction does,
+        // without waiting for a synchronous standby. Statements of one query are one transaction.
+        let answers = self
+            .simple_query(
+                "set local synchronous_commit = local;
+                 select pg_logical_emit_message(true, 'replica-migration', 'marker')",
             )
-            .await;
-        Ok(lsn(row.context("writing a marker at the source")?.get(0)))
+            .await
+            .context("writing a marker at the source")?;
+        let text = answers.iter().find_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        text.and_then(|text| text.parse().ok())
+            .ok_or_else(|| Error::transient("writing a marker at the source: no position"))
     }
 
     /// Whether new transactions are read-only unless they ask otherwise.

@@ -9,6 +9,7 @@ use super::Check;
 use crate::{
     decision::Limits,
     finding::{Finding, Verdict, listed},
+    postgres_version::{SUPPORTED, hint, supported},
     snapshot::{Snapshot, SourceState, TargetState},
     wal::Identity,
 };
@@ -84,9 +85,6 @@ pub mod questions {
     /// recovery_min_apply_delay of the target.
     pub const APPLY_DELAY: Question = Question::target("recovery_min_apply_delay");
 }
-
-/// The major version that the migration is made and tested for.
-pub const MAJOR: u32 = 17;
 
 /// The id of the check whose number changes all the time.
 pub const REPLAY_LAG: &str = "replay-lag";
@@ -205,7 +203,7 @@ fn system_identifier(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
     servers(snapshot).map(judge).into_iter().collect()
 }
 
-/// Both are of the major version that the migration is for.
+/// Both are of one major version, and the migration supports it.
 fn major_version(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
     let version =
         |identity: &Identity| format!("{}.{}", identity.major(), identity.version % 10_000);
@@ -213,21 +211,24 @@ fn major_version(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
         let (source, target) = (&source.identity, &target.identity);
         let finding = Finding::ok(
             "major-version",
-            format!("PostgreSQL {MAJOR} on both sides"),
+            format!("one of PostgreSQL {} on both sides", supported()),
             format!(
                 "{} at the source, {} at the target",
                 version(source),
                 version(target)
             ),
         );
-        if source.major() == MAJOR && target.major() == MAJOR {
-            return finding;
+        if source.major() != target.major() {
+            return finding.with(
+                Verdict::Blocker,
+                "physical replication works within one major version only; correct TARGET_IMAGE",
+            );
         }
-        finding.with(
-            Verdict::Blocker,
-            "physical replication works within one major version only; upgrade the source first \
-             or correct TARGET_IMAGE",
-        )
+        if SUPPORTED.contains(&source.major()) {
+            finding
+        } else {
+            finding.with(Verdict::Blocker, hint(source.major()))
+        }
     };
     servers(snapshot).map(judge).into_iter().collect()
 }
@@ -742,20 +743,24 @@ mod tests {
     }
 
     #[test]
-    fn only_seventeen_on_both_sides_passes() {
+    fn one_supported_major_version_on_both_sides_passes() {
         let versions = |one, other| {
             observed(|source, target| {
                 (source.identity.version, target.identity.version) = (one, other)
             })
         };
         let judged = |one, other| major_version(&versions(one, other), &limits()).remove(0);
-        assert_eq!(judged(170_010, 170_011).verdict, Verdict::Ok);
+        for passing in [150_019, 160_013, 170_010, 180_001] {
+            assert_eq!(judged(passing, passing + 1).verdict, Verdict::Ok);
+        }
         let finding = judged(160_009, 170_011);
         assert_eq!(
             (finding.verdict, finding.found.as_str()),
             (Verdict::Blocker, "16.9 at the source, 17.11 at the target")
         );
-        assert_eq!(judged(180_001, 180_001).verdict, Verdict::Blocker);
+        for unsupported in [140_022, 190_000] {
+            assert_eq!(judged(unsupported, unsupported).verdict, Verdict::Blocker);
+        }
     }
 
     #[test]
