@@ -62,7 +62,14 @@ impl ControlPlane {
     /// # Errors
     /// A program is missing, or a server does not start; the error holds the end of its log.
     pub async fn start() -> Result<Self> {
-        let setup = Setup::ready().await?;
+        Self::start_with(Setup::ready().await?).await
+    }
+
+    /// Like [`ControlPlane::start`], with these programs; every server of its instance takes them.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::start`].
+    pub async fn start_with(setup: &'static Setup) -> Result<Self> {
         let instance = Arc::new(Instance::claim(setup)?);
         let directory = instance.subdirectory(setup, "control-plane")?;
         let authority = servers::write_credentials(setup, &instance, &directory)?;

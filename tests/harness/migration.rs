@@ -19,6 +19,7 @@ use crate::{
         Services,
         pgbouncer::{PgBouncer, Placement},
     },
+    setup::Setup,
     source::{Source, SourceOptions, secret_name},
     target::{InstanceHandle, Options, Target},
 };
@@ -75,7 +76,8 @@ impl Migration {
         report: impl Fn(&str),
     ) -> Result<Self> {
         report("starting etcd and kube-apiserver");
-        let plane = Arc::new(ControlPlane::start().await?);
+        let setup = Setup::ready().await?.with_postgres(options.postgres)?;
+        let plane = Arc::new(ControlPlane::start_with(setup).await?);
         report("starting the source: two Patroni members");
         let cluster = options.cluster.clone();
         let secret = secret_name(&cluster, "pooler");

@@ -8,15 +8,17 @@
 mod directories;
 mod go;
 mod locale;
+mod postgres;
 mod progress;
 mod python;
 mod tools;
 mod user;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
     thread::{self, ScopedJoinHandle},
 };
 
@@ -24,8 +26,11 @@ use anyhow::{Context, Result, anyhow};
 pub use directories::{Directories, target_directory};
 pub use user::ServerUser;
 
+/// The usual major version of PostgreSQL.
+pub const POSTGRES_MAJOR: u32 = 17;
+
 /// Paths of the programs, and the user that runs them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Setup {
     /// The user that the servers run as.
     pub user: ServerUser,
@@ -45,6 +50,8 @@ pub struct Setup {
     pub postgres_bin: PathBuf,
     /// The directory of PostgreSQL 16.2's programs, for a target of the wrong version.
     pub postgres_16_bin: PathBuf,
+    /// The directories of the programs of other major versions.
+    pub other_postgres: Vec<(u32, PathBuf)>,
     /// PgBouncer.
     pub pgbouncer: PathBuf,
     /// LOCPATH for the source's locale, if the machine does not have it.
@@ -95,7 +102,7 @@ impl Setup {
         let locale_path =
             locale::en_us(&directories).context("finding the locale of the source")?;
         let sources = go::sources(&directories, &user)?;
-        let (python, postgres_16_bin) = thread::scope(|scope| {
+        let (python, postgres_16_bin, other_postgres) = thread::scope(|scope| {
             let kubernetes = scope.spawn(|| go::kubernetes(&sources, &directories));
             let other_servers = scope.spawn(|| {
                 go::etcd(&sources, &directories)?;
@@ -109,7 +116,10 @@ impl Setup {
                     .context("making the source's servers")?;
                 let postgres_16 = python::postgres_16(&directories, &python.interpreter)
                     .context("fetching another PostgreSQL")?;
-                Ok((python, postgres_16))
+                let others =
+                    postgres::others(&directories, &python.interpreter, &python.postgres_bin)
+                        .context("fetching PostgreSQL of other major versions")?;
+                Ok((python, postgres_16, others))
             });
             finished(kubernetes)?;
             finished(other_servers)?;
@@ -124,11 +134,38 @@ impl Setup {
             python: python.interpreter,
             postgres_bin: python.postgres_bin,
             postgres_16_bin,
+            other_postgres,
             pgbouncer,
             locale_path,
             directories,
             user,
         })
+    }
+
+    /// The same setup with PostgreSQL of this major version.
+    ///
+    /// # Errors
+    /// There are no programs of it.
+    pub fn with_postgres(&'static self, major: u32) -> Result<&'static Self> {
+        if major == POSTGRES_MAJOR {
+            return Ok(self);
+        }
+        static MADE: Mutex<BTreeMap<u32, &'static Setup>> = Mutex::new(BTreeMap::new());
+        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(setup) = made.get(&major) {
+            return Ok(setup);
+        }
+        let (_, bin) = self
+            .other_postgres
+            .iter()
+            .find(|(other, _)| *other == major)
+            .with_context(|| format!("there are no programs of PostgreSQL {major}"))?;
+        let setup: &'static Self = Box::leak(Box::new(Self {
+            postgres_bin: bin.clone(),
+            ..self.clone()
+        }));
+        made.insert(major, setup);
+        Ok(setup)
     }
 
     /// The S3 server, built on the first call.

@@ -6,4 +6,5 @@ mod bucket;
 mod directory;
 mod environment;
 mod killed;
+mod major_versions;
 mod restored;

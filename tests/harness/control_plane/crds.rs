@@ -60,7 +60,15 @@ pub(super) async fn install(admin: &Client) -> Result<()> {
 /// The definition as text; JSON is valid YAML.
 fn definition(folder: &Path, (group, plural, kind, list): (&str, &str, &str, &str)) -> String {
     let file: PathBuf = folder.join(format!("{group}_{plural}.yaml"));
-    fs::read_to_string(file).unwrap_or_else(|_| permissive(group, plural, kind, list).to_string())
+    fs::read_to_string(file)
+        .map(|text| with_18(&text))
+        .unwrap_or_else(|_| permissive(group, plural, kind, list).to_string())
+}
+
+/// A definition of the operator 1.15 with the version that 2.0 accepts, too.
+fn with_18(text: &str) -> String {
+    let last = "                      - \"17\"\n";
+    text.replace(last, &format!("{last}{}", last.replace("17", "18")))
 }
 
 /// A definition that accepts every field, with the status subresource as in the original.

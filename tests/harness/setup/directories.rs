@@ -17,7 +17,7 @@ use super::ServerUser;
 const RUNS_PATH_BYTES_MAX: usize = 60;
 
 /// The two directories of the harness.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Directories {
     /// Finished builds, each in a directory `<name>-<version>`; survives `cargo clean`.
     pub cache: PathBuf,

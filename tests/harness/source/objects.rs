@@ -71,7 +71,7 @@ fn resource(options: &SourceOptions, instances: usize) -> Value {
     let (cluster, database) = (&options.cluster, &options.database);
     let mut spec = json!({
         "teamId": "mastodon", "numberOfInstances": instances, "volume": {"size": "40Gi"},
-        "postgresql": {"version": "17"},
+        "postgresql": {"version": options.postgres.to_string()},
         "users": {database: []}, "databases": {database: database},
         "enableConnectionPooler": true, "enableReplicaConnectionPooler": true,
     });

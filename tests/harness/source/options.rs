@@ -1,5 +1,7 @@
 //! Options of the source; the default is the example on operator 1.15.
 
+use crate::setup::POSTGRES_MAJOR;
+
 /// How Patroni keeps its state in Kubernetes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dcs {
@@ -61,6 +63,8 @@ pub struct SourceOptions {
     pub cluster: String,
     /// Name of the application's database and of its owner.
     pub database: String,
+    /// Major version of PostgreSQL.
+    pub postgres: u32,
     /// Patroni's state.
     pub dcs: Dcs,
     /// Certificates.
@@ -86,6 +90,7 @@ impl Default for SourceOptions {
             namespace: "mastodon".into(),
             cluster: "mastodon-postgresql".into(),
             database: "mastodon".into(),
+            postgres: POSTGRES_MAJOR,
             dcs: Dcs::default(),
             tls: Tls::default(),
             hashes: Hashes::default(),

@@ -34,7 +34,7 @@ fn container(options: &SourceOptions, pg_hba: &[String]) -> Value {
         value("PGUSER_STANDBY", "standby"),
         from_secret("PGPASSWORD_SUPERUSER", "postgres"),
         from_secret("PGPASSWORD_STANDBY", "standby"),
-        value("PGVERSION", "17"),
+        value("PGVERSION", &options.postgres.to_string()),
         value("KUBERNETES_LABELS", r#"{"application":"spilo"}"#),
         value("SPILO_CONFIGURATION", &spilo_configuration(options, pg_hba)),
         value("DCS_ENABLE_KUBERNETES_API", "true"),

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use kube::{CustomResource, ResourceExt};
 use serde::{Deserialize, Serialize};
 
+use crate::setup::POSTGRES_MAJOR;
+
 /// The annotation that patches the instances' pods.
 pub const POD_PATCH: &str = "cnpg.io/podPatch";
 /// The annotation that fences instances, or all (`["*"]`).
@@ -43,6 +45,15 @@ pub struct ClusterSpec {
     pub external_clusters: Vec<ExternalCluster>,
     /// PostgreSQL's configuration.
     pub postgresql: Postgresql,
+}
+
+impl ClusterSpec {
+    /// The major version of PostgreSQL, by the image's tag.
+    pub fn major_version(&self) -> u32 {
+        let tag = self.image_name.rsplit(':').next().unwrap_or_default();
+        let digits: String = tag.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap_or(POSTGRES_MAJOR)
+    }
 }
 
 /// A reference to an object of the same namespace.

@@ -134,14 +134,15 @@ pub fn custom_conf(cluster: &Cluster, paths: &Paths<'_>) -> String {
     set("ssl_cert_file", &file("certificates/server.crt"));
     set("ssl_key_file", &file("certificates/server.key"));
     set("unix_socket_directories", &file("run"));
-    set(
-        "allow_alter_system",
-        if spec.enable_alter_system {
+    // Before 17 CloudNativePG makes postgresql.auto.conf read-only instead.
+    if cluster.spec.major_version() >= 17 {
+        let allowed = if spec.enable_alter_system {
             "on"
         } else {
             "off"
-        },
-    );
+        };
+        set("allow_alter_system", allowed);
+    }
     set("archive_mode", cluster.archive_mode());
     set("cluster_name", &cluster.name_any());
     let managed = managed_extensions(&spec.parameters)

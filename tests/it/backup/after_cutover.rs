@@ -8,6 +8,8 @@ use harness::{
     ledger::{Key, Outcome},
     manifests::access::rbac_is_exact,
     migration::{CLUSTER, Migration, NAMESPACE, succeeded},
+    objects::CONFIG_MAP,
+    setup::POSTGRES_MAJOR,
     source::{Member, SourceOptions, rest},
 };
 use http::Method;
@@ -30,17 +32,15 @@ use super::{
 const POLL: Duration = Duration::from_millis(100);
 
 /// A completed migration, and the volume for its backup.
-struct Migrated {
+pub struct Migrated {
     migration: Migration,
     volume: PathBuf,
 }
 
 impl Migrated {
-    async fn new(members: u8) -> Self {
-        let options = SourceOptions {
-            members,
-            ..SourceOptions::default()
-        };
+    /// Migrates a source with these options.
+    pub async fn new(options: SourceOptions) -> Self {
+        let postgres = options.postgres;
         let migration = Migration::set_up(options, Epoch::now(), |_| ())
             .await
             .unwrap();
@@ -52,6 +52,15 @@ impl Migrated {
         )
         .await;
         environment::apply_manifests(&migration.plane).await;
+        if postgres != POSTGRES_MAJOR {
+            let image = format!("registry.example.org/postgresql:{postgres}.99-standard-bookworm");
+            let change = json!({"data": {"TARGET_IMAGE": image}});
+            let objects = migration.objects();
+            objects
+                .patch(CONFIG_MAP, "replica-migration", change)
+                .await
+                .unwrap();
+        }
         let (plane, setup) = (&migration.plane, migration.plane.setup());
         let volume = plane
             .instance()
@@ -81,13 +90,15 @@ impl Migrated {
         Self { migration, volume }
     }
 
-    fn step(&self) -> Launch<'_> {
+    /// A pod of the step.
+    pub fn step(&self) -> Launch<'_> {
         self.migration
             .step(STEP)
             .env("SCRATCH_KEEP_FREE_PERCENT", "0")
     }
 
-    async fn run(&self, launch: Launch<'_>, code: i32, words: &[&str]) -> Ended {
+    /// Runs the step and asserts its exit code and texts of its log.
+    pub async fn run(&self, launch: Launch<'_>, code: i32, words: &[&str]) -> Ended {
         let ended = launch.run(SOON).await.unwrap();
         ends(&ended, code, words);
         ended
@@ -121,7 +132,7 @@ impl Migrated {
     }
 
     /// The writes that the source has acknowledged.
-    fn acknowledged(&self) -> BTreeSet<Key> {
+    pub fn acknowledged(&self) -> BTreeSet<Key> {
         let members = self.migration.source.members();
         let addresses: Vec<String> = members
             .iter()
@@ -142,7 +153,7 @@ impl Migrated {
     }
 
     /// Restores a folder, verifies and starts it with PostgreSQL, and reads the ledger.
-    async fn ledger(&self, name: &str) -> BTreeSet<Key> {
+    pub async fn ledger(&self, name: &str) -> BTreeSet<Key> {
         let plane = &self.migration.plane;
         assert_eq!(names_in(&self.volume.join(name)), WHOLE);
         let restored = Restored::unpack(
@@ -164,7 +175,7 @@ impl Migrated {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_cutover_a_member_in_recovery_is_copied_with_every_acknowledged_write() {
-    let migrated = Migrated::new(2).await;
+    let migrated = Migrated::new(SourceOptions::default()).await;
     let words = [
         "mastodon-postgresql-1 is running (replica)",
         "is in recovery at",
@@ -424,7 +435,11 @@ async fn own_secret(migrated: &Migrated) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_with_one_member_can_be_started_read_only_for_its_backup() {
-    let migrated = Migrated::new(1).await;
+    let options = SourceOptions {
+        members: 1,
+        ..SourceOptions::default()
+    };
+    let migrated = Migrated::new(options).await;
     let words = [
         "no member of the source runs: mastodon-postgresql-0 is",
         "FROM=target",

@@ -40,9 +40,16 @@ impl Restored {
         }
     }
 
-    /// Runs pg_verifybackup, which also checks the WAL.
+    /// Runs pg_verifybackup. It also checks the WAL, where the tools are of the server's version:
+    /// the format of WAL differs between major versions.
     pub fn verify(&self) {
         let mut command = self.setup.postgres("pg_verifybackup");
+        let version = self.setup.postgres("pg_waldump").arg("--version").output();
+        let tools = String::from_utf8(version.unwrap().stdout).unwrap();
+        let server = fs::read_to_string(self.data.join("PG_VERSION")).unwrap();
+        if !tools.contains(&format!(" {}.", server.trim())) {
+            command.arg("--no-parse-wal");
+        }
         command.arg(&self.data);
         demand(&mut command);
     }
