@@ -16,9 +16,6 @@ use job::error::{Context as _, Error, Result};
 use job::http::{Http, Limits, http_client, request_body};
 use job::pods::Pod;
 
-/// Longest time until a member's configuration shows a change that it has accepted.
-const SHOWN_MAX: Duration = Duration::from_secs(2);
-const SHOWN_POLL: Duration = Duration::from_millis(20);
 /// Longest time of a call; POST /restart answers when the server runs again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const LIMITS: Limits = Limits {
@@ -190,28 +187,15 @@ impl Patroni {
         )?)
     }
 
-    /// Merges `change` into the dynamic configuration; null removes a key. Returns when the
-    /// member's own answers show it. It takes effect at once on all members.
+    /// Merges `change` into the dynamic configuration; null removes a key. It takes effect at once
+    /// on all members, but their answers may show it later.
     ///
     /// # Errors
     /// Transient when the member does not answer; the change may have been made nevertheless.
     pub async fn patch_config(&self, member: &Member, change: &Value) -> Result<()> {
         self.call(member, Method::PATCH, "/config", Some(change))
-            .await?;
-        let shown = async {
-            while !shows(&self.config(member).await?, change) {
-                tokio::time::sleep(SHOWN_POLL).await;
-            }
-            Ok(())
-        };
-        tokio::time::timeout(SHOWN_MAX, shown)
             .await
-            .unwrap_or_else(|_| {
-                Err(Error::transient(format!(
-                    "patroni of {} has accepted a change of its configuration and does not show it",
-                    member.name
-                )))
-            })
+            .map(drop)
     }
 
     /// Reads the state of a member's server, which the member queries for each answer.
@@ -321,7 +305,7 @@ impl Patroni {
 }
 
 /// Whether a configuration is as this change leaves it.
-fn shows(config: &Value, change: &Value) -> bool {
+pub fn shows(config: &Value, change: &Value) -> bool {
     match change {
         Value::Object(change) => change.iter().all(|(key, wanted)| {
             let found = config.get(key).unwrap_or(&Value::Null);

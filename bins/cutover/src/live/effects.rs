@@ -33,6 +33,9 @@ use super::{LiveWorld, now};
 /// How long restartpoints are repeated before the next observation.
 const RESTARTPOINTS: Duration = Duration::from_millis(200);
 const RESTARTPOINT_PAUSE: Duration = Duration::from_millis(5);
+/// How long Patroni's loop sleeps after it has reloaded the server's configuration (reload_config
+/// in patroni/postgresql/config.py), and the queries after that.
+const PATRONI_RELOAD: Duration = Duration::from_millis(1_200);
 
 impl LiveWorld {
     pub(super) async fn act(&mut self, action: &Action, start: &Start) -> Result<Option<Fact>> {
@@ -167,9 +170,15 @@ impl LiveWorld {
         .await
     }
 
+    /// Takes at least as long as Patroni does nothing after the reload that has brought
+    /// `restart_after_crash` to the server: it would notice the block that much later.
     async fn checkpoint(&self) -> Result<Fact> {
-        self.collector.source.session()?.checkpoint().await?;
-        self.collector.target.session()?.checkpoint().await?;
+        let both = async {
+            self.collector.source.session()?.checkpoint().await?;
+            self.collector.target.session()?.checkpoint().await
+        };
+        let (done, ()) = futures::join!(both, sleep(PATRONI_RELOAD));
+        done?;
         Ok(Fact::Checkpointed(now()))
     }
 
@@ -235,9 +244,11 @@ impl LiveWorld {
             .await
     }
 
-    /// Whether Patroni is paused, by its leader. Asked immediately before the server is stopped.
+    /// Whether Patroni is paused, by the first member that answers. Asked immediately before the
+    /// server is stopped.
     async fn still_paused(&self) -> bool {
-        let config = servers::config(&self.collector.patroni, &self.collector.members).await;
+        let (patroni, members) = (&self.collector.patroni, &self.collector.members);
+        let config = servers::config_of_any(patroni, members).await;
         config.is_ok_and(|config| config.get("pause").and_then(Value::as_bool) == Some(true))
     }
 
@@ -324,10 +335,11 @@ impl LiveWorld {
 
     pub(super) async fn patch_patroni(&self, change: &Value) -> Result<()> {
         let mut last = Error::transient("no member of the source is known");
+        let (patroni, members) = (&self.collector.patroni, &self.collector.members);
         // Any member accepts the change for all of them; the leader comes first.
-        for member in &self.collector.members {
-            match self.collector.patroni.patch_config(member, change).await {
-                Ok(()) => return Ok(()),
+        for member in members {
+            match patroni.patch_config(member, change).await {
+                Ok(()) => return servers::until_shown(patroni, members, change).await,
                 Err(error) => last = error,
             }
         }

@@ -1,8 +1,7 @@
 //! What the servers answer in one observation.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use futures::{StreamExt as _, stream::FuturesOrdered};
 use job::{
     config::{Connection, NonEmptyString, ObjectName, SslMode},
     error::{Error, Result},
@@ -16,6 +15,7 @@ use protocol::{
     wal::Lsn,
 };
 use serde_json::Value;
+use tokio::time::{sleep, timeout};
 
 use super::{
     endpoints::Login,
@@ -23,9 +23,13 @@ use super::{
     session::{Connect as _, limited},
 };
 use crate::{
-    patroni::{self, Member, Patroni},
+    patroni::{self, Member, Patroni, shows},
     postgres::{self, Source, Target},
 };
+
+/// Longest time until a member shows a change of Patroni's configuration.
+const SHOWN_MAX: Duration = Duration::from_secs(2);
+const SHOWN_POLL: Duration = Duration::from_millis(10);
 
 /// The port of the source's Services (docs/operators/zalando.md#objects-and-labels).
 const POSTGRES_PORT: u16 = 5432;
@@ -206,24 +210,55 @@ fn parameter(config: &Value, name: &str) -> Option<String> {
     }
 }
 
-/// The configuration as the leader knows it, which accepts the changes; another member follows with
-/// a delay, and counts where the leader does not answer. All are asked at the same time.
-pub async fn config(patroni: &Patroni, members: &[Member]) -> Result<Value> {
+/// The configuration that blocks most among the members' answers. They differ while a change is on
+/// its way to the members: a block counts when the first of them shows it, and it is lifted when
+/// the last one does.
+async fn config(patroni: &Patroni, members: &[Member]) -> Result<Value> {
     let asked = members.iter().map(|member| limited(patroni.config(member)));
-    let mut answers: FuturesOrdered<_> = asked.collect();
+    let answers = futures::future::join_all(asked).await;
     let mut last = Error::transient("no member of the source is known");
-    while let Some(answer) = answers.next().await {
+    let mut known = Vec::new();
+    for answer in answers {
         match answer {
-            Ok(config) => return Ok(config),
+            Ok(config) => known.push(config),
             Err(error) => last = error,
         }
     }
-    Err(last)
+    let blocks = |config: &Value| {
+        let paused = config.get("pause").and_then(Value::as_bool) == Some(true);
+        let read_only = parameter(config, "default_transaction_read_only").as_deref() == Some("on");
+        let stops = parameter(config, "restart_after_crash").as_deref() == Some("off");
+        u8::from(paused) + u8::from(read_only) + u8::from(stops)
+    };
+    known.into_iter().max_by_key(blocks).ok_or(last)
+}
+
+/// Waits until a member's configuration shows a change that one of them has accepted: an
+/// observation would otherwise find the configuration from before it.
+///
+/// # Errors
+/// Transient when none does in time.
+pub async fn until_shown(patroni: &Patroni, members: &[Member], change: &Value) -> Result<()> {
+    let shown_by = |member| async move {
+        while !shows(&patroni.config(member).await?, change) {
+            sleep(SHOWN_POLL).await;
+        }
+        Ok(())
+    };
+    let asked = members.iter().map(|member| Box::pin(shown_by(member)));
+    timeout(SHOWN_MAX, futures::future::select_ok(asked))
+        .await
+        .map_err(|_| {
+            Error::transient(
+                "no member of the source shows a change of patroni's configuration yet",
+            )
+        })?
+        .map(drop)
 }
 
 /// The configuration as the member that answers first knows it: no hanging member delays it, but it
-/// may be older than the leader's.
-async fn config_of_any(patroni: &Patroni, members: &[Member]) -> Result<Value> {
+/// may be older than another one's.
+pub async fn config_of_any(patroni: &Patroni, members: &[Member]) -> Result<Value> {
     let asked = members
         .iter()
         .map(|member| Box::pin(patroni.config(member)));
