@@ -22,7 +22,7 @@
 //! 14. look for sessions at the source's standbys
 //! 15. resume the suspended controllers and write the receipt
 //!
-//! Until 8 it rolls back where it must. A second run continues where the first one ended.
+//! Until 9 it rolls back where it must. A second run continues where the first one ended.
 //!
 //! **Variables**: `settings.rs`, and the connections `SOURCE_*` and `TARGET_*`.
 

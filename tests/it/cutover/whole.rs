@@ -221,11 +221,11 @@ async fn dry_run(environment: &Environment) {
         .await;
     let before = environment.snapshot().await;
     let words = [
-        "would 4. DOWNTIME BEGINS",
+        "would 5. DOWNTIME BEGINS",
         "mastodon-web 2",
         "DB_HOST mastodon-postgresql-pooler → database-pooler-rw",
-        "would 8. POINT OF NO RETURN",
-        "would roll back by itself, where it must, until 8",
+        "would 9. POINT OF NO RETURN",
+        "would roll back by itself, where it must, until 9",
     ];
     environment
         .run(environment.by_config().env("DRY_RUN", "true"), 0, &words)
@@ -352,7 +352,7 @@ async fn rolled_back_by_the_services(environment: &Environment) {
     environment.has_slices(SOURCE).await;
     let words = [
         "rolling back: starting the source's server",
-        "rolling back: lifting pause and read-only",
+        "rolling back: restoring patroni's pause and settings",
         "rolling back: repointing the Services of mastodon-postgresql to it",
         "resuming client traffic on the source's poolers",
         "runs on the source as before",
