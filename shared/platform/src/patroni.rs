@@ -10,12 +10,16 @@ use kube::{Api, Client, ResourceExt as _, api::ListParams};
 use openssl::ssl::{SslConnector, SslMethod};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::{sleep, timeout};
 
 use crate::kubernetes::zalando::member_selector;
 use job::error::{Context as _, Error, Result};
 use job::http::{Http, Limits, http_client, request_body};
 use job::pods::Pod;
 
+/// Longest time until a member shows a change of the configuration.
+const SHOWN_MAX: Duration = Duration::from_secs(2);
+const SHOWN_POLL: Duration = Duration::from_millis(10);
 /// Longest time of a call; POST /restart answers when the server runs again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const LIMITS: Limits = Limits {
@@ -187,14 +191,43 @@ impl Patroni {
         )?)
     }
 
-    /// Merges `change` into the dynamic configuration; null removes a key. It takes effect at once
-    /// on all members, but their answers may show it later.
+    /// Merges `change` into the dynamic configuration of all members; null removes a key. Returns
+    /// when a member's answers show it: a question would otherwise find the configuration from
+    /// before it.
     ///
     /// # Errors
-    /// Transient when the member does not answer; the change may have been made nevertheless.
-    pub async fn patch_config(&self, member: &Member, change: &Value) -> Result<()> {
-        self.call(member, Method::PATCH, "/config", Some(change))
+    /// Transient when no member accepts the change, or none shows it in time; it may have been made
+    /// nevertheless.
+    pub async fn patch_config(&self, members: &[Member], change: &Value) -> Result<()> {
+        let mut last = Error::transient("no member of the source is known");
+        // Any member accepts the change for all of them; the leader comes first.
+        for member in members {
+            match self
+                .call(member, Method::PATCH, "/config", Some(change))
+                .await
+            {
+                Ok(_) => return self.until_shown(members, change).await,
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn until_shown(&self, members: &[Member], change: &Value) -> Result<()> {
+        let shown_by = |member| async move {
+            while !shows(&self.config(member).await?, change) {
+                sleep(SHOWN_POLL).await;
+            }
+            Ok(())
+        };
+        let asked = members.iter().map(|member| Box::pin(shown_by(member)));
+        timeout(SHOWN_MAX, futures::future::select_ok(asked))
             .await
+            .map_err(|_| {
+                Error::transient(
+                    "no member of the source shows a change of patroni's configuration yet",
+                )
+            })?
             .map(drop)
     }
 
@@ -283,7 +316,7 @@ impl Patroni {
             .body(request_body(Full::new(bytes)))
             .map_err(|e| failed(e.into()))?;
         let http = self.http()?;
-        tokio::time::timeout(CALL_TIMEOUT, async {
+        timeout(CALL_TIMEOUT, async {
             let response = http.request(request).await.map_err(|e| failed(e.into()))?;
             let status = response.status();
             let answer = response
@@ -305,7 +338,7 @@ impl Patroni {
 }
 
 /// Whether a configuration is as this change leaves it.
-pub fn shows(config: &Value, change: &Value) -> bool {
+fn shows(config: &Value, change: &Value) -> bool {
     match change {
         Value::Object(change) => change.iter().all(|(key, wanted)| {
             let found = config.get(key).unwrap_or(&Value::Null);

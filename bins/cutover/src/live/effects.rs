@@ -334,16 +334,8 @@ impl LiveWorld {
     }
 
     pub(super) async fn patch_patroni(&self, change: &Value) -> Result<()> {
-        let mut last = Error::transient("no member of the source is known");
         let (patroni, members) = (&self.collector.patroni, &self.collector.members);
-        // Any member accepts the change for all of them; the leader comes first.
-        for member in members {
-            match patroni.patch_config(member, change).await {
-                Ok(()) => return servers::until_shown(patroni, members, change).await,
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        patroni.patch_config(members, change).await
     }
 
     fn member(&self, name: &str) -> Result<&Member> {

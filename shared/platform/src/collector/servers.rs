@@ -1,6 +1,6 @@
 //! What the servers answer in one observation.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use job::{
     config::{Connection, NonEmptyString, ObjectName, SslMode},
@@ -15,7 +15,6 @@ use protocol::{
     wal::Lsn,
 };
 use serde_json::Value;
-use tokio::time::{sleep, timeout};
 
 use super::{
     endpoints::Login,
@@ -23,13 +22,9 @@ use super::{
     session::{Connect as _, limited},
 };
 use crate::{
-    patroni::{self, Member, Patroni, shows},
+    patroni::{self, Member, Patroni},
     postgres::{self, Source, Target},
 };
-
-/// Longest time until a member shows a change of Patroni's configuration.
-const SHOWN_MAX: Duration = Duration::from_secs(2);
-const SHOWN_POLL: Duration = Duration::from_millis(10);
 
 /// The port of the source's Services (docs/operators/zalando.md#objects-and-labels).
 const POSTGRES_PORT: u16 = 5432;
@@ -231,29 +226,6 @@ async fn config(patroni: &Patroni, members: &[Member]) -> Result<Value> {
         u8::from(paused) + u8::from(read_only) + u8::from(stops)
     };
     known.into_iter().max_by_key(blocks).ok_or(last)
-}
-
-/// Waits until a member's configuration shows a change that one of them has accepted: an
-/// observation would otherwise find the configuration from before it.
-///
-/// # Errors
-/// Transient when none does in time.
-pub async fn until_shown(patroni: &Patroni, members: &[Member], change: &Value) -> Result<()> {
-    let shown_by = |member| async move {
-        while !shows(&patroni.config(member).await?, change) {
-            sleep(SHOWN_POLL).await;
-        }
-        Ok(())
-    };
-    let asked = members.iter().map(|member| Box::pin(shown_by(member)));
-    timeout(SHOWN_MAX, futures::future::select_ok(asked))
-        .await
-        .map_err(|_| {
-            Error::transient(
-                "no member of the source shows a change of patroni's configuration yet",
-            )
-        })?
-        .map(drop)
 }
 
 /// The configuration as the member that answers first knows it: no hanging member delays it, but it
