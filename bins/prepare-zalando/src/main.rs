@@ -91,7 +91,7 @@ async fn prepare(settings: &Settings, run: &JobContext) -> Result<()> {
     findings::refuse(&found)?;
     record_store::refuse_after_cutover(&run.client, &run.namespace, &run.target).await?;
 
-    let mut observed = observation::observe(run, settings, &connection).await?;
+    let mut observed = observation::observe(run, settings, &connection, &resource).await?;
     output::observed(&run.report, &observed.facts);
     let found = findings::all(&observed.facts, settings, &image);
     output::findings(&run.report, &found);
@@ -103,7 +103,8 @@ async fn prepare(settings: &Settings, run: &JobContext) -> Result<()> {
     }
     if !required.is_empty() {
         source_change::apply::apply(run, settings, &observed.source, &required).await?;
-        observed = observation::observe(run, settings, &connection).await?;
+        let resource = observation::resource(run, settings).await?;
+        observed = observation::observe(run, settings, &connection, &resource).await?;
         let found = findings::all(&observed.facts, settings, &image);
         findings::refuse(&found)?;
     }

@@ -101,11 +101,11 @@ pub async fn observe(
     run: &JobContext,
     settings: &Settings,
     connection: &Connection,
+    cr: &Postgresql,
 ) -> Result<Observation> {
-    let cr = resource(run, settings).await?;
     let (pod, members) = pods(run, settings).await?;
     let patroni = dynamic_configuration(run, settings).await?;
-    let source_tls = source_tls::read(&run.client, &run.namespace, &cr).await?;
+    let source_tls = source_tls::read(&run.client, &run.namespace, cr).await?;
     let tls = tls(&source_tls, connection);
     if let Some(blocker) = access_findings::unverified(&tls) {
         findings::refuse(&[blocker])?;
@@ -142,7 +142,7 @@ pub async fn observe(
         host: access.connection.host.to_string(),
         port: access.connection.port,
         user: access.connection.user.to_string(),
-        resource: facts_of(&cr),
+        resource: facts_of(cr),
         pod,
         members,
         patroni,
