@@ -425,7 +425,7 @@ impl World {
 
     pub fn start(&mut self) {
         (self.source_up, self.sessions) = (true, Sessions::Accepted);
-        (self.applied, self.stops_applied) = (self.read_only, self.stops_on_crash);
+        self.reload();
         self.locked = false;
         self.postmaster_start += 1;
     }

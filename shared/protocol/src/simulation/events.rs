@@ -561,7 +561,7 @@ impl World {
         self.applied == self.read_only && self.stops_applied == self.stops_on_crash
     }
 
-    fn reload(&mut self) {
+    pub fn reload(&mut self) {
         (self.applied, self.stops_applied) = (self.read_only, self.stops_on_crash);
     }
 
