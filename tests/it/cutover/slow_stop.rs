@@ -3,8 +3,14 @@
 
 use std::time::Duration;
 
-use harness::{application::Epoch, migration::Migration, source::SourceOptions};
+use harness::{
+    application::Epoch,
+    kubelet::Launch,
+    migration::Migration,
+    source::{Member, SourceOptions},
+};
 use serde_json::json;
+use tokio_postgres::Client;
 
 use super::environment::{Environment, SOON, assert_ended, assert_same};
 
@@ -78,50 +84,41 @@ async fn with_logical_readers() -> Environment {
 /// The checkpointer hangs, so that the source never writes its shutdown checkpoint: its server is
 /// stopped at once after FENCE_MAX_SECONDS, and Patroni starts it again.
 async fn rolls_back_while_the_old_postmaster_lives(environment: &Environment, accepted: &str) {
-    let before = environment.snapshot().await;
     let launch = environment
         .cutover()
         .env("ACCEPT", accepted)
         .env("FENCE_MAX_SECONDS", FENCE_MAX_SECONDS);
-    let running = environment.until_failpoint(launch, "before Fence").await;
-    let leader = environment.migration.source.leader().await.unwrap();
-    let session = environment
-        .migration
-        .source
-        .connect_to(leader, "postgres")
-        .await
-        .unwrap();
-    leader.suspend_checkpointer(&session).await.unwrap();
-    drop(session);
-    running.release_failpoint();
-    let ended = running.wait(SOON).await.unwrap();
-    assert_ended(
-        &ended,
-        3,
-        &[
-            "ROLLING BACK: the clean stop of the source was not proved within",
-            "the application runs on the source as before",
-        ],
-    );
-    environment.runs_on_the_source().await;
-    assert_same(&before, &environment.snapshot().await);
+    rolls_back(environment, launch, async |leader, session| {
+        leader.suspend_checkpointer(session).await.unwrap();
+    })
+    .await;
 }
 
 /// PostgreSQL would recover by itself, with a checkpoint like that of a clean stop and the same
 /// postmaster, and take writes again. It stays stopped, and Patroni starts it.
 async fn rolls_back_after_a_crash_before_the_stop(environment: &Environment, accepted: &str) {
-    let before = environment.snapshot().await;
     let launch = environment.cutover().env("ACCEPT", accepted);
+    rolls_back(environment, launch, async |leader, session| {
+        leader.crash_session(session).await.unwrap();
+        leader.until_postgres_ends(SOON).await.unwrap();
+    })
+    .await;
+}
+
+/// Disturbs the leader, in a session to it, after the fence is recorded and before its server is
+/// stopped.
+async fn rolls_back(
+    environment: &Environment,
+    launch: Launch<'_>,
+    disturb: impl AsyncFnOnce(&Member, &Client),
+) {
+    let before = environment.snapshot().await;
     let running = environment.until_failpoint(launch, "before Fence").await;
-    let leader = environment.migration.source.leader().await.unwrap();
-    let session = environment
-        .migration
-        .source
-        .connect_to(leader, "postgres")
-        .await
-        .unwrap();
-    leader.crash_session(&session).await.unwrap();
-    leader.until_postgres_ends(SOON).await.unwrap();
+    let source = &environment.migration.source;
+    let leader = source.leader().await.unwrap();
+    let session = source.connect_to(leader, "postgres").await.unwrap();
+    disturb(leader, &session).await;
+    drop(session);
     running.release_failpoint();
     let ended = running.wait(SOON).await.unwrap();
     assert_ended(
