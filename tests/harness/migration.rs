@@ -163,7 +163,8 @@ impl Migration {
 
     /// A Job of a step, ready to start.
     pub fn step(&self, step: &str) -> Launch<'_> {
-        self.kubelet.step(step)
+        // Only the test that turns a Service late waits for it.
+        self.kubelet.step(step).env("SERVICES_WATCH_SECONDS", "0")
     }
 
     /// Applies the manifest that prepare-zalando rendered and waits until the target's CA exists,

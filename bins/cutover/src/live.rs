@@ -35,7 +35,9 @@ use crate::{failpoint::reached, receipt, settings::Settings};
 
 /// Pause between observations while a change is under way: short, because clients wait.
 const CLOSE_PAUSE: Duration = Duration::from_millis(20);
-/// Longest pause between observations while the target promotion_runs.
+/// Pause between observations when clients are served and only the Services are watched.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause between observations while the target's promotion runs.
 const PROMOTION_PAUSE: Duration = Duration::from_millis(200);
 /// Interval at which the target alone is asked during that pause.
 const PROMOTION_POLL: Duration = Duration::from_millis(10);
@@ -297,6 +299,9 @@ impl World for LiveWorld {
         self.run.report.waiting(missing.to_string());
         match interval {
             PollInterval::Close if self.promotion_runs() => self.until_promoted().await,
+            PollInterval::Close if matches!(missing, Wait::ServicesWatched { .. }) => {
+                sleep(WATCH_PAUSE).await;
+            }
             PollInterval::Close => sleep(CLOSE_PAUSE).await,
             PollInterval::Failed => sleep(FAILED_PAUSE).await,
         }

@@ -50,6 +50,8 @@ pub struct Settings {
     pub cutover_max_seconds: u64,
     /// Longest time from the request to stop the source until its clean stop is proved, in seconds.
     pub fence_max_seconds: u64,
+    /// How long the source's Services are watched once clients are served, in seconds.
+    pub services_watch_seconds: u64,
     /// Most bytes that the target may lag behind before the cutover begins.
     pub lag_bytes_max: u64,
     /// The findings that the user accepts.
@@ -71,6 +73,7 @@ impl Settings {
             config: self.app_config_target.0.clone(),
             route: self.route,
             services: self.services(),
+            services_watch: Duration::from_secs(self.services_watch_seconds),
             lag_bytes_max: self.lag_bytes_max,
             apps: self.apps.0.iter().map(ToString::to_string).collect(),
             app_configmap: self.app_configmap.to_string(),

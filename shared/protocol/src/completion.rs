@@ -4,6 +4,7 @@ use crate::{
     cutover,
     decision::{Action, Decision, Limits},
     manifest,
+    quantity::elapsed,
     reason::Wait,
     record::{Fact, Manifest, Promoted, Promotion, Record, Start},
     route::Route,
@@ -65,7 +66,7 @@ pub fn after(
         Route::Config => by_config(record, start, seen, limits),
         Route::Service => by_service(record, promoted, seen),
     };
-    step.unwrap_or_else(|| settle(record, start, seen))
+    step.unwrap_or_else(|| settle(record, start, seen, limits))
 }
 
 /// Waits until the target is a primary and has restarted, then verifies a write.
@@ -178,8 +179,8 @@ pub fn services_repointed(seen: &Snapshot, limits: &Limits) -> bool {
 }
 
 /// After the downtime: rewrites the stored manifest, resumes the suspended controllers, looks for
-/// sessions that still read from the source, and writes the receipt.
-fn settle(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
+/// sessions that still read from the source, watches the Services, and writes the receipt.
+fn settle(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) -> Decision {
     if let Some(step) = stored_manifest(record, seen) {
         return step;
     }
@@ -189,7 +190,28 @@ fn settle(record: &Record, start: &Start, seen: &Snapshot) -> Decision {
     if record.readers.is_none() {
         return Decision::Do(Action::FindReaders);
     }
-    Decision::Do(Action::WriteReceipt)
+    match services_watched(record, start, seen, limits) {
+        Some(wait) => Decision::Wait(wait),
+        None => Decision::Do(Action::WriteReceipt),
+    }
+}
+
+/// The Zalando operator looks at its suspension when it puts a sync into its queue, not when it
+/// takes one out (`processEvent` in its pkg/controller/postgresql.go), and a sync turns the
+/// Services to the source again. Each observation until the end repoints them.
+fn services_watched(
+    record: &Record,
+    start: &Start,
+    seen: &Snapshot,
+    limits: &Limits,
+) -> Option<Wait> {
+    let serving = record.serving?;
+    let watched = elapsed(serving, seen.now);
+    (start.route == Route::Service && watched < limits.services_watch).then(|| {
+        Wait::ServicesWatched {
+            seconds: limits.services_watch.as_secs(),
+        }
+    })
 }
 
 /// Makes the stored manifest agree with the promoted Cluster, then records how it was found: one

@@ -155,6 +155,8 @@ pub struct Limits {
     pub route: Option<Route>,
     /// The source's Services with their selectors for the target.
     pub services: BTreeMap<String, Selector>,
+    /// SERVICES_WATCH_SECONDS: how long the Services are watched once clients are served.
+    pub services_watch: Duration,
     /// LAG_BYTES_MAX: bytes of WAL that the target may not have replayed yet, at most.
     pub lag_bytes_max: u64,
     /// APPS: the words that select the application's workloads.

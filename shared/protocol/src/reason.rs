@@ -187,8 +187,8 @@ impl fmt::Display for RollbackReason {
             }
             Self::InstancesNotInStep { seconds } => write!(
                 f,
-                "not all ready instances of the target had everything, or its designated primary \
-                 was changing, {seconds} s after the stop of the source (FENCE_MAX_SECONDS)"
+                "not all ready instances of the target had everything within {seconds} s, or its \
+                 designated primary was changing (FENCE_MAX_SECONDS)"
             ),
             Self::DeadlineExceeded { since, seconds } => {
                 let since: &str = since.into();

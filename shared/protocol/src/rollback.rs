@@ -139,18 +139,12 @@ fn futile(
     if let Some(fenced) = &record.fenced {
         let elapsed = elapsed(fenced.at, seen.now);
         let seconds = elapsed.as_secs();
-        let instances = matches!(
-            health.waiting,
-            Some((WaitKind::InstancesBehind | WaitKind::TargetSwitchingOver, _))
-        );
-        let reason = || {
-            if instances {
-                return RollbackReason::InstancesNotInStep { seconds };
-            }
-            RollbackReason::NotFencedInTime {
+        let reason = || match health.waiting {
+            Some((kind, _)) if of_instances(kind) => RollbackReason::InstancesNotInStep { seconds },
+            _ => RollbackReason::NotFencedInTime {
                 seconds,
                 unreachable: silent(seen),
-            }
+            },
         };
         return (elapsed >= limits.fence_max).then(reason);
     }
@@ -158,6 +152,10 @@ fn futile(
     let elapsed = elapsed(since, seen.now);
     let seconds = elapsed.as_secs();
     let reason = match kind {
+        kind if of_instances(kind) => {
+            return (elapsed >= limits.fence_max)
+                .then_some(RollbackReason::InstancesNotInStep { seconds });
+        }
         WaitKind::SourceUnreachable | WaitKind::SourceGone => RollbackReason::ServerLost {
             server: Server::Source,
             seconds,
@@ -173,6 +171,14 @@ fn futile(
         _ => return None,
     };
     (elapsed >= UNREACHABLE_MAX).then_some(reason)
+}
+
+/// The wait is for further instances of the target, or for its switchover.
+fn of_instances(kind: WaitKind) -> bool {
+    matches!(
+        kind,
+        WaitKind::InstancesBehind | WaitKind::TargetSwitchingOver
+    )
 }
 
 /// The members of the source whose Patroni does not answer.
@@ -617,6 +623,13 @@ mod tests {
             None,
             "it may catch up"
         );
+        assert_eq!(why(&begun, &seen, WaitKind::InstancesBehind), None);
+        let mut later = seen.clone();
+        later.now = begun.blocked.unwrap() + SignedDuration::try_from(limits().fence_max).unwrap();
+        assert!(matches!(
+            why(&begun, &later, WaitKind::InstancesBehind),
+            Some(RollbackReason::InstancesNotInStep { .. })
+        ));
         let interrupted = |seconds| Health {
             interrupted: Some(Duration::from_secs(seconds)),
             ..Health::default()

@@ -3,15 +3,16 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::environment::{Environment, SOON, assert_ended};
+use super::environment::{Environment, SERVICE, SOON, SOURCE, assert_ended};
 
 /// A transaction through a pooler is open when the cutover comes to its block; a pod of a pooler is
 /// deleted in the pause; a policy admits the Job and that pooler to the target, and refuses the
 /// other two poolers, of which one has clients and one has none. SOURCE_HOSTADDR is the leader's
 /// own address, as where DNS cannot resolve the Service: the Service that is repointed is asked
-/// nevertheless.
+/// nevertheless. When clients are served, a sync of the Zalando operator that was queued before it
+/// was suspended turns that Service back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_downtime_ends_when_every_pooler_reaches_the_target() {
     let environment = Environment::ready().await;
@@ -24,6 +25,7 @@ async fn the_downtime_ends_when_every_pooler_reaches_the_target() {
         .cutover()
         .env("SOURCE_HOSTADDR", &leader.address().to_string())
         .env("FAILPOINT", "before ResumePoolers")
+        .env("SERVICES_WATCH_SECONDS", "10")
         .start()
         .await
         .unwrap();
@@ -51,6 +53,11 @@ async fn the_downtime_ends_when_every_pooler_reaches_the_target() {
     for pooler in [with_clients, without_clients] {
         pooler.reaches_upstream(true);
     }
+    running
+        .wait_for_line("watching the Services for 10 s", SOON)
+        .await
+        .unwrap();
+    is_turned_back(&environment).await;
     let ended = running.wait(SOON).await.unwrap();
     let words = [
         "and its clients wait",
@@ -64,6 +71,26 @@ async fn the_downtime_ends_when_every_pooler_reaches_the_target() {
     deleted.console("pause").await.unwrap();
     deleted.console("resume").await.unwrap();
     environment.nothing_is_lost().await;
+}
+
+/// Takes the selector from the source's Service, as the operator's sync does where Endpoints hold
+/// Patroni's state, and waits until the cutover has repointed it.
+async fn is_turned_back(environment: &Environment) {
+    let selector = async || {
+        let service = environment.object(SERVICE, SOURCE).await;
+        service["spec"]["selector"].clone()
+    };
+    let repointed = selector().await;
+    assert_ne!(repointed, Value::Null);
+    let change = json!({"spec": {"selector": null}});
+    environment.patch(SERVICE, SOURCE, change).await;
+    let waits = async {
+        while selector().await != repointed {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, waits).await.unwrap();
+    assert_eq!(environment.fact("finished").await, Value::Null);
 }
 
 /// Waits until the transaction through a pooler is as old as cutover waits for.

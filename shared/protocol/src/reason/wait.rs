@@ -104,6 +104,12 @@ pub enum Wait {
     /// The stored manifest of the target has not been read: the application was not served yet when
     /// the snapshot was taken.
     ManifestUnread,
+    /// Clients are served, and a sync that the Zalando operator queued before it was suspended may
+    /// still turn the Services to the source.
+    ServicesWatched {
+        /// For how long they are watched, in seconds.
+        seconds: u64,
+    },
     /// Rollback: no Patroni of the source answers.
     RollbackPatroniUnreachable(Option<Failure>),
     /// Rollback: Patroni has not taken the leader lock again.
@@ -263,6 +269,11 @@ impl fmt::Display for Wait {
                 f.write_str(&all.join("; "))
             }
             Self::ManifestUnread => f.write_str("reading the stored manifest"),
+            Self::ServicesWatched { seconds } => write!(
+                f,
+                "clients are served; watching the Services for {seconds} s, because a sync that \
+                 the Zalando operator has queued would turn them back"
+            ),
             Self::RollbackPatroniUnreachable(_) => {
                 f.write_str("rolling back: patroni does not answer")
             }
@@ -467,6 +478,7 @@ pub fn examples() -> Vec<Wait> {
             overdue: true,
         },
         Wait::ManifestUnread,
+        Wait::ServicesWatched { seconds: 60 },
         Wait::RollbackPatroniUnreachable(None),
         Wait::RollbackLeaderLockNotHeld,
         Wait::RollbackBlockNotApplied,

@@ -308,6 +308,7 @@ impl Situation {
             | Kind::SourceGone
             | Kind::TargetUnreachable
             | Kind::TargetPromoting
+            | Kind::ServicesWatched
             | Kind::EffectNotObserved
             | Kind::Failed => return None,
         }

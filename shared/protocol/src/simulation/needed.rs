@@ -81,6 +81,9 @@ fn wait(kind: WaitKind) -> Needed {
         Kind::ManifestUnread => {
             Otherwise("a finished cutover rewrites a manifest that follows all the same")
         }
+        Kind::ServicesWatched => Otherwise(
+            "it prolongs the time in which Services are repointed; a later run does it, too",
+        ),
         Kind::RollbackBlockNotApplied => Otherwise(
             "without it clients are refused writes for one of Patroni's loops; then the lifted \
              block reaches the server",
