@@ -197,8 +197,8 @@ fn settle(record: &Record, start: &Start, seen: &Snapshot, limits: &Limits) -> D
 }
 
 /// The Zalando operator looks at its suspension when it puts a sync into its queue, not when it
-/// takes one out (`processEvent` in its pkg/controller/postgresql.go), and a sync turns the
-/// Services to the source again. Each observation until the end repoints them.
+/// takes one out (`processEvent` in its pkg/controller/postgresql.go), and a sync repoints the
+/// Services to the source again. Each observation until the end repoints them to the target.
 fn services_watched(
     record: &Record,
     start: &Start,

@@ -105,7 +105,7 @@ pub enum Wait {
     /// the snapshot was taken.
     ManifestUnread,
     /// Clients are served, and a sync that the Zalando operator queued before it was suspended may
-    /// still turn the Services to the source.
+    /// still take them back to the source.
     ServicesWatched {
         /// For how long they are watched, in seconds.
         seconds: u64,
