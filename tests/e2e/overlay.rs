@@ -50,6 +50,7 @@ configMapGenerator:
   - TARGET_IMAGE={}
   - TARGET_STORAGE=2Gi
   - ROUTE={}
+  - ACCEPT=wal-archive
 {restart}",
         settings.target_image,
         settings.route.word()

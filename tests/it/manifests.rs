@@ -166,8 +166,10 @@ async fn admit(client: &Client, namespace: &str, template: &Value) -> kube::Resu
 #[tokio::test]
 async fn there_is_one_of_each_kind_for_every_step_and_nothing_else() {
     let objects = example().await;
-    let mut expected: BTreeSet<(String, String)> =
-        [("ConfigMap".to_owned(), "replica-migration".to_owned())].into();
+    let maps = ["replica-migration", "target-patch"];
+    let mut expected: BTreeSet<(String, String)> = maps
+        .map(|name| ("ConfigMap".to_owned(), name.to_owned()))
+        .into();
     for step in STEPS {
         let access = ["ServiceAccount", "Role", "RoleBinding"];
         expected.extend(access.map(|kind| (kind.to_owned(), format!("replica-migration-{step}"))));

@@ -5,6 +5,7 @@
 //! The same facts and settings render the same text, so a second run changes nothing.
 
 mod filters;
+mod patched;
 
 use std::collections::BTreeMap;
 
@@ -17,12 +18,14 @@ use serde_json::Value;
 
 use crate::{
     facts::Facts,
-    hba,
+    hba::clients::Clients,
     image::Image,
     memory, parameters,
     settings::{CA_SECRET, REPLICATION_SECRET, Settings},
 };
 
+/// Between the documents of the manifest.
+const SEPARATOR: &str = "\n---\n";
 /// CloudNativePG's default of wal_keep_size, in MB.
 const WAL_KEEP_MB_DEFAULT: u64 = 512;
 
@@ -45,6 +48,9 @@ struct ClusterManifest<'a> {
     /// Its memory differs from the leader's.
     memory_raised: bool,
     leader_pod: &'a str,
+    affinity: Option<&'a Value>,
+    priority_class: Option<&'a str>,
+    scheduler: Option<&'a str>,
     superuser_secret: String,
     database: &'a str,
     owner: &'a str,
@@ -72,7 +78,7 @@ struct ClusterManifest<'a> {
     managed: BTreeMap<String, String>,
     /// Parameters that were changed at the source.
     tuning: BTreeMap<&'a str, &'a str>,
-    refuses_plaintext: bool,
+    clients: Clients,
     has_md5_passwords: bool,
     /// The source's shared_preload_libraries; None when it has none.
     preloaded_libraries: Option<String>,
@@ -93,12 +99,33 @@ struct Pooler {
 /// Renders the Cluster and its Poolers.
 ///
 /// # Errors
-/// Transient when the template cannot be rendered, which no value is known to cause.
+/// Config for a TARGET_PATCH that leaves out lines of pg_hba. Transient when the template cannot be
+/// rendered, which no value is known to cause.
 pub fn render(facts: &Facts, settings: &Settings, image: &Image) -> Result<String> {
     let text = values(facts, settings, image)
         .render()
         .map_err(|error| Error::transient("rendering the Cluster manifest").caused_by(error))?;
-    Ok(text.trim_end().to_owned() + "\n")
+    let text = text.trim_end().to_owned() + "\n";
+    let (cluster, poolers) = text.split_at(text.find(SEPARATOR).map_or(text.len(), |at| at + 1));
+    let wrong = |reason| {
+        Error::config(format!("TARGET_PATCH: {reason}")).hint("correct the patch in its ConfigMap")
+    };
+    let patch = &facts.target_patch;
+    patch.keeps_pg_hba(&parsed(cluster)?).map_err(wrong)?;
+    Ok(patched::patched(cluster, patch.fields()).map_err(wrong)? + poolers)
+}
+
+/// The Cluster of a rendered manifest.
+///
+/// # Errors
+/// Transient when it is not YAML, which no value is known to cause.
+pub fn cluster(manifest: &str) -> Result<Value> {
+    parsed(manifest.split(SEPARATOR).next().unwrap_or_default())
+}
+
+fn parsed(document: &str) -> Result<Value> {
+    serde_yaml_ng::from_str(document)
+        .map_err(|error| Error::transient("reading the rendered Cluster").caused_by(error))
 }
 
 fn values<'a>(facts: &'a Facts, settings: &'a Settings, image: &Image) -> ClusterManifest<'a> {
@@ -123,6 +150,9 @@ fn values<'a>(facts: &'a Facts, settings: &'a Settings, image: &Image) -> Cluste
         resources: memory::resources(facts),
         memory_raised: !memory::raised(facts).is_empty(),
         leader_pod: &facts.pod.name,
+        affinity: facts.resource.affinity.as_ref(),
+        priority_class: facts.resource.priority_class.as_deref(),
+        scheduler: facts.resource.scheduler.as_deref(),
         superuser_secret: settings.superuser_secret(),
         database: &settings.database,
         owner,
@@ -143,7 +173,7 @@ fn values<'a>(facts: &'a Facts, settings: &'a Settings, image: &Image) -> Cluste
         wal_keep_size: wal_keep_size(facts, settings),
         managed: parameters::managed(facts, image),
         tuning: parameters::tuning(facts),
-        refuses_plaintext: hba::refuses_plaintext(&facts.hba),
+        clients: facts.clients(),
         has_md5_passwords: !facts.md5_roles().is_empty(),
         preloaded_libraries: Some(facts.setting("shared_preload_libraries").replace(',', ", "))
             .filter(|libraries| !libraries.is_empty()),
@@ -349,20 +379,21 @@ mod tests {
     }
 
     #[test]
-    fn md5_is_accepted_only_while_passwords_are_stored_as_md5() {
+    fn the_sources_lines_about_clients_follow_the_one_about_replication() {
         let mut facts = fixture::facts();
         let hba = |facts: &Facts| {
-            documents(facts, &fixture::settings())[0]["spec"]["postgresql"]["pg_hba"]
-                .as_sequence()
-                .unwrap()
-                .len()
+            let cluster = documents(facts, &fixture::settings()).remove(0);
+            let lines = cluster["spec"]["postgresql"]["pg_hba"].clone();
+            serde_yaml_ng::from_value::<Vec<String>>(lines).unwrap()
         };
-        assert_eq!(hba(&facts), 3);
-        facts
-            .roles
-            .iter_mut()
-            .for_each(|role| role.hash = Some(crate::stored_password::Kind::Scram));
-        assert_eq!(hba(&facts), 2);
+        let usual = [
+            "hostssl replication standby all md5",
+            "hostnossl all all all reject",
+            "hostssl all all all md5",
+        ];
+        assert_eq!(hba(&facts), usual);
+        facts.hba.truncate(1);
+        assert_eq!(hba(&facts)[1..], ["host all all all reject"]);
     }
 
     #[test]

@@ -7,7 +7,15 @@ use job::config::SslMode;
 use protocol::wal::Identity;
 use serde_json::Value;
 
-use crate::{cnpg_roles::ExistingRoles, hba::Rule, stored_password::Kind};
+use crate::{
+    cnpg_roles::ExistingRoles,
+    hba::{
+        Rule,
+        clients::{Clients, clients},
+    },
+    stored_password::Kind,
+    target_patch::TargetPatch,
+};
 
 /// Everything that the findings and the manifest are computed from.
 #[derive(Clone, Debug)]
@@ -48,6 +56,8 @@ pub struct Facts {
     pub login: Login,
     /// The target; None until its Cluster exists.
     pub target: Option<Target>,
+    /// What the user adds to the rendered Cluster.
+    pub target_patch: TargetPatch,
 }
 
 /// The relevant part of the `postgresql` resource.
@@ -59,6 +69,12 @@ pub struct Resource {
     pub suspended: bool,
     /// The operator's connection pooler.
     pub pooler: Pooler,
+    /// Where the members' pods run, as `spec.affinity` of the Cluster; None where nothing is said.
+    pub affinity: Option<Value>,
+    /// Their priority class.
+    pub priority_class: Option<String>,
+    /// Their scheduler.
+    pub scheduler: Option<String>,
 }
 
 /// The operator's connection pooler, with the defaults of postgres-operator's
@@ -251,6 +267,10 @@ impl Facts {
     /// Size of all databases in bytes.
     pub fn bytes(&self) -> u64 {
         self.databases.iter().map(|database| database.bytes).sum()
+    }
+    /// What the target gets of the source's pg_hba.
+    pub fn clients(&self) -> Clients {
+        clients(&self.hba, !self.md5_roles().is_empty())
     }
     /// Roles that may log in and have an md5 hash.
     pub fn md5_roles(&self) -> Vec<&str> {

@@ -107,7 +107,11 @@ mod tests {
             .collect();
         assert_eq!(
             decisions,
-            ["collation-version:mastodon", "collation-version:postgres"],
+            [
+                "wal-archive",
+                "collation-version:mastodon",
+                "collation-version:postgres"
+            ],
             "{found:?}"
         );
     }

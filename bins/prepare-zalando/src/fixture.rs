@@ -9,6 +9,7 @@ use crate::{
     hba::Rule,
     settings::{Settings, SourceAuth},
     stored_password::Kind,
+    target_patch::TargetPatch,
 };
 
 pub(crate) fn settings() -> Settings {
@@ -19,6 +20,7 @@ pub(crate) fn settings() -> Settings {
         source_auth: SourceAuth::Standby,
         allow_source_rolling_update: false,
         wal_keep_mb: None,
+        target_patch: "target-patch".parse().unwrap(),
         target_image: serde_json::from_value(json!(
             "ghcr.io/cloudnative-pg/postgresql:17.10-standard-trixie"
         ))
@@ -50,7 +52,9 @@ fn rule(line: i32, words: [&str; 5]) -> Rule {
         databases: vec![words[1].into()],
         roles: vec![words[2].into()],
         address: Some(words[3].into()),
+        netmask: None,
         method: words[4].into(),
+        options: Vec::new(),
         error: None,
     }
 }
@@ -145,6 +149,7 @@ pub(crate) fn facts() -> Facts {
             password: Password::Matches,
         },
         target: None,
+        target_patch: TargetPatch::default(),
     };
     for (name, value, boot) in [
         ("max_connections", "136", "100"),
@@ -204,6 +209,9 @@ pub(crate) fn unusual() -> (Facts, Settings) {
         instances: 3,
         max_db_connections: 90,
     };
+    facts.resource.affinity = Some(json!({"tolerations": [{"key": "db", "operator": "Exists"}]}));
+    facts.resource.priority_class = Some("on".into());
+    facts.resource.scheduler = Some("packing".into());
     facts.databases = vec![database("my \"db\": #1", "- yes\n")];
     facts.roles = vec![role("postgres", true, true)];
     facts.roles[0].hash = Some(Kind::Scram);

@@ -9,12 +9,13 @@
 //! Its steps:
 //! 1. observe the source and the target;
 //! 2. report the findings, and refuse before the first effect if one of them is a blocker;
-//! 3. change the `postgresql` resource, only if a setting requests it;
-//! 4. write the Secret that the target logs in with, and create CloudNativePG's roles in one
+//! 3. ask the API server, by a dry run, whether it would accept the manifest;
+//! 4. change the `postgresql` resource, only if a setting requests it;
+//! 5. write the Secret that the target logs in with, and create CloudNativePG's roles in one
 //!    transaction;
-//! 5. log in over the replication protocol as the target will;
-//! 6. write the Secrets of the owner and the superuser, and the manifest;
-//! 7. print the next step.
+//! 6. log in over the replication protocol as the target will;
+//! 7. write the Secrets of the owner and the superuser, and the manifest;
+//! 8. print the next step.
 //!
 //! | variable | meaning |
 //! |---|---|
@@ -26,6 +27,7 @@
 //! | ALLOW_SOURCE_ROLLING_UPDATE | `true`: allow changing pg_hba, which restarts pods |
 //! | WAL_KEEP_MB | raise wal_keep_size of the source to this many MB |
 //! | TARGET_IMAGE, TARGET_STORAGE, TARGET_STORAGE_CLASS, ADOPT_IMAGE | values of the manifest |
+//! | TARGET_PATCH | the ConfigMap with what the user adds to the Cluster |
 //! | ARCHIVE_RESTART | `never` (default): the promotion takes no restart |
 //! | ACCEPT | findings that the user accepts, as `id` or `id:object` |
 //! | DRY_RUN | `true`: report what would be done, print the manifest, change nothing |
@@ -33,6 +35,7 @@
 //! Unless a function says otherwise, its errors are those of the Kubernetes API or of the source's
 //! server, with the kind that [`job::error`] gives them.
 
+mod admission_check;
 mod cluster_manifest;
 mod cnpg_roles;
 mod facts;
@@ -52,6 +55,7 @@ mod secrets;
 mod settings;
 mod source_change;
 mod stored_password;
+mod target_patch;
 
 use std::process::ExitCode;
 
@@ -96,6 +100,8 @@ async fn prepare(settings: &Settings, run: &JobContext) -> Result<()> {
     let found = findings::all(&observed.facts, settings, &image);
     output::findings(&run.report, &found);
     findings::refuse(&found)?;
+    let manifest = cluster_manifest::render(&observed.facts, settings, &image)?;
+    admission_check::admitted(run, &manifest).await?;
 
     let required = source_change::required(&observed.facts, settings);
     if settings.dry_run {
@@ -111,7 +117,7 @@ async fn prepare(settings: &Settings, run: &JobContext) -> Result<()> {
     carry_out(run, settings, &observed, &image).await
 }
 
-/// Steps 4 to 7: Secrets, roles, login and manifest.
+/// Steps 5 to 8: Secrets, roles, login and manifest.
 async fn carry_out(
     run: &JobContext,
     settings: &Settings,
@@ -159,6 +165,6 @@ async fn carry_out(
             outcome.describe()
         ),
     );
-    output::ready(run, settings, observed);
+    output::ready(run, settings, observed, &manifest);
     Ok(())
 }

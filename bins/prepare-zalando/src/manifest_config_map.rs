@@ -23,14 +23,19 @@ pub async fn write(run: &JobContext, settings: &Settings, text: &str) -> Result<
     Ok(outcome)
 }
 
-/// The command that applies the manifest.
-pub fn apply_command(namespace: &str, settings: &Settings) -> String {
-    let key = settings.manifest_key().replace('.', "\\.");
-    format!(
-        "kubectl get configmap {} -n {namespace} -o jsonpath='{{.data.{key}}}' | kubectl apply -f \
-         -",
-        settings.manifest_map()
-    )
+/// The commands that hand the manifest over: as a file, so that it is read before it is applied,
+/// and with its digest, so that it is the text of this program.
+pub fn commands(namespace: &str, settings: &Settings, text: &str) -> Vec<String> {
+    let (map, file) = (settings.manifest_map(), settings.manifest_key());
+    let key = file.replace('.', "\\.");
+    let digest = manifest::digest(text);
+    vec![
+        format!(
+            "kubectl get configmap {map} -n {namespace} -o jsonpath='{{.data.{key}}}' > {file}"
+        ),
+        format!("echo '{digest}  {file}' | sha256sum --check"),
+        format!("kubectl diff -n {namespace} -f {file}; kubectl apply -n {namespace} -f {file}"),
+    ]
 }
 
 fn maps(run: &JobContext) -> Api<ConfigMap> {
@@ -51,11 +56,20 @@ mod tests {
     use crate::fixture;
 
     #[test]
-    fn the_command_escapes_the_dot_of_the_key_for_jsonpath() {
+    fn the_commands_save_compare_and_apply_one_file() {
+        let digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
         assert_eq!(
-            apply_command("mastodon", &fixture::settings()),
-            "kubectl get configmap database-cluster-replica -n mastodon -o \
-             jsonpath='{.data.database-cluster-replica\\.yaml}' | kubectl apply -f -"
+            commands("mastodon", &fixture::settings(), "hello"),
+            [
+                "kubectl get configmap database-cluster-replica -n mastodon -o \
+                 jsonpath='{.data.database-cluster-replica\\.yaml}' > \
+                 database-cluster-replica.yaml"
+                    .to_owned(),
+                format!("echo '{digest}  database-cluster-replica.yaml' | sha256sum --check"),
+                "kubectl diff -n mastodon -f database-cluster-replica.yaml; kubectl apply -n \
+                 mastodon -f database-cluster-replica.yaml"
+                    .to_owned(),
+            ]
         );
     }
 }

@@ -20,6 +20,7 @@ use platform::{
     postgres::{self, Credentials, Source, in_recovery, read_secret},
 };
 use secrecy::SecretString;
+use serde_json::{Map, Value};
 
 use crate::{
     cnpg_roles,
@@ -27,7 +28,7 @@ use crate::{
     findings::{self, access as access_findings},
     queries,
     settings::Settings,
-    stored_password,
+    stored_password, target_patch,
 };
 
 /// The application_name of this program's sessions.
@@ -103,6 +104,7 @@ pub async fn observe(
     connection: &Connection,
     cr: &Postgresql,
 ) -> Result<Observation> {
+    let target_patch = target_patch::read(run, settings).await?;
     let (pod, members) = pods(run, settings).await?;
     let patroni = dynamic_configuration(run, settings).await?;
     let source_tls = source_tls::read(&run.client, &run.namespace, cr).await?;
@@ -159,6 +161,7 @@ pub async fn observe(
             password: compare(stored.as_ref(), replication.as_ref(), role),
         },
         target,
+        target_patch,
     };
     let owner_hash = match owner {
         Some(owner) => queries::stored_hash(&source, &owner).await?,
@@ -216,7 +219,27 @@ fn facts_of(cr: &Postgresql) -> Resource {
                 .max_db_connections
                 .unwrap_or(defaults.max_db_connections),
         },
+        affinity: affinity(cr),
+        priority_class: given(cr.spec.pod_priority_class_name.as_ref()),
+        scheduler: given(cr.spec.scheduler_name.as_ref()),
     }
+}
+
+fn given(text: Option<&String>) -> Option<String> {
+    text.filter(|text| !text.is_empty()).cloned()
+}
+
+/// Tolerations and node affinity have the same form in both resources.
+fn affinity(cr: &Postgresql) -> Option<Value> {
+    let parts = [
+        ("tolerations", &cr.spec.tolerations),
+        ("nodeAffinity", &cr.spec.node_affinity),
+    ];
+    let parts: Map<String, Value> = parts
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
+        .collect();
+    (!parts.is_empty()).then_some(Value::Object(parts))
 }
 
 /// The leader's pod, and the number of members.
@@ -255,7 +278,7 @@ async fn pods(run: &JobContext, settings: &Settings) -> Result<(Pod, u32)> {
     Ok((pod, list.items.len() as u32))
 }
 
-async fn dynamic_configuration(run: &JobContext, settings: &Settings) -> Result<serde_json::Value> {
+async fn dynamic_configuration(run: &JobContext, settings: &Settings) -> Result<Value> {
     let members = patroni::members(&run.client, &run.namespace, &settings.source_cluster).await?;
     let leader = members.first().filter(|member| member.leader);
     let leader = leader.ok_or_else(|| {

@@ -1,6 +1,7 @@
 //! What a person reads: the findings, the plan of a dry run, and the next step.
 
 use job::{context::JobContext, error::Result, report::Reporter};
+use platform::kubernetes::manifest;
 use protocol::finding::{self, Finding};
 
 use crate::{
@@ -116,8 +117,8 @@ fn planned(outcome: Outcome) -> &'static str {
     }
 }
 
-/// Reports success, and the command that applies the manifest.
-pub fn ready(run: &JobContext, settings: &Settings, observed: &Observation) {
+/// Reports success, and the commands that hand the manifest over.
+pub fn ready(run: &JobContext, settings: &Settings, observed: &Observation, text: &str) {
     let report = &run.report;
     report.fact(
         "system_identifier",
@@ -125,6 +126,7 @@ pub fn ready(run: &JobContext, settings: &Settings, observed: &Observation) {
     );
     report.fact("sslmode", observed.facts.tls.sslmode.as_str());
     report.fact("manifest", settings.manifest_map());
+    report.fact("manifest_sha256", manifest::digest(text));
     report.step("Ready", "ready for replication setup");
     if settings.source_auth == SourceAuth::Standby {
         report.info(
@@ -132,6 +134,11 @@ pub fn ready(run: &JobContext, settings: &Settings, observed: &Observation) {
              restarted",
         );
     }
-    report.info("next: run replica-migration-extract-certs, then read the manifest and apply it:");
-    report.info(manifest_config_map::apply_command(&run.namespace, settings));
+    report.info(
+        "next: run replica-migration-extract-certs; then save the manifest, read it, keep it in \
+         git, and apply it:",
+    );
+    for command in manifest_config_map::commands(&run.namespace, settings, text) {
+        report.info(format!("  {command}"));
+    }
 }

@@ -46,7 +46,7 @@ pub const FIXED: &[&str] = &[
 const TUNING: &[&str] = &[
     // memory and disk
     "autovacuum_work_mem", "effective_cache_size", "effective_io_concurrency",
-    "hash_mem_multiplier", "logical_decoding_work_mem", "maintenance_io_concurrency",
+    "hash_mem_multiplier", "huge_pages", "logical_decoding_work_mem", "maintenance_io_concurrency",
     "maintenance_work_mem", "shared_buffers", "temp_buffers", "temp_file_limit", "wal_buffers",
     "work_mem",
     // planner
@@ -67,7 +67,10 @@ const TUNING: &[&str] = &[
     "vacuum_cost_limit", "vacuum_failsafe_age", "vacuum_freeze_min_age", "vacuum_freeze_table_age",
     // WAL and checkpoints
     "checkpoint_completion_target", "checkpoint_timeout", "commit_delay", "commit_siblings",
-    "max_wal_size", "min_wal_size", "synchronous_commit", "wal_compression", "wal_writer_delay",
+    "max_slot_wal_keep_size", "max_wal_size", "min_wal_size", "synchronous_commit",
+    "wal_compression", "wal_writer_delay",
+    // queries on a standby
+    "max_standby_archive_delay", "max_standby_streaming_delay",
     // what an application may rely on
     "DateStyle", "IntervalStyle", "TimeZone", "bytea_output", "deadlock_timeout",
     "default_text_search_config", "default_transaction_isolation",
@@ -80,6 +83,9 @@ const TUNING: &[&str] = &[
     "log_min_duration_statement", "log_temp_files", "track_activity_query_size", "track_functions",
     "track_io_timing", "track_wal_io_timing",
 ];
+
+/// CloudNativePG's default of archive_timeout, 5min.
+const ARCHIVE_TIMEOUT_SECONDS_DEFAULT: u64 = 300;
 
 /// Prefixes of parameters whose presence makes CloudNativePG load their library
 /// (docs/operators/cloudnative-pg.md).
@@ -108,7 +114,15 @@ pub fn tuning(facts: &Facts) -> BTreeMap<&str, &str> {
     });
     tuned
         .map(|(name, setting)| (name.as_str(), setting.value.as_str()))
+        .chain(archive_timeout(facts))
         .collect()
+}
+
+/// The source's archive_timeout where it loses less than CloudNativePG's default.
+fn archive_timeout(facts: &Facts) -> Option<(&str, &str)> {
+    let seconds = facts.number("archive_timeout");
+    let shorter = (1..ARCHIVE_TIMEOUT_SECONDS_DEFAULT).contains(&seconds);
+    shorter.then(|| ("archive_timeout", facts.setting("archive_timeout")))
 }
 
 /// The source's parameters of libraries that CloudNativePG manages, except those of libraries that

@@ -71,7 +71,7 @@ pub async fn hba_rules(session: &Session) -> Result<Vec<Rule>> {
         .query(
             "select coalesce(line_number, 0), coalesce(type, ''), coalesce(database, '{}'), \
              coalesce(user_name, '{}'), address,
-                    coalesce(auth_method, ''), error
+                    coalesce(auth_method, ''), error, netmask, coalesce(options, '{}')
                from pg_hba_file_rules order by line_number",
             &[],
         )
@@ -85,6 +85,8 @@ pub async fn hba_rules(session: &Session) -> Result<Vec<Rule>> {
         address: row.get(4),
         method: row.get(5),
         error: row.get(6),
+        netmask: row.get(7),
+        options: row.get(8),
     };
     Ok(rows.iter().map(rule).collect())
 }

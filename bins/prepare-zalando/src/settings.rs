@@ -32,6 +32,10 @@ fn default_archive_restart() -> ArchiveRestart {
     ArchiveRestart::Never
 }
 
+fn default_target_patch() -> ObjectName {
+    crate::target_patch::DEFAULT.parse().expect("it is a name")
+}
+
 fn none() -> CommaList<Acceptance> {
     CommaList(Vec::new())
 }
@@ -111,6 +115,9 @@ pub struct Settings {
     pub target_storage_class: Option<ObjectName>,
     /// The image that contains `/adopt-pgdata`.
     pub adopt_image: NonEmptyString,
+    /// The ConfigMap with changes to the rendered Cluster.
+    #[serde(default = "default_target_patch")]
+    pub target_patch: ObjectName,
     /// When the restart takes place that turns WAL archiving on; `never` avoids it.
     #[serde(default = "default_archive_restart")]
     pub archive_restart: ArchiveRestart,

@@ -3,12 +3,12 @@
 
 use kube::{
     Api, Resource,
-    api::{Patch, PatchParams},
+    api::{DynamicObject, Patch, PatchParams},
     core::Status,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::error::{Context as _, Error, Result, is_not_found};
+use crate::error::{Context as _, Error, ErrorKind, Result, is_not_found};
 
 /// The field manager of all writes of these programs.
 pub const FIELD_MANAGER: &str = "replica-migration";
@@ -106,13 +106,44 @@ where
         dry_run: true,
         ..patch_params()
     };
-    match api.patch(name, &params, &Patch::Merge(&change)).await {
+    accepted(api.patch(name, &params, &Patch::Merge(&change)).await)
+        .context(format!("trying to patch {} {name}", K::kind(&())))
+}
+
+/// Asks the API server whether it would accept this object by server-side apply, whether it exists
+/// or not, as [`try_merge`] does.
+///
+/// # Errors
+/// The API server would refuse the object.
+pub async fn try_apply(api: &Api<DynamicObject>, name: &str, object: &DynamicObject) -> Result<()> {
+    let params = PatchParams {
+        dry_run: true,
+        ..PatchParams::apply(FIELD_MANAGER).force()
+    };
+    let tried = accepted(api.patch(name, &params, &Patch::Apply(object)).await);
+    tried
+        .map_err(|error| {
+            // A value of another type than the schema's gets the status 500.
+            let mistyped = error
+                .to_string()
+                .contains("failed to create typed patch object");
+            let error = Error::from(error);
+            if mistyped {
+                error.of_kind(ErrorKind::Refused)
+            } else {
+                error
+            }
+        })
+        .context(format!("trying to apply {name}"))
+}
+
+/// Whether a dry run was accepted; yes where a webhook does not support one.
+fn accepted<K>(tried: kube::Result<K>) -> kube::Result<()> {
+    match tried {
         Err(kube::Error::Api(status)) if status.message.contains("does not support dry run") => {
             Ok(())
         }
-        tried => tried
-            .map(drop)
-            .context(format!("trying to patch {} {name}", K::kind(&()))),
+        tried => tried.map(drop),
     }
 }
 

@@ -27,6 +27,7 @@ use crate::{
     snapshot::{Snapshot, TargetState, kubernetes::ClusterState, prechecks::Question},
 };
 
+pub use cluster::{NO_STORE, STORE_HINT};
 pub use servers::questions;
 pub use servers::{CNPG_ROLES, REPLAY_LAG};
 

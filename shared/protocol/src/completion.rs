@@ -207,11 +207,10 @@ fn services_watched(
 ) -> Option<Wait> {
     let serving = record.serving?;
     let watched = elapsed(serving, seen.now);
-    (start.route == Route::Service && watched < limits.services_watch).then(|| {
-        Wait::ServicesWatched {
-            seconds: limits.services_watch.as_secs(),
-        }
-    })
+    let wait = Wait::ServicesWatched {
+        seconds: limits.services_watch.as_secs(),
+    };
+    (start.route == Route::Service && watched < limits.services_watch).then_some(wait)
 }
 
 /// Makes the stored manifest agree with the promoted Cluster, then records how it was found: one

@@ -13,7 +13,7 @@ use super::names;
 
 const TAG: &str = "v0.1.0";
 /// README's promise about the length of that overlay.
-const LINES_MAX: usize = 10;
+const LINES_MAX: usize = 11;
 
 /// The overlay in README, with `{repository}` in place of this project's URL.
 fn overlay() -> String {
@@ -70,6 +70,9 @@ async fn by_url_and_by_path_kustomize_and_kubectl_render_the_same() {
         "{by_url}"
     );
     fs::write(application.path().join("kustomization.yaml"), &by_url).unwrap();
+    let patch = "target-patch.yaml";
+    let example = manifests::folder().join("overlays/example").join(patch);
+    fs::copy(example, application.path().join(patch)).unwrap();
 
     let by_path = by_url
         .replace(&format!("{url}//manifests"), "../..")

@@ -41,6 +41,12 @@ pub(super) async fn render_with(overlay: &str) -> Vec<Value> {
     let other = folder.path().join("overlays/other");
     fs::create_dir(&other).unwrap();
     fs::write(other.join("kustomization.yaml"), overlay).unwrap();
+    let patch = "target-patch.yaml";
+    fs::copy(
+        folder.path().join("overlays/example").join(patch),
+        other.join(patch),
+    )
+    .unwrap();
     manifests::render(Setup::ready().await.unwrap(), &other).unwrap()
 }
 

@@ -2,7 +2,7 @@
 //! to do, and changes nothing.
 
 use harness::{authority::Authority, source::SourceOptions};
-use k8s_openapi::api::rbac::v1::Role;
+use k8s_openapi::api::{admissionregistration::v1::ValidatingAdmissionPolicy, rbac::v1::Role};
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -79,6 +79,11 @@ const CASES: &[Case] = &[
         "connecting to nowhere.mastodon.svc:5432",
     ),
     (
+        &[("TARGET_PATCH", Some("database-cluster"))],
+        2,
+        "the Role of this step lacks the verb named above, or does not name the object",
+    ),
+    (
         &[("SOURCE_USER", Some("absent"))],
         2,
         "password authentication failed",
@@ -99,6 +104,7 @@ async fn wrong_settings_and_certificates_are_refused_and_nothing_changes() {
         let ended = job.run(SOON).await.unwrap();
         expect(&ended, *exit_code, says);
     }
+    refuses_what_the_target_is_not_given(&environment).await;
     for (certificate, ca, says) in certificates() {
         environment
             .overwrite(&format!("{CLUSTER}-server"), &[("tls.crt", &certificate)])
@@ -397,4 +403,73 @@ async fn without_a_verb(environment: &Environment) {
     let ended = environment.run().await;
     expect(&ended, 2, "cannot list resource \"pods\"");
     set(json!(before)).await;
+}
+
+/// A patch that changes what the migration needs, one that the schema refuses, and a manifest that
+/// a policy refuses.
+async fn refuses_what_the_target_is_not_given(environment: &Environment) {
+    let before = environment.target_patch().await;
+    for (patch, exit_code, says) in [
+        (
+            "spec: {instances: 3}",
+            2,
+            "it must not change spec.instances",
+        ),
+        (
+            "spec: {postgresql: {pg_hba: [local all all trust]}}",
+            2,
+            "must repeat \"hostssl replication standby all md5\"",
+        ),
+        ("spec: [", 2, "TARGET_PATCH: configmap target-patch"),
+        (
+            "spec: {storage: {resizeInUseVolumes: sometimes}}",
+            3,
+            "resizeInUseVolumes",
+        ),
+    ] {
+        environment.set_target_patch(patch).await;
+        expect(&environment.run().await, exit_code, says);
+    }
+    environment.set_target_patch(&before).await;
+
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(environment.plane.admin());
+    let name = "poolers-need-an-owner";
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": ["postgresql.cnpg.io"], "apiVersions": ["v1"],
+                "operations": ["CREATE"], "resources": ["poolers"],
+            }]},
+            "validations": [{"expression": "has(object.metadata.labels)", "message": "no owner"}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    });
+    environment
+        .plane
+        .apply(NAMESPACE, &[policy, binding])
+        .await
+        .unwrap();
+    // A policy is in force a moment after it was made.
+    let refused = async {
+        loop {
+            let ended = environment.job().env("DRY_RUN", "true").run(SOON).await;
+            let ended = ended.unwrap();
+            if ended.exit_code != 0 {
+                return ended;
+            }
+        }
+    };
+    let ended = tokio::time::timeout(SOON, refused).await.unwrap();
+    expect(&ended, 3, "no owner");
+    expect(&environment.run().await, 3, "nothing was changed");
+    policies
+        .delete(name, &DeleteParams::default())
+        .await
+        .unwrap();
 }

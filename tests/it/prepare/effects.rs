@@ -50,11 +50,17 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
     let by_this_step = uses
         .iter()
         .filter(|used| used.service_account() == Some("replica-migration-prepare-zalando"));
-    let verbs: Vec<&str> = by_this_step.map(|used| used.verb.as_str()).collect();
+    let verbs: Vec<(&str, bool)> = by_this_step
+        .map(|used| (used.verb.as_str(), used.dry_run))
+        .collect();
     assert!(
-        verbs.contains(&"list") && verbs.iter().all(|verb| matches!(*verb, "get" | "list")),
+        verbs
+            .iter()
+            .all(|(verb, dry_run)| matches!(*verb, "get" | "list") || *dry_run),
         "{verbs:?}"
     );
+    let tried = verbs.iter().filter(|(_, dry_run)| *dry_run).count();
+    assert_eq!(tried, 3, "the Cluster and its poolers: {verbs:?}");
 
     let first = environment.run().await;
     assert_eq!(first.exit_code, 0, "{first}");
@@ -63,6 +69,8 @@ async fn a_source_is_prepared_and_a_second_run_changes_nothing() {
         "role streaming_replica created with login and replication",
         "role standby has replication and login: the source answered it over tls (verify-full",
         "ready for replication setup",
+        "a dry run shows that the API server accepts the manifest",
+        "target patch: configmap target-patch changes spec.plugins",
         "kubectl get configmap database-cluster-replica -n mastodon",
         "unlogged tables will be empty at the target: 1 in mastodon (public.cache)",
         "event triggers fire at the target, too: watcher in mastodon",

@@ -116,6 +116,22 @@ impl Environment {
         String::from_utf8(secret.data.unwrap()[key].0.clone()).unwrap()
     }
 
+    /// What the user adds to the Cluster.
+    pub(super) async fn target_patch(&self) -> String {
+        let maps: Api<ConfigMap> = Api::namespaced(self.plane.admin(), NAMESPACE);
+        let map = maps.get("target-patch").await.unwrap();
+        map.data.unwrap()["target-patch.yaml"].clone()
+    }
+
+    pub(super) async fn set_target_patch(&self, text: &str) {
+        let maps: Api<ConfigMap> = Api::namespaced(self.plane.admin(), NAMESPACE);
+        let change = json!({"data": {"target-patch.yaml": text}});
+        let params = PatchParams::default();
+        maps.patch("target-patch", &params, &Patch::Merge(change))
+            .await
+            .unwrap();
+    }
+
     pub(super) async fn config_map(&self) -> Option<ConfigMap> {
         Api::namespaced(self.plane.admin(), NAMESPACE)
             .get_opt(MANIFEST)

@@ -333,6 +333,7 @@ pub fn cluster() -> Value {
             "imageName": "ghcr.io/cloudnative-pg/postgresql:17.6-standard-trixie",
             "smartShutdownTimeout": 1, "enableSuperuserAccess": true,
             "superuserSecret": {"name": "database-superuser-source"},
+            "plugins": [{"name": "barman-cloud.cloudnative-pg.io", "isWALArchiver": true}],
             "bootstrap": {"pg_basebackup": {
                 "source": "zalando", "database": "mastodon", "owner": "mastodon",
             }},

@@ -295,15 +295,31 @@ fn capacity(facts: &Facts) -> Vec<Finding> {
     found
 }
 
+/// The lines about clients are taken over. What the target cannot decide as the source does is for
+/// a person.
 fn custom_hba(facts: &Facts) -> Vec<Finding> {
-    if facts.resource.pg_hba.is_none() {
-        return vec![];
+    let left_out = facts.clients().left_out;
+    if left_out.is_empty() {
+        return match &facts.resource.pg_hba {
+            None => vec![],
+            Some(_) => vec![handled(
+                Id::CustomPgHba,
+                "",
+                "the postgresql resource has a pg_hba list of its own",
+                "the manifest takes over the lines about clients, in their order",
+            )],
+        };
     }
     vec![decide(
         Id::CustomPgHba,
         "",
-        "the postgresql resource has a pg_hba list of its own, which the target does not inherit",
-        "compare it with spec.postgresql.pg_hba of the manifest and add what applications need",
+        format!(
+            "the target does not get these lines of pg_hba, so clients that only they admit cannot \
+             log in there: {}",
+            listed(&left_out)
+        ),
+        "give their clients another method beforehand, or add lines that the target can use \
+         (spec.postgresql.pg_hba in TARGET_PATCH)",
     )]
 }
 
@@ -424,5 +440,19 @@ mod tests {
             ..facts.tls
         };
         assert_found(&facts, &settings, Verdict::Decide, "tls-weaker");
+    }
+
+    #[test]
+    fn lines_that_the_target_cannot_decide_are_named() {
+        let (mut facts, settings) = (fixture::facts(), fixture::settings());
+        facts.resource.pg_hba = Some(vec!["hostssl all all all md5".into()]);
+        assert_found(&facts, &settings, Verdict::Handled, "custom-pg-hba");
+        facts.hba[2].options = vec!["clientcert=verify-ca".into()];
+        assert_found(&facts, &settings, Verdict::Decide, "custom-pg-hba");
+        let found = custom_hba(&facts).remove(0).found;
+        assert!(
+            found.ends_with("hostssl all all all md5 clientcert=verify-ca"),
+            "{found}"
+        );
     }
 }

@@ -349,8 +349,8 @@ fn passwords(facts: &Facts) -> Vec<Finding> {
             Id::Md5Passwords,
             "",
             format!("passwords are stored as md5: {}", listed(&md5)),
-            "the manifest's pg_hba accepts them; after the cutover set each password again and \
-             remove that line",
+            "the manifest's pg_hba accepts them where the source's does; after the cutover set \
+             each password again",
         ));
     }
     if facts.setting("password_encryption") == "md5" {

@@ -1,14 +1,14 @@
 //! Findings about the target: its name, its image, its volume, and a Cluster that exists already.
 
-use platform::kubernetes::zalando::Postgresql;
+use platform::kubernetes::{cnpg::ClusterSpec, zalando::Postgresql};
 use protocol::{
-    checks::prepare::Id,
+    checks::{self, prepare::Id},
     finding::Finding,
     postgres_version::{SUPPORTED, hint, supported},
 };
 
 use super::{blocker, decide, handled};
-use crate::{facts::Facts, image::Image, memory, settings::Settings};
+use crate::{cluster_manifest, facts::Facts, image::Image, memory, settings::Settings};
 
 /// Longest name of a Cluster that CloudNativePG's webhook accepts
 /// (docs/operators/cloudnative-pg.md).
@@ -21,8 +21,30 @@ pub(super) fn findings(facts: &Facts, settings: &Settings, image: &Image) -> Vec
         version(facts, image, settings),
         volume(facts, settings),
         memory_request(facts),
+        wal_archive(facts, settings, image),
     ]
     .concat()
+}
+
+/// The Cluster as it will be applied archives no WAL. validate-replication and cutover ask the
+/// Cluster itself, where it blocks.
+fn wal_archive(facts: &Facts, settings: &Settings, image: &Image) -> Vec<Finding> {
+    let cluster = cluster_manifest::render(facts, settings, image)
+        .and_then(|manifest| cluster_manifest::cluster(&manifest));
+    // What cannot be rendered is an error when it is to be written.
+    let Ok(mut cluster) = cluster else {
+        return vec![];
+    };
+    let spec: ClusterSpec = serde_json::from_value(cluster["spec"].take()).unwrap_or_default();
+    match spec.wal_archiver() {
+        Some(_) => vec![],
+        None => vec![decide(
+            Id::WalArchive,
+            "",
+            checks::NO_STORE,
+            checks::STORE_HINT,
+        )],
+    }
 }
 
 /// Findings that need the settings only.
@@ -202,7 +224,7 @@ mod tests {
     use super::*;
     use crate::{
         facts::Target,
-        findings::{Verdict, assert_found},
+        findings::{Verdict, assert_found, labels},
         fixture,
     };
 
@@ -299,5 +321,30 @@ mod tests {
         assert_found(&facts, &settings, Verdict::Blocker, "volume-too-small");
         facts.databases[0].bytes = 20 << 30;
         assert_found(&facts, &settings, Verdict::Decide, "volume-tight");
+    }
+
+    #[test]
+    fn a_cluster_without_a_store_is_for_a_person_to_decide() {
+        let (mut facts, settings) = (fixture::facts(), fixture::settings());
+        let decided = |facts: &Facts| {
+            let labels = labels(facts, &settings);
+            labels.contains(&(Verdict::Decide, "wal-archive".to_owned()))
+        };
+        assert!(decided(&facts));
+        for (patch, wanted) in [
+            (
+                "spec: {plugins: [{name: barman, isWALArchiver: true}]}",
+                false,
+            ),
+            ("spec: {plugins: [{name: other}]}", true),
+            (
+                "spec: {backup: {barmanObjectStore: {destinationPath: 's3://b'}}}",
+                false,
+            ),
+            ("spec: {backup: {target: primary}}", true),
+        ] {
+            facts.target_patch = patch.parse().unwrap();
+            assert_eq!(decided(&facts), wanted, "{patch}");
+        }
     }
 }

@@ -45,6 +45,55 @@ pub struct ClusterSpec {
     /// promotion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superuser_secret: Option<SecretName>,
+    /// Backups without a plugin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Backup>,
+    /// Plugins, one of which may archive WAL.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plugins: Vec<Plugin>,
+}
+
+/// `spec.backup`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backup {
+    /// The object store, as CloudNativePG reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub barman_object_store: Option<Value>,
+}
+
+/// An entry of `spec.plugins`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plugin {
+    /// Its name.
+    pub name: String,
+    /// It is used; None is true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// It archives WAL.
+    #[serde(
+        default,
+        rename = "isWALArchiver",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub is_wal_archiver: Option<bool>,
+}
+
+impl ClusterSpec {
+    /// What archives WAL and takes backups. Without it archive_command succeeds and keeps nothing
+    /// (`internalRun` in CloudNativePG's pkg/management/postgres/archiver/archiver.go).
+    pub fn wal_archiver(&self) -> Option<String> {
+        let archives = |plugin: &&Plugin| {
+            plugin.enabled != Some(false) && plugin.is_wal_archiver == Some(true)
+        };
+        let plugin = self.plugins.iter().find(archives);
+        let store = self.backup.as_ref();
+        let store = store.and_then(|backup| backup.barman_object_store.as_ref());
+        plugin
+            .map(|plugin| format!("plugin {}", plugin.name))
+            .or_else(|| store.map(|_| "spec.backup.barmanObjectStore".to_owned()))
+    }
 }
 
 /// A reference to a Secret of the same namespace.
@@ -175,6 +224,7 @@ impl Cluster {
                 .filter(|value| value.trim() != "[]")
                 .cloned(),
             superuser: self.superuser(),
+            wal_archiver: self.spec.wal_archiver(),
         }
     }
 

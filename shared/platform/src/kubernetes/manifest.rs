@@ -116,7 +116,7 @@ fn is_untouched(map: &ConfigMap, target: &str) -> bool {
 }
 
 /// The SHA-256 of a text, in hexadecimal digits.
-fn digest(text: &str) -> String {
+pub fn digest(text: &str) -> String {
     hex::encode(&sha256(text.as_bytes()))
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use kube::{Api, Client, CustomResource, ResourceExt as _};
 use protocol::controllers::suspension::{CONTROLLER, SUSPENDED};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The part of `spec` that the programs read.
 #[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize)]
@@ -49,6 +50,18 @@ pub struct PostgresqlSpec {
     /// Settings of both poolers; for an absent one the operator's default holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_pooler: Option<ConnectionPooler>,
+    /// Of the members' pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerations: Option<Value>,
+    /// Of the members' pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_affinity: Option<Value>,
+    /// Of the members' pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_priority_class_name: Option<String>,
+    /// Of the members' pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduler_name: Option<String>,
 }
 
 /// `spec.connectionPooler`.

@@ -15,7 +15,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check::new("instances", instances),
     Check::new("fencing", fencing),
     Check::new("superuser-password", superuser_password),
-    Check::new("wal-archive", wal_archive),
+    Check::new("wal-archive", wal_archive).acceptable(),
 ];
 
 /// What must not be done to a Cluster that may be a primary
@@ -166,19 +166,31 @@ fn superuser_password(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
     }]
 }
 
-/// Whether there will be a WAL archive.
+/// Whether there will be a WAL archive and backups.
 fn wal_archive(snapshot: &Snapshot, _: &Limits) -> Vec<Finding> {
-    let finding = |found| Finding::ok("wal-archive", "one from the promotion on", found);
-    vec![if snapshot.cluster.skip_wal_archiving {
-        finding("none, by cnpg.io/skipWalArchiving").with(
-            Verdict::Decide,
-            "no point-in-time recovery until the annotation is removed after the cutover, which \
-             may restart the target once",
-        )
-    } else {
-        finding("from the promotion on, as the Cluster says")
+    let cluster = &snapshot.cluster;
+    let finding = |found: String| {
+        let wanted = "a store for WAL and backups from the promotion on";
+        Finding::ok("wal-archive", wanted, found)
+    };
+    vec![match &cluster.wal_archiver {
+        _ if cluster.skip_wal_archiving => finding("none, by cnpg.io/skipWalArchiving".into())
+            .with(
+                Verdict::Decide,
+                "no point-in-time recovery until the annotation is removed after the cutover, \
+                 which may restart the target once",
+            ),
+        Some(archiver) => finding(format!("{archiver}, from the promotion on")),
+        None => finding(NO_STORE.into()).with(Verdict::Blocker, STORE_HINT),
     }]
 }
+
+/// A Cluster for which nothing archives.
+pub const NO_STORE: &str =
+    "none: the Cluster has no backup store, so no WAL is archived and no backup is taken";
+/// What to do about [`NO_STORE`].
+pub const STORE_HINT: &str = "add spec.plugins or spec.backup to the Cluster (TARGET_PATCH), or \
+    accept that: ACCEPT=wal-archive";
 
 #[cfg(test)]
 mod tests {
@@ -200,6 +212,7 @@ mod tests {
                 enabled: true,
                 secret: Some("s".into()),
             },
+            wal_archiver: Some("plugin barman".into()),
             ..ClusterState::default()
         }
     }
@@ -232,6 +245,8 @@ mod tests {
         assert_eq!(fenced, Verdict::Blocker);
         let skipped = verdict(wal_archive, |cluster| cluster.skip_wal_archiving = true);
         assert_eq!(skipped, Verdict::Decide);
+        let without = verdict(wal_archive, |cluster| cluster.wal_archiver = None);
+        assert_eq!(without, Verdict::Blocker);
     }
 
     #[test]

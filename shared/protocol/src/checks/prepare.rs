@@ -128,6 +128,8 @@ pub enum Id {
     VolumeTight,
     /// The target's volume is too small.
     VolumeTooSmall,
+    /// The Cluster archives no WAL and takes no backups.
+    WalArchive,
     /// The source keeps too little WAL for an outage of the target.
     WalKeepSize,
     /// `wal_level` is `minimal`.

@@ -75,6 +75,8 @@ pub struct ClusterState {
     /// Annotation `cnpg.io/skipWalArchiving: enabled`: archive_mode is off before and after the
     /// promotion.
     pub skip_wal_archiving: bool,
+    /// What archives WAL and takes backups, by its spec.
+    pub wal_archiver: Option<String>,
     /// Annotation `cnpg.io/fencedInstances`, unless it is an empty list.
     pub fenced: Option<String>,
     /// What its spec says about the superuser's login.
