@@ -42,6 +42,22 @@ pub(crate) fn without(text: &[u8], reason_to_remove: impl Fn(&str) -> Option<Rea
     adopted
 }
 
+/// Appends the line that includes a file, as CloudNativePG writes it (EnsureIncludes in its
+/// pkg/configfile/configfile.go); false where the text has it.
+pub(crate) fn add_include(text: &mut Vec<u8>, file: &str) -> bool {
+    let include = format!("include '{file}'");
+    let mut lines = text.split(|byte| *byte == b'\n');
+    if lines.any(|line| line.trim_ascii() == include.as_bytes()) {
+        return false;
+    }
+    let lines = format!("\n# load CloudNativePG {file} configuration\n{include}\n");
+    if !text.ends_with(b"\n") {
+        text.push(b'\n');
+    }
+    text.extend_from_slice(lines.as_bytes());
+    true
+}
+
 /// The value of a setting, from the last line that sets it. It reads files that CloudNativePG
 /// writes, whose values contain no quotes.
 pub(crate) fn value(text: &[u8], name: &str) -> Option<String> {
@@ -139,6 +155,19 @@ mod tests {
         let twice = without(&once.text, removed_settings::in_any_file);
         assert_eq!(twice.text, once.text);
         assert_eq!(twice.removed, []);
+    }
+
+    #[test]
+    fn custom_conf_is_included_once() {
+        let mut text = PATRONI.as_bytes().to_vec();
+        assert!(!add_include(&mut text, "custom.conf"));
+        assert_eq!(text, PATRONI.as_bytes());
+        let mut text = b"#include 'custom.conf'\nport = 1".to_vec();
+        assert!(add_include(&mut text, "custom.conf"));
+        assert!(!add_include(&mut text, "custom.conf"));
+        let expected = "#include 'custom.conf'\nport = 1\n\n# load CloudNativePG custom.conf \
+            configuration\ninclude 'custom.conf'\n";
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
     }
 
     #[test]

@@ -17,8 +17,9 @@
 //!    would start as a second writable source, so it is better that its start fails;
 //! 3. if postgresql.conf has none of these settings, the copy was adopted before, and it changes
 //!    nothing;
-//! 4. otherwise it turns the settings into comments. postgresql.conf is changed last, so its state
-//!    tells a later run whether the other files are done, even after a crash in between.
+//! 4. otherwise it turns the settings into comments, and makes postgresql.conf include
+//!    CloudNativePG's custom.conf. postgresql.conf is changed last, so its state tells a later run
+//!    whether the other files are done, even after a crash in between.
 //!
 //! At any instance it also removes the line of `archive_mode` again once CloudNativePG's own value
 //! is no longer that of a replica cluster.
@@ -110,9 +111,14 @@ fn adopt(pgdata: &Path, archive_restart: ArchiveRestart, report: &Reporter) -> R
     {
         return nothing_to_do("not a standby (no standby.signal)");
     }
-    let main = conf::without(&main, removed_settings::in_any_file);
+    let mut main = conf::without(&main, removed_settings::in_any_file);
     if main.removed.is_empty() {
         return nothing_to_do("no settings of Patroni left");
+    }
+    // CloudNativePG includes it only from 1.29 on in a copy that it has not initialized
+    // (EnsureIncludes in its pkg/management/postgres/instance_replica.go), and adds no second line.
+    if conf::add_include(&mut main.text, CUSTOM_CONF) {
+        report.info(format!("{MAIN_CONF}: includes {CUSTOM_CONF}"));
     }
     if let Some(auto) = read(pgdata, AUTO_CONF)? {
         let auto = conf::without(&auto, removed_settings::in_auto_conf);
