@@ -4,5 +4,6 @@
 mod bad_input;
 mod effects;
 mod environment;
+mod field;
 mod rolling;
 mod variants;

@@ -3,7 +3,7 @@
 
 pub mod access;
 mod databases;
-mod source;
+pub mod source;
 pub mod target;
 
 use std::cmp::Reverse;

@@ -91,6 +91,7 @@ async fn prepare(settings: &Settings, run: &JobContext) -> Result<()> {
     found.extend(findings::target::wanted_version(
         &resource, &image, settings,
     ));
+    found.extend(findings::source::follows_another(&resource));
     output::findings(&run.report, &found);
     findings::refuse(&found)?;
     record_store::refuse_after_cutover(&run.client, &run.namespace, &run.target).await?;

@@ -189,15 +189,21 @@ fn hba(facts: &Facts, settings: &Settings) -> Vec<Finding> {
             Id::PgHbaRejects,
             role,
             format!("pg_hba line {} rejects replication by {role}", rule.line),
-            "change spec.patroni.pg_hba of the postgresql resource; that rolls the source's pods",
+            format!(
+                "change spec.patroni.pg_hba of the postgresql resource; {}",
+                restart(facts)
+            ),
         )],
         Admission::NoMatch => match settings.source_auth {
             SourceAuth::Standby => vec![blocker(
                 Id::PgHbaMissing,
                 role,
                 format!("pg_hba has no line that admits {role} for replication over TLS"),
-                "add \"hostssl replication standby all md5\" to spec.patroni.pg_hba; that rolls \
-                 the source's pods",
+                format!(
+                    "add \"hostssl replication standby all md5\" to spec.patroni.pg_hba of the \
+                     postgresql resource; {}",
+                    restart(facts)
+                ),
             )],
             SourceAuth::StreamingReplica => vec![rolling_update(facts, settings)],
         },
@@ -238,21 +244,27 @@ fn rolling_update(facts: &Facts, settings: &Settings) -> Finding {
         handled(
             Id::RollingUpdate,
             "",
-            format!(
-                "the source's pods restart one after the other, because pg_hba must admit {role}"
-            ),
+            format!("pg_hba must admit {role}, and {}", restart(facts)),
             format!("ALLOW_SOURCE_ROLLING_UPDATE allows it; or {STANDBY_INSTEAD}"),
         )
     } else {
         blocker(
             Id::RollingUpdate,
             "",
-            format!(
-                "pg_hba must admit {role}, and that change restarts every pod of the source, one \
-                 after the other, with a switchover"
-            ),
+            format!("pg_hba must admit {role}, and {}", restart(facts)),
             format!("set ALLOW_SOURCE_ROLLING_UPDATE=true at a quiet time, or {STANDBY_INSTEAD}"),
         )
+    }
+}
+
+/// What a change of pg_hba in the resource costs.
+fn restart(facts: &Facts) -> &'static str {
+    match facts.members {
+        1 => {
+            "that change restarts the only pod of the source, an outage of the application until \
+             it is back"
+        }
+        _ => "that change restarts every pod of the source, one after the other, with a switchover",
     }
 }
 

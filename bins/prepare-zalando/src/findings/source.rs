@@ -1,6 +1,7 @@
 //! Findings about how the source runs: its identity, settings that the copy inherits, retained WAL,
 //! libraries and current activity.
 
+use platform::kubernetes::zalando::Postgresql;
 use protocol::{
     checks::prepare::Id,
     finding::{Finding, listed},
@@ -212,6 +213,20 @@ fn spread_checkpoint(facts: &Facts) -> Vec<Finding> {
     )]
 }
 
+/// By the resource alone, before anything is asked.
+pub fn follows_another(resource: &Postgresql) -> Option<Finding> {
+    resource.spec.standby.as_ref().map(|_| standby_cluster())
+}
+
+fn standby_cluster() -> Finding {
+    blocker(
+        Id::StandbyCluster,
+        "",
+        "the source is itself a standby cluster",
+        "promote it first: its leader must accept writes",
+    )
+}
+
 fn patroni(facts: &Facts) -> Vec<Finding> {
     let enabled = |key: &str| {
         let value = facts.patroni.get(key);
@@ -219,12 +234,7 @@ fn patroni(facts: &Facts) -> Vec<Finding> {
     };
     let mut found = vec![];
     if enabled("standby_cluster") {
-        found.push(blocker(
-            Id::StandbyCluster,
-            "",
-            "the source is itself a standby cluster",
-            "promote it first: its leader must accept writes",
-        ));
+        found.push(standby_cluster());
     }
     if enabled("synchronous_mode") {
         found.push(decide(

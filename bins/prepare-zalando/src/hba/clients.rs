@@ -55,7 +55,9 @@ pub fn clients(rules: &[Rule], md5_hash: bool) -> Clients {
 /// Over the network, from another pod, to a database.
 fn is_about_clients(rule: &Rule) -> bool {
     let own_pod = match rule.address.as_deref() {
-        None | Some("samehost" | "::1") => true,
+        None | Some("samehost" | "localhost" | "::1") => true,
+        // A service mesh's sidecar connects from there, for clients elsewhere.
+        Some("127.0.0.6") => false,
         Some(address) => address.starts_with("127."),
     };
     let only_replication = rule.databases.iter().all(|name| name == "replication");

@@ -50,6 +50,9 @@ pub struct PostgresqlSpec {
     /// Settings of both poolers; for an absent one the operator's default holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_pooler: Option<ConnectionPooler>,
+    /// It follows another cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<Value>,
     /// Of the members' pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerations: Option<Value>,
