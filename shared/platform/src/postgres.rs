@@ -3,6 +3,7 @@
 //!
 //! A query returns the error of the server, classified by SQLSTATE ([`job::sqlstate`]).
 
+mod clear_text;
 mod credentials;
 pub mod replication;
 pub mod source;
@@ -16,6 +17,7 @@ use protocol::wal::{Identity, Lsn, SystemIdentifier, Timeline};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_postgres::types::PgLsn;
 
+use clear_text::NoClearText;
 pub use credentials::Credentials;
 use job::{
     config::{Connection, SslMode},
@@ -138,17 +140,29 @@ pub(crate) async fn open(
     );
     // The library's connect_timeout covers TCP only; this one also covers a server that accepts the
     // connection and sends nothing.
-    let (client, task) = tokio::time::timeout(CONNECT_TIMEOUT * 2, config.connect(tls))
-        .await
-        .map_err(|_| Error::transient("no answer within 10 s"))
-        .and_then(|answer| answer.map_err(Error::from))
-        .context(doing)?;
+    let (client, task) =
+        tokio::time::timeout(CONNECT_TIMEOUT * 2, config.connect(NoClearText(tls)))
+            .await
+            .map_err(|_| Error::transient("no answer within 10 s"))
+            .and_then(|answer| answer.map_err(not_connected))
+            .context(doing)?;
     let task = tokio::spawn(async move {
         if let Err(error) = task.await {
             log::debug!("a session ended: {error}");
         }
     });
     Ok(Session { client, task })
+}
+
+fn not_connected(error: tokio_postgres::Error) -> Error {
+    if clear_text::refused(&error) {
+        return Error::config("the server asks for the password in clear text, and gets none")
+            .hint(
+                "use md5 or scram-sha-256 in the line of pg_hba that decides on this login; if the \
+             server has such a line, find out which server answers there",
+            );
+    }
+    Error::from(error)
 }
 
 /// Formats a connection as `host:port`, with the address when there is one.

@@ -105,6 +105,7 @@ async fn wrong_settings_and_certificates_are_refused_and_nothing_changes() {
         expect(&ended, *exit_code, says);
     }
     refuses_what_the_target_is_not_given(&environment).await;
+    gives_no_password_in_clear_text(&environment).await;
     for (certificate, ca, says) in certificates() {
         environment
             .overwrite(&format!("{CLUSTER}-server"), &[("tls.crt", &certificate)])
@@ -472,4 +473,34 @@ async fn refuses_what_the_target_is_not_given(environment: &Environment) {
         .delete(name, &DeleteParams::default())
         .await
         .unwrap();
+}
+
+/// The server that answers may be any other one where its certificate is not verified.
+async fn gives_no_password_in_clear_text(environment: &Environment) {
+    let list = environment.hba_file();
+    let session = environment.source.connect("postgres").await.unwrap();
+    let reload = async |text: &str| {
+        environment.set_hba_file(text);
+        session
+            .batch_execute("select pg_reload_conf()")
+            .await
+            .unwrap();
+    };
+    reload(&format!("hostssl all postgres all password\n{list}")).await;
+    let refused = async {
+        loop {
+            let ended = environment.job().env("DRY_RUN", "true").run(SOON).await;
+            let ended = ended.unwrap();
+            if ended.exit_code != 0 {
+                return ended;
+            }
+        }
+    };
+    let ended = tokio::time::timeout(SOON, refused).await.unwrap();
+    expect(
+        &ended,
+        2,
+        "the server asks for the password in clear text, and gets none",
+    );
+    reload(&list).await;
 }

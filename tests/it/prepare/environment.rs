@@ -1,6 +1,6 @@
 //! A source, its Services, and the Job of the step.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use harness::{
     control_plane::ControlPlane,
@@ -114,6 +114,21 @@ impl Environment {
             .await
             .unwrap_or_else(|| panic!("no secret {name}"));
         String::from_utf8(secret.data.unwrap()[key].0.clone()).unwrap()
+    }
+
+    /// The leader's pg_hba.conf.
+    pub(super) fn hba_file(&self) -> String {
+        fs::read_to_string(self.leader_data().join("pg_hba.conf")).unwrap()
+    }
+
+    /// Writes the leader's pg_hba.conf, which its server reads when it is told to.
+    pub(super) fn set_hba_file(&self, text: &str) {
+        let file = self.leader_data().join("pg_hba.conf");
+        fs::write(file, format!("{text}\n")).unwrap();
+    }
+
+    fn leader_data(&self) -> &Path {
+        &self.source.members()[0].layout().data
     }
 
     /// What the user adds to the Cluster.

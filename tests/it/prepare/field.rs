@@ -125,6 +125,7 @@ async fn each_resource_of_the_field_has_its_verdict() {
         // This build has no PAM, and its view would call such a line an error.
         let lines = lines.map(|lines| lines.filter(|line| !line.ends_with(" pam")));
         let lines = lines.map(|lines| lines.collect::<Vec<_>>().join("\n"));
+        // The server reads it only when it is told to.
         environment.set_hba_file(lines.as_deref().unwrap_or(&list));
         environment
             .set_resource(&with_spec(&given, &resource, "17"))
@@ -221,18 +222,5 @@ impl Environment {
             .replace(CLUSTER, &PostParams::default(), &now)
             .await
             .unwrap();
-    }
-
-    fn hba_file(&self) -> String {
-        fs::read_to_string(self.leader_data().join("pg_hba.conf")).unwrap()
-    }
-
-    /// The server reads it only when it is told to.
-    fn set_hba_file(&self, text: &str) {
-        fs::write(self.leader_data().join("pg_hba.conf"), format!("{text}\n")).unwrap();
-    }
-
-    fn leader_data(&self) -> &Path {
-        &self.source.members()[0].layout().data
     }
 }
